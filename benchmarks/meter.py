@@ -118,7 +118,9 @@ class AwsMeter:
         units = sum(part["CapacityUnits"] for part in capacities)
         with self._lock:
             self.usage.requests[model.service_model.service_id.hyphenize(), model.name] += 1
-            self.usage.received_bytes += len(http_response.content)
+            # The body of an object is read by the caller, and only once.
+            has_body = "Body" in parsed
+            self.usage.received_bytes += parsed["ContentLength"] if has_body else len(http_response.content)
             if model.name in _WRITES:
                 self.usage.write_units += units
             elif model.name in _READS:

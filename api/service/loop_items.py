@@ -9,8 +9,8 @@ this text, and its cursor has the place where the next page begins. A cursor nam
 Cost: one read of the visit without its outputs, and one of its events. One more for each part of 65,536
 characters of the failed items. A page reads MAX_PAGE_CHARACTERS of them, or one item.
 
-Limits: a store in DynamoDB reads the outputs of the visit for each part, and all events of the run. The
-journal of a paused loop without `batch` grows with the items that have begun.
+Limits: a store in DynamoDB without a bucket reads all failures of the visit for each part. The journal of a
+paused loop without `batch` grows with the items that have begun.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ that of the visit to which the pointer of the branch leads. Values are shown up 
 Cost: one read of the visit without its outputs, and one of its events. Two more for the outputs of the visit,
 and for those before it.
 
-Limits: a store in DynamoDB reads all events of the run for those of a visit.
+Limits: a store may have no times of a long run with parallel branches.
 """
 
 from __future__ import annotations
@@ -60,9 +60,6 @@ MAX_READ_CHILD_RUNS = 200
 """The most child runs of a run among which those of a visit are found."""
 MAX_SCANNED_EVENTS = 10_000
 """How many events a page of the log is taken from. A page may have fewer lines than its limit."""
-
-MAX_COUNTED_VISITS = 100
-"""Up to how many visits of a run a store reads all of its events to show the run."""
 
 _LOOP_EVENTS = ("step.started", "loop.progress")
 """The events that `count_loops` needs."""
@@ -130,16 +127,13 @@ class RunDataService:
     def report(self, run_id: str) -> RunReport:
         """Return the status of a run, with the counts of the loops of each step, also of ended ones.
 
-        Of a run with more than MAX_COUNTED_VISITS visits, a store that would read all of them counts only
-        loops that have paused.
-
         Raises:
             NotFoundError: the tenant has no such run.
         """
         overview = self.runs.overview(run_id)
         report = self.runs.describe(overview)
         steps = dict(report.steps)
-        if overview.damage is None and not self._reads_too_much(report):
+        if overview.damage is None:
             for name in self.context.loop_steps(overview.summary.plan_hash):
                 if steps[name].visits:
                     number = overview.steps[name].latest.number
@@ -295,14 +289,10 @@ class RunDataService:
     def _measure_run(self, run: RunSummary, report: RunReport) -> Durations | None:
         """Return the durations of a run, or None if it is damaged or the store would read too many visits."""
         is_damaged = report.error is not None and report.error["type"] == RUN_DAMAGED
-        if is_damaged or self._reads_too_much(report):
+        if is_damaged:
             return None
-        visits = self.context.store.visits
-        return visits.times(run.id, run.created_at, self.context.clock()).durations
-
-    def _reads_too_much(self, report: RunReport) -> bool:
-        visits = sum(step.visits for step in report.steps.values())
-        return visits > MAX_COUNTED_VISITS and not self.context.store.visits.measures_long_runs
+        times = self.context.store.visits.times(run.id, run.created_at, self.context.clock())
+        return None if times is None else times.durations
 
     def describe_visit(self, shown_visit: ShownVisit, length: float) -> StepData:
         """Return a visit with its data. Values are cut to a length, in characters of JSON."""

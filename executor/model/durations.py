@@ -28,7 +28,9 @@ from noetl.executor.model.run import NEVER, Visit, VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.planner.frozen import frozen
 
-_WORK, _WAITING, _QUEUED = range(3)
+_WORK, _WAITING, QUEUED = range(3)
+"""The states of a visit that has not ended. `QUEUED` is that of a visit that no worker has begun."""
+
 _ENDS = ("step.completed", "step.failed")
 
 MAX_ACTIVE = 256
@@ -63,7 +65,7 @@ class _Track:
     `due_at` is when the visit can be claimed again, if that is known.
     """
 
-    def __init__(self, since: float | None, state: int = _QUEUED, due_at: float | None = None) -> None:
+    def __init__(self, since: float | None, state: int = QUEUED, due_at: float | None = None) -> None:
         self.intervals: list[Interval] = []
         self._state: int | None = None if since is None else state
         self._since = since or 0.0
@@ -109,7 +111,7 @@ class _Track:
         if visit.status is VisitStatus.RUNNING and self._state != _WORK:
             self._change(_WORK, visit.segment_started_at or now)
         elif visit.status is VisitStatus.READY and self._state == _WORK:
-            self._change(_QUEUED, visit.due_at)  # It has paused between two batches or rounds.
+            self._change(QUEUED, visit.due_at)  # It has paused between two batches or rounds.
         if visit.status in (VisitStatus.WAITING, VisitStatus.RETRYING):
             if self._state is None:
                 self._change(_WAITING, now)
@@ -125,7 +127,7 @@ class _Track:
         elif visit.status is VisitStatus.RUNNING and self._state != _WORK:
             self._change(_WORK, visit.segment_started_at or now)
         elif visit.status is VisitStatus.READY and self._state == _WORK:
-            self._change(_QUEUED, visit.due_at)  # It has paused between two batches or rounds.
+            self._change(QUEUED, visit.due_at)  # It has paused between two batches or rounds.
         if visit.status in (VisitStatus.WAITING, VisitStatus.RETRYING) and visit.due_at < NEVER:
             self._due_at = visit.due_at
         self._change(None, now)
@@ -135,7 +137,7 @@ class _Track:
         begin, end = self._since, max(time, self._since)
         if self._state == _WAITING and self._due_at is not None and self._due_at < end:
             due_at = max(self._due_at, begin)
-            self.intervals += [(_WAITING, begin, due_at), (_QUEUED, due_at, end)]
+            self.intervals += [(_WAITING, begin, due_at), (QUEUED, due_at, end)]
         elif self._state is not None:
             self.intervals.append((self._state, begin, end))
         self._state, self._since = state, time

@@ -24,6 +24,7 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import WaitKey
 
 _EVENT_ID = re.compile(r"([0-9]{1,18})-([0-9]{1,18})-([0-9a-f]{8})")
+_VISIT_EVENT_ID = re.compile(r"v(.+)-([0-9]{1,9})-([0-9a-f]{8})")
 _SHOWN_CHARACTERS = 60
 
 _MAX_RANK = 1e15
@@ -64,6 +65,23 @@ def read_event_id(run_id: str, id: str | None) -> EventPlace:
     if match[3] != run_checksum(run_id):
         raise RejectedError("invalid_cursor", f"{id!r} is the id of an event of another run")
     return int(match[1]), int(match[2])
+
+
+def write_visit_event_id(run_id: str, visit_id: str, index: int) -> str:
+    """Return the id of an event by its place among those of its visit.
+
+    >>> read_visit_event_id("r", write_visit_event_id("r", "v1", 3))
+    ('v1', 3)
+    """
+    return f"v{visit_id}-{index}-{run_checksum(run_id)}"
+
+
+def read_visit_event_id(run_id: str, id: str | None) -> tuple[str, int] | None:
+    """Return the id of the visit and the place of an event there, or None for an id of another form."""
+    match = _VISIT_EVENT_ID.fullmatch(id or "")
+    if match is None or match[3] != run_checksum(run_id):
+        return None
+    return match[1], int(match[2])
 
 
 def place_before(place: EventPlace) -> EventPlace:

@@ -290,16 +290,17 @@ class VisitReader(Protocol):
     def events(
         self, run_id: str, step: str, number: int, types: Collection[str] | None = None
     ) -> list[Event]:
-        """Return the events of one visit of a step, or those of some types, in order."""
+        """Return the events of one visit of a step, or those of some types, in order.
+
+        Their ids are cursors of the history of the run, and may have another form than there.
+        """
         ...
 
-    @property
-    def measures_long_runs(self) -> bool:
-        """True if the cost of `times` does not grow with the ended visits of a run."""
-        ...
+    def times(self, run_id: str, created_at: float, now: float) -> RunTimes | None:
+        """Return the work, waiting and queued time of a run up to `now`. `created_at` is that of the run.
 
-    def times(self, run_id: str, created_at: float, now: float) -> RunTimes:
-        """Return the work, waiting and queued time of a run up to `now`. `created_at` is that of the run."""
+        Return None if the cost would grow with the ended visits of the run, and these are many.
+        """
         ...
 
     def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:

@@ -12,9 +12,12 @@ from noetl.api.service.services import TenantServices, create_services
 from noetl.executor.actions import catalogue
 from noetl.executor.model.durations import measure
 from noetl.executor.model.run import RunStatus
+from noetl.executor.stores.dynamo import visits as dynamo_visits
+from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.infra.dynamodb import upgrade
 from noetl.testing.run_harness import FakeClock, RunHarness
 
 PAUSING = """
@@ -28,8 +31,13 @@ steps:
 """
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=["sqlite", "memory", "dynamodb"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "dynamodb":
+        request.getfixturevalue("moto_aws")
+        upgrade("noetl")
+        yield DynamoStore("noetl")
+        return
     store: Store = MemoryStore() if request.param == "memory" else SqliteStore(str(tmp_path / "noetl.db"))
     yield store
     store.close()
@@ -151,21 +159,24 @@ def test_the_time_between_a_failure_and_a_resume_does_not_count(
 
 
 def test_a_run_with_hundreds_of_visits_has_times(
-    services: TenantServices, store: Store, clock: FakeClock
+    services: TenantServices, store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Let each visit wait and be claimed late, and pause the run once."""
+    visits = 30 if isinstance(store, DynamoStore) else 200
+    monkeypatch.setattr(dynamo_visits, "MAX_MEASURED_VISITS", 10)
     text = """
+        input: {limit: integer}
         steps:
           - name: a
             max_visits: 300
             run: [{action: wait, seconds: 10}]
-            rule: [{case: "{{ steps.a.visits < 200 }}", run: [a]}]
+            rule: [{case: "{{ steps.a.visits < limit }}", run: [a]}]
     """
-    play = RunHarness(store, text, clock=clock)
-    for number in range(1, 201):
+    play = RunHarness(store, text, {"limit": visits}, clock=clock)
+    for number in range(1, visits + 1):
         clock.advance(2)
         assert play.execute_next()  # It waits for 10 s.
-        if number == 100:
+        if number == 20:
             store.pauses.pause(play.id, clock())
             clock.advance(1000)
             store.pauses.unpause(play.id, clock())
@@ -177,4 +188,4 @@ def test_a_run_with_hundreds_of_visits_has_times(
     details = services.data.details(play.id)
     work, waiting, queued = split(details)
     assert work == 0
-    assert (waiting, queued) == (200 * 10 - 10, 200 * 2 + 199 * 3 + 10)
+    assert (waiting, queued) == (visits * 10 - 10, visits * 2 + (visits - 1) * 3 + 10)

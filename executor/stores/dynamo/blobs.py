@@ -6,6 +6,9 @@ Algorithm: the claim-check pattern (Hohpe and Woolf 2003) with content addressin
 S3 under its run and the SHA-256 of its bytes, and the item holds that key. Storing a value twice changes
 nothing, and a read verifies the hash.
 
+A long list is stored as the text of its JSON in parts, so that a page of it is read alone. Each part is
+compressed. In S3 the parts are one object, of which a range is read.
+
 Cost: one S3 request for each long value. Up to _CACHED_BYTES of values are cached, least recently used first
 out. In a Lambda function it is at most a 16th of the free memory.
 
@@ -20,6 +23,7 @@ import os
 import threading
 import zlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -37,6 +41,9 @@ A test compares the prices. The bytes are those of the compressed value.
 
 NO_BUCKET = "The store in DynamoDB has values in a bucket. Set NOETL_BUCKET to its name."
 """The problem of a store without the name of its bucket."""
+
+PART_CHARACTERS = 16 * 1024
+"""Length of the parts of a long list. A shorter list is not divided."""
 
 _MIN_COMPRESSED = 160
 """Length in bytes below which compression gains nothing."""
@@ -90,9 +97,11 @@ def count_characters(packed: bytes) -> int:
     >>> count_characters(to_bytes("x" * 1_000_000))
     1000002
     """
-    if packed[:1] != _COMPRESSED:
-        return len(packed)
-    decompressor, rest, length = zlib.decompressobj(), packed[1:], 0
+    return _count_packed(packed[1:]) if packed[:1] == _COMPRESSED else len(packed)
+
+
+def _count_packed(packed: bytes) -> int:
+    decompressor, rest, length = zlib.decompressobj(), packed, 0
     while rest:
         length += len(decompressor.decompress(rest, _CHUNK_BYTES))
         rest = decompressor.unconsumed_tail
@@ -120,13 +129,62 @@ class Blobs:
         packed = _pack(text)
         if self.bucket is None or len(packed) <= INLINE_BYTES:
             return packed
-        key = f"runs/{run_id}/{hashlib.sha256(packed).hexdigest()}"
-        metadata = {_LENGTH: str(len(text))}
+        length = len(text)
         del text
-        media_type = "application/octet-stream"
+        return self._put(run_id, packed, length)
+
+    def _put(self, run_id: str, packed: bytes, length: int) -> bytes:
+        """Store an object of which the JSON has a length, and return what stands for it in an item."""
+        key = f"runs/{run_id}/{hashlib.sha256(packed).hexdigest()}"
+        media_type, metadata = "application/octet-stream", {_LENGTH: str(length)}
         self._call("put_object", Key=key, Body=packed, ContentType=media_type, Metadata=metadata)
         self._add_to_cache(key, packed)
         return _IN_BUCKET + key.encode("ascii")
+
+    def store_parts(self, run_id: str, text: str) -> list[bytes | int]:
+        """Return the parts of an ASCII text for an item. Of long ones, store an object, and return where
+        each ends.
+        """
+        starts = range(0, len(text), PART_CHARACTERS)
+        parts: list[bytes | int] = []
+        packed, ends = bytearray(), []
+        for start in starts:
+            part = zlib.compress(text[start : start + PART_CHARACTERS].encode("ascii"))
+            parts.append(part)
+            packed += part
+            ends.append(len(packed))
+        if self.bucket is None or len(packed) <= INLINE_BYTES:
+            return parts
+        return [self._put(run_id, bytes(packed), len(text)), *ends]
+
+    def load_parts(self, stored: Sequence[bytes | int], first: int = 0, last: int | None = None) -> str:
+        """Return the text of the parts from `first` to `last`, or to the end.
+
+        Raises:
+            PayloadLostError, ActionError: as `load` does.
+        """
+        key, *ends = stored
+        if not isinstance(key, bytes) or not is_in_bucket(key):
+            chosen = [part for part in stored if isinstance(part, bytes)][first:last]
+            reserve_read(sum(map(_count_packed, chosen)) if is_counting_reads() else 0)
+            return b"".join(map(zlib.decompress, chosen)).decode("ascii")
+        places = [0, *(end for end in ends if isinstance(end, int))]
+        last = min(len(places) - 1 if last is None else last, len(places) - 1)
+        if first >= last:
+            return ""
+        packed = self._get_range(key[1:].decode("ascii"), places[first], places[last])
+        bounds = zip(places[first:last], places[first + 1 : last + 1], strict=True)
+        texts = [
+            zlib.decompress(packed[begin - places[first] : end - places[first]]) for begin, end in bounds
+        ]
+        return b"".join(texts).decode("ascii")
+
+    def _get_range(self, key: str, begin: int, end: int) -> bytes:
+        with self._lock:
+            cached = self._cache.get(key)
+        if cached is not None:
+            return cached[begin:end]
+        return self._get_object(key, Range=f"bytes={begin}-{end - 1}")
 
     def delete_run(self, run_id: str) -> None:
         """Delete all objects of a run.
@@ -201,7 +259,7 @@ class Blobs:
         except PayloadLostError:
             return None
 
-    def _get_object(self, key: str) -> bytes:
+    def _get_object(self, key: str, **options: str) -> bytes:
         """Return the bytes of an object.
 
         Raises:
@@ -211,7 +269,7 @@ class Blobs:
         if self.bucket is None:
             raise StoreError(NO_BUCKET)
         try:
-            packed: bytes = self._call("get_object", Key=key)
+            packed: bytes = self._call("get_object", Key=key, **options)
         except StoreError as error:
             if _error_code(error) != "NoSuchKey":
                 raise

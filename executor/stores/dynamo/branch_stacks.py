@@ -39,6 +39,7 @@ from noetl.executor.stores.dynamo.expressions import Condition, Put, Update, Wri
 from noetl.executor.stores.dynamo.run_items import derive_first_visit, run_id_of, spread_of
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot
 from noetl.executor.stores.dynamo.visit_items import (
+    CommitTime,
     VisitItem,
     VisitOrigin,
     counted_pause,
@@ -97,7 +98,9 @@ def encode_stack(context: DynamoContext, head: Item, stored: StoredStack, stack:
     return Update(keys.counter(run_id, 0), sets, added, when=(stored.is_unchanged,))
 
 
-def build_finish_writes(context: DynamoContext, head: Item, commit: Commit, now: float) -> TurnWrites:
+def build_finish_writes(
+    context: DynamoContext, head: Item, commit: Commit, commit_time: CommitTime
+) -> TurnWrites:
     """Return the writes of the turn that follows a finished visit."""
     counter = context.table.get(keys.counter(run_id_of(head), 0))
     stored = decode_stack(context, head, counter or {})
@@ -105,7 +108,7 @@ def build_finish_writes(context: DynamoContext, head: Item, commit: Commit, now:
     update = encode_stack(context, head, stored, turn.stack)
     if commit.failed_branches:
         update = replace(update, add={**update.add, "failed": commit.failed_branches})
-    return _turn_writes(context, head, turn, update, now)
+    return _turn_writes(context, head, turn, update, commit_time)
 
 
 def begin_next_visit(context: DynamoContext, snapshot: RunSnapshot, now: float) -> VisitItem | None:
@@ -121,7 +124,7 @@ def begin_next_visit(context: DynamoContext, snapshot: RunSnapshot, now: float) 
     begun = [item.visit for item in snapshot.items if context.is_branch_visit(item.visit, head)]
     turn = next_turn(stored.stack, find_last_begun(begun), context.step_of(head))
     update = encode_stack(context, head, stored, turn.stack)
-    turn_writes = _turn_writes(context, head, turn, update, now)
+    turn_writes = _turn_writes(context, head, turn, update, CommitTime(now))
     context.table.write(turn_writes.writes)
     return turn_writes.begun
 
@@ -157,6 +160,8 @@ def build_reopen_writes(
         sets["wakes"] = keys.due_shard(visit.run_id)
     elif "wakes" in item.attributes:
         sets["wakes"] = None
+    if item.origin.spent or "spent" in item.attributes:
+        sets["spent"] = item.attributes.get("spent", list(item.origin.spent))
     writes: list[Write] = [
         Update(keys.visit(visit.run_id, visit.id, spread), sets, when=is_unchanged(item.visit))
     ]
@@ -170,20 +175,26 @@ def build_reopen_writes(
     return writes, VisitItem(visit, item.origin, kept)
 
 
-def _turn_writes(context: DynamoContext, head: Item, turn: Turn, update: Update, now: float) -> TurnWrites:
+def _turn_writes(
+    context: DynamoContext, head: Item, turn: Turn, update: Update, commit_time: CommitTime
+) -> TurnWrites:
     """Return the write of the stack with those of the visit that begins or continues."""
-    branch, run_id, spread = turn.branch, run_id_of(head), spread_of(head)
+    branch, run_id, spread, now = turn.branch, run_id_of(head), spread_of(head), commit_time.now
     if branch is None:
         return TurnWrites([update], None)
     if turn.is_resumed:
         resumed = _read_resumed(context, head, branch)
         again = resume_visit(resumed.visit, branch, now)
+        # What it carries is of an earlier time. It is not in the queue until it has begun.
+        measured = list(commit_time.spent[:4]) or None
+        resumed = replace(resumed, attributes={**resumed.attributes, "spent": measured})
         _, counted = end_counted_wait(resumed, again)
         update = replace(update, add={**update.add, **counted})
         writes, begun = build_reopen_writes(context, head, resumed, again)
         return TurnWrites([update, *writes], begun)
     visit = enter_step(branch, run_id, now, turn.number, is_stopping="stop" in head)
-    origin = VisitOrigin(entered_at=now, has_forked=True, parent_clock=branch.clock)
+    spent = commit_time.spent_before_next
+    origin = VisitOrigin(entered_at=now, has_forked=True, parent_clock=branch.clock, spent=spent)
     key, item = keys.visit(run_id, visit.id, spread), encode_unclaimed(visit, origin)
     return TurnWrites(
         [update, Put(key, item)], VisitItem(visit, origin, {**item, "pk": key.pk, "sk": key.sk})

@@ -20,6 +20,7 @@ from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Put, Update, Write
 from noetl.executor.stores.dynamo.run_items import CounterDeltas, arrival_joins, spread_of
 from noetl.executor.stores.dynamo.visit_items import (
+    CommitTime,
     StepOf,
     VisitItem,
     VisitOrigin,
@@ -50,14 +51,18 @@ class BranchWrites:
 
 
 def build_branch_writes(
-    context: DynamoContext, commit: Commit, claim: CachedClaim, absorbed: AbstractSet[str], now: float
+    context: DynamoContext,
+    commit: Commit,
+    claim: CachedClaim,
+    absorbed: AbstractSet[str],
+    commit_time: CommitTime,
 ) -> BranchWrites:
     """Return the writes that move the branches; the branches in `absorbed` find their visit created.
 
     It reads the numbers that visits of steps on cycles have in a run that has forked.
     """
     if context.is_sequential(claim.head):
-        return _build_turn_writes(context, commit, claim, now)
+        return _build_turn_writes(context, commit, claim, commit_time)
     origin, run_id, branches = claim.item.origin, commit.visit.run_id, commit.branches
     width, spread = len(branches), spread_of(claim.head)
     homes = [home_of_branch(origin.home, index, width, spread) for index in range(width)]
@@ -74,15 +79,16 @@ def build_branch_writes(
     for index, branch in enumerate(branches):
         if branch.is_absorbed and entering[index]:
             number, counts = number_visit(branch, origin, taken[index])
-            visit = enter_step(branch, run_id, now, number)
+            visit = enter_step(branch, run_id, commit_time.now, number)
             visit_origin = VisitOrigin(
                 cause=commit.visit.id,
-                entered_at=now,
+                entered_at=commit_time.now,
                 index=index,
                 home=homes[index],
                 counts=counts,
                 has_forked=has_forked,
                 parent_clock=commit.visit.clock,
+                spent=commit_time.spent_before_next if width == 1 else (),
             )
             puts[branch.id] = Put(
                 keys.visit(run_id, branch.id, spread), encode_unclaimed(visit, visit_origin)
@@ -99,12 +105,12 @@ def build_branch_writes(
 
 
 def _build_turn_writes(
-    context: DynamoContext, commit: Commit, claim: CachedClaim, now: float
+    context: DynamoContext, commit: Commit, claim: CachedClaim, commit_time: CommitTime
 ) -> BranchWrites:
     """Return the writes of a commit in sequential mode. Only a finished visit passes the turn on."""
     if commit.is_finally or not is_turn_over(commit.visit):
         return BranchWrites([])
-    turn = build_finish_writes(context, claim.head, commit, now)
+    turn = build_finish_writes(context, claim.head, commit, commit_time)
     return BranchWrites(turn.writes, changes_counters=turn.begun is None, begun=turn.begun)
 
 

@@ -79,6 +79,22 @@ class RunHeads:
         return keys.visit(run_id, visit_id, self.spread(run_id))
 
 
+class VisitIds:
+    """The ids of visits by run, step and number. A reader of a visit compares its step and its number."""
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[tuple[str, str, int], str] = OrderedDict()
+        self._lock = Lock()
+
+    def remember(self, visit: Visit) -> None:
+        with self._lock:
+            _add(self._ids, (visit.run_id, visit.step, visit.number), visit.id)
+
+    def get(self, run_id: str, step: str, number: int) -> str | None:
+        """Return the id of a visit if this process has seen it."""
+        return self._ids.get((run_id, step, number))
+
+
 @frozen
 class CachedClaim:
     """The data that was read for a claim of this process: the visit and the head of its run."""

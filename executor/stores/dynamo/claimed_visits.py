@@ -55,11 +55,16 @@ def _derive_candidates(
     return derive_followers(decoded, step_of, spread_of(head))
 
 
-def read_origin(context: DynamoContext, head: Item, item: Item) -> VisitOrigin:
-    """Return the origin of a claimed visit, reading the item of its cause."""
+def read_claimed_visit(context: DynamoContext, head: Item, item: Item) -> VisitItem | None:
+    """Return the visit of a claimed item, reading the item of its cause, or None if nothing leads to it."""
     run_id, spread = run_id_of(head), spread_of(head)
     cause = context.table.get(keys.visit(run_id, item["cause"], spread)) if "cause" in item else None
-    visit = decode_claimed_visit(context, head, item, cause)
+    return decode_claimed_visit(context, head, item, cause)
+
+
+def read_origin(context: DynamoContext, head: Item, item: Item) -> VisitOrigin:
+    """Return the origin of a claimed visit, reading the item of its cause."""
+    run_id, visit = run_id_of(head), read_claimed_visit(context, head, item)
     if visit is None:
         raise StoreError(
             f"The store in DynamoDB is damaged: visit {item['sk'][2:]} of run {run_id} has no cause."

@@ -36,6 +36,7 @@ from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs
 from noetl.executor.stores.dynamo.branch_writes import BranchWrites, build_branch_writes
 from noetl.executor.stores.dynamo.caches import CachedClaim
+from noetl.executor.stores.dynamo.carried_times import measure_commit
 from noetl.executor.stores.dynamo.claimed_visits import read_origin
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Put, Update, Write
@@ -43,6 +44,7 @@ from noetl.executor.stores.dynamo.run_items import append_event, spread_of
 from noetl.executor.stores.dynamo.sleeping_runs import can_sleep, sleep_update
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import (
+    CommitTime,
     VisitItem,
     encode_events_item,
     encode_origin,
@@ -195,8 +197,10 @@ class Commits:
             fixed.append(Update(keys.counter(visit.run_id, home), add=dict.fromkeys(names, 1)))
         absorbed: set[str] = set()
         sleep = list(self._sleep_writes(commit, claim, now))
+        time_of_commit = CommitTime(now, measure_commit(self._context, commit, claim, now))
+        outcome |= {"spent": list(time_of_commit.spent) or None}
         for tries in range(MAX_CONFLICTS):
-            moves = build_branch_writes(self._context, commit, claim, absorbed, now)
+            moves = build_branch_writes(self._context, commit, claim, absorbed, time_of_commit)
             sets = _visit_attributes(commit, before, outcome, moves, now)
             writes: list[Write] = [
                 Update(key, sets, when=is_held(visit.fence)),

@@ -168,6 +168,7 @@ def _payloads_of(snapshot: RunSnapshot) -> list[_Payload]:
         return []
     values = [head.get("given"), snapshot.counter.get("stack")]
     values += [item.attributes.get(name) for item in snapshot.items for name in ("told", "gave")]
+    values += [item.attributes["fails"][0] for item in snapshot.items if "fails" in item.attributes]
     run_id = run_id_of(head)
     return [_Payload(run_id, value) for value in dict.fromkeys(values) if value and is_in_bucket(value)]
 

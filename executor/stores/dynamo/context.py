@@ -18,7 +18,7 @@ from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.dynamo.announcer import Announcer
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs
-from noetl.executor.stores.dynamo.caches import ClaimCache, RunHeads
+from noetl.executor.stores.dynamo.caches import ClaimCache, RunHeads, VisitIds
 from noetl.executor.stores.dynamo.plan_uses import DynamoPlanUses
 from noetl.executor.stores.dynamo.plans import DynamoPlans
 from noetl.executor.stores.dynamo.table import DynamoTable
@@ -47,6 +47,7 @@ class DynamoContext:
         self.plans = DynamoPlans(table, self.plan_uses)
         self.heads = RunHeads(table, remembers_service=message_queue is None)
         self.claims = ClaimCache()
+        self.visit_ids = VisitIds()
         self.announcer = Announcer(self.plans, message_queue)
         self.changes = ChangeSignal()
 

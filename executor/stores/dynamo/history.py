@@ -22,15 +22,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
 
 from noetl.executor.clients.aws_retry import ConditionFailed
+from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import END, Visit, VisitStatus
+from noetl.executor.model.run import END, VisitStatus
 from noetl.executor.model.visit_transition import started_event
-from noetl.executor.stores.cursors import EventPlace, read_event_id, write_event_id
+from noetl.executor.stores.cursors import (
+    BEFORE_ALL_EVENTS,
+    EventPlace,
+    read_event_id,
+    read_visit_event_id,
+    write_event_id,
+    write_visit_event_id,
+)
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Put
-from noetl.executor.stores.dynamo.run_items import decode_shift, spread_of
+from noetl.executor.stores.dynamo.run_items import decode_shift, run_id_of, spread_of
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import VisitItem
@@ -82,7 +90,7 @@ class RunHistory:
         self._context = context
 
     def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
-        place = read_event_id(run_id, after)
+        place, named = _read_cursor(run_id, after)
         for _ in range(MAX_CONFLICTS):
             # Pages are read first, so the events that they name are in the visits that are read after them.
             pages = [
@@ -97,17 +105,29 @@ class RunHistory:
                 continue
             pages += [new[start : start + PAGE_SIZE] for start in range(0, len(new), PAGE_SIZE)]
             break
+        if named is not None:
+            place = _find_place(pages, streams, *named)
         events = islice(_events_after(pages, streams, place), limit)
         return [replace(event, id=write_event_id(run_id, place)) for place, event in events]
 
-    def read_all(self, run_id: str) -> tuple[list[Event], list[Visit]]:
-        """Return the events of a run in the order of their streams, and the visits that have not ended."""
-        snapshot = read_snapshot(self._context, run_id)
-        if snapshot is None:
-            return [], []
-        streams = self._streams_of(run_id, snapshot)
-        events = [event for stream in streams.values() for event in stream.events]
-        return events, [item.visit for item in snapshot.active_items]
+    def all_events(self, snapshot: RunSnapshot) -> list[Event]:
+        """Return the events of a run that was just read, in the order of their streams."""
+        streams = self._streams_of(run_id_of(snapshot.head), snapshot)
+        return [event for stream in streams.values() for event in stream.events]
+
+    def visit_events(self, item: VisitItem) -> list[Event]:
+        """Return the events of a visit that was just read, in order.
+
+        Their ids are cursors as those of the history are, although they have another form.
+        """
+        visit = item.visit
+        pk = self._context.heads.visit_key(visit.run_id, visit.id).pk
+        stream = self._stream(item, self._context.table.query(pk, f"X#{visit.id}#"))
+        events = () if stream is None else stream.events
+        return [
+            replace(event, id=write_visit_event_id(visit.run_id, visit.id, index))
+            for index, event in enumerate(events)
+        ]
 
     def _append_pages(self, run_id: str, number: int, names: list[str]) -> bool:
         """Append pages to the history after page `number`; return False if another reader was faster."""
@@ -210,6 +230,32 @@ def merge_streams(streams: Mapping[str, EventStream], ordered: Mapping[str, int]
         if is_complete(name):
             for waiting_name in waiting.pop(name, ()):
                 offer(waiting_name)
+
+
+def _read_cursor(run_id: str, after: str | None) -> tuple[EventPlace, tuple[str, int] | None]:
+    """Return the place of an event in the history, or the visit that an id names, and the index there.
+
+    Raises:
+        RejectedError: `invalid_cursor`.
+    """
+    named = read_visit_event_id(run_id, after)
+    return (read_event_id(run_id, after), None) if named is None else (BEFORE_ALL_EVENTS, named)
+
+
+def _find_place(
+    pages: list[list[str]], streams: Mapping[str, EventStream], name: str, index: int
+) -> EventPlace:
+    """Return the place of an event of a stream.
+
+    Raises:
+        RejectedError: `invalid_cursor`, if there is no such event.
+    """
+    if name in streams:
+        places = (place for place, _ in _events_after(pages, {name: streams[name]}, BEFORE_ALL_EVENTS))
+        place = next(islice(places, index, None), None)
+        if place is not None:
+            return place
+    raise RejectedError("invalid_cursor", "the run has no such event")
 
 
 def _events_after(

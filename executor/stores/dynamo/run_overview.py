@@ -61,72 +61,128 @@ def read_overview(context: DynamoContext, head: Item) -> RunOverview:
         return RunOverview(decode_summary(head, RunStatus(head["status"])), error, {}, damage)
 
 
-def _read_overview(context: DynamoContext, head: Item) -> RunOverview:
+def is_indexed(context: DynamoContext, head: Item, step: str | None = None) -> bool:
+    """Return whether visits of a step of a run, or of any step, can be found in the order of their clocks."""
     steps = context.plans.ordered_steps(head["plan"])
-    if not steps or spread_of(head) > 1 or "waits" in head:
-        return _read_all(context, head)
-    run_id = run_id_of(head)
+    return bool(steps) and spread_of(head) == 1 and "waits" not in head and (step is None or step in steps)
+
+
+def read_latest_visits(context: DynamoContext, head: Item, attributes: Sequence[str]) -> RunSnapshot:
+    """Return the visits of a run, of most steps on cycles only the latest, with the named attributes.
+
+    The head must have at least SUMMARY_ATTRIBUTES.
+    """
+    if not is_indexed(context, head):
+        return read_snapshot_of(context, head, attributes=tuple(head))
+    pk, table = keys.partition_key(run_id_of(head)), context.table
+    counter = table.get(keys.counter(run_id_of(head), 0))
+    plain, _ = table.query_range(pk, (_FIRST, _ORDERED), attributes=attributes)
+    ordered = _read_latest(context, head, attributes, has_counter=counter is not None)
+    return assemble(context, head, counter, [*plain, *ordered], without_outputs=True)
+
+
+def _read_few(context: DynamoContext, head: Item) -> tuple[RunSnapshot, bool]:
+    """Return the visits of a run, all if they are few, and whether these are all."""
+    run_id, steps = run_id_of(head), context.plans.ordered_steps(head["plan"])
     pk, table = keys.partition_key(run_id), context.table
     counter = table.get(keys.counter(run_id, 0))
-    bounds = ((_FIRST, _ORDERED, None), (_ORDERED, _LAST, max(2 * len(steps), MIN_READ_VISITS)))
+    ranges = (((_FIRST, _ORDERED), None), ((_ORDERED, _LAST), max(2 * len(steps), MIN_READ_VISITS)))
     (plain, _), (ordered, is_complete) = context.in_parallel(
-        lambda bound: table.query_range(pk, bound[0], bound[1], limit=bound[2]), bounds
+        lambda bounds: table.query_range(pk, bounds[0], limit=bounds[1]), ranges
     )
     if not is_complete:
-        ordered = _read_latest(context, head, steps, has_counter=counter is not None)
-    snapshot = _assemble(context, head, counter, [*plain, *ordered])
+        ordered = _read_latest(context, head, (), has_counter=counter is not None)
+    return assemble(context, head, counter, [*plain, *ordered]), is_complete
+
+
+def _read_overview(context: DynamoContext, head: Item) -> RunOverview:
+    if not is_indexed(context, head):
+        return _read_all(context, head)
+    snapshot, is_complete = _read_few(context, head)
+    _remember_ids(context, snapshot)
     current = [without_outputs(item.visit) for item in snapshot.current_items]
     overviews = latest_visits(current)
     if not is_complete:
         latest = {visit.step: visit for visit in current}
         overviews |= {
-            step: StepVisits(overviews[step].latest, _count_started(snapshot, visit))
+            step: StepVisits(overviews[step].latest, count_started(snapshot, visit))
             for step, visit in latest.items()
             if visit.id.startswith(ORDERED)
         }
-    status = status_of(head, [] if counter is None else [counter])
+    status = status_of(head, [snapshot.counter] if snapshot.counter else [])
     return RunOverview(decode_summary(head, status), context.blobs.load_if_kept(head.get("error")), overviews)
 
 
 def _read_all(context: DynamoContext, head: Item) -> RunOverview:
     """Return the overview of a run from all of its visits."""
     snapshot = read_snapshot_of(context, head, attributes=SUMMARY_ATTRIBUTES)
+    _remember_ids(context, snapshot)
     visits = [without_outputs(item.visit) for item in snapshot.current_items]
     error = context.blobs.load_if_kept(snapshot.head.get("error"))
     return RunOverview(decode_summary(snapshot.head, snapshot.status()), error, latest_visits(visits))
 
 
+def _remember_ids(context: DynamoContext, snapshot: RunSnapshot) -> None:
+    """Remember the ids of visits, so that their events can be read without a search."""
+    latest = {item.visit.step: item.visit for item in snapshot.current_items}
+    for visit in latest.values():
+        context.visit_ids.remember(visit)
+
+
 def _read_latest(
-    context: DynamoContext, head: Item, steps: Sequence[str], *, has_counter: bool
+    context: DynamoContext, head: Item, attributes: Sequence[str], *, has_counter: bool
 ) -> list[Item]:
     """Return the latest visit of each step on a cycle, with the visits before them that tell their origin."""
-    run_id, table = run_id_of(head), context.table
+    run_id, table, steps = run_id_of(head), context.table, context.plans.ordered_steps(head["plan"])
     pk = keys.partition_key(run_id)
     # A run that has not forked has no numbers in items.
     numbers = list(table.query(pk, "N#")) if has_counter else []
     named = {item["sk"][2:]: (item["latest"], item["cause"]) for item in numbers if "latest" in item}
     rest = [f"V#{ordered_prefix(step)}" for step in steps if step not in named]
     pages = context.in_parallel(
-        lambda prefix: table.query_range(pk, prefix, f"{prefix}~", limit=2, backward=True)[0], rest
+        lambda prefix: table.query_range(
+            pk, (prefix, f"{prefix}~"), limit=2, backward=True, attributes=attributes
+        )[0],
+        rest,
     )
     ids = {id for pair in named.values() for id in pair if id}
-    items = table.get_many([keys.visit(run_id, id, 1) for id in sorted(ids)])
+    items = table.get_many([keys.visit(run_id, id, 1) for id in sorted(ids)], attributes)
     return [*(item for page in pages for item in page), *items.values()]
 
 
-def _assemble(context: DynamoContext, head: Item, counter: Item | None, items: list[Item]) -> RunSnapshot:
-    """Return the visits of items, and those that follow. Causes are read if an item has no origin."""
-    run_id, read_ids = run_id_of(head), {item["sk"][2:] for item in items}
-    causes = {item.get("cause", "") for item in items if "clock" not in item} - read_ids - {""}
+def assemble(
+    context: DynamoContext,
+    head: Item,
+    counter: Item | None,
+    items: list[Item],
+    *,
+    without_outputs: bool = False,
+) -> RunSnapshot:
+    """Return the visits of items, and those that follow. Causes are read if an item has no origin.
+
+    So are those that were read without their outputs, since the names of these belong to the origin.
+    """
+    run_id, read = run_id_of(head), {item["sk"][2:]: item for item in items}
+    named = {item.get("cause", "") for item in items if "clock" not in item} - {""}
+    causes = named if without_outputs else named - read.keys()
     if causes:
-        items += context.table.get_many([keys.visit(run_id, id, 1) for id in sorted(causes)]).values()
+        spread = spread_of(head)
+        cause_keys = [keys.visit(run_id, id, spread) for id in sorted(causes)]
+        found = context.table.get_many(cause_keys)
+        items = [*(read | {key.sk[2:]: item for key, item in found.items()}).values()]
     visits, _ = assemble_visits(context, head, items, with_outputs=False)
     counters = [] if counter is None else [counter]
     counts = sum_counters(head, counters, context.step_of(head))
     return RunSnapshot(head, counts, sorted(visits, key=lambda item: item.sort_key), counter or {})
 
 
-def _count_started(snapshot: RunSnapshot, latest: Visit) -> int:
+def count_visits(snapshot: RunSnapshot) -> int:
+    """Return about how many visits of a run have started, also of those on cycles that were not read."""
+    latest = {item.visit.step: item.visit for item in snapshot.current_items}
+    return sum(count_started(snapshot, visit) for visit in latest.values() if visit.id.startswith(ORDERED))
+
+
+def count_started(snapshot: RunSnapshot, latest: Visit) -> int:
     """Return how many visits of a step have started, also of those not read, by the latest of them.
 
     All visits before the latest have started. Visits without ordered ids were read. Of these, all but those

@@ -22,12 +22,14 @@ from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.child_run_counts import ChildRunCounts
+from noetl.executor.stores.dynamo.claimed_visits import read_claimed_visit
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Put, Update, Write
 from noetl.executor.stores.dynamo.history import RunHistory
 from noetl.executor.stores.dynamo.resumes import Resumes
 from noetl.executor.stores.dynamo.run_copies import RunCopies
 from noetl.executor.stores.dynamo.run_items import (
+    SUMMARY_ATTRIBUTES,
     derive_deadline_visit,
     derive_first_visit,
     encode_head,
@@ -288,13 +290,20 @@ class DynamoRuns:
         return load_run(self._context, head)
 
     def _stored_visits(self, run_id: str, visit_ids: Sequence[str]) -> list[Visit] | None:
-        """Return the visits with these ids, or None if an item of them does not hold its origin."""
+        """Return the visits with these ids, or None if one of them has no item, or no cause."""
         spread = self._context.heads.spread(run_id)
         visit_keys = [keys.visit(run_id, id, spread) for id in visit_ids]
         items = self._context.table.get_many(visit_keys)
-        decoded = [
-            decode_visit(run_id, items[key], self._context.blobs) if key in items else None
-            for key in visit_keys
-        ]
+        if len(items) < len(visit_keys):
+            return None
+        decoded = [decode_visit(run_id, items[key], self._context.blobs) for key in visit_keys]
+        if None in decoded:  # A visit that has not ended does not hold its origin.
+            head = self._context.table.get(keys.head(run_id), SUMMARY_ATTRIBUTES)
+            if head is None:
+                return None
+            decoded = [
+                item or read_claimed_visit(self._context, head, items[key])
+                for item, key in zip(decoded, visit_keys, strict=True)
+            ]
         visits = [item.visit for item in decoded if item is not None]
         return visits if len(visits) == len(decoded) else None

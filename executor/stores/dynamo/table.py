@@ -112,9 +112,20 @@ class DynamoTable:
         response = self._call("transact_get_items", TransactItems=gets)
         return [decode_item(entry.get("Item", {})) for entry in response["Responses"]]
 
-    def query(self, pk: str, prefix: str, *, after: str | None = None) -> Iterator[Item]:
+    def query(
+        self,
+        pk: str,
+        prefix: str,
+        *,
+        after: str | None = None,
+        where: tuple[str, str] | None = None,
+        attributes: Sequence[str] = (),
+    ) -> Iterator[Item]:
         """Yield the items of a partition whose sort keys start with `prefix`, in order, from `after` on
         (exclusive).
+
+        `where` is an attribute and its value. DynamoDB reads the other items, too, and does not return them.
+        Items have the named attributes, or all if none is named.
         """
         if after is None:
             which = " AND begins_with(sk, :prefix)" if prefix else ""
@@ -127,26 +138,39 @@ class DynamoTable:
         request = {
             "TableName": self.name,
             "KeyConditionExpression": f"pk = :pk{which}",
-            "ExpressionAttributeValues": encode_item({":pk": pk, **values}),
             "ConsistentRead": True,
             "ScanIndexForward": True,
+            **_projection(attributes),
         }
+        if where is not None:
+            request["FilterExpression"] = "#where = :where"
+            request.setdefault("ExpressionAttributeNames", {})["#where"] = where[0]
+            values = {**values, ":where": where[1]}
+        request["ExpressionAttributeValues"] = encode_item({":pk": pk, **values})
         return self._pages("query", request)
 
     def query_range(
-        self, pk: str, first: str, last: str, *, limit: int | None = None, backward: bool = False
+        self,
+        pk: str,
+        bounds: tuple[str, str],
+        *,
+        limit: int | None = None,
+        backward: bool = False,
+        attributes: Sequence[str] = (),
     ) -> tuple[list[Item], bool]:
-        """Return the items of a partition whose sort keys are from `first` to `last`, and whether these are
+        """Return the items of a partition whose sort keys are within bounds, and whether these are
         all.
 
-        With `limit`, at most so many are read, the last ones if `backward`.
+        With `limit`, at most so many are read, the last ones if `backward`. Items have the named attributes,
+        or all if none is named.
         """
         request = {
             "TableName": self.name,
             "KeyConditionExpression": "pk = :pk AND sk BETWEEN :first AND :last",
-            "ExpressionAttributeValues": encode_item({":pk": pk, ":first": first, ":last": last}),
+            "ExpressionAttributeValues": encode_item({":pk": pk, ":first": bounds[0], ":last": bounds[1]}),
             "ConsistentRead": True,
             "ScanIndexForward": not backward,
+            **_projection(attributes),
         }
         if limit is None:
             return list(self._pages("query", request)), True

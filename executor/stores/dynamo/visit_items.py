@@ -19,7 +19,8 @@ Attributes of a visit item (their names are stored, and never change):
 | `status`, `due`, `fence`, `claims`, `attempt`, `worker` | as in `Visit` |
 | `started`, `piece`, `finished` | times: start of the attempt, start of the segment, end of the visit |
 | `told` | metadata of the outcome, a blob: `e` error, `h` events, `p` progress (round, journal, counts) |
-| `gave` | outputs, a blob: `s` saved names, `r` result, `f` failed items of a loop, `n` as below |
+| `gave` | outputs, a blob: `s` saved names, `r` result, `f` few failed items of a loop, `n` as below |
+| `fails` | failed items of a loop, if their JSON is long: its parts, or an object and the ends of its parts |
 | `saves` | names of the saved values, if these are in the bucket |
 | `case`, `failure` | index of the case that was taken; what the failure did to the branch |
 | `begun` | list of starts of attempts: fence, time, worker, attempt |
@@ -34,6 +35,7 @@ Attributes of a visit item (their names are stored, and never change):
 | `begins` | in sequential mode, id of the visit that begins next |
 | `waited`, `counted`, `last` | flags of the commit: may have children, changed counters, is finally step |
 | `resumes` | the resume count of the run, for the visits that end it |
+| `spent` | times of the run up to the last commit, see `carried_times.py` |
 | `history` | set if the visit was copied from the run that this run continues |
 | `expires` | time from which the item may be deleted |
 
@@ -42,11 +44,13 @@ A result that is also a saved value is stored once: `n` is the name of the value
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
 from noetl.executor.errors import PayloadLostError
+from noetl.executor.model.durations import QUEUED
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import find_saved_result, take_saved_result
 from noetl.executor.model.outcome import error_record
@@ -62,11 +66,20 @@ from noetl.executor.model.run import (
 from noetl.executor.model.transition import branches_after
 from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.dynamo.attributes import Item
-from noetl.executor.stores.dynamo.blobs import Blobs, from_bytes, is_in_bucket, to_bytes
+from noetl.executor.stores.dynamo.blobs import PART_CHARACTERS, Blobs, from_bytes, is_in_bucket, to_bytes
 from noetl.executor.stores.dynamo.expressions import Condition
 from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION
+from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Step
+
+VISIT_ATTRIBUTES = (
+    "pk", "sk", "status", "due", "fence", "claims", "attempt", "worker", "started", "piece", "finished",
+    "told", "saves", "case", "failure", "begun", "awaits", "paused", "wakes", "step", "clock", "number",
+    "names", "cause", "causes", "index", "home", "counts", "entered", "forked", "line", "at", "next",
+    "numbers", "begins", "waited", "counted", "last", "resumes", "spent", "history",
+)  # fmt: skip
+"""Attributes of a visit without its outputs, which may be long."""
 
 StepOf = Callable[[str], Step]
 """Function from the name of a step to the step."""
@@ -80,7 +93,7 @@ class VisitOrigin:
     has merged. `entered_at` is when it was created, and `index` its place among the visits that were created
     with it. `home` is the partition whose counter counts the branch. `counts` are the visits of steps on
     cycles, which the branch counts until the run `has_forked`. `parent_clock` is the clock of the visit
-    whose commit created it.
+    whose commit created it. `spent` are the times of the run up to its creation, as an item stores them.
     """
 
     cause: str = ""
@@ -91,6 +104,20 @@ class VisitOrigin:
     counts: Mapping[str, int] = field(default_factory=dict)
     has_forked: bool = False
     parent_clock: int = 0
+    spent: Sequence[float] = ()
+
+
+@frozen
+class CommitTime:
+    """The time of a commit, and the times of the run up to it, as an item stores them."""
+
+    now: float
+    spent: Sequence[float] = ()
+
+    @property
+    def spent_before_next(self) -> Sequence[float]:
+        """The times of the run that the visit after the commit carries. It is in the queue."""
+        return spent_before_next(self.spent)
 
 
 @frozen
@@ -131,6 +158,10 @@ def decode_visit(
     needs_outputs = with_outputs or not ("saves" in item and is_in_bucket(item.get("gave")))
     metadata, lost_outcome = _load_or_lose(blobs, item.get("told"))
     outputs, lost_outputs = _load_or_lose(blobs, item.get("gave") if needs_outputs else None)
+    failures = tuple(outputs.get("f", ()))
+    lost_failures = None
+    if with_outputs and "fails" in item:
+        failures, lost_failures = _load_failures(blobs, item["fails"])
     if lost_outputs is not None or not needs_outputs:
         outputs = {"s": dict.fromkeys(item.get("saves", ()))}
     clock, names, number, origin = (
@@ -139,7 +170,7 @@ def decode_visit(
         else (derived.visit.clock, derived.visit.names, derived.visit.number, derived.origin)
     )
     progress, status, saved = metadata.get("p"), VisitStatus(item["status"]), outputs.get("s", {})
-    lost = lost_outcome or lost_outputs
+    lost = lost_outcome or lost_outputs or lost_failures
     visit = Visit(
         id=item["sk"][2:],
         run_id=run_id,
@@ -158,7 +189,7 @@ def decode_visit(
         finished_at=item.get("finished"),
         saved=saved,
         result=take_saved_result(outputs["n"], saved) if "n" in outputs else outputs.get("r"),
-        failures=tuple(outputs.get("f", ())),
+        failures=failures,
         case=item.get("case"),
         error=metadata.get("e"),
         failure=FailureState(item["failure"]) if "failure" in item else None,
@@ -181,6 +212,14 @@ def _load_or_lose(blobs: Blobs, stored: bytes | None) -> tuple[dict[str, Any], s
         return blobs.load(stored) or {}, None
     except PayloadLostError as problem:
         return {}, str(problem)
+
+
+def _load_failures(blobs: Blobs, stored: Sequence[bytes | int]) -> tuple[tuple[Any, ...], str | None]:
+    """Return the failed items of a visit, and None. Return () and the reason if they were deleted."""
+    try:
+        return tuple(json.loads(blobs.load_parts(stored))), None
+    except PayloadLostError as problem:
+        return (), str(problem)
 
 
 def decode_lease(run_id: str, visit_id: str, item: Item) -> Visit:
@@ -258,7 +297,8 @@ def encode_origin(visit: Visit, origin: VisitOrigin) -> dict[str, Any]:
 
 def encode_unclaimed(visit: Visit, origin: VisitOrigin) -> dict[str, Any]:
     """Return the item of a visit that no worker has claimed yet."""
-    return encode_origin(visit, origin) | {"status": visit.status.value, "due": visit.due_at}
+    state = {"status": visit.status.value, "due": visit.due_at, "spent": list(origin.spent) or None}
+    return encode_origin(visit, origin) | state
 
 
 def encode_outcome(visit: Visit, events: Sequence[Event], blobs: Blobs) -> dict[str, Any]:
@@ -284,17 +324,20 @@ def encode_outcome(visit: Visit, events: Sequence[Event], blobs: Blobs) -> dict[
         "h": [encode_event(event) for event in events] or None,
         "p": None if visit.progress is None else encode_progress(visit.progress),
     }
+    failures = encode_json(list(visit.failures)) if visit.failures else ""
+    is_long = len(failures) > PART_CHARACTERS
     saved_result = find_saved_result(visit.result, visit.saved)
     outputs = {
         "s": dict(visit.saved) or None,
         "r": visit.result if saved_result is None else None,
         "n": saved_result,
-        "f": list(visit.failures) or None,
+        "f": None if is_long else list(visit.failures) or None,
     }
     stored_outputs = blobs.store(visit.run_id, _without_none(outputs))
     return attributes | {
         "told": blobs.store(visit.run_id, _without_none(metadata)),
         "gave": stored_outputs,
+        "fails": blobs.store_parts(visit.run_id, failures) if is_long else None,
         "saves": sorted(visit.saved) if is_in_bucket(stored_outputs) else None,
     }
 
@@ -341,6 +384,7 @@ def derive_followers(cause: VisitItem, step_of: StepOf, spread: int) -> list[Vis
             counts=counts,
             has_forked=origin.has_forked or len(branches) > 1,
             parent_clock=visit.clock,
+            spent=spent_before_next(attributes.get("spent", ())) if len(branches) == 1 else (),
         )
         follower = enter_step(branch, visit.run_id, attributes["at"], number)
         if (
@@ -352,6 +396,11 @@ def derive_followers(cause: VisitItem, step_of: StepOf, spread: int) -> list[Vis
             follower = replace(follower, lost_payload=visit.lost_payload)
         followers.append(VisitItem(follower, follower_origin))
     return followers
+
+
+def spent_before_next(spent: Sequence[float]) -> Sequence[float]:
+    """Return the times that the only visit after a commit carries. It is in the queue."""
+    return (*spent[:4], QUEUED) if spent else ()
 
 
 def number_visit(branch: Branch, origin: VisitOrigin, number: int) -> tuple[int, Mapping[str, int]]:

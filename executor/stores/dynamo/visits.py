@@ -1,71 +1,113 @@
-"""Visits of a run in DynamoDB, read one at a time."""
+"""Visits of a run in DynamoDB, read one at a time.
+
+Problem: a run may have thousands of visits, and a page that shows one must not read the others.
+
+Algorithm: `step_visits.py` finds a visit by its step and its number. Its events are in its item, and in those
+that begin with its id. The times of a run are those that its latest visit carries.
+
+Cost: constant, for a run that has not forked, or that has no cycle.
+
+Limits: a run that has forked and has more than MAX_MEASURED_VISITS visits on cycles has no times.
+"""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection
+from contextlib import suppress
 
+from noetl.executor.errors import PayloadLostError
 from noetl.executor.model.durations import RunTimes, begin_times, extend_times
 from noetl.executor.model.events import Event
 from noetl.executor.model.run_summary import StartedVisit
+from noetl.executor.model.special_visits import finally_visit_id
+from noetl.executor.stores.damage import reading_run
 from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.blobs import PART_CHARACTERS
+from noetl.executor.stores.dynamo.carried_times import current_times
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.history import RunHistory
-from noetl.executor.stores.dynamo.run_snapshot import read_snapshot
-from noetl.executor.stores.dynamo.visit_items import decode_visit, without_outputs
+from noetl.executor.stores.dynamo.run_items import SUMMARY_ATTRIBUTES
+from noetl.executor.stores.dynamo.run_overview import count_visits, is_indexed, read_latest_visits
+from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot_of
+from noetl.executor.stores.dynamo.step_visits import find_visit, read_visit
+from noetl.executor.stores.dynamo.visit_items import VISIT_ATTRIBUTES, decode_visit, without_outputs
 from noetl.executor.stores.sql.rows import encode_json
+
+MAX_MEASURED_VISITS = 100
+"""Up to how many visits of a run all of its events are read, if its visits do not carry its times."""
+
+MEASURED_ATTRIBUTES = tuple(name for name in VISIT_ATTRIBUTES if name != "told")
+"""The attributes of a visit from which the times of its run follow."""
 
 
 class DynamoVisits:
     """The visits of the runs of a DynamoDB store."""
-
-    measures_long_runs = False
 
     def __init__(self, context: DynamoContext) -> None:
         self._context = context
         self._history = RunHistory(context)
 
     def find(self, run_id: str, step: str, number: int | None = None) -> StartedVisit | None:
-        """Return the visit of a step with a number, or the latest. All visits of the run are read."""
-        snapshot = read_snapshot(self._context, run_id)
-        items = [] if snapshot is None else snapshot.current_items
-        started = [
-            item
-            for item in items
-            if item.visit.step == step
-            and not (
-                item.visit.started_at is None
-                and item.visit.finished_at is None
-                and item.visit.progress is None
-            )
-        ]
-        found = next((item for item in reversed(started) if number in (None, item.visit.number)), None)
+        """Return the visit of a step with a number, or the latest."""
+        with reading_run(run_id):
+            found = find_visit(self._context, run_id, step, number)
         if found is None:
             return None
-        entered_at = found.origin.entered_at if found.origin.cause or found.origin.causes else None
-        return StartedVisit(without_outputs(found.visit), len(started), entered_at)
+        visit, origin = found.item.visit, found.item.origin
+        self._context.visit_ids.remember(visit)
+        entered_at = origin.entered_at if origin.cause or origin.causes else None
+        return StartedVisit(without_outputs(visit), found.started, entered_at)
 
     def events(
         self, run_id: str, step: str, number: int, types: Collection[str] | None = None
     ) -> list[Event]:
-        """Return the events of one visit. All events of the run are read, as their order is that of all."""
-        events = self._history.events(run_id, None, limit=sys.maxsize)
-        return [
-            event
-            for event in events
-            if (event.step, event.visit) == (step, number) and (types is None or event.type in types)
-        ]
+        """Return the events of one visit. Their ids are not those of the history."""
+        with reading_run(run_id):
+            item = read_visit(self._context, run_id, step, number)
+            events = [] if item is None else self._history.visit_events(item)
+        return [event for event in events if types is None or event.type in types]
 
-    def times(self, run_id: str, created_at: float, now: float) -> RunTimes:
-        """Return the times of a run. All of its events are read."""
-        events, active = self._history.read_all(run_id)
-        return extend_times(begin_times(created_at), events, active, 0, now)
+    def times(self, run_id: str, created_at: float, now: float) -> RunTimes | None:
+        """Return the times of a run, or None if all of its visits on cycles would have to be read."""
+        head = self._context.table.get(keys.head(run_id), (*SUMMARY_ATTRIBUTES, "told", "shifts"))
+        if head is None:
+            return begin_times(created_at)
+        self._context.heads.remember(head)
+        with reading_run(run_id):
+            snapshot = read_latest_visits(self._context, head, MEASURED_ATTRIBUTES)
+            times = current_times(self._context, snapshot, self._final_events(snapshot), now)
+            if times is not None:
+                return times
+            if is_indexed(self._context, head) and count_visits(snapshot) > MAX_MEASURED_VISITS:
+                return None
+            return self._measure(head, created_at, now)
 
     def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
-        """Return a part of the JSON of the failed items of a visit. All outputs of the visit are read."""
-        key = keys.visit(run_id, visit_id, self._context.heads.spread(run_id))
-        item = self._context.table.get(key)
-        found = None if item is None else decode_visit(run_id, item, self._context.blobs)
-        if found is None or not found.visit.failures:
-            return ""
-        return encode_json(list(found.visit.failures))[start : start + length]
+        """Return a part of the JSON of the failed items of a visit. Of an object, only this part is read."""
+        with reading_run(run_id), suppress(PayloadLostError):
+            key, blobs = self._context.heads.visit_key(run_id, visit_id), self._context.blobs
+            first, last = start // PART_CHARACTERS, -(-(start + length) // PART_CHARACTERS)
+            parts = self._context.table.get(key, ("fails",))
+            text = blobs.load_parts(parts["fails"], first, last) if parts else None
+            if text is not None:
+                return text[start - first * PART_CHARACTERS :][:length]
+            item = self._context.table.get(key)
+            found = None if item is None else decode_visit(run_id, item, blobs)
+            if found is not None and found.visit.failures:
+                return encode_json(list(found.visit.failures))[start : start + length]
+        return ""
+
+    def _final_events(self, snapshot: RunSnapshot) -> list[Event]:
+        """Return the events of the finally step of a run, which is visited once."""
+        id = finally_visit_id(snapshot.head.get("resumes", 0))
+        visit = next((item.visit for item in snapshot.items if item.visit.id == id), None)
+        item = None if visit is None else read_visit(self._context, visit.run_id, visit.step, visit.number)
+        return [] if item is None else self._history.visit_events(item)
+
+    def _measure(self, head: Item, created_at: float, now: float) -> RunTimes:
+        """Return the times of a run from all of its events."""
+        snapshot = read_snapshot_of(self._context, head, attributes=tuple(head))
+        events = self._history.all_events(snapshot)
+        active = [item.visit for item in snapshot.active_items]
+        return extend_times(begin_times(created_at), events, active, 0, now)

@@ -18,8 +18,6 @@ from noetl.planner.frozen import replace
 class MemoryVisits:
     """The visits of the runs of a store in memory. Another store keeps what it has measured."""
 
-    measures_long_runs = True
-
     def __init__(self, state: MemoryState) -> None:
         self._state = state
 

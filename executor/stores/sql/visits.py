@@ -38,8 +38,6 @@ _POSITION_BITS = 12
 class SqlVisits:
     """The visits of the runs of a SQL store."""
 
-    measures_long_runs = True
-
     def __init__(self, context: SqlContext) -> None:
         self._context = context
 
