@@ -319,7 +319,8 @@ def test_lines_are_found_on_the_service(page: Page, service: ServedPage) -> None
     page.goto(f"{service.url}/ui/runs/{run_id}/logs")
     lines = page.locator(".log li")
     expect(lines).to_have_count(1000)
-    expect(page.locator(".log")).not_to_contain_text("line 1042")
+    # The time of the next line follows without a blank.
+    expect(page.locator(".log")).not_to_contain_text(re.compile(r"line 1042\b"))
     field = page.get_by_label("Text", exact=True)
     field.fill("LINE 104")
     page.keyboard.press("Enter")
@@ -674,3 +675,79 @@ def test_a_lost_stream_names_the_time_of_the_last_data(browser: Browser, service
         is_lost = False
         page.clock.run_for(20_000)
         expect(page.locator(".connection")).to_have_text("Live")
+
+
+TRAVELLED = """\
+name: travelled
+variables: {total: 0}
+steps:
+  - name: load
+    run: [{action: set, set: {rows: [4, 5]}}]
+    rule: [{case: default, run: [sum, keep]}]
+  - name: sum
+    run: [{action: set, set: {total: "{{ rows | sum }}"}}]
+    rule: [{case: default, run: [report]}]
+  - name: keep
+    run: [{action: log, message: kept}]
+    rule: [{case: default, run: [report]}]
+  - name: report
+    run: [{action: log, message: "{{ total }}"}]
+"""
+
+
+def test_a_person_slides_through_the_history(browser: Browser, service: ServedPage, axe: str) -> None:
+    """The slider shows graph, states and names as they were, by keys, and an address has the place."""
+    run_id = service.start(TRAVELLED, "succeeded")
+    events = service.http.get(f"/workflows/{run_id}/events").json()["items"]
+    number = 1 + next(n for n, e in enumerate(events) if (e["type"], e["step"]) == ("step.completed", "load"))
+    with open_page(browser) as page:
+        page.goto(f"{service.url}/ui/runs/{run_id}")
+        slider = page.get_by_role("slider", name="Event")
+        present = page.get_by_role("button", name="End")
+        expect(slider).to_have_value(str(len(events)))
+        expect(present).to_be_disabled()
+        slider.focus()
+        slider.press("ArrowLeft")
+        expect(page).to_have_url(f"{service.url}/ui/runs/{run_id}?at={len(events) - 1}")
+        expect(present).to_be_enabled()
+        slider.press("Home")
+        expect(page).to_have_url(f"{service.url}/ui/runs/{run_id}?at=1")
+        expect(slider).to_have_attribute(
+            "aria-valuetext", re.compile("^Event 1 of [0-9]+: workflow.started, ")
+        )
+        state = page.get_by_role("region", name="Earlier state")
+        expect(page.locator("[data-step=load]")).to_have_accessible_name(re.compile("^load .*queued"))
+        expect(state.get_by_role("row")).to_have_count(1)
+        for _ in range(number - 1):
+            slider.press("ArrowRight")
+        expect(page.locator("[data-step=load]")).to_have_accessible_name(re.compile("^load .*succeeded"))
+        expect(page.locator("[data-step=report]")).to_have_accessible_name(re.compile("^report .*may run"))
+        expect(state.get_by_role("row").filter(has_text="total")).to_contain_text("first value")
+        expect(state.get_by_role("row").filter(has_text="rows")).to_contain_text("from load")
+        expect(state.get_by_role("heading", name="2 branches")).to_be_visible()
+        assert find_barriers(page, axe) == []
+        state.get_by_role("button", name="sum").click()
+        expect(page.get_by_role("complementary", name="Step sum")).to_contain_text("has not started")
+        page.keyboard.press("Escape")
+        expect(page).to_have_url(f"{service.url}/ui/runs/{run_id}?at={number}")
+        page.keyboard.press("Escape")
+        expect(page).to_have_url(f"{service.url}/ui/runs/{run_id}")
+        expect(slider).to_have_value(str(len(events)))
+        expect(page.get_by_role("region", name="Timeline")).to_be_visible()
+
+
+def test_an_address_leads_to_an_earlier_state(browser: Browser, service: ServedPage) -> None:
+    run_id = service.start(TRAVELLED, "succeeded")
+    events = service.http.get(f"/workflows/{run_id}/events").json()["items"]
+    place = next(n for n, event in enumerate(events) if event["type"] == "step.started")
+    with open_page(browser, statuses=[422]) as page:
+        page.goto(f"{service.url}/ui/runs/{run_id}?at={events[place]['id']}&step=load")
+        expect(page.get_by_role("slider")).to_have_value(str(place + 1))
+        drawer = page.get_by_role("complementary", name="Step load")
+        expect(drawer).to_contain_text("1 attempt")
+        expect(drawer).not_to_contain_text("rows =")
+        expect(drawer.get_by_role("heading", name="Saved")).to_have_count(0)
+        page.goto(f"{service.url}/ui/runs/{run_id}?at=999")
+        expect(page.get_by_role("alert")).to_contain_text(f"its events are 1 to {len(events)}")
+        page.get_by_role("button", name="End").click()
+        expect(page).to_have_url(f"{service.url}/ui/runs/{run_id}")

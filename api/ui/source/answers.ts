@@ -176,6 +176,34 @@ export interface RunDetails extends RunEntry {
   cursor?: string | null;
   graph_problem?: string | null;
   graph?: DrawnGraph;
+  /** Present if the run is shown as it was after an event. */
+  moment?: PastState;
+}
+
+export interface PastBranch {
+  step: string;
+  kind: "visit" | "arrived" | "queued";
+  visit: number | null;
+  status: string | null;
+}
+
+export interface PastName {
+  name: string;
+  value: unknown;
+  step: string | null;
+  visit: number | null;
+  branches: number[];
+  cut?: number;
+  problem?: string;
+}
+
+export interface PastState {
+  number: number;
+  events: number;
+  event: HistoryEntry;
+  branches: PastBranch[];
+  joins: Record<string, { arrived: number; expected: number; fired: number }>;
+  names: PastName[];
 }
 
 export interface ActionReport {

@@ -45,7 +45,7 @@ export function Drawer({ run, source, names, place, version, act, onChoose }: Pr
   const { step, visit } = place;
   const report = run.steps[step];
   const hasStarted = Boolean(report?.visits);
-  const path = `/workflows/${run.workflow_id}/step${query({ name: step, visit })}`;
+  const path = `/workflows/${run.workflow_id}/step${query({ name: step, visit, at: run.moment?.event.id })}`;
   const { data, problem } = useAnswer<StepData>(hasStarted ? `${path}${version ? `#${version}` : ""}` : null, { keeps: true });
   const index = names.indexOf(step);
   const show = (name: string | undefined) => name !== undefined && onChoose({ step: name });
@@ -111,7 +111,7 @@ function Sections({ run, data, source, place, version, act, onChoose }: Sections
   const box = useRef<HTMLDivElement>(null);
   const { shown, isLatest } = attemptOf(data, place);
   const error = isLatest ? data.error : shown?.error;
-  const hasLoop = Boolean(data.attempts[data.attempts.length - 1]?.loops?.length);
+  const hasLoop = !run.moment && Boolean(data.attempts[data.attempts.length - 1]?.loops?.length);
   const { loaded: items, problem, more } = useItems(data, hasLoop, version);
   return (
     <div ref={box}>

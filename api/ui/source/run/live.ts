@@ -194,7 +194,7 @@ async function readHistory(service: Service, id: string, history: RunHistory, si
 }
 
 /** Keep the objects of edges and nodes that have not changed, so that only the others are drawn again. */
-function keepGraph(old: RunDetails | null, found: RunDetails): RunDetails {
+export function keepGraph(old: RunDetails | null, found: RunDetails): RunDetails {
   if (!old?.graph || !found.graph) return found;
   const same = <T,>(before: T[], after: T[]) => {
     const kept = after.map((item, index) => (isSame(item, before[index]) ? (before[index] as T) : item));

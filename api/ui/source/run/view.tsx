@@ -2,7 +2,7 @@
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 
-import { linkTo, setParams, useAddress } from "../address";
+import { linkTo, readAddress, setParams, useAddress } from "../address";
 import { hasEnded, type RunDetails } from "../answers";
 import { count } from "../format";
 import { announce } from "../parts/announce";
@@ -22,12 +22,14 @@ import { orderOf, type Place } from "./rows";
 import { Steps } from "./steps";
 import { subRunOf } from "./subrun";
 import { Timeline } from "./timeline";
+import { HistorySlider, travelTo, useTravel } from "./travel";
 
 const loadDrawer = () => import("./drawer");
 const Drawer = lazy(async () => (await loadDrawer()).Drawer);
 const Data = lazy(async () => (await import("./tabs")).Data);
 const Logs = lazy(async () => (await import("./tabs")).Logs);
 const Events = lazy(async () => (await import("./tabs")).Events);
+const Moment = lazy(async () => (await import("./moment")).Moment);
 const Source = lazy(async () => (await import("./tabs")).Source);
 
 /** How long after the first paint the drawer is loaded, so that it opens at once. */
@@ -78,6 +80,8 @@ function ShownRun({ id, live, run, tab, params }: ShownProps) {
   const step = tab === "logs" ? null : params.get("step");
   const answer = useAnswer<RunSource>(`/workflows/${id}/source`);
   const source = answer.data?.source ?? (answer.problem ? "" : null);
+  const travel = useTravel(id, params.get("at") ?? "", params.getAll("open"));
+  const shown = travel.past ?? run;
   const now = useNow(!hasEnded(run.status));
   const [folds, setFolds] = useState(true);
   const names = useMemo(() => orderOf(run), [run.plan_hash, Object.keys(run.steps).length]);
@@ -87,7 +91,7 @@ function ShownRun({ id, live, run, tab, params }: ShownProps) {
     return () => clearTimeout(timer);
   }, []);
   useFoundSteps(names, (name) => choose({ step: name }));
-  useStepKeys(id, run, names, step, choose);
+  useStepKeys(id, shown, names, step, choose);
   const views = VIEWS[width];
   const wanted = params.get("view") ?? "";
   const view = width === "wide" ? (["graph", "timeline"].includes(wanted) ? wanted : "both") : wanted in views ? wanted : (Object.keys(views)[0] as string);
@@ -98,10 +102,11 @@ function ShownRun({ id, live, run, tab, params }: ShownProps) {
       {!isPage && <RunHead {...live} run={run} now={now} />}
       <nav class="tabs" aria-label="Parts of the run" hidden={isPage}>
         {Object.entries(views).map(([name, label]) => {
-          const shown = name === "both" ? undefined : new URLSearchParams({ view: name });
+          const kept = new URLSearchParams(travel.at ? { at: travel.at } : {});
+          if (name !== "both") kept.set("view", name);
           const isCurrent = tab === "" && (width === "wide" || view === name);
           return (
-            <a key={name} href={linkTo(["runs", id], shown)} aria-current={isCurrent ? "page" : undefined}>
+            <a key={name} href={linkTo(["runs", id], kept)} aria-current={isCurrent ? "page" : undefined}>
               {label}
             </a>
           );
@@ -113,14 +118,15 @@ function ShownRun({ id, live, run, tab, params }: ShownProps) {
         ))}
         <WaitsFor run={run} choose={choose} />
       </nav>
+      {tab === "" && !isPage && <HistorySlider {...travel} run={run} events={history.events} />}
       {tab === "" && (
         <div class={`panels ${view}${step === null ? "" : " opened"}`}>
           {(view === "both" || view === "graph") &&
             !isPage &&
-            (run.graph ? (
+            (shown.graph ? (
               <Graph
-                graph={run.graph}
-                run={run}
+                graph={shown.graph}
+                run={shown}
                 chosen={step}
                 opened={params.getAll("open")}
                 sub={subRunOf(params.get("sub"))}
@@ -128,34 +134,34 @@ function ShownRun({ id, live, run, tab, params }: ShownProps) {
                 onOpen={(names) => setParams({ open: [...names] }, { replace: true })}
               />
             ) : (
-              <p class="empty">{run.graph_problem ?? "This run has no graph."}</p>
+              <p class="empty">{shown.graph_problem ?? "This run has no graph."}</p>
             ))}
           {step !== null ? (
             <Drawer
               key={`${step} ${visit}`}
-              run={run}
+              run={shown}
               source={source}
               names={names}
               place={{ step, visit, attempt: Number(params.get("attempt")) || null, item: Number(params.get("item")) || null }}
-              version={versionOf(run, step)}
+              version={versionOf(shown, step)}
               act={act}
               onChoose={choose}
             />
           ) : view === "steps" ? (
-            <Steps run={run} history={history} names={names} now={now} onChoose={choose} />
+            <Steps run={shown} history={history} names={names} now={now} onChoose={choose} />
+          ) : view === "graph" ? null : travel.past ? (
+            <Moment run={travel.past} onChoose={choose} />
           ) : (
-            view !== "graph" && (
-              <Timeline
-                run={run}
-                history={history}
-                version={version}
-                now={now}
-                folds={folds}
-                onFold={setFolds}
-                chosen={step}
-                onChoose={choose}
-              />
-            )
+            <Timeline
+              run={run}
+              history={history}
+              version={version}
+              now={now}
+              folds={folds}
+              onFold={setFolds}
+              chosen={step}
+              onChoose={choose}
+            />
           )}
         </div>
       )}
@@ -196,7 +202,7 @@ function useStepKeys(id: string, run: RunDetails, names: readonly string[], step
     if (name) choose({ step: name });
   };
   useKeys({
-    Escape: () => step !== null && choose(null),
+    Escape: () => (step === null ? readAddress().params.has("at") && travelTo(null) : choose(null)),
     "]": () => next(names, 1),
     "[": () => next(names, -1),
     n: () => next(failed, 1),

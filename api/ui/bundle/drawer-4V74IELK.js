@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-KLZSB7YL.js";import"./chunk-NJZ6ZVJP.js";import"./chunk-CO7KCQHO.js";import"./chunk-QMME4WDC.js";import"./chunk-KMAT6LAF.js";import"./chunk-DB253QSE.js";export{a as Drawer,b as LogLines};

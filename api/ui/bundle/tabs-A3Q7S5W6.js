@@ -1,1 +1,0 @@
-import{a,b,c,d}from"./chunk-RYPRMDYB.js";import"./chunk-OXGY7XFF.js";import"./chunk-KLZSB7YL.js";import"./chunk-NJZ6ZVJP.js";import"./chunk-CO7KCQHO.js";import"./chunk-QMME4WDC.js";import"./chunk-KMAT6LAF.js";import"./chunk-DB253QSE.js";export{a as Data,c as Events,b as Logs,d as Source};
