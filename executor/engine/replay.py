@@ -27,6 +27,8 @@ from typing import Any
 
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.branch_stack import BranchStack
+from noetl.executor.model.consistent_cut import cut_at_start
+from noetl.executor.model.continued_run import continue_records
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.outcome import Choice, Outcome, Suspension
@@ -45,6 +47,7 @@ from noetl.executor.model.run import (
     Visit,
     VisitStatus,
 )
+from noetl.executor.model.run_history import RunRecords
 from noetl.executor.model.run_transition import begin_run
 from noetl.executor.model.special_visits import end_visit, is_pseudo_step
 from noetl.executor.model.transition import (
@@ -130,12 +133,22 @@ class _Replay:
         self.plan = _with_all_names(recorded)
         self.store = MemoryStore()
         self.store.state.plans[recorded.run.plan_hash] = self.plan
-        run, first, history = _begin(recorded)
-        self.id = self.store.runs.create(run, first, history=history).id
+        self.id = recorded.run.id
+        self.create()
         self.record = self.store.state.record(self.id)
         self.numbered = 0
         self.cases: dict[str, int | None] = {}
         self.waits: dict[str, Mapping[str, Any]] = {}
+
+    def create(self) -> None:
+        """Create the run as it was before its first event."""
+        run, first, copied = _begin(self.recorded)
+        if run.resumed_from is None or first.id == derived_id("from", run.resumed_from, first.step):
+            self.store.runs.create(run, first, history=copied)
+            return
+        visits = [_without_values(visit) for visit in self.recorded.visits]
+        records = cut_at_start(RunRecords(run, visits), self.plan)
+        self.store.runs.create_continued(continue_records(records, self.plan, run))
 
     def build(self) -> PastRun:
         record = self.record
@@ -228,21 +241,29 @@ class _Replay:
         return visit
 
     def find_visit(self, event: Event) -> Visit:
-        """Return the visit of an event. A join that fires again after a resume has the same number."""
+        """Return the visit of an event.
+
+        A join that fires again after a resume has the same number. Then the recorded times decide.
+        """
         step, number = event.step or "", event.visit or 1
         known = [
             visit for visit in self.record.visits.values() if (visit.step, visit.number) == (step, number)
         ]
         open_visits = [visit for visit in known if visit.status not in FINISHED]
         is_start = event.type == "step.started"
-        for visit in open_visits:
-            if (visit.started_at is None) is is_start:
-                return visit
+        fitting = [visit for visit in open_visits if (visit.started_at is None) is is_start]
+        if fitting:
+            return next((visit for visit in fitting if self.is_recorded_at(visit, event)), fitting[0])
         if known:
             return (open_visits or known)[-1]
         if self.plan.steps[step].is_finally_step:
             return self.begin_finally_step(event.at)
         return self.enter_early(step, number, event.at)
+
+    def is_recorded_at(self, visit: Visit, event: Event) -> bool:
+        """Return whether the record of a visit has the time of an event as that of its start or its end."""
+        recorded = self.by_id.get(visit.id)
+        return recorded is not None and event.at in (recorded.started_at, recorded.finished_at)
 
     def begin_finally_step(self, now: float) -> Visit:
         """Stop the run, which has no event, and return the visit of its finally step."""
@@ -299,10 +320,13 @@ class _Replay:
 
 
 def _begin(recorded: RecordedHistory) -> tuple[Run, Visit, list[Visit]]:
-    """Return a run as it was created, its first visit, and the visits that it has from an earlier run."""
+    """Return a run as it was created, its first visit, and the visits that it has from an earlier run.
+
+    A run that continues another one with all branches has no first visit.
+    """
     run, start = recorded.run, recorded.plan.header.start
-    ids = {derived_id("start", start)}
-    ids |= {derived_id("from", run.resumed_from, step) for step in recorded.plan.steps}
+    ids = {derived_id("from", run.resumed_from, step) for step in recorded.plan.steps}
+    ids |= {derived_id("start", start)} if run.resumed_from is None else set()
     first = next((visit for visit in recorded.visits if visit.id in ids), None)
     if first is None:
         first = Visit(derived_id("start", start), run.id, start, VisitStatus.READY, clock=1, names={})

@@ -37,6 +37,11 @@ def cut_before(records: RunRecords, plan: Plan, visit: Visit) -> RunRecords:
     return _Cut(records, plan).cut(visit)
 
 
+def cut_at_start(records: RunRecords, plan: Plan) -> RunRecords:
+    """Return the records of a run that continues another one, as they were when it began."""
+    return _Cut(records, plan).cut_at_start()
+
+
 def keep_branch(records: RunRecords, plan: Plan, visit: Visit) -> RunRecords:
     """Return the records without the branches next to one that stands at a visit, or waits at its join.
 
@@ -96,15 +101,34 @@ class _Cut:
         is_earlier = visit.finished_at is not None and visit.finished_at < run.created_at
         return run.resumed_from is not None and is_earlier
 
+    def cut_at_start(self) -> RunRecords:
+        run, start = self.records.run, self.plan.header.start
+        kept = {id: visit for id, visit in self.visits.items() if self.is_copied(visit)}
+        entered = self.enter_steps(kept, run.created_at)
+        first = Branch(derived_id("start", start), start, clock=1, names={})
+        if first.id not in kept:
+            entered[first.id] = enter_step(first, run.id, run.created_at)
+        return replace(
+            self.records,
+            visits=[*kept.values(), *entered.values()],
+            arrivals=self.find_arrivals(kept),
+            waves=self.count_waves(kept.values()),
+            events=(),
+        )
+
+    def enter_steps(self, kept: Mapping[str, Visit], due_at: float) -> dict[str, Visit]:
+        """Return the visits of the branches that have left the kept visits, and stand at a step."""
+        return {
+            branch.id: enter_step(branch, self.records.run.id, due_at, self.number_of(branch))
+            for id in kept
+            for branch in self.branches[id]
+            if not branch.is_arrival and branch.id not in kept
+        }
+
     def cut(self, visit: Visit) -> RunRecords:
         dropped = self.find_effects(visit)
         kept = {id: other for id, other in self.visits.items() if id not in dropped}
-        sent = [branch for id in kept for branch in self.branches[id]]
-        entered = {
-            branch.id: enter_step(branch, visit.run_id, visit.due_at, self.number_of(branch))
-            for branch in sent
-            if not branch.is_arrival and branch.id not in kept
-        }
+        entered = self.enter_steps(kept, visit.due_at)
         if visit.id not in entered and not self.is_arrival_at(visit, kept):
             branch = Branch(visit.id, visit.step, visit.clock, visit.names)
             entered[visit.id] = enter_step(branch, visit.run_id, visit.due_at, visit.number)

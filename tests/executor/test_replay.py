@@ -17,6 +17,7 @@ from noetl.api.service.step_reports import visit_state
 from noetl.api.service.views import StepState
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.replay import PastRun, RecordedHistory, replay
+from noetl.executor.engine.restart import RestartPoint, begin_from_records, find_restart_state
 from noetl.executor.engine.start import prefix_before, restart_from_step
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import Event
@@ -51,6 +52,8 @@ from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.infra.dynamodb import upgrade
 from noetl.planner.compile import compile_playbook
+from noetl.planner.continuation.judge import may_continue
+from noetl.planner.continuation.switch_state import Switch
 from noetl.planner.frozen import replace
 from noetl.planner.plan import Case, Plan
 from noetl.testing.run_harness import RunHarness, register_playbook
@@ -170,9 +173,10 @@ class RandomRun:
     claims: list[Claim] = field(default_factory=list)
     history: list[Held] = field(default_factory=list)
     resumes: int = 0
+    play: RunHarness = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        self.play = RunHarness(self.store, self.plan, {"m": "x"})
+        self.play = self.play or RunHarness(self.store, self.plan, {"m": "x"})
         self.id, self.clock = self.play.id, self.play.clock
         self.keep()
 
@@ -282,6 +286,44 @@ def test_a_history_leads_to_what_the_store_held(chunk: int, tmp_path: Path) -> N
         run.perform()
         check_replays(store, run.plan, run.id, run.history)
         store.close()
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_run_that_continues_another_one_is_replayed(kind: str, tmp_path: Path) -> None:
+    continued = 0
+    for seed in range(200, 260):
+        rng = random.Random(seed)
+        store: Store = MemoryStore() if kind == "memory" else SqliteStore(str(tmp_path / f"{seed}.db"))
+        run = RandomRun(store, random_plan(rng), rng)
+        run.perform()
+        restarted = restart(run)
+        if restarted is not None:
+            continued += 1
+            later = RandomRun(store, run.plan, rng, play=restarted)
+            later.perform()
+            check_replays(store, later.plan, later.id, later.history)
+        store.close()
+    assert continued > 10
+
+
+def restart(run: RandomRun) -> RunHarness | None:
+    """Start a run at a drawn visit of a run that has ended, or return None if that is not possible."""
+    visits = run.store.runs.visits_with_outputs(run.id)
+    run.clock.advance(1000)
+    step = run.rng.choice(visits).step
+    if not run.play.status.is_final or run.plan.header.sequential or run.plan.steps[step].is_finally_step:
+        return None
+    point = RestartPoint(run.play.run, run.plan, visits, step)
+    records, state = find_restart_state(point)
+    if not may_continue(run.plan, run.plan, state, Switch(), catalogue()).is_yes:
+        return None
+    continued = begin_from_records(records, run.plan, {}, run.clock())
+    created = run.store.runs.create_continued(continued)
+    run.clock.advance(1000)
+    play = RunHarness(run.store, run.plan, {"m": "x"}, clock=run.clock)
+    run.store.runs.stop(play.id, RunStatus.CANCELLED, run.clock())
+    play.id, play.queue = created.id, created.queue
+    return play
 
 
 CHILD = """
