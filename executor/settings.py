@@ -130,6 +130,14 @@ SETTINGS = (
         " dropped.",
     ),
     Setting(
+        "NOETL_CACHE_TTL",
+        "execution",
+        "a duration such as `7d`, or `off`",
+        "`365d`",
+        "The longest time for which a [cached result](language.md#cached-results) is used, whatever the `ttl`"
+        " of the playbook is. `off`: all work is performed.",
+    ),
+    Setting(
         "NOETL_KEEP_INPUTS",
         "execution",
         "`on` or `off`",

@@ -177,6 +177,7 @@ def _describe_default(schema: Mapping[str, Any], *, is_required: bool) -> str:
 _NOUNS = {
     "InputDeclaration": "a mapping",
     "RetryPolicy": "a mapping",
+    "CachePolicy": "a mapping",
     "Loop": "a mapping",
     "Repeat": "a mapping",
     "ActionEntry": "an action",

@@ -21,6 +21,7 @@ CONSTRUCTS: dict[str, type[models.Model]] = {
     "loop": models.Loop,
     "repeat": models.Repeat,
     "retry": models.RetryPolicy,
+    "cache": models.CachePolicy,
 }
 """The constructs that have a table of keys."""
 
@@ -63,6 +64,7 @@ KEYS: dict[tuple[str, str], str] = {
     ("step", "max_visits"): "[Limit of the visits](#cycles) in a run.",
     ("step", "retry"): "[Attempts](#retries) at its `run`.",
     ("step", "timeout"): "The time limit of [one attempt](#timeouts).",
+    ("step", "cache"): "Uses an [earlier result](#cached-results) of its `run`: a duration or a mapping.",
     ("step", "delivery"): "Whether an attempt may be [repeated](#retries) after a crash.",
     ("step", "on_error"): "As in the playbook, for this step.",
     ("case", "case"): "[The guard](#rules): an expression, `default` or `error`.",
@@ -76,6 +78,7 @@ KEYS: dict[tuple[str, str], str] = {
     ("action", "if"): "A condition. The action is skipped unless it is true.",
     ("action", "retry"): "[Attempts](#retries) at the action, within one attempt of the step.",
     ("action", "timeout"): "The time limit of [one attempt](#timeouts).",
+    ("action", "cache"): "Uses an [earlier result](#cached-results): a duration or a mapping.",
     ("action", "loop"): "Repeats the action [for every item](#loops) of a list.",
     ("action", "on_error"): "[Forgives](#forgiven-failures) its failure.",
     ("call", "task"): "The name.",
@@ -98,6 +101,9 @@ KEYS: dict[tuple[str, str], str] = {
     ("retry", "max_delay"): "The longest delay.",
     ("retry", "jitter"): "Whether each delay is shortened at random, by up to a half.",
     ("retry", "if"): "A guard over `error`. Another attempt is made only if it is true.",
+    ("cache", "key"): "A value with templates that takes the place of the values that the work reads.",
+    ("cache", "ttl"): "How long a result is used, from `1s` to `365d`.",
+    ("cache", "skip_effects"): "Whether a hit may skip effects outside of the run.",
 }
 """The meaning of every key of the constructs."""
 

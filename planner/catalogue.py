@@ -125,6 +125,8 @@ class ActionDeclaration:
         idempotent: whether the action has the same effect if it is executed twice.
         idempotent_when: a function from the parameters as written to `idempotent`, if it depends on them.
         is_atomic: whether an action that has failed has changed nothing.
+        reads_only: whether the action has no effect but its result.
+        reads_only_when: a function from the parameters as written to `reads_only`, if it depends on them.
         extra: the extra of this installation that the action needs, and a package of it.
         summary: a function from the parameters as written to the text that drawings show after the type.
         saves: the parameter whose keys are names. The result has these keys, and each value is saved under
@@ -153,6 +155,8 @@ class ActionDeclaration:
     idempotent: bool = True
     idempotent_when: Callable[[Mapping[str, Any]], bool] | None = None
     is_atomic: bool = False
+    reads_only: bool = False
+    reads_only_when: Callable[[Mapping[str, Any]], bool] | None = None
     extra: tuple[str, str] | None = None
     summary: Callable[[Mapping[str, Any]], str] | None = None
     saves: str | None = None
@@ -173,6 +177,10 @@ class ActionDeclaration:
     def is_idempotent(self, parameters: Mapping[str, Any]) -> bool:
         """Return whether an action with these parameters has the same effect if it is executed twice."""
         return self.idempotent if self.idempotent_when is None else self.idempotent_when(parameters)
+
+    def is_reader(self, parameters: Mapping[str, Any]) -> bool:
+        """Return whether an action with these parameters has no effect but its result."""
+        return self.reads_only if self.reads_only_when is None else self.reads_only_when(parameters)
 
     def summarise(self, parameters: Mapping[str, Any]) -> str:
         """Return the text that drawings show after the type, or an empty string."""

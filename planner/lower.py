@@ -14,8 +14,11 @@ Limits: the program must have no errors. Without a plan, NP701 is reported.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import networkx as nx
@@ -37,6 +40,7 @@ from noetl.planner.plan import (
     MAX_COUNTED_VISITS,
     NO_RETRY,
     Action,
+    Cache,
     Header,
     Input,
     Join,
@@ -50,11 +54,24 @@ from noetl.planner.plan import (
 from noetl.planner.plan import Case as PlanCase
 from noetl.planner.plan import Step as PlanStep
 from noetl.planner.plan import Task as PlanTask
+from noetl.planner.program.cache_reads import CacheReads
 from noetl.planner.program.program import Program
 from noetl.planner.program.template_uses import TemplateScope, TemplateUse
 from noetl.planner.syntax import models
 from noetl.planner.syntax.entries import find_called_tasks, find_saved_names
-from noetl.planner.syntax.models import ActionEntry, Case, Entry, RetryPolicy, Step, Task, TaskEntry
+from noetl.planner.syntax.models import (
+    ActionEntry,
+    CachePolicy,
+    Case,
+    Entry,
+    RetryPolicy,
+    Step,
+    Task,
+    TaskEntry,
+)
+
+_UNCACHED_KEYS = frozenset({"line", "retry", "timeout_seconds", "cache"})
+"""The keys of lowered work on which its result does not depend."""
 
 
 def lower(program: Program) -> Plan | None:
@@ -161,7 +178,38 @@ class Lowering:
             saves=tuple(sorted(self.saves_of_step[name])),
             live_names=self.live_names.get(name, frozenset()),
             line=self.program.name_span(step).line,
+            cache=None if step.cache is None else self.lower_step_cache(step, step.cache),
         )
+
+    @cached_property
+    def cache_reads(self) -> CacheReads:
+        """The names that cached work reads."""
+        return CacheReads(self.program)
+
+    def lower_step_cache(self, step: Step, cache: CachePolicy) -> Cache:
+        """Return the cache of the work of a step. The items of its loop are cached one by one."""
+        tasks = {name: self.symbols.tasks[name] for name in self.cache_reads.called_tasks(step)}
+        runs = [step.run or (), *(task.run for task in tasks.values())]
+        called = {name: self.hashed_form(task.run, parallel=task.parallel) for name, task in tasks.items()}
+        work = [self.hashed_form(step.run or (), parallel=step.parallel), called]
+        types = {entry.action for run in runs for entry in run if isinstance(entry, ActionEntry)}
+        item_name = None if step.loop is None else step.loop.as_
+        reads = self.cache_reads.of_step(step)
+        return Cache(hash_work([work, item_name]), cache.ttl, cache.key, reads, tuple(sorted(types)))
+
+    def hashed_form(self, run: Iterable[Entry], *, parallel: bool) -> list[Any]:
+        """Return work as data, without what its result does not depend on."""
+        forms = (self.lower_work(entry).to_json() for entry in run)
+        kept = [{key: form[key] for key in form.keys() - _UNCACHED_KEYS} for form in forms]
+        return [parallel, kept]
+
+    def lower_action_cache(self, entry: ActionEntry, parameters: Mapping[str, Any]) -> Cache | None:
+        """Return the cache of an action."""
+        if entry.cache is None:
+            return None
+        reads = self.cache_reads.of_deferred(entry)
+        work = hash_work([entry.action, parameters])
+        return Cache(work, entry.cache.ttl, entry.cache.key, reads, (entry.action,))
 
     def lower_case(self, step: str, case: Case, targets: tuple[str, ...]) -> PlanCase:
         return PlanCase(
@@ -185,11 +233,12 @@ class Lowering:
             condition, line = lower_condition(entry.if_), self.find_line(entry)
             return TaskCall(entry.task, entry.with_, entry.as_, condition, forgiven, loop, line)
         assert isinstance(entry, ActionEntry)
+        parameters = {
+            name: self.lower_parameter(entry, name, value) for name, value in entry.parameters.items()
+        }
         return Action(
             type=entry.action,
-            parameters={
-                name: self.lower_parameter(entry, name, value) for name, value in entry.parameters.items()
-            },
+            parameters=parameters,
             save_as=entry.as_,
             condition=lower_condition(entry.if_),
             retry=lower_retry(entry.retry) or NO_RETRY,
@@ -197,6 +246,7 @@ class Lowering:
             forgiven=forgiven,
             loop=lower_loop(entry.loop),
             line=self.find_line(entry),
+            cache=self.lower_action_cache(entry, parameters),
         )
 
     def find_line(self, entry: ActionEntry | TaskEntry) -> int:
@@ -318,6 +368,16 @@ class Lowering:
                 *(self.saves_of_task[task] for task in find_called_tasks(work) if task in self.saves_of_task)
             )
         return saves
+
+
+def hash_work(work: Any) -> str:
+    """Return the hash of work as data. The order of keys does not count.
+
+    >>> hash_work({"a": 1, "b": 2}) == hash_work({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(work, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def lower_guard(guard: str) -> str | None:

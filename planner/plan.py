@@ -117,12 +117,46 @@ class Repeat:
 
 
 @frozen
+class Cache:
+    """A cache of the result of work, which is the work of a step or an action.
+
+    `work_hash` identifies the work as it is written, with the tasks that it calls. `key` is a value with
+    templates, or None for the default key: the values that the work reads. `reads` are the names and the
+    entries of mappings among them that are not in the rendered parameters of an action. `types` are the types
+    of all its actions.
+    """
+
+    work_hash: str
+    ttl_seconds: float
+    key: Any = None
+    reads: tuple[tuple[str, ...], ...] = ()
+    types: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "work_hash": self.work_hash,
+            "ttl_seconds": self.ttl_seconds,
+            "key": self.key,
+            "reads": [list(path) for path in self.reads],
+            "types": list(self.types),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | None) -> Cache | None:
+        if data is None:
+            return None
+        reads = tuple(map(tuple, data["reads"]))
+        return cls(data["work_hash"], data["ttl_seconds"], data["key"], reads, tuple(data["types"]))
+
+
+@frozen
 class Action:
     """One action of the work of a step.
 
     `parameters` contain templates as text, at any depth. A parameter that is an action has the form of
     `to_json`. `condition` is the guard of `if`, `save_as` the name of `as`. `forgiven` means `on_error:
-    continue`. `line` is the line of the action in the text, or 0 if it is unknown.
+    continue`. `line` is the line of the action in the text, or 0 if it is unknown. Its JSON has `cache` only
+    if there is one.
     """
 
     type: str
@@ -134,6 +168,7 @@ class Action:
     forgiven: bool = False
     loop: Loop | None = None
     line: int = 0
+    cache: Cache | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -146,6 +181,7 @@ class Action:
             "forgiven": self.forgiven,
             "loop": self.loop and self.loop.to_json(),
             "line": self.line,
+            **({} if self.cache is None else {"cache": self.cache.to_json()}),
         }
 
 
@@ -195,8 +231,9 @@ def action_from_json(data: Mapping[str, Any]) -> Action:
         data["timeout_seconds"],
         data["forgiven"],
         Loop.from_json(data["loop"]),
-        # Plans of earlier versions do not have this key.
+        # Plans of earlier versions do not have these keys.
         data.get("line", 0),
+        Cache.from_json(data.get("cache")),
     )
 
 
@@ -305,6 +342,7 @@ class Step:
         live_names: the names that are read at the step or after it (JSON key `hands_on`).
         line: the line of the name in the text.
         format: the version of the format for which the step was compiled. It says what the step means.
+        cache: the cache of the work, without the rule. The JSON has it only if there is one.
     """
 
     name: str
@@ -328,6 +366,7 @@ class Step:
     live_names: frozenset[str] = frozenset()
     line: int = 0
     format: int = FORMAT
+    cache: Cache | None = None
 
     @property
     def has_ordered_visits(self) -> bool:
@@ -359,6 +398,7 @@ class Step:
             "hands_on": sorted(self.live_names),
             "line": self.line,
             "format": self.format,
+            **({} if self.cache is None else {"cache": self.cache.to_json()}),
         }
 
     @classmethod
@@ -386,6 +426,7 @@ class Step:
             line=data["line"],
             # Plans of format 1 do not have this key.
             format=data.get("format", 1),
+            cache=Cache.from_json(data.get("cache")),
         )
 
 

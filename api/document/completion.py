@@ -48,6 +48,7 @@ TAGS = {
     "callbacks": "Answers of external systems and persons to steps that wait.",
     "playbooks": "The registry of playbooks.",
     "plans": "The compiler, without a run.",
+    "cache": "Cached results of work.",
     "health": "Health checks and metrics.",
 }
 OF_ALL = (

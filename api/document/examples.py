@@ -18,6 +18,7 @@ from noetl.api.http.responses import (
     PlaybookLinks,
     RunLinks,
 )
+from noetl.api.service.cached_results import CachedEntry, CachePage, ClearReport
 from noetl.api.service.data_views import (
     ActionReport,
     AttemptReport,
@@ -313,6 +314,22 @@ _VIEWS: tuple[View, ...] = (
         ],
         next_cursor=None,
     ),
+    CachePage(
+        items=[
+            CachedEntry(
+                digest="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                label="customer 4711",
+                playbook="nightly",
+                step="load",
+                workflow_id=_RUN,
+                created_at=_TIME,
+                expires_at=_TIME,
+                size=1024,
+            )
+        ],
+        has_more=False,
+    ),
+    ClearReport(cleared=3),
     LogPage(items=[_LINE], next_cursor=None, last_event=f"3-1-{_RUN}"),
     RunDetails(
         workflow_id=_RUN,

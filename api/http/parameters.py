@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from noetl.api.http.problems import Problem
+from noetl.api.service.cached_results import ENTRIES_PER_PAGE, CacheQuery
 from noetl.api.service.inbox import MAX_QUESTIONS, QUESTIONS_PER_PAGE
 from noetl.api.service.loop_items import ITEMS_PER_PAGE, MAX_ITEMS_PER_PAGE, ItemQuery
 from noetl.api.service.loop_states import ItemState
@@ -34,11 +35,13 @@ from noetl.api.service.run_data import LINES_PER_PAGE
 from noetl.api.service.run_lists import parse_step
 from noetl.api.service.runs import EVENTS_PER_PAGE
 from noetl.api.service.statistics import DEFAULT_RUNS, MAX_RUNS
+from noetl.executor.model.cached_results import MAX_LISTED
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, RunFilter
 from noetl.executor.model.tracing import parse_trace
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.frozen import replace
+from noetl.planner.syntax.durations import parse_duration
 
 MAX_WAIT_SECONDS = 25
 
@@ -431,6 +434,31 @@ class LogQuery(BaseModel):
     cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
     limit: WholeNumber = Field(
         LINES_PER_PAGE, ge=1, le=LINES_PER_PAGE, description="The most lines of the page."
+    )
+
+
+class CacheConditions(BaseModel):
+    """The query parameters that select cached results."""
+
+    playbook: str | None = Field(None, description="Only results of this playbook.", examples=["nightly"])
+    step: str | None = Field(None, description="Only results of this step.")
+    key: str | None = Field(
+        None, max_length=MAX_TEXT_LENGTH, description="Only results whose key or digest begins with this."
+    )
+    older_than: str | None = Field(
+        None, description="Only results that are older: `15m`, `1h` or `1d`.", pattern=STEP_PATTERN
+    )
+
+    def to_query(self) -> CacheQuery:
+        seconds = None if self.older_than is None else parse_duration(self.older_than)
+        return CacheQuery(self.playbook, self.step, self.key, seconds)
+
+
+class CacheListQuery(CacheConditions):
+    """The query parameters of a list of cached results."""
+
+    limit: WholeNumber = Field(
+        ENTRIES_PER_PAGE, ge=1, le=MAX_LISTED, description="The most results of the list."
     )
 
 

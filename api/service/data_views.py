@@ -28,11 +28,20 @@ MAX_SHOWN_CHARACTERS = 64 * 1024
 """How much a view shows of a value, in characters of JSON."""
 
 
+class CachedReport(View, schema_name="CachedData"):
+    """Origin of a result that was taken from the cache: the run that computed it, its age, and its key."""
+
+    run: str
+    age_seconds: float
+    key: str
+
+
 class ActionReport(View, schema_name="ActionData"):
     """Attempt at an action.
 
     `position` is the place of the action in the step. `input` has the rendered parameters, and `cut` the
-    lengths of those of which it has only the beginning. `status` is `waiting` while a step is paused.
+    lengths of those of which it has only the beginning. `status` is `waiting` while a step is paused. With
+    `cached`, the action was not performed.
     """
 
     action: str
@@ -44,10 +53,14 @@ class ActionReport(View, schema_name="ActionData"):
     cut: Mapping[str, int] | None = None
     error: ErrorRecord | None = None
     wait_seconds: float | None = None
+    cached: CachedReport | None = None
 
 
 class AttemptReport(View, schema_name="AttemptData"):
-    """Attempt of a visit with its actions, and the progress of its loops. Items of loops are no actions."""
+    """Attempt of a visit with its actions, and the progress of its loops. Items of loops are no actions.
+
+    With `cached`, the work of the step was not performed.
+    """
 
     attempt: int
     worker: str | None
@@ -56,6 +69,7 @@ class AttemptReport(View, schema_name="AttemptData"):
     error: ErrorRecord | None
     actions: Sequence[ActionReport]
     loops: Sequence[LoopReport] | None = None
+    cached: CachedReport | None = None
 
 
 class GuardReport(View, schema_name="GuardData"):

@@ -32,6 +32,7 @@ COUNTERS: Mapping[FactKind, tuple[str, str]] = {
     FactKind.RUN: ("noetl_runs_ended", "Ends of runs. A run that is resumed ends again."),
     FactKind.STEP: ("noetl_steps_ended", "Visits of steps that have succeeded or failed."),
     FactKind.RETRY: ("noetl_step_retries", "Attempts that have failed and are followed by another."),
+    FactKind.CACHED: ("noetl_actions_cached", "Actions and steps whose result was taken from the cache."),
     FactKind.LOST_LEASE: ("noetl_lost_leases", "Visits that another worker took over from a lost one."),
 }
 """The name and the meaning of the counter of each kind of facts."""

@@ -124,6 +124,7 @@ class _RequestStore:
         self.waits = guard("waits")
         self.registry = guard("registry")
         self.keys = guard("keys")
+        self.cache = guard("cache")
         self.facts = guard("facts")
         self.maintenance = guard("maintenance")
         self.clock = store.clock

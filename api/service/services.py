@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 
 from noetl.api.service.bulk import BulkService
+from noetl.api.service.cached_results import CacheService
 from noetl.api.service.callbacks import CallbackService
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.evaluation import EvaluationService
@@ -40,6 +41,7 @@ class TenantServices:
         self.comparison = ComparisonService(self.runs, self.data)
         self.evaluation = EvaluationService(self.runs, self.data, self.past_runs)
         self.inbox = InboxService(context, self.runs)
+        self.cache = CacheService(context)
         self.playbooks = PlaybookService(context)
         self.statistics = StatisticsService(context)
         self.callbacks = CallbackService(context)

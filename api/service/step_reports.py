@@ -14,6 +14,7 @@ from noetl.api.service.views import (
     WaitReport,
 )
 from noetl.executor.actions import catalogue
+from noetl.executor.model.cached_results import CACHE_WAIT, WAITS_KEY
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import NEVER, RunStatus, Visit, VisitStatus
@@ -63,7 +64,7 @@ def _state_before_pause(visit: VisitSummary | Visit) -> StepState:
     """Return the status of a visit that its paused run has parked."""
     if visit.error is not None:
         return StepState.RETRYING
-    is_suspended = any("memory" in entry for entry in _journal(visit).values())
+    is_suspended = any("memory" in entry or WAITS_KEY in entry for entry in _journal(visit).values())
     return StepState.WAITING if is_suspended else StepState.PENDING
 
 
@@ -80,11 +81,16 @@ def item_waits(journal: Mapping[str, Any]) -> ItemWait:
 
 
 def _waits(journal: Mapping[str, Any]) -> dict[str, Any]:
-    entries = [(position, entry) for position, entry in journal.items() if "action" in entry]
+    cache_waits = {CACHE_WAIT} if any(WAITS_KEY in entry for entry in journal.values()) else set[str]()
+    entries = [
+        (position, entry)
+        for position, entry in journal.items()
+        if "action" in entry and WAITS_KEY not in entry
+    ]
     suspended = [(position, entry) for position, entry in entries if "memory" in entry]
     questions = [_find_question(position, entry) for position, entry in suspended]
     return {
-        "actions": sorted({entry["action"] for _, entry in suspended}),
+        "actions": sorted({entry["action"] for _, entry in suspended} | cache_waits),
         "workflows": [run for _, entry in suspended if (run := _find_child_run(entry)) is not None],
         "retried": sorted({entry["action"] for _, entry in entries if "memory" not in entry}) or None,
         "questions": [question for question in questions if question is not None] or None,

@@ -6,7 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from noetl.api.service.data_views import ActionReport, AttemptReport, GuardReport, LogLine
+from noetl.api.service.data_views import (
+    ActionReport,
+    AttemptReport,
+    CachedReport,
+    GuardReport,
+    LogLine,
+)
 from noetl.api.service.views import LoopReport, StepState
 from noetl.executor.model.events import Event, timestamp
 from noetl.planner.plan import Step
@@ -62,11 +68,23 @@ class _AttemptBuilder:
             action["duration_ms"] = None if seconds is None else round(seconds * 1000, 3)
             action["error"], action["wait_seconds"] = payload.get("error"), payload.get("wait_seconds")
             self._open.pop(payload["position"], None)
+        elif event.type == "action.cached":
+            self._add_cached(event)
         elif event.type == "loop.progress":
             counts = {name: payload[name] for name in ("position", "done", "failed", "total")}
             self._loops[payload["position"]] = LoopReport(**counts)
         elif event.type in _ENDS_OF_ATTEMPT:
             self._members |= {"finished_at": timestamp(event.at), "error": payload.get("error")}
+
+    def _add_cached(self, event: Event) -> None:
+        """Add an action that was not performed, or mark the attempt if none of its work was."""
+        origin = CachedReport(**{name: event.payload[name] for name in ("run", "age_seconds", "key")})
+        if "action" not in event.payload:
+            self._members["cached"] = origin
+            return
+        action = self._start(event)
+        action |= {"status": StepState.SUCCEEDED, "cached": origin}
+        del self._open[event.payload["position"]]
 
     def _start(self, event: Event) -> dict[str, Any]:
         """Add an action. An earlier one at its position, which has no end, was cancelled."""

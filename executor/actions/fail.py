@@ -17,6 +17,7 @@ DECLARATION = ActionDeclaration(
         "type": Parameter((Kind.STRING,), "The type of the error. Default: `Failed`."),
     },
     never_succeeds=True,
+    reads_only=True,
     error_type="type",
 )
 

@@ -66,6 +66,7 @@ DECLARATION = ActionDeclaration(
     summary=lambda parameters: next((name for name in _OPERATION_NAMES if name in parameters), ""),
     idempotent=False,
     idempotent_when=lambda parameters: "append" not in parameters,
+    reads_only_when=lambda parameters: "read" in parameters or "list" in parameters,
     result_for=lambda parameters: (
         {"path": Kind.STRING, "bytes": Kind.INTEGER}
         if "write" in parameters or "append" in parameters

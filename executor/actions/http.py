@@ -120,6 +120,9 @@ DECLARATION = ActionDeclaration(
     idempotent=False,
     # A retry of an unsafe method sends the same idempotency key.
     idempotent_when=lambda _: True,
+    reads_only_when=lambda parameters: (
+        str(parameters.get("method", "GET")).upper() in ("GET", "HEAD", "OPTIONS")
+    ),
 )
 
 _UNSAFE_METHODS = ("POST", "PUT", "PATCH", "DELETE")

@@ -24,6 +24,7 @@ DECLARATION = ActionDeclaration(
         "fields": Parameter((Kind.OBJECT,), "Additional fields of the line, for programs that read it."),
     },
     cannot_fail=True,
+    reads_only=True,
 )
 
 

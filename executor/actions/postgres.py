@@ -34,6 +34,27 @@ _ADDS_ROWS = re.compile(r"\b(?:insert|merge|call|copy)\b", re.IGNORECASE)
 _DETECTS_DUPLICATES = re.compile(r"\bon\s+conflict\b|\bnot\s+exists\b", re.IGNORECASE)
 
 
+_READS = re.compile(r"\s*(?:select|values|table|show|with)\b", re.IGNORECASE)
+_WRITES = re.compile(
+    r"\|\s*raw\b|\b(?:insert|update|delete|merge|call|copy|into|truncate|create|alter|drop|grant|revoke"
+    r"|lock|share|nextval|setval|set_config|notify|pg_notify|pg_advisory\w*)\b",
+    re.IGNORECASE,
+)
+
+
+def _only_reads(parameters: Mapping[str, Any]) -> bool:
+    """Return whether the statements have no effect but their rows.
+
+    Effects of functions are not seen, except for a few.
+    """
+    query = parameters.get("query")
+    statements = query if isinstance(query, list) else [query]
+    return "rows" not in parameters and all(
+        isinstance(statement, str) and _READS.match(statement) and not _WRITES.search(statement)
+        for statement in statements
+    )
+
+
 def _may_duplicate_rows(parameters: Mapping[str, Any]) -> bool:
     """Return whether a repeat of the statements may add the same rows again.
 
@@ -127,6 +148,7 @@ DECLARATION = ActionDeclaration(
     idempotent_when=lambda parameters: not _may_duplicate_rows(parameters),
     result_for=_result_of,
     is_atomic=True,
+    reads_only_when=lambda parameters: _only_reads(parameters),  # noqa: PLW0108
 )
 
 _TEMPLATE_NAME = "noetl_{}"

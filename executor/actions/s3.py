@@ -65,6 +65,7 @@ DECLARATION = ActionDeclaration(
         "escape_formulas": ESCAPE_FORMULAS,
     },
     one_of=("get", "put", "list", "delete"),
+    reads_only_when=lambda parameters: "get" in parameters or "list" in parameters,
 )
 
 _CHUNK_BYTES = 1024 * 1024

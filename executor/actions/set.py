@@ -21,6 +21,7 @@ DECLARATION = ActionDeclaration(
     ),
     saves="set",
     saves_given_values=True,
+    reads_only=True,
     cannot_fail=True,
 )
 

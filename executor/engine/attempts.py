@@ -7,10 +7,12 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from noetl.executor.actions import catalogue, handler
 from noetl.executor.actions.action import Call, Suspend
+from noetl.executor.engine.cached_work import CachedWork, read_action_key
 from noetl.executor.engine.kept_data import ActionCall
 from noetl.executor.engine.rendering import render_parameters
 from noetl.executor.engine.run_bytes import Log, limit_files, limit_log
@@ -85,8 +87,29 @@ class RetryLoop:
     def run(self) -> WorkResult:
         """Call the action until it succeeds, fails finally, waits, or the run is cancelled.
 
-        The work is also suspended if the delays before retries are long.
+        The work is also suspended if the delays before retries are long. With a cache, the action is not
+        called if it has a result.
         """
+        cache, action = self.action.cache, self.action
+        if cache is None or self.context.results is None or not self._is_allowed():
+            return self.run_attempts()
+        lookup, declaration = self.scope.lookup(self.position), catalogue()[action.type]
+        cached = CachedWork(
+            self.context,
+            cache,
+            self.scope,
+            self.position,
+            partial(read_action_key, action, declaration, lookup, cache),
+            action.type,
+            action.line,
+        )
+        result = cached.run(lambda context: replace(self, context=context).run_attempts())
+        if isinstance(result, WorkSuspension) and "tries" not in result.journal[self.position]:
+            return result.with_entry(self.position, self._journal(self._first_attempt())[self.position])
+        return result
+
+    def run_attempts(self) -> WorkResult:
+        """Call the action as `run` does, without the cache."""
         attempt, held_seconds = self._first_attempt(), 0.0
         while True:
             attempt = self._start(attempt)
@@ -202,10 +225,14 @@ class RetryLoop:
             raise
         self.context.waits.give_back()
 
+    def _is_allowed(self) -> bool:
+        allowed = self.context.capabilities.actions
+        return allowed is None or self.action.type in allowed
+
     def _check_allowed(self) -> None:
         """Raise an ActionError if the action type is disabled."""
-        allowed, type = self.context.capabilities.actions, self.action.type
-        if allowed is not None and type not in allowed:
+        if not self._is_allowed():
+            type = self.action.type
             message = f"action type `{type}` is not allowed here: {ACTIONS_SETTING} does not name it"
             raise ActionError("ActionDisabled", message, retryable=False)
 

@@ -30,7 +30,7 @@ from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Run
 from noetl.planner.catalogue import ActionDeclaration, Catalogue, Kind, Sink
 from noetl.planner.frozen import frozen, replace
-from noetl.planner.plan import Action, Case, Loop, Plan, Step, TaskCall, Work, action_from_json
+from noetl.planner.plan import Action, Cache, Case, Loop, Plan, Step, TaskCall, Work, action_from_json
 from noetl.planner.templates.evaluator import to_text
 from noetl.planner.templates.template import EvaluationError
 
@@ -57,7 +57,8 @@ class PlannedAction:
     """An action that a run would perform.
 
     `condition` is its `if` where the value is unknown, `item` the item of the loop around it as a value.
-    `acts_outside` is false for an action that only assigns names or fails.
+    `acts_outside` is false for an action that only assigns names or fails. If a cached result of at most
+    `cache_seconds` takes its place, it is not performed; None without a cache.
     """
 
     type: str
@@ -67,6 +68,7 @@ class PlannedAction:
     condition: str | None = None
     item: Any = None
     acts_outside: bool = True
+    cache_seconds: float | None = None
 
 
 @frozen
@@ -187,6 +189,7 @@ class _Walk:
         elif step.cyclic:
             names |= self._unknown_names(other for other in self.plan.steps.values() if other.cyclic)
         work, problem, cases = _StepWalk(self, self._builtins() | names), None, list[PlannedCase]()
+        work.cache = step.cache
         try:
             work.perform(step.run, "run", step.loop)
         except _StepFailure as failure:
@@ -196,6 +199,7 @@ class _Walk:
             # With this, a walk that ends here shows the step, too.
             certain, actions, more = entry.is_certain, work.actions, work.more_items
             self.walked.append(PlannedStep(step.name, step.line, certain, actions, cases, problem, more))
+        work.cache = None
         if step.cyclic:
             # A later round may save other values, take another case, and exceed `max_visits`.
             work.may_fail = True
@@ -274,6 +278,7 @@ class _StepWalk:
         self.more_items: dict[str, int] = {}
         self._data: Any = None
         self.may_fail = False
+        self.cache: Cache | None = None
 
     def outcome(self, problem: str | None) -> dict[str, Any]:
         """Return `result` and `error` as the rule reads them."""
@@ -398,9 +403,10 @@ class _StepWalk:
         declaration = self._walk.catalogue[action.type]
         parameters = self._evaluate_parameters(declaration, action, local)
         acts_outside = not (declaration.cannot_fail or declaration.never_succeeds)
-        self.actions.append(
-            PlannedAction(action.type, position, action.line, parameters, condition, value, acts_outside)
-        )
+        caches = [cache.ttl_seconds for cache in (self.cache, action.cache) if cache is not None]
+        planned = PlannedAction(action.type, position, action.line, parameters, condition, value)
+        cache_seconds = max(caches, default=None)
+        self.actions.append(replace(planned, acts_outside=acts_outside, cache_seconds=cache_seconds))
         for name, nested in _nested_actions(declaration, action):
             deferred = dict.fromkeys(declaration.parameters[name].deferred_names, UnknownValue("{{ … }}"))
             self._perform_action(nested, f"{position}~", condition, value, {**local, **deferred})

@@ -33,6 +33,7 @@ from noetl.executor.engine.finish import finish_run, load_finally_scope, stop_at
 from noetl.executor.engine.journal import read_used_time
 from noetl.executor.engine.kept_data import KeptData, keeps_inputs
 from noetl.executor.engine.quotas import read_limit
+from noetl.executor.engine.result_cache import ResultCache, read_longest_ttl
 from noetl.executor.engine.scope import Scope, load_scope
 from noetl.executor.engine.step_work import StepResult, StepWork, make_rule_tests
 from noetl.executor.engine.visit_counts import continue_actions, with_counts
@@ -92,7 +93,8 @@ class VisitExecutor:
     If `continues()` is true, a commit also claims a following visit. `invocation` is its time.
     `find_playbook` finds the playbooks of child runs, by default in the registry. `public_url` is the base
     URL of callbacks. `on_run_end` is called with each run that this worker ends, and its ending. With
-    `keeps_inputs`, the history has the inputs of actions.
+    `keeps_inputs`, the history has the inputs of actions. Cached results are used for `longest_ttl` seconds
+    at most.
     """
 
     store: Store
@@ -105,6 +107,7 @@ class VisitExecutor:
     public_url: str | None = None
     on_run_end: Callable[[Run, RunEnding], object] = lambda _run, _ending: None
     keeps_inputs: bool = field(default_factory=keeps_inputs)
+    longest_ttl: float = field(default_factory=read_longest_ttl)
 
     def execute(
         self, claim: Claim, cancelled: threading.Event | None = None, events: EventBuffer | None = None
@@ -174,6 +177,7 @@ class VisitExecutor:
             waits=wait_budget(read_limit(WAITS_SETTING, DEFAULT_WAITS)),
             add_bytes=self.store.runs.add_bytes,
             kept_data=KeptData(events, visit, self.clock, with_inputs=self.keeps_inputs),
+            results=ResultCache(self.store, claim, self.clock, self.longest_ttl),
         )
         work = StepWork(step, claim, scope, context, self.invocation, refusal)
         try:

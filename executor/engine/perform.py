@@ -146,6 +146,8 @@ def _perform_item(context: WorkContext, item: Work, scope: Scope, position: str)
     if isinstance(result, WorkSuspension):
         inverse = inverse_changes(before, scope.saved)
         return result.with_entry(frame, {"undo": inverse}) if inverse else result
+    if isinstance(result, Outcome) and not result.success and context.failures is not None:
+        context.failures.set()
     if isinstance(result, Outcome) and result.failed:
         scope.saved = before
         scope.release(context.memory_budget, sizes)

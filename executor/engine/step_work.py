@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
+from noetl.executor.engine.cached_work import CachedWork, read_values
 from noetl.executor.engine.failed_expression import describe_expression, expression_error
 from noetl.executor.engine.journal import IN_PLACE, with_used_time
 from noetl.executor.engine.loop import LoopRun
@@ -93,19 +95,28 @@ class StepWork:
         """Perform the work of the step once: one round of `repeat`, or one batch of a loop."""
         step, position = self.step, "run" if round == 0 else f"run~{round}"
         if step.loop is None:
-            return perform(self.context, step.run, self.scope, position, parallel=step.parallel)
+            return self._perform_run(self.context, self.scope, position)
         try:
             return self._perform_loop(step.loop, position)
         except ActionError as problem:
             return self._failed(problem)
 
     def _perform_loop(self, loop: Loop, position: str) -> WorkResult:
-        step = self.step
+        loop_run = LoopRun(self.context, loop, self._perform_run, self.scope, position)
+        return loop_run.run(self.scope.lookup("loop"))
 
-        def perform_one(item_context: WorkContext, item_scope: Scope, item_position: str) -> WorkResult:
-            return perform(item_context, step.run, item_scope, item_position, parallel=step.parallel)
+    def _perform_run(self, context: WorkContext, scope: Scope, position: str) -> WorkResult:
+        """Perform the work of the step, or of an item of its loop, unless the cache has its result."""
+        step, cache = self.step, self.step.cache
 
-        return LoopRun(self.context, loop, perform_one, self.scope, position).run(self.scope.lookup("loop"))
+        def work(work_context: WorkContext) -> WorkResult:
+            return perform(work_context, step.run, scope, position, parallel=step.parallel)
+
+        allowed = context.capabilities.actions
+        if cache is None or (allowed is not None and not {*cache.types}.issubset(allowed)):
+            return work(context)
+        lookup = scope.lookup(position)
+        return CachedWork(context, cache, scope, position, partial(read_values, cache, lookup)).run(work)
 
     def _check_repeat(self, repeat: Repeat, outcome: Outcome, rounds: int) -> StepResult:
         """Return the outcome if `repeat.until` is true, a failure if it cannot become true, or a suspension.

@@ -15,6 +15,7 @@ from noetl.executor.actions.action import ExternalWaits
 from noetl.executor.engine.event_buffer import EventBuffer, NullEventBuffer
 from noetl.executor.engine.item_threads import HelperCount, attempt_helpers
 from noetl.executor.engine.kept_data import KeptData
+from noetl.executor.engine.result_cache import ResultCache
 from noetl.executor.engine.run_bytes import AddToStore, ignore_bytes
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError, CancelledError, timeout_error
@@ -98,6 +99,23 @@ class InvocationTime:
         return Deadlines(attempt_started, attempt, segment, limit)
 
 
+class FailureFlag:
+    """A flag that something in the work of a cache has failed, even if that was forgiven.
+
+    Threads may share it. `outer` is that of the cache around the work, if there is one.
+    """
+
+    def __init__(self, is_set: bool = False, outer: FailureFlag | None = None) -> None:
+        self.is_set = is_set
+        self._outer = outer
+
+    def set(self) -> None:
+        """Note a failure."""
+        self.is_set = True
+        if self._outer is not None:
+            self._outer.set()
+
+
 def _no_batches(loop: str) -> list[Outcome]:
     return []
 
@@ -111,7 +129,8 @@ class WorkContext:
     work ends. `memory_budget` bounds what the work holds, and `helpers` the threads of its parallel items.
     `actions` bounds how many actions it performs, and `waits` how many of them wait. `add_bytes` adds to the
     bytes that the run has logged or written in all processes. `kept_data` is what the history keeps of the
-    actions, if it keeps any of it.
+    actions, if it keeps any of it. `results` are the cached results, if the work may use them. `failures`
+    notes failures in the work of a cache.
     """
 
     find_task: Callable[[str], Task]
@@ -129,6 +148,8 @@ class WorkContext:
     waits: CountBudget = field(default_factory=wait_budget)
     add_bytes: AddToStore = ignore_bytes
     kept_data: KeptData | None = None
+    results: ResultCache | None = None
+    failures: FailureFlag | None = None
 
     def without_events(self) -> WorkContext:
         """Return the same context with a buffer that drops events."""

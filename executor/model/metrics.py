@@ -48,6 +48,7 @@ class FactKind(StrEnum):
     STEP = "step"
     RETRY = "retry"
     LOST_LEASE = "lost_lease"
+    CACHED = "cached"
 
 
 @frozen
@@ -62,6 +63,7 @@ class Fact:
 
 RUN_STARTED = Fact(FactKind.START)
 LEASE_LOST = Fact(FactKind.LOST_LEASE)
+RESULT_REUSED = Fact(FactKind.CACHED)
 
 
 def timed_fact(kind: FactKind, status: str, started_at: float | None, ended_at: float) -> Fact:

@@ -112,6 +112,7 @@ class _PersistentStore:
         self.waits = _PersistentPart(store.waits, policy)
         self.registry = _PersistentPart(store.registry, policy)
         self.keys = _PersistentPart(store.keys, policy)
+        self.cache = _PersistentPart(store.cache, policy)
         self.facts = _PersistentPart(store.facts, policy)
         self.maintenance = _PersistentPart(store.maintenance, policy)
         self.clock = store.clock

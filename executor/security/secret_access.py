@@ -82,6 +82,17 @@ class SecretAccess:
             self._hosts.check(self._tenant, name, self._find_hosts(), self._shown)
 
 
+class SecretNames(SecretAccess):
+    """The access of a key of the cache: it reveals the name of each secret in place of its value."""
+
+    def __init__(self) -> None:
+        super().__init__(DEFAULT_TENANT, SecretHosts(allows_any=True), {})
+
+    def reveal(self, name: str) -> str:
+        """Return a text that no secret is, with the name."""
+        return f"\0secrets.{name}\0"
+
+
 def unrestricted_access(environ: Mapping[str, str] = os.environ) -> SecretAccess:
     """Return the access of a local run: to the secrets of the default tenant, for every host."""
     return SecretAccess(DEFAULT_TENANT, SecretHosts(allows_any=True), environ)

@@ -14,7 +14,7 @@ Cost: one claim and one commit for each step. A commit may claim the next visit 
 Limits: an action may run twice, since a worker can die between the action and the commit. Only its commit is
 accepted once. Times are those of the clock of the store, so the clocks of workers need not agree.
 
-A store consists of ten parts, one for each subject. The tests of `noetl.testing.store_contract` hold every
+A store consists of eleven parts, one for each subject. The tests of `noetl.testing.store_contract` hold every
 store to this interface.
 """
 
@@ -25,6 +25,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from noetl.executor.model.byte_kind import ByteKind
+from noetl.executor.model.cached_results import (
+    CachedResult,
+    CacheEntry,
+    CacheFilter,
+    CacheHolder,
+    CacheRequest,
+)
 from noetl.executor.model.durations import RunTimes
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import StoreMetrics
@@ -599,6 +606,42 @@ class ApiKeyStore(Protocol):
         ...
 
 
+class CacheStore(Protocol):
+    """Results of work that later runs of a tenant use again. They belong to no run."""
+
+    def claim(self, request: CacheRequest, now: float) -> CachedResult | CacheHolder | None:
+        """Return a usable result, or the other holder that computes it, or None.
+
+        None means that the requesting visit is now the holder. Of concurrent requests one becomes the holder.
+        A holder whose visit is not claimed any more, or whose run was deleted, does not count.
+        """
+        ...
+
+    def save(self, request: CacheRequest, value: Any, expires_at: float, now: float) -> bool:
+        """Save the result of the holder, and return False if it is not the holder any more.
+
+        Raises:
+            NotJsonError: the result cannot be written as JSON.
+            PayloadTooLargeError: the result is larger than the store accepts.
+        """
+        ...
+
+    def release(self, request: CacheRequest) -> None:
+        """Let another visit compute the result. A visit that is not the holder changes nothing."""
+        ...
+
+    def find(self, cache_filter: CacheFilter, now: float, limit: int) -> list[CacheEntry]:
+        """Return the newest entries of a filter that have a usable result, newest first."""
+        ...
+
+    def clear(self, cache_filter: CacheFilter) -> int:
+        """Delete the entries of a filter, and return the number of results among them.
+
+        A result that is being computed is not saved.
+        """
+        ...
+
+
 class FactStore(Protocol):
     """Facts about runs that are counted for metrics. Deleted runs stay counted."""
 
@@ -714,6 +757,11 @@ class Store(Protocol):
     @property
     def keys(self) -> ApiKeyStore:
         """API keys."""
+        ...
+
+    @property
+    def cache(self) -> CacheStore:
+        """Results of work for later runs."""
         ...
 
     @property

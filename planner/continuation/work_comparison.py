@@ -19,7 +19,7 @@ from noetl.planner.continuation.switch_state import Begun, BranchPosition
 from noetl.planner.continuation.verdict import Reason
 from noetl.planner.plan import Action, Plan, Step, TaskCall, Work
 
-_FREE_KEYS = frozenset({"line", "retry", "timeout_seconds", "batch", "concurrency"})
+_FREE_KEYS = frozenset({"line", "retry", "timeout_seconds", "cache", "batch", "concurrency"})
 """What may change in work that has begun: how often it is tried, for how long, and how many items at once."""
 
 

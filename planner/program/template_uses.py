@@ -181,6 +181,10 @@ class _TemplateCollector:
             work = _Context(
                 TemplateScope.WORK, step.name, local_names=_names_bound_by(step.loop), item_names=saved
             )
+        if step.cache:
+            yield from self.parse_all(
+                _find_texts(step.cache.key, (*step.path, "cache", "key"), work.local_names), work
+            )
         for entry in step.run or ():
             yield from self.in_work(entry, work)
         after_work = _Context(TemplateScope.AFTER_WORK, step.name)
@@ -210,6 +214,8 @@ class _TemplateCollector:
             return
         if entry.retry:
             yield from _find_texts(entry.retry.if_, (*entry.path, "retry", "if"), local_names)
+        if entry.cache:
+            yield from _find_texts(entry.cache.key, (*entry.path, "cache", "key"), local_names)
         declaration = entry.declaration
         for name, value in entry.parameters.items():
             parameter = declaration.parameters.get(name) if declaration else None

@@ -9,6 +9,22 @@ _MAX_SECONDS = 36_500 * 86_400
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+MIN_TTL_SECONDS, MAX_TTL_SECONDS = 1.0, 365 * 86_400.0
+"""The shortest and the longest time for which a cached result is used."""
+
+
+def parse_ttl(value: object) -> float:
+    """Return the seconds of a duration for which a cached result is used.
+
+    Raises:
+        ValueError: the value is not a duration, or is too short or too long.
+    """
+    seconds = parse_duration(value)
+    if not MIN_TTL_SECONDS <= seconds <= MAX_TTL_SECONDS:
+        raise ValueError("the time must be from `1s` to `365d`")
+    return seconds
+
+
 def parse_duration(value: object) -> float:
     """Return the seconds of a text such as `500ms`, `5s`, `2m`, `1h` or `3d`, or of a number.
 

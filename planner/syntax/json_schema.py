@@ -9,8 +9,8 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from noetl.planner.catalogue import ActionDeclaration, Catalogue, Kind, Parameter
-from noetl.planner.syntax.durations import parse_duration
-from noetl.planner.syntax.models import InputType, Playbook, RetryPolicy
+from noetl.planner.syntax.durations import parse_duration, parse_ttl
+from noetl.planner.syntax.models import CachePolicy, InputType, Playbook, RetryPolicy
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DURATION = {
@@ -37,11 +37,13 @@ class _WrittenFormGenerator(GenerateJsonSchema):
     """A generator that describes the values before conversion. The models describe the converted values."""
 
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
-        if schema["function"]["function"] is parse_duration:
+        if schema["function"]["function"] in (parse_duration, parse_ttl):
             return dict(_DURATION)
         converted = super().function_before_schema(schema)
         if schema["schema"].get("cls") is RetryPolicy:
             return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1000}, converted]}
+        if schema["schema"].get("cls") is CachePolicy:
+            return {"anyOf": [*_DURATION["anyOf"], converted]}
         return converted
 
 

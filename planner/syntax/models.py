@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
 from noetl.planner.catalogue import ActionDeclaration
-from noetl.planner.syntax.durations import parse_duration
+from noetl.planner.syntax.durations import parse_duration, parse_ttl
 
 DocumentPath = tuple[str | int, ...]
 """The keys and indexes that lead from the root of a document to a value: `("steps", 0, "name")`."""
@@ -57,6 +57,24 @@ def _expand_retry(value: object) -> object:
 RetryField = Annotated[RetryPolicy, BeforeValidator(_expand_retry)]
 
 
+DEFAULT_TTL_SECONDS = 86_400.0
+"""The `ttl` of a cache without one."""
+
+
+class CachePolicy(Model):
+    key: Any = None
+    ttl: Annotated[float, BeforeValidator(parse_ttl)] = DEFAULT_TTL_SECONDS
+    skip_effects: bool = False
+
+
+def _expand_cache(value: object) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {"ttl": value} if isinstance(value, str) or is_number else value
+
+
+CacheField = Annotated[CachePolicy, BeforeValidator(_expand_cache)]
+
+
 class Loop(Model):
     items: str | list[Any]
     as_: str = Field(default="item", alias="as")
@@ -96,6 +114,7 @@ class ActionEntry(Model):
     if_: str | bool | None = Field(default=None, alias="if")
     retry: RetryField | None = None
     timeout: Duration | None = None
+    cache: CacheField | None = None
     loop: Loop | None = None
     on_error: Literal["continue"] | None = None
 
@@ -166,6 +185,7 @@ class Step(Model):
     max_visits: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     retry: RetryField | None = None
     timeout: Duration | None = None
+    cache: CacheField | None = None
     delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
     on_error: OnError | None = None
 

@@ -17,6 +17,7 @@ from noetl.planner.diagnostics.wording import (
 )
 from noetl.planner.syntax.models import (
     ActionEntry,
+    CachePolicy,
     Case,
     DocumentPath,
     FieldDeclaration,
@@ -59,9 +60,15 @@ _NOUNS: Mapping[type[Model], str] = {
     Loop: "`loop`",
     Repeat: "`repeat`",
     RetryPolicy: "`retry`",
+    CachePolicy: "`cache`",
 }
 _ITEM_MODELS: Mapping[str, type[Model]] = {"steps": Step, "tasks": Task, "rule": Case}
-_PART_MODELS: Mapping[str, type[Model]] = {"loop": Loop, "repeat": Repeat, "retry": RetryPolicy}
+_PART_MODELS: Mapping[str, type[Model]] = {
+    "loop": Loop,
+    "repeat": Repeat,
+    "retry": RetryPolicy,
+    "cache": CachePolicy,
+}
 _ENTRY_MODELS: Mapping[str, type[Model]] = {"action": ActionEntry, "task": TaskEntry, "step": StepEntry}
 
 ENTRY_KEYS = frozenset(_ENTRY_MODELS)
@@ -121,6 +128,10 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         "if": "write the condition as the guard of the case",
     },
     RetryPolicy: {"max": "write `attempts`", "count": "write `attempts`", "times": "write `attempts`"},
+    CachePolicy: {
+        **dict.fromkeys(("for", "expires", "max_age", "duration", "timeout"), "write `ttl`"),
+        **dict.fromkeys(("unsafe", "force", "effects"), "write `skip_effects`"),
+    },
     Loop: {"over": "write `items`", "in": "write `items`", "until": "write `until` in `repeat`"},
     Repeat: {"while": "write `until`, the condition that ends it", "delay": "write `every`"},
 }
@@ -149,6 +160,7 @@ _MAPPING_HINTS = {
     "loop": "write `loop: {items: LIST}`",
     "repeat": "write `repeat: {until: CONDITION, max: COUNT}`",
     "retry": "write a number of attempts, or a mapping such as `{attempts: 3, delay: 5s}`",
+    "cache": "write a duration, or a mapping such as `{key: VALUE, ttl: 1d}`",
     "steps": "begin each step with `- name: NAME`",
     "tasks": "write the work of the task in `run`",
     "rule": "begin each case with `- case: CONDITION`",
@@ -265,6 +277,9 @@ def describe_wrong_value(
         return SchemaViolation(
             "NP012", f"`{key}` must be {join_words(as_code(choices))}, not {quote_or_describe(value)}", hint
         )
+    if kind == "value_error" and key in ("cache", "ttl"):
+        message = f"`{key}` must be a duration from 1 second to 365 days, not {quote_or_describe(value)}"
+        return SchemaViolation("NP012", message, _DURATION_HINT)
     if kind == "value_error":
         return SchemaViolation(
             "NP012", f"`{key}` must be a duration, not {quote_or_describe(value)}", _DURATION_HINT
@@ -281,6 +296,8 @@ def describe_wrong_value(
         kinds.insert(0, "a type")
     elif key == "retry":
         kinds.insert(0, "a number of attempts")
+    elif key == "cache":
+        kinds.insert(0, "a duration")
     message = f"{_subject_of(path, key)} must be {join_words(kinds)}, not {describe_value(value)}"
     return SchemaViolation("NP012", message, _value_hint(path, kinds, value))
 

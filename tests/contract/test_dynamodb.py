@@ -204,6 +204,7 @@ class TestDynamo(StoreContract, ConsistencyContract, DamagedRunsContract, PlanDe
     unused_seconds = USE_SECONDS + RENEWAL_SECONDS
     seconds_after_end = EXPIRY_DELAY_SECONDS + 100.0
     deletes_runs = False
+    deletes_expired = False
     limits = PayloadLimits(payload_bytes=LIMIT, answer_bytes=LIMIT)
     damage = ItemDamage()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +16,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from noetl.executor.actions import temporary_types
+from noetl.executor.actions.action import Call
 from noetl.executor.errors import FencedError, RejectedError, StoreError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import END, Lease, Run, RunStatus, VisitStatus, WaitKey
@@ -26,7 +30,9 @@ from noetl.executor.stores.sql import facts
 from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.migrations import upgrade
+from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.plan import Plan
+from noetl.testing.actions import ScriptedAction
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract.operations import (
     CHAIN,
@@ -527,3 +533,42 @@ def test_a_deadlock_is_retried(
     assert {current_run(store, run).stop for run in (parent, child_run)} == {RunStatus.CANCELLED}
     assert check_consistency(store.database) == []
     impatient.close()
+
+
+def test_two_workers_do_cached_work_once(stores: list[PostgresStore]) -> None:
+    text = """
+        steps:
+        - name: a
+          run: [{action: count, cache: 1h, as: x}]
+          rule: [{case: default, run: [b]}]
+        - name: b
+          cache: 1h
+          run: [{action: count, as: y}]
+    """
+    calls: list[str] = []
+    started = threading.Event()
+
+    def count(call: Call) -> int:
+        calls.append(call.idempotency_key)
+        # The other run asks for the result while it is computed.
+        started.set()
+        time.sleep(0.2)
+        return len(calls)
+
+    declaration = ActionDeclaration("count", "Counts its calls.", reads_only=True)
+    with temporary_types(ScriptedAction(declaration, answer=count)):
+        runs = [start_run(stores[0], text, queue=f"q{number}") for number in range(3)]
+        workers = [
+            Worker(store, WorkerSettings(local_run_capabilities(Path.cwd()), threads=1, queue=run.queue))
+            for store, run in zip(stores, runs, strict=False)
+        ]
+        workers[0].start()
+        assert started.wait(60)
+        for worker in workers[1:]:
+            worker.start()
+        ended = [workers[0].wait_until_finished(run.tenant, run.id) for run in runs]
+        for worker in workers:
+            worker.stop()
+    assert [run.result for run in ended] == [{"x": 1, "y": 2}] * 3
+    assert len(calls) == 2
+    assert is_sound(stores[0], *ended)

@@ -22,6 +22,7 @@ TEXT = """
     - name: b
       retry: {attempts: 2, delay: 1s}
       run:
+      - {action: set, set: {z: 1}, cache: 1h}
       - {action: wait, seconds: "{{ input.seconds }}"}
       - {action: callback, title: Continue?, timeout: 1s, on_error: continue}
       - {action: log, message: "{{ 'long ' * 2000 }}", fields: {n: 1}}

@@ -313,3 +313,14 @@ def test_a_step_to_which_only_the_way_back_of_a_cycle_leads_is_walked() -> None:
     - {name: c, max_visits: 3, run: [{action: file, read: y, as: y}], rule: [{case: "{{ y }}", run: [b]}]}
     """
     assert [step.name for step in walk(text).steps] == ["a", "c", "b"]
+
+
+def test_actions_with_a_cache_say_so() -> None:
+    dry = walk("""
+        steps:
+        - name: a
+          cache: 2h
+          run: [{action: http, url: "https://x.test", cache: 1h}, {action: log, message: x}]
+          rule: [{case: default, run: [{action: log, message: y}, {action: log, message: z, cache: 5s}]}]
+    """)
+    assert [action.cache_seconds for action in dry.steps[0].actions] == [7200.0, 7200.0, None, 5.0]

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -32,6 +33,7 @@ from noetl.testing.store_contract.operations import current_run
 from tests.http_server import StubServer, serve
 
 TEXT = (ROOT / "docs" / "how-to" / "patterns.md").read_text("utf-8")
+CONTROL_FLOW, _, FURTHER = TEXT.partition("\n## Beyond control flow\n")
 MINUTE, HOUR, DAY = 60, 3600, 86400
 SYSTEMS = ("NoETL", "Step Functions", "Conductor", "Argo", "Airflow")
 WORDS = {"●": "yes", "◐": "partly", "○": "no"}
@@ -46,7 +48,7 @@ class WorkflowPattern(NamedTuple):
 
 def patterns() -> dict[str, WorkflowPattern]:
     found = {}
-    for section in re.split(r"^### ", TEXT, flags=re.MULTILINE)[1:]:
+    for section in re.split(r"^### ", CONTROL_FLOW, flags=re.MULTILINE)[1:]:
         heading, _, text = section.partition("\n")
         blocks = re.findall(r"^```yaml\n(name: (\w+)\n.*?)^```$", text, re.DOTALL | re.MULTILINE)
         support = dict(re.findall(r"^- ([A-Z][\w ]+): (\w+)", text, re.MULTILINE))
@@ -494,3 +496,28 @@ class TestCancelCase:
         play = PatternRun(store, "Cancel case").finish()
         assert (play.result, play.seconds) == ({"furnished": True, "key_returned": "succeeded"}, 12 * HOUR)
         assert play.course[-2:] == ["release began", "release ended"]
+
+
+class TestReuse:
+    TEXT = "".join(re.findall(r"^```yaml\n(name: reuse\n.*?)^```$", FURTHER, re.DOTALL | re.MULTILINE))
+
+    @pytest.fixture
+    def scores(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """The file to which the function of the page adds a line for each call."""
+        calls = tmp_path / "calls"
+        code = f"def compute(customer):\n    open({str(calls)!r}, 'a').write('x')\n    return customer / 10\n"
+        (tmp_path / "scores.py").write_text(code)
+        monkeypatch.chdir(tmp_path)
+        return calls
+
+    def test_the_score_of_a_customer_is_computed_once(self, store: Store, scores: Path) -> None:
+        plays = [RunHarness(store, self.TEXT, {"customer": number}).finish() for number in (7, 3, 7)]
+        assert [play.result["accepted"] for play in plays] == [True, False, True]
+        assert scores.read_text() == "xx"
+
+    def test_another_definition_computes_it_again(self, store: Store, scores: Path) -> None:
+        RunHarness(store, self.TEXT, {"customer": 7}).finish()
+        RunHarness(store, self.TEXT.replace("as: score", "as: score, timeout: 1m"), {"customer": 7}).finish()
+        assert scores.read_text() == "x"
+        RunHarness(store, self.TEXT.replace('{customer: "', '{customer: "0'), {"customer": 7}).finish()
+        assert scores.read_text() == "xx"

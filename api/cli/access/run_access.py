@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from noetl.api.cli.display.event_follower import EventReader
+    from noetl.api.service.cached_results import CachePage, CacheQuery, ClearReport
     from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
     from noetl.api.service.inbox import AnswerRequest
     from noetl.api.service.inbox_views import InboxPage
@@ -124,6 +125,14 @@ class RunAccess(Protocol):
 
     def events(self, run_id: str, after: str | None) -> EventPage:
         """Return one page of the events of a run."""
+        ...
+
+    def cached(self, query: CacheQuery, limit: int) -> CachePage:
+        """Return the newest cached results of a query."""
+        ...
+
+    def clear_cache(self, query: CacheQuery) -> ClearReport:
+        """Delete the cached results of a query."""
         ...
 
     def questions(self) -> InboxPage:

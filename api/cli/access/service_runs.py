@@ -6,6 +6,7 @@ the same code as that of a store. The records of runs have only what the status 
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from noetl.api.service.views import View
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from noetl.api.service.cached_results import CachePage, CacheQuery, ClearReport
     from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
     from noetl.api.service.inbox import AnswerRequest
     from noetl.api.service.inbox_views import InboxPage
@@ -204,6 +206,16 @@ class ServiceRuns:
             if cursor is None:
                 return
 
+    def cached(self, query: CacheQuery, limit: int) -> CachePage:
+        from noetl.api.service.cached_results import CachePage
+
+        return self._get(CachePage, "/cache", **_to_parameters(query), limit=limit)
+
+    def clear_cache(self, query: CacheQuery) -> ClearReport:
+        from noetl.api.service.cached_results import ClearReport
+
+        return self._request(ClearReport, "DELETE", "/cache", None, _to_parameters(query))
+
     def questions(self) -> InboxPage:
         from noetl.api.service.inbox import MAX_QUESTIONS
         from noetl.api.service.inbox_views import InboxPage
@@ -306,6 +318,12 @@ class ServiceReader:
 
         page = self._runs.find(run_filter)
         return [summarize(_to_run(entry)) for entry in page.items], page.next_cursor
+
+
+def _to_parameters(query: CacheQuery) -> dict[str, Any]:
+    """Return the parameters of a request for the cached results of a query."""
+    age = None if query.older_than is None else f"{math.ceil(query.older_than)}s"
+    return {"playbook": query.playbook, "step": query.step, "key": query.key, "older_than": age}
 
 
 def _path(run_id: str, part: str = "") -> str:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from noetl.api.cli.display.event_follower import EventReader
+    from noetl.api.service.cached_results import CachePage, CacheQuery, ClearReport
     from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
     from noetl.api.service.inbox import AnswerRequest
     from noetl.api.service.inbox_views import InboxPage
@@ -104,6 +105,12 @@ class StoreRuns:
 
     def events(self, run_id: str, after: str | None) -> EventPage:
         return self.services.runs.events(run_id, after)
+
+    def cached(self, query: CacheQuery, limit: int) -> CachePage:
+        return self.services.cache.find(query, limit)
+
+    def clear_cache(self, query: CacheQuery) -> ClearReport:
+        return self.services.cache.clear(query)
 
     def questions(self) -> InboxPage:
         from noetl.api.service.inbox import MAX_QUESTIONS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from noetl.api.cli.display.run_board import format_duration
 from noetl.executor.engine.known_values import UnknownValue, shown_value
 from noetl.executor.engine.preview import cut, preview
 from noetl.planner.diagnostics.terminal_text import to_printable
@@ -64,6 +65,7 @@ def _action_data(action: PlannedAction) -> dict[str, Any]:
         "if": action.condition,
         "item": shown_value(action.item),
         "outside": action.acts_outside,
+        "cache_seconds": action.cache_seconds,
     }
 
 
@@ -83,7 +85,12 @@ def _action_lines(action: PlannedAction) -> Iterator[str]:
     mark = "•" if action.acts_outside else " "
     item = "" if action.item is None else f"  item {' '.join(_format(action.item).split())}"
     condition = "" if action.condition is None else f"  if {action.condition}"
-    yield f"  {mark} {action.position}  {action.type}{item}{condition}"
+    cache = (
+        ""
+        if action.cache_seconds is None
+        else f"  unless a result of the last {format_duration(action.cache_seconds)} is cached"
+    )
+    yield f"  {mark} {action.position}  {action.type}{item}{condition}{cache}"
     for name, value in action.parameters.items():
         first, *rest = _format(value).rstrip("\n").split("\n")
         yield f"      {name}: {first}"

@@ -9,6 +9,7 @@ from datetime import datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from noetl.executor.model.cached_results import CACHE_WAIT
 from noetl.planner.diagnostics.terminal_text import to_printable
 from noetl.planner.diagnostics.wording import join_words
 
@@ -98,6 +99,8 @@ def _describe_awaited(action: str) -> str:
     from noetl.executor.actions import catalogue
 
     declaration = catalogue().get(action)
+    if action == CACHE_WAIT:
+        return "the same work of another run"
     return f"`{action}`" if declaration is None or declaration.awaits is None else declaration.awaits
 
 

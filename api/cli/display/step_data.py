@@ -84,13 +84,14 @@ def _attempt_lines(attempt: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     worker = f"  by {to_printable(describe_worker(attempt['worker']))}" if attempt["worker"] else ""
     started = f"  {attempt['started_at'][:19]}Z" if attempt["started_at"] else ""
-    yield f"attempt {attempt['attempt']}{started}{worker}"
+    yield f"attempt {attempt['attempt']}{started}{worker}{_describe_cached(attempt.get('cached'))}"
     for action in attempt["actions"]:
         symbol = _SYMBOLS.get(action["status"], "·")
         duration = (
             "" if action["duration_ms"] is None else f"  {format_duration(action['duration_ms'] / 1000)}"
         )
-        yield f"  {symbol} {action['position']}  {action['action']}{duration}"
+        cached = _describe_cached(action.get("cached"))
+        yield f"  {symbol} {action['position']}  {action['action']}{duration}{cached}"
         for name, value in (action.get("input") or {}).items():
             cut = (action.get("cut") or {}).get(name)
             text = value if isinstance(value, str) else write_json(value)
@@ -102,6 +103,17 @@ def _attempt_lines(attempt: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {loop['position']}  {loop['done']:,} of {loop['total']:,} items{failed}"
     if attempt["error"]:
         yield f"  {format_error(attempt['error'])}"
+
+
+def _describe_cached(origin: Mapping[str, Any] | None) -> str:
+    """Return the origin of a result of the cache as words, or "" for work that was performed.
+
+    >>> _describe_cached({"run": "r1", "age_seconds": 90.0, "key": "abc"})
+    '  from the cache: run r1, 1 m 30 s ago'
+    """
+    if origin is None:
+        return ""
+    return f"  from the cache: run {origin['run']}, {format_duration(origin['age_seconds'])} ago"
 
 
 def _error_lines(error: Mapping[str, Any], indent: str) -> Iterator[str]:

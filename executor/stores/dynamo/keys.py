@@ -181,6 +181,22 @@ def version(tenant: str, name: str, version: str) -> ItemKey:
     return ItemKey(f"B#{len(tenant)}.{tenant}{name}", f"V#{version}")
 
 
+def cached_result(tenant: str, digest: str) -> ItemKey:
+    """Return the key of a cached result of work."""
+    text = f"{len(tenant)}.{tenant}{digest}".encode("utf-8", "surrogatepass")
+    return ItemKey(f"M#{hashlib.sha256(text).hexdigest()}", "M")
+
+
+def cache_shard(tenant: str, digest: str) -> str:
+    """Return the partition of a cached result in the index `due`, of SHARDS for each tenant."""
+    return shard(f"cache#{tenant}", digest)
+
+
+def cache_shards(tenant: str) -> list[str]:
+    """Return all partitions of the cached results of a tenant in the index `due`."""
+    return shards(f"cache#{tenant}")[1:]
+
+
 def request_count(subject: str, place: int) -> ItemKey:
     """Return the key of the requests of a caller in one slot of time."""
     return ItemKey(f"Q#{subject}", f"{place:02d}")

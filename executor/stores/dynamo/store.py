@@ -12,6 +12,7 @@ from noetl.executor.errors import SchemaError
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.api_keys import DynamoApiKeys
+from noetl.executor.stores.dynamo.cached_results import DynamoCache
 from noetl.executor.stores.dynamo.child_run_counts import ChildRunCounts
 from noetl.executor.stores.dynamo.claims import Claims
 from noetl.executor.stores.dynamo.commits import Commits
@@ -81,6 +82,7 @@ class DynamoStore:
         self.waits = DynamoWaits(context, wakeups, limits)
         self.registry = DynamoPlaybooks(table)
         self.keys = DynamoApiKeys(table)
+        self.cache = DynamoCache(context)
         self.facts = DynamoFacts()
         self.maintenance = DynamoMaintenance(context, repairs, deletion)
         self.changes = context.changes

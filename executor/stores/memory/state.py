@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from noetl.executor.model.branch_stack import BranchStack
+from noetl.executor.model.cached_results import CacheEntry, CacheHolder
 from noetl.executor.model.events import Event
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.metrics import FactTotal
@@ -91,6 +92,15 @@ class RegistryEntry:
     is_removed: bool = False
 
 
+@dataclass(frozen=True)
+class CacheRecord:
+    """An entry of the cache: the JSON of its result, if there is one, and the visit that computes another."""
+
+    entry: CacheEntry
+    text: str | None
+    holder: CacheHolder | None
+
+
 class WaitToken(NamedTuple):
     """The wait that a token answers, and the declared fields of the answer."""
 
@@ -118,6 +128,8 @@ class MemoryState:
         self.keys: dict[str, ApiKey] = {}
         self.request_counts: dict[str, dict[int, int]] = {}
         """Requests of each caller in the slots of its window."""
+        self.cached_results: dict[tuple[str, str], CacheRecord] = {}
+        """Results of work, by tenant and digest."""
         self.fact_totals: dict[str, dict[tuple[str, str, str, int], FactTotal]] = {}
         """Totals for metrics of each tenant, by label, kind, status and bucket."""
         self.child_runs: dict[str, tuple[int, float]] = {}

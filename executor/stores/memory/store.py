@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from noetl.executor.model.limits import PayloadLimits
+from noetl.executor.stores.memory.cached_results import MemoryCache
 from noetl.executor.stores.memory.facts import MemoryFacts
 from noetl.executor.stores.memory.keys import MemoryKeys
 from noetl.executor.stores.memory.maintenance import MemoryMaintenance
@@ -39,6 +40,7 @@ class MemoryStore:
         self.waits = MemoryWaits(state)
         self.registry = MemoryRegistry(state)
         self.keys = MemoryKeys(state)
+        self.cache = MemoryCache(state)
         self.facts = MemoryFacts(state)
         self.maintenance = MemoryMaintenance(state)
 

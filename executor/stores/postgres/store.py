@@ -60,6 +60,7 @@ class PostgresStore(SqlStore):
             self.waits,
             self.registry,
             self.keys,
+            self.cache,
             self.facts,
             self.maintenance,
         ):

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 MAX_DELETED_RUNS = 20
 """Number of runs that one transaction deletes at most, so that commits of SQLite wait for milliseconds."""
 
+MAX_DELETED_RESULTS = 500
+"""Number of results of the cache that one transaction deletes at most."""
+
 MAX_DELETIONS = 250
 """Number of deletions of one sweep at most."""
 
@@ -147,10 +150,18 @@ class SqlMaintenance:
 
         Return whether more may be left.
         """
+        self._delete_cached_results(now)
         if self._context.retention_seconds is None:
             return False
         has_more_runs = self._delete_runs(now - self._context.retention_seconds)
         return self._delete_plans(now) or has_more_runs
+
+    def _delete_cached_results(self, now: float) -> None:
+        """Delete the results in the cache that have expired."""
+        database = self._context.database
+        if database.fetch_all("cache.find_expired", now=now):
+            with database.transaction() as db:
+                db.execute("cache.delete_expired", now=now, limit=MAX_DELETED_RESULTS)
 
     def _delete_runs(self, before: float) -> bool:
         if not self._context.database.fetch_all("sweep.find_old", before=before):

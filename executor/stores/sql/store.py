@@ -12,6 +12,7 @@ from collections.abc import Callable
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.interface import StoreMaintenance, WorkQueue
 from noetl.executor.stores.sql.api_keys import SqlApiKeys
+from noetl.executor.stores.sql.cached_results import SqlCache
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Database
 from noetl.executor.stores.sql.facts import SqlFacts
@@ -39,6 +40,7 @@ class SqlStore:
         self.waits = SqlWaits(self.context)
         self.registry = SqlPlaybooks(self.context)
         self.keys = SqlApiKeys(self.context)
+        self.cache = SqlCache(self.context)
         self.maintenance: StoreMaintenance = SqlMaintenance(self.context, self.plans, facts)
 
     @property

@@ -55,6 +55,7 @@ SCRIPTS = {
     22: "run_times.sql",
     23: "damaged_runs.sql",
     24: "own_pauses.sql",
+    25: "cached_results.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -12,11 +12,13 @@ The page docs/how-to/add-a-store.md says how to write a store.
 import pytest
 
 for part in (
-    "consistency", "continued_runs", "damaged_runs", "facts", "keys", "open_waits", "plans", "queue",
+    "cached_results", "consistency", "continued_runs", "damaged_runs", "facts", "keys", "open_waits", "plans",
+    "queue",
     "registry", "run_deletion", "run_lists", "runs", "sequential", "sweep", "transitions", "waits",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"{__name__}.{part}")
 
+from noetl.testing.store_contract.cached_results import CachedResultsContract
 from noetl.testing.store_contract.consistency import ConsistencyContract
 from noetl.testing.store_contract.continued_runs import ContinuedRunsContract
 from noetl.testing.store_contract.damage import StoreDamage, SweepDamage
@@ -38,6 +40,7 @@ from noetl.testing.store_contract.transitions import RepairTransitionsContract, 
 from noetl.testing.store_contract.waits import WaitsContract
 
 __all__ = [
+    "CachedResultsContract",
     "ConsistencyContract",
     "ContinuedRunsContract",
     "DamagedRunsContract",
@@ -75,6 +78,7 @@ class StoreContract(
     OpenWaitsContract,
     WaitsContract,
     PausesContract,
+    CachedResultsContract,
     SequentialContract,
     ContinuedRunsContract,
     TransitionsContract,

@@ -105,6 +105,7 @@ def test_json_has_all_of_it(noetl: Command, folder: Path, port: int) -> None:
         "if": None,
         "item": None,
         "outside": True,
+        "cache_seconds": None,
     }
     assert fetch["cases"][0] == {
         "case": 1,

@@ -177,3 +177,11 @@ position >= coalesce((
 (select max({event_time}) from history cross join {event_rows}
     where history.run_id = visits.run_id and history.seq = (visits.position >> 12)
     and {event_type} in ('step.completed', 'step.failed'))
+
+-- The cached result of the row can still be used.
+-- name: is_current
+(kept.value is not null and kept.expires_at > :now)
+
+-- The length of the parameter `:key`, a text.
+-- name: key_length
+length(cast(:key as text))
