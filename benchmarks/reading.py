@@ -3,6 +3,7 @@
 Measures a run at a glance and one of its visits, with 1 and with 2,000 visits, and a full page of failed
 items of a loop with 100 and with 10,000 items, on SQLite and Postgres. A time is the least processor time of
 the process in several calls, without HTTP. Postgres works in processes of its own, so there the time elapses.
+For DynamoDB, in an emulator, it counts requests, read units and bytes.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from benchmarks import report
+from benchmarks.cost import emulated_account
+from benchmarks.meter import AwsMeter
 from benchmarks.speed import DURABLE, FOLDER
 from noetl.api.service.loop_items import ItemQuery
 from noetl.api.service.loop_states import ItemState
 from noetl.api.service.services import create_services
 from noetl.executor.actions import catalogue
+from noetl.executor.clients.aws import client
 from noetl.executor.stores import open_store
+from noetl.executor.stores.dynamo.store import DynamoStore
+from noetl.executor.stores.interface import Store
 from noetl.infra.migrations import upgrade
 from noetl.testing.run_harness import RunHarness
 from tests.postgres import empty_database, running_server
@@ -27,6 +34,7 @@ from tests.postgres import empty_database, running_server
 VISITS = (1, 2_000)
 ITEMS = (100, 10_000)
 CALLS = 30
+BUCKET = "payloads"
 CYCLE = """
 name: cycle
 input: {rounds: integer}
@@ -51,27 +59,62 @@ COLUMNS: Sequence[report.Column] = (
     ("long", lambda row: f"{row['long'] * 1e3:.2f} ms"),
     ("ratio", lambda row: f"{row['long'] / row['short']:.1f}"),
 )
+DYNAMO_COLUMNS: Sequence[report.Column] = (
+    ("read", lambda row: row["read"]),
+    *(
+        column
+        for name in ("short", "long")
+        for column in (
+            (f"{name}: requests", lambda row, name=name: f"{row[name].requests.total()}"),
+            ("units", lambda row, name=name: f"{row[name].read_units:g}"),
+            ("received", lambda row, name=name: f"{row[name].received_bytes:,} B"),
+        )
+    ),
+)
 
 
 def measure(url: str, name: str, clock: Callable[[], float]) -> list[report.Row]:
     """Return a row for each kind of read, with its time for a short and for a long run."""
     store = open_store(url)
+    rows: list[report.Row] = []
+    for read, calls in make_reads(store).items():
+        short, long = (_least_seconds(call, clock) for call in calls)
+        rows.append({"store": name, "read": read, "short": short, "long": long})
+    store.close()
+    return rows
+
+
+def make_reads(store: Store) -> dict[str, list[Callable[[], object]]]:
+    """Execute short and long runs. Return two calls for each kind of read: of a short and of a long run."""
     services = create_services(store, catalogue())
     runs = [RunHarness(store, CYCLE, {"rounds": rounds}).finish() for rounds in VISITS]
     loops = [RunHarness(store, LOOP, {"count": count}).finish() for count in ITEMS]
     query = ItemQuery("a", state=ItemState.FAILED)
-    reads: dict[str, list[Callable[[], object]]] = {
+    return {
         "run at a glance": [partial(services.data.details, run.id) for run in runs],
         "first visit": [partial(services.data.step, run.id, "a", 1) for run in runs],
         "latest visit": [partial(services.data.step, run.id, "a") for run in runs],
         "page of failed items": [partial(services.items.page, run.id, query) for run in loops],
     }
-    rows: list[report.Row] = []
-    for read, calls in reads.items():
-        short, long = (_least_seconds(call, clock) for call in calls)
-        rows.append({"store": name, "read": read, "short": short, "long": long})
-    store.close()
-    return rows
+
+
+def count_requests() -> list[report.Row]:
+    """Return a row for each kind of read on DynamoDB, with what it uses for a short and for a long run."""
+    with ExitStack() as stack:
+        stack.enter_context(emulated_account())
+        client("s3").create_bucket(Bucket=BUCKET)
+        store = DynamoStore("noetl", bucket=BUCKET)
+        meter = stack.enter_context(AwsMeter().attached())
+        rows: list[report.Row] = []
+        for read, calls in make_reads(store).items():
+            uses = []
+            for call in calls:
+                call()
+                meter.read()
+                call()
+                uses.append(meter.read())
+            rows.append({"read": read, "short": uses[0], "long": uses[1]})
+        return rows
 
 
 def _least_seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
@@ -91,6 +134,7 @@ def main() -> None:
         upgrade(dsn)
         rows += measure(dsn, "Postgres", time.perf_counter)
     print(report.table("Reads of long runs", COLUMNS, rows))
+    print(report.table("The same on DynamoDB", DYNAMO_COLUMNS, count_requests()))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import os
 import random
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import field
@@ -37,6 +38,9 @@ IDLE_SECONDS = 0.5
 
 POLL_PAUSE_SECONDS = 0.005
 """How long a thread that waits for a run leaves the store to the workers before it polls again."""
+
+MAX_DAMAGED_RUNS = 1000
+"""How many damaged runs a worker remembers, so that a caller that waits for one learns of it."""
 
 MAX_OUTAGE_SECONDS = 10.0
 """How long the store may fail before the threads that wait for a run get the error."""
@@ -139,7 +143,7 @@ class Worker:
         self._lease_keeper = LeaseKeeper(store, settings.lease_seconds, store.clock)
         self._failures = StoreFailures(self._stopping)
         self._sweep_at = 0.0
-        self._damaged: dict[str, DamagedRunError] = {}
+        self._damaged: OrderedDict[str, DamagedRunError] = OrderedDict()
         self.repaired = 0
         self._shares = TenantShares(settings.threads)
         # A queue outside of the store has turns of its own, and a claim may wait for its messages.
@@ -263,6 +267,8 @@ class Worker:
     def _set_aside(self, run_id: str, error: DamagedRunError) -> None:
         """Set a damaged run aside, so that the other runs continue."""
         self._damaged[run_id] = error
+        while len(self._damaged) > MAX_DAMAGED_RUNS:
+            self._damaged.popitem(last=False)
         self._store.maintenance.set_aside(run_id, error.message)
 
     def _claim(self, lease: Lease) -> Claim | None:

@@ -7,6 +7,8 @@ Algorithm: the dead letter channel (Hohpe and Woolf 2003). The first reader that
 store remembers the reason, and no claim finds its visits. Nothing of the run is deleted. After a repair,
 `noetl doctor --fix` puts all such runs back. One that is still damaged is set aside again.
 
+A list leaves out an entry that cannot be decoded, and logs its run once, so that all other entries are shown.
+
 Cost: nothing for a sound run.
 
 Limits: damage of the store itself concerns all runs, and is a StoreError without a run.
@@ -16,8 +18,10 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from typing import TypeVar
 
 from noetl.executor.errors import DamagedRunError
 from noetl.executor.model.run import ErrorRecord
@@ -27,6 +31,12 @@ RUN_DAMAGED = "RunDamaged"
 
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, zlib.error)
 """The errors of a decoder whose argument is damaged."""
+
+_MAX_LOGGED_RUNS = 1000
+"""How many runs are remembered as logged, since lists are read often."""
+
+Entry = TypeVar("Entry")
+Value = TypeVar("Value")
 
 logger = logging.getLogger("noetl.executor")
 
@@ -78,13 +88,54 @@ def damage_record(damage: str | None) -> ErrorRecord | None:
 
 @contextmanager
 def reading_run(run_id: str) -> Iterator[None]:
-    """Raise DamagedRunError if data of a run cannot be decoded within this block."""
+    """Raise DamagedRunError if data of a run cannot be decoded within this block, which only reads."""
+    with naming_run(run_id):
+        try:
+            yield
+        except UNREADABLE as error:
+            raise unreadable_run(run_id, error) from error
+
+
+@contextmanager
+def naming_run(run_id: str) -> Iterator[None]:
+    """Name a run in each DamagedRunError of this block. Any other error may be one of noetl itself."""
     try:
         yield
     except DamagedRunError as error:
         raise DamagedRunError(error.message, error.run_id or run_id) from error
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Raise DamagedRunError if stored data cannot be decoded within this block, or by this function."""
+    try:
+        yield
     except UNREADABLE as error:
-        raise unreadable_run(run_id, error) from error
+        raise DamagedRunError(f"Data of a run cannot be read: {describe_damage(error)}.") from error
+
+
+def decode_readable(
+    entries: Iterable[Entry], decode: Callable[[Entry], Value], run_id_of: Callable[[Entry], str]
+) -> list[tuple[Entry, Value]]:
+    """Return the entries of a list with what they are decoded to, without those that cannot be decoded.
+
+    >>> decode_readable(["1", "2"], int, str)
+    [('1', 1), ('2', 2)]
+    """
+    found = []
+    for entry in entries:
+        try:
+            found.append((entry, decode(entry)))
+        except (DamagedRunError, *UNREADABLE) as error:
+            _log_left_out(run_id_of(entry), describe_damage(error))
+    return found
+
+
+@lru_cache(_MAX_LOGGED_RUNS)
+def _log_left_out(run_id: str, reason: str) -> None:
+    fields = {"workflow_id": run_id, "damage": reason}
+    message = "run %s cannot be read, and lists leave it out; run `noetl doctor`: %s"
+    logger.error(message, run_id, reason, extra={"fields": fields})
 
 
 def log_set_aside(run_id: str, reason: str) -> None:

@@ -31,6 +31,7 @@ class SqlDamage:
         "run_tags": ("run_tags (run_id, tenant, tag, created_at)", ":run_id, 't', 'x', 0"),
     }  # fmt: skip
     leftover_kinds = tuple(_rows)
+    unreadable_run: ClassVar = {"tags": "{"}
 
     def update_visit(self, store: SqlStore, run: Run, step: str, **values: Any) -> None:
         sets = ", ".join(f"{name} = :{name}" for name in values)

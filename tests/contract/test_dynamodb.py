@@ -86,6 +86,7 @@ class ItemDamage:
         "history",
         "idempotency keys",
     )
+    unreadable_run: ClassVar = {"parent": ["x"]}
 
     def update_visit(self, store: DynamoStore, run: Run, step: str, **values: Any) -> None:
         (visit,) = (visit for visit in store.runs.visits(run.id) if visit.step == step)

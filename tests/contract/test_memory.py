@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -24,6 +24,7 @@ class MemoryDamage:
     """Damage to the dictionaries of a store in memory."""
 
     leftover_kinds = ("tokens", "idempotency_keys")
+    unreadable_run: ClassVar[dict[str, Any]] = {}
 
     def update_visit(self, store: MemoryStore, run: Run, step: str, **values: Any) -> None:
         record = store.state.runs[run.id]

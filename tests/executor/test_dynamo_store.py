@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from noetl.executor.errors import FencedError
+from noetl.executor.errors import DamagedRunError, FencedError
 from noetl.executor.model.run import Claim, RunStatus
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
+from noetl.executor.stores.dynamo import commits, keys
+from noetl.executor.stores.dynamo.expressions import Update
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.sqs.due_message import DueMessage
@@ -47,6 +49,34 @@ def store(queue: str) -> Iterator[DynamoStore]:
     with closing(open_store()) as opened:
         assert isinstance(opened, DynamoStore)
         yield opened
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError])
+def test_an_error_of_noetl_in_a_commit_is_no_damage(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    run = start_run(store)
+    claim = claim_visit(store, run)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(commits, "build_branch_writes", fail)
+    with pytest.raises(error):
+        store.queue.commit(succeed(store, claim), 0.0)
+
+
+def test_a_cause_that_a_commit_cannot_decode_is_damage(store: DynamoStore) -> None:
+    run = start_run(store, DIAMOND)
+    store.queue.commit(succeed(store, claim_visit(store, run)), 0.0)
+    *claims, last = [claim_visit(store, run) for _ in range(4)]
+    for claim in claims:
+        store.queue.commit(succeed(store, claim), 0.0)
+    key = keys.visit(run.id, claims[0].visit.id, 1)
+    store.context.table.write([Update(key, {"names": b"{", "status": "unknown"})])
+    with pytest.raises(DamagedRunError, match="cannot be read") as damage:
+        store.queue.commit(succeed(store, last), 0.0)
+    assert damage.value.run_id == run.id
 
 
 def count_messages(moto_aws: Client, queue: str) -> int:

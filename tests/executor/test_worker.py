@@ -19,6 +19,7 @@ from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
 from noetl.executor.security.capabilities import local_run_capabilities
+from noetl.executor.stores.sql import queue as sql_queue
 from noetl.executor.stores.sql.queue import SqlQueue
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.executor.worker import Worker, WorkerSettings, read_spare_thread_count, read_thread_count
@@ -658,6 +659,65 @@ def test_visits_of_a_service_use_the_credit_of_their_tenant(
     with working(store, tmp_path, queue=queue) as worker:
         worker.wait_until_finished("tenant-a", harness.id, SECONDS)
     assert tenants == expected
+
+
+def test_a_worker_remembers_the_latest_damaged_runs(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "MAX_DAMAGED_RUNS", 2)
+    text = "steps: [{name: a, run: [{action: set, set: {x: 1}}]}]"
+    runs = [start(store, text, tmp_path, origin="service") for _ in range(4)]
+    with store.database.transaction() as db:
+        for run in runs[:3]:
+            db.execute("update runs set plan_hash = 'lost' where id = :id", id=run.id)
+    with working(store, tmp_path, threads=1) as worker:
+        finished(worker, runs[3])
+        with pytest.raises(DamagedRunError, match="has no plan lost"):
+            worker.wait_until_finished("default", runs[2].id, SECONDS)
+        assert len(worker._damaged) == 2
+
+
+FORK = """
+mode: MODE
+steps:
+  - {name: a, rule: [{case: default, run: [b, c]}]}
+  - {name: b, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [d]}]}
+  - {name: c, run: [{action: set, set: {y: 1}}], rule: [{case: default, run: [d]}]}
+  - {name: d, join: all, run: [{action: set, set: {z: 1}}]}
+"""
+
+
+@pytest.mark.parametrize("mode", ["sequential", "parallel"])
+def test_data_that_a_commit_cannot_decode_is_damage(store: SqliteStore, tmp_path: Path, mode: str) -> None:
+    text = FORK.replace("MODE", mode)
+    play = RunHarness(store, text, folder=tmp_path)
+    for _ in range(2):
+        play.execute_next()
+    claim = play.claim()
+    assert claim is not None
+    with store.database.transaction() as db:
+        db.execute("update arrivals set names = '{' where run_id = :id", id=play.id)
+        db.execute("update runs set stack = '{' where id = :id and stack is not null", id=play.id)
+    with pytest.raises(DamagedRunError, match="cannot be read") as damage:
+        play.executor().execute(claim)
+    assert damage.value.run_id == play.id
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError])
+def test_an_error_of_noetl_in_a_commit_is_no_damage(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    play = RunHarness(store, FORK.replace("MODE", "parallel"), folder=tmp_path)
+    claim = play.claim()
+    assert claim is not None
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(sql_queue, "append_events", fail)
+    with pytest.raises(error):
+        play.executor().execute(claim)
+    assert store.maintenance.check_consistency() == []
 
 
 def test_damaged_runs_do_not_stop_the_others(

@@ -32,6 +32,7 @@ from noetl.executor.model.branch_stack import (
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Branch, Commit, Visit
 from noetl.executor.model.visit_transition import enter_step, is_waiting
+from noetl.executor.stores.damage import decoding
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
@@ -74,6 +75,7 @@ class TurnWrites:
     begun: VisitItem | None
 
 
+@decoding()
 def decode_stack(context: DynamoContext, head: Item, counter: Item) -> StoredStack:
     """Return the stack of a run in sequential mode, which its counter holds.
 

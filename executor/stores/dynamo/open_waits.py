@@ -26,6 +26,7 @@ from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.run import Claim, ListedWait, RunStatus, Visit, VisitStatus, WaitKey
 from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.stores.cursors import WaitPlace, read_wait_cursor, write_wait_cursor
+from noetl.executor.stores.damage import decode_readable
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
 from noetl.executor.stores.dynamo.context import DynamoContext
@@ -140,18 +141,28 @@ def _read_waits(context: DynamoContext, tenant: str, places: Sequence[WaitPlace]
     wait_keys = {place: keys.wait(*place[1:], spread_of(head)) for place, head in found}
     visit_keys = {place: keys.visit(*place[1:3], spread_of(head)) for place, head in found}
     items = table.get_many(list({*wait_keys.values(), *visit_keys.values()}))
+    entries = [
+        (place, head)
+        for place, head in found
+        if tenant_of(head) == tenant and _is_open(items.get(wait_keys[place], {}))
+    ]
+
+    def find(entry: tuple[WaitPlace, Item]) -> Visit | None:
+        place, head = entry
+        return _find_suspended(context, head, items[wait_keys[place]], items.get(visit_keys[place], {}))
+
     waits = []
-    for place, head in found:
-        wait, visit = items.get(wait_keys[place], {}), items.get(visit_keys[place], {})
-        if not wait or "answered" in wait or "closed" in wait or tenant_of(head) != tenant:
-            continue
-        suspended = _find_suspended(context, head, wait, visit)
+    for (place, head), suspended in decode_readable(entries, find, lambda entry: entry[0][1]):
         if suspended is not None:
             rank, *ids = place
             waits.append(ListedWait(WaitKey(*ids), rank, suspended, head["playbook"], head["plan"]))
         elif has_ended(head):
             _unlist(context, head, wait_keys[place])
     return waits
+
+
+def _is_open(wait: Item) -> bool:
+    return bool(wait) and not ("answered" in wait or "closed" in wait)
 
 
 def _find_suspended(context: DynamoContext, head: Item, wait: Item, item: Item) -> Visit | None:

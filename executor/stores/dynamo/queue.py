@@ -16,7 +16,7 @@ from noetl.executor.errors import DamagedRunError, MessageError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, RunStatus, Visit, VisitStatus
 from noetl.executor.model.visit_transition import MAX_AHEAD_SECONDS
-from noetl.executor.stores.damage import reading_run
+from noetl.executor.stores.damage import naming_run, reading_run
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.claims import ClaimRequest, Claims, FinishedVisit
@@ -179,7 +179,7 @@ class DynamoQueue:
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         """Write the outcome of a visit and all that follows from it, and claim the next visit for a lease."""
-        with reading_run(commit.visit.run_id):
+        with naming_run(commit.visit.run_id):
             return self._commit(commit, now, claim_for)
 
     def _commit(self, commit: Commit, now: float, claim_for: Lease | None) -> Visit | None:

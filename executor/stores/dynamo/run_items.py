@@ -43,6 +43,7 @@ from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.model.run_transition import run_started, shown_status
 from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.visit_transition import enter_step
+from noetl.executor.stores.damage import decoding
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs, to_bytes
@@ -130,6 +131,7 @@ def encode_given(run: Run, blobs: Blobs) -> bytes | None:
     return blobs.store(run.id, {name: value for name, value in given.items() if value})
 
 
+@decoding()
 def decode_run(head: Item, blobs: Blobs, counts: BranchCounts | None = None) -> Run:
     """Return the run of a head; without `counts`, it has one branch. Values that were deleted are empty."""
     given, lost_given = _load_or_lose(head, "given", "input", blobs)

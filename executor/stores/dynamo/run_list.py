@@ -18,7 +18,7 @@ page early; its cursor continues there. A count ends after MAX_COUNTED runs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noetl.executor.model.run import SERVICE_QUEUE, Run, RunStatus
@@ -26,6 +26,7 @@ from noetl.executor.model.run_filter import RunCounts, RunFilter, may_have_text
 from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.model.run_tags import has_tag
 from noetl.executor.stores.cursors import read_cursor, write_cursor
+from noetl.executor.stores.damage import decode_readable
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
 from noetl.executor.stores.dynamo.context import DynamoContext
@@ -157,7 +158,11 @@ class RunList:
     def summary(self, tenant: str, run_id: str) -> RunSummary | None:
         """Return the summary of a run of a tenant, or None if the tenant has no such run."""
         head = self._context.table.get(keys.head(run_id), SUMMARY_ATTRIBUTES)
-        return None if head is None or tenant_of(head) != tenant else self._summarize([head])[0]
+        return (
+            None
+            if head is None or tenant_of(head) != tenant
+            else self._decode(head, self._read_counters([head]))
+        )
 
     def overview(self, tenant: str, run_id: str) -> RunOverview | None:
         """Return what the status of a run shows, or None if the tenant has no such run."""
@@ -220,23 +225,24 @@ class RunList:
         items = self._context.table.get_many([keys.head(id) for id in run_ids], SUMMARY_ATTRIBUTES)
         heads = [head for head in items.values() if tenant_of(head) == query.run_filter.tenant]
         heads.sort(key=lambda head: str(head["created"]), reverse=not query.run_filter.is_oldest_first)
-        pairs = zip(heads, self._summarize(heads), strict=True)
+        counters = self._read_counters(heads)
+        pairs = decode_readable(heads, lambda head: self._decode(head, counters), run_id_of)
         return [run for head, run in pairs if query.matches(run, str(head["created"]))]
 
-    def _summarize(self, heads: Sequence[Item]) -> list[RunSummary]:
-        """Return the summaries of runs. The counters of all runs that have not ended are read at once."""
+    def _decode(self, head: Item, counters: Mapping[str, Sequence[Item]]) -> RunSummary:
+        return decode_summary(head, self._find_status(head, counters.get(run_id_of(head), ())))
+
+    def _read_counters(self, heads: Sequence[Item]) -> dict[str, list[Item]]:
+        """Return the counters of all runs that have not ended, by run. They are read at once."""
         counter_keys = {
             run_id_of(head): [keys.counter(run_id_of(head), number) for number in range(spread_of(head))]
             for head in heads
             if not has_ended(head)
         }
         items = self._context.table.get_many([key for group in counter_keys.values() for key in group])
-        counters = {
+        return {
             run_id: [items[key] for key in group if key in items] for run_id, group in counter_keys.items()
         }
-        return [
-            decode_summary(head, self._find_status(head, counters.get(run_id_of(head), ()))) for head in heads
-        ]
 
     def _find_status(self, head: Item, counters: Sequence[Item]) -> RunStatus:
         """Return the status of a run. Its visits are read only if an earlier version has suspended one."""

@@ -39,7 +39,7 @@ from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, assemble_visi
 from noetl.executor.stores.dynamo.visit_items import without_outputs
 from noetl.planner.frozen import replace
 
-MIN_READ_VISITS = 8
+MIN_READ_VISITS = 4
 """Number of visits on cycles that are read before each step is queried by itself."""
 
 _FIRST, _LAST = "V#", "V#~"

@@ -65,6 +65,7 @@ from noetl.executor.model.run import (
 )
 from noetl.executor.model.transition import branches_after
 from noetl.executor.model.visit_transition import enter_step
+from noetl.executor.stores.damage import decoding
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import PART_CHARACTERS, Blobs, from_bytes, is_in_bucket, to_bytes
 from noetl.executor.stores.dynamo.expressions import Condition
@@ -145,6 +146,7 @@ class VisitItem:
         return (origin.parent_clock, not origin.causes, origin.index, self.visit.id)
 
 
+@decoding()
 def decode_visit(
     run_id: str, item: Item, blobs: Blobs, derived: VisitItem | None = None, *, with_outputs: bool = True
 ) -> VisitItem | None:
@@ -267,6 +269,7 @@ def decode_origin(item: Item) -> VisitOrigin:
     )
 
 
+@decoding()
 def decode_pointers(packed: bytes | None) -> Pointers:
     """Return the pointers that an item stores in `names`."""
     return {} if packed is None else {name: (clock, id) for name, (clock, id) in from_bytes(packed).items()}

@@ -32,7 +32,7 @@ from noetl.executor.model.branch_stack import (
 )
 from noetl.executor.model.events import Event
 from noetl.executor.model.plan_switch import CarriedRun
-from noetl.executor.model.run import Branch, Commit, FailureState, Lease, Run, RunStatus, Visit
+from noetl.executor.model.run import Branch, Commit, FailureState, Lease, Pointers, Run, RunStatus, Visit
 from noetl.executor.model.run_transition import pause_run, run_paused, run_unpaused, unpause_run
 from noetl.executor.model.special_visits import end_visit, finally_visit, finally_visit_id
 from noetl.executor.model.transition import merge_arrivals
@@ -45,6 +45,7 @@ from noetl.executor.model.visit_transition import (
     start_events,
     unpause,
 )
+from noetl.executor.stores.damage import decoding
 from noetl.executor.stores.sql.database import Result, Writer
 from noetl.executor.stores.sql.due_floor import NO_FLOOR
 from noetl.executor.stores.sql.history import append_events
@@ -192,7 +193,8 @@ class BranchTransaction:
     @property
     def stack(self) -> BranchStack:
         """The branches of a run in sequential mode whose turn is to come."""
-        return BranchStack.from_json(json.loads(self.run["stack"]))
+        with decoding():
+            return BranchStack.from_json(json.loads(self.run["stack"]))
 
     def finish_turn(self, visit: Visit) -> bool:
         """Let the next branch of a sequential run get its turn, and return whether there is one."""
@@ -279,9 +281,9 @@ class BranchTransaction:
             return
         wave = 1 if counter is None else counter["wave"] + 1
         earlier = (
-            None if counter is None else Branch("", join, counter["clock"], json.loads(counter["names"]))
+            None if counter is None else Branch("", join, counter["clock"], _decode_names(counter["names"]))
         )
-        arrivals = [Branch(row["id"], join, row["clock"], json.loads(row["names"])) for row in rows]
+        arrivals = [Branch(row["id"], join, row["clock"], _decode_names(row["names"])) for row in rows]
         branch, live, merged = merge_arrivals(self._step(join), wave, arrivals, earlier)
         db.execute(
             "branches.fire_join",
@@ -418,3 +420,8 @@ def add_joins(db: Writer, run_id: str, carried: CarriedRun) -> None:
     db.executemany("branches.add_join", joins)
     db.executemany("branches.add_arrival", arrivals)
     db.executemany("branches.add_count", counts)
+
+
+@decoding()
+def _decode_names(text: str) -> Pointers:
+    return {name: (clock, id) for name, (clock, id) in json.loads(text).items()}

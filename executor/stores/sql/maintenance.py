@@ -25,7 +25,7 @@ from noetl.executor.model.run import NEVER
 from noetl.executor.model.run_transition import lose_branch
 from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.visit_transition import MAX_LEASE_SECONDS
-from noetl.executor.stores.damage import log_set_aside, reading_run
+from noetl.executor.stores.damage import log_set_aside, naming_run
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.plan_uses import MAX_DELETED_PLANS, UNUSED_SECONDS
 from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit
@@ -131,7 +131,7 @@ class SqlMaintenance:
         """Lock a run, check it again and repair it; return whether there was something to repair."""
         repair = None
         try:
-            with reading_run(run_id), self._context.database.transaction() as db:
+            with naming_run(run_id), self._context.database.transaction() as db:
                 db.lock_run(run_id)
                 damaged = db.execute(damage.query, run_id=run_id, limit=1, **damage.values)
                 if damaged.fetchone() is not None:

@@ -46,7 +46,7 @@ from noetl.executor.model.visit_transition import (
     start_events,
 )
 from noetl.executor.model.worker_identity import is_dead
-from noetl.executor.stores.damage import missing_run, reading_run
+from noetl.executor.stores.damage import missing_run, naming_run
 from noetl.executor.stores.sql.branches import BranchTransaction
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Result, Writer
@@ -189,7 +189,7 @@ class SqlQueue:
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
         visit = commit.visit
         outputs = encode_outputs(commit, self._context.limits)
-        with reading_run(visit.run_id), self._context.transaction() as db:
+        with naming_run(visit.run_id), self._context.transaction() as db:
             db.mark_run_written(visit.run_id)
             db.execute(
                 "queue.count_outcome",

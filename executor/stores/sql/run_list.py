@@ -24,8 +24,9 @@ from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import OPEN_STATUSES, RunCounts, RunFilter, fold_case
 from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.stores.cursors import read_cursor, write_cursor
+from noetl.executor.stores.damage import decode_readable
 from noetl.executor.stores.sql.database import Database
-from noetl.executor.stores.sql.rows import encode_json, summary_from_row
+from noetl.executor.stores.sql.rows import Row, encode_json, summary_from_row
 from noetl.planner.frozen import replace
 
 MAX_SEARCHED_RUNS = 50_000
@@ -57,14 +58,16 @@ def find_runs(database: Database, run_filter: RunFilter) -> tuple[list[RunSummar
     values = _filter_values(database, run_filter) | _place_values("last", last) | _place_values("end", end)
     query = _QUERIES[run_filter.is_oldest_first, bool(run_filter.tags)]
     limit = run_filter.limit
-    runs: dict[str, RunSummary] = {}
+    found: dict[str, Row] = {}
     for conditions in _status_conditions(run_filter.statuses):
         rows = database.fetch_all(query, limit=limit + 1, **values, **conditions)
-        runs |= {row["id"]: summary_from_row(row) for row in rows}
-    ordered = sorted(runs.values(), key=_place_of, reverse=not run_filter.is_oldest_first)
+        found |= {row["id"]: row for row in rows}
+    ordered = sorted(found.values(), key=_place_of, reverse=not run_filter.is_oldest_first)
+    page = decode_readable(ordered[:limit], summary_from_row, lambda row: str(row["id"]))
+    runs = [run for _, run in page]
     if len(ordered) > limit:
-        return ordered[:limit], write_cursor(*_place_of(ordered[limit - 1]))
-    return ordered, None if end is None else write_cursor(*end)
+        return runs, write_cursor(*_place_of(ordered[limit - 1]))
+    return runs, None if end is None else write_cursor(*end)
 
 
 def count_runs(
@@ -144,5 +147,5 @@ def _status_conditions(statuses: Collection[RunStatus]) -> list[dict[str, Any]]:
     return conditions
 
 
-def _place_of(run: RunSummary) -> ListPlace:
-    return run.created_at, run.id
+def _place_of(row: Row) -> ListPlace:
+    return row["created_at"], row["id"]

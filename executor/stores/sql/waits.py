@@ -31,6 +31,7 @@ from noetl.executor.model.wait_transition import (
     wait_closed,
 )
 from noetl.executor.stores.cursors import read_wait_cursor, write_wait_cursor
+from noetl.executor.stores.damage import decode_readable
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.rows import Row, decode_json, encode_json, visit_from_row
@@ -66,8 +67,12 @@ class SqlWaits:
         names = ("rank", "run_id", "visit_id", "id")
         after = {} if cursor is None else dict(zip(names, read_wait_cursor(cursor), strict=True))
         rows = self._context.database.fetch_all("waits.find_open", tenant=tenant, limit=limit + 1, **after)
-        waits = [_listed_from_row(row) for row in rows[:limit]]
-        return waits, write_wait_cursor(waits[-1].rank, waits[-1].key) if len(rows) > limit else None
+        page = decode_readable(rows[:limit], _listed_from_row, lambda row: str(row["run_id"]))
+        waits = [wait for _, wait in page]
+        if len(rows) <= limit:
+            return waits, None
+        last = rows[limit - 1]
+        return waits, write_wait_cursor(last["rank"], WaitKey(last["run_id"], last["id"], last["wait_id"]))
 
     def wait(self, key: WaitKey) -> Wait:
         rows = self._context.database.fetch_all("waits.get", **asdict(key))

@@ -15,6 +15,11 @@ class StoreDamage(Protocol):
         """Kinds of rows that may belong to an unknown run."""
         ...
 
+    @property
+    def unreadable_run(self) -> dict[str, Any]:
+        """Values with which a run cannot be decoded. It is empty if the store decodes nothing."""
+        ...
+
     def update_visit(self, store: Any, run: Run, step: str, **values: Any) -> None:
         """Update the visit of a step."""
         ...

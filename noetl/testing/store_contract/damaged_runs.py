@@ -6,7 +6,9 @@ import pytest
 
 from noetl.executor.errors import DamagedRunError
 from noetl.executor.model.run import Claim, RunStatus
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.interface import Store
+from noetl.planner.frozen import replace
 from noetl.testing.run_harness import FakeClock, RunHarness
 from noetl.testing.store_contract.damage import StoreDamage
 from noetl.testing.store_contract.operations import failed_checks, findings_of
@@ -67,6 +69,32 @@ class DamagedRunsContract:
         assert damaged.status is RunStatus.SUCCEEDED
         assert store.maintenance.put_back(clock()) == []
         assert failed_checks(store) == []
+
+    def test_a_list_leaves_out_a_run_that_cannot_be_decoded(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        clock = FakeClock()
+        runs = []
+        for _ in range(5):
+            clock.advance(1)
+            runs.append(RunHarness(store, CHAIN, clock=clock, origin="service").id)
+        assert self._list_runs(store) == runs[::-1]
+        if not self.damage.unreadable_run:
+            return
+        self.damage.update_run(store, runs[2], **self.damage.unreadable_run)
+        assert self._list_runs(store) == self._list_runs(store) == [runs[4], runs[3], runs[1], runs[0]]
+        (record,) = [record for record in caplog.records if runs[2] in record.getMessage()]
+        assert "lists leave it out" in record.getMessage()
+
+    def _list_runs(self, store: Store) -> list[str]:
+        """Return the ids of all runs, read in pages."""
+        run_filter, ids = RunFilter(tenant="default", limit=2), []
+        while True:
+            page, cursor = store.runs.find(run_filter)
+            ids += [run.id for run in page]
+            if cursor is None:
+                return ids
+            run_filter = replace(run_filter, cursor=cursor)
 
     def _is_left_alone(self, store: Store, damaged: RunHarness) -> None:
         """Check that neither claims nor sweeps meet the run any more, and that its reason is kept."""
