@@ -110,6 +110,9 @@ class ResumeBody(RequestBody):
     step: Annotated[str | None, Expected("the name of a step")] = Field(
         None, alias="from", description="The step at which a new run starts."
     )
+    drop_siblings: Annotated[bool, Expected("true or false")] = Field(
+        default=False, description="With `from`: the branches next to the step do not continue."
+    )
 
 
 class AnswerBody(RequestBody):

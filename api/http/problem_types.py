@@ -98,6 +98,11 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "unsupported-media-type": ProblemType(
         415, "The body must be application/json, in UTF-8 and not compressed.", ("Accept-Post",)
     ),
+    "cannot-continue": ProblemType(
+        CONFLICT,
+        "run 7c0b1f2ad1f04b0d9f1e2a3c cannot continue in this version: NC105: step `a` would be done twice"
+        " (line 7)",
+    ),
     "graph-too-large": ProblemType(
         422, "The graph has more than 500 edges. Request it with `format=mermaid` or `format=json`."
     ),

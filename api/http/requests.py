@@ -125,7 +125,9 @@ async def read_resume_request(request: Request, key: str | None) -> ResumeReques
         return ResumeRequest(idempotency_key=key)
     _content_type(request, (JSON_TYPE,))
     resume = await _decode(body, lambda value: parse_body(ResumeBody, value))
-    return ResumeRequest(resume.input or {}, resume.step, key)
+    if resume.drop_siblings and resume.step is None:
+        raise Problem(422, "`drop_siblings` needs `from`.", slug="invalid-body")
+    return ResumeRequest(resume.input or {}, resume.step, key, resume.drop_siblings)
 
 
 async def read_answer_request(request: Request) -> AnswerRequest:

@@ -60,6 +60,7 @@ _RESUME_REQUEST: dict[str, Any] = {
     **optional_body("ResumeBody"),
     **problems(
         "not-found",
+        "cannot-continue",
         "local-run",
         "not-ended",
         "not-resumable",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.playbooks import registered_playbook
+from noetl.api.service.restarts import begin_restart
 from noetl.api.service.step_reports import step_reports
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import (
@@ -60,13 +61,15 @@ _MAX_SHOWN_STEPS = 10
 class ResumeRequest:
     """A request to resume a run. `input` replaces values of its input.
 
-    With `step`, a new run starts at that step of the run, which has ended. The same `idempotency_key` with
-    the same request resumes once, or starts one run.
+    With `step`, a new run starts at that step of the run, which has ended. With `drops_siblings`, the
+    branches next to that step do not continue. The same `idempotency_key` with the same request resumes once,
+    or starts one run.
     """
 
     input: Mapping[str, Any] = field(default_factory=dict)
     step: str | None = None
     idempotency_key: str | None = None
+    drops_siblings: bool = False
 
     def idempotency(self, content: Any) -> tuple[str, str] | None:
         """Return the key of the request with the hash of its content, or None without a key."""
@@ -389,8 +392,9 @@ class RunService:
         Raises:
             NotFoundError: the tenant has no such run.
             RejectedError: `not_resumable`, if it has succeeded; `paused`; `payload_lost`; `unknown_step`;
-                `not_ended`, if a step or input is given; `inside_region`; `invalid_input`; `local_run`;
-                `idempotency_key_reused`, by another request; `quota_exceeded`.
+                `not_ended`, if a step or input is given; `inside_region` or `cannot_continue`, if no run can
+                start at the step; `invalid_input`; `local_run`; `idempotency_key_reused`, by another request;
+                `quota_exceeded`.
         """
         run = self._controllable_run(run_id, "resume")
         if request.step is not None:
@@ -431,7 +435,8 @@ class RunService:
         return self.get(found[1])
 
     def _restart(self, run: Run, step: str, request: ResumeRequest) -> Run:
-        from noetl.executor.engine.start import prefix_before, restart_from_step
+        from noetl.executor.engine.restart import RestartPoint
+        from noetl.executor.engine.start import check_can_restart, prefix_before, restart_from_step
 
         plans, runs = self.context.store.plans, self.context.store.runs
         names = self.context.step_names(run.plan_hash)
@@ -440,11 +445,21 @@ class RunService:
             more = " and more" if len(names) > _MAX_SHOWN_STEPS else ""
             hint = did_you_mean(step, names) or f"the playbook has {shown}{more}"
             raise RejectedError("unknown_step", f"unknown step `{step}`; {hint}")
-        idempotency = request.idempotency([run.id, step, dict(request.input)])
+        content = [run.id, step, dict(request.input)]
+        idempotency = request.idempotency([*content, "alone"] if request.drops_siblings else content)
         if (earlier := self._earlier_run(idempotency)) is not None:
             return earlier
         header, visits = plans.header(run.plan_hash), runs.visits_with_outputs(run.id)
-        prefix = prefix_before(plans.step(run.plan_hash, step), run, visits, header.finally_step)
+        declared = plans.step(run.plan_hash, step)
+        check_can_restart(run, declared)
+        if declared.regions:
+            point = RestartPoint(run, plans.get(run.plan_hash), visits, step, request.drops_siblings)
+            continued = begin_restart(self.context, point, dict(request.input))
+            self._check_quota(continued.run.queue)
+            created = runs.create_continued(continued, idempotency)
+            log_run_start(created, continued.run)
+            return created
+        prefix = prefix_before(declared, run, visits, header.finally_step)
         new, first_visit, history = restart_from_step(header, prefix, request.input, now=self.context.clock())
         self._check_quota(new.queue)
         created = runs.create(new, first_visit, idempotency=idempotency, history=history)

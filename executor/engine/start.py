@@ -129,7 +129,13 @@ def prefix_before(step: Step, run: Run, visits: Sequence[Visit], finally_step: s
         RejectedError: `not_ended`; `unknown_step` for the finally step; `inside_region` if other branches may
             be on their way to a join after the step; `payload_lost` if data of the run was deleted.
     """
-    _check_can_restart(run, step)
+    check_can_restart(run, step)
+    if step.regions:
+        joins = ", ".join(f"`{join}`" for join in step.regions)
+        message = f"step `{step.name}` is on one of several branches that join at {joins}"
+        raise RejectedError(
+            "inside_region", f"{message}; start from a step before the fork or after the join"
+        )
     last = max((v for v in visits if v.step == step.name), key=lambda v: (v.clock, v.id), default=None)
     finished = sorted(
         (v for v in visits if v.finished_at is not None and (last is None or v.clock < last.clock)),
@@ -183,18 +189,17 @@ def new_run_from(header: Header, run: Run, given: Mapping[str, Any], *, now: flo
     return replace(new, resumed_from=run.id), first_visit
 
 
-def _check_can_restart(run: Run, step: Step) -> None:
+def check_can_restart(run: Run, step: Step) -> None:
+    """Check that a new run may start from a step of a run.
+
+    Raises:
+        RejectedError: `not_ended`; `unknown_step` for the finally step.
+    """
     if not run.status.is_final:
         raise RejectedError("not_ended", f"run {run.id} has not ended, so no run can start from it")
     if step.is_finally_step:
         message = f"step `{step.name}` is the finally step; a run cannot start from it"
         raise RejectedError("unknown_step", message)
-    if step.regions:
-        joins = ", ".join(f"`{join}`" for join in step.regions)
-        message = f"step `{step.name}` is on one of several branches that join at {joins}"
-        raise RejectedError(
-            "inside_region", f"{message}; start from a step before the fork or after the join"
-        )
 
 
 def _final_pointers(visits: Sequence[Visit]) -> Pointers:

@@ -315,20 +315,56 @@ async def test_a_new_run_cannot_start_at_a_step_of_an_unfinished_run(
     assert (await http.post("/workflows/nothing/resume", json={"from": "first"})).status_code == 404
 
 
-async def test_a_new_run_cannot_start_inside_a_region(http: httpx.AsyncClient) -> None:
-    text = """
+DIAMOND = """
 name: diamond
+output: {sum: "{{ a + b }}"}
 steps:
   - {name: fork, rule: [{case: default, run: [left, right]}]}
-  - {name: left, rule: [{case: default, run: [meet]}]}
-  - {name: right, rule: [{case: default, run: [meet]}]}
-  - {name: meet, run: [{action: log, message: met}]}
+  - {name: left, run: [{action: set, set: {a: 1}}], rule: [{case: default, run: [meet]}]}
+  - name: right
+    run: [{action: set, set: {b: 2}}]
+    rule: [{case: "{{ b > 9 }}", run: [late]}, {case: default, run: [meet]}]
+  - {name: late, rule: [{case: default, run: [meet]}]}
+  - {name: meet, run: [{action: log, message: "met {{ a + b }}"}]}
 """
-    workflow_id = (await start(http, text, PATIENT))["workflow_id"]
-    response = await http.post(f"/workflows/{workflow_id}/resume", json={"from": "left"})
-    assert (response.status_code, response.json()["type"]) == (422, "urn:noetl:problem:inside-region")
-    assert "`meet`" in response.json()["detail"]
-    assert (await http.post(f"/workflows/{workflow_id}/resume", json={"from": "meet"})).status_code == 202
+
+
+async def test_a_new_run_starts_on_one_of_several_branches(http: httpx.AsyncClient) -> None:
+    workflow_id = (await start(http, DIAMOND, PATIENT))["workflow_id"]
+    for step in ("left", "meet", "right"):
+        response = await http.post(f"/workflows/{workflow_id}/resume", json={"from": step})
+        assert response.status_code == 202, response.json()
+        new = response.json()["workflow_id"]
+        result = await finish(http, new)
+        assert (result["status"], result["result"]) == ("succeeded", {"sum": 3})
+        events = (await http.get(f"/workflows/{new}/events")).json()["items"]
+        started = {event["step"] for event in events if event["type"] == "step.started"}
+        assert started == {step, "meet"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "problem", "part"),
+    [
+        ({"from": "late"}, 422, "inside-region", "has not visited step `late`"),
+        (
+            {"from": "left", "drop_siblings": True},
+            409,
+            "cannot-continue",
+            "NC113: no path to this step assigns `b`",
+        ),
+        ({"drop_siblings": True}, 422, "invalid-body", "`drop_siblings` needs `from`"),
+    ],
+)
+async def test_a_start_on_one_of_several_branches_may_be_refused(
+    http: httpx.AsyncClient, body: dict[str, Any], status: int, problem: str, part: str
+) -> None:
+    workflow_id = (await start(http, DIAMOND, PATIENT))["workflow_id"]
+    before = (await http.get(f"/workflows/{workflow_id}/events")).json()
+    response = await http.post(f"/workflows/{workflow_id}/resume", json=body)
+    assert (response.status_code, response.json()["type"]) == (status, f"urn:noetl:problem:{problem}")
+    assert part in response.json()["detail"]
+    assert len((await http.get("/workflows")).json()["items"]) == 1
+    assert (await http.get(f"/workflows/{workflow_id}/events")).json() == before
 
 
 async def test_the_graph_of_a_run_shows_its_states(http: httpx.AsyncClient) -> None:

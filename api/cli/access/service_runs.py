@@ -270,6 +270,7 @@ class ServiceRuns:
 
         body: dict[str, Any] = {"input": dict(request.input)} if request.input else {}
         body |= {} if request.step is None else {"from": request.step}
+        body |= {"drop_siblings": True} if request.drops_siblings else {}
         return self._send(RunEntry, _path(run_id, "resume"), body or None)
 
     def outlast_outages(self, check: Callable[[], object]) -> None:

@@ -44,6 +44,10 @@ def resume_runs(
     step: Annotated[
         str | None, typer.Option("--from", metavar="STEP", help="Start a new run at this step instead.")
     ] = None,
+    drop_siblings: Annotated[
+        bool,
+        typer.Option("--drop-siblings", help="With --from: the branches next to the step do not continue."),
+    ] = False,
     status: StatusOption = None,
     playbook: PlaybookOption = None,
     tag: TagOption = None,
@@ -63,6 +67,7 @@ def resume_runs(
     of a service that failed, timed out or completed with errors, and cancelled ones if --status names them.
 
     With --from, start a new run at a step of a run that has ended, with the names that had values there.
+    Branches next to the step keep what they have done.
     """
     from noetl.api.cli.inputs import parse_input_pairs, read_input_file
     from noetl.api.cli.local.run_to_end import check_settings
@@ -73,6 +78,8 @@ def resume_runs(
     is_single = ids is not None and len(ids) == 1
     if not is_single and (inputs or input_file is not None or step is not None):
         raise CommandError("inputs and --from need the id of one run")
+    if drop_siblings and step is None:
+        raise CommandError("--drop-siblings needs --from")
     file_inputs = read_input_file(input_file) if input_file is not None else {}
     check_settings()
     with open_runs(store, url) as runs:
@@ -83,7 +90,8 @@ def resume_runs(
         run = find_run(runs, (ids or [""])[0])
         plan = runs.plan(run.id)
         types = {name: declared.type for name, declared in plan.header.inputs.items()}
-        request = ResumeRequest({**file_inputs, **parse_input_pairs(inputs or (), types)}, step)
+        given = {**file_inputs, **parse_input_pairs(inputs or (), types)}
+        request = ResumeRequest(given, step, drops_siblings=drop_siblings)
         _resume_one(runs, run, plan, request, _Output(json, quiet))
 
 

@@ -60,7 +60,6 @@ def test_a_new_run_starts_at_a_step(noetl: Command, ended: str) -> None:
     ("step", "given", "sentence"),
     [
         ("secnd", "number=1", "unknown step `secnd`; did you mean `second`?"),
-        ("left", "number=1", "branches that join at `meet`"),
         ("second", "number=x", "input `number` must be of type integer"),
     ],
 )
@@ -71,6 +70,16 @@ def test_an_invalid_request_is_a_sentence(
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert sentence in outcome.err and len(outcome.err.splitlines()) == 1
     assert noetl("runs", "list", "--playbook", "chain").out.count("\n") == 1
+
+
+def test_a_new_run_starts_on_one_of_several_branches(noetl: Command, ended: str) -> None:
+    outcome = noetl("runs", "resume", ended, "--from", "left")
+    assert (outcome.exit_code, outcome.json) == (0, {"sum": 11, "last": True})
+    assert Path("trace").read_text() == "first\nsecond\n"
+    alone = noetl("runs", "resume", ended, "--from", "left", "--drop-siblings")
+    assert (alone.exit_code, alone.json) == (0, {"sum": 11, "last": True})
+    refused = noetl("runs", "resume", ended, "--drop-siblings")
+    assert (refused.exit_code, refused.err) == (2, "noetl: --drop-siblings needs --from\n")
 
 
 def test_the_steps_of_a_resumed_run_are_shown(noetl: Command, folder: Path) -> None:

@@ -1,0 +1,70 @@
+"""New runs that start at a step between a fork and its join of another run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from noetl.executor.errors import RejectedError
+from noetl.planner.continuation.verdict import Reason, SwitchVerdict
+
+if TYPE_CHECKING:
+    from noetl.api.service.tenant import TenantContext
+    from noetl.executor.engine.restart import RestartPoint
+    from noetl.executor.model.continued_run import ContinuedRun
+    from noetl.executor.model.run_history import RunRecords
+
+_MAX_SHOWN_REASONS = 3
+
+
+def judge_restart(context: TenantContext, point: RestartPoint) -> RunRecords:
+    """Return the state before a step, from which a new run may start with the branches next to the step.
+
+    Raises:
+        RejectedError: `cannot_continue`, with the reasons of the verdict; `inside_region`, if the step was
+            not visited, or in sequential mode; `payload_lost`.
+    """
+    from noetl.executor.engine.restart import find_restart_state
+    from noetl.planner.continuation.judge import may_continue
+    from noetl.planner.continuation.switch_state import Switch
+
+    records, state = find_restart_state(point)
+    verdict = may_continue(point.plan, point.plan, state, Switch(), context.compiler.catalogue)
+    if not verdict.is_yes:
+        raise _refuse(point, verdict)
+    return records
+
+
+def begin_restart(context: TenantContext, point: RestartPoint, given: dict[str, object]) -> ContinuedRun:
+    """Return the new run, which is not stored yet. `given` replaces inputs.
+
+    Raises:
+        RejectedError: as `judge_restart`; `invalid_input`, as for a new run.
+    """
+    from noetl.executor.engine.restart import begin_from_records
+
+    return begin_from_records(judge_restart(context, point), point.plan, given, context.clock())
+
+
+def _refuse(point: RestartPoint, verdict: SwitchVerdict) -> RejectedError:
+    """Return the refusal of a start at a step, with the reasons of its verdict."""
+    where = f"run {point.run.id} cannot continue from step `{point.step}`"
+    if verdict.reasons:
+        return RejectedError("cannot_continue", f"{where}: {describe_reasons(verdict.reasons)}")
+    names = ", ".join(f"`{required.name}` (line {required.line})" for required in verdict.required)
+    fix = "start without dropping the other branches" if point.drops_siblings else "start at an earlier step"
+    return RejectedError("cannot_continue", f"{where}: NC113: no value for {names}; {fix}")
+
+
+def describe_reasons(reasons: Sequence[Reason]) -> str:
+    """Return the first reasons of a verdict with their codes.
+
+    >>> describe_reasons([Reason("NC105", "step `a` would be done twice", "a", 7)])
+    'NC105: step `a` would be done twice (line 7)'
+    """
+    shown = [
+        f"{reason.code}: {reason.message}" + (f" (line {reason.line})" if reason.line else "")
+        for reason in reasons[:_MAX_SHOWN_REASONS]
+    ]
+    more = len(reasons) - len(shown)
+    return "; ".join(shown) + (f"; and {more} more" if more else "")
