@@ -110,6 +110,10 @@ class ResumeBody(RequestBody):
     step: Annotated[str | None, Expected("the name of a step")] = Field(
         None, alias="from", description="The step at which a new run starts."
     )
+    skip: Annotated[
+        ObjectMember,
+        Field(description="Results of failed or parked steps by their names; these steps are not performed."),
+    ] = None
     drop_siblings: Annotated[bool, Expected("true or false")] = Field(
         default=False, description="With `from`: the branches next to the step do not continue."
     )

@@ -79,6 +79,11 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "not-ended": ProblemType(
         CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c has not ended, so no run can start from it"
     ),
+    "not-skippable": ProblemType(
+        CONFLICT,
+        "step `a` of run 7c0b1f2ad1f04b0d9f1e2a3c has neither failed nor stopped before its end; only such"
+        " steps can be skipped",
+    ),
     "not-resumable": ProblemType(
         CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c has succeeded; there is nothing to resume"
     ),

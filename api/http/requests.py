@@ -127,7 +127,9 @@ async def read_resume_request(request: Request, key: str | None) -> ResumeReques
     resume = await _decode(body, lambda value: parse_body(ResumeBody, value))
     if resume.drop_siblings and resume.step is None:
         raise Problem(422, "`drop_siblings` needs `from`.", slug="invalid-body")
-    return ResumeRequest(resume.input or {}, resume.step, key, resume.drop_siblings)
+    if resume.skip and resume.step is not None:
+        raise Problem(422, "`skip` continues the run, and `from` starts a new one.", slug="invalid-body")
+    return ResumeRequest(resume.input or {}, resume.step, key, resume.drop_siblings, resume.skip or {})
 
 
 async def read_answer_request(request: Request) -> AnswerRequest:

@@ -64,6 +64,7 @@ _RESUME_REQUEST: dict[str, Any] = {
         "local-run",
         "not-ended",
         "not-resumable",
+        "not-skippable",
         "paused",
         "payload-lost",
         "superseded-plan",
@@ -241,6 +242,7 @@ async def resume_run(
     With `from`, start a new run at another step of it instead.
     """
     resume_request = await read_resume_request(request, idempotency_key)
+    resume_request = replace(resume_request, caller=caller_name(request))
 
     def resume() -> tuple[bool, Run]:
         is_replay = services.runs.has_request(resume_request.idempotency_key)

@@ -12,6 +12,7 @@ from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookRefer
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.playbooks import registered_playbook
 from noetl.api.service.restarts import begin_restart
+from noetl.api.service.skips import find_skips
 from noetl.api.service.step_reports import step_reports
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import (
@@ -62,14 +63,17 @@ class ResumeRequest:
     """A request to resume a run. `input` replaces values of its input.
 
     With `step`, a new run starts at that step of the run, which has ended. With `drops_siblings`, the
-    branches next to that step do not continue. The same `idempotency_key` with the same request resumes once,
-    or starts one run.
+    branches next to that step do not continue. `skips` holds results of failed or parked steps, which are
+    not performed then; `caller` is who requests it, if known. The same `idempotency_key` with the same
+    request resumes once, or starts one run.
     """
 
     input: Mapping[str, Any] = field(default_factory=dict)
     step: str | None = None
     idempotency_key: str | None = None
     drops_siblings: bool = False
+    skips: Mapping[str, Any] = field(default_factory=dict)
+    caller: str | None = None
 
     def idempotency(self, content: Any) -> tuple[str, str] | None:
         """Return the key of the request with the hash of its content, or None without a key."""
@@ -392,18 +396,22 @@ class RunService:
         Raises:
             NotFoundError: the tenant has no such run.
             RejectedError: `not_resumable`, if it has succeeded; `paused`; `payload_lost`; `unknown_step`;
-                `not_ended`, if a step or input is given; `inside_region` or `cannot_continue`, if no run can
-                start at the step; `invalid_input`; `local_run`; `idempotency_key_reused`, by another request;
-                `quota_exceeded`.
+                `not_ended`, if a step, input or a result of a step is given; `not_skippable`; `inside_region`
+                or `cannot_continue`, if no run can start at the step; `invalid_input`; `local_run`;
+                `idempotency_key_reused`, by another request; `quota_exceeded`.
         """
         run = self._controllable_run(run_id, "resume")
         if request.step is not None:
             return self._restart(self.get(run_id), request.step, request)
-        idempotency = request.idempotency([run.id, "resume", dict(request.input)])
+        content = [run.id, "resume", dict(request.input)]
+        idempotency = request.idempotency([*content, dict(request.skips)] if request.skips else content)
         if (earlier := self._earlier_run(idempotency)) is not None:
             return earlier
         if request.input and not run.status.is_final:
             message = f"run {run_id} has not ended, so its input cannot be corrected; resume it without input"
+            raise RejectedError("not_ended", message)
+        if request.skips and not run.status.is_final:
+            message = f"run {run_id} has not ended, so no step of it can be skipped; cancel it first"
             raise RejectedError("not_ended", message)
         from noetl.executor.engine.start import correct_input
 
@@ -411,6 +419,10 @@ class RunService:
         now = self.context.clock()
         deadline_at = None if header.timeout_seconds is None else now + header.timeout_seconds
         values = correct_input(header, self.get(run_id), request.input) if request.input else {}
+        if request.skips:
+            visits = self.context.store.runs.visits(run.id)
+            names = self.context.step_names(run.plan_hash)
+            values = {**values, "skips": find_skips(run, visits, names, request)}
         self._check_quota(run.queue)
         resumed = self.context.store.runs.resume(
             run.id, now, deadline_at=deadline_at, values=values, idempotency=idempotency

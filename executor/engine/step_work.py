@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
+from noetl.executor.actions import catalogue
 from noetl.executor.engine.cached_work import CachedWork, read_values
 from noetl.executor.engine.failed_expression import describe_expression, expression_error
 from noetl.executor.engine.journal import IN_PLACE, with_used_time
@@ -27,9 +28,10 @@ from noetl.executor.model.outcome import (
 )
 from noetl.executor.model.run import Claim, ErrorRecord, Progress
 from noetl.executor.model.transition import GuardError, RuleTests
+from noetl.executor.model.visit_transition import read_skip, step_skipped
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.planner.frozen import frozen, replace
-from noetl.planner.plan import Case, Loop, Repeat, Step, Work
+from noetl.planner.plan import Action, Case, Loop, Repeat, Step, Work
 from noetl.planner.templates.template import EvaluationError, Template, is_true, parse_template
 
 StepResult: TypeAlias = Outcome | Suspension | Cancelled
@@ -52,6 +54,9 @@ class StepWork:
 
     def perform(self) -> StepResult:
         """Perform the work of the step. If in-place work was suspended, return the outcome before it."""
+        skip = read_skip(self.claim.visit, self.claim.run.resumes)
+        if skip is not None:
+            return self._skip(skip)
         if self.refusal is not None:
             return Outcome(False, None, self.refusal)
         if IN_PLACE in self.context.journal:
@@ -66,6 +71,32 @@ class StepWork:
         if self.step.repeat is not None and isinstance(result, Outcome) and not result.failed:
             return self._check_repeat(self.step.repeat, result, progress.round + 1)
         return result
+
+    def _skip(self, skip: Mapping[str, Any]) -> StepResult:
+        """Return the outcome as if the work had succeeded with a result.
+
+        The result is that of the last action which is no `set`. So its `as` saves it, and the `set` actions
+        after it are performed. Those of a loop or of parallel work are not.
+        """
+        step, context, scope, result = self.step, self.context, self.scope, skip["result"]
+        context.events.append(step_skipped(self.claim.visit, skip, context.clock()))
+        if step.loop is not None or step.parallel or not step.run:
+            return Outcome(data=result, saved=dict(scope.saved))
+        numbers = [index for index, item in enumerate(step.run) if not _is_set(item)]
+        last = numbers[-1] if numbers else len(step.run) - 1
+        item = step.run[last]
+        names = dict(result) if _is_set(item) and isinstance(result, Mapping) else {}
+        names |= {} if item.save_as is None else {item.save_as: result}
+        try:
+            scope.save(names, context.memory_budget)
+        except ActionError as problem:
+            return self._failed(problem)
+        if last + 1 == len(step.run):
+            return Outcome(data=result, saved=dict(scope.saved))
+        after = replace(context, journal={"run": {"at": last + 1}})
+        outcome = perform(after, step.run, scope, "run")
+        assert not isinstance(outcome, WorkSuspension)
+        return outcome
 
     def suspended_choice(self, outcome: Outcome) -> Choice | None:
         """Return the choice of the case whose in-place work was suspended, or None."""
@@ -183,6 +214,11 @@ class StepWork:
         counts = self.step.is_finally_step or bool(suspended.retried)
         counts_since = context.clock() if counts else None
         return with_used_time(suspended.journal, self.claim, used_seconds, counts_since)
+
+
+def _is_set(item: Work) -> bool:
+    """Return whether an item of work is a `set`, which has no outside effect."""
+    return isinstance(item, Action) and item.loop is None and catalogue()[item.type].saves_given_values
 
 
 def make_rule_tests(step: Step, scope: Scope) -> RuleTests:

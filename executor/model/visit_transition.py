@@ -14,9 +14,12 @@ ask `is_due`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from noetl.executor.errors import FencedError
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import Branch, Lease, Visit, VisitStatus
+from noetl.executor.model.run import Branch, Lease, Progress, Visit, VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.visit_states import ACTIVE, WAKEABLE, VisitTrigger, next_status
 from noetl.planner.frozen import replace
@@ -26,6 +29,9 @@ MAX_CLAIMS = 5
 
 MAX_CLAIMS_OF_RULE = 3
 """How many more claims may perform the case of its rule for this failure."""
+
+SKIP = "skip"
+"""The journal key of a visit whose work a resume leaves out."""
 
 MAX_AHEAD_SECONDS = 1.0
 """How long before its due time a worker may claim the visit that it has suspended. It holds its thread."""
@@ -227,6 +233,27 @@ def reopen(visit: Visit, now: float) -> Visit | None:
         error=None,
         failure=None,
     )
+
+
+def mark_skipped(visit: Visit, skip: Mapping[str, Any], resumes: int) -> Visit:
+    """Return a visit that has failed or is parked, whose work the next resume leaves out.
+
+    `skip` has its result, and who requests it. A later resume performs the work again: `resumes` counts them.
+    """
+    progress = Progress(journal={SKIP: {**skip, "resumes": resumes}})
+    return replace(visit, progress=progress, due_at=0.0)
+
+
+def read_skip(visit: Visit, resumes: int) -> Mapping[str, Any] | None:
+    """Return the result with which the work of a visit is left out, and who requests it, or None."""
+    entry = None if visit.progress is None else visit.progress.journal.get(SKIP)
+    return entry if entry is not None and entry["resumes"] == resumes else None
+
+
+def step_skipped(visit: Visit, skip: Mapping[str, Any], now: float) -> Event:
+    """Return the event of a visit whose work is left out."""
+    payload = {"by": skip["by"]} if skip.get("by") is not None else {}
+    return Event("step.skipped", now, visit.step, visit.number, visit.attempt, payload=payload)
 
 
 def finish_end(visit: Visit, now: float) -> Visit:

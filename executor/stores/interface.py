@@ -245,7 +245,8 @@ class RunStore(Protocol):
     ) -> Run:
         """Continue a run that has ended: its failed and parked visits become due.
 
-        `values` may replace its `input` and `environment`. A run that has not ended is returned unchanged.
+        `values` may replace its `input` and `environment`. Its `skips` are visits by id, with the result and
+        the requester of each: their work is left out. A run that has not ended is returned unchanged.
         So is the run of an earlier request with the same idempotency key. `idempotency` is that key and the
         hash of the request.
 

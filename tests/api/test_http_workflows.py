@@ -367,6 +367,36 @@ async def test_a_start_on_one_of_several_branches_may_be_refused(
     assert (await http.get(f"/workflows/{workflow_id}/events")).json() == before
 
 
+async def test_a_failed_step_is_skipped(http: httpx.AsyncClient) -> None:
+    workflow_id = (await start(http, PICKY, PATIENT, number=1))["workflow_id"]
+    before = (await http.get(f"/workflows/{workflow_id}/events")).json()
+    for body, status, problem in (
+        ({"skip": {"prepare": 1}}, 409, "not-skippable"),
+        ({"skip": {"chek": 1}}, 422, "unknown-step"),
+        ({"skip": {"check": 1}, "from": "check"}, 422, "invalid-body"),
+        ({"skip": [1]}, 422, "invalid-body"),
+    ):
+        refused = await http.post(f"/workflows/{workflow_id}/resume", json=body)
+        assert (refused.status_code, refused.json()["type"]) == (status, f"urn:noetl:problem:{problem}")
+        assert (await http.get(f"/workflows/{workflow_id}/events")).json() == before
+    resumed = await http.post(f"/workflows/{workflow_id}/resume", json={"skip": {"check": {"ok": True}}})
+    assert (resumed.status_code, resumed.json()["workflow_id"]) == (202, workflow_id)
+    assert (await finish(http, workflow_id))["status"] == "succeeded"
+    events = (await http.get(f"/workflows/{workflow_id}/events")).json()["items"]
+    (skipped,) = (event for event in events if event["type"] == "step.skipped")
+    assert (skipped["step"], set(skipped["payload"])) == ("check", {"by"})
+    again = await http.post(f"/workflows/{workflow_id}/resume", json={"skip": {"check": 1}})
+    assert again.status_code == 409
+
+
+async def test_no_step_of_an_open_run_is_skipped(http: httpx.AsyncClient, gate: Path) -> None:
+    workflow_id = (await start(http, HELD, gate=str(gate)))["workflow_id"]
+    opened_gate = await asyncio.to_thread(gate.open, "w")
+    response = await http.post(f"/workflows/{workflow_id}/resume", json={"skip": {"hold": 1}})
+    opened_gate.close()
+    assert (response.status_code, response.json()["type"]) == (409, "urn:noetl:problem:not-ended")
+
+
 async def test_the_graph_of_a_run_shows_its_states(http: httpx.AsyncClient) -> None:
     path = f"/workflows/{(await start(http, PICKY, PATIENT, number=1))['workflow_id']}/graph"
     graph = read_view(PlanGraph, (await http.get(path, params={"format": "json"})).json())

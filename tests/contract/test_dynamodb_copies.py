@@ -1,4 +1,4 @@
-"""Starts of runs in DynamoDB that continue another run and are interrupted, in an emulator."""
+"""Starts and resumes of runs in DynamoDB that are interrupted, in an emulator."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from noetl.infra.dynamodb import upgrade
 from noetl.testing.run_harness import RunHarness
 from noetl.testing.store_contract.continued_runs import fork
 from noetl.testing.store_contract.operations import failed_checks
+from noetl.testing.store_contract.skips import FAILS, skip_steps
 from tests.aws import Client
 from tests.aws_faults import DENIED, faulty_table
 from tests.contract.test_dynamodb_deletion import list_items, sweep
@@ -63,3 +64,31 @@ def test_an_interrupted_start_leaves_nothing_or_the_run(store: DynamoStore) -> N
         assert len(store.runs.visits(run_id)) == 5
         assert allowed >= 8
         return
+
+
+def test_an_interrupted_resume_leaves_out_the_step(store: DynamoStore) -> None:
+    """Stop the resume at each of its requests in turn. A sweep completes it."""
+    for allowed in count():
+        text = FAILS.format(mode="mode: parallel", on_error="abort")
+        harness = RunHarness(store, text, origin="service").finish()
+        requests = iter(range(allowed))
+
+        def refuse(operation: str, requests: Iterator[int] = requests) -> str | None:
+            del operation
+            return None if next(requests, None) is not None else DENIED
+
+        is_interrupted = False
+        with faulty_table(refuse):
+            try:
+                skip_steps(harness, load={"rows": [1]})
+            except StoreError:
+                is_interrupted = True
+        if harness.status == "failed":
+            assert is_interrupted
+            skip_steps(harness, load={"rows": [1]})
+        store.maintenance.sweep(harness.clock())
+        harness.finish()
+        assert (harness.status, harness.result["taken"]) == ("succeeded", "small"), allowed
+        if not is_interrupted:
+            assert allowed > 4
+            return

@@ -8,6 +8,7 @@ from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.infra.reference import ROOT
 from noetl.testing.run_harness import RunHarness
+from noetl.testing.store_contract.skips import skip_steps
 
 ROW = re.compile(r"^\| ((?:`(?:workflow|step|action|loop)\.\w+`(?:, )?)+) \|[^|]*\|([^|]*)\|$", re.MULTILINE)
 WORD = re.compile(r"`([\w.]+)`")
@@ -48,8 +49,10 @@ def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
         change(cancelled.id, cancelled.clock(), "ann")
     store.runs.stop(cancelled.id, RunStatus.CANCELLED, cancelled.clock())
     cancelled.finish()
+    skipped = skip_steps(RunHarness(store, TEXT).finish(), b=None).finish()
+    assert skipped.status == "succeeded"
     assert (failed.status, late.status, cancelled.status) == ("succeeded", "timed_out", "cancelled")
-    events = [event for play in (failed, late, cancelled) for event in play.events]
+    events = [event for play in (failed, late, cancelled, skipped) for event in play.events]
     found = {
         type: set[str]().union(*(e.payload for e in events if e.type == type))
         for type in {e.type for e in events}

@@ -44,6 +44,7 @@ FACTS = {
     "the answer exceeds": "limits.py",
     "an output of the step cannot be written": "limits.py",
     "step.started": "visit_transition.py",
+    "step.skipped": "visit_transition.py",
     "step.waiting": "transition.py",
     "step.retrying": "transition.py",
     "step.transition": "transition.py",

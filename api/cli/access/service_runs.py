@@ -270,6 +270,7 @@ class ServiceRuns:
 
         body: dict[str, Any] = {"input": dict(request.input)} if request.input else {}
         body |= {} if request.step is None else {"from": request.step}
+        body |= {"skip": dict(request.skips)} if request.skips else {}
         body |= {"drop_siblings": True} if request.drops_siblings else {}
         return self._send(RunEntry, _path(run_id, "resume"), body or None)
 

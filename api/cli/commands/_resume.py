@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -37,17 +38,27 @@ if TYPE_CHECKING:
     from noetl.planner.plan import Plan
 
 
+FromOption = Annotated[
+    str | None, typer.Option("--from", metavar="STEP", help="Start a new run at this step instead.")
+]
+DropSiblingsOption = Annotated[
+    bool, typer.Option("--drop-siblings", help="With --from: the branches next to the step do not continue.")
+]
+SkipOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--skip", metavar="STEP=JSON", help="Skip this failed or parked step: it has succeeded with JSON."
+    ),
+]
+
+
 def resume_runs(
     ids: IdsArgument = None,
     inputs: InputPairsOption = None,
     input_file: InputFileOption = None,
-    step: Annotated[
-        str | None, typer.Option("--from", metavar="STEP", help="Start a new run at this step instead.")
-    ] = None,
-    drop_siblings: Annotated[
-        bool,
-        typer.Option("--drop-siblings", help="With --from: the branches next to the step do not continue."),
-    ] = False,
+    step: FromOption = None,
+    drop_siblings: DropSiblingsOption = False,
+    skip: SkipOption = None,
     status: StatusOption = None,
     playbook: PlaybookOption = None,
     tag: TagOption = None,
@@ -78,6 +89,8 @@ def resume_runs(
     is_single = ids is not None and len(ids) == 1
     if not is_single and (inputs or input_file is not None or step is not None):
         raise CommandError("inputs and --from need the id of one run")
+    if skip and (not is_single or step is not None):
+        raise CommandError("--skip continues one run; name its id, and leave out --from")
     if drop_siblings and step is None:
         raise CommandError("--drop-siblings needs --from")
     file_inputs = read_input_file(input_file) if input_file is not None else {}
@@ -91,8 +104,43 @@ def resume_runs(
         plan = runs.plan(run.id)
         types = {name: declared.type for name, declared in plan.header.inputs.items()}
         given = {**file_inputs, **parse_input_pairs(inputs or (), types)}
-        request = ResumeRequest(given, step, drops_siblings=drop_siblings)
+        request = ResumeRequest(
+            given, step, drops_siblings=drop_siblings, skips=parse_skips(skip or ()), caller=_user_name()
+        )
         _resume_one(runs, run, plan, request, _Output(json, quiet))
+
+
+def parse_skips(options: Sequence[str]) -> dict[str, Any]:
+    """Return the results of steps by their names.
+
+    >>> parse_skips(["load=[1, 2]"])
+    {'load': [1, 2]}
+
+    Raises:
+        CommandError: an option is not STEP=JSON, or names a step twice.
+    """
+    import json
+
+    skips: dict[str, Any] = {}
+    for option in options:
+        step, is_pair, text = option.partition("=")
+        if not is_pair or step in skips:
+            raise CommandError(f"--skip {option}: must be STEP=JSON, once for each step")
+        try:
+            skips[step] = json.loads(text)
+        except ValueError as problem:
+            raise CommandError(f"--skip {step}: the result is not JSON: {problem}") from problem
+    return skips
+
+
+def _user_name() -> str | None:
+    """Return the name of the user of this process, or None if it has none."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None
 
 
 class _Output(NamedTuple):

@@ -31,7 +31,7 @@ from noetl.executor.model.branch_stack import (
 )
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Branch, Commit, Visit
-from noetl.executor.model.visit_transition import enter_step, is_waiting
+from noetl.executor.model.visit_transition import enter_step, is_waiting, mark_skipped
 from noetl.executor.stores.damage import decoding
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
@@ -186,7 +186,9 @@ def _turn_writes(
         return TurnWrites([update], None)
     if turn.is_resumed:
         resumed = _read_resumed(context, head, branch)
-        again = resume_visit(resumed.visit, branch, now)
+        skip = (context.blobs.load(head.get("skips")) or {}).get(branch.id)
+        before = resumed.visit if skip is None else mark_skipped(resumed.visit, skip, head["resumes"])
+        again = resume_visit(before, branch, now)
         # What it carries is of an earlier time. It is not in the queue until it has begun.
         measured = list(commit_time.spent[:4]) or None
         resumed = replace(resumed, attributes={**resumed.attributes, "spent": measured})

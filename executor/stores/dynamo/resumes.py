@@ -30,7 +30,7 @@ from noetl.executor.model.run_transition import (
     run_resumed,
     unknown_run,
 )
-from noetl.executor.model.visit_transition import reopen
+from noetl.executor.model.visit_transition import mark_skipped, reopen
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.branch_stacks import (
@@ -93,7 +93,8 @@ class Resumes:
             if head.get("expires", now + 1) <= now:
                 raise RejectedError("not_resumable", f"the retention period of run {run_id} is over")
             try:
-                head = self._reopen(snapshot, resume_run(run, deadline_at, values), now, idempotency)
+                resumed = resume_run(run, deadline_at, values)
+                head = self._reopen(snapshot, resumed, now, idempotency, values.get("skips", {}))
             except ConditionFailed:
                 return self.resume(
                     run_id, now, deadline_at=deadline_at, values=values, idempotency=idempotency
@@ -132,7 +133,12 @@ class Resumes:
             self._was_requested(run, idempotency)
 
     def _reopen(
-        self, snapshot: RunSnapshot, run: Run, now: float, idempotency: tuple[str, str] | None
+        self,
+        snapshot: RunSnapshot,
+        run: Run,
+        now: float,
+        idempotency: tuple[str, str] | None,
+        skips: Mapping[str, Any],
     ) -> Item:
         """Write a run that continues, and return its head.
 
@@ -143,6 +149,7 @@ class Resumes:
         self._context.plan_uses.require(head["plan"])
         is_same_end: tuple[Condition, ...] = (("finished", "=", head["finished"]),)
         sets = self._encode_reopened(head, run, now)
+        sets["skips"] = self._context.blobs.store(run.id, dict(skips)) if skips else None
         request = None if idempotency is None else put_request(run, idempotency)
         named = {} if request is None else {"requests": [request.key.pk]}
         writes: list[Write] = [Update(keys.head(run.id), sets, append=named, when=is_same_end)]
@@ -260,8 +267,11 @@ class Resumes:
     def _open_visits(self, snapshot: RunSnapshot, head: Item, now: float) -> list[VisitItem]:
         """Make parked visits and visits with an unhandled failure due again, and return them."""
         opened: list[VisitItem] = []
+        skips = self._context.blobs.load(head.get("skips")) or {}
         for item in snapshot.items:
-            visit = reopen(item.visit, now)
+            skip = skips.get(item.visit.id)
+            marked = item.visit if skip is None else mark_skipped(item.visit, skip, head["resumes"])
+            visit = reopen(marked, now)
             if visit is not None and self._context.is_branch_visit(item.visit, head):
                 opened.append(self._open_visit(item, visit, head))
         return opened

@@ -25,8 +25,8 @@ earlier version has suspended a visit, `reopening` while a resume is not complet
 of the idempotency key, and `requests` lists those of resumes. `held` is set while the run is paused,
 and `alone` if by a request of its own.
 `shifts` lists the begins and ends of pauses: type of the event, time, and the caller, if known. `plan` is
-the hash of the plan, and `resumed` is `Run.resumed_from`. `spread` is the number of partitions if it is not
-1. `expires` is the time to live.
+the hash of the plan, and `resumed` is `Run.resumed_from`. `skips` is a blob of the visits whose work the last
+resume leaves out. `spread` is the number of partitions if it is not 1. `expires` is the time to live.
 `damage` says why the run was set aside.
 Others are named as in `Run`.
 """

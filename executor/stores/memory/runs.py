@@ -40,7 +40,7 @@ from noetl.executor.model.run_transition import (
     stop_run,
 )
 from noetl.executor.model.special_visits import deadline_visit, is_pseudo_step
-from noetl.executor.model.visit_transition import enter_step, is_waiting, reopen
+from noetl.executor.model.visit_transition import enter_step, is_waiting, mark_skipped, reopen
 from noetl.executor.stores.cursors import read_cursor, read_event_id, write_cursor
 from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.facts import add_fact
@@ -263,6 +263,8 @@ class MemoryRuns:
                 return record.run
             finally_step = branches.plan.header.finally_step
             record.delete_visits(END, DEADLINE, finally_step)
+            for id, skip in values.get("skips", {}).items():
+                record.put(mark_skipped(record.visits[id], skip, record.run.resumes + 1))
             opened = [visit for visit in record.visits.values() if reopen(visit, now) is not None]
             ended = [visit for visit in opened if visit.failure is FailureState.ENDED]
             run = record.run = resume_run(record.run, deadline_at, values, len(ended))

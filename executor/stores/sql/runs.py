@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from noetl.executor.errors import DamagedRunError, StoreAwayError, StoreError
@@ -36,7 +37,7 @@ from noetl.executor.model.run_transition import (
     unknown_run,
 )
 from noetl.executor.model.special_visits import deadline_visit
-from noetl.executor.model.visit_transition import enter_step
+from noetl.executor.model.visit_transition import enter_step, mark_skipped
 from noetl.executor.precedence import wait_for_slice
 from noetl.executor.stores.cursors import read_event_id
 from noetl.executor.stores.plan_uses import deleted_plan
@@ -262,6 +263,7 @@ class SqlRuns:
             if not is_resumable(run, header):
                 return run
             db.execute("runs.delete_end", run_id=run.id, finally_step=header.finally_step)
+            _mark_skipped(db, run, values.get("skips", {}))
             rows = db.execute("runs.find_reopened_visits", run_id=run.id).fetchall()
             visits = [visit_from_row(row) for row in rows]
             ended = [visit for visit in visits if visit.failure is FailureState.ENDED]
@@ -421,6 +423,16 @@ def _insert_finished(db: Writer, run: Run, visit: Visit, position: int) -> None:
         failure=visit.failure,
         failures=encode_json(list(visit.failures)) if visit.failures else None,
     )
+
+
+def _mark_skipped(db: Writer, run: Run, skips: Mapping[str, Any]) -> None:
+    """Mark the visits whose work a resume leaves out."""
+    for id, skip in skips.items():
+        row = db.execute("branches.read_visit", run_id=run.id, visit_id=id).fetchone()
+        marked = mark_skipped(visit_from_row(row), skip, run.resumes + 1)
+        assert marked.progress is not None
+        progress = encode_json(asdict(marked.progress))
+        db.execute("runs.mark_skipped", run_id=run.id, visit_id=id, progress=progress, due_at=marked.due_at)
 
 
 def _write_resumed(db: Writer, run: Run) -> Any:

@@ -14,7 +14,7 @@ import pytest
 for part in (
     "cached_results", "consistency", "continued_runs", "damaged_runs", "facts", "keys", "open_waits", "plans",
     "queue",
-    "registry", "run_deletion", "run_lists", "runs", "sequential", "sweep", "transitions", "waits",
+    "registry", "run_deletion", "run_lists", "runs", "sequential", "skips", "sweep", "transitions", "waits",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"{__name__}.{part}")
 
@@ -35,6 +35,7 @@ from noetl.testing.store_contract.run_deletion import RunDeletionContract
 from noetl.testing.store_contract.run_lists import RunListsContract
 from noetl.testing.store_contract.runs import RunsContract
 from noetl.testing.store_contract.sequential import SequentialContract
+from noetl.testing.store_contract.skips import SkipsContract
 from noetl.testing.store_contract.sweep import SweepContract
 from noetl.testing.store_contract.transitions import RepairTransitionsContract, TransitionsContract
 from noetl.testing.store_contract.waits import WaitsContract
@@ -58,6 +59,7 @@ __all__ = [
     "RunListsContract",
     "RunsContract",
     "SequentialContract",
+    "SkipsContract",
     "StoreContract",
     "StoreDamage",
     "SweepContract",
@@ -81,6 +83,7 @@ class StoreContract(
     CachedResultsContract,
     SequentialContract,
     ContinuedRunsContract,
+    SkipsContract,
     TransitionsContract,
 ):
     """Tests of all parts but maintenance. A subclass has a fixture `store`, which returns an empty store."""

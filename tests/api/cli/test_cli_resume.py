@@ -82,6 +82,32 @@ def test_a_new_run_starts_on_one_of_several_branches(noetl: Command, ended: str)
     assert (refused.exit_code, refused.err) == (2, "noetl: --drop-siblings needs --from\n")
 
 
+def test_a_failed_step_is_skipped(noetl: Command, folder: Path) -> None:
+    Path("load.yaml").write_text(
+        "name: load\noutput: {rows: '{{ rows }}'}\nsteps:\n"
+        "  - name: read\n    run: [{action: file, read: missing.json, format: json, as: rows}]\n"
+        "    rule: [{case: default, run: [use]}]\n"
+        "  - {name: use, run: [{action: log, message: '{{ rows | length }}'}]}\n"
+    )
+    failed = noetl("run", "load.yaml", "-q", "--json")
+    run_id = failed.json["workflow_id"]
+    for options, sentence in (
+        (["--skip", "read"], "must be STEP=JSON"),
+        (["--skip", "read=[1", "--skip", "use=2"], "the result is not JSON"),
+        (["--skip", "read=1", "--skip", "read=2"], "once for each step"),
+        (["--skip", "use=1"], "has neither failed nor stopped"),
+        (["--skip", "reed=1"], "did you mean `read`?"),
+        (["--skip", "read=1", "--from", "read"], "--skip continues one run"),
+    ):
+        refused = noetl("runs", "resume", run_id, *options)
+        assert (refused.exit_code, refused.out) == (2, ""), options
+        assert sentence in refused.err
+    outcome = noetl("runs", "resume", run_id, "--skip", "read=[1, 2]")
+    assert (outcome.exit_code, outcome.json) == (0, {"rows": [1, 2]})
+    events = noetl("runs", "events", run_id, "--json").json["items"]
+    assert [event["step"] for event in events if event["type"] == "step.skipped"] == ["read"]
+
+
 def test_the_steps_of_a_resumed_run_are_shown(noetl: Command, folder: Path) -> None:
     Path("flaky.yaml").write_text(
         "name: flaky\ninput: {ready: {type: boolean, default: false}}\nsteps:\n"

@@ -173,6 +173,9 @@ where id = :run_id returning {run_columns}
 -- name: delete_end
 delete from visits where run_id = :run_id and (step in ('@end', '@deadline') or step = :finally_step)
 
+-- name: mark_skipped
+update visits set progress = :progress, due_at = :due_at where run_id = :run_id and id = :visit_id
+
 -- name: find_reopened_visits
 select {visit_columns} from visits
 where run_id = :run_id and (status = 'parked' or failure in ('open', 'ended'))
