@@ -69,6 +69,10 @@ from noetl.api.service.views import (
     PlaybookEntry,
     PlaybookPage,
     PlaybookSummary,
+    RepeatedAction,
+    RepeatedStep,
+    RepetitionState,
+    ResumePreview,
     RunEntry,
     RunHistogram,
     RunPage,
@@ -291,6 +295,22 @@ _VIEWS: tuple[View, ...] = (
     ),
     RunResult(workflow_id=_RUN, status=RunStatus.SUCCEEDED, result={"greeting": "Hello you"}, errors=[]),
     CurrentStatus(workflow_id=_RUN, status=RunStatus.RUNNING),
+    ResumePreview(
+        workflow_id=_RUN,
+        starts_new_run=False,
+        steps=[
+            RepeatedStep(
+                step="load",
+                visit=1,
+                reason="failed",
+                actions=[
+                    RepeatedAction(
+                        position="run.0", action="greet", line=9, done=RepetitionState.YES, idempotent=False
+                    )
+                ],
+            )
+        ],
+    ),
     RunTags(workflow_id=_RUN, tags=["nightly", "env=prod"]),
     CallbackQuestion(
         title="Pay the invoice?",

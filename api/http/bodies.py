@@ -114,6 +114,9 @@ class ResumeBody(RequestBody):
         ObjectMember,
         Field(description="Results of failed or parked steps by their names; these steps are not performed."),
     ] = None
+    dry_run: Annotated[bool, Expected("true or false")] = Field(
+        default=False, description="Only report what would be done again."
+    )
     drop_siblings: Annotated[bool, Expected("true or false")] = Field(
         default=False, description="With `from`: the branches next to the step do not continue."
     )

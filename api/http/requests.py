@@ -129,7 +129,14 @@ async def read_resume_request(request: Request, key: str | None) -> ResumeReques
         raise Problem(422, "`drop_siblings` needs `from`.", slug="invalid-body")
     if resume.skip and resume.step is not None:
         raise Problem(422, "`skip` continues the run, and `from` starts a new one.", slug="invalid-body")
-    return ResumeRequest(resume.input or {}, resume.step, key, resume.drop_siblings, resume.skip or {})
+    return ResumeRequest(
+        resume.input or {},
+        resume.step,
+        key,
+        drops_siblings=resume.drop_siblings,
+        skips=resume.skip or {},
+        is_dry_run=resume.dry_run,
+    )
 
 
 async def read_answer_request(request: Request) -> AnswerRequest:

@@ -27,7 +27,7 @@ from noetl.api.routes.dependencies import (
 from noetl.api.routes.waiting import RETRY_AFTER, place_to_wait, wait_until_changed, wait_until_finished
 from noetl.api.service.compiler import InlinePlaybook, PlanSource
 from noetl.api.service.runs import RunDraft
-from noetl.api.service.views import RunEntry, RunPage, RunReport, RunResult, RunTags
+from noetl.api.service.views import ResumePreview, RunEntry, RunPage, RunReport, RunResult, RunTags
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_summary import RunSummary, summarize
 from noetl.executor.security.redaction import redact
@@ -230,7 +230,8 @@ def unpause_run(workflow_id: RunId, request: Request, services: RunServices) -> 
             RunEntry,
             description="The run continues, or the new run was accepted.",
             headers=(*_CHANGED, "Idempotency-Replayed"),
-        )
+        ),
+        200: response_body(ResumePreview, description="With `dry_run`: what would be done again."),
     },
     openapi_extra=_RESUME_REQUEST,
 )
@@ -242,6 +243,11 @@ async def resume_run(
     With `from`, start a new run at another step of it instead.
     """
     resume_request = await read_resume_request(request, idempotency_key)
+    if resume_request.is_dry_run:
+        preview = await to_thread.run_sync(
+            services.previews.preview, workflow_id, resume_request, limiter=_resumers
+        )
+        return JsonResponse(preview)
     resume_request = replace(resume_request, caller=caller_name(request))
 
     def resume() -> tuple[bool, Run]:

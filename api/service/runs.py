@@ -48,7 +48,7 @@ from noetl.executor.stores.damage import damage_record
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen
-from noetl.planner.plan import Header, Plan, canonical_json
+from noetl.planner.plan import Header, Plan, Step, canonical_json
 
 if TYPE_CHECKING:
     from noetl.executor.engine.initial_data import InitialData
@@ -65,7 +65,7 @@ class ResumeRequest:
     With `step`, a new run starts at that step of the run, which has ended. With `drops_siblings`, the
     branches next to that step do not continue. `skips` holds results of failed or parked steps, which are
     not performed then; `caller` is who requests it, if known. The same `idempotency_key` with the same
-    request resumes once, or starts one run.
+    request resumes once, or starts one run. `is_dry_run` requests a preview, which changes nothing.
     """
 
     input: Mapping[str, Any] = field(default_factory=dict)
@@ -74,6 +74,7 @@ class ResumeRequest:
     drops_siblings: bool = False
     skips: Mapping[str, Any] = field(default_factory=dict)
     caller: str | None = None
+    is_dry_run: bool = False
 
     def idempotency(self, content: Any) -> tuple[str, str] | None:
         """Return the key of the request with the hash of its content, or None without a key."""
@@ -422,7 +423,7 @@ class RunService:
         if request.skips:
             visits = self.context.store.runs.visits(run.id)
             names = self.context.step_names(run.plan_hash)
-            values = {**values, "skips": find_skips(run, visits, names, request)}
+            values = {**values, "skips": find_skips(run.id, visits, names, request.skips, request.caller)}
         self._check_quota(run.queue)
         resumed = self.context.store.runs.resume(
             run.id, now, deadline_at=deadline_at, values=values, idempotency=idempotency
@@ -446,23 +447,31 @@ class RunService:
         check_same_request(found[0], request_hash)
         return self.get(found[1])
 
-    def _restart(self, run: Run, step: str, request: ResumeRequest) -> Run:
-        from noetl.executor.engine.restart import RestartPoint
-        from noetl.executor.engine.start import check_can_restart, prefix_before, restart_from_step
+    def find_step(self, run: Run, step: str) -> Step:
+        """Return a step of the plan of a run.
 
-        plans, runs = self.context.store.plans, self.context.store.runs
+        Raises:
+            RejectedError: `unknown_step`.
+        """
         names = self.context.step_names(run.plan_hash)
         if step not in names:
             shown = ", ".join(f"`{name}`" for name in names[:_MAX_SHOWN_STEPS])
             more = " and more" if len(names) > _MAX_SHOWN_STEPS else ""
             hint = did_you_mean(step, names) or f"the playbook has {shown}{more}"
             raise RejectedError("unknown_step", f"unknown step `{step}`; {hint}")
+        return self.context.store.plans.step(run.plan_hash, step)
+
+    def _restart(self, run: Run, step: str, request: ResumeRequest) -> Run:
+        from noetl.executor.engine.restart import RestartPoint
+        from noetl.executor.engine.start import check_can_restart, prefix_before, restart_from_step
+
+        plans, runs = self.context.store.plans, self.context.store.runs
+        declared = self.find_step(run, step)
         content = [run.id, step, dict(request.input)]
         idempotency = request.idempotency([*content, "alone"] if request.drops_siblings else content)
         if (earlier := self._earlier_run(idempotency)) is not None:
             return earlier
         header, visits = plans.header(run.plan_hash), runs.visits_with_outputs(run.id)
-        declared = plans.step(run.plan_hash, step)
         check_can_restart(run, declared)
         if declared.regions:
             point = RestartPoint(run, plans.get(run.plan_hash), visits, step, request.drops_siblings)

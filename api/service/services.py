@@ -16,6 +16,7 @@ from noetl.api.service.loop_items import LoopItemService
 from noetl.api.service.past_runs import PastRunService
 from noetl.api.service.plan_loops import find_loop_steps
 from noetl.api.service.playbooks import PlaybookService
+from noetl.api.service.resume_preview import ResumePreviewService
 from noetl.api.service.run_comparison import ComparisonService
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.run_lists import RunListService
@@ -33,6 +34,7 @@ class TenantServices:
     def __init__(self, context: TenantContext) -> None:
         self._context = context
         self.runs = RunService(context)
+        self.previews = ResumePreviewService(context, self.runs)
         self.data = RunDataService(context, self.runs)
         self.lists = RunListService(context, self.data)
         self.bulk = BulkService(self.runs, self.lists)

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from noetl.api.service.views import PlanGraph, RunEntry, RunPage, RunReport, RunResult, members
+from noetl.api.service.views import PlanGraph, ResumePreview, RunEntry, RunPage, RunReport, RunResult, members
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.start_request import StartRequest
@@ -387,6 +387,70 @@ async def test_a_failed_step_is_skipped(http: httpx.AsyncClient) -> None:
     assert (skipped["step"], set(skipped["payload"])) == ("check", {"by"})
     again = await http.post(f"/workflows/{workflow_id}/resume", json={"skip": {"check": 1}})
     assert again.status_code == 409
+
+
+EFFECTS = """
+name: effects
+input: {bad: {type: boolean, default: true}}
+steps:
+  - name: first
+    run: [{action: shell, command: "true"}]
+    rule: [{case: default, run: [second]}]
+  - name: second
+    run:
+      - {action: shell, command: "true"}
+      - {action: shell, command: "true", loop: {items: [1, 2]}}
+      - {action: fail, message: "no", if: "{{ input.bad }}"}
+      - {action: shell, command: "true"}
+    rule: [{case: default, run: [third]}]
+  - {name: third, run: [{task: act}]}
+tasks:
+  act: {run: [{action: shell, command: "true"}]}
+"""
+
+
+async def preview(http: httpx.AsyncClient, workflow_id: str, **body: Any) -> dict[str, Any]:
+    response = await http.post(f"/workflows/{workflow_id}/resume", json={"dry_run": True, **body})
+    assert response.status_code == 200, response.text
+    read: ResumePreview = read_view(ResumePreview, response.json())
+    assert read.workflow_id == workflow_id
+    return {
+        "new": read.starts_new_run,
+        **{
+            step.step: (step.reason, [(action.position, action.done) for action in step.actions])
+            for step in read.steps
+        },
+    }
+
+
+async def test_a_dry_run_of_a_resume_changes_nothing(http: httpx.AsyncClient) -> None:
+    workflow_id = (await start(http, EFFECTS, PATIENT))["workflow_id"]
+    before = (await http.get(f"/workflows/{workflow_id}/events")).json()
+    second = [("run.0", "yes"), ("run.1", "perhaps"), ("run.3", "no")]
+    assert await preview(http, workflow_id) == {"new": False, "second": ("failed", second)}
+    assert await preview(http, workflow_id, skip={"second": 1}) == {"new": False, "second": ("skipped", [])}
+    assert await preview(http, workflow_id, **{"from": "first"}) == {
+        "new": True,
+        "first": ("from", [("run.0", "yes")]),
+        "second": ("after", second),
+    }
+    assert await preview(http, workflow_id, **{"from": "third"}) == {"new": True, "third": ("from", [])}
+    for body in ({"skip": {"first": 1}}, {"from": "no"}, {"input": {"bad": 7}}):
+        refused = await http.post(f"/workflows/{workflow_id}/resume", json={"dry_run": True, **body})
+        assert refused.status_code in (409, 422)
+    assert (await http.get(f"/workflows/{workflow_id}/events")).json() == before
+    assert len((await http.get("/workflows")).json()["items"]) == 1
+
+
+async def test_a_dry_run_of_a_start_on_one_of_several_branches(http: httpx.AsyncClient) -> None:
+    workflow_id = (await start(http, DIAMOND, PATIENT))["workflow_id"]
+    assert await preview(http, workflow_id, **{"from": "left"}) == {
+        "new": True,
+        "left": ("from", []),
+        "meet": ("after", []),
+    }
+    refused = await http.post(f"/workflows/{workflow_id}/resume", json={"dry_run": True})
+    assert (refused.status_code, refused.json()["type"]) == (409, "urn:noetl:problem:not-resumable")
 
 
 async def test_no_step_of_an_open_run_is_skipped(http: httpx.AsyncClient, gate: Path) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from noetl.api.service.views import (
         CurrentStatus,
         EventPage,
+        ResumePreview,
         RunEntry,
         RunHistogram,
         RunPage,
@@ -169,6 +170,10 @@ class RunAccess(Protocol):
 
     def resume(self, run_id: str, request: ResumeRequest) -> RunEntry:
         """Resume a run of a service, or start a new run at a step of it."""
+        ...
+
+    def preview_resume(self, run_id: str, request: ResumeRequest) -> ResumePreview:
+        """Return what a resume would do again. Nothing is changed."""
         ...
 
     def outlast_outages(self, check: Callable[[], object]) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         CurrentStatus,
         EventEntry,
         EventPage,
+        ResumePreview,
         RunEntry,
         RunHistogram,
         RunPage,
@@ -268,11 +269,13 @@ class ServiceRuns:
     def resume(self, run_id: str, request: ResumeRequest) -> RunEntry:
         from noetl.api.service.views import RunEntry
 
-        body: dict[str, Any] = {"input": dict(request.input)} if request.input else {}
-        body |= {} if request.step is None else {"from": request.step}
-        body |= {"skip": dict(request.skips)} if request.skips else {}
-        body |= {"drop_siblings": True} if request.drops_siblings else {}
-        return self._send(RunEntry, _path(run_id, "resume"), body or None)
+        return self._send(RunEntry, _path(run_id, "resume"), _resume_body(request) or None)
+
+    def preview_resume(self, run_id: str, request: ResumeRequest) -> ResumePreview:
+        from noetl.api.service.views import ResumePreview
+
+        body = {**_resume_body(request), "dry_run": True}
+        return self._send(ResumePreview, _path(run_id, "resume"), body)
 
     def outlast_outages(self, check: Callable[[], object]) -> None:
         self._client.outlast_outages(check)
@@ -386,3 +389,11 @@ def _to_run(view: Any, result: RunResult | None = None) -> Run:
         errors=() if result is None else result.errors,
         result=None if result is None else result.result,
     )
+
+
+def _resume_body(request: ResumeRequest) -> dict[str, Any]:
+    """Return the body of a request to resume a run. It is empty if nothing is given."""
+    body: dict[str, Any] = {"input": dict(request.input)} if request.input else {}
+    body |= {} if request.step is None else {"from": request.step}
+    body |= {"skip": dict(request.skips)} if request.skips else {}
+    return body | ({"drop_siblings": True} if request.drops_siblings else {})

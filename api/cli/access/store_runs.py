@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from noetl.api.service.views import (
         CurrentStatus,
         EventPage,
+        ResumePreview,
         RunEntry,
         RunHistogram,
         RunPage,
@@ -158,6 +159,9 @@ class StoreRuns:
         from noetl.executor.model.run_summary import summarize
 
         return RunEntry.from_summary(summarize(self.services.runs.resume(run_id, request)))
+
+    def preview_resume(self, run_id: str, request: ResumeRequest) -> ResumePreview:
+        return self.services.previews.preview(run_id, request)
 
     def outlast_outages(self, check: Callable[[], object]) -> None:
         """Return at once: the connections of a store try again themselves."""

@@ -11,7 +11,7 @@ import typer
 
 from noetl.api.cli.access.opening import UrlOption, open_runs
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
-from noetl.api.cli.display.console import CommandError, print_message, write_json
+from noetl.api.cli.display.console import CommandError, print_message, write_json, write_stdout
 from noetl.api.cli.run_changes import IdsArgument, JsonOption, QuietOption, change_each
 from noetl.api.cli.run_filters import (
     FilterOptions,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from noetl.api.cli.access.run_access import RunAccess
     from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.service.runs import ResumeRequest
-    from noetl.api.service.views import RunEntry
+    from noetl.api.service.views import ResumePreview, RunEntry
     from noetl.executor.model.run import Run
     from noetl.planner.plan import Plan
 
@@ -43,6 +43,9 @@ FromOption = Annotated[
 ]
 DropSiblingsOption = Annotated[
     bool, typer.Option("--drop-siblings", help="With --from: the branches next to the step do not continue.")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Only show what would be done again, and its outside effects.")
 ]
 SkipOption = Annotated[
     list[str] | None,
@@ -59,6 +62,7 @@ def resume_runs(
     step: FromOption = None,
     drop_siblings: DropSiblingsOption = False,
     skip: SkipOption = None,
+    dry_run: DryRunOption = False,
     status: StatusOption = None,
     playbook: PlaybookOption = None,
     tag: TagOption = None,
@@ -76,9 +80,7 @@ def resume_runs(
 
     A run continues with the playbook it was started with, also if the file has changed. A filter selects runs
     of a service that failed, timed out or completed with errors, and cancelled ones if --status names them.
-
     With --from, start a new run at a step of a run that has ended, with the names that had values there.
-    Branches next to the step keep what they have done.
     """
     from noetl.api.cli.inputs import parse_input_pairs, read_input_file
     from noetl.api.cli.local.run_to_end import check_settings
@@ -91,6 +93,8 @@ def resume_runs(
         raise CommandError("inputs and --from need the id of one run")
     if skip and (not is_single or step is not None):
         raise CommandError("--skip continues one run; name its id, and leave out --from")
+    if dry_run and not is_single:
+        raise CommandError("--dry-run needs the id of one run")
     if drop_siblings and step is None:
         raise CommandError("--drop-siblings needs --from")
     file_inputs = read_input_file(input_file) if input_file is not None else {}
@@ -107,7 +111,10 @@ def resume_runs(
         request = ResumeRequest(
             given, step, drops_siblings=drop_siblings, skips=parse_skips(skip or ()), caller=_user_name()
         )
-        _resume_one(runs, run, plan, request, _Output(json, quiet))
+        if dry_run:
+            _show_preview(runs.preview_resume(run.id, request), json=json)
+        else:
+            _resume_one(runs, run, plan, request, _Output(json, quiet))
 
 
 def parse_skips(options: Sequence[str]) -> dict[str, Any]:
@@ -141,6 +148,19 @@ def _user_name() -> str | None:
         return getpass.getuser()
     except (KeyError, OSError):
         return None
+
+
+def _show_preview(preview: ResumePreview, *, json: bool) -> None:
+    """Write what a resume would do again."""
+    from noetl.api.cli.display.resume_preview import count_repeated, format_preview
+    from noetl.api.service.views import to_json
+
+    if json:
+        write_json(preview)
+        return
+    data = to_json(preview)
+    write_stdout(format_preview(data))
+    print_message(f"nothing was done; {count_repeated(data):,} outside effects may be repeated")
 
 
 class _Output(NamedTuple):

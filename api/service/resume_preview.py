@@ -1,0 +1,146 @@
+"""Previews of resumes: steps that are done again, and actions whose outside effects are repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from noetl.api.service.restarts import judge_restart
+from noetl.api.service.runs import ResumeRequest, RunService
+from noetl.api.service.skips import find_skips
+from noetl.api.service.views import RepeatedAction, RepeatedStep, RepetitionState, ResumePreview
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.run import Run, Visit, VisitStatus
+from noetl.executor.model.run_transition import is_resumable
+from noetl.executor.model.special_visits import is_branch_visit
+from noetl.executor.model.visit_states import FINISHED
+from noetl.executor.model.visit_transition import reopen
+from noetl.planner.frozen import frozen
+from noetl.planner.plan import Action, Plan, Step, Work
+
+if TYPE_CHECKING:
+    from noetl.api.service.tenant import TenantContext
+
+_Reason = Literal["failed", "parked", "skipped", "from", "after"]
+
+
+@frozen
+class ResumePreviewService:
+    """The previews of resumes of one tenant's runs. Nothing is changed."""
+
+    context: TenantContext
+    runs: RunService
+
+    def preview(self, run_id: str, request: ResumeRequest) -> ResumePreview:
+        """Return what a request to resume a run would do again.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+            RejectedError: as `RunService.resume` does.
+        """
+        run, plan = self.runs.get(run_id), self.runs.plan(run_id)
+        visits = self.context.store.runs.visits_with_outputs(run.id)
+        if request.step is not None:
+            steps = self._steps_after(run, plan, visits, request)
+        else:
+            steps = self._reopened_steps(run, plan, visits, request)
+        return ResumePreview(workflow_id=run.id, starts_new_run=request.step is not None, steps=list(steps))
+
+    def _reopened_steps(
+        self, run: Run, plan: Plan, visits: Sequence[Visit], request: ResumeRequest
+    ) -> Iterator[RepeatedStep]:
+        """Yield the steps that continue in the run itself."""
+        from noetl.executor.engine.start import correct_input
+
+        if not is_resumable(run, plan.header):
+            raise RejectedError("not_ended", f"run {run.id} has not ended, so there is nothing to resume")
+        skips = find_skips(run.id, visits, tuple(plan.steps), request.skips, request.caller)
+        correct_input(plan.header, run, request.input)
+        for visit in visits:
+            again = reopen(visit, 0.0) if is_branch_visit(visit, plan.header.finally_step) else None
+            if again is not None:
+                is_failed = visit.status is VisitStatus.FAILED
+                reason: _Reason = "failed" if is_failed else "parked"
+                yield self._describe(plan, visit, "skipped" if visit.id in skips else reason)
+
+    def _steps_after(
+        self, run: Run, plan: Plan, visits: Sequence[Visit], request: ResumeRequest
+    ) -> Iterator[RepeatedStep]:
+        """Yield a step at which a new run starts, and the visits that the new run does not have."""
+        from noetl.executor.engine.restart import RestartPoint
+        from noetl.executor.engine.start import check_can_restart, correct_input, prefix_before
+
+        step = self.runs.find_step(run, request.step or "")
+        check_can_restart(run, step)
+        if step.regions:
+            point = RestartPoint(run, plan, visits, step.name, request.drops_siblings)
+            kept = {v.id for v in judge_restart(self.context, point).visits if v.status in FINISHED}
+        else:
+            kept = {v.id for v in prefix_before(step, run, visits, plan.header.finally_step).visits}
+        correct_input(plan.header, run, request.input)
+        again = [
+            visit
+            for visit in visits
+            if visit.id not in kept and is_branch_visit(visit, plan.header.finally_step)
+        ]
+        if all(visit.step != step.name for visit in again):
+            yield RepeatedStep(step=step.name, visit=1, reason="from", actions=())
+        for visit in again:
+            yield self._describe(plan, visit, "from" if visit.step == step.name else "after")
+
+    def _describe(self, plan: Plan, visit: Visit, reason: _Reason) -> RepeatedStep:
+        actions: list[RepeatedAction] = []
+        if reason != "skipped":
+            events = self.context.store.visits.events(
+                visit.run_id, visit.step, visit.number, {"action.completed"}
+            )
+            completed = {str(event.payload["position"]) for event in events}
+            actions = list(_find_outside(self.context, plan, visit, completed))
+        if reason == "parked" and visit.progress is not None:
+            # What a suspended step has completed is not done again.
+            actions = [action for action in actions if action.done is not RepetitionState.YES]
+        return RepeatedStep(step=visit.step, visit=visit.number, reason=reason, actions=actions)
+
+
+def _find_outside(
+    context: TenantContext, plan: Plan, visit: Visit, completed: set[str]
+) -> Iterator[RepeatedAction]:
+    """Yield the actions of a step that act outside, and whether the visit has done each of them."""
+    step = plan.steps[visit.step]
+    has_started = visit.started_at is not None or visit.finished_at is not None or bool(completed)
+    for position, action, is_repeated_inside in _flatten(plan, step):
+        declaration = context.compiler.catalogue[action.type]
+        if declaration.cannot_fail or declaration.never_succeeds:
+            continue
+        if position in completed:
+            done = RepetitionState.YES
+        elif has_started and is_repeated_inside:
+            done = RepetitionState.PERHAPS
+        else:
+            done = RepetitionState.NO
+        yield RepeatedAction(
+            position=position,
+            action=action.type,
+            line=action.line or None,
+            done=done,
+            idempotent=declaration.is_idempotent(action.parameters),
+        )
+
+
+def _flatten(plan: Plan, step: Step) -> Iterator[tuple[str, Action, bool]]:
+    """Yield position and action of all work of a step, and whether it is in a loop, which has no events."""
+    yield from _flatten_work(plan, step.run, "run", is_looped=step.loop is not None)
+    for index, case in enumerate(step.cases):
+        yield from _flatten_work(plan, case.work, f"rule.{index}", is_looped=False)
+
+
+def _flatten_work(
+    plan: Plan, work: Sequence[Work], position: str, *, is_looped: bool
+) -> Iterator[tuple[str, Action, bool]]:
+    for index, item in enumerate(work):
+        place, inside = f"{position}.{index}", is_looped or item.loop is not None
+        if isinstance(item, Action):
+            yield place, item, inside
+        else:
+            task = plan.tasks[item.task]
+            yield from _flatten_work(plan, task.run, f"{place}/{item.task}", is_looped=inside)
