@@ -102,17 +102,25 @@ class _Cut:
         return run.resumed_from is not None and is_earlier
 
     def cut_at_start(self) -> RunRecords:
-        run, start = self.records.run, self.plan.header.start
+        """Return the records at the start. The branches stood at the visits that have the least clock."""
+        run = self.records.run
         kept = {id: visit for id, visit in self.visits.items() if self.is_copied(visit)}
-        entered = self.enter_steps(kept, run.created_at)
-        first = Branch(derived_id("start", start), start, clock=1, names={})
-        if first.id not in kept:
-            entered[first.id] = enter_step(first, run.id, run.created_at)
+        later = [visit for id, visit in self.visits.items() if id not in kept]
+        clock = min((visit.clock for visit in later), default=1)
+        entered = {
+            visit.id: enter_step(
+                Branch(visit.id, visit.step, clock - 1, visit.names), run.id, run.created_at, visit.number
+            )
+            for visit in later
+            if visit.clock == clock
+        }
+        arrivals, waves = self.find_arrivals(kept), self.count_waves(kept.values())
+        fired = {visit.step for visit in entered.values()} & arrivals.keys()
         return replace(
             self.records,
             visits=[*kept.values(), *entered.values()],
-            arrivals=self.find_arrivals(kept),
-            waves=self.count_waves(kept.values()),
+            arrivals={join: arrived for join, arrived in arrivals.items() if join not in fired},
+            waves=waves | {join: waves.get(join, 0) + 1 for join in fired},
             events=(),
         )
 

@@ -291,7 +291,7 @@ def test_a_history_leads_to_what_the_store_held(chunk: int, tmp_path: Path) -> N
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 def test_a_run_that_continues_another_one_is_replayed(kind: str, tmp_path: Path) -> None:
     continued = 0
-    for seed in range(200, 260):
+    for seed in (*range(200, 260), 578):
         rng = random.Random(seed)
         store: Store = MemoryStore() if kind == "memory" else SqliteStore(str(tmp_path / f"{seed}.db"))
         run = RandomRun(store, random_plan(rng), rng)
