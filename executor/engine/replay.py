@@ -19,10 +19,12 @@ batches of a loop, a step counts as running. Input and result from before a resu
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from noetl.executor.errors import RejectedError
@@ -136,9 +138,11 @@ class _Replay:
         self.id = recorded.run.id
         self.create()
         self.record = self.store.state.record(self.id)
-        self.numbered = 0
+        self.places: dict[tuple[str, int], list[str]] = defaultdict(list)
+        self.indexed = 0
         self.cases: dict[str, int | None] = {}
         self.waits: dict[str, Mapping[str, Any]] = {}
+        self.index_visits()
 
     def create(self) -> None:
         """Create the run as it was before its first event."""
@@ -168,7 +172,7 @@ class _Replay:
             self.apply_to_run(event)
         else:
             self.apply_to_visit(event, self.find_running(event))
-        self.adopt_numbers()
+        self.index_visits()
 
     def apply_to_run(self, event: Event) -> None:
         if event.type == "workflow.paused":
@@ -178,6 +182,8 @@ class _Replay:
             self.store.pauses.unpause(self.id, event.at)
         elif event.type == "workflow.resumed":
             self.store.runs.resume(self.id, event.at, deadline_at=None, values={})
+            self.places.clear()  # The visits of the end of the run are deleted.
+            self.indexed = 0
         elif "status" in event.payload:
             self.end(RunStatus(event.payload["status"]), event.at)
 
@@ -246,9 +252,7 @@ class _Replay:
         A join that fires again after a resume has the same number. Then the recorded times decide.
         """
         step, number = event.step or "", event.visit or 1
-        known = [
-            visit for visit in self.record.visits.values() if (visit.step, visit.number) == (step, number)
-        ]
+        known = [self.record.visits[id] for id in self.places[step, number]]
         open_visits = [visit for visit in known if visit.status not in FINISHED]
         is_start = event.type == "step.started"
         fitting = [visit for visit in open_visits if (visit.started_at is None) is is_start]
@@ -271,7 +275,7 @@ class _Replay:
         stop = self.recorded.run.stop if is_latest else None
         self.stop(stop if stop in _STOPS else RunStatus.CANCELLED, now)
         finally_step = self.plan.header.finally_step
-        return [visit for visit in self.record.visits.values() if visit.step == finally_step][-1]
+        return next(visit for visit in reversed(self.record.visits.values()) if visit.step == finally_step)
 
     def enter_early(self, step: str, number: int, now: float) -> Visit:
         """Return a visit whose cause has its event later in the history: processes write side by side."""
@@ -309,14 +313,20 @@ class _Replay:
             return recorded.result, recorded.errors
         return None, () if run.error is None else (run.error,)
 
-    def adopt_numbers(self) -> None:
-        """Give new visits their recorded numbers. Processes that write side by side count in any order."""
-        visits = list(self.record.visits.values())
-        for visit in visits[self.numbered :]:
+    def index_visits(self) -> None:
+        """Index new visits by step and number, and give them their recorded numbers.
+
+        Processes that write side by side count in any order.
+        """
+        visits = self.record.visits
+        if len(visits) == self.indexed:
+            return
+        for visit in list(islice(visits.values(), self.indexed, None)):
             recorded = self.by_id.get(visit.id)
             if recorded is not None and recorded.number != visit.number:
                 self.record.put(replace(visit, number=recorded.number))
-        self.numbered = len(visits)
+            self.places[visit.step, visits[visit.id].number].append(visit.id)
+        self.indexed = len(visits)
 
 
 def _begin(recorded: RecordedHistory) -> tuple[Run, Visit, list[Visit]]:
