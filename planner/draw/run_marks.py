@@ -71,7 +71,7 @@ class JoinWait:
     missing: tuple[str, ...]
 
 
-_OPEN = ("", "queued", "running", "waiting")
+_OPEN = ("", "queued", "running", "waiting", "paused")
 """The statuses of a run that has not ended, and that of a run whose status is not known."""
 
 

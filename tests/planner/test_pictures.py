@@ -520,6 +520,14 @@ def test_nothing_may_run_after_an_end(status: str) -> None:
     assert [marks.state_of([name]) for name in plan.steps if name != first] == ["never"] * 2
 
 
+@pytest.mark.parametrize("status", ["queued", "running", "waiting", "paused"])
+def test_later_steps_of_an_open_run_may_run(status: str) -> None:
+    plan = chain_plan(3)
+    first = plan.header.start
+    marks = mark_run(plan, DrawnRun({first: "succeeded"}, visits={first: 1}, status=status))
+    assert [marks.state_of([name]) for name in plan.steps if name != first] == ["may"] * 2
+
+
 def test_the_last_step_of_an_open_run_may_run() -> None:
     plan = plan_of(Step("a"), Step("tidy"))
     plan = replace(plan, header=replace(plan.header, finally_step="tidy"))
