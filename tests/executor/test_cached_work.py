@@ -19,7 +19,7 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.memory.store import MemoryStore
-from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from noetl.testing.actions import ScriptedAction
 from noetl.testing.run_harness import LEASE_SECONDS, FakeClock, RunHarness
 from tests.property_settings import examples
@@ -29,6 +29,7 @@ READ = ActionDeclaration(
     "Reads what a test says.",
     {
         "value": Parameter((Kind.ANY,), "What to read.", secrets=True),
+        "query": Parameter((Kind.STRING,), "A statement.", sink=Sink.SQL),
         "later": Parameter((Kind.ANY,), "What the handler evaluates.", deferred_names=("page",)),
     },
     reads_only=True,
@@ -228,6 +229,28 @@ class TestKeys:
             run(store, text, input={"n": n})
         assert len(read.calls) == 2
 
+    def test_a_statement_counts_with_its_values_and_its_names(
+        self, store: MemoryStore, read: ScriptedAction
+    ) -> None:
+        text = """
+            input: {n: integer, t: string}
+            steps:
+            - name: a
+              run: [{action: read, query: "select {{ input.n }} from {{ input.t | identifier }}", cache: 1h}]
+        """
+        for n, table in ((1, "a"), (2, "a"), (1, "b"), (1, "a"), (2, "a")):
+            run(store, text, input={"n": n, "t": table})
+        assert len(read.calls) == 3
+
+    def test_the_time_in_a_parameter_counts(self, store: MemoryStore, read: ScriptedAction) -> None:
+        read.answer = lambda _: 1
+        clock = FakeClock()
+        text = (ACTION % "1h").replace("input.n }}", "now() }}")
+        for _ in range(2):
+            run(store, text, clock)
+            clock.advance(5.0)
+        assert len(read.calls) == 2
+
     def test_another_folder_and_another_tenant_miss(self, store: MemoryStore, read: ScriptedAction) -> None:
         run(store, ACTION % "1h")
         run(store, ACTION % "1h", tenant="another")
@@ -334,6 +357,11 @@ class TestUncachedFailures:
         assert harness.status == "succeeded"
         lines = [event.payload["text"] for event in harness.events if event.type == "action.log"]
         assert lines == ["the result is not cached: it is longer than 8,388,608 characters of JSON"]
+        assert store.state.cached_results == {}
+
+    def test_a_result_that_is_no_json_is_not_cached(self, store: MemoryStore, read: ScriptedAction) -> None:
+        read.answer = lambda _: float("nan")
+        assert run(store, ACTION % "1h").error_types == ["FunctionFailed"]
         assert store.state.cached_results == {}
 
     def test_an_action_that_is_off_is_not_taken_from_the_cache(
