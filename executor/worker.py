@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import field
 
 from noetl.executor.engine.external import FindPlaybook, read_public_url
@@ -260,9 +260,16 @@ class Worker:
                     claim = self._lease_keeper.execute(executor, claim)
                     self._failures.clear(EXECUTE)
         except DamagedRunError as error:
+            if claim is not None:
+                self._release_unread(claim)
             self._set_aside(error.run_id or first.run.id, error)
         finally:
             self._shares.release(tenant)
+
+    def _release_unread(self, claim: Claim) -> None:
+        """Give up the claim of a damaged run. It does not count, so the run can be put back repeatedly."""
+        with suppress(StoreError):  # the release may meet the same damage
+            self._store.queue.release(claim.visit, self._store.clock(), counts=False)
 
     def _set_aside(self, run_id: str, error: DamagedRunError) -> None:
         """Set a damaged run aside, so that the other runs continue."""

@@ -32,6 +32,9 @@ RUN_DAMAGED = "RunDamaged"
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, EOFError, zlib.error)
 """The errors of a decoder whose argument is damaged."""
 
+_UNNAMED = "Data of a run"
+"""How the message of a decoder begins that does not know its run. The caller names the run."""
+
 _MAX_LOGGED_RUNS = 1000
 """How many runs are remembered as logged, since lists are read often."""
 
@@ -102,7 +105,8 @@ def naming_run(run_id: str) -> Iterator[None]:
     try:
         yield
     except DamagedRunError as error:
-        raise DamagedRunError(error.message, error.run_id or run_id) from error
+        message = error.message.replace(_UNNAMED, f"Data of run {run_id}", 1)
+        raise DamagedRunError(message, error.run_id or run_id) from error
 
 
 @contextmanager
@@ -111,7 +115,7 @@ def decoding() -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        raise DamagedRunError(f"Data of a run cannot be read: {describe_damage(error)}.") from error
+        raise DamagedRunError(f"{_UNNAMED} cannot be read: {describe_damage(error)}.") from error
 
 
 def decode_readable(

@@ -16,6 +16,7 @@ from noetl.executor.errors import DamagedRunError, SettingError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
 from noetl.executor.security.capabilities import local_run_capabilities
@@ -661,6 +662,27 @@ def test_visits_of_a_service_use_the_credit_of_their_tenant(
     assert tenants == expected
 
 
+def test_a_damaged_run_can_be_put_back_any_number_of_times(store: SqliteStore, tmp_path: Path) -> None:
+    text = "steps: [{name: a, run: [{action: set, set: {x: 1}}]}]"
+    damaged = start(store, text, tmp_path, origin="service")
+
+    def set_plan(plan_hash: str) -> None:
+        with store.database.transaction() as db:
+            db.execute("update runs set plan_hash = :hash where id = :id", hash=plan_hash, id=damaged.id)
+
+    set_plan("lost")
+    for _ in range(MAX_CLAIMS + 1):
+        with (
+            working(store, tmp_path, threads=1) as worker,
+            pytest.raises(DamagedRunError, match="has no plan lost"),
+        ):
+            worker.wait_until_finished("default", damaged.id, SECONDS)
+        assert store.maintenance.put_back(store.clock()) == [damaged.id]
+    set_plan(damaged.plan.hash)
+    with working(store, tmp_path, threads=1) as worker:
+        assert finished(worker, damaged).result == {"x": 1}
+
+
 def test_a_worker_remembers_the_latest_damaged_runs(
     store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -698,7 +720,7 @@ def test_data_that_a_commit_cannot_decode_is_damage(store: SqliteStore, tmp_path
     with store.database.transaction() as db:
         db.execute("update arrivals set names = '{' where run_id = :id", id=play.id)
         db.execute("update runs set stack = '{' where id = :id and stack is not null", id=play.id)
-    with pytest.raises(DamagedRunError, match="cannot be read") as damage:
+    with pytest.raises(DamagedRunError, match=r"^Data of run \w+ cannot be read: \w+\.$") as damage:
         play.executor().execute(claim)
     assert damage.value.run_id == play.id
 
