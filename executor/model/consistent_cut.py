@@ -76,10 +76,9 @@ class _Cut:
         self.plan = plan
         self.visits = {v.id: v for v in records.visits if is_branch_visit(v, finally_step)}
         origin = records.run.resumed_from
-        self.has_new_ids = origin is not None and any(
-            derived_id("from", origin, step) in self.visits for step in plan.steps
-        )
-        """True if the run has begun with one branch. Then its copied visits have ids of their own."""
+        first_ids = {derived_id("from", origin, step) for step in plan.steps} if origin is not None else set()
+        self.copied_until = max((v.clock for v in self.visits.values() if v.id in first_ids), default=0)
+        """The clock of the one visit with which the run began, or 0. Copies before it have new ids."""
         self.branches: dict[str, tuple[Branch, ...]] = {
             visit.id: self.leave(visit) for visit in self.visits.values()
         }
@@ -89,15 +88,17 @@ class _Cut:
         if visit.status not in FINISHED or visit.step not in self.plan.steps:
             return ()
         branches = branches_after(visit, self.plan.steps[visit.step], self.plan.steps.__getitem__)
-        if not self.is_copied(visit):
-            return branches
-        if self.has_new_ids:
+        if self.copied_until and self.is_copied(visit):
             return ()
+        if self.records.run.resumed_from is None:
+            return branches
         return tuple(branch for branch in branches if branch.is_arrival or branch.id in self.visits)
 
     def is_copied(self, visit: Visit) -> bool:
         """Return whether another run has finished a visit."""
         run = self.records.run
+        if self.copied_until:
+            return visit.clock < self.copied_until
         is_earlier = visit.finished_at is not None and visit.finished_at < run.created_at
         return run.resumed_from is not None and is_earlier
 

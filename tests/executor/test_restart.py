@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from noetl.executor.engine.restart import RestartPoint, find_restart_state
 from noetl.executor.engine.start import prefix_before, restart_from_step
 from noetl.executor.errors import RejectedError
 from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.planner.frozen import replace
 from noetl.testing.run_harness import RunHarness
+from noetl.testing.store_contract.continued_runs import restart
 
 CHAIN = """
     output: {all: "{{ [a, b, c] }}", seen: "{{ steps.one.result.a }}"}
@@ -173,3 +176,62 @@ def test_names_of_a_failed_branch_are_unknown_after_a_restart(store: SqliteStore
     """
     harness = RunHarness(store, text).finish()
     assert restart_from(harness, "end").finish().result == harness.result == {"b": False}
+
+
+FORK = """
+    on_error: {on_error}
+    input: {{bad: {{type: boolean, default: true}}}}
+    steps:
+    - {{name: first, run: [{{action: set, set: {{x: 1}}}}], rule: [{{case: default, run: [fork]}}]}}
+    - {{name: fork, rule: [{{case: default, run: [left, right]}}]}}
+    - name: left
+      run: [{{action: set, set: {{a: "{{{{ x }}}}"}}}}]
+      rule: [{{case: default, run: [meet]}}]
+    - name: right
+      run: [{{action: fail, message: "no", if: "{{{{ input.bad }}}}"}}, {{action: set, set: {{b: 2}}}}]
+      rule: [{{case: default, run: [meet]}}]
+    - {{name: meet, run: [{{action: set, set: {{all: "{{{{ [a, b | default(0)] }}}}"}}}}]}}
+"""
+
+
+def test_a_run_that_began_at_one_step_restarts_on_one_of_several_branches(store: SqliteStore) -> None:
+    harness = RunHarness(store, FORK.format(on_error="abort")).finish()
+    again = restart_from(harness, "fork").finish()
+    assert again.status == "failed"
+    third = restart(again, "right", bad=False).finish()
+    assert (third.status, third.result["all"]) == ("succeeded", [1, 2])
+    assert third.visit_counts == dict.fromkeys(["first", "fork", "left", "right", "meet"], 1)
+
+
+def test_a_run_whose_join_fired_again_restarts_on_one_of_several_branches(store: SqliteStore) -> None:
+    harness = RunHarness(store, FORK.format(on_error="continue")).finish()
+    assert (harness.status, harness.result["all"]) == ("completed_with_errors", [1, 0])
+    harness.resume(bad=False).finish()
+    assert harness.visit_counts["meet"] == 2
+    for step in ("left", "right"):
+        again = restart(harness, step).finish()
+        assert (again.status, again.result["all"]) == ("succeeded", [1, 2])
+        assert again.visit_counts["meet"] == 1
+
+
+def test_a_run_cannot_restart_on_a_branch_that_it_has_not_visited(store: SqliteStore) -> None:
+    text = FORK.format(on_error="abort").replace("run: [left, right]", "run: [right, left]")
+    harness = RunHarness(store, text)
+    harness.execute_next()
+    harness.execute_next()
+    harness.execute_next()
+    assert harness.finish().status == "failed"
+    visits = [visit for visit in store.runs.visits_with_outputs(harness.id) if visit.step != "left"]
+    with pytest.raises(RejectedError, match="has not visited step `left`") as refusal:
+        find_restart_state(RestartPoint(harness.run, harness.plan, visits, "left"))
+    assert refusal.value.reason == "inside_region"
+
+
+def test_a_run_that_has_lost_a_payload_cannot_restart_on_one_of_several_branches(store: SqliteStore) -> None:
+    harness = RunHarness(store, FORK.format(on_error="abort")).finish()
+    visits = [
+        replace(visit, lost_payload="it was deleted") for visit in store.runs.visits_with_outputs(harness.id)
+    ]
+    with pytest.raises(RejectedError, match="it was deleted") as refusal:
+        find_restart_state(RestartPoint(harness.run, harness.plan, visits, "right"))
+    assert refusal.value.reason == "payload_lost"
