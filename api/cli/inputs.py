@@ -31,8 +31,8 @@ def read_input_file(file: str) -> dict[str, Any]:
     return value
 
 
-def parse_input_pairs(pairs: Sequence[str], types: Mapping[str, str]) -> dict[str, Any]:
-    """Parse `name=value` pairs. Each value is a YAML scalar of the type of its name in `types`.
+def parse_input_pairs(pairs: Sequence[str], types: Mapping[str, str], option: str = "-i") -> dict[str, Any]:
+    """Parse the `name=value` pairs of an option. Each value is a YAML scalar of the type that `types` names.
 
     A list or mapping is written in brackets. The types of the values are checked when the run is created.
 
@@ -43,9 +43,9 @@ def parse_input_pairs(pairs: Sequence[str], types: Mapping[str, str]) -> dict[st
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
-            raise CommandError(f"-i must be name=value, not {pair!r}")
+            raise CommandError(f"{option} must be name=value, not {pair!r}")
         if any("\ud800" <= character <= "\udfff" for character in pair):
-            raise CommandError(f"-i {pair!r} is not UTF-8")
+            raise CommandError(f"{option} {pair!r} is not UTF-8")
         values[name] = _parse_value(text, types.get(name, "any"))
     return values
 

@@ -84,6 +84,16 @@ def _suggest_file(path: Path) -> str:
     return f"did you mean {folder / meant}?" if meant else "check the name, and the folder you are in"
 
 
+def names_file(text: str) -> bool:
+    """Return whether a text names a file or a folder, and not a registered playbook."""
+    if text in ("", "-") or text.endswith(PLAYBOOK_SUFFIXES):
+        return True
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def compile_source(source: PlaybookSource, target: str | None = None) -> Compilation:
     """Compile a playbook for the action types of this installation, and for `target` if given."""
     from noetl.executor.actions import catalogue

@@ -21,6 +21,8 @@ from noetl.planner.plan import Plan, Step
 
 if TYPE_CHECKING:
     from noetl.api.service.run_diff import ComparedPair
+    from noetl.planner.continuation.switch_state import Switch, SwitchState
+    from noetl.planner.continuation.verdict import SwitchVerdict
     from noetl.planner.draw.layout import Layout
     from noetl.planner.draw.run_marks import DrawnRun
 
@@ -180,6 +182,25 @@ class InitialDataJob:
 
     def perform(self, compiler: PlaybookCompiler) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.data.evaluate()
+
+
+@frozen
+class SwitchJob:
+    """The verdict on a switch of a run to another plan. The plans are packed."""
+
+    packed_plans: tuple[bytes, bytes]
+    state: SwitchState
+    switch: Switch
+    subject = "The verdict on the switch"
+    seconds = JOB_SECONDS
+    key = None
+    is_light = False
+
+    def perform(self, compiler: PlaybookCompiler) -> SwitchVerdict:
+        from noetl.planner.continuation.judge import may_continue
+
+        old, new = map(unpack_plan, self.packed_plans)
+        return may_continue(old, new, self.state, self.switch, compiler.catalogue)
 
 
 @frozen

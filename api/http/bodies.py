@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from noetl.api.http.openapi import SCHEMA_REFERENCE
 from noetl.api.http.problems import Problem
+from noetl.api.service.switches import MAX_WAIT_SECONDS
 from noetl.executor.model.run_tags import MAX_TAG_LENGTH, MAX_TAGS
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 
@@ -67,16 +68,19 @@ PLAYBOOK_EXPECTED = Expected("the text of a playbook or an object")
 TAGS_EXPECTED = Expected(f"at most {MAX_TAGS} strings of 1 to {MAX_TAG_LENGTH} characters")
 
 
+PlaybookForm = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[PlaybookReferenceBody, Tag("reference")]
+    | Annotated[PlaybookObject, Tag("object")],
+    Discriminator(_playbook_form),
+    PLAYBOOK_EXPECTED,
+]
+
+
 class SubmissionBody(RequestBody):
     """A playbook, with the input, the variables and the tags of its run."""
 
-    playbook: Annotated[
-        Annotated[str, Tag("text")]
-        | Annotated[PlaybookReferenceBody, Tag("reference")]
-        | Annotated[PlaybookObject, Tag("object")],
-        Discriminator(_playbook_form),
-        PLAYBOOK_EXPECTED,
-    ] = Field(description="The playbook as text or JSON, or `{name, version?}`.")
+    playbook: PlaybookForm = Field(description="The playbook as text or JSON, or `{name, version?}`.")
     input: ObjectMember = None
     variables: ObjectMember = None
     tags: Annotated[
@@ -104,7 +108,10 @@ class DraftBody(RequestBody):
 
 
 class ResumeBody(RequestBody):
-    """The corrected input of a run, and the step at which a new run starts instead."""
+    """The corrected input of a run, and the step at which a new run starts instead.
+
+    With `playbook`, the run continues in another version of its playbook.
+    """
 
     input: Annotated[ObjectMember, Field(description="Values that replace those of the run's input.")] = None
     step: Annotated[str | None, Expected("the name of a step")] = Field(
@@ -119,6 +126,22 @@ class ResumeBody(RequestBody):
     )
     drop_siblings: Annotated[bool, Expected("true or false")] = Field(
         default=False, description="With `from`: the branches next to the step do not continue."
+    )
+    playbook: PlaybookForm | None = Field(
+        None, description="The version in which the run continues: text or JSON, or `{name, version?}`."
+    )
+    given: Annotated[ObjectMember, Expected("an object")] = Field(
+        None,
+        alias="set",
+        description="With `playbook`: values of its inputs, and of names that the run lacks.",
+    )
+    renamed: Annotated[dict[str, str] | None, Expected("an object of step names by step name")] = Field(
+        None,
+        alias="map",
+        description="With `playbook`: the new names of steps, by the names in the old version.",
+    )
+    wait: Annotated[float | None, Field(ge=0, le=MAX_WAIT_SECONDS), Expected("seconds from 0 to 60")] = Field(
+        None, description="With `playbook`: how long the run is held until its running steps have ended."
     )
 
 

@@ -59,6 +59,14 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
         CONFLICT, "the step asks 2 questions; name one by its position: `run.0`, `run.1`"
     ),
     "answered-otherwise": ProblemType(CONFLICT, "another answer arrived before"),
+    "busy": ProblemType(
+        CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c goes on too fast to be switched; pause it, and try again"
+    ),
+    "cannot-continue": ProblemType(
+        CONFLICT,
+        "run 7c0b1f2ad1f04b0d9f1e2a3c cannot continue in this version: NC105: step `a` would be done twice"
+        " (line 7)",
+    ),
     "child-run": ProblemType(
         CONFLICT,
         "run 7c0b1f2ad1f04b0d9f1e2a3c was started by run 3fa90c1be2d84f6a8b7c5d10, which is kept; delete run"
@@ -88,10 +96,19 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
         CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c has succeeded; there is nothing to resume"
     ),
     "paused": ProblemType(CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c is paused; unpause it, and it continues"),
+    "other-playbook": ProblemType(
+        CONFLICT,
+        "run 7c0b1f2ad1f04b0d9f1e2a3c is one of playbook `greet`, not of `meet`; give both the same `name`",
+    ),
     "payload-lost": ProblemType(
         CONFLICT, "the earlier answer, with which this one is compared, is lost: object runs/7c0b1f2a/0a1b"
     ),
     "playbook-in-use": ProblemType(CONFLICT, "playbook `greet` has runs that have not ended"),
+    "same-plan": ProblemType(
+        CONFLICT,
+        "run 7c0b1f2ad1f04b0d9f1e2a3c has this version of playbook `greet` already; resume it without"
+        " `playbook`",
+    ),
     "superseded-plan": ProblemType(CONFLICT, "the playbook was compiled by an earlier version of NoETL"),
     "playbook-changed": ProblemType(CONFLICT, "the newest version of `greet` is `15`, and not `14` any more"),
     "version-exists": ProblemType(CONFLICT, "version `1` of `greet` is registered with another text"),
@@ -102,11 +119,6 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "too-large": ProblemType(413, "The body must have at most 1,048,576 bytes."),
     "unsupported-media-type": ProblemType(
         415, "The body must be application/json, in UTF-8 and not compressed.", ("Accept-Post",)
-    ),
-    "cannot-continue": ProblemType(
-        CONFLICT,
-        "run 7c0b1f2ad1f04b0d9f1e2a3c cannot continue in this version: NC105: step `a` would be done twice"
-        " (line 7)",
     ),
     "graph-too-large": ProblemType(
         422, "The graph has more than 500 edges. Request it with `format=mermaid` or `format=json`."

@@ -25,6 +25,7 @@ from noetl.api.service.errors import (
     TenantBusyError,
     WorkLimitError,
 )
+from noetl.api.service.switch_views import VerdictEntry
 from noetl.api.service.views import DiagnosticEntry, View
 from noetl.executor.engine.external import CALLBACK_PATH
 from noetl.executor.errors import DamagedRunError, RejectedError, SettingError, StoreError, UnknownRunError
@@ -71,6 +72,7 @@ class ProblemDocument(View, schema_name="Problem"):
     runs: Sequence[str] | None = None
     scope: str | None = None
     setting: str | None = None
+    verdict: VerdictEntry | None = None
 
 
 class Problem(Exception):

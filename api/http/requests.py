@@ -21,7 +21,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from email.message import Message
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
 from anyio import CapacityLimiter, to_thread
@@ -32,11 +32,15 @@ from noetl.api.http.problems import Problem
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
 from noetl.api.service.inbox import AnswerRequest
 from noetl.api.service.runs import ResumeRequest
+from noetl.api.service.switches import PlaybookChange
 from noetl.executor.model.json_values import MAX_DEPTH, nests_deeper
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.start_request import StartRequest
 from noetl.planner.frozen import frozen
+
+if TYPE_CHECKING:
+    from noetl.api.http.bodies import PlaybookReferenceBody, ResumeBody
 
 MAX_BODY_BYTES = 1024 * 1024
 
@@ -112,8 +116,10 @@ async def read_draft_request(request: Request) -> tuple[str, int | None]:
     return draft.text, draft.line
 
 
-async def read_resume_request(request: Request, key: str | None) -> ResumeRequest:
+async def read_resume_request(request: Request, key: str | None) -> ResumeRequest | PlaybookChange:
     """Return a request to resume a run with its `Idempotency-Key`. The body may be empty.
+
+    It names another version of the playbook, or none.
 
     Raises:
         Problem: 400, 413, 415 or 422.
@@ -125,6 +131,11 @@ async def read_resume_request(request: Request, key: str | None) -> ResumeReques
         return ResumeRequest(idempotency_key=key)
     _content_type(request, (JSON_TYPE,))
     resume = await _decode(body, lambda value: parse_body(ResumeBody, value))
+    if resume.playbook is not None:
+        return _playbook_change(resume, key)
+    for name, value in (("set", resume.given), ("map", resume.renamed), ("wait", resume.wait)):
+        if value is not None:
+            raise Problem(422, f"`{name}` needs a `playbook`.", slug="invalid-body")
     if resume.drop_siblings and resume.step is None:
         raise Problem(422, "`drop_siblings` needs `from`.", slug="invalid-body")
     if resume.skip and resume.step is not None:
@@ -136,6 +147,20 @@ async def read_resume_request(request: Request, key: str | None) -> ResumeReques
         drops_siblings=resume.drop_siblings,
         skips=resume.skip or {},
         is_dry_run=resume.dry_run,
+    )
+
+
+def _playbook_change(resume: ResumeBody, key: str | None) -> PlaybookChange:
+    assert resume.playbook is not None
+    if resume.step is not None:
+        detail = "`from` starts a new run with its own plan; leave out `playbook` or `from`."
+        raise Problem(422, detail, slug="invalid-body")
+    return PlaybookChange(
+        _playbook_source(resume.playbook),
+        resume.renamed or {},
+        {**(resume.input or {}), **(resume.given or {})},
+        resume.wait or 0.0,
+        idempotency_key=key,
     )
 
 
@@ -368,13 +393,17 @@ def _is_unicode(value: Any) -> bool:
 
 
 def _parse_submission(value: Any) -> tuple[PlanSource, StartRequest]:
-    from noetl.api.http.bodies import PlaybookReferenceBody, SubmissionBody, parse_body
+    from noetl.api.http.bodies import SubmissionBody, parse_body
 
     body = parse_body(SubmissionBody, value)
     start = StartRequest(body.input or {}, body.variables, tuple(body.tags or ()))
-    if isinstance(body.playbook, PlaybookReferenceBody):
-        return PlaybookReference(body.playbook.name, body.playbook.version), start
-    return InlinePlaybook(_playbook_text(body.playbook)), start
+    return _playbook_source(body.playbook), start
+
+
+def _playbook_source(playbook: str | PlaybookReferenceBody | dict[str, Any]) -> PlanSource:
+    if isinstance(playbook, str | dict):
+        return InlinePlaybook(_playbook_text(playbook))
+    return PlaybookReference(playbook.name, playbook.version)
 
 
 def _playbook_text(playbook: str | dict[str, Any]) -> str:

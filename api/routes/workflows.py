@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, from_thread, to_thread
 from fastapi import APIRouter, Header, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.access import caller_name
-from noetl.api.compute.jobs import InitialDataJob
+from noetl.api.compute.jobs import InitialDataJob, SwitchJob, pack_plan
 from noetl.api.http.openapi import optional_body, playbook_body, problems, required_body, response_body
 from noetl.api.http.parameters import IdempotencyKey, InputText, RunQuery, StartHeaders, WaitHeaders
 from noetl.api.http.requests import read_resume_request, read_submission, read_tag_change
@@ -27,15 +27,21 @@ from noetl.api.routes.dependencies import (
 from noetl.api.routes.waiting import RETRY_AFTER, place_to_wait, wait_until_changed, wait_until_finished
 from noetl.api.service.compiler import InlinePlaybook, PlanSource
 from noetl.api.service.runs import RunDraft
+from noetl.api.service.services import TenantServices
+from noetl.api.service.switches import PlaybookChange
 from noetl.api.service.views import ResumePreview, RunEntry, RunPage, RunReport, RunResult, RunTags
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_summary import RunSummary, summarize
 from noetl.executor.security.redaction import redact
+from noetl.planner.continuation.switch_state import Switch, SwitchState
+from noetl.planner.continuation.verdict import SwitchVerdict
 from noetl.planner.plan import Plan
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_class=JsonResponse)
 
 _resumers = CapacityLimiter(2)
+_switchers = CapacityLimiter(4)
+"""How many switches are under way at the same time. Each may hold its run for a minute."""
 
 REPLAYED = {"Idempotency-Replayed": "true"}
 """Header of a response to a request whose idempotency key an earlier request had."""
@@ -72,6 +78,15 @@ _RESUME_REQUEST: dict[str, Any] = {
         "inside-region",
         "invalid-input",
         "unknown-step",
+        "invalid-playbook",
+        "other-playbook",
+        "same-plan",
+        "ending",
+        "busy",
+        "not-supported",
+        "too-much-work",
+        "tenant-busy",
+        "service-busy",
     ),
 }
 
@@ -240,9 +255,11 @@ async def resume_run(
 ) -> Response:
     """Resume the run at its failed and parked steps, with corrected input if given.
 
-    With `from`, start a new run at another step of it instead.
+    With `from`, start a new run at another step of it instead. With `playbook`, continue in another version.
     """
     resume_request = await read_resume_request(request, idempotency_key)
+    if isinstance(resume_request, PlaybookChange):
+        return await _switch_run(workflow_id, request, services, resume_request)
     if resume_request.is_dry_run:
         preview = await to_thread.run_sync(
             services.previews.preview, workflow_id, resume_request, limiter=_resumers
@@ -257,6 +274,28 @@ async def resume_run(
     # Corrected input is evaluated again. Few threads do that, and none of those that answer other requests.
     limiter = _resumers if resume_request.input or resume_request.step else None
     is_replay, run = await to_thread.run_sync(resume, limiter=limiter)
+    return _changed(request, summarize(run), REPLAYED if is_replay else {})
+
+
+async def _switch_run(
+    workflow_id: str, request: Request, services: TenantServices, change: PlaybookChange
+) -> Response:
+    """Let the run continue in another version of its playbook. Other processes compile it and judge."""
+    if isinstance(change.playbook, InlinePlaybook):
+        compiled = await compile_long(request, services, change.playbook.text)
+        change = replace(change, playbook=compiled if isinstance(compiled, Plan) else change.playbook)
+    change = replace(change, caller=caller_name(request))
+
+    def judge(old: Plan, new: Plan, state: SwitchState, switch: Switch) -> SwitchVerdict:
+        job = SwitchJob((pack_plan(old), pack_plan(new)), state, switch)
+        verdict: SwitchVerdict = from_thread.run(perform, request, services, job)
+        return verdict
+
+    def resume() -> tuple[bool, Run]:
+        is_replay = services.runs.has_request(change.idempotency_key)
+        return is_replay, services.switches.switch(workflow_id, change, judge)[0]
+
+    is_replay, run = await to_thread.run_sync(resume, limiter=_switchers)
     return _changed(request, summarize(run), REPLAYED if is_replay else {})
 
 

@@ -120,6 +120,7 @@ class _RequestStore:
         self.runs = guard("runs")
         self.visits = guard("visits")
         self.pauses = guard("pauses")
+        self.switches = guard("switches")
         self.queue = guard("queue")
         self.waits = guard("waits")
         self.registry = guard("registry")

@@ -78,7 +78,7 @@ class ResumeRequest:
 
     def idempotency(self, content: Any) -> tuple[str, str] | None:
         """Return the key of the request with the hash of its content, or None without a key."""
-        return None if self.idempotency_key is None else (self.idempotency_key, _hash(content))
+        return identify_request(self.idempotency_key, content)
 
 
 @frozen
@@ -155,7 +155,7 @@ class RunService:
         from noetl.executor.engine.start import assemble_run
 
         run, first_visit = assemble_run(draft.data, draft.plan_hash, draft.request, values)
-        self._check_quota(run.queue)
+        self.check_quota(run.queue)
         if draft.plan is not None:
             self.context.store.plans.save(draft.plan)
         created = self.context.store.runs.create(run, first_visit, idempotency=draft.idempotency)
@@ -340,7 +340,7 @@ class RunService:
             NotFoundError: the tenant has no such run.
             RejectedError: `finished`, with another status; `local_run`.
         """
-        run = self._controllable_run(run_id, "cancel")
+        run = self.controllable_run(run_id, "cancel")
         return self.context.store.runs.stop(run.id, RunStatus.CANCELLED, self.context.clock())
 
     def change_tags(self, run_id: str, change: TagChange) -> RunTags:
@@ -374,7 +374,7 @@ class RunService:
             NotFoundError: the tenant has no such run.
             RejectedError: `finished`; `ending`, if it is ending; `local_run`.
         """
-        run = self._controllable_run(run_id, "pause")
+        run = self.controllable_run(run_id, "pause")
         self.context.store.pauses.pause(run.id, self.context.clock(), caller)
         return self.summary(run_id)
 
@@ -385,7 +385,7 @@ class RunService:
             NotFoundError: the tenant has no such run.
             RejectedError: `finished`; `local_run`.
         """
-        run = self._controllable_run(run_id, "unpause")
+        run = self.controllable_run(run_id, "unpause")
         self.context.store.pauses.unpause(run.id, self.context.clock(), caller)
         return self.summary(run_id)
 
@@ -401,12 +401,12 @@ class RunService:
                 or `cannot_continue`, if no run can start at the step; `invalid_input`; `local_run`;
                 `idempotency_key_reused`, by another request; `quota_exceeded`.
         """
-        run = self._controllable_run(run_id, "resume")
+        run = self.controllable_run(run_id, "resume")
         if request.step is not None:
             return self._restart(self.get(run_id), request.step, request)
         content = [run.id, "resume", dict(request.input)]
         idempotency = request.idempotency([*content, dict(request.skips)] if request.skips else content)
-        if (earlier := self._earlier_run(idempotency)) is not None:
+        if (earlier := self.earlier_run(idempotency)) is not None:
             return earlier
         if request.input and not run.status.is_final:
             message = f"run {run_id} has not ended, so its input cannot be corrected; resume it without input"
@@ -424,7 +424,7 @@ class RunService:
             visits = self.context.store.runs.visits(run.id)
             names = self.context.step_names(run.plan_hash)
             values = {**values, "skips": find_skips(run.id, visits, names, request.skips, request.caller)}
-        self._check_quota(run.queue)
+        self.check_quota(run.queue)
         resumed = self.context.store.runs.resume(
             run.id, now, deadline_at=deadline_at, values=values, idempotency=idempotency
         )
@@ -432,7 +432,7 @@ class RunService:
             log_run_resume(resumed)
         return resumed
 
-    def _earlier_run(self, idempotency: tuple[str, str] | None) -> Run | None:
+    def earlier_run(self, idempotency: tuple[str, str] | None) -> Run | None:
         """Return the run of an earlier request with an idempotency key, or None.
 
         Raises:
@@ -469,25 +469,25 @@ class RunService:
         declared = self.find_step(run, step)
         content = [run.id, step, dict(request.input)]
         idempotency = request.idempotency([*content, "alone"] if request.drops_siblings else content)
-        if (earlier := self._earlier_run(idempotency)) is not None:
+        if (earlier := self.earlier_run(idempotency)) is not None:
             return earlier
         header, visits = plans.header(run.plan_hash), runs.visits_with_outputs(run.id)
         check_can_restart(run, declared)
         if declared.regions:
             point = RestartPoint(run, plans.get(run.plan_hash), visits, step, request.drops_siblings)
             continued = begin_restart(self.context, point, dict(request.input))
-            self._check_quota(continued.run.queue)
+            self.check_quota(continued.run.queue)
             created = runs.create_continued(continued, idempotency)
             log_run_start(created, continued.run)
             return created
         prefix = prefix_before(declared, run, visits, header.finally_step)
         new, first_visit, history = restart_from_step(header, prefix, request.input, now=self.context.clock())
-        self._check_quota(new.queue)
+        self.check_quota(new.queue)
         created = runs.create(new, first_visit, idempotency=idempotency, history=history)
         log_run_start(created, new)
         return created
 
-    def _check_quota(self, queue: str) -> None:
+    def check_quota(self, queue: str) -> None:
         """Count the start or the resumption of a run in a queue.
 
         Raises:
@@ -498,7 +498,7 @@ class RunService:
 
         check_branch_quota(self.context.store, self.context.tenant, queue)
 
-    def _controllable_run(self, run_id: str, command: str) -> RunSummary:
+    def controllable_run(self, run_id: str, command: str) -> RunSummary:
         """Return the summary of a run that may be cancelled and resumed here.
 
         Raises:
@@ -523,6 +523,11 @@ def _hash_of_start(plan: Plan | PlaybookReference, request: StartRequest) -> str
     else:
         source = {"name": plan.name, "version": plan.version}
     return _hash([source, request.input, request.variables, list(request.tags)])
+
+
+def identify_request(key: str | None, content: Any) -> tuple[str, str] | None:
+    """Return an idempotency key with the hash of the content of its request, or None without a key."""
+    return None if key is None else (key, _hash(content))
 
 
 def _hash(content: Any) -> str:

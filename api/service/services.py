@@ -22,6 +22,7 @@ from noetl.api.service.run_data import RunDataService
 from noetl.api.service.run_lists import RunListService
 from noetl.api.service.runs import RunService
 from noetl.api.service.statistics import StatisticsService
+from noetl.api.service.switches import SwitchService
 from noetl.api.service.tenant import TenantContext
 from noetl.executor.model.run import DEFAULT_TENANT
 from noetl.executor.stores.interface import Store
@@ -37,6 +38,7 @@ class TenantServices:
         self.previews = ResumePreviewService(context, self.runs)
         self.data = RunDataService(context, self.runs)
         self.lists = RunListService(context, self.data)
+        self.switches = SwitchService(context, self.runs)
         self.bulk = BulkService(self.runs, self.lists)
         self.past_runs = PastRunService(context, self.runs, self.data)
         self.items = LoopItemService(self.data)

@@ -11,7 +11,10 @@ fire at once.
 
 Cost: linear in the visits times the names of the run.
 
-Limits: it does not judge whether the run may continue. The environment is filled in by the caller.
+Fences of live visits grow, so a late commit under the old plan is refused.
+
+Limits: it does not judge whether the run may continue. `noetl.executor.model.run_switch` adds the evaluated
+environment and variables, and the statuses with which the visits continue.
 """
 
 from __future__ import annotations
@@ -90,6 +93,7 @@ class _Carrier:
         self.counts = dict(
             Counter(v.step for v in self.visits if v.step in new.steps and new.steps[v.step].cyclic)
         )
+        self.given_id = derived_id(SWITCH_STEP, sum(visit.step == SWITCH_STEP for visit in records.visits))
         self.joins: dict[str, list[int]] = {}
         self.arrivals: dict[str, list[Branch]] = {}
         self.live = 0
@@ -134,9 +138,8 @@ class _Carrier:
 
     def write_given(self, given: Mapping[str, Any]) -> Visit:
         """Return the visit that holds given values. Every other write of such a name is later."""
-        id = derived_id(SWITCH_STEP, self.new.hash)
         return Visit(
-            id,
+            self.given_id,
             self.records.run.id,
             SWITCH_STEP,
             VisitStatus.SUCCEEDED,
@@ -148,7 +151,7 @@ class _Carrier:
 
     def names_for(self, id: str, target: Step, given: Mapping[str, Any]) -> Pointers:
         """Return the pointers that a branch carries to a step: those of names that are read from there."""
-        pointer = (0, derived_id(SWITCH_STEP, self.new.hash))
+        pointer = (0, self.given_id)
         names = {**dict.fromkeys(given, pointer), **rename_pointers(self.history[id], self.switch.renamed)}
         return {name: pointer for name, pointer in names.items() if name in target.live_names}
 
@@ -158,9 +161,8 @@ class _Carrier:
         number = visit.number
         if step.cyclic and not self.is_counted_before(visit.step):
             number = self.counts[step.name]
-        return replace(
-            visit, clock=self.clock + 1, names=self.names_for(visit.id, step, given), number=number
-        )
+        names = self.names_for(visit.id, step, given)
+        return replace(visit, clock=self.clock + 1, names=names, number=number, fence=visit.fence + 1)
 
     def is_counted_before(self, step: str) -> bool:
         """Return whether the old plan has counted the visits of a step."""
@@ -244,5 +246,12 @@ class _Carrier:
         return {**defaults, **self.records.run.input, **given}
 
     def find_deadline(self) -> float | None:
-        seconds, started_at = self.new.header.timeout_seconds, self.records.run.started_at
-        return None if seconds is None else (self.now if started_at is None else started_at) + seconds
+        """Return when the time of the run is over. A resumed run has all of its time again."""
+        seconds, run, before = self.new.header.timeout_seconds, self.records.run, self.old.header
+        if seconds is None:
+            return None
+        if self.records.resumes_ended:
+            return self.now + seconds
+        if run.deadline_at is None or before.timeout_seconds is None:
+            return run.created_at + seconds
+        return run.deadline_at - before.timeout_seconds + seconds

@@ -29,13 +29,17 @@ from noetl.planner.continuation.switch_state import Begun, BranchPosition, DoneS
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Header, Plan
 
+ACTION_EVENTS = frozenset({"action.completed"})
+"""The events from which the work that has begun in a visit is known."""
+
 
 @frozen
 class RunRecords:
     """The records of a run: the visits with their saved names, and what waits at joins.
 
     `arrivals` holds the branches that wait at each join, `waves` how often each join has fired. `events` are
-    those of the actions of visits that are not over. A resume continues `ended` branches as well.
+    those of the actions of visits that are not over. A resume continues `ended` branches as well. The records
+    were read at `read_at`: a claim whose lease had ended by then is lost.
     """
 
     run: Run
@@ -44,6 +48,11 @@ class RunRecords:
     waves: Mapping[str, int] = field(default_factory=dict)
     events: Sequence[Event] = ()
     resumes_ended: bool = False
+    read_at: float = 0.0
+
+    def is_claimed(self, visit: Visit) -> bool:
+        """Return whether a worker holds the visit."""
+        return visit.status is VisitStatus.RUNNING and visit.due_at > self.read_at
 
     def is_live(self, visit: Visit) -> bool:
         """Return whether a branch stands at the visit."""
@@ -64,7 +73,11 @@ def read_switch_state(records: RunRecords, plan: Plan) -> SwitchState:
     over = [visit for visit in visits if not records.is_live(visit)]
     branches = [
         BranchPosition(
-            visit.step, visit.clock, history[visit.id], number=visit.number, begun=_read_begun(records, visit)
+            visit.step,
+            visit.clock,
+            history[visit.id],
+            number=visit.number,
+            begun=_read_begun(records, visit, plan),
         )
         for visit in live
     ]
@@ -81,7 +94,7 @@ def read_switch_state(records: RunRecords, plan: Plan) -> SwitchState:
         frozenset(saved - held),
         records.run.input,
         records.run.variables,
-        any(visit.status is VisitStatus.RUNNING for visit in records.visits),
+        any(map(records.is_claimed, records.visits)),
         _has_begun_to_end(records.visits, plan.header),
     )
 
@@ -99,13 +112,22 @@ def _has_begun_to_end(visits: Iterable[Visit], header: Header) -> bool:
     return any(visit.status not in FINISHED and visit.step != "@deadline" for visit in special)
 
 
-def _read_begun(records: RunRecords, visit: Visit) -> Begun | None:
-    """Return the work that has begun in a visit, or None."""
-    completed = tuple(
-        str(event.payload["position"])
-        for event in records.events
-        if event.type == "action.completed" and (event.step, event.visit) == (visit.step, visit.number)
+def _read_begun(records: RunRecords, visit: Visit, plan: Plan) -> Begun | None:
+    """Return the work that has begun in a visit, or None.
+
+    A lost worker has reported nothing, so all actions of its visit may have been completed.
+    """
+    is_lost = visit.status is VisitStatus.RUNNING or (
+        visit.error is not None and visit.error["type"] == "WorkerLost"
     )
+    if is_lost and visit.step in plan.steps:
+        completed = tuple(f"run.{index}" for index in range(len(plan.steps[visit.step].run)))
+    else:
+        completed = tuple(
+            str(event.payload["position"])
+            for event in records.events
+            if event.type in ACTION_EVENTS and (event.step, event.visit) == (visit.step, visit.number)
+        )
     progress = visit.progress
     if progress is None:
         return Begun(completed=completed) if completed else None

@@ -108,6 +108,7 @@ class _PersistentStore:
         self.runs = _PersistentPart(store.runs, policy)
         self.visits = _PersistentPart(store.visits, policy)
         self.pauses = _PersistentPart(store.pauses, policy)
+        self.switches = _PersistentPart(store.switches, policy)
         self.queue = _PersistentQueue(store.queue, policy)
         self.waits = _PersistentPart(store.waits, policy)
         self.registry = _PersistentPart(store.registry, policy)

@@ -14,7 +14,7 @@ Cost: one claim and one commit for each step. A commit may claim the next visit 
 Limits: an action may run twice, since a worker can die between the action and the commit. Only its commit is
 accepted once. Times are those of the clock of the store, so the clocks of workers need not agree.
 
-A store consists of eleven parts, one for each subject. The tests of `noetl.testing.store_contract` hold every
+A store consists of twelve parts, one for each subject. The tests of `noetl.testing.store_contract` hold every
 store to this interface.
 """
 
@@ -52,7 +52,9 @@ from noetl.executor.model.run import (
     WaitKey,
 )
 from noetl.executor.model.run_filter import RunCounts, RunFilter
+from noetl.executor.model.run_history import RunRecords
 from noetl.executor.model.run_summary import RunOverview, RunSummary, StartedVisit
+from noetl.executor.model.run_switch import SwitchedRun
 from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.stores.change_signal import ChangeSignal
@@ -343,6 +345,33 @@ class PauseStore(Protocol):
 
         Raises:
             RejectedError: `finished`, if the run has ended.
+        """
+        ...
+
+
+class SwitchStore(Protocol):
+    """Switches of runs to other plans. `noetl.planner.continuation.judge` says whether a run may continue."""
+
+    def read(self, run_id: str, now: float) -> RunRecords:
+        """Return the records of a run that decide whether it may continue in another plan.
+
+        Raises:
+            UnknownRunError: the run does not exist.
+        """
+        ...
+
+    def write(
+        self, judged: RunRecords, switched: SwitchedRun, idempotency: tuple[str, str] | None = None
+    ) -> Run | None:
+        """Let a run continue in its new plan, and return it; return None if its records have changed.
+
+        `judged` are the records from which `switched` was computed. Then nothing was written, and the caller
+        reads and judges again. The new plan has been saved. `idempotency` is as for `RunStore.resume`.
+
+        Raises:
+            UnknownRunError: the run was deleted.
+            RejectedError: `idempotency_key_reused`.
+            StoreError: the new plan was deleted.
         """
         ...
 
@@ -738,6 +767,11 @@ class Store(Protocol):
     @property
     def pauses(self) -> PauseStore:
         """Pauses of runs."""
+        ...
+
+    @property
+    def switches(self) -> SwitchStore:
+        """Switches of runs to other plans."""
         ...
 
     @property

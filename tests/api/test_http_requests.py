@@ -291,7 +291,7 @@ def test_an_answer_without_a_body_is_null() -> None:
 
 
 def test_a_resume_request_may_have_input_and_a_step() -> None:
-    def read(body: bytes, **headers: str) -> ResumeRequest:
+    def read(body: bytes, **headers: str) -> object:
         return asyncio.run(read_resume_request(request(body, **headers), None))
 
     assert read(b"") == ResumeRequest()

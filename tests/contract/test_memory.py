@@ -16,7 +16,7 @@ from noetl.executor.stores import open_store
 from noetl.executor.stores.memory.state import WaitToken
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.retention import DAY_SECONDS
-from noetl.testing.store_contract import FactsContract, MaintenanceContract, StoreContract
+from noetl.testing.store_contract import FactsContract, MaintenanceContract, StoreContract, SwitchesContract
 from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
 
 
@@ -92,7 +92,7 @@ def test_outputs_do_not_change_with_the_values_of_the_caller() -> None:
     assert store.runs.visits_with_outputs(run.id)[0].saved == {"n": [1]}
 
 
-class TestMemory(StoreContract, FactsContract, MaintenanceContract):
+class TestMemory(StoreContract, SwitchesContract, FactsContract, MaintenanceContract):
     limits = PayloadLimits(payload_bytes=4096, answer_bytes=4096)
     damage = MemoryDamage()
 

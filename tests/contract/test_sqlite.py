@@ -28,7 +28,7 @@ from noetl.executor.stores.sqlite import file
 from noetl.executor.stores.sqlite.file import SCHEMA_VERSION, SCRIPTS, STATEMENTS
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import compile_text
-from noetl.testing.store_contract import FactsContract, MaintenanceContract, StoreContract
+from noetl.testing.store_contract import FactsContract, MaintenanceContract, StoreContract, SwitchesContract
 from noetl.testing.store_contract.operations import (
     LEASE,
     claim_visit,
@@ -47,7 +47,7 @@ from tests.contract.sql_damage import SqlDamage
 LIMIT = 4096
 
 
-class TestSqlite(StoreContract, FactsContract, MaintenanceContract):
+class TestSqlite(StoreContract, SwitchesContract, FactsContract, MaintenanceContract):
     limits = PayloadLimits(payload_bytes=LIMIT, answer_bytes=LIMIT)
     damage = SqlDamage()
 

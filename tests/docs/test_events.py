@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+from noetl.executor.engine.switching import PlanSwitcher, SwitchRequest
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.infra.reference import ROOT
-from noetl.testing.run_harness import RunHarness
+from noetl.planner.continuation.switch_state import Switch
+from noetl.testing.run_harness import RunHarness, compile_text
 from noetl.testing.store_contract.skips import skip_steps
+from noetl.testing.store_contract.switches import judge
 
 ROW = re.compile(r"^\| ((?:`(?:workflow|step|action|loop)\.\w+`(?:, )?)+) \|[^|]*\|([^|]*)\|$", re.MULTILINE)
 WORD = re.compile(r"`([\w.]+)`")
@@ -40,6 +43,23 @@ def documented_events() -> dict[str, set[str]]:
     }
 
 
+def switch_run(store: SqliteStore) -> RunHarness:
+    """Return a run that goes on in another version, where an action is done again and a name is given."""
+    text = """
+        version: "1"
+        steps: [{name: a, run: [{action: log, message: a}, {action: shell, command: "false"}]}]
+    """
+    harness = RunHarness(store, text).finish()
+    corrected = text.replace('shell, command: "false"', 'log, message: "{{ k }}"').replace(
+        "version: 1", "input: {k: string}"
+    )
+    new = compile_text(corrected.replace("name: a,", "name: b,"))
+    store.plans.save(new)
+    request = SwitchRequest(new, Switch({"a": "b"}, {"k": "v"}), "2", caller="ann")
+    assert PlanSwitcher(store, harness.clock, judge).switch(harness.id, request).run is not None
+    return harness.finish()
+
+
 def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     failed = RunHarness(store, TEXT).finish()
     failed.resume(why="none").finish()
@@ -52,7 +72,8 @@ def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     skipped = skip_steps(RunHarness(store, TEXT).finish(), b=None).finish()
     assert skipped.status == "succeeded"
     assert (failed.status, late.status, cancelled.status) == ("succeeded", "timed_out", "cancelled")
-    events = [event for play in (failed, late, cancelled, skipped) for event in play.events]
+    plays = (failed, late, cancelled, skipped, switch_run(store))
+    events = [event for play in plays for event in play.events]
     found = {
         type: set[str]().union(*(e.payload for e in events if e.type == type))
         for type in {e.type for e in events}

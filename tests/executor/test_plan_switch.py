@@ -9,8 +9,9 @@ import pytest
 
 from noetl.executor.actions import catalogue
 from noetl.executor.model.events import Event
+from noetl.executor.model.outcome import error_record
 from noetl.executor.model.plan_switch import SWITCH_STEP, CarriedRun, carry
-from noetl.executor.model.run import END, Branch, Progress, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run import END, Branch, FailureState, Progress, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_history import RunRecords, names_of_branches, read_switch_state
 from noetl.planner.continuation.judge import ALL_CONDITIONS, SwitchJudge, may_continue
 from noetl.planner.continuation.switch_state import Begun, DoneStep, Switch
@@ -201,8 +202,11 @@ def test_position_of_a_run() -> None:
 def test_claimed_run_and_a_run_that_ends() -> None:
     plan = compile_text(DIAMOND)
     records = run_steps(plan, "a")
-    running = replace(records.visits[-1], status=VisitStatus.RUNNING)
-    assert read_switch_state(replace(records, visits=[running]), plan).is_claimed
+    running = replace(records.visits[-1], status=VisitStatus.RUNNING, due_at=30.0)
+    claimed = replace(records, visits=[running], read_at=29.0)
+    assert read_switch_state(claimed, plan).is_claimed
+    lost = read_switch_state(replace(claimed, read_at=30.0), plan)
+    assert not lost.is_claimed
     ending = Visit("end", "r", "@end", VisitStatus.READY, 0, {})
     assert read_switch_state(replace(records, visits=[ending]), plan).has_begun_to_end
 
@@ -227,6 +231,19 @@ def test_work_that_has_begun(journal: Mapping[str, Any], begun: Begun) -> None:
     assert position.branches[0].begun == begun
 
 
+def test_lost_worker_may_have_completed_all_actions() -> None:
+    """A lost worker has reported nothing, so the place of each action counts as used."""
+    plan = compile_text("steps: [{name: a, run: [{action: log, message: a}, {action: log, message: b}]}]")
+    records = run_steps(plan)
+    (visit,) = records.visits
+    running = replace(visit, status=VisitStatus.RUNNING, due_at=1.0)
+    error = error_record(visit, "WorkerLost", "the worker was lost")
+    failed = replace(visit, status=VisitStatus.FAILED, failure=FailureState.OPEN, error=error)
+    for lost in (running, failed):
+        position = read_switch_state(replace(records, visits=[lost], read_at=9.0), plan)
+        assert position.branches[0].begun == Begun(completed=("run.0", "run.1"))
+
+
 def test_carried_run() -> None:
     old, new = compile_text(DIAMOND), compile_text(CORRECTED)
     records = run_steps(old, "a", "b")
@@ -240,7 +257,7 @@ def test_carried_run() -> None:
     assert set(waiting.names) == {"x", "y"}
     assert (carried.joins, carried.live) == ({"d": (1, 0)}, 2)
     assert carried.input == {"m": "a", "size": 3, "k": 7}
-    assert (carried.variables, carried.deadline_at) == ({"v": 1}, 7_300.0)
+    assert (carried.variables, carried.deadline_at) == ({"v": 1}, 7_200.0)
 
 
 def test_given_values_are_earlier_than_every_write() -> None:

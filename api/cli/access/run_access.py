@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from noetl.api.service.loop_items import ItemQuery
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.services import TenantServices
+    from noetl.api.service.switches import PlaybookChange
     from noetl.api.service.views import (
         CurrentStatus,
         EventPage,
@@ -174,6 +175,10 @@ class RunAccess(Protocol):
 
     def preview_resume(self, run_id: str, request: ResumeRequest) -> ResumePreview:
         """Return what a resume would do again. Nothing is changed."""
+        ...
+
+    def switch(self, run_id: str, change: PlaybookChange) -> RunEntry:
+        """Let a run continue in another version of its playbook."""
         ...
 
     def outlast_outages(self, check: Callable[[], object]) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from noetl.api.service.inbox_views import InboxPage
     from noetl.api.service.loop_items import ItemQuery
     from noetl.api.service.runs import ResumeRequest
+    from noetl.api.service.switches import PlaybookChange
     from noetl.api.service.views import (
         CurrentStatus,
         EventEntry,
@@ -276,6 +277,21 @@ class ServiceRuns:
 
         body = {**_resume_body(request), "dry_run": True}
         return self._send(ResumePreview, _path(run_id, "resume"), body)
+
+    def switch(self, run_id: str, change: PlaybookChange) -> RunEntry:
+        from noetl.api.service.compiler import InlinePlaybook, PlaybookReference
+        from noetl.api.service.switches import GIVEN_MEMBER
+        from noetl.api.service.views import RunEntry
+
+        body: dict[str, Any] = {GIVEN_MEMBER: dict(change.given), "map": dict(change.renamed)}
+        if isinstance(change.playbook, InlinePlaybook):
+            body["playbook"] = change.playbook.text
+        elif isinstance(change.playbook, PlaybookReference):
+            version = {} if change.playbook.version is None else {"version": change.playbook.version}
+            body["playbook"] = {"name": change.playbook.name, **version}
+        if change.wait_seconds:
+            body["wait"] = change.wait_seconds
+        return self._send(RunEntry, _path(run_id, "resume"), body)
 
     def outlast_outages(self, check: Callable[[], object]) -> None:
         self._client.outlast_outages(check)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from noetl.api.service.loop_items import ItemQuery
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.services import TenantServices
+    from noetl.api.service.switches import PlaybookChange
     from noetl.api.service.views import (
         CurrentStatus,
         EventPage,
@@ -162,6 +163,12 @@ class StoreRuns:
 
     def preview_resume(self, run_id: str, request: ResumeRequest) -> ResumePreview:
         return self.services.previews.preview(run_id, request)
+
+    def switch(self, run_id: str, change: PlaybookChange) -> RunEntry:
+        from noetl.api.service.views import RunEntry
+        from noetl.executor.model.run_summary import summarize
+
+        return RunEntry.from_summary(summarize(self.services.switches.switch(run_id, change)[0]))
 
     def outlast_outages(self, check: Callable[[], object]) -> None:
         """Return at once: the connections of a store try again themselves."""

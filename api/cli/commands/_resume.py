@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -12,11 +12,11 @@ import typer
 from noetl.api.cli.access.opening import UrlOption, open_runs
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
 from noetl.api.cli.display.console import CommandError, print_message, write_json, write_stdout
+from noetl.api.cli.new_version import MapOption, NewVersionOption, SetOption, VersionOptions, WaitOption
 from noetl.api.cli.run_changes import IdsArgument, JsonOption, QuietOption, change_each
 from noetl.api.cli.run_filters import (
     FilterOptions,
     ParentOption,
-    PlaybookOption,
     RunChange,
     SearchOption,
     SinceOption,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from noetl.api.cli.access.run_access import RunAccess
     from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.service.runs import ResumeRequest
+    from noetl.api.service.switches import PlaybookChange
     from noetl.api.service.views import ResumePreview, RunEntry
     from noetl.executor.model.run import Run
     from noetl.planner.plan import Plan
@@ -64,7 +65,10 @@ def resume_runs(
     skip: SkipOption = None,
     dry_run: DryRunOption = False,
     status: StatusOption = None,
-    playbook: PlaybookOption = None,
+    playbook: NewVersionOption = None,
+    given: SetOption = None,
+    renamed: MapOption = None,
+    wait: WaitOption = None,
     tag: TagOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
@@ -78,25 +82,27 @@ def resume_runs(
 ) -> None:
     """Resume runs that crashed, failed or were stopped, with corrected input if given.
 
-    A run continues with the playbook it was started with, also if the file has changed. A filter selects runs
-    of a service that failed, timed out or completed with errors, and cancelled ones if --status names them.
+    A run continues with the playbook it was started with, also if the file has changed. With --playbook, it
+    continues in another version, if the compiler can show that the run may do so.
+
+    A filter selects runs of a service that failed, timed out or completed with errors, and cancelled ones if
+    --status names them.
+
     With --from, start a new run at a step of a run that has ended, with the names that had values there.
     """
     from noetl.api.cli.inputs import parse_input_pairs, read_input_file
     from noetl.api.cli.local.run_to_end import check_settings
-    from noetl.api.service.runs import ResumeRequest
 
-    options = FilterOptions(status, playbook, tag, since, until, parent, search)
-    check_selection(ids, options)
     is_single = ids is not None and len(ids) == 1
+    version = VersionOptions(playbook if is_single else None, given or (), renamed or (), wait)
+    filtered = None if is_single else playbook
+    options = FilterOptions(status, filtered, tag, since, until, parent, search)
+    check_selection(ids, options)
     if not is_single and (inputs or input_file is not None or step is not None):
         raise CommandError("inputs and --from need the id of one run")
-    if skip and (not is_single or step is not None):
-        raise CommandError("--skip continues one run; name its id, and leave out --from")
-    if dry_run and not is_single:
-        raise CommandError("--dry-run needs the id of one run")
-    if drop_siblings and step is None:
-        raise CommandError("--drop-siblings needs --from")
+    changes = _ResumeOptions(step, drop_siblings, skip or (), dry_run)
+    changes.check(is_single=is_single)
+    version.check(step, skip, dry_run)
     file_inputs = read_input_file(input_file) if input_file is not None else {}
     check_settings()
     with open_runs(store, url) as runs:
@@ -107,14 +113,46 @@ def resume_runs(
         run = find_run(runs, (ids or [""])[0])
         plan = runs.plan(run.id)
         types = {name: declared.type for name, declared in plan.header.inputs.items()}
-        given = {**file_inputs, **parse_input_pairs(inputs or (), types)}
-        request = ResumeRequest(
-            given, step, drops_siblings=drop_siblings, skips=parse_skips(skip or ()), caller=_user_name()
-        )
+        values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
+        if version.playbook is not None:
+            _resume_one(runs, run, plan, version.read_change(runs, values, plan), _Output(json, quiet))
+            return
+        request = changes.build_request(values)
         if dry_run:
             _show_preview(runs.preview_resume(run.id, request), json=json)
         else:
             _resume_one(runs, run, plan, request, _Output(json, quiet))
+
+
+class _ResumeOptions(NamedTuple):
+    """The options that say what a resume in the same version does: `--from`, `--skip` and `--dry-run`."""
+
+    step: str | None
+    drop_siblings: bool
+    skip: Sequence[str]
+    dry_run: bool
+
+    def check(self, *, is_single: bool) -> None:
+        """Check that the options stand together.
+
+        Raises:
+            CommandError: they do not.
+        """
+        if self.skip and (not is_single or self.step is not None):
+            raise CommandError("--skip continues one run; name its id, and leave out --from")
+        if self.dry_run and not is_single:
+            raise CommandError("--dry-run needs the id of one run")
+        if self.drop_siblings and self.step is None:
+            raise CommandError("--drop-siblings needs --from")
+
+    def build_request(self, values: Mapping[str, Any]) -> ResumeRequest:
+        """Return the request, with corrected values of inputs."""
+        from noetl.api.service.runs import ResumeRequest
+
+        skips = parse_skips(self.skip)
+        return ResumeRequest(
+            values, self.step, drops_siblings=self.drop_siblings, skips=skips, caller=_user_name()
+        )
 
 
 def parse_skips(options: Sequence[str]) -> dict[str, Any]:
@@ -170,15 +208,21 @@ class _Output(NamedTuple):
     quiet: bool
 
 
-def _resume_one(runs: RunAccess, run: Run, plan: Plan, request: ResumeRequest, output: _Output) -> None:
+def _resume_one(
+    runs: RunAccess, run: Run, plan: Plan, request: ResumeRequest | PlaybookChange, output: _Output
+) -> None:
     """Resume a run: a local one in this process, another one in its service."""
     from noetl.api.cli.display.outcome import RunCommandContext
+    from noetl.api.service.runs import ResumeRequest
 
     services = runs.services
     if services is not None and run.origin == "local":
         _resume_here(RunCommandContext(services, output.json, output.quiet), run, plan, request)
         return
-    entry = runs.resume(run.id, request)
+    if isinstance(request, ResumeRequest):
+        entry = runs.resume(run.id, request)
+    else:
+        entry = runs.switch(run.id, request)
     if output.json:
         write_json(entry)
     else:
@@ -205,18 +249,31 @@ def _resume_in_service(runs: RunAccess, run_id: str) -> RunEntry:
     return runs.resume(run_id, ResumeRequest())
 
 
-def _resume_here(context: RunCommandContext, run: Run, plan: Plan, request: ResumeRequest) -> None:
+def _resume_here(
+    context: RunCommandContext, run: Run, plan: Plan, request: ResumeRequest | PlaybookChange
+) -> None:
     """Resume a local run, and execute it in this process."""
     from noetl.api.cli.display.event_follower import EventFollower
     from noetl.api.cli.local.run_to_end import run_to_end
     from noetl.api.cli.sources import has_changed
+    from noetl.api.service.runs import ResumeRequest
+    from noetl.api.service.switches import describe_reason
 
     follower = None
-    if request.step is None:
+    if not isinstance(request, ResumeRequest) or request.step is None:
         follower = EventFollower(context.store.runs, run)
         follower.skip_past_events()
+    if not isinstance(request, ResumeRequest):
+        resumed, notices = context.services.switches.switch(run.id, request)
+        for notice in () if context.quiet else notices:
+            print_message(f"note: {describe_reason(notice)}")
+        run_to_end(context, resumed, context.store.plans.get(resumed.plan_hash), follower)
+        return
     resumed = context.services.runs.resume(run.id, request)
     if resumed.source is not None and not context.quiet and has_changed(resumed.source, plan):
         file = Path(resumed.source).name
-        print_message(f"{file} has changed; the run continues with the playbook it was started with")
+        print_message(
+            f"{file} has changed; the run continues with the playbook it was started with."
+            f" `noetl runs resume {resumed.id} --playbook {file}` lets it continue in the file"
+        )
     run_to_end(context, resumed, plan, follower)

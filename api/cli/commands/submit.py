@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
@@ -85,9 +84,9 @@ def _find_playbook(service: ServiceClient, text: str) -> tuple[Any, dict[str, st
     Raises:
         CommandError: there is neither such a file nor such a playbook.
     """
-    from noetl.api.cli.sources import PLAYBOOK_SUFFIXES, PlaybookSource, read_source
+    from noetl.api.cli.sources import PlaybookSource, names_file, read_source
 
-    if text in ("", "-") or text.endswith(PLAYBOOK_SUFFIXES) or _is_path(text):
+    if names_file(text):
         source = read_source(text)
         return source.text, _input_types(source)
     name, _, version = text.rpartition("@")
@@ -105,14 +104,6 @@ def _find_playbook(service: ServiceClient, text: str) -> tuple[Any, dict[str, st
         raise response.unexpected("check --url")
     types = _input_types(PlaybookSource(text, found["source"].encode("utf-8", "replace")))
     return {"name": name, "version": found["version"]}, types
-
-
-def _is_path(text: str) -> bool:
-    """Return whether a text names something on the disk. A folder is reported as one."""
-    try:
-        return Path(text).exists()
-    except (OSError, ValueError):
-        return False
 
 
 def _input_types(source: PlaybookSource) -> dict[str, str]:

@@ -30,6 +30,7 @@ from noetl.executor.stores.dynamo.retention import Retention
 from noetl.executor.stores.dynamo.run_deletion import RunDeletion
 from noetl.executor.stores.dynamo.runs import DynamoRuns
 from noetl.executor.stores.dynamo.stops import Stops
+from noetl.executor.stores.dynamo.switches import DynamoSwitches
 from noetl.executor.stores.dynamo.table import DynamoTable
 from noetl.executor.stores.dynamo.visits import DynamoVisits
 from noetl.executor.stores.dynamo.waits import DynamoWaits
@@ -70,6 +71,7 @@ class DynamoStore:
         stops = Stops(context, joins)
         resumes = Resumes(context, retention)
         self.pauses = pauses = Pauses(context, joins, stops, resumes)
+        self.switches = DynamoSwitches()
         repairs = Repairs(context, joins, pauses, resumes, wakeups)
         followups = Followups(context, joins, pauses, wakeups, retention)
         claims = Claims(context, pauses, wakeups)

@@ -192,7 +192,7 @@ class MemoryRuns:
         return [replace(visit, saved={}, result=None, failures=()) for visit in self._visits(run_id)]
 
     def visits_with_outputs(self, run_id: str, visit_ids: Sequence[str] | None = None) -> list[Visit]:
-        visits = [visit for visit in self._visits(run_id) if not is_pseudo_step(visit.step)]
+        visits = [visit for visit in self._visits(run_id) if visit.step not in (END, DEADLINE)]
         named = [visit for visit in visits if visit_ids is None or visit.id in visit_ids]
         return sorted(named, key=lambda visit: (visit.clock, visit.id))
 

@@ -13,6 +13,7 @@ from noetl.executor.stores.memory.queue import MemoryQueue
 from noetl.executor.stores.memory.registry import MemoryRegistry
 from noetl.executor.stores.memory.runs import MemoryRuns
 from noetl.executor.stores.memory.state import MemoryState
+from noetl.executor.stores.memory.switches import MemorySwitches
 from noetl.executor.stores.memory.visits import MemoryVisits
 from noetl.executor.stores.memory.waits import MemoryWaits
 
@@ -36,6 +37,7 @@ class MemoryStore:
         self.runs = MemoryRuns(state)
         self.visits = MemoryVisits(state)
         self.pauses = MemoryPauses(state)
+        self.switches = MemorySwitches(state, self.visits)
         self.queue = MemoryQueue(state)
         self.waits = MemoryWaits(state)
         self.registry = MemoryRegistry(state)

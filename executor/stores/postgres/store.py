@@ -56,6 +56,7 @@ class PostgresStore(SqlStore):
             self.runs,
             self.visits,
             self.pauses,
+            self.switches,
             self.queue,
             self.waits,
             self.registry,

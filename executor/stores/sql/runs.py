@@ -235,7 +235,7 @@ class SqlRuns:
     def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
         with self._context.transaction() as db:
             db.lock_run(run_id)
-            run = stop_run(_read(db, run_id), status)
+            run = stop_run(read_run(db, run_id), status)
             if run.status.is_final:
                 return run
             stop = stop_branches(db, self._plans, run_id, status, now)
@@ -252,13 +252,13 @@ class SqlRuns:
         idempotency: tuple[str, str] | None = None,
     ) -> Run:
         with self._context.transaction() as db:
-            parent = _read(db, run_id).parent
+            parent = read_run(db, run_id).parent
             if parent is not None:
                 db.lock_run(parent.run_id)
             db.lock_run(run_id)
-            run = _read(db, run_id)
+            run = read_run(db, run_id)
             header = self._plans.header(run.plan_hash)
-            if idempotency is not None and _add_request(db, run, idempotency) is not None:
+            if idempotency is not None and add_request(db, run, idempotency) is not None:
                 return run
             if not is_resumable(run, header):
                 return run
@@ -298,7 +298,7 @@ class SqlRuns:
         return (rows[0]["request_hash"], rows[0]["run_id"]) if rows else None
 
 
-def _read(db: Writer, run_id: str) -> Run:
+def read_run(db: Writer, run_id: str) -> Run:
     """Return a run.
 
     Raises:
@@ -315,11 +315,11 @@ def _begin(
 ) -> Run | None:
     """Add a run, or return the run of an earlier request with the same key or id."""
     if idempotency is not None:
-        earlier_id = _add_request(db, run, idempotency)
+        earlier_id = add_request(db, run, idempotency)
         if earlier_id is not None:
-            return _read(db, earlier_id)
+            return read_run(db, earlier_id)
     if not _insert_run(db, run, stack):
-        return _read(db, run.id)
+        return read_run(db, run.id)
     db.mark_run_written(run.id)
     return None
 
@@ -339,7 +339,7 @@ def _add_tags(db: Writer, run_id: str, tags: Sequence[str]) -> None:
     db.executemany("runs.add_tag", rows)
 
 
-def _add_request(db: Writer, run: Run, idempotency: tuple[str, str]) -> str | None:
+def add_request(db: Writer, run: Run, idempotency: tuple[str, str]) -> str | None:
     """Record the idempotency key of a request. Return the id of the run that an earlier one had, or None.
 
     Raises:

@@ -22,6 +22,7 @@ from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.playbooks import SqlPlaybooks
 from noetl.executor.stores.sql.queue import SqlQueue
 from noetl.executor.stores.sql.runs import SqlRuns
+from noetl.executor.stores.sql.switches import SqlSwitches
 from noetl.executor.stores.sql.visits import SqlVisits
 from noetl.executor.stores.sql.waits import SqlWaits
 
@@ -36,6 +37,7 @@ class SqlStore:
         self.runs = SqlRuns(self.context, self.plans)
         self.visits = SqlVisits(self.context)
         self.pauses = SqlPauses(self.context, self.plans)
+        self.switches = SqlSwitches(self.context, self.plans, self.visits)
         self.queue: WorkQueue = SqlQueue(self.context, self.plans)
         self.waits = SqlWaits(self.context)
         self.registry = SqlPlaybooks(self.context)

@@ -37,6 +37,7 @@ from noetl.testing.store_contract.runs import RunsContract
 from noetl.testing.store_contract.sequential import SequentialContract
 from noetl.testing.store_contract.skips import SkipsContract
 from noetl.testing.store_contract.sweep import SweepContract
+from noetl.testing.store_contract.switches import SwitchesContract
 from noetl.testing.store_contract.transitions import RepairTransitionsContract, TransitionsContract
 from noetl.testing.store_contract.waits import WaitsContract
 
@@ -64,6 +65,7 @@ __all__ = [
     "StoreDamage",
     "SweepContract",
     "SweepDamage",
+    "SwitchesContract",
     "TransitionsContract",
     "WaitsContract",
 ]

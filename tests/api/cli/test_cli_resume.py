@@ -126,7 +126,7 @@ def test_the_steps_of_a_resumed_run_are_shown(noetl: Command, folder: Path) -> N
     assert [line.split()[:2] for line in outcome.err.splitlines()[1:3]] == [["✓", "check"], ["✓", "go"]]
 
 
-CHANGED = "flaky.yaml has changed; the run continues with the playbook it was started with\n"
+CHANGED = "flaky.yaml has changed; the run continues with the playbook it was started with. "
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ OTHER_MEANINGS = (
     OtherMeaning("callback", "RESERVED_NAMES", "a word of templates"),
     OtherMeaning("shell", "SHELL", "the language of a sink"),
     OtherMeaning("set", "_TAGS", "a tag of templates"),
+    OtherMeaning("set", "alias=", "the values that a request to resume a run gives"),
+    OtherMeaning("set", "GIVEN_MEMBER", "the values that a request to resume a run gives"),
     OtherMeaning("lambda", "_FOREIGN_WORDS", "a word of Python"),
 )
 

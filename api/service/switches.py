@@ -1,0 +1,187 @@
+"""The service of switches: runs that continue in a corrected version of their playbook."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import field
+from typing import TYPE_CHECKING, Any
+
+from noetl.api.service.compiler import InlinePlaybook, PlanSource
+from noetl.api.service.playbooks import registered_playbook
+from noetl.api.service.restarts import describe_reasons
+from noetl.api.service.runs import RunService, identify_request
+from noetl.api.service.tenant import TenantContext
+from noetl.executor.engine.run_log import log_run_resume
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.run import Run
+from noetl.planner.continuation.switch_state import Switch, SwitchState
+from noetl.planner.continuation.verdict import Reason, SwitchVerdict
+from noetl.planner.frozen import frozen
+from noetl.planner.plan import Plan
+
+if TYPE_CHECKING:
+    # The judgement needs the compiler, which takes long to import.
+    from noetl.executor.engine.switching import Judge, PlanSwitcher, SwitchOutcome, SwitchRequest
+
+GIVEN_MEMBER = "set"
+"""The member of a request to resume a run that holds the values that its new version needs."""
+
+MAX_WAIT_SECONDS = 60.0
+"""The longest time for which a request may hold a run until its running steps have ended."""
+
+_POLL_SECONDS = 0.2
+
+
+@frozen
+class PlaybookChange:
+    """The wish to continue a run in another version of its playbook.
+
+    `renamed` maps steps to their names in the new version. `given` has values for its inputs, and for names
+    that the run does not have. If steps of the run are being performed, it is held up to `wait_seconds` until
+    they have ended. `source` is the path of a local file. The same `idempotency_key` switches once.
+    """
+
+    playbook: PlanSource | Plan
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+    wait_seconds: float = 0.0
+    source: str | None = None
+    caller: str | None = None
+    idempotency_key: str | None = None
+
+
+@frozen
+class SwitchService:
+    """The switches of the runs of one tenant."""
+
+    context: TenantContext
+    runs: RunService
+
+    def switch(
+        self, run_id: str, change: PlaybookChange, judge: Judge | None = None
+    ) -> tuple[Run, Sequence[Reason]]:
+        """Let a run continue in another version of its playbook. Return it, and the notices of the verdict.
+
+        Raises:
+            NotFoundError: the tenant has no such run, or the registry no such playbook.
+            PlaybookError: the playbook does not compile.
+            RejectedError: `cannot_continue`, with the verdict; `other_playbook`; `same_plan`;
+                `not_resumable`; `payload_lost`; `ending`; `busy`; `invalid_input`; `local_run`;
+                `not_supported`; `quota_exceeded`; `idempotency_key_reused`.
+        """
+        run = self.runs.controllable_run(run_id, "resume")
+        request = self._build_request(change)
+        content = [run.id, "switch", request.plan.hash, dict(change.renamed), dict(change.given)]
+        idempotency = identify_request(change.idempotency_key, content)
+        if (earlier := self.runs.earlier_run(idempotency)) is not None:
+            return earlier, ()
+        self.runs.check_quota(run.queue)
+        self.context.store.plans.save(request.plan)
+        self.context.store.queue.release_dead(run.queue, self.context.clock())
+        switcher = self._switcher(judge)
+        outcome = switcher.switch(run.id, request, idempotency)
+        if _waits_for_work(outcome) and change.wait_seconds > 0:
+            with self._held(run.id, change.caller):
+                outcome = self._switch_when_idle(switcher, run.id, change, request, idempotency)
+        if outcome.run is None:
+            raise _refusal(run.id, outcome.verdict)
+        if run.status.is_final:
+            log_run_resume(outcome.run)
+        return self.runs.get(run.id), outcome.verdict.notices
+
+    def judge(self, run_id: str, change: PlaybookChange, judge: Judge | None = None) -> SwitchVerdict:
+        """Return whether a run may continue in another version of its playbook. Nothing is changed.
+
+        Raises:
+            NotFoundError, PlaybookError, RejectedError: as `switch`.
+        """
+        run = self.runs.summary(run_id)
+        return self._switcher(judge).judge_run(run.id, self._build_request(change))
+
+    def _switcher(self, judge: Judge | None) -> PlanSwitcher:
+        from noetl.executor.engine.switching import PlanSwitcher
+
+        return PlanSwitcher(self.context.store, self.context.clock, judge or self._judge_here)
+
+    def _judge_here(self, old: Plan, new: Plan, state: SwitchState, switch: Switch) -> SwitchVerdict:
+        """Return the verdict, computed in this thread."""
+        from noetl.planner.continuation.judge import may_continue
+
+        return may_continue(old, new, state, switch, self.context.compiler.catalogue)
+
+    def _build_request(self, change: PlaybookChange) -> SwitchRequest:
+        from noetl.executor.engine.switching import SwitchRequest
+
+        playbook, version = change.playbook, None
+        if isinstance(playbook, InlinePlaybook):
+            playbook = self.context.compiler.plan(playbook.text)
+        if isinstance(playbook, Plan):
+            plan, version = playbook, playbook.header.version
+        else:
+            found = registered_playbook(self.context, playbook)
+            plan, version = self.context.store.plans.get(found.plan_hash), found.version
+        switch = Switch(change.renamed, change.given)
+        return SwitchRequest(plan, switch, version, change.source, change.caller)
+
+    def _switch_when_idle(
+        self,
+        switcher: PlanSwitcher,
+        run_id: str,
+        change: PlaybookChange,
+        request: SwitchRequest,
+        idempotency: tuple[str, str] | None,
+    ) -> SwitchOutcome:
+        """Switch a run that is held once no step of it is performed any more, or return the last refusal."""
+        changes = self.context.store.changes
+        deadline = time.monotonic() + change.wait_seconds
+        while True:
+            change_count = changes.count
+            outcome = switcher.switch(run_id, request, idempotency)
+            if not _waits_for_work(outcome) or time.monotonic() >= deadline:
+                return outcome
+            changes.wait(change_count, _POLL_SECONDS)
+
+    @contextmanager
+    def _held(self, run_id: str, caller: str | None) -> Iterator[None]:
+        """Pause a run meanwhile: running steps finish, and nothing new starts. A paused run stays paused."""
+        pauses, clock = self.context.store.pauses, self.context.clock
+        if self.runs.get(run_id).is_paused:
+            yield
+            return
+        pauses.pause(run_id, clock(), caller)
+        try:
+            yield
+        finally:
+            with suppress(RejectedError):  # It has ended meanwhile.
+                pauses.unpause(run_id, clock(), caller)
+
+
+def _waits_for_work(outcome: SwitchOutcome) -> bool:
+    """Return whether a switch is refused only because steps of the run are being performed."""
+    return {reason.code for reason in outcome.verdict.reasons} == {"NC101"}
+
+
+def _refusal(run_id: str, verdict: SwitchVerdict) -> RejectedError:
+    """Return the refusal of a switch, with the verdict."""
+    if verdict.reasons:
+        message = f"run {run_id} cannot continue in this version: {describe_reasons(verdict.reasons)}"
+    else:
+        names = ", ".join(
+            f"`{required.name}`" + (f" (line {required.line})" if required.line else "")
+            for required in verdict.required
+        )
+        message = (
+            f"run {run_id} can continue in this version only with values for {names}; give them with `set`"
+        )
+    return RejectedError("cannot_continue", message, verdict=verdict.to_json())
+
+
+def describe_reason(reason: Reason) -> str:
+    """Return a reason with its code and the line.
+
+    >>> describe_reason(Reason("NC105", "step `a` would be done twice", "a", 7))
+    'NC105: step `a` would be done twice (line 7)'
+    """
+    return f"{reason.code}: {reason.message}" + (f" (line {reason.line})" if reason.line else "")

@@ -1,0 +1,143 @@
+"""Switches of runs to other plans: read, judge, carry and write.
+
+Problem: a verdict is about one state of a run, and the run goes on meanwhile.
+
+Algorithm: optimistic concurrency control (Kung and Robinson 1981). The store writes only if the records of
+the run are still those that were judged. Otherwise they are read and judged again.
+
+Cost: one verdict, two reads of the records of the run, and one write.
+
+Limits: a run that has changed MAX_TRIES times is refused as busy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from noetl.executor.engine.initial_data import InitialData
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.plan_switch import carry
+from noetl.executor.model.run import Run
+from noetl.executor.model.run_history import RunRecords, read_switch_state
+from noetl.executor.model.run_switch import SwitchTarget, check_switchable, switch_run
+from noetl.executor.stores.interface import Store
+from noetl.planner.continuation.switch_state import Switch, SwitchState
+from noetl.planner.continuation.verdict import SwitchVerdict
+from noetl.planner.frozen import frozen
+from noetl.planner.plan import Plan
+
+MAX_TRIES = 5
+
+
+@frozen
+class SwitchRequest:
+    """The request to continue a run in a plan, which has been saved.
+
+    `version` is that of the playbook, `source` the path of its file, and `caller` who requests it, if known.
+    """
+
+    plan: Plan
+    switch: Switch
+    version: str | None = None
+    source: str | None = None
+    caller: str | None = None
+
+
+@frozen
+class SwitchOutcome:
+    """The verdict on a switch, and the run as it continues; None if the verdict is no."""
+
+    verdict: SwitchVerdict
+    run: Run | None = None
+
+
+Judge = Callable[[Plan, Plan, SwitchState, Switch], SwitchVerdict]
+"""The verdict on a switch from a plan to another one (`noetl.planner.continuation.judge.may_continue`).
+
+The caller passes it, because it needs the compiler, which workers do not import. It may be computed in
+another process.
+"""
+
+
+@frozen
+class PlanSwitcher:
+    """Switches of the runs of a store."""
+
+    store: Store
+    clock: Callable[[], float]
+    judge: Judge
+
+    def judge_run(self, run_id: str, request: SwitchRequest) -> SwitchVerdict:
+        """Return whether a run may continue in another plan. Nothing is changed.
+
+        Raises:
+            UnknownRunError: the run does not exist.
+            RejectedError: `not_resumable`, `payload_lost`, `ending`, `other_playbook`, `same_plan`.
+        """
+        return self._judge(self.store.switches.read(run_id, self.clock()), request)[1]
+
+    def switch(
+        self, run_id: str, request: SwitchRequest, idempotency: tuple[str, str] | None = None
+    ) -> SwitchOutcome:
+        """Let a run continue in another plan, if the verdict is yes. A run that has ended is resumed.
+
+        Raises:
+            UnknownRunError: the run does not exist.
+            RejectedError: as `judge_run`; `invalid_input`; `busy`, if the run changes all the time;
+                `idempotency_key_reused`.
+        """
+        for _ in range(MAX_TRIES):
+            now = self.clock()
+            records = self.store.switches.read(run_id, now)
+            old, verdict = self._judge(records, request)
+            if not verdict.is_yes:
+                return SwitchOutcome(verdict)
+            carried = carry(old, request.plan, records, request.switch, now)
+            target = _find_target(request, records.run, carried.input, verdict)
+            run = self.store.switches.write(records, switch_run(records, carried, target, now), idempotency)
+            if run is not None:
+                return SwitchOutcome(verdict, run)
+        message = f"run {run_id} goes on too fast to be switched; pause it, and try again"
+        raise RejectedError("busy", message)
+
+    def _judge(self, records: RunRecords, request: SwitchRequest) -> tuple[Plan, SwitchVerdict]:
+        """Return the plan of a run, and whether the run may continue in another one."""
+        run, new = records.run, request.plan
+        old = self.store.plans.get(run.plan_hash)
+        check_switchable(run, old.header)
+        if new.header.name != run.playbook:
+            message = f"run {run.id} is one of playbook `{run.playbook}`, not of `{new.header.name}`"
+            raise RejectedError("other_playbook", f"{message}; give both the same `name`")
+        if new.hash == run.plan_hash:
+            message = f"run {run.id} has this version of playbook `{run.playbook}` already"
+            raise RejectedError("same_plan", f"{message}; resume it without `playbook`")
+        return old, self.judge(old, new, read_switch_state(records, old), request.switch)
+
+
+def _find_target(
+    request: SwitchRequest, run: Run, inputs: Mapping[str, Any], verdict: SwitchVerdict
+) -> SwitchTarget:
+    """Return what a run continues with: its environment is evaluated again, its variables keep their values.
+
+    Raises:
+        RejectedError: `invalid_input`, if an expression has no value for the input of the run.
+    """
+    header = request.plan.header
+    data = InitialData(header, run.id, dict(inputs), {}, run.created_at)
+    environment, variables = data.evaluate()
+    note: dict[str, Any] = {
+        "renamed": dict(request.switch.renamed),
+        "given": sorted(request.switch.given),
+        "notices": [notice.to_json() for notice in verdict.notices],
+    }
+    if request.caller is not None:
+        note["by"] = request.caller
+    return SwitchTarget(
+        request.plan.hash,
+        request.version,
+        request.source,
+        environment,
+        variables,
+        {name: value for name, value in note.items() if value},
+    )

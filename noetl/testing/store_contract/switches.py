@@ -1,0 +1,187 @@
+"""The contract of switches: a run continues in another plan, whole, or stays as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from noetl.executor.actions import catalogue
+from noetl.executor.engine.switching import PlanSwitcher, SwitchOutcome, SwitchRequest
+from noetl.executor.model.plan_switch import carry
+from noetl.executor.model.run import NEVER, RunStatus, VisitStatus
+from noetl.executor.model.run_switch import SwitchTarget, switch_run
+from noetl.executor.stores.interface import Store
+from noetl.planner.continuation.judge import may_continue
+from noetl.planner.continuation.switch_state import Switch, SwitchState
+from noetl.planner.continuation.verdict import SwitchVerdict
+from noetl.planner.plan import Plan
+from noetl.testing.run_harness import RunHarness, compile_text
+from noetl.testing.store_contract.fixtures import ContractFixtures
+from noetl.testing.store_contract.operations import failed_checks, run_contents
+
+WRONG = """
+    input: {m: string}
+    steps:
+    - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [b, c]}]}
+    - {name: b, run: [{action: set, set: {y: 2}}], rule: [{case: default, run: [d]}]}
+    - {name: c, run: [{action: shell, command: ["false"]}], rule: [{case: default, run: [d]}]}
+    - {name: d, run: [{action: set, set: {sum: "{{ x + y }}"}}]}
+    output: {sum: "{{ sum }}"}
+"""
+RIGHT = WRONG.replace('["false"]', '["true"]')
+WAITING = """
+    steps:
+    - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [b]}]}
+    - {name: b, run: [{action: wait, seconds: 60}], rule: [{case: default, run: [c]}]}
+    - {name: c, run: [{action: set, set: {y: "{{ x }}"}}]}
+    output: {y: "{{ y }}"}
+"""
+CORRECTED = WAITING.replace("{{ x }}", "{{ x + 41 }}")
+
+
+def judge(old: Plan, new: Plan, state: SwitchState, switch: Switch) -> SwitchVerdict:
+    """Return the verdict on a switch."""
+    return may_continue(old, new, state, switch, catalogue())
+
+
+def switch(harness: RunHarness, text: str, **options: Any) -> SwitchOutcome:
+    """Let a run continue in another playbook, and return what has become of it."""
+    plan = compile_text(text)
+    harness.store.plans.save(plan)
+    request = SwitchRequest(plan, Switch(**options), caller="ann")
+    return PlanSwitcher(harness.store, harness.clock, judge).switch(harness.id, request)
+
+
+def execute_until_it_waits(harness: RunHarness) -> None:
+    """Execute all visits that are due."""
+    while harness.execute_next():
+        pass
+
+
+class SwitchesContract(ContractFixtures):
+    """Tests of switches to other plans."""
+
+    def test_failed_run_continues_with_a_join_under_way(self, store: Store) -> None:
+        harness = RunHarness(store, WRONG, {"m": "a"}).finish()
+        assert harness.status is RunStatus.FAILED
+        outcome = switch(harness, RIGHT)
+        assert outcome.run is not None
+        assert outcome.run.plan_hash == compile_text(RIGHT).hash
+        harness.finish()
+        assert (harness.status, harness.result) == (RunStatus.SUCCEEDED, {"sum": 3})
+        assert harness.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 1}
+        types = [event.type for event in harness.events if event.type.startswith("workflow")]
+        assert types == [
+            "workflow.started",
+            "workflow.failed",
+            "workflow.migrated",
+            "workflow.resumed",
+            "workflow.completed",
+        ]
+        assert failed_checks(store) == []
+
+    def test_waiting_run_goes_on_waiting(self, store: Store) -> None:
+        harness = RunHarness(store, WAITING)
+        execute_until_it_waits(harness)
+        due_at = harness.visit("b").due_at
+        outcome = switch(harness, CORRECTED)
+        assert outcome.run is not None
+        assert outcome.run.status is RunStatus.RUNNING
+        waiting = harness.visit("b")
+        assert (waiting.status, waiting.due_at) == (VisitStatus.WAITING, due_at)
+        assert failed_checks(store) == []
+        assert harness.finish().result == {"y": 42}
+        (event,) = [event for event in harness.events if event.type == "workflow.migrated"]
+        assert (event.payload["by"], event.payload["from"]) == ("ann", harness.plan.hash)
+
+    def test_paused_run_stays_paused(self, store: Store) -> None:
+        harness = RunHarness(store, WAITING)
+        harness.execute_next()
+        store.pauses.pause(harness.id, harness.clock())
+        outcome = switch(harness, CORRECTED)
+        assert outcome.run is not None
+        assert harness.run.status is RunStatus.PAUSED
+        assert harness.claim() is None
+        store.pauses.unpause(harness.id, harness.clock())
+        assert harness.finish().result == {"y": 42}
+
+    def test_run_with_a_claimed_visit_is_refused(self, store: Store) -> None:
+        harness = RunHarness(store, WAITING)
+        assert harness.claim() is not None
+        before = run_contents(store, harness.run)
+        outcome = switch(harness, CORRECTED)
+        assert [reason.code for reason in outcome.verdict.reasons] == ["NC101"]
+        assert outcome.run is None
+        assert run_contents(store, harness.run) == before
+
+    def test_commit_of_a_lost_claim_is_refused_after_the_switch(self, store: Store) -> None:
+        harness = RunHarness(store, WAITING)
+        claim = harness.claim()
+        assert claim is not None
+        harness.clock.advance(3600)
+        assert switch(harness, CORRECTED).run is not None
+        assert harness.executor().execute(claim) is None
+        assert harness.visit_counts == {"a": 1}
+        assert harness.finish().result == {"y": 42}
+
+    def test_run_that_has_changed_since_the_verdict_is_not_written(self, store: Store) -> None:
+        harness = RunHarness(store, WAITING)
+        new = compile_text(CORRECTED)
+        store.plans.save(new)
+        judged = store.switches.read(harness.id, harness.clock())
+        carried = carry(harness.plan, new, judged, Switch(), harness.clock())
+        switched = switch_run(judged, carried, SwitchTarget(new.hash), harness.clock())
+        harness.execute_next()
+        before = run_contents(store, harness.run)
+        assert store.switches.write(judged, switched) is None
+        assert run_contents(store, harness.run) == before
+
+    def test_given_values_are_read(self, store: Store) -> None:
+        harness = RunHarness(store, WAITING)
+        execute_until_it_waits(harness)
+        text = CORRECTED.replace(
+            "{name: a, run: [{action: set, set: {x: 1}}]", "{name: a, run: [{action: set, set: {x: 1, k: 1}}]"
+        )
+        text = text.replace("{{ x + 41 }}", "{{ x + k }}")
+        refused = switch(harness, text)
+        assert [required.name for required in refused.verdict.required] == ["k"]
+        assert switch(harness, text, given={"k": 6}).run is not None
+        assert harness.finish().result == {"y": 7}
+
+    def test_renamed_step_keeps_its_visit(self, store: Store) -> None:
+        harness = RunHarness(store, WAITING)
+        execute_until_it_waits(harness)
+        visit = harness.visit("b")
+        text = CORRECTED.replace("name: b", "name: pause").replace("run: [b]", "run: [pause]")
+        assert switch(harness, text).run is None
+        assert switch(harness, text, renamed={"b": "pause"}).run is not None
+        assert (harness.visit("pause").id, harness.visit("pause").due_at) == (visit.id, visit.due_at)
+        assert visit.due_at < NEVER
+        assert harness.finish().result == {"y": 42}
+        assert failed_checks(store) == []
+
+    def test_one_branch_changes_its_mode(self, store: Store) -> None:
+        harness = RunHarness(store, WRONG, {"m": "a"})
+        harness.execute_next()
+        sequential = WRONG.replace("input:", "mode: sequential\n    input:")
+        before = run_contents(store, harness.run)
+        assert [r.code for r in switch(harness, sequential).verdict.reasons] == ["NC103"]
+        assert run_contents(store, harness.run) == before
+        other = RunHarness(store, WAITING)
+        other.execute_next()
+        text = CORRECTED.replace("steps:", "mode: sequential\n    steps:", 1)
+        assert switch(other, text).run is not None
+        assert other.finish().result == {"y": 42}
+        assert failed_checks(store) == []
+
+    def test_deadline_follows_the_new_version(self, store: Store) -> None:
+        harness = RunHarness(store, WAITING.replace("steps:", "timeout: 1h\n    steps:", 1))
+        execute_until_it_waits(harness)
+        begun_at = harness.run.created_at
+        shorter = switch(harness, CORRECTED.replace("steps:", "timeout: 30s\n    steps:", 1)).run
+        assert shorter is not None
+        assert shorter.deadline_at == begun_at + 30
+        assert harness.finish().status is RunStatus.TIMED_OUT
+        endless = switch(harness, WAITING).run
+        assert endless is not None
+        assert endless.deadline_at is None
+        assert harness.finish().result == {"y": 1}

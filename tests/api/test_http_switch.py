@@ -1,0 +1,150 @@
+"""Switches over HTTP: a run continues in a corrected playbook, or is refused with the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.responses import assert_problem
+from tests.api.test_http_pause import answer, read_run, start, wait_until
+
+pytestmark = pytest.mark.anyio
+
+WRONG = """\
+name: order
+steps:
+- {name: reserve, run: [{action: set, set: {id: 7}}], rule: [{case: default, run: [pay]}]}
+- {name: pay, run: [{action: fail, message: wrong address}], rule: [{case: default, run: [ship]}]}
+- {name: ship, run: [{action: log, message: "{{ id }}"}]}
+output: {id: "{{ id }}"}
+"""
+RIGHT = WRONG.replace("{action: fail, message: wrong address}", "{action: log, message: paid}")
+QUESTION = """\
+name: ask
+steps:
+- name: ask
+  run: [{action: callback, title: "Go on?", as: answer}]
+  rule: [{case: default, run: [go]}]
+- {name: go, run: [{action: log, message: gone}]}
+output: {answer: "{{ answer }}"}
+"""
+DOUBLED = QUESTION.replace('"{{ answer }}"', '"{{ answer * 2 }}"')
+
+
+async def resume(http: httpx.AsyncClient, id: str, **body: Any) -> httpx.Response:
+    return await http.post(f"/workflows/{id}/resume", json=body)
+
+
+async def result_of(http: httpx.AsyncClient, id: str) -> tuple[str, Any]:
+    ended = await http.get(f"/workflows/result/{id}", headers={"Prefer": "wait=25"})
+    return ended.json()["status"], ended.json()["result"]
+
+
+async def test_failed_run_continues_in_the_corrected_playbook(http: httpx.AsyncClient) -> None:
+    run = await start(http, WRONG)
+    await wait_until(http, run, "failed")
+    response = await resume(http, run, playbook=RIGHT)
+    assert response.status_code == 202, response.text
+    assert response.json()["workflow_id"] == run
+    assert await result_of(http, run) == ("succeeded", {"id": 7})
+    report = await read_run(http, run)
+    assert {step: entry.visits for step, entry in report.steps.items()} == {"reserve": 1, "pay": 1, "ship": 1}
+    events = (await http.get(f"/workflows/{run}/events")).json()["items"]
+    (migrated,) = [event["payload"] for event in events if event["type"] == "workflow.migrated"]
+    assert migrated["by"] == "this machine"
+    assert (await http.get(f"/workflows/{run}/source")).json()["source"] == RIGHT
+
+
+async def test_waiting_run_continues_in_a_registered_version(http: httpx.AsyncClient) -> None:
+    await http.post("/playbooks", json={"playbook": DOUBLED})
+    run = await start(http, QUESTION)
+    await wait_until(http, run, "waiting")
+    response = await resume(http, run, playbook={"name": "ask"})
+    assert response.status_code == 202, response.text
+    assert (response.json()["version"], response.json()["status"]) == ("1", "waiting")
+    await answer(http, run)
+    assert await result_of(http, run) == ("succeeded", {"answer": 14})
+
+
+async def test_refused_switch_has_the_verdict_and_changes_nothing(http: httpx.AsyncClient) -> None:
+    run = await start(http, WRONG)
+    await wait_until(http, run, "failed")
+    before = (await http.get(f"/workflows/{run}/events")).json()
+    without_pay = RIGHT.replace("name: pay", "name: paying").replace("[pay]", "[paying]")
+    response = await resume(http, run, playbook=without_pay)
+    assert_problem(response, 409, "cannot-continue")
+    verdict = response.json()["verdict"]
+    assert verdict["may_continue"] is False
+    assert [(reason["code"], reason["step"]) for reason in verdict["reasons"]] == [("NC102", "pay")]
+    needs = RIGHT.replace("steps:", "input: {to: string}\nsteps:")
+    response = await resume(http, run, playbook=needs)
+    assert response.json()["verdict"]["required"] == [{"name": "to", "type": "string", "line": 2}]
+    assert (await http.get(f"/workflows/{run}/events")).json() == before
+    response = await resume(http, run, playbook=without_pay, map={"pay": "paying"})
+    assert response.status_code == 202, response.text
+    assert await result_of(http, run) == ("succeeded", {"id": 7})
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ({"set": {"a": 1}}, "invalid-body"),
+        ({"map": {"a": "b"}}, "invalid-body"),
+        ({"wait": 1}, "invalid-body"),
+        ({"playbook": RIGHT, "wait": 61}, "invalid-body"),
+        ({"playbook": RIGHT, "map": {"a": 1}}, "invalid-body"),
+        ({"playbook": RIGHT, "from": "pay"}, "invalid-body"),
+        ({"playbook": "name: order\nsteps: [{name: a, rum: []}]"}, "invalid-playbook"),
+        ({"playbook": RIGHT.replace("name: order", "name: other")}, "other-playbook"),
+        ({"playbook": WRONG}, "same-plan"),
+        ({"playbook": {"name": "order", "version": "9"}}, None),
+    ],
+)
+async def test_wrong_requests_are_problems(
+    http: httpx.AsyncClient, body: dict[str, Any], problem: str | None
+) -> None:
+    run = await start(http, WRONG)
+    await wait_until(http, run, "failed")
+    response = await resume(http, run, **body)
+    assert 400 <= response.status_code < 500
+    if problem is not None:
+        assert response.json()["type"] == f"urn:noetl:problem:{problem}"
+    assert (await read_run(http, run)).status == "failed"
+
+
+async def test_same_key_switches_once(http: httpx.AsyncClient) -> None:
+    run = await start(http, QUESTION)
+    await wait_until(http, run, "waiting")
+    for replayed in (None, "true"):
+        response = await http.post(
+            f"/workflows/{run}/resume", json={"playbook": DOUBLED}, headers={"Idempotency-Key": "one"}
+        )
+        assert response.status_code == 202, response.text
+        assert response.headers.get("Idempotency-Replayed") == replayed
+    events = (await http.get(f"/workflows/{run}/events")).json()["items"]
+    assert [event["type"] for event in events].count("workflow.migrated") == 1
+
+
+async def test_running_step_is_waited_for(http: httpx.AsyncClient, gate: Path) -> None:
+    slow = (
+        "name: slow\nsteps:\n- name: work\n"
+        f"  run: [{{action: shell, command: [cat, '{gate}']}}]\n"
+        "  rule: [{case: default, run: [last]}]\n"
+        "- {name: last, run: [{action: set, set: {n: 1}}]}\noutput: {n: '{{ n }}'}\n"
+    )
+    run = await start(http, slow)
+    opened_gate = await asyncio.to_thread(gate.open, "w")
+    corrected = slow.replace("set: {n: 1}", "set: {n: 2}")
+    refused = await resume(http, run, playbook=corrected)
+    assert_problem(refused, 409, "cannot-continue")
+    assert [reason["code"] for reason in refused.json()["verdict"]["reasons"]] == ["NC101"]
+    switching = asyncio.ensure_future(resume(http, run, playbook=corrected, wait=30))
+    await wait_until(http, run, "paused")
+    opened_gate.close()
+    response = await switching
+    assert response.status_code == 202, response.text
+    assert await result_of(http, run) == ("succeeded", {"n": 2})

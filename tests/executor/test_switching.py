@@ -1,0 +1,152 @@
+"""Switches of real runs: random runs of random playbooks go on in random corrections of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from noetl.executor.engine.switching import MAX_TRIES, PlanSwitcher, SwitchOutcome, SwitchRequest
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.run import RunStatus
+from noetl.executor.stores.interface import Store
+from noetl.executor.stores.memory.store import MemoryStore
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.planner.continuation.switch_state import Switch, SwitchState
+from noetl.planner.continuation.verdict import SwitchVerdict
+from noetl.planner.plan import Plan
+from noetl.testing.run_harness import RunHarness, compile_text
+from noetl.testing.store_contract.operations import failed_checks, run_contents
+from noetl.testing.store_contract.switches import CORRECTED, WAITING, execute_until_it_waits, judge
+from tests.switch_pairs import random_cases
+
+SEEDS = {"memory": 150, "sqlite": 30}
+LEAST_SWITCHES = {"memory": 60, "sqlite": 10}
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    opened: Store = MemoryStore() if request.param == "memory" else SqliteStore(str(tmp_path / "noetl.db"))
+    yield opened
+    opened.close()
+
+
+def request_for(store: Store, plan: Plan, switch: Switch | None = None) -> SwitchRequest:
+    store.plans.save(plan)
+    return SwitchRequest(plan, switch or Switch())
+
+
+def steps_done_once(plan: Plan) -> set[str]:
+    """Return the steps of a plan that are on no cycle, and that are not done once for each branch."""
+    return {step.name for step in plan.steps.values() if not (step.cyclic or step.runs_per_branch)}
+
+
+def switch_randomly(store: Store, seed: int) -> tuple[RunHarness, SwitchOutcome, set[str]] | None:
+    """Return a run that was switched at a random place, or None if there is no such pair or run.
+
+    The set has the steps that both plans do once.
+    """
+    cases, rng = random_cases(seed), random.Random(seed)
+    if not cases:
+        return None
+    case = cases[0]
+    harness = RunHarness(store, case.old, {"m": "a"})
+    for _ in range(rng.randint(0, len(case.old.steps))):
+        if not harness.execute_next():
+            break
+    if harness.status is RunStatus.SUCCEEDED:
+        return None
+    before = run_contents(store, harness.run)
+    try:
+        outcome = PlanSwitcher(store, harness.clock, judge).switch(
+            harness.id, request_for(store, case.new, case.switch)
+        )
+    except RejectedError as refusal:
+        assert refusal.reason == "ending"
+        return None
+    if outcome.run is None:
+        assert run_contents(store, harness.run) == before
+    done_once = steps_done_once(case.old)
+    return harness, outcome, done_once & steps_done_once(case.new) if outcome.run is not None else done_once
+
+
+def test_random_runs_end_in_their_new_plan(store: Store) -> None:
+    """Ends without a step that is done twice, a join that waits for ever, or a name that is undefined."""
+    kind = "memory" if isinstance(store, MemoryStore) else "sqlite"
+    switched = 0
+    for seed in range(SEEDS[kind]):
+        found = switch_randomly(store, seed)
+        if found is None:
+            continue
+        harness, outcome, done_once = found
+        switched += outcome.run is not None
+        harness.finish()
+        assert {error["type"] for error in harness.run.errors} <= {"MaxVisitsExceeded"}, harness.run
+        repeated = [step for step, count in harness.visit_counts.items() if count > 1 and step in done_once]
+        assert not repeated, (repeated, seed)
+        assert failed_checks(store) == []
+    assert switched >= LEAST_SWITCHES[kind]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [(WAITING, "same_plan"), (CORRECTED.replace("steps:", "name: other\n    steps:", 1), "other_playbook")],
+)
+def test_plan_that_is_no_correction_is_refused(store: Store, text: str, reason: str) -> None:
+    harness = RunHarness(store, WAITING)
+    before = run_contents(store, harness.run)
+    with pytest.raises(RejectedError) as refusal:
+        PlanSwitcher(store, harness.clock, judge).switch(harness.id, request_for(store, compile_text(text)))
+    assert refusal.value.reason == reason
+    assert run_contents(store, harness.run) == before
+
+
+def test_run_that_has_succeeded_or_is_ending_is_refused(store: Store) -> None:
+    switcher = PlanSwitcher(store, lambda: 1.0, judge)
+    ended = RunHarness(store, WAITING).finish()
+    ending = RunHarness(store, WAITING)
+    store.runs.stop(ending.id, RunStatus.CANCELLED, 1.0)
+    request = request_for(store, compile_text(CORRECTED))
+    for harness, reason in ((ended, "not_resumable"), (ending, "ending")):
+        with pytest.raises(RejectedError) as refusal:
+            switcher.judge_run(harness.id, request)
+        assert refusal.value.reason == reason
+
+
+def test_run_that_changes_during_each_verdict_is_busy(store: Store) -> None:
+    names = [f"s{number}" for number in range(MAX_TRIES + 3)]
+    lines = [
+        f"- {{name: {name}, rule: [{{case: default, run: [{following}]}}]}}"
+        for name, following in pairwise(names)
+    ]
+    text = "\n".join(["steps:", *lines, f"- {{name: {names[-1]}, run: [{{action: log, message: old}}]}}"])
+    harness = RunHarness(store, text)
+    verdicts = 0
+
+    def judge_slowly(old: Plan, new: Plan, state: SwitchState, switch: Switch) -> SwitchVerdict:
+        nonlocal verdicts
+        verdicts += 1
+        harness.execute_next()
+        return SwitchVerdict()
+
+    request = request_for(store, compile_text(text.replace("message: old", "message: new")))
+    with pytest.raises(RejectedError) as refusal:
+        PlanSwitcher(store, harness.clock, judge_slowly).switch(harness.id, request)
+    assert (refusal.value.reason, verdicts) == ("busy", MAX_TRIES)
+    assert harness.run.plan_hash == harness.plan.hash
+
+
+def test_second_request_with_the_same_key_changes_nothing(store: Store) -> None:
+    harness = RunHarness(store, WAITING)
+    execute_until_it_waits(harness)
+    switcher = PlanSwitcher(store, harness.clock, judge)
+    key = ("k", "hash")
+    assert switcher.switch(harness.id, request_for(store, compile_text(CORRECTED)), key).run is not None
+    assert store.runs.find_request("default", "k") == ("hash", harness.id)
+    before = run_contents(store, harness.run)
+    other = compile_text(CORRECTED.replace("41", "42"))
+    assert switcher.switch(harness.id, request_for(store, other), key).run is not None
+    assert run_contents(store, harness.run) == before
