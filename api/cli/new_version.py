@@ -49,13 +49,13 @@ class VersionOptions(NamedTuple):
     renamed: Sequence[str]
     wait: str | None
 
-    def check(self, *others: object) -> None:
+    def check(self, *other_options: object) -> None:
         """Check that the other options stand with `--playbook` only, and `--from`, `--skip` and such without.
 
         Raises:
-            CommandError: they stand without it, or one of `others` is set as well.
+            CommandError: they stand without it, or one of `other_options` is set as well.
         """
-        if self.playbook is not None and any(others):
+        if self.playbook is not None and any(other_options):
             raise CommandError(
                 "--playbook goes on in another version; leave out --from, --skip and --dry-run"
             )

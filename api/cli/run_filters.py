@@ -103,6 +103,7 @@ class RunChange(StrEnum):
     PAUSE = "pause"
     UNPAUSE = "unpause"
     RESUME = "resume"
+    MIGRATE = "migrate"
     DELETE = "delete"
 
     def narrow(self, run_filter: RunFilter) -> RunFilter:
@@ -128,6 +129,9 @@ class RunChange(StrEnum):
             case RunChange.RESUME:
                 allowed, problem = ended - {RunStatus.SUCCEEDED}, "open and succeeded runs cannot be resumed"
                 hint = "--status must be failed, timed_out, completed_with_errors or cancelled"
+            case RunChange.MIGRATE:
+                allowed, problem = OPEN_STATUSES, "runs that have ended are resumed in another version"
+                hint = "use `noetl runs resume ID --playbook`"
             case RunChange.DELETE:
                 allowed, problem = ended, "open runs cannot be deleted"
                 hint = "--status must be a final status"
@@ -169,7 +173,7 @@ def select_runs(
         CommandError: a run is unknown, or the person has not agreed.
     """
     if isinstance(selection, FilterOptions):
-        selected = _find_all(runs, change.narrow(selection.to_filter(runs)))
+        selected = find_all(runs, change.narrow(selection.to_filter(runs)))
         subject = f"the filter selects {_count(selected)}"
     else:
         selected = list(dict.fromkeys(find_run(runs, id).id for id in selection))
@@ -189,7 +193,7 @@ def _count(ids: list[str]) -> str:
     return f"{len(ids):,} run" + ("" if len(ids) == 1 else "s")
 
 
-def _find_all(runs: SelectableRuns, run_filter: RunFilter) -> list[str]:
+def find_all(runs: SelectableRuns, run_filter: RunFilter) -> list[str]:
     """Return the ids of all runs of a filter."""
     from noetl.planner.frozen import replace
 

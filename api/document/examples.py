@@ -474,6 +474,7 @@ BODY_EXAMPLES: dict[str, Any] = {
     "PlaybookBody": {"playbook": _PLAYBOOK},
     "DraftBody": {"text": "name: greet\nsteps: []\n", "line": 1},
     "BulkBody": {"ids": [_RUN]},
+    "MigrationBody": {"playbook": {"name": "greet", "version": "2"}, "ids": [_RUN]},
     "TagsBody": {"add": ["env=prod"], "remove": ["draft"]},
     "AnswerBody": {"step": "ask", "answer": {"approved": True}},
     "ResumeBody": {"input": {"who": "you"}},

@@ -180,6 +180,26 @@ class BulkBody(RequestBody):
     ] = Field(description="The ids of runs.")
 
 
+class MigrationBody(RequestBody):
+    """The version in which runs continue, and the runs if a body names them."""
+
+    playbook: PlaybookForm = Field(description="The version: text or JSON, or `{name, version?}`.")
+    ids: Annotated[
+        list[str] | None,
+        Field(min_length=1, max_length=MAX_IDS),
+        Expected(f"a list of 1 to {MAX_IDS} ids of runs"),
+    ] = Field(None, description="The ids of runs. Without them, the query selects the runs.")
+    given: Annotated[ObjectMember, Expected("an object")] = Field(
+        None, alias="set", description="Values of inputs, and of names that the runs lack."
+    )
+    renamed: Annotated[dict[str, str] | None, Expected("an object of step names by step name")] = Field(
+        None, alias="map", description="The new names of steps, by the names in the old version."
+    )
+    dry_run: Annotated[bool, Expected("true or false")] = Field(
+        False, description="Whether to count the runs that may continue, and to change nothing."
+    )
+
+
 REQUEST_BODIES: tuple[type[RequestBody], ...] = (
     SubmissionBody,
     PlaybookBody,
@@ -187,6 +207,7 @@ REQUEST_BODIES: tuple[type[RequestBody], ...] = (
     ResumeBody,
     AnswerBody,
     BulkBody,
+    MigrationBody,
     TagsBody,
 )
 

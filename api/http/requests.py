@@ -212,6 +212,37 @@ async def read_run_selection(request: Request, run_filter: RunFilter | None) -> 
 
 
 @frozen
+class Migration:
+    """A request to let many runs continue in another version: which runs, and how."""
+
+    selection: Sequence[str] | RunFilter
+    change: PlaybookChange
+    is_dry_run: bool
+
+
+async def read_migration(request: Request, run_filter: RunFilter | None) -> Migration:
+    """Return a request to let many runs continue in another version. The body or the query names the runs.
+
+    Raises:
+        Problem: 400, 413, 415 or 422.
+    """
+    from noetl.api.http.bodies import MigrationBody, parse_body
+
+    body = await _read_body(request)
+    _content_type(request, (JSON_TYPE,))
+    migration = await _decode(body, lambda value: parse_body(MigrationBody, value))
+    selection = migration.ids if run_filter is None else run_filter
+    if selection is None or (migration.ids is not None and run_filter is not None):
+        problem = "has neither" if selection is None else "has both"
+        detail = f"The request names runs by `ids` in the body, or by a filter in the query; it {problem}."
+        raise Problem(400, detail, slug="ambiguous-selection")
+    change = PlaybookChange(
+        _playbook_source(migration.playbook), migration.renamed or {}, migration.given or {}
+    )
+    return Migration(selection, change, migration.dry_run)
+
+
+@frozen
 class FormBody:
     """The texts of a form that a browser has sent, by the names of its fields."""
 

@@ -9,19 +9,24 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.responses import Response
 
 from noetl.api.access import caller_name
-from noetl.api.http.openapi import playbook_body, problems, response_body
+from noetl.api.http.openapi import playbook_body, problems, required_body, response_body
 from noetl.api.http.parameters import MAX_PLAYBOOKS, PlaybookQuery, WholeNumber
 from noetl.api.http.requests import read_playbook
 from noetl.api.http.responses import JsonResponse, PlaybookDocument, PlaybookLinks
 from noetl.api.routes.dependencies import AdminServices, Cursor, ReadServices, compile_long
+from noetl.api.routes.switching import SWITCHERS, compile_change, judge_elsewhere
+from noetl.api.service.compiler import InlinePlaybook
 from noetl.api.service.playbooks import PlaybookText
-from noetl.api.service.views import PlaybookEntry, PlaybookPage
+from noetl.api.service.switches import PlaybookChange
+from noetl.api.service.views import BulkReport, PlaybookEntry, PlaybookPage
+from noetl.executor.model.run_filter import RunFilter
 
 router = APIRouter(prefix="/playbooks", tags=["playbooks"], default_response_class=JsonResponse)
 
@@ -98,6 +103,37 @@ def list_playbooks(services: ReadServices, query: Annotated[PlaybookQuery, Query
     else:
         page = services.playbooks.find(limit=limit, cursor=query.cursor)
     return JsonResponse(services.statistics.summarize(page) if has_statistics else page)
+
+
+@router.post(
+    "/{name:path}/check-runs",
+    responses={200: response_body(BulkReport, description="The runs that could continue, and the others.")},
+    openapi_extra={
+        **required_body("PlaybookBody"),
+        **problems(
+            "invalid-playbook",
+            "other-playbook",
+            "invalid-cursor",
+            "too-much-work",
+            "tenant-busy",
+            "service-busy",
+        ),
+    },
+)
+async def check_runs(name: Name, request: Request, services: ReadServices, cursor: Cursor = None) -> Response:
+    """Return how many of up to 100 open runs could continue in a version, and why the others could not.
+
+    Nothing is registered or changed. The next request goes on at the cursor.
+    """
+    text = await read_playbook(request)
+    change = await compile_change(request, services, PlaybookChange(InlinePlaybook(text)))
+    judge = judge_elsewhere(request, services)
+
+    def check() -> BulkReport:
+        selection = RunFilter(playbook=name, cursor=cursor)
+        return services.bulk.migrate(selection, change, judge, is_dry_run=True)
+
+    return JsonResponse(await to_thread.run_sync(check, limiter=SWITCHERS))
 
 
 @router.get("/{name:path}/versions/{version:path}", responses=_DOCUMENT, openapi_extra=problems("not-found"))

@@ -1,19 +1,22 @@
-"""Routes that cancel, pause, unpause, resume or delete many runs with one request."""
+"""Routes that cancel, pause, unpause, resume, migrate or delete many runs with one request."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.access import caller_name
-from noetl.api.http.openapi import optional_body, problems, response_body
+from noetl.api.http.openapi import optional_body, problems, required_body, response_body
 from noetl.api.http.parameters import BulkQuery
-from noetl.api.http.requests import read_run_selection
+from noetl.api.http.requests import read_migration, read_run_selection
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import RunServices
+from noetl.api.routes.switching import SWITCHERS, compile_change, judge_elsewhere
 from noetl.api.service.views import BulkReport
 
 router = APIRouter(prefix="/workflows/bulk", tags=["workflows"], default_response_class=JsonResponse)
@@ -75,6 +78,43 @@ async def resume_runs(
     """Resume the runs that the body names or the filter selects, up to 100, and continue at the cursor."""
     selection = await read_run_selection(request, query.to_selection())
     return JsonResponse(await run_in_threadpool(services.bulk.resume, selection), 202)
+
+
+@router.post(
+    "/migrate",
+    status_code=202,
+    responses={
+        202: response_body(BulkReport, description="The runs that were accepted continue in the version.")
+    },
+    openapi_extra={
+        **required_body("MigrationBody"),
+        **problems(
+            "ambiguous-selection",
+            "invalid-cursor",
+            "other-playbook",
+            "not-found",
+            "invalid-playbook",
+            "too-much-work",
+            "tenant-busy",
+            "service-busy",
+        ),
+    },
+)
+async def migrate_runs(
+    request: Request, services: RunServices, query: Annotated[BulkQuery, Query()]
+) -> Response:
+    """Let open runs continue in another version, up to 100, and go on at the cursor. Others are skipped.
+
+    The body names the runs, or the filter selects those of the playbook. A dry run changes nothing.
+    """
+    migration = await read_migration(request, query.to_selection())
+    change = replace(await compile_change(request, services, migration.change), caller=caller_name(request))
+    judge = judge_elsewhere(request, services)
+
+    def migrate() -> BulkReport:
+        return services.bulk.migrate(migration.selection, change, judge, is_dry_run=migration.is_dry_run)
+
+    return JsonResponse(await to_thread.run_sync(migrate, limiter=SWITCHERS), 202)
 
 
 @router.post(

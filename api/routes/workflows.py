@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
-from anyio import CapacityLimiter, from_thread, to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Header, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.access import caller_name
-from noetl.api.compute.jobs import InitialDataJob, SwitchJob, pack_plan
+from noetl.api.compute.jobs import InitialDataJob
 from noetl.api.http.openapi import optional_body, playbook_body, problems, required_body, response_body
 from noetl.api.http.parameters import IdempotencyKey, InputText, RunQuery, StartHeaders, WaitHeaders
 from noetl.api.http.requests import read_resume_request, read_submission, read_tag_change
@@ -24,6 +24,7 @@ from noetl.api.routes.dependencies import (
     compile_long,
     perform,
 )
+from noetl.api.routes.switching import SWITCHERS, compile_change, judge_elsewhere
 from noetl.api.routes.waiting import RETRY_AFTER, place_to_wait, wait_until_changed, wait_until_finished
 from noetl.api.service.compiler import InlinePlaybook, PlanSource
 from noetl.api.service.runs import RunDraft
@@ -33,15 +34,11 @@ from noetl.api.service.views import ResumePreview, RunEntry, RunPage, RunReport,
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_summary import RunSummary, summarize
 from noetl.executor.security.redaction import redact
-from noetl.planner.continuation.switch_state import Switch, SwitchState
-from noetl.planner.continuation.verdict import SwitchVerdict
 from noetl.planner.plan import Plan
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_class=JsonResponse)
 
 _resumers = CapacityLimiter(2)
-_switchers = CapacityLimiter(4)
-"""How many switches are under way at the same time. Each may hold its run for a minute."""
 
 REPLAYED = {"Idempotency-Replayed": "true"}
 """Header of a response to a request whose idempotency key an earlier request had."""
@@ -281,21 +278,14 @@ async def _switch_run(
     workflow_id: str, request: Request, services: TenantServices, change: PlaybookChange
 ) -> Response:
     """Let the run continue in another version of its playbook. Other processes compile it and judge."""
-    if isinstance(change.playbook, InlinePlaybook):
-        compiled = await compile_long(request, services, change.playbook.text)
-        change = replace(change, playbook=compiled if isinstance(compiled, Plan) else change.playbook)
-    change = replace(change, caller=caller_name(request))
-
-    def judge(old: Plan, new: Plan, state: SwitchState, switch: Switch) -> SwitchVerdict:
-        job = SwitchJob((pack_plan(old), pack_plan(new)), state, switch)
-        verdict: SwitchVerdict = from_thread.run(perform, request, services, job)
-        return verdict
+    change = replace(await compile_change(request, services, change), caller=caller_name(request))
+    judge = judge_elsewhere(request, services)
 
     def resume() -> tuple[bool, Run]:
         is_replay = services.runs.has_request(change.idempotency_key)
         return is_replay, services.switches.switch(workflow_id, change, judge)[0]
 
-    is_replay, run = await to_thread.run_sync(resume, limiter=_switchers)
+    is_replay, run = await to_thread.run_sync(resume, limiter=SWITCHERS)
     return _changed(request, summarize(run), REPLAYED if is_replay else {})
 
 

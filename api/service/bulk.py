@@ -1,4 +1,4 @@
-"""The service that cancels, pauses, unpauses, resumes or deletes many runs with one request.
+"""The service that cancels, pauses, unpauses, resumes, migrates or deletes many runs with one request.
 
 Problem: after an outage, hundreds of runs must be resumed. One request cannot wait for all of them, and one
 run that refuses must not stop the others.
@@ -14,15 +14,20 @@ Limits: MAX_RUNS runs for each request.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.run_lists import RunListService
 from noetl.api.service.runs import ResumeRequest, RunService
+from noetl.api.service.switches import PlaybookChange, SwitchService
 from noetl.api.service.views import BulkReport, SkippedRun
 from noetl.executor.errors import RejectedError, UnknownRunError
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import OPEN_STATUSES, RunFilter
 from noetl.planner.frozen import frozen, replace
+
+if TYPE_CHECKING:
+    from noetl.executor.engine.switching import Judge
 
 MAX_RUNS = 100
 """The number of runs that one request changes at most."""
@@ -37,6 +42,7 @@ class BulkService:
 
     runs: RunService
     lists: RunListService
+    switches: SwitchService
 
     def cancel(self, selection: Sequence[str] | RunFilter) -> BulkReport:
         """Cancel runs, of a filter without statuses those that have not ended.
@@ -97,6 +103,42 @@ class BulkService:
         """
         return self._change(selection, (RunStatus.PAUSED,), lambda run_id: self.runs.unpause(run_id, caller))
 
+    def migrate(
+        self,
+        selection: Sequence[str] | RunFilter,
+        change: PlaybookChange,
+        judge: Judge | None = None,
+        *,
+        is_dry_run: bool = False,
+    ) -> BulkReport:
+        """Let open runs continue in another version. A filter selects runs of the playbook.
+
+        Each shape of state is judged once. A dry run changes nothing, and counts the runs that may continue.
+        A run that has this version already is accepted.
+
+        Raises:
+            NotFoundError: the registry has no such playbook.
+            PlaybookError: the playbook does not compile.
+            RejectedError: `invalid_cursor`; `other_playbook`, if the filter names another one.
+        """
+        request = self.switches.prepare(change)
+        switcher = self.switches.bulk_switcher(judge)
+
+        def migrate(run_id: str) -> None:
+            run = self.runs.summary(run_id)
+            if run.status.is_final:
+                raise RejectedError("finished", f"run {run_id} has ended; resume it with `playbook`")
+            if run.plan_hash == request.plan.hash:
+                return
+            if is_dry_run:
+                self.switches.check(run_id, request, switcher)
+            else:
+                self.switches.switch_prepared(run_id, change, request, switcher)
+
+        if isinstance(selection, RunFilter):
+            selection = _select_playbook(selection, request.plan.header.name)
+        return self._change(selection, tuple(OPEN_STATUSES), migrate)
+
     def _change(
         self,
         selection: Sequence[str] | RunFilter,
@@ -119,3 +161,17 @@ class BulkService:
                 reason = error.reason.replace("_", "-")
                 skipped.append(SkippedRun(workflow_id=run_id, reason=reason, detail=error.message))
         return BulkReport(accepted=len(ids) - len(skipped), skipped=skipped, next_cursor=cursor)
+
+
+def _select_playbook(run_filter: RunFilter, name: str) -> RunFilter:
+    """Return a filter of the runs of a playbook.
+
+    Raises:
+        RejectedError: `other_playbook`, if the filter names another one.
+    """
+    if run_filter.playbook not in (None, name):
+        message = (
+            f"the runs are those of playbook `{run_filter.playbook}`, and the version is one of `{name}`"
+        )
+        raise RejectedError("other_playbook", f"{message}; give both the same `name`")
+    return replace(run_filter, playbook=name)

@@ -39,7 +39,7 @@ class TenantServices:
         self.data = RunDataService(context, self.runs)
         self.lists = RunListService(context, self.data)
         self.switches = SwitchService(context, self.runs)
-        self.bulk = BulkService(self.runs, self.lists)
+        self.bulk = BulkService(self.runs, self.lists, self.switches)
         self.past_runs = PastRunService(context, self.runs, self.data)
         self.items = LoopItemService(self.data)
         self.comparison = ComparisonService(self.runs, self.data)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from noetl.api.service.compiler import InlinePlaybook, PlanSource
@@ -32,6 +33,7 @@ MAX_WAIT_SECONDS = 60.0
 """The longest time for which a request may hold a run until its running steps have ended."""
 
 _POLL_SECONDS = 0.2
+_KEPT_PLANS = 8
 
 
 @frozen
@@ -71,16 +73,21 @@ class SwitchService:
                 `not_resumable`; `payload_lost`; `ending`; `busy`; `invalid_input`; `local_run`;
                 `not_supported`; `quota_exceeded`; `idempotency_key_reused`.
         """
+        return self.switch_prepared(run_id, change, self.prepare(change), self.switcher(judge))
+
+    def switch_prepared(
+        self, run_id: str, change: PlaybookChange, request: SwitchRequest, switcher: PlanSwitcher
+    ) -> tuple[Run, Sequence[Reason]]:
+        """Let a run continue as `switch` does, with the request that `prepare` returns for the change."""
         run = self.runs.controllable_run(run_id, "resume")
-        request = self._build_request(change)
         content = [run.id, "switch", request.plan.hash, dict(change.renamed), dict(change.given)]
         idempotency = identify_request(change.idempotency_key, content)
         if (earlier := self.runs.earlier_run(idempotency)) is not None:
             return earlier, ()
         self.runs.check_quota(run.queue)
         self.context.store.plans.save(request.plan)
-        self.context.store.queue.release_dead(run.queue, self.context.clock())
-        switcher = self._switcher(judge)
+        if run.origin == "local":
+            self.context.store.queue.release_dead(run.queue, self.context.clock())
         outcome = switcher.switch(run.id, request, idempotency)
         if _waits_for_work(outcome) and change.wait_seconds > 0:
             with self._held(run.id, change.caller):
@@ -91,19 +98,39 @@ class SwitchService:
             log_run_resume(outcome.run)
         return self.runs.get(run.id), outcome.verdict.notices
 
-    def judge(self, run_id: str, change: PlaybookChange, judge: Judge | None = None) -> SwitchVerdict:
-        """Return whether a run may continue in another version of its playbook. Nothing is changed.
+    def check(self, run_id: str, request: SwitchRequest, switcher: PlanSwitcher) -> None:
+        """Check that a run may continue in another version of its playbook. Nothing is changed.
 
         Raises:
-            NotFoundError, PlaybookError, RejectedError: as `switch`.
+            NotFoundError, RejectedError: as `switch`.
         """
         run = self.runs.summary(run_id)
-        return self._switcher(judge).judge_run(run.id, self._build_request(change))
+        verdict = switcher.judge_run(run.id, request)
+        if not verdict.is_yes:
+            raise _refusal(run.id, verdict)
 
-    def _switcher(self, judge: Judge | None) -> PlanSwitcher:
+    def switcher(self, judge: Judge | None = None) -> PlanSwitcher:
+        """Return a switcher of single runs, with a judge in another process or this one."""
         from noetl.executor.engine.switching import PlanSwitcher
 
         return PlanSwitcher(self.context.store, self.context.clock, judge or self._judge_here)
+
+    def bulk_switcher(self, judge: Judge | None = None) -> PlanSwitcher:
+        """Return a switcher of many runs: it reads each plan once, and judges each shape of state once."""
+        from noetl.executor.engine.switching import PlanSwitcher
+        from noetl.planner.continuation.judge import find_shape
+
+        store, judge_one = self.context.store, judge or self._judge_here
+        verdicts: dict[tuple[str, str], SwitchVerdict] = {}
+
+        def judge_shape(old: Plan, new: Plan, state: SwitchState, switch: Switch) -> SwitchVerdict:
+            shape = (old.hash, find_shape(new, state, switch))
+            if shape not in verdicts:
+                verdicts[shape] = judge_one(old, new, state, switch)
+            return verdicts[shape]
+
+        read_plan = lru_cache(maxsize=_KEPT_PLANS)(store.plans.get)
+        return PlanSwitcher(store, self.context.clock, judge_shape, read_plan)
 
     def _judge_here(self, old: Plan, new: Plan, state: SwitchState, switch: Switch) -> SwitchVerdict:
         """Return the verdict, computed in this thread."""
@@ -111,7 +138,13 @@ class SwitchService:
 
         return may_continue(old, new, state, switch, self.context.compiler.catalogue)
 
-    def _build_request(self, change: PlaybookChange) -> SwitchRequest:
+    def prepare(self, change: PlaybookChange) -> SwitchRequest:
+        """Return the request to the store for a change. The new version is compiled, and not saved.
+
+        Raises:
+            NotFoundError: the registry has no such playbook.
+            PlaybookError: the playbook does not compile.
+        """
         from noetl.executor.engine.switching import SwitchRequest
 
         playbook, version = change.playbook, None
@@ -176,12 +209,3 @@ def _refusal(run_id: str, verdict: SwitchVerdict) -> RejectedError:
             f"run {run_id} can continue in this version only with values for {names}; give them with `set`"
         )
     return RejectedError("cannot_continue", message, verdict=verdict.to_json())
-
-
-def describe_reason(reason: Reason) -> str:
-    """Return a reason with its code and the line.
-
-    >>> describe_reason(Reason("NC105", "step `a` would be done twice", "a", 7))
-    'NC105: step `a` would be done twice (line 7)'
-    """
-    return f"{reason.code}: {reason.message}" + (f" (line {reason.line})" if reason.line else "")

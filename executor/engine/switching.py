@@ -62,11 +62,12 @@ another process.
 
 @frozen
 class PlanSwitcher:
-    """Switches of the runs of a store."""
+    """Switches of the runs of a store. Plans are read by `read_plan`, or else from the store."""
 
     store: Store
     clock: Callable[[], float]
     judge: Judge
+    read_plan: Callable[[str], Plan] | None = None
 
     def judge_run(self, run_id: str, request: SwitchRequest) -> SwitchVerdict:
         """Return whether a run may continue in another plan. Nothing is changed.
@@ -104,7 +105,7 @@ class PlanSwitcher:
     def _judge(self, records: RunRecords, request: SwitchRequest) -> tuple[Plan, SwitchVerdict]:
         """Return the plan of a run, and whether the run may continue in another one."""
         run, new = records.run, request.plan
-        old = self.store.plans.get(run.plan_hash)
+        old = (self.read_plan or self.store.plans.get)(run.plan_hash)
         check_switchable(run, old.header)
         if new.header.name != run.playbook:
             message = f"run {run.id} is one of playbook `{run.playbook}`, not of `{new.header.name}`"

@@ -23,6 +23,7 @@ import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from noetl.planner.catalogue import Catalogue
 from noetl.planner.checks.data_flow import check_data_flow
@@ -143,15 +144,15 @@ class SwitchJudge:
     def check_inputs(self) -> None:
         inputs = {**self.state.inputs, **self.switch.given}
         for name, declared in self.new.header.inputs.items():
-            if name not in inputs:
-                if declared.required:
+            match judge_input(declared, inputs, name):
+                case InputFit.MISSING if declared.required:
                     self.required.append(Required(name, declared.type, declared.line))
-                continue
-            value = inputs[name]
-            if not _fits(value, declared.type):
-                self.refuse("NC112", f"input `{name}` is not of type `{declared.type}`", None, declared.line)
-            elif declared.enum is not None and value not in declared.enum:
-                self.refuse("NC112", f"input `{name}` is none of the values of `enum`", None, declared.line)
+                case InputFit.OTHER_TYPE:
+                    message = f"input `{name}` is not of type `{declared.type}`"
+                    self.refuse("NC112", message, None, declared.line)
+                case InputFit.NOT_LISTED:
+                    message = f"input `{name}` is none of the values of `enum`"
+                    self.refuse("NC112", message, None, declared.line)
 
     # Conditions on what is left of the run.
 
@@ -487,6 +488,35 @@ def _undefined_name(finding: Diagnostic) -> str | None:
         return None
     match = _UNDEFINED.search(finding.message)
     return None if match is None else match["maybe"] or match["never"]
+
+
+class InputFit(StrEnum):
+    """Relation of the value of an input to its declaration in the new version."""
+
+    MISSING = "missing"
+    OTHER_TYPE = "of another type"
+    NOT_LISTED = "none of the values"
+    FITS = "fits"
+
+
+def judge_input(declared: Input, inputs: Mapping[str, object], name: str) -> InputFit:
+    """Return whether an input has a value that fits its declaration."""
+    if name not in inputs:
+        return InputFit.MISSING
+    if not _fits(inputs[name], declared.type):
+        return InputFit.OTHER_TYPE
+    is_listed = declared.enum is None or inputs[name] in declared.enum
+    return InputFit.FITS if is_listed else InputFit.NOT_LISTED
+
+
+def find_shape(new: Plan, state: SwitchState, switch: Switch) -> str:
+    """Return a text that is equal for states of runs of one plan which have the same verdict.
+
+    Of the inputs, only their names and whether they fit is part of it: guards are not evaluated.
+    """
+    inputs = {**state.inputs, **switch.given}
+    fits = [judge_input(declared, inputs, name).value for name, declared in new.header.inputs.items()]
+    return repr((replace(state, inputs={}, variables={}), sorted(inputs), fits))
 
 
 def _fits(value: object, type_: str) -> bool:

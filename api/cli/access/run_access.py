@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from noetl.api.cli.display.event_follower import EventReader
     from noetl.api.service.cached_results import CachePage, CacheQuery, ClearReport
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from noetl.api.service.services import TenantServices
     from noetl.api.service.switches import PlaybookChange
     from noetl.api.service.views import (
+        BulkReport,
         CurrentStatus,
         EventPage,
         ResumePreview,
@@ -179,6 +180,10 @@ class RunAccess(Protocol):
 
     def switch(self, run_id: str, change: PlaybookChange) -> RunEntry:
         """Let a run continue in another version of its playbook."""
+        ...
+
+    def migrate(self, ids: Sequence[str], change: PlaybookChange, *, is_dry_run: bool) -> BulkReport:
+        """Let runs continue in another version of their playbook, or count those that may."""
         ...
 
     def outlast_outages(self, check: Callable[[], object]) -> None:

@@ -21,7 +21,7 @@ from noetl.api.service.errors import NotFoundError
 from noetl.api.service.views import View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from noetl.api.service.cached_results import CachePage, CacheQuery, ClearReport
     from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.switches import PlaybookChange
     from noetl.api.service.views import (
+        BulkReport,
         CurrentStatus,
         EventEntry,
         EventPage,
@@ -279,19 +280,24 @@ class ServiceRuns:
         return self._send(ResumePreview, _path(run_id, "resume"), body)
 
     def switch(self, run_id: str, change: PlaybookChange) -> RunEntry:
-        from noetl.api.service.compiler import InlinePlaybook, PlaybookReference
-        from noetl.api.service.switches import GIVEN_MEMBER
         from noetl.api.service.views import RunEntry
 
-        body: dict[str, Any] = {GIVEN_MEMBER: dict(change.given), "map": dict(change.renamed)}
-        if isinstance(change.playbook, InlinePlaybook):
-            body["playbook"] = change.playbook.text
-        elif isinstance(change.playbook, PlaybookReference):
-            version = {} if change.playbook.version is None else {"version": change.playbook.version}
-            body["playbook"] = {"name": change.playbook.name, **version}
+        body = _change_body(change)
         if change.wait_seconds:
             body["wait"] = change.wait_seconds
         return self._send(RunEntry, _path(run_id, "resume"), body)
+
+    def migrate(self, ids: Sequence[str], change: PlaybookChange, *, is_dry_run: bool) -> BulkReport:
+        from noetl.api.service.bulk import MAX_RUNS
+        from noetl.api.service.views import BulkReport, SkippedRun
+
+        accepted, skipped = 0, list[SkippedRun]()
+        for start in range(0, len(ids), MAX_RUNS):
+            body = {**_change_body(change), "ids": list(ids[start : start + MAX_RUNS])}
+            report = self._send(BulkReport, "/workflows/bulk/migrate", body | {"dry_run": is_dry_run})
+            accepted += report.accepted
+            skipped += report.skipped
+        return BulkReport(accepted=accepted, skipped=skipped, next_cursor=None)
 
     def outlast_outages(self, check: Callable[[], object]) -> None:
         self._client.outlast_outages(check)
@@ -345,6 +351,20 @@ def _to_parameters(query: CacheQuery) -> dict[str, Any]:
     """Return the parameters of a request for the cached results of a query."""
     age = None if query.older_than is None else f"{math.ceil(query.older_than)}s"
     return {"playbook": query.playbook, "step": query.step, "key": query.key, "older_than": age}
+
+
+def _change_body(change: PlaybookChange) -> dict[str, Any]:
+    """Return the members of a request that name another version, and what it needs."""
+    from noetl.api.service.compiler import InlinePlaybook, PlaybookReference
+    from noetl.api.service.switches import GIVEN_MEMBER
+
+    body: dict[str, Any] = {GIVEN_MEMBER: dict(change.given), "map": dict(change.renamed)}
+    if isinstance(change.playbook, InlinePlaybook):
+        body["playbook"] = change.playbook.text
+    elif isinstance(change.playbook, PlaybookReference):
+        version = {} if change.playbook.version is None else {"version": change.playbook.version}
+        body["playbook"] = {"name": change.playbook.name, **version}
+    return body
 
 
 def _path(run_id: str, part: str = "") -> str:

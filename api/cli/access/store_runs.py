@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from noetl.api.cli.display.event_follower import EventReader
     from noetl.api.service.cached_results import CachePage, CacheQuery, ClearReport
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from noetl.api.service.services import TenantServices
     from noetl.api.service.switches import PlaybookChange
     from noetl.api.service.views import (
+        BulkReport,
         CurrentStatus,
         EventPage,
         ResumePreview,
@@ -169,6 +170,9 @@ class StoreRuns:
         from noetl.executor.model.run_summary import summarize
 
         return RunEntry.from_summary(summarize(self.services.switches.switch(run_id, change)[0]))
+
+    def migrate(self, ids: Sequence[str], change: PlaybookChange, *, is_dry_run: bool) -> BulkReport:
+        return self.services.bulk.migrate(ids, change, is_dry_run=is_dry_run)
 
     def outlast_outages(self, check: Callable[[], object]) -> None:
         """Return at once: the connections of a store try again themselves."""

@@ -85,8 +85,7 @@ def resume_runs(
     A run continues with the playbook it was started with, also if the file has changed. With --playbook, it
     continues in another version, if the compiler can show that the run may do so.
 
-    A filter selects runs of a service that failed, timed out or completed with errors, and cancelled ones if
-    --status names them.
+    A filter selects runs of a service that failed or timed out, and cancelled ones if --status names them.
 
     With --from, start a new run at a step of a run that has ended, with the names that had values there.
     """
@@ -95,13 +94,10 @@ def resume_runs(
 
     is_single = ids is not None and len(ids) == 1
     version = VersionOptions(playbook if is_single else None, given or (), renamed or (), wait)
-    filtered = None if is_single else playbook
-    options = FilterOptions(status, filtered, tag, since, until, parent, search)
+    options = FilterOptions(status, None if is_single else playbook, tag, since, until, parent, search)
     check_selection(ids, options)
-    if not is_single and (inputs or input_file is not None or step is not None):
-        raise CommandError("inputs and --from need the id of one run")
     changes = _ResumeOptions(step, drop_siblings, skip or (), dry_run)
-    changes.check(is_single=is_single)
+    changes.check(is_single=is_single, has_input=bool(inputs) or input_file is not None)
     version.check(step, skip, dry_run)
     file_inputs = read_input_file(input_file) if input_file is not None else {}
     check_settings()
@@ -114,14 +110,12 @@ def resume_runs(
         plan = runs.plan(run.id)
         types = {name: declared.type for name, declared in plan.header.inputs.items()}
         values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
-        if version.playbook is not None:
-            _resume_one(runs, run, plan, version.read_change(runs, values, plan), _Output(json, quiet))
-            return
-        request = changes.build_request(values)
         if dry_run:
-            _show_preview(runs.preview_resume(run.id, request), json=json)
-        else:
-            _resume_one(runs, run, plan, request, _Output(json, quiet))
+            _show_preview(runs.preview_resume(run.id, changes.build_request(values)), json=json)
+            return
+        is_change = version.playbook is not None
+        request = version.read_change(runs, values, plan) if is_change else changes.build_request(values)
+        _resume_one(runs, run, plan, request, _Output(json, quiet))
 
 
 class _ResumeOptions(NamedTuple):
@@ -132,12 +126,14 @@ class _ResumeOptions(NamedTuple):
     skip: Sequence[str]
     dry_run: bool
 
-    def check(self, *, is_single: bool) -> None:
-        """Check that the options stand together.
+    def check(self, *, is_single: bool, has_input: bool) -> None:
+        """Check that the options stand together, and with one run or with inputs.
 
         Raises:
             CommandError: they do not.
         """
+        if not is_single and (has_input or self.step is not None):
+            raise CommandError("inputs and --from need the id of one run")
         if self.skip and (not is_single or self.step is not None):
             raise CommandError("--skip continues one run; name its id, and leave out --from")
         if self.dry_run and not is_single:
@@ -256,8 +252,8 @@ def _resume_here(
     from noetl.api.cli.display.event_follower import EventFollower
     from noetl.api.cli.local.run_to_end import run_to_end
     from noetl.api.cli.sources import has_changed
+    from noetl.api.service.restarts import describe_reasons
     from noetl.api.service.runs import ResumeRequest
-    from noetl.api.service.switches import describe_reason
 
     follower = None
     if not isinstance(request, ResumeRequest) or request.step is None:
@@ -266,7 +262,7 @@ def _resume_here(
     if not isinstance(request, ResumeRequest):
         resumed, notices = context.services.switches.switch(run.id, request)
         for notice in () if context.quiet else notices:
-            print_message(f"note: {describe_reason(notice)}")
+            print_message(f"note: {describe_reasons([notice])}")
         run_to_end(context, resumed, context.store.plans.get(resumed.plan_hash), follower)
         return
     resumed = context.services.runs.resume(run.id, request)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from noetl.api.cli.access.opening import UrlOption, open_runs
 from noetl.api.cli.display.console import (
     EXIT_FAILED,
     CommandError,
@@ -17,9 +19,11 @@ from noetl.api.cli.display.console import (
     write_stdout,
 )
 from noetl.api.cli.sources import TargetOption
+from noetl.api.cli.store_option import StoreOption
 
 if TYPE_CHECKING:
     from noetl.api.cli.sources import PlaybookSource
+    from noetl.planner.plan import Plan
 
 app = typer.Typer()
 
@@ -42,11 +46,16 @@ def check(
     fix: Annotated[
         bool, typer.Option("--fix", help="Replace misspelt words in the files, and report the rest.")
     ] = False,
+    runs: Annotated[
+        bool, typer.Option("--runs", help="Say which open runs of the playbooks could continue in the files.")
+    ] = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
 ) -> None:
     """Check playbooks and report all findings, without running anything.
 
     full and concise go to stderr; json, sarif and github go to stdout.
-    The exit code is 1 if there is an error.
+    The exit code is 1 if there is an error, or with --runs if a run could not continue.
     """
     from noetl.api.cli.sources import checked_source, compile_source, read_source
     from noetl.executor.actions import catalogue
@@ -79,8 +88,34 @@ def check(
         types = sorted({type for plan in plans for type in plan.header.statistics["actions"]})
         for sentence in describe_missing_extras(catalogue()[type] for type in types):
             print_message(f"note: {sentence}")
-    if render.count_findings(checked, Severity.ERROR):
+    has_errors = bool(render.count_findings(checked, Severity.ERROR))
+    if runs and not has_errors:
+        plans = [compilation.plan for compilation in compiled if compilation.plan is not None]
+        has_errors = not _check_runs(plans, store, url)
+    if has_errors:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _check_runs(plans: Sequence[Plan], store: str | None, url: str | None) -> bool:
+    """Print how many open runs of the playbooks could continue in these plans, and return whether all can.
+
+    Nothing is registered or changed.
+    """
+    from noetl.api.cli.display.migration import format_migration
+    from noetl.api.cli.run_filters import FilterOptions, RunChange, find_all
+    from noetl.api.service.compiler import InlinePlaybook
+    from noetl.api.service.switches import PlaybookChange
+
+    can_all_continue = True
+    with open_runs(store, url) as runs:
+        for plan in plans:
+            selected = RunChange.MIGRATE.narrow(FilterOptions(playbook=plan.header.name).to_filter(runs))
+            change = PlaybookChange(plan if runs.services is not None else InlinePlaybook(plan.source))
+            report = runs.migrate(find_all(runs, selected), change, is_dry_run=True)
+            for line in format_migration(report, is_dry_run=True):
+                print_message(f"{plan.header.name}: {line}")
+            can_all_continue = can_all_continue and not report.skipped
+    return can_all_continue
 
 
 def _fix(source: PlaybookSource, target: str | None) -> PlaybookSource:

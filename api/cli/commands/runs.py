@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from noetl.api.cli.access.opening import UrlOption, open_runs
+from noetl.api.cli.commands._migrate import migrate_runs
 from noetl.api.cli.commands._resume import resume_runs
 from noetl.api.cli.display.console import (
     CommandError,
@@ -664,6 +665,9 @@ def delete_runs(
 
 
 app.command("resume", no_args_is_help=True, epilog="Example: noetl runs resume ID -i region=us")(resume_runs)
+app.command(
+    "migrate", no_args_is_help=True, epilog="Example: noetl runs migrate --playbook nightly --to 3 --dry-run"
+)(migrate_runs)
 
 
 @app.command("watch", no_args_is_help=True, epilog="Example: noetl runs watch ID")

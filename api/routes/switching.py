@@ -1,0 +1,49 @@
+"""CPU work of the routes that let runs continue in another version: other processes compile it and judge."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from anyio import CapacityLimiter, from_thread
+from fastapi import Request
+
+from noetl.api.compute.jobs import SwitchJob, pack_plan
+from noetl.api.routes.dependencies import compile_long, perform
+from noetl.api.service.compiler import InlinePlaybook
+from noetl.api.service.services import TenantServices
+from noetl.api.service.switches import PlaybookChange
+from noetl.planner.plan import Plan
+
+if TYPE_CHECKING:
+    from noetl.executor.engine.switching import Judge
+    from noetl.planner.continuation.switch_state import Switch, SwitchState
+    from noetl.planner.continuation.verdict import SwitchVerdict
+
+SWITCHERS = CapacityLimiter(4)
+"""How many requests to switch runs are under way at the same time. Each may hold its run for a minute."""
+
+
+async def compile_change(
+    request: Request, services: TenantServices, change: PlaybookChange
+) -> PlaybookChange:
+    """Return a change with the plan of a long text, which another process compiles.
+
+    Raises:
+        PlaybookError: the playbook does not compile.
+    """
+    if not isinstance(change.playbook, InlinePlaybook):
+        return change
+    compiled = await compile_long(request, services, change.playbook.text)
+    return replace(change, playbook=compiled) if isinstance(compiled, Plan) else change
+
+
+def judge_elsewhere(request: Request, services: TenantServices) -> Judge:
+    """Return a judge for a worker thread of a request. It waits for the verdict of another process."""
+
+    def judge(old: Plan, new: Plan, state: SwitchState, switch: Switch) -> SwitchVerdict:
+        job = SwitchJob((pack_plan(old), pack_plan(new)), state, switch)
+        verdict: SwitchVerdict = from_thread.run(perform, request, services, job)
+        return verdict
+
+    return judge
