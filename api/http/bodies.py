@@ -127,7 +127,7 @@ class ResumeBody(RequestBody):
     drop_siblings: Annotated[bool, Expected("true or false")] = Field(
         default=False, description="With `from`: the branches next to the step do not continue."
     )
-    playbook: PlaybookForm | None = Field(
+    playbook: Annotated[PlaybookForm | None, PLAYBOOK_EXPECTED] = Field(
         None, description="The version in which the run continues: text or JSON, or `{name, version?}`."
     )
     given: Annotated[ObjectMember, Expected("an object")] = Field(

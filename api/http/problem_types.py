@@ -120,6 +120,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "unsupported-media-type": ProblemType(
         415, "The body must be application/json, in UTF-8 and not compressed.", ("Accept-Post",)
     ),
+    "conflicting-members": ProblemType(422, "`set` needs a `playbook`."),
     "graph-too-large": ProblemType(
         422, "The graph has more than 500 edges. Request it with `format=mermaid` or `format=json`."
     ),

@@ -135,11 +135,13 @@ async def read_resume_request(request: Request, key: str | None) -> ResumeReques
         return _playbook_change(resume, key)
     for name, value in (("set", resume.given), ("map", resume.renamed), ("wait", resume.wait)):
         if value is not None:
-            raise Problem(422, f"`{name}` needs a `playbook`.", slug="invalid-body")
+            raise Problem(422, f"`{name}` needs a `playbook`.", slug="conflicting-members")
     if resume.drop_siblings and resume.step is None:
-        raise Problem(422, "`drop_siblings` needs `from`.", slug="invalid-body")
+        raise Problem(422, "`drop_siblings` needs `from`.", slug="conflicting-members")
     if resume.skip and resume.step is not None:
-        raise Problem(422, "`skip` continues the run, and `from` starts a new one.", slug="invalid-body")
+        raise Problem(
+            422, "`skip` continues the run, and `from` starts a new one.", slug="conflicting-members"
+        )
     return ResumeRequest(
         resume.input or {},
         resume.step,
@@ -154,7 +156,7 @@ def _playbook_change(resume: ResumeBody, key: str | None) -> PlaybookChange:
     assert resume.playbook is not None
     if resume.step is not None:
         detail = "`from` starts a new run with its own plan; leave out `playbook` or `from`."
-        raise Problem(422, detail, slug="invalid-body")
+        raise Problem(422, detail, slug="conflicting-members")
     return PlaybookChange(
         _playbook_source(resume.playbook),
         resume.renamed or {},

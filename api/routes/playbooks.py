@@ -32,9 +32,9 @@ router = APIRouter(prefix="/playbooks", tags=["playbooks"], default_response_cla
 
 
 class _PlaybookNameConvertor(PathConvertor):
-    """The part of a path that names a playbook: no segment is `versions`, which other routes have."""
+    """The part of a path that names a playbook: no segment is one that other routes have."""
 
-    regex = r"(?!versions(?:/|$))(?:(?!/versions(?:/|$)).)*"
+    regex = r"(?!(?:versions|check-runs)(?:/|$))(?:(?!/(?:versions|check-runs)(?:/|$)).)*"
 
 
 register_url_convertor("playbook", _PlaybookNameConvertor())

@@ -63,6 +63,7 @@ _RESUME_REQUEST: dict[str, Any] = {
     **optional_body("ResumeBody"),
     **problems(
         "not-found",
+        "conflicting-members",
         "cannot-continue",
         "local-run",
         "not-ended",

@@ -35,7 +35,7 @@ MAX_SEARCH_READS = 50
 MAX_CALLER_LENGTH = 200
 """Number of characters of a caller's name that are kept. An issuer of tokens may write any text into it."""
 
-_RESERVED_SEGMENTS = ("", ".", "..", "versions")
+_RESERVED_SEGMENTS = ("", ".", "..", "versions", "check-runs")
 """Segments that the name of a playbook must not have between slashes, because its path would be ambiguous."""
 
 
@@ -262,7 +262,7 @@ def _check_addressable(kind: str, text: str) -> None:
     if not is_valid_name(text) or not set(text.split("/")).isdisjoint(_RESERVED_SEGMENTS):
         message = (
             f"the {kind} of a registered playbook must be 1 to {MAX_NAME_LENGTH} printable characters"
-            " without blanks around them, and no segment between slashes may be empty, `.`, `..` or"
-            " `versions`"
+            " without blanks around them, and no segment between slashes may be empty, `.`, `..`,"
+            " `versions` or `check-runs`"
         )
         raise RejectedError("invalid_name", message)

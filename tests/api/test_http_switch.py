@@ -92,12 +92,14 @@ async def test_refused_switch_has_the_verdict_and_changes_nothing(http: httpx.As
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
-        ({"set": {"a": 1}}, "invalid-body"),
-        ({"map": {"a": "b"}}, "invalid-body"),
-        ({"wait": 1}, "invalid-body"),
+        ({"set": {"a": 1}}, "conflicting-members"),
+        ({"map": {"a": "b"}}, "conflicting-members"),
+        ({"wait": 1}, "conflicting-members"),
         ({"playbook": RIGHT, "wait": 61}, "invalid-body"),
+        ({"playbook": 7}, "invalid-body"),
+        ({"playbook": {"name": 7}}, "invalid-body"),
         ({"playbook": RIGHT, "map": {"a": 1}}, "invalid-body"),
-        ({"playbook": RIGHT, "from": "pay"}, "invalid-body"),
+        ({"playbook": RIGHT, "from": "pay"}, "conflicting-members"),
         ({"playbook": "name: order\nsteps: [{name: a, rum: []}]"}, "invalid-playbook"),
         ({"playbook": RIGHT.replace("name: order", "name: other")}, "other-playbook"),
         ({"playbook": WRONG}, "same-plan"),

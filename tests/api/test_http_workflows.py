@@ -352,7 +352,7 @@ async def test_a_new_run_starts_on_one_of_several_branches(http: httpx.AsyncClie
             "cannot-continue",
             "NC113: no path to this step assigns `b`",
         ),
-        ({"drop_siblings": True}, 422, "invalid-body", "`drop_siblings` needs `from`"),
+        ({"drop_siblings": True}, 422, "conflicting-members", "`drop_siblings` needs `from`"),
     ],
 )
 async def test_a_start_on_one_of_several_branches_may_be_refused(
@@ -373,7 +373,7 @@ async def test_a_failed_step_is_skipped(http: httpx.AsyncClient) -> None:
     for body, status, problem in (
         ({"skip": {"prepare": 1}}, 409, "not-skippable"),
         ({"skip": {"chek": 1}}, 422, "unknown-step"),
-        ({"skip": {"check": 1}, "from": "check"}, 422, "invalid-body"),
+        ({"skip": {"check": 1}, "from": "check"}, 422, "conflicting-members"),
         ({"skip": [1]}, 422, "invalid-body"),
     ):
         refused = await http.post(f"/workflows/{workflow_id}/resume", json=body)
