@@ -125,15 +125,15 @@ class BulkService:
         switcher = self.switches.bulk_switcher(judge)
 
         def migrate(run_id: str) -> None:
-            run = self.runs.summary(run_id)
+            run = self.runs.controllable_run(run_id, "resume")
             if run.status.is_final:
                 raise RejectedError("finished", f"run {run_id} has ended; resume it with `playbook`")
             if run.plan_hash == request.plan.hash:
                 return
             if is_dry_run:
-                self.switches.check(run_id, request, switcher)
+                self.switches.check(run, request, switcher)
             else:
-                self.switches.switch_prepared(run_id, change, request, switcher)
+                self.switches.switch_prepared(run, change, request, switcher)
 
         if isinstance(selection, RunFilter):
             selection = _select_playbook(selection, request.plan.header.name)

@@ -17,6 +17,7 @@ from noetl.api.service.tenant import TenantContext
 from noetl.executor.engine.run_log import log_run_resume
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import Run
+from noetl.executor.model.run_summary import RunSummary
 from noetl.planner.continuation.switch_state import Switch, SwitchState
 from noetl.planner.continuation.verdict import Reason, SwitchVerdict
 from noetl.planner.frozen import frozen
@@ -73,17 +74,18 @@ class SwitchService:
                 `not_resumable`; `payload_lost`; `ending`; `busy`; `invalid_input`; `local_run`;
                 `not_supported`; `quota_exceeded`; `idempotency_key_reused`.
         """
-        return self.switch_prepared(run_id, change, self.prepare(change), self.switcher(judge))
+        run = self.runs.controllable_run(run_id, "resume")
+        verdict = self.switch_prepared(run, change, self.prepare(change), self.switcher(judge))
+        return self.runs.get(run.id), verdict.notices
 
     def switch_prepared(
-        self, run_id: str, change: PlaybookChange, request: SwitchRequest, switcher: PlanSwitcher
-    ) -> tuple[Run, Sequence[Reason]]:
+        self, run: RunSummary, change: PlaybookChange, request: SwitchRequest, switcher: PlanSwitcher
+    ) -> SwitchVerdict:
         """Let a run continue as `switch` does, with the request that `prepare` returns for the change."""
-        run = self.runs.controllable_run(run_id, "resume")
         content = [run.id, "switch", request.plan.hash, dict(change.renamed), dict(change.given)]
         idempotency = identify_request(change.idempotency_key, content)
-        if (earlier := self.runs.earlier_run(idempotency)) is not None:
-            return earlier, ()
+        if self.runs.earlier_run(idempotency) is not None:
+            return SwitchVerdict()
         self.runs.check_quota(run.queue)
         self.context.store.plans.save(request.plan)
         if run.origin == "local":
@@ -96,15 +98,14 @@ class SwitchService:
             raise _refusal(run.id, outcome.verdict)
         if run.status.is_final:
             log_run_resume(outcome.run)
-        return self.runs.get(run.id), outcome.verdict.notices
+        return outcome.verdict
 
-    def check(self, run_id: str, request: SwitchRequest, switcher: PlanSwitcher) -> None:
+    def check(self, run: RunSummary, request: SwitchRequest, switcher: PlanSwitcher) -> None:
         """Check that a run may continue in another version of its playbook. Nothing is changed.
 
         Raises:
             NotFoundError, RejectedError: as `switch`.
         """
-        run = self.runs.summary(run_id)
         verdict = switcher.judge_run(run.id, request)
         if not verdict.is_yes:
             raise _refusal(run.id, verdict)

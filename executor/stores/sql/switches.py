@@ -20,6 +20,7 @@ from noetl.executor.model.branch_stack import BranchStack
 from noetl.executor.model.run import Branch, Run, Visit
 from noetl.executor.model.run_history import ACTION_EVENTS, RunRecords
 from noetl.executor.model.run_switch import SwitchedRun, is_same_state
+from noetl.executor.model.run_transition import unknown_run
 from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.stores.sql.branches import insert_visit
 from noetl.executor.stores.sql.context import SqlContext
@@ -31,9 +32,10 @@ from noetl.executor.stores.sql.rows import (
     claim_values,
     encode_json,
     encode_json_or_null,
+    run_from_row,
     visit_from_row,
 )
-from noetl.executor.stores.sql.runs import add_request, read_run
+from noetl.executor.stores.sql.runs import add_request
 from noetl.executor.stores.sql.visits import SqlVisits
 from noetl.executor.stores.sql.waits import delete_answer, list_waits
 from noetl.planner.frozen import replace
@@ -86,8 +88,10 @@ class SqlSwitches:
 
 
 def _read(db: Writer, run_id: str, now: float) -> RunRecords:
-    run = read_run(db, run_id)
-    stack = db.execute("switches.read_stack", run_id=run_id).fetchone()["stack"]
+    row = db.execute("runs.read", run_id=run_id).fetchone()
+    if row is None:
+        raise unknown_run(run_id)
+    run, stack = run_from_row(row), row["stack"]
     arrivals: dict[str, list[Branch]] = {}
     for row in db.execute("switches.arrivals", run_id=run_id).fetchall():
         branch = Branch(row["id"], row["step"], row["clock"], _decode_names(row), is_arrival=True)

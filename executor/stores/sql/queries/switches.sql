@@ -1,8 +1,5 @@
 -- Switches of runs to other plans: the records of a run, and what replaces them.
 
--- name: read_stack
-select stack from runs where id = :run_id
-
 -- name: visits
 select {visit_columns}, saved from visits where run_id = :run_id order by position
 
