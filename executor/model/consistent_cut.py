@@ -16,6 +16,7 @@ kept may have made it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from noetl.executor.model.ids import derived_id
@@ -115,7 +116,10 @@ class _Cut:
             for visit in later
             if visit.clock == clock
         }
-        arrivals, waves = self.find_arrivals(kept), self.count_waves(kept.values())
+        arrivals, waves = (
+            self.find_arrivals(kept),
+            count_waves(self.plan, self.visits.values(), kept.values()),
+        )
         fired = {visit.step for visit in entered.values()} & arrivals.keys()
         return replace(
             self.records,
@@ -145,7 +149,7 @@ class _Cut:
             self.records,
             visits=[*kept.values(), *entered.values()],
             arrivals=self.find_arrivals(kept),
-            waves=self.count_waves(kept.values()),
+            waves=count_waves(self.plan, self.visits.values(), kept.values()),
             events=(),
         )
 
@@ -227,17 +231,23 @@ class _Cut:
             for visit in kept.values()
         )
 
-    def count_waves(self, kept: Iterable[Visit]) -> dict[str, int]:
-        """Return how often each join has fired."""
-        ids: dict[str, set[str]] = {}
-        for visit in kept:
-            if self.plan.steps[visit.step].join is not None:
-                ids.setdefault(visit.step, set()).add(visit.id)
-        waves = {
-            join: max(
-                (wave for wave in range(1, len(known) + 1) if derived_id("join", join, wave) in known),
-                default=0,
-            )
-            for join, known in ids.items()
-        }
-        return {join: wave for join, wave in waves.items() if wave}
+
+def count_waves(plan: Plan, visits: Iterable[Visit], kept: Iterable[Visit]) -> dict[str, int]:
+    """Return how often each join has fired, from the visits that are kept of all visits of a run.
+
+    An earlier visit of a join may be left out, when the join has fired again after a resume. The next one
+    must not get the id of a visit that is kept.
+    """
+    fired = Counter(visit.step for visit in visits)
+    ids: dict[str, set[str]] = {}
+    for visit in kept:
+        if plan.steps[visit.step].join is not None:
+            ids.setdefault(visit.step, set()).add(visit.id)
+    waves = {
+        join: max(
+            (wave for wave in range(1, fired[join] + 1) if derived_id("join", join, wave) in known),
+            default=0,
+        )
+        for join, known in ids.items()
+    }
+    return {join: wave for join, wave in waves.items() if wave}

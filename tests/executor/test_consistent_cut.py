@@ -7,15 +7,17 @@ import random
 import pytest
 
 from noetl.executor.actions import catalogue
-from noetl.executor.model.consistent_cut import cut_before, keep_branch
+from noetl.executor.model.consistent_cut import count_waves, cut_before, keep_branch
 from noetl.executor.model.continued_run import continue_records
-from noetl.executor.model.run import FailureState, Visit, VisitStatus
+from noetl.executor.model.ids import derived_id
+from noetl.executor.model.run import Branch, FailureState, Visit, VisitStatus
 from noetl.executor.model.run_history import RunRecords, read_switch_state
-from noetl.executor.model.visit_transition import reopen
+from noetl.executor.model.visit_transition import enter_step, reopen
 from noetl.planner.continuation.judge import may_continue
 from noetl.planner.continuation.switch_state import Switch
 from noetl.planner.frozen import replace
 from noetl.planner.plan import Plan
+from noetl.testing.run_harness import compile_text
 from tests.state_space import RunState
 from tests.switch_pairs import (
     SwitchCase,
@@ -133,3 +135,18 @@ def test_copies_of_a_continued_run() -> None:
     assert all(other.status is VisitStatus.READY for other in continued.carried.visits)
     assert all(other.failure in (None, FailureState.HANDLED) for other in continued.history)
     assert continued.run.live == continued.carried.live
+
+
+def test_joins_that_fired_again_are_counted_by_their_last_visit() -> None:
+    """The visit of the first wave is left out, and the next visit must not get the id of the second."""
+    plan = compile_text(
+        "steps:\n- {name: a, rule: [{case: default, run: [b, c]}]}\n"
+        "- {name: b, rule: [{case: default, run: [d]}]}\n"
+        "- {name: c, rule: [{case: default, run: [d]}]}\n- {name: d, run: [{action: log, message: d}]}"
+    )
+    first, second = (
+        enter_step(Branch(derived_id("join", "d", wave), "d", 2 + wave, {}), "r", 0.0) for wave in (1, 2)
+    )
+    assert count_waves(plan, [first, second], [second]) == {"d": 2}
+    assert count_waves(plan, [first, second], [first]) == {"d": 1}
+    assert count_waves(plan, [first], []) == {}
