@@ -199,6 +199,11 @@ class RunTimes:
         return cls(Durations(*sums), until, place, states, begun_at)
 
 
+def begin_segment(visit: Visit, begun_at: float) -> Event:
+    """Return an event that no history has: a visit is at work since a time."""
+    return Event("segment", begun_at, visit.step, visit.number)
+
+
 def begin_times(created_at: float) -> RunTimes:
     """Return the times of a run that has just been created."""
     return RunTimes(Durations(0.0, 0.0, 0.0), created_at, begun_at=created_at)

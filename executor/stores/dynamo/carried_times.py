@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from noetl.executor.model.durations import Durations, RunTimes, begin_times, extend_times
+from noetl.executor.model.durations import Durations, RunTimes, begin_segment, begin_times, extend_times
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Commit, Visit, VisitStatus
 from noetl.executor.stores.dynamo.attributes import Item
@@ -43,7 +43,7 @@ def measure_commit(context: DynamoContext, commit: Commit, claim: CachedClaim, n
         if before is not None:
             visit, is_finished = commit.visit, commit.visit.finished_at is not None
             begun_at = claim.item.visit.segment_started_at or now
-            segment = Event("segment", begun_at, visit.step, visit.number)
+            segment = begin_segment(visit, begun_at)
             events = [*_run_events(context, claim.head, before.until), segment, *commit.events]
             until = max(event.at for event in events) if is_finished else now
             return _encode(extend_times(before, events, () if is_finished else [visit], 0, until), visit)
