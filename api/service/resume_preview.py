@@ -21,6 +21,8 @@ from noetl.planner.plan import Action, Plan, Step, Work
 if TYPE_CHECKING:
     from noetl.api.service.tenant import TenantContext
 
+_COMPLETED = "action.completed"
+_BEGUN = ("action.started", "action.failed")
 _Reason = Literal["failed", "parked", "skipped", "from", "after"]
 
 
@@ -92,10 +94,14 @@ class ResumePreviewService:
         actions: list[RepeatedAction] = []
         if reason != "skipped":
             events = self.context.store.visits.events(
-                visit.run_id, visit.step, visit.number, {"action.completed"}
+                visit.run_id, visit.step, visit.number, {_COMPLETED, *_BEGUN}
             )
-            completed = {str(event.payload["position"]) for event in events}
-            actions = list(_find_outside(self.context, plan, visit, completed))
+            positions = {
+                type: {str(event.payload["position"]) for event in events if event.type == type}
+                for type in (_COMPLETED, *_BEGUN)
+            }
+            begun = set[str]().union(*(positions[type] for type in _BEGUN))
+            actions = list(_find_outside(self.context, plan, visit, (positions[_COMPLETED], begun)))
         if reason == "parked" and visit.progress is not None:
             # What a suspended step has completed is not done again.
             actions = [action for action in actions if action.done is not RepetitionState.YES]
@@ -103,10 +109,15 @@ class ResumePreviewService:
 
 
 def _find_outside(
-    context: TenantContext, plan: Plan, visit: Visit, completed: set[str]
+    context: TenantContext, plan: Plan, visit: Visit, positions: tuple[set[str], set[str]]
 ) -> Iterator[RepeatedAction]:
-    """Yield the actions of a step that act outside, and whether the visit has done each of them."""
-    step = plan.steps[visit.step]
+    """Yield the actions of a step that act outside, and whether the visit has done each of them.
+
+    `positions` are those of the actions that were completed, and of those that have begun. An action that has
+    failed may have acted before. A lost worker has reported nothing.
+    """
+    step, (completed, begun) = plan.steps[visit.step], positions
+    is_lost = visit.error is not None and visit.error["type"] == "WorkerLost"
     has_started = visit.started_at is not None or visit.finished_at is not None or bool(completed)
     for position, action, is_repeated_inside in _flatten(plan, step):
         declaration = context.compiler.catalogue[action.type]
@@ -114,7 +125,7 @@ def _find_outside(
             continue
         if position in completed:
             done = RepetitionState.YES
-        elif has_started and is_repeated_inside:
+        elif position in begun or is_lost or (has_started and is_repeated_inside):
             done = RepetitionState.PERHAPS
         else:
             done = RepetitionState.NO

@@ -238,7 +238,7 @@ class CurrentStatus(View, schema_name="CurrentStatus"):
 
 
 class RepetitionState(StrEnum):
-    """State of an action before a resume: done or not. Of an item of a loop, this is not recorded."""
+    """State of an action before a resume. One that has failed, or an item of a loop, was perhaps done."""
 
     YES = "yes"
     NO = "no"

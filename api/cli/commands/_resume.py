@@ -194,7 +194,9 @@ def _show_preview(preview: ResumePreview, *, json: bool) -> None:
         return
     data = to_json(preview)
     write_stdout(format_preview(data))
-    print_message(f"nothing was done; {count_repeated(data):,} outside effects may be repeated")
+    count = count_repeated(data)
+    effects = "1 outside effect" if count == 1 else f"{count:,} outside effects"
+    print_message(f"nothing was done; {effects} may be repeated")
 
 
 class _Output(NamedTuple):

@@ -103,8 +103,11 @@ def test_a_failed_step_is_skipped(noetl: Command, folder: Path) -> None:
         assert (refused.exit_code, refused.out) == (2, ""), options
         assert sentence in refused.err
     shown = noetl("runs", "resume", run_id, "--dry-run")
-    assert shown.out == "read  visit 1  has failed\n  run.0  file  (line 5)  was not done\n"
-    assert shown.err == "nothing was done; 0 outside effects may be repeated\n"
+    assert (
+        shown.out
+        == "read  visit 1  has failed\n  run.0  file  (line 5)  was perhaps done, and may be repeated\n"
+    )
+    assert shown.err == "nothing was done; 1 outside effect may be repeated\n"
     assert noetl("runs", "resume", run_id, "--dry-run", "--json").json["starts_new_run"] is False
     assert noetl("runs", "show", run_id, "--json").json["status"] == "failed"
     outcome = noetl("runs", "resume", run_id, "--skip", "read=[1, 2]")
