@@ -91,6 +91,43 @@ def test_random_runs_end_in_their_new_plan(store: Store) -> None:
     assert switched >= LEAST_SWITCHES[kind]
 
 
+PICTURE = """
+    steps:
+    - {name: validate, rule: [{case: default, run: [price, stock, credit]}]}
+    - {name: price, rule: [{case: default, run: [approve]}]}
+    - {name: stock, rule: [{case: default, run: [approve]}]}
+    - {name: credit, run: [{action: shell, command: "false"}], rule: [{case: default, run: [approve]}]}
+    - {name: approve, rule: [{case: default, run: [invoice]}]}
+    - {name: invoice, run: [{action: log, message: m}]}
+"""
+NOTIFIED = PICTURE.replace('"false"', '"true"').replace(
+    "{name: invoice, run: [{action: log, message: m}]}",
+    "{name: invoice, rule: [{case: default, run: [notify]}]}\n"
+    "    - {name: notify, run: [{action: log, message: n}]}",
+)
+CHOSEN = PICTURE.replace('"false"', '"true"').replace(
+    "[{case: default, run: [price, stock, credit]}]",
+    "[{case: '{{ run.id == 1 }}', run: [price]}, {case: '{{ run.id == 2 }}', run: [stock]},"
+    " {case: default, run: [credit]}]",
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [(NOTIFIED, None), (CHOSEN, "step `approve` would be done by 2 branches")]
+)
+def test_pictures_of_the_documentation(store: Store, text: str, message: str | None) -> None:
+    harness = RunHarness(store, PICTURE).finish()
+    request = request_for(store, compile_text(text))
+    outcome = PlanSwitcher(store, harness.clock, judge).switch(harness.id, request)
+    messages = [reason.message for reason in outcome.verdict.reasons]
+    assert messages[:1] == ([] if message is None else [message])
+    if message is None:
+        harness.finish()
+        assert harness.visit_counts == dict.fromkeys(
+            ["validate", "price", "stock", "credit", "approve", "invoice", "notify"], 1
+        )
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [(WAITING, "same_plan"), (CORRECTED.replace("steps:", "name: other\n    steps:", 1), "other_playbook")],
