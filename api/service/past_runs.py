@@ -110,6 +110,9 @@ class PastRunService:
         """
         run = self.runs.get(run_id)
         events = list(self._read_events(run.id))
+        if any(event.type == "workflow.migrated" for event in events):
+            message = f"run {run.id} has continued in another version, whose plan is not that of its begin"
+            raise RejectedError("no_past", f"{message}; its earlier states cannot be shown")
         length = _find_length(run.id, events, place)
         plan = self.runs.plan(run.id)
         recorded = RecordedHistory(run, plan, self.context.store.runs.visits_with_outputs(run.id))

@@ -138,6 +138,8 @@ class RunDifference(View, schema_name="RunDifference"):
 def read_visits(events: Iterable[Mapping[str, Any]]) -> dict[VisitKey, ComparedVisit]:
     """Return the visits of a history, in the order of their start; at most MAX_VISITS.
 
+    Steps have the names of the version in which the run has ended.
+
     >>> event = {"type": "step.started", "step": "a", "visit": 1, "attempt": 2, "payload": {}}
     >>> read_visits([event])["a", 1].attempts
     2
@@ -145,6 +147,9 @@ def read_visits(events: Iterable[Mapping[str, Any]]) -> dict[VisitKey, ComparedV
     visits: dict[VisitKey, ComparedVisit] = {}
     for event in events:
         step = event["step"]
+        if event["type"] == "workflow.migrated":
+            renamed = event["payload"].get("renamed", {})
+            visits = {(renamed.get(name, name), number): visit for (name, number), visit in visits.items()}
         if step is None or step.startswith("@"):
             continue
         key = (step, event["visit"] or 1)

@@ -255,6 +255,11 @@ class _Sweep:
         elif event.type == "workflow.unpaused":
             for track in self.tracks.values():
                 track.unpause(event.at)
+        elif event.type == "workflow.migrated":
+            renamed = event.payload.get("renamed", {})
+            self.tracks = {
+                (renamed.get(step, step), number): track for (step, number), track in self.tracks.items()
+            }
         elif event.type != "workflow.started":
             for track in self.tracks.values():
                 track.end(event.at)

@@ -10,8 +10,9 @@ import pytest
 from noetl.api.service.data_views import RunDetails, StepData
 from noetl.api.service.services import TenantServices, create_services
 from noetl.executor.actions import catalogue
-from noetl.executor.model.durations import measure
-from noetl.executor.model.run import RunStatus
+from noetl.executor.model.durations import Durations, begin_times, extend_times, measure
+from noetl.executor.model.events import Event
+from noetl.executor.model.run import NEVER, RunStatus, Visit, VisitStatus
 from noetl.executor.stores.dynamo import visits as dynamo_visits
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import Store
@@ -189,3 +190,15 @@ def test_a_run_with_hundreds_of_visits_has_times(
     work, waiting, queued = split(details)
     assert work == 0
     assert (waiting, queued) == (visits * 10 - 10, visits * 2 + (visits - 1) * 3 + 10)
+
+
+def test_waiting_goes_on_in_another_version() -> None:
+    events = [
+        Event("step.started", 1.0, "ask", 1, 1),
+        Event("step.waiting", 2.0, "ask", 1, 1, payload={"until": None}),
+        Event("workflow.migrated", 5.0, payload={"renamed": {"ask": "question"}}),
+    ]
+    visit = Visit("v", "r", "question", VisitStatus.WAITING, 1, {}, due_at=NEVER)
+    times = extend_times(begin_times(1.0), events, [visit], 3, 10.0)
+    assert times.durations == Durations(work=1.0, waiting=8.0, queued=0.0)
+    assert list(times.active) == [("question", 1)]

@@ -150,3 +150,20 @@ async def test_running_step_is_waited_for(http: httpx.AsyncClient, gate: Path) -
     response = await switching
     assert response.status_code == 202, response.text
     assert await result_of(http, run) == ("succeeded", {"n": 2})
+
+
+async def test_switched_run_is_shown_and_compared(http: httpx.AsyncClient) -> None:
+    """Waiting time goes on, earlier states are refused, and a renamed step is one step."""
+    await http.post("/playbooks", json={"playbook": DOUBLED})
+    renamed = DOUBLED.replace("name: ask\n  run", "name: question\n  run")
+    run, other = await start(http, QUESTION), await start(http, QUESTION)
+    for id in (run, other):
+        await wait_until(http, id, "waiting")
+    before = (await http.get(f"/workflows/{run}")).json()["waiting_ms"]
+    assert (await resume(http, run, playbook=renamed, map={"ask": "question"})).status_code == 202
+    await wait_until(http, run, "waiting")
+    assert (await http.get(f"/workflows/{run}")).json()["waiting_ms"] > before
+    assert_problem(await http.get(f"/workflows/{run}", params={"at": "3"}), 409, "no-past")
+    compared = await http.get("/workflows/comparison", params={"a": run, "b": other})
+    assert compared.status_code == 200, compared.text
+    assert {entry["step"] for entry in compared.json()["steps"]} == {"ask", "question"}

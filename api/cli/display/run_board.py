@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
@@ -114,6 +114,9 @@ def _waits_for_run(action: str) -> bool:
 PAUSE_EVENTS = ("workflow.paused", "workflow.unpaused")
 """The events of a pause. Running visits go on in it, and waiting ones keep their waits."""
 
+_SWITCH_EVENT = "workflow.migrated"
+"""The event of a run that continues in another version. Its visits go on, some with other steps."""
+
 
 class RunBoard:
     """The active visits of one run.
@@ -128,7 +131,9 @@ class RunBoard:
 
     def apply(self, event: Event) -> None:
         """Update the board with an event of the run."""
-        if event.type.startswith("workflow.") and event.type not in PAUSE_EVENTS:
+        if event.type == _SWITCH_EVENT:
+            self._rename_steps(event.payload.get("renamed", {}))
+        elif event.type.startswith("workflow.") and event.type not in PAUSE_EVENTS:
             self._visits.clear()
             self.has_ended = is_run_end(event)
         if event.step is None or event.step.startswith(_INTERNAL_STEP):
@@ -192,6 +197,14 @@ class RunBoard:
             if visit.loop is not None:
                 visit.loop.samples.clear()
 
+    def _rename_steps(self, renamed: Mapping[str, str]) -> None:
+        """Give visits the names that their steps have in another version."""
+        visits = {}
+        for (step, number), visit in self._visits.items():
+            visit.step = renamed.get(step, step)
+            visits[visit.step, number] = visit
+        self._visits = visits
+
     def active_visits(self) -> list[ActiveVisit]:
         """Return the visits that have not ended: running, then retrying, then waiting ones."""
         return sorted(self._visits.values(), key=lambda visit: visit.state)
@@ -204,7 +217,7 @@ class RunBoard:
 
 def is_run_end(event: Event) -> bool:
     """Return whether the event ends its run."""
-    not_final = ("workflow.started", "workflow.resumed", *PAUSE_EVENTS)
+    not_final = ("workflow.started", "workflow.resumed", _SWITCH_EVENT, *PAUSE_EVENTS)
     return event.type.startswith("workflow.") and event.type not in not_final
 
 

@@ -413,3 +413,14 @@ def test_a_countdown_is_in_whole_seconds(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("rate", "text"), [(1234.5, "1,234/s"), (3.44, "3.4/s"), (0.2, "12.0/min")])
 def test_a_rate_is_per_second_or_per_minute(rate: float, text: str) -> None:
     assert format_rate(rate) == text
+
+
+def test_run_that_continues_in_another_version_has_not_ended() -> None:
+    board = RunBoard()
+    board.apply(Event("workflow.started", NOW))
+    board.apply(Event("step.started", NOW, "ask", 1, 1))
+    board.apply(Event("workflow.migrated", NOW, payload={"renamed": {"ask": "question"}}))
+    assert not board.has_ended
+    assert [visit.step for visit in board.active_visits()] == ["question"]
+    board.apply(Event("step.completed", NOW, "question", 1, 1))
+    assert board.active_visits() == []
