@@ -111,6 +111,7 @@ def list_playbooks(services: ReadServices, query: Annotated[PlaybookQuery, Query
     openapi_extra={
         **required_body("PlaybookBody"),
         **problems(
+            "not-found",
             "invalid-playbook",
             "other-playbook",
             "invalid-cursor",
@@ -126,6 +127,7 @@ async def check_runs(name: Name, request: Request, services: ReadServices, curso
     Nothing is registered or changed. The next request goes on at the cursor.
     """
     text = await read_playbook(request)
+    await run_in_threadpool(services.playbooks.get, name)
     change = await compile_change(request, services, PlaybookChange(InlinePlaybook(text)))
     judge = judge_elsewhere(request, services)
 

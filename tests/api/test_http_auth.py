@@ -85,7 +85,11 @@ async def send_request(
     headers = {} if key is None else bearer(key)
     if method == "post" and path in ("/workflows/run", "/playbooks", "/plan"):
         return await http.post(path, headers=headers | YAML, content=GREET)
-    bodies = {"/answer": {"step": "greet"}, "/tags": {"add": ["checked"]}}
+    bodies: dict[str, Any] = {
+        "/answer": {"step": "greet"},
+        "/tags": {"add": ["checked"]},
+        "/check-runs": {"playbook": GREET},
+    }
     body = next((body for end, body in bodies.items() if path.endswith(end)), None)
     names = {"/step": {"name": "greet"}, "/items": {"step": "greet"}}
     query = next((query for end, query in names.items() if path.endswith(end)), None)

@@ -73,6 +73,7 @@ async def test_wrong_request_is_a_problem(http: httpx.AsyncClient) -> None:
 
 
 async def test_open_runs_are_checked_before_a_version_is_registered(http: httpx.AsyncClient) -> None:
+    await http.post("/playbooks", json={"playbook": QUESTION})
     run = await start(http, QUESTION)
     await wait_until(http, run, "waiting")
     response = await http.post("/playbooks/ask/check-runs", json={"playbook": DOUBLED})
@@ -80,7 +81,13 @@ async def test_open_runs_are_checked_before_a_version_is_registered(http: httpx.
     without_step = QUESTION.replace("name: ask\n  run", "name: question\n  run")
     refused = (await http.post("/playbooks/ask/check-runs", json={"playbook": without_step})).json()
     assert (refused["accepted"], [entry["workflow_id"] for entry in refused["skipped"]]) == (0, [run])
+    unknown = await http.post("/playbooks/other/check-runs", json={"playbook": DOUBLED})
+    assert_problem(unknown, 404, "not-found")
+    await http.post(
+        "/playbooks", json={"playbook": DOUBLED.replace("name: ask\nsteps", "name: other\nsteps")}
+    )
     other = await http.post("/playbooks/other/check-runs", json={"playbook": DOUBLED})
     assert_problem(other, 409, "other-playbook")
-    assert (await http.get("/playbooks")).json()["items"] == []
+    versions = (await http.get("/playbooks/ask/versions")).json()["items"]
+    assert [entry["version"] for entry in versions] == ["1"]
     assert await count_migrations(http, run) == 0

@@ -126,8 +126,8 @@ def _replace(db: Writer, judged: RunRecords, switched: SwitchedRun, *, is_sequen
     db.execute("branches.delete_deadline", run_id=run.id)
     if run.deadline_at is not None:
         insert_visit(db, deadline_visit(run.id, run.resumes, run.deadline_at), run.queue, position=0)
-    for table in ("joins", "arrivals", "visit_counts"):
-        db.execute(f"switches.delete_{table}", run_id=run.id)
+    for query in ("switches.delete_joins", "switches.delete_arrivals", "switches.delete_visit_counts"):
+        db.execute(query, run_id=run.id)
     if not is_sequential:
         _add_counters(db, switched)
     append_events(db, run.id, row["seq"], switched.events)
