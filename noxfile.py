@@ -48,6 +48,11 @@ INDEPENDENT = (
     "tests/contract/test_cost.py",  # counts of requests
     "tests/contract/test_dynamodb.py",  # the meaning of a store; other tests use the client
     "tests/contract/test_dynamodb_races.py",  # requests in an order that the tests choose
+    "tests/executor/test_consistent_cut.py",  # random runs against a model, also in the next three
+    "tests/executor/test_plan_switch.py",
+    "tests/executor/test_replay.py",
+    "tests/executor/test_switching.py",
+    "tests/executor/test_dynamo_times.py",  # the times of runs, counted from their events
 )
 DEPENDENT = (
     # Syntax trees, templates and their limits. What depends on none of them runs with the lowest versions.
