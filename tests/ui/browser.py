@@ -22,7 +22,12 @@ window.shifts = [];
 new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) {
     if (entry.hadRecentInput) continue;
-    const moved = entry.sources.map(({ node }) => (node?.parentElement ?? node)?.outerHTML?.slice(0, 300));
+    const place = ({ x, y, width, height }) => [x, y, width, height].map(Math.round).join(",");
+    const moved = entry.sources.map(({ node, previousRect, currentRect }) => {
+      const words = (node?.outerHTML ?? node?.textContent ?? "").slice(0, 200);
+      const parent = node?.parentElement?.outerHTML?.slice(0, 300);
+      return `${words} from ${place(previousRect)} to ${place(currentRect)} in ${parent}`;
+    });
     window.shifts.push(moved.join(" | "));
   }
 }).observe({ type: "layout-shift", buffered: true });
