@@ -107,6 +107,16 @@ class BranchStack:
         restored = tuple(map(_frame_from_json, frames))
         return cls(restored, branches, waited_for, tuple(arrived), waves, discriminated, visits)
 
+    def count_in_line(self, step_of: StepOf) -> int:
+        """Return the number of branches without a visit: they wait for their turn, or at joins."""
+        targets = [
+            len(step_of(frame.step).cases[frame.case].targets) - frame.index
+            for frame in self.frames
+            if isinstance(frame, ForkFrame)
+        ]
+        joins = [frame for frame in self.frames if isinstance(frame, JoinFrame)]
+        return sum(targets) + len(joins) + len(self.arrived)
+
     @property
     def resumed_ids(self) -> frozenset[str]:
         """Ids of the visits that will continue when they get their turn."""

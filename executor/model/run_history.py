@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 
+from noetl.executor.model.branch_stack import BranchStack
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.run import Branch, FailureState, Pointers, Run, Visit, VisitStatus
@@ -37,9 +38,10 @@ ACTION_EVENTS = frozenset({"action.completed"})
 class RunRecords:
     """The records of a run: the visits with their saved names, and what waits at joins.
 
-    `arrivals` holds the branches that wait at each join, `waves` how often each join has fired. `events` are
-    those of the actions of visits that are not over. A resume continues `ended` branches as well. The records
-    were read at `read_at`: a claim whose lease had ended by then is lost.
+    `arrivals` holds the branches that wait at each join, `waves` how often each join has fired. In sequential
+    mode, `stack` has the branches instead. `events` are those of the actions of visits that are not over. A
+    resume continues `ended` branches as well. The records were read at `read_at`: a claim whose lease had
+    ended by then is lost.
     """
 
     run: Run
@@ -49,6 +51,7 @@ class RunRecords:
     events: Sequence[Event] = ()
     resumes_ended: bool = False
     read_at: float = 0.0
+    stack: BranchStack | None = None
 
     def is_claimed(self, visit: Visit) -> bool:
         """Return whether a worker holds the visit."""
@@ -96,6 +99,7 @@ def read_switch_state(records: RunRecords, plan: Plan) -> SwitchState:
         records.run.variables,
         any(map(records.is_claimed, records.visits)),
         _has_begun_to_end(records.visits, plan.header),
+        in_line=0 if records.stack is None else records.stack.count_in_line(plan.steps.__getitem__),
     )
 
 

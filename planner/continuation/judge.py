@@ -105,7 +105,7 @@ class SwitchJudge:
             self.refuse("NC111", "the run has no branch that could continue")
         if "mode" in self.conditions:
             is_ordered = self.old.header.sequential or self.new.header.sequential
-            if is_ordered and len(self.state.branches) > 1:
+            if is_ordered and len(self.state.branches) + self.state.in_line > 1:
                 message = (
                     "branches that are performed one at a time cannot change their plan: wait for one branch"
                 )

@@ -64,6 +64,7 @@ class SwitchState:
 
     `ended_names` are the names that only branches which have ended have saved. `inputs` and `variables` are
     those with which the run was started. `is_edited` is true if no run of the old plan may reach the state.
+    `in_line` is the number of branches that wait for their turn in sequential mode.
     """
 
     branches: tuple[BranchPosition, ...]
@@ -74,6 +75,7 @@ class SwitchState:
     is_claimed: bool = False
     has_begun_to_end: bool = False
     is_edited: bool = False
+    in_line: int = 0
 
     def visits_of(self, step: str) -> int:
         """Return the number of finished visits of a step."""

@@ -70,6 +70,7 @@ def _read(record: RunRecord, now: float) -> RunRecords:
         {step: wave for step, wave in (record.waves if stack is None else stack.waves).items() if wave},
         resumes_ended=record.run.status.is_final,
         read_at=now,
+        stack=stack,
     )
 
 

@@ -91,19 +91,21 @@ def _read(db: Writer, run_id: str, now: float) -> RunRecords:
     row = db.execute("runs.read", run_id=run_id).fetchone()
     if row is None:
         raise unknown_run(run_id)
-    run, stack = run_from_row(row), row["stack"]
+    run = run_from_row(row)
+    stack = None if row["stack"] is None else BranchStack.from_json(json.loads(row["stack"]))
     arrivals: dict[str, list[Branch]] = {}
     for row in db.execute("switches.arrivals", run_id=run_id).fetchall():
         branch = Branch(row["id"], row["step"], row["clock"], _decode_names(row), is_arrival=True)
         arrivals.setdefault(branch.step, []).append(branch)
     if stack is not None:
-        waves = dict(BranchStack.from_json(json.loads(stack)).waves)
+        waves = dict(stack.waves)
     else:
         joins = db.execute("switches.joins", run_id=run_id).fetchall()
         waves = {row["step"]: row["wave"] for row in joins}
     visits = [visit_from_row(row) for row in db.execute("switches.visits", run_id=run_id).fetchall()]
     fired = {step: wave for step, wave in waves.items() if wave}
-    return RunRecords(run, visits, arrivals, fired, resumes_ended=run.status.is_final, read_at=now)
+    is_final = run.status.is_final
+    return RunRecords(run, visits, arrivals, fired, resumes_ended=is_final, read_at=now, stack=stack)
 
 
 def _decode_names(row: Row) -> dict[str, tuple[int, str]]:

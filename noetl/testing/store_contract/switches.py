@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.switching import PlanSwitcher, SwitchOutcome, SwitchRequest
 from noetl.executor.model.plan_switch import carry
@@ -172,6 +174,21 @@ class SwitchesContract(ContractFixtures):
         assert switch(other, text).run is not None
         assert other.finish().result == {"y": 42}
         assert failed_checks(store) == []
+
+    @pytest.mark.parametrize("executed", [1, 2])
+    def test_branches_in_line_are_branches(self, store: Store, executed: int) -> None:
+        # In sequential mode, a branch that waits for its turn or at a join has no visit.
+        text = WRONG.replace("input:", "mode: sequential\n    input:").replace('["false"]', '["true"]')
+        harness = RunHarness(store, text, {"m": "a"})
+        for _ in range(executed):
+            harness.execute_next()
+        before = run_contents(store, harness.run)
+        for mode in ("sequential", "parallel"):
+            new = text.replace("mode: sequential", f"mode: {mode}").replace("x + y", "x + y + 1")
+            refused = switch(harness, new).verdict
+            assert [reason.code for reason in refused.reasons] == ["NC103"]
+            assert run_contents(store, harness.run) == before
+        assert harness.finish().result == {"sum": 3}
 
     def test_deadline_follows_the_new_version(self, store: Store) -> None:
         harness = RunHarness(store, WAITING.replace("steps:", "timeout: 1h\n    steps:", 1))
