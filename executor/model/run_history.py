@@ -124,18 +124,18 @@ def _read_begun(records: RunRecords, visit: Visit, plan: Plan) -> Begun | None:
     is_lost = visit.status is VisitStatus.RUNNING or (
         visit.error is not None and visit.error["type"] == "WorkerLost"
     )
+    progress = visit.progress
+    position = "run" if progress is None or progress.round == 0 else f"run~{progress.round}"
     if is_lost and visit.step in plan.steps:
-        completed = tuple(f"run.{index}" for index in range(len(plan.steps[visit.step].run)))
+        completed = tuple(f"{position}.{index}" for index in range(len(plan.steps[visit.step].run)))
     else:
         completed = tuple(
             str(event.payload["position"])
             for event in records.events
             if event.type in ACTION_EVENTS and (event.step, event.visit) == (visit.step, visit.number)
         )
-    progress = visit.progress
     if progress is None:
         return Begun(completed=completed) if completed else None
-    position = "run" if progress.round == 0 else f"run~{progress.round}"
     entry = progress.journal.get(position, {})
     case = progress.journal["rule"]["case"] if "rule" in progress.journal else None
     return Begun(bool(progress.journal), entry.get("at"), case, progress.round, completed)

@@ -83,12 +83,16 @@ def _compare_completed(old: Plan, new: Plan, before: Step, step: Step, begun: Be
 
 
 def _completed_items(begun: Begun) -> list[int]:
-    """Return the indexes of the entries of `run` in which actions were completed.
+    """Return the indexes of the entries of `run` in which actions of this round were completed.
 
     >>> _completed_items(Begun(completed=("run.0", "run.2/t.1", "rule.0")))
     [0, 2]
+    >>> _completed_items(Begun(rounds=2, completed=("run.0", "run~1.0", "run~2.1")))
+    [1]
     """
-    heads = (position.split("/")[0].split(".") for position in begun.completed)
+    heads = [position.split("/")[0].split(".") for position in begun.completed]
+    if begun.rounds:
+        heads = [head for head in heads if head[0] == f"run~{begun.rounds}"]
     return sorted(
         {int(head[1]) for head in heads if head[0].startswith("run") and len(head) > 1 and head[1].isdigit()}
     )

@@ -244,6 +244,17 @@ def test_lost_worker_may_have_completed_all_actions() -> None:
         assert position.branches[0].begun == Begun(completed=("run.0", "run.1"))
 
 
+def test_lost_worker_may_have_completed_all_actions_of_its_round() -> None:
+    text = "steps: [{name: a, run: [{action: log, message: a}], repeat: {until: '{{ run.id }}', max: 9}}]"
+    plan = compile_text(text)
+    records = run_steps(plan)
+    lost = replace(
+        records.visits[0], status=VisitStatus.RUNNING, due_at=1.0, progress=Progress(round=2, journal={})
+    )
+    position = read_switch_state(replace(records, visits=[lost], read_at=9.0), plan)
+    assert position.branches[0].begun == Begun(rounds=2, completed=("run~2.0",))
+
+
 def test_carried_run() -> None:
     old, new = compile_text(DIAMOND), compile_text(CORRECTED)
     records = run_steps(old, "a", "b")
