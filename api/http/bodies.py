@@ -108,7 +108,7 @@ class DraftBody(RequestBody):
 
 
 class ResumeBody(RequestBody):
-    """The corrected input of a run, and the step at which a new run starts instead.
+    """The corrected input of a run, and the step or the event at which a new run starts instead.
 
     With `playbook`, the run continues in another version of its playbook.
     """
@@ -116,6 +116,9 @@ class ResumeBody(RequestBody):
     input: Annotated[ObjectMember, Field(description="Values that replace those of the run's input.")] = None
     step: Annotated[str | None, Expected("the name of a step")] = Field(
         None, alias="from", description="The step at which a new run starts."
+    )
+    event: Annotated[str | None, Expected("an event: its number or its id, as text")] = Field(
+        None, alias="at", description="The event after which a new run starts: its number from 1, or its id."
     )
     skip: Annotated[
         ObjectMember,

@@ -92,6 +92,11 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
         "step `a` of run 7c0b1f2ad1f04b0d9f1e2a3c has neither failed nor stopped before its end; only such"
         " steps can be skipped",
     ),
+    "nothing-left": ProblemType(
+        CONFLICT,
+        "run 7c0b1f2ad1f04b0d9f1e2a3c had no branch left at this event, so nothing would be done; start from"
+        " an earlier event",
+    ),
     "not-resumable": ProblemType(
         CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c has succeeded; there is nothing to resume"
     ),

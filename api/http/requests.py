@@ -31,6 +31,7 @@ from noetl.api.http.openapi import FORM_TYPE, JSON_TYPE, YAML_TYPES
 from noetl.api.http.problems import Problem
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
 from noetl.api.service.inbox import AnswerRequest
+from noetl.api.service.past_restarts import PastRestart
 from noetl.api.service.runs import ResumeRequest
 from noetl.api.service.switches import PlaybookChange
 from noetl.executor.model.json_values import MAX_DEPTH, nests_deeper
@@ -116,10 +117,12 @@ async def read_draft_request(request: Request) -> tuple[str, int | None]:
     return draft.text, draft.line
 
 
-async def read_resume_request(request: Request, key: str | None) -> ResumeRequest | PlaybookChange:
+async def read_resume_request(
+    request: Request, key: str | None
+) -> ResumeRequest | PlaybookChange | PastRestart:
     """Return a request to resume a run with its `Idempotency-Key`. The body may be empty.
 
-    It names another version of the playbook, or none.
+    It names another version of the playbook, or an event at which a new run starts, or neither.
 
     Raises:
         Problem: 400, 413, 415 or 422.
@@ -136,6 +139,8 @@ async def read_resume_request(request: Request, key: str | None) -> ResumeReques
     for name, value in (("set", resume.given), ("map", resume.renamed), ("wait", resume.wait)):
         if value is not None:
             raise Problem(422, f"`{name}` needs a `playbook`.", slug="conflicting-members")
+    if resume.event is not None:
+        return _past_restart(resume, resume.event, key)
     if resume.drop_siblings and resume.step is None:
         raise Problem(422, "`drop_siblings` needs `from`.", slug="conflicting-members")
     if resume.skip and resume.step is not None:
@@ -154,9 +159,10 @@ async def read_resume_request(request: Request, key: str | None) -> ResumeReques
 
 def _playbook_change(resume: ResumeBody, key: str | None) -> PlaybookChange:
     assert resume.playbook is not None
-    if resume.step is not None:
-        detail = "`from` starts a new run with its own plan; leave out `playbook` or `from`."
-        raise Problem(422, detail, slug="conflicting-members")
+    for name, value in (("from", resume.step), ("at", resume.event)):
+        if value is not None:
+            detail = f"`{name}` starts a new run with its own plan; leave out `playbook` or `{name}`."
+            raise Problem(422, detail, slug="conflicting-members")
     return PlaybookChange(
         _playbook_source(resume.playbook),
         resume.renamed or {},
@@ -164,6 +170,18 @@ def _playbook_change(resume: ResumeBody, key: str | None) -> PlaybookChange:
         resume.wait or 0.0,
         idempotency_key=key,
     )
+
+
+def _past_restart(resume: ResumeBody, event: str, key: str | None) -> PastRestart:
+    for name, value in (
+        ("from", resume.step),
+        ("skip", resume.skip),
+        ("drop_siblings", resume.drop_siblings),
+    ):
+        if value:
+            detail = f"`at` starts a new run from an event; leave out `{name}` or `at`."
+            raise Problem(422, detail, slug="conflicting-members")
+    return PastRestart(event, resume.input or {}, key, is_dry_run=resume.dry_run)
 
 
 async def read_answer_request(request: Request) -> AnswerRequest:

@@ -27,6 +27,7 @@ from noetl.api.routes.dependencies import (
 from noetl.api.routes.switching import SWITCHERS, compile_change, judge_elsewhere
 from noetl.api.routes.waiting import RETRY_AFTER, place_to_wait, wait_until_changed, wait_until_finished
 from noetl.api.service.compiler import InlinePlaybook, PlanSource
+from noetl.api.service.past_restarts import PastRestart
 from noetl.api.service.runs import RunDraft
 from noetl.api.service.services import TenantServices
 from noetl.api.service.switches import PlaybookChange
@@ -66,15 +67,18 @@ _RESUME_REQUEST: dict[str, Any] = {
         "conflicting-members",
         "cannot-continue",
         "local-run",
+        "no-past",
         "not-ended",
         "not-resumable",
         "not-skippable",
+        "nothing-left",
         "paused",
         "payload-lost",
         "superseded-plan",
         "idempotency-key-reused",
         "inside-region",
         "invalid-input",
+        "unknown-event",
         "unknown-step",
         "invalid-playbook",
         "other-playbook",
@@ -253,11 +257,14 @@ async def resume_run(
 ) -> Response:
     """Resume the run at its failed and parked steps, with corrected input if given.
 
-    With `from`, start a new run at another step of it instead. With `playbook`, continue in another version.
+    With `from` or `at`, start a new run at a step or an event of it instead. With `playbook`, continue in
+    another version.
     """
     resume_request = await read_resume_request(request, idempotency_key)
     if isinstance(resume_request, PlaybookChange):
         return await _switch_run(workflow_id, request, services, resume_request)
+    if isinstance(resume_request, PastRestart):
+        return await _restart_run(workflow_id, request, services, resume_request)
     if resume_request.is_dry_run:
         preview = await to_thread.run_sync(
             services.previews.preview, workflow_id, resume_request, limiter=_resumers
@@ -272,6 +279,23 @@ async def resume_run(
     # Corrected input is evaluated again. Few threads do that, and none of those that answer other requests.
     limiter = _resumers if resume_request.input or resume_request.step else None
     is_replay, run = await to_thread.run_sync(resume, limiter=limiter)
+    return _changed(request, summarize(run), REPLAYED if is_replay else {})
+
+
+async def _restart_run(
+    workflow_id: str, request: Request, services: TenantServices, restart: PastRestart
+) -> Response:
+    """Start a new run at an event of the run, or report what it would do again."""
+    restarts = services.past_restarts
+    if restart.is_dry_run:
+        preview = await to_thread.run_sync(restarts.preview, workflow_id, restart, limiter=_resumers)
+        return JsonResponse(preview)
+
+    def start() -> tuple[bool, Run]:
+        is_replay = services.runs.has_request(restart.idempotency_key)
+        return is_replay, restarts.start(workflow_id, restart)
+
+    is_replay, run = await to_thread.run_sync(start, limiter=_resumers)
     return _changed(request, summarize(run), REPLAYED if is_replay else {})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from noetl.api.service.restarts import judge_restart
@@ -76,19 +76,24 @@ class ResumePreviewService:
         check_can_restart(run, step)
         if step.regions:
             point = RestartPoint(run, plan, visits, step.name, request.drops_siblings)
-            kept = {v.id for v in judge_restart(self.context, point).visits if v.status in FINISHED}
+            records = judge_restart(self.context, point)
+            kept = frozenset(v.id for v in records.visits if v.status in FINISHED)
         else:
-            kept = {v.id for v in prefix_before(step, run, visits, plan.header.finally_step).visits}
+            prefix = prefix_before(step, run, visits, plan.header.finally_step)
+            kept = frozenset(v.id for v in prefix.visits)
         correct_input(plan.header, run, request.input)
-        again = [
-            visit
-            for visit in visits
-            if visit.id not in kept and is_branch_visit(visit, plan.header.finally_step)
-        ]
-        if all(visit.step != step.name for visit in again):
+        again = list(self.describe_again(plan, visits, kept, lambda visit: visit.step == step.name))
+        if all(repeated.step != step.name for repeated in again):
             yield RepeatedStep(step=step.name, visit=1, reason="from", actions=())
-        for visit in again:
-            yield self._describe(plan, visit, "from" if visit.step == step.name else "after")
+        yield from again
+
+    def describe_again(
+        self, plan: Plan, visits: Sequence[Visit], kept: frozenset[str], is_first: Callable[[Visit], bool]
+    ) -> Iterator[RepeatedStep]:
+        """Yield the visits that a new run does again: those that it does not keep, by their ids."""
+        for visit in visits:
+            if visit.id not in kept and is_branch_visit(visit, plan.header.finally_step):
+                yield self._describe(plan, visit, "from" if is_first(visit) else "after")
 
     def _describe(self, plan: Plan, visit: Visit, reason: _Reason) -> RepeatedStep:
         actions: list[RepeatedAction] = []

@@ -13,6 +13,7 @@ from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.evaluation import EvaluationService
 from noetl.api.service.inbox import InboxService
 from noetl.api.service.loop_items import LoopItemService
+from noetl.api.service.past_restarts import PastRestartService
 from noetl.api.service.past_runs import PastRunService
 from noetl.api.service.plan_loops import find_loop_steps
 from noetl.api.service.playbooks import PlaybookService
@@ -41,6 +42,7 @@ class TenantServices:
         self.switches = SwitchService(context, self.runs)
         self.bulk = BulkService(self.runs, self.lists, self.switches)
         self.past_runs = PastRunService(context, self.runs, self.data)
+        self.past_restarts = PastRestartService(context, self.runs, self.past_runs, self.previews)
         self.items = LoopItemService(self.data)
         self.comparison = ComparisonService(self.runs, self.data)
         self.evaluation = EvaluationService(self.runs, self.data, self.past_runs)

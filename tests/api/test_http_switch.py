@@ -164,6 +164,7 @@ async def test_switched_run_is_shown_and_compared(http: httpx.AsyncClient) -> No
     await wait_until(http, run, "waiting")
     assert (await http.get(f"/workflows/{run}")).json()["waiting_ms"] > before
     assert_problem(await http.get(f"/workflows/{run}", params={"at": "3"}), 409, "no-past")
+    assert_problem(await http.post(f"/workflows/{run}/resume", json={"at": "3"}), 409, "no-past")
     compared = await http.get("/workflows/comparison", params={"a": run, "b": other})
     assert compared.status_code == 200, compared.text
     assert {entry["step"] for entry in compared.json()["steps"]} == {"ask", "question"}

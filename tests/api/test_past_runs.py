@@ -130,3 +130,85 @@ async def test_an_unknown_event_is_refused_with_the_range(http: httpx.AsyncClien
         response = await http.get(f"/workflows/{id}{path}", params=params)
         assert_problem(response, 422, "unknown-event")
         assert f"; its events are 1 to {len(events)} (1-0-" in response.json()["detail"]
+
+
+async def test_a_new_run_starts_at_any_event(http: httpx.AsyncClient) -> None:
+    id, events = await start(http, PLAYBOOK)
+    expected = (await http.get(f"/workflows/result/{id}")).json()["result"]
+    for number, event in enumerate(events[:-1], 1):
+        place = event["id"] if number % 2 else str(number)
+        response = await http.post(f"/workflows/{id}/resume", json={"at": place})
+        if response.status_code == 409:
+            assert_problem(response, 409, "nothing-left")
+            assert number > place_of(events, "step.started", "d")
+            continue
+        assert (response.status_code, response.json()["resumed_from"]) == (202, id)
+        new = response.json()["workflow_id"]
+        await http.get(f"/workflows/{new}/events", headers={"Accept": "text/event-stream"})
+        result = (await http.get(f"/workflows/result/{new}")).json()
+        assert (result["status"], result["result"]) == ("succeeded", expected)
+        first = await read(http, new, 1)
+        shown = await read(http, id, number)
+        assert first.moment is not None
+        assert shown.moment is not None
+        assert sorted(b.step for b in first.moment.branches) == sorted(b.step for b in shown.moment.branches)
+
+
+async def test_a_start_at_an_event_with_a_key_starts_one_run(http: httpx.AsyncClient) -> None:
+    id, events = await start(http, PLAYBOOK)
+    place, headers = str(place_of(events, "step.completed", "a")), {"Idempotency-Key": "k"}
+    body = {"at": place, "input": {}}
+    first = await http.post(f"/workflows/{id}/resume", json=body, headers=headers)
+    again = await http.post(f"/workflows/{id}/resume", json=body, headers=headers)
+    assert first.json()["workflow_id"] == again.json()["workflow_id"]
+    assert again.headers["Idempotency-Replayed"] == "true"
+    other = await http.post(f"/workflows/{id}/resume", json={"at": "1"}, headers=headers)
+    assert_problem(other, 422, "idempotency-key-reused")
+
+
+async def test_a_start_at_an_event_is_shown_before(http: httpx.AsyncClient) -> None:
+    id, events = await start(http, PLAYBOOK)
+    place = str(place_of(events, "step.completed", "c"))
+    response = await http.post(f"/workflows/{id}/resume", json={"at": place, "dry_run": True})
+    assert (response.status_code, response.json()["starts_new_run"]) == (200, True)
+    reasons = {step["step"]: step["reason"] for step in response.json()["steps"]}
+    assert "c" not in reasons
+    assert reasons["d"] == "after" or place_of(events, "step.completed", "b") < int(place)
+    assert len((await http.get("/workflows")).json()["items"]) == 1
+
+
+async def test_an_open_run_starts_no_other(http: httpx.AsyncClient) -> None:
+    text = "name: open\nsteps: [{name: a, run: [{action: wait, seconds: 600}]}]\n"
+    id = (await http.post("/workflows/run", json={"playbook": text})).json()["workflow_id"]
+    refused = await http.post(f"/workflows/{id}/resume", json={"at": "1"})
+    assert_problem(refused, 409, "not-ended")
+    await http.post(f"/workflows/{id}/cancel")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "problem"),
+    [
+        ({"at": "99"}, 422, "unknown-event"),
+        ({"at": "nothing"}, 422, "unknown-event"),
+        ({"at": 7}, 422, "invalid-body"),
+        ({"at": "1", "from": "a"}, 422, "conflicting-members"),
+        ({"at": "1", "skip": {"a": 1}}, 422, "conflicting-members"),
+        ({"at": "1", "drop_siblings": True}, 422, "conflicting-members"),
+        ({"at": "1", "playbook": PLAYBOOK}, 422, "conflicting-members"),
+        ({"at": "1", "input": {"no": 1}}, 422, "invalid-input"),
+    ],
+)
+async def test_a_start_at_an_event_may_be_refused(
+    http: httpx.AsyncClient, body: dict[str, Any], status: int, problem: str
+) -> None:
+    id, _ = await start(http, PLAYBOOK)
+    assert_problem(await http.post(f"/workflows/{id}/resume", json=body), status, problem)
+    assert len((await http.get("/workflows")).json()["items"]) == 1
+
+
+async def test_several_branches_in_sequential_mode_are_no_start(http: httpx.AsyncClient) -> None:
+    id, events = await start(http, SEQUENTIAL)
+    place = str(place_of(events, "step.started", "b"))
+    assert_problem(await http.post(f"/workflows/{id}/resume", json={"at": place}), 422, "inside-region")
+    before = str(place_of(events, "step.started", "a"))
+    assert (await http.post(f"/workflows/{id}/resume", json={"at": before})).status_code == 202

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from noetl.api.service.inbox import AnswerRequest
     from noetl.api.service.inbox_views import InboxPage
     from noetl.api.service.loop_items import ItemQuery
+    from noetl.api.service.past_restarts import PastRestart
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.services import TenantServices
     from noetl.api.service.switches import PlaybookChange
@@ -170,11 +171,11 @@ class RunAccess(Protocol):
         """Let a paused run continue."""
         ...
 
-    def resume(self, run_id: str, request: ResumeRequest) -> RunEntry:
-        """Resume a run of a service, or start a new run at a step of it."""
+    def resume(self, run_id: str, request: ResumeRequest | PastRestart) -> RunEntry:
+        """Resume a run of a service, or start a new run at a step or an event of it."""
         ...
 
-    def preview_resume(self, run_id: str, request: ResumeRequest) -> ResumePreview:
+    def preview_resume(self, run_id: str, request: ResumeRequest | PastRestart) -> ResumePreview:
         """Return what a resume would do again. Nothing is changed."""
         ...
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from noetl.api.service.inbox import AnswerRequest
     from noetl.api.service.inbox_views import InboxPage
     from noetl.api.service.loop_items import ItemQuery
+    from noetl.api.service.past_restarts import PastRestart
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.switches import PlaybookChange
     from noetl.api.service.views import (
@@ -268,12 +269,12 @@ class ServiceRuns:
         except UnknownResourceError as error:
             raise NotFoundError(str(error)) from error
 
-    def resume(self, run_id: str, request: ResumeRequest) -> RunEntry:
+    def resume(self, run_id: str, request: ResumeRequest | PastRestart) -> RunEntry:
         from noetl.api.service.views import RunEntry
 
         return self._send(RunEntry, _path(run_id, "resume"), _resume_body(request) or None)
 
-    def preview_resume(self, run_id: str, request: ResumeRequest) -> ResumePreview:
+    def preview_resume(self, run_id: str, request: ResumeRequest | PastRestart) -> ResumePreview:
         from noetl.api.service.views import ResumePreview
 
         body = {**_resume_body(request), "dry_run": True}
@@ -427,9 +428,13 @@ def _to_run(view: Any, result: RunResult | None = None) -> Run:
     )
 
 
-def _resume_body(request: ResumeRequest) -> dict[str, Any]:
+def _resume_body(request: ResumeRequest | PastRestart) -> dict[str, Any]:
     """Return the body of a request to resume a run. It is empty if nothing is given."""
+    from noetl.api.service.past_restarts import PastRestart
+
     body: dict[str, Any] = {"input": dict(request.input)} if request.input else {}
+    if isinstance(request, PastRestart):
+        return body | {"at": request.place}
     body |= {} if request.step is None else {"from": request.step}
     body |= {"skip": dict(request.skips)} if request.skips else {}
     return body | ({"drop_siblings": True} if request.drops_siblings else {})

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from noetl.api.service.inbox import AnswerRequest
     from noetl.api.service.inbox_views import InboxPage
     from noetl.api.service.loop_items import ItemQuery
+    from noetl.api.service.past_restarts import PastRestart
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.services import TenantServices
     from noetl.api.service.switches import PlaybookChange
@@ -156,13 +157,22 @@ class StoreRuns:
 
         return CurrentStatus(workflow_id=run_id, status=self.services.runs.unpause(run_id).status)
 
-    def resume(self, run_id: str, request: ResumeRequest) -> RunEntry:
+    def resume(self, run_id: str, request: ResumeRequest | PastRestart) -> RunEntry:
+        from noetl.api.service.runs import ResumeRequest
         from noetl.api.service.views import RunEntry
         from noetl.executor.model.run_summary import summarize
 
-        return RunEntry.from_summary(summarize(self.services.runs.resume(run_id, request)))
+        if isinstance(request, ResumeRequest):
+            run = self.services.runs.resume(run_id, request)
+        else:
+            run = self.services.past_restarts.start(run_id, request)
+        return RunEntry.from_summary(summarize(run))
 
-    def preview_resume(self, run_id: str, request: ResumeRequest) -> ResumePreview:
+    def preview_resume(self, run_id: str, request: ResumeRequest | PastRestart) -> ResumePreview:
+        from noetl.api.service.runs import ResumeRequest
+
+        if not isinstance(request, ResumeRequest):
+            return self.services.past_restarts.preview(run_id, request)
         return self.services.previews.preview(run_id, request)
 
     def switch(self, run_id: str, change: PlaybookChange) -> RunEntry:

@@ -32,12 +32,14 @@ from noetl.api.cli.store_option import NO_QUEUE, StoreOption, is_without_queue
 if TYPE_CHECKING:
     from noetl.api.cli.access.run_access import RunAccess
     from noetl.api.cli.display.outcome import RunCommandContext
+    from noetl.api.service.past_restarts import PastRestart
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.switches import PlaybookChange
     from noetl.api.service.views import ResumePreview, RunEntry
     from noetl.executor.model.run import Run
     from noetl.planner.plan import Plan
 
+    AnyRequest = ResumeRequest | PlaybookChange | PastRestart
 
 FromOption = Annotated[
     str | None, typer.Option("--from", metavar="STEP", help="Start a new run at this step instead.")
@@ -111,11 +113,11 @@ def resume_runs(
         types = {name: declared.type for name, declared in plan.header.inputs.items()}
         values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
         if dry_run:
-            _show_preview(runs.preview_resume(run.id, changes.build_request(values)), json=json)
+            show_preview(runs.preview_resume(run.id, changes.build_request(values)), json=json)
             return
         is_change = version.playbook is not None
         request = version.read_change(runs, values, plan) if is_change else changes.build_request(values)
-        _resume_one(runs, run, plan, request, _Output(json, quiet))
+        resume_one(runs, run, plan, request, ResumeOutput(json, quiet))
 
 
 class _ResumeOptions(NamedTuple):
@@ -184,7 +186,7 @@ def _user_name() -> str | None:
         return None
 
 
-def _show_preview(preview: ResumePreview, *, json: bool) -> None:
+def show_preview(preview: ResumePreview, *, json: bool) -> None:
     """Write what a resume would do again."""
     from noetl.api.cli.display.resume_preview import count_repeated, format_preview
     from noetl.api.service.views import to_json
@@ -199,28 +201,26 @@ def _show_preview(preview: ResumePreview, *, json: bool) -> None:
     print_message(f"nothing was done; {effects} may be repeated")
 
 
-class _Output(NamedTuple):
+class ResumeOutput(NamedTuple):
     """The form of what a command writes: JSON for programs, or only errors."""
 
     json: bool
     quiet: bool
 
 
-def _resume_one(
-    runs: RunAccess, run: Run, plan: Plan, request: ResumeRequest | PlaybookChange, output: _Output
-) -> None:
-    """Resume a run: a local one in this process, another one in its service."""
+def resume_one(runs: RunAccess, run: Run, plan: Plan, request: AnyRequest, output: ResumeOutput) -> None:
+    """Resume a run, or start one from it: a local one in this process, another one in its service."""
     from noetl.api.cli.display.outcome import RunCommandContext
-    from noetl.api.service.runs import ResumeRequest
+    from noetl.api.service.switches import PlaybookChange
 
     services = runs.services
     if services is not None and run.origin == "local":
         _resume_here(RunCommandContext(services, output.json, output.quiet), run, plan, request)
         return
-    if isinstance(request, ResumeRequest):
-        entry = runs.resume(run.id, request)
-    else:
+    if isinstance(request, PlaybookChange):
         entry = runs.switch(run.id, request)
+    else:
+        entry = runs.resume(run.id, request)
     if output.json:
         write_json(entry)
     else:
@@ -247,16 +247,18 @@ def _resume_in_service(runs: RunAccess, run_id: str) -> RunEntry:
     return runs.resume(run_id, ResumeRequest())
 
 
-def _resume_here(
-    context: RunCommandContext, run: Run, plan: Plan, request: ResumeRequest | PlaybookChange
-) -> None:
-    """Resume a local run, and execute it in this process."""
+def _resume_here(context: RunCommandContext, run: Run, plan: Plan, request: AnyRequest) -> None:
+    """Resume a local run, or start one from it, and execute it in this process."""
     from noetl.api.cli.display.event_follower import EventFollower
     from noetl.api.cli.local.run_to_end import run_to_end
     from noetl.api.cli.sources import has_changed
+    from noetl.api.service.past_restarts import PastRestart
     from noetl.api.service.restarts import describe_reasons
     from noetl.api.service.runs import ResumeRequest
 
+    if isinstance(request, PastRestart):
+        run_to_end(context, context.services.past_restarts.start(run.id, request), plan, None)
+        return
     follower = None
     if not isinstance(request, ResumeRequest) or request.step is None:
         follower = EventFollower(context.store.runs, run)

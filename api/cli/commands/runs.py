@@ -10,6 +10,7 @@ import typer
 
 from noetl.api.cli.access.opening import UrlOption, open_runs
 from noetl.api.cli.commands._migrate import migrate_runs
+from noetl.api.cli.commands._restart import restart_run
 from noetl.api.cli.commands._resume import resume_runs
 from noetl.api.cli.display.console import (
     CommandError,
@@ -665,6 +666,7 @@ def delete_runs(
 
 
 app.command("resume", no_args_is_help=True, epilog="Example: noetl runs resume ID -i region=us")(resume_runs)
+app.command("restart", no_args_is_help=True, epilog="Example: noetl runs restart ID --at 12")(restart_run)
 app.command(
     "migrate", no_args_is_help=True, epilog="Example: noetl runs migrate --playbook nightly --to 3 --dry-run"
 )(migrate_runs)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from noetl.executor.actions import catalogue
-from noetl.executor.engine.restart import RestartPoint, begin_from_records, find_restart_state
+from noetl.executor.engine.replay import RecordedHistory, replay
+from noetl.executor.engine.restart import (
+    RestartPoint,
+    begin_from_records,
+    find_past_state,
+    find_restart_state,
+)
 from noetl.executor.errors import RejectedError
+from noetl.executor.model.run_history import RunRecords
 from noetl.executor.stores.interface import Store
 from noetl.planner.continuation.judge import may_continue
 from noetl.planner.continuation.switch_state import Switch
@@ -68,6 +76,18 @@ def restart(harness: RunHarness, step: str, *, drops_siblings: bool = False, **g
     records, state = find_restart_state(point)
     verdict = may_continue(harness.plan, harness.plan, state, Switch(), catalogue())
     assert verdict.is_yes, verdict
+    return begin(harness, records, given)
+
+
+def restart_at(harness: RunHarness, length: int, **given: Any) -> RunHarness:
+    """Return a new run that starts after the first events of an ended run."""
+    recorded = RecordedHistory(harness.run, harness.plan, harness.store.runs.visits_with_outputs(harness.id))
+    state = replay(recorded, harness.events[:length])
+    return begin(harness, find_past_state(recorded, state), given)
+
+
+def begin(harness: RunHarness, records: RunRecords, given: Mapping[str, Any]) -> RunHarness:
+    """Return a new run that starts at a state of another one."""
     continued = begin_from_records(records, harness.plan, given, harness.clock())
     created = harness.store.runs.create_continued(continued)
     again: RunHarness = object.__new__(RunHarness)
@@ -148,6 +168,33 @@ class ContinuedRunsContract(ContractFixtures):
         assert again.status == "failed"
         again.resume(bad=False).finish()
         assert again.result == {"left": 2, "right": 6, "sum": 8}
+
+    @pytest.mark.parametrize(
+        "moment",
+        ["step.started a1", "step.completed a2", "step.failed b2", "step.started b2", "step.completed fork"],
+    )
+    def test_a_run_starts_at_an_event_of_another_one(self, store: Store, moment: str) -> None:
+        harness = RunHarness(store, fork()).finish()
+        places = [f"{event.type} {event.step}" for event in harness.events]
+        again = restart_at(harness, places.index(moment) + 1, bad=False)
+        ended = [place.split() for place in places[: places.index(moment) + 1]]
+        done = {step for type, step in ended if type == "step.completed"}
+        assert again.run.resumed_from == harness.id
+        assert store.maintenance.check_consistency() == []
+        store.maintenance.delete_run(harness.tenant, harness.id)
+        again.finish()
+        assert (again.status, again.result) == ("succeeded", {"left": 2, "right": 6, "sum": 8})
+        assert again.visit_counts == dict.fromkeys(["fork", "a1", "a2", "b1", "b2", "meet"], 1)
+        started = {event.step for event in again.events if event.type == "step.started"}
+        assert started == {"fork", "a1", "a2", "b1", "b2", "meet"} - done
+
+    def test_a_run_starts_at_an_event_within_a_cycle(self, store: Store) -> None:
+        harness = RunHarness(store, CYCLE).finish()
+        places = [f"{event.type} {event.step} {event.visit}" for event in harness.events]
+        for moment in ("step.completed left 2", "step.started meet 2", "step.started right 3"):
+            again = restart_at(harness, places.index(moment) + 1).finish()
+            assert again.result == harness.result
+            assert again.visit_counts == harness.visit_counts
 
     def test_a_request_with_a_key_starts_one_run(self, store: Store) -> None:
         harness = RunHarness(store, fork(), {"bad": False}).finish()

@@ -82,6 +82,56 @@ def test_a_new_run_starts_on_one_of_several_branches(noetl: Command, ended: str)
     assert (refused.exit_code, refused.err) == (2, "noetl: --drop-siblings needs --from\n")
 
 
+def find_event(noetl: Command, run_id: str, type: str, step: str) -> str:
+    """Return the number of the first event of a type and a step."""
+    items = noetl("runs", "events", run_id, "--json").json["items"]
+    return str(next(n for n, e in enumerate(items, 1) if (e["type"], e["step"]) == (type, step)))
+
+
+def test_a_new_run_starts_at_an_event(noetl: Command, ended: str) -> None:
+    started = find_event(noetl, ended, "step.started", "second")
+    shown = noetl("runs", "restart", ended, "--at", started, "--dry-run")
+    assert [line.split("  ")[0] for line in shown.out.splitlines() if not line.startswith(" ")] == [
+        "second",
+        "left",
+        "right",
+        "meet",
+    ]
+    assert shown.err == "nothing was done; 2 outside effects may be repeated\n"
+    outcome = noetl("runs", "restart", ended, "--at", started, "-i", "number=5")
+    assert (outcome.exit_code, outcome.json) == (0, {"sum": 15, "last": True})
+    new = outcome.err.split()[1]
+    assert outcome.err.startswith(f"run {new} of chain, from run {ended}\n")
+    assert Path("trace").read_text() == "first\nsecond\nsecond\n"
+    place = find_event(noetl, ended, "step.completed", "left")
+    outcome = noetl("runs", "restart", ended, "--at", place, "--json")
+    assert (outcome.exit_code, outcome.json["result"]) == (0, {"sum": 11, "last": True})
+    begun = noetl("runs", "show", outcome.json["workflow_id"], "--at", "1")
+    assert "  meet: has arrived" in begun.out
+    assert Path("trace").read_text() == "first\nsecond\nsecond\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--at", "999"], "the run has no event 999; its events are 1 to "),
+        (["--at", "LAST"], "had no branch left at this event, so nothing would be done"),
+        (["--at", "1", "-i", "number=x"], "input `number` must be of type integer"),
+        ([], "missing option `--at`"),
+    ],
+)
+def test_a_start_at_an_event_may_be_refused(
+    noetl: Command, ended: str, options: list[str], sentence: str
+) -> None:
+    last = str(len(noetl("runs", "events", ended, "--json").json["items"]))
+    for dry in ([], ["--dry-run"]):
+        options = [last if option == "LAST" else option for option in options]
+        outcome = noetl("runs", "restart", ended, *options, *dry)
+        assert (outcome.exit_code, outcome.out) == (2, "")
+        assert sentence in outcome.err
+    assert noetl("runs", "list", "--playbook", "chain").out.count("\n") == 1
+
+
 def test_a_failed_step_is_skipped(noetl: Command, folder: Path) -> None:
     Path("load.yaml").write_text(
         "name: load\noutput: {rows: '{{ rows }}'}\nsteps:\n"
