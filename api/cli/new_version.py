@@ -49,15 +49,15 @@ class VersionOptions(NamedTuple):
     renamed: Sequence[str]
     wait: str | None
 
-    def check(self, *other_options: object) -> None:
-        """Check that the other options stand with `--playbook` only, and `--from`, `--skip` and such without.
+    def check(self, step: str | None) -> None:
+        """Check that the other options stand with `--playbook` only, and `--from` without.
 
         Raises:
-            CommandError: they stand without it, or one of `other_options` is set as well.
+            CommandError: they stand without it, or `step` is set as well.
         """
-        if self.playbook is not None and any(other_options):
+        if self.playbook is not None and step is not None:
             raise CommandError(
-                "--playbook goes on in another version; leave out --from, --skip and --dry-run"
+                "--from starts a new run with the version that the run has; leave out --playbook or --from"
             )
         if self.playbook is None and (self.given or self.renamed or self.wait):
             raise CommandError("--set, --map and --wait need --playbook FILE or NAME@VERSION")

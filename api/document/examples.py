@@ -48,6 +48,7 @@ from noetl.api.service.inbox_views import (
     InboxPage,
 )
 from noetl.api.service.loop_states import ItemState
+from noetl.api.service.preview_views import RepeatedAction, RepeatedStep, RepetitionState, ResumePreview
 from noetl.api.service.run_diff import (
     ComparedHead,
     PlanDifference,
@@ -69,10 +70,6 @@ from noetl.api.service.views import (
     PlaybookEntry,
     PlaybookPage,
     PlaybookSummary,
-    RepeatedAction,
-    RepeatedStep,
-    RepetitionState,
-    ResumePreview,
     RunEntry,
     RunHistogram,
     RunPage,

@@ -132,6 +132,9 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "idempotency-key-reused": ProblemType(
         422, "the idempotency key was used for another request; a new request needs a new key"
     ),
+    "incomplete-result": ProblemType(
+        422, "the result that is given for step `load` has no `page.rows`, which `set` reads (line 7)"
+    ),
     "inside-region": ProblemType(422, "step `b` is on one of several branches that join at `c`"),
     "invalid-answer": ProblemType(422, "missing field `approved`"),
     "invalid-body": ProblemType(422, "The body has no `playbook`."),

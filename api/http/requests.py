@@ -163,12 +163,16 @@ def _playbook_change(resume: ResumeBody, key: str | None) -> PlaybookChange:
         if value is not None:
             detail = f"`{name}` starts a new run with its own plan; leave out `playbook` or `{name}`."
             raise Problem(422, detail, slug="conflicting-members")
+    if resume.drop_siblings:
+        raise Problem(422, "`drop_siblings` needs `from`.", slug="conflicting-members")
     return PlaybookChange(
         _playbook_source(resume.playbook),
         resume.renamed or {},
         {**(resume.input or {}), **(resume.given or {})},
         resume.wait or 0.0,
         idempotency_key=key,
+        skips=resume.skip or {},
+        is_dry_run=resume.dry_run,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
@@ -28,10 +29,11 @@ from noetl.api.routes.switching import SWITCHERS, compile_change, judge_elsewher
 from noetl.api.routes.waiting import RETRY_AFTER, place_to_wait, wait_until_changed, wait_until_finished
 from noetl.api.service.compiler import InlinePlaybook, PlanSource
 from noetl.api.service.past_restarts import PastRestart
+from noetl.api.service.preview_views import ResumePreview
 from noetl.api.service.runs import RunDraft
 from noetl.api.service.services import TenantServices
 from noetl.api.service.switches import PlaybookChange
-from noetl.api.service.views import ResumePreview, RunEntry, RunPage, RunReport, RunResult, RunTags
+from noetl.api.service.views import RunEntry, RunPage, RunReport, RunResult, RunTags
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_summary import RunSummary, summarize
 from noetl.executor.security.redaction import redact
@@ -72,6 +74,7 @@ _RESUME_REQUEST: dict[str, Any] = {
         "not-resumable",
         "not-skippable",
         "nothing-left",
+        "incomplete-result",
         "paused",
         "payload-lost",
         "superseded-plan",
@@ -310,6 +313,9 @@ async def _switch_run(
         is_replay = services.runs.has_request(change.idempotency_key)
         return is_replay, services.switches.switch(workflow_id, change, judge)[0]
 
+    if change.is_dry_run:
+        preview = partial(services.switches.preview, workflow_id, change, judge)
+        return JsonResponse(await to_thread.run_sync(preview, limiter=SWITCHERS))
     is_replay, run = await to_thread.run_sync(resume, limiter=SWITCHERS)
     return _changed(request, summarize(run), REPLAYED if is_replay else {})
 

@@ -7,10 +7,10 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from noetl.api.service.past_runs import PastRunService
+from noetl.api.service.preview_views import ResumePreview
 from noetl.api.service.resume_preview import ResumePreviewService
 from noetl.api.service.runs import RunService, identify_request
 from noetl.api.service.tenant import TenantContext
-from noetl.api.service.views import ResumePreview
 from noetl.executor.engine.run_log import log_run_start
 from noetl.executor.model.run import Run
 from noetl.planner.frozen import frozen

@@ -50,10 +50,14 @@ def _refuse(point: RestartPoint, verdict: SwitchVerdict) -> RejectedError:
     """Return the refusal of a start at a step, with the reasons of its verdict."""
     where = f"run {point.run.id} cannot continue from step `{point.step}`"
     if verdict.reasons:
-        return RejectedError("cannot_continue", f"{where}: {describe_reasons(verdict.reasons)}")
+        return RejectedError(
+            "cannot_continue", f"{where}: {describe_reasons(verdict.reasons)}", verdict=verdict.to_json()
+        )
     names = ", ".join(f"`{required.name}` (line {required.line})" for required in verdict.required)
     fix = "start without dropping the other branches" if point.drops_siblings else "start at an earlier step"
-    return RejectedError("cannot_continue", f"{where}: NC113: no value for {names}; {fix}")
+    return RejectedError(
+        "cannot_continue", f"{where}: NC113: no value for {names}; {fix}", verdict=verdict.to_json()
+    )
 
 
 def describe_reasons(reasons: Sequence[Reason]) -> str:

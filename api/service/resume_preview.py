@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Literal
 
+from noetl.api.service.preview_views import RepeatedAction, RepeatedStep, RepetitionState, ResumePreview
 from noetl.api.service.restarts import judge_restart
 from noetl.api.service.runs import ResumeRequest, RunService
-from noetl.api.service.skips import find_skips
-from noetl.api.service.views import RepeatedAction, RepeatedStep, RepetitionState, ResumePreview
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import Run, Visit, VisitStatus
 from noetl.executor.model.run_transition import is_resumable
 from noetl.executor.model.special_visits import is_branch_visit
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.model.visit_transition import reopen
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Action, Plan, Step, Work
 
 if TYPE_CHECKING:
     from noetl.api.service.tenant import TenantContext
+    from noetl.executor.engine.switching import SwitchRequest
 
 _COMPLETED = "action.completed"
 _BEGUN = ("action.started", "action.failed")
 _Reason = Literal["failed", "parked", "skipped", "from", "after"]
+_Positions = tuple[AbstractSet[str], AbstractSet[str]]
 
 
 @frozen
@@ -52,11 +54,14 @@ class ResumePreviewService:
         self, run: Run, plan: Plan, visits: Sequence[Visit], request: ResumeRequest
     ) -> Iterator[RepeatedStep]:
         """Yield the steps that continue in the run itself."""
+        from noetl.executor.engine.skips import check_skipped_result, find_skips
         from noetl.executor.engine.start import correct_input
 
         if not is_resumable(run, plan.header):
             raise RejectedError("not_ended", f"run {run.id} has not ended, so there is nothing to resume")
         skips = find_skips(run.id, visits, tuple(plan.steps), request.skips, request.caller)
+        for step, result in request.skips.items():
+            check_skipped_result(plan.steps[step], result)
         correct_input(plan.header, run, request.input)
         for visit in visits:
             again = reopen(visit, 0.0) if is_branch_visit(visit, plan.header.finally_step) else None
@@ -64,6 +69,35 @@ class ResumePreviewService:
                 is_failed = visit.status is VisitStatus.FAILED
                 reason: _Reason = "failed" if is_failed else "parked"
                 yield self._describe(plan, visit, "skipped" if visit.id in skips else reason)
+
+    def find_reopened(self, run_id: str, request: SwitchRequest) -> Iterator[RepeatedStep]:
+        """Yield the steps that a run would do again in another plan, by their names there.
+
+        The verdict on the switch must be yes. A run that has not ended repeats what is to be retried.
+        """
+        from noetl.executor.engine.skips import find_skips
+
+        run, old, new = self.runs.get(run_id), self.runs.plan(run_id), request.plan
+        visits = self.context.store.runs.visits(run.id)
+        skips = find_skips(run.id, visits, tuple(old.steps), request.skips, request.caller)
+        for visit in visits:
+            if not is_branch_visit(visit, old.header.finally_step) or not _is_repeated(visit, run):
+                continue
+            reason: _Reason = "failed" if visit.error is not None else "parked"
+            renamed = replace(visit, step=request.switch.renamed.get(visit.step, visit.step))
+            positions = self._read_positions(visit)
+            types = _find_types(old, visit.step).items() & _find_types(new, renamed.step).items()
+            kept = {place for place, _ in types}
+            positions = positions[0] & kept, positions[1] & kept
+            yield self._describe(new, renamed, "skipped" if visit.id in skips else reason, positions)
+
+    def _read_positions(self, visit: Visit) -> _Positions:
+        """Return the positions of the actions of a visit that were completed, and of those that began."""
+        types = {_COMPLETED, *_BEGUN}
+        events = self.context.store.visits.events(visit.run_id, visit.step, visit.number, types)
+        places = [(event.type, str(event.payload["position"])) for event in events]
+        completed = {place for type, place in places if type == _COMPLETED}
+        return completed, {place for type, place in places if type != _COMPLETED}
 
     def _steps_after(
         self, run: Run, plan: Plan, visits: Sequence[Visit], request: ResumeRequest
@@ -95,18 +129,13 @@ class ResumePreviewService:
             if visit.id not in kept and is_branch_visit(visit, plan.header.finally_step):
                 yield self._describe(plan, visit, "from" if is_first(visit) else "after")
 
-    def _describe(self, plan: Plan, visit: Visit, reason: _Reason) -> RepeatedStep:
+    def _describe(
+        self, plan: Plan, visit: Visit, reason: _Reason, positions: _Positions | None = None
+    ) -> RepeatedStep:
         actions: list[RepeatedAction] = []
         if reason != "skipped":
-            events = self.context.store.visits.events(
-                visit.run_id, visit.step, visit.number, {_COMPLETED, *_BEGUN}
-            )
-            positions = {
-                type: {str(event.payload["position"]) for event in events if event.type == type}
-                for type in (_COMPLETED, *_BEGUN)
-            }
-            begun = set[str]().union(*(positions[type] for type in _BEGUN))
-            actions = list(_find_outside(self.context, plan, visit, (positions[_COMPLETED], begun)))
+            known = self._read_positions(visit) if positions is None else positions
+            actions = list(_find_outside(self.context, plan, visit, known))
         if reason == "parked" and visit.progress is not None:
             # What a suspended step has completed is not done again.
             actions = [action for action in actions if action.done is not RepetitionState.YES]
@@ -114,7 +143,7 @@ class ResumePreviewService:
 
 
 def _find_outside(
-    context: TenantContext, plan: Plan, visit: Visit, positions: tuple[set[str], set[str]]
+    context: TenantContext, plan: Plan, visit: Visit, positions: _Positions
 ) -> Iterator[RepeatedAction]:
     """Yield the actions of a step that act outside, and whether the visit has done each of them.
 
@@ -141,6 +170,18 @@ def _find_outside(
             done=done,
             idempotent=declaration.is_idempotent(action.parameters),
         )
+
+
+def _is_repeated(visit: Visit, run: Run) -> bool:
+    """Return whether a visit is performed again, in a run that has ended or in one that goes on."""
+    if run.status.is_final:
+        return reopen(visit, 0.0) is not None
+    return visit.error is not None and visit.status not in FINISHED
+
+
+def _find_types(plan: Plan, step: str) -> dict[str, str]:
+    """Return the types of the actions of a step by their positions."""
+    return {position: action.type for position, action, _ in _flatten(plan, plan.steps[step])}
 
 
 def _flatten(plan: Plan, step: Step) -> Iterator[tuple[str, Action, bool]]:

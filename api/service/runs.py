@@ -12,7 +12,6 @@ from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookRefer
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.playbooks import registered_playbook
 from noetl.api.service.restarts import begin_restart
-from noetl.api.service.skips import find_skips
 from noetl.api.service.step_reports import step_reports
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import (
@@ -397,7 +396,8 @@ class RunService:
         Raises:
             NotFoundError: the tenant has no such run.
             RejectedError: `not_resumable`, if it has succeeded; `paused`; `payload_lost`; `unknown_step`;
-                `not_ended`, if a step, input or a result of a step is given; `not_skippable`; `inside_region`
+                `not_ended`, if a step, input or a result of a step is given; `not_skippable`;
+                `incomplete_result`; `inside_region`
                 or `cannot_continue`, if no run can start at the step; `invalid_input`; `local_run`;
                 `idempotency_key_reused`, by another request; `quota_exceeded`.
         """
@@ -421,9 +421,13 @@ class RunService:
         deadline_at = None if header.timeout_seconds is None else now + header.timeout_seconds
         values = correct_input(header, self.get(run_id), request.input) if request.input else {}
         if request.skips:
+            from noetl.executor.engine.skips import check_skipped_result, find_skips
+
             visits = self.context.store.runs.visits(run.id)
             names = self.context.step_names(run.plan_hash)
             values = {**values, "skips": find_skips(run.id, visits, names, request.skips, request.caller)}
+            for step, result in request.skips.items():
+                check_skipped_result(self.context.store.plans.step(run.plan_hash, step), result)
         self.check_quota(run.queue)
         resumed = self.context.store.runs.resume(
             run.id, now, deadline_at=deadline_at, values=values, idempotency=idempotency

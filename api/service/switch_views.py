@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from noetl.api.service.views import View
+from noetl.planner.continuation.verdict import SwitchVerdict
 
 
 class VerdictReason(View, schema_name="VerdictReason"):
@@ -34,3 +35,14 @@ class VerdictEntry(View, schema_name="Verdict"):
     reasons: Sequence[VerdictReason]
     required: Sequence[RequiredValue]
     notices: Sequence[VerdictReason]
+
+    @classmethod
+    def from_verdict(cls, verdict: SwitchVerdict) -> VerdictEntry:
+        """Return the JSON object of a verdict."""
+        data = verdict.to_json()
+        return cls(
+            may_continue=data["may_continue"],
+            reasons=[VerdictReason(**reason) for reason in data["reasons"]],
+            required=[RequiredValue(**required) for required in data["required"]],
+            notices=[VerdictReason(**notice) for notice in data["notices"]],
+        )

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from noetl.api.service.compiler import InlinePlaybook, PlanSource
 from noetl.api.service.playbooks import registered_playbook
+from noetl.api.service.preview_views import ResumePreview
 from noetl.api.service.restarts import describe_reasons
+from noetl.api.service.resume_preview import ResumePreviewService
 from noetl.api.service.runs import RunService, identify_request
+from noetl.api.service.switch_views import VerdictEntry
 from noetl.api.service.tenant import TenantContext
 from noetl.executor.engine.run_log import log_run_resume
 from noetl.executor.errors import RejectedError
@@ -43,7 +46,8 @@ class PlaybookChange:
 
     `renamed` maps steps to their names in the new version. `given` has values for its inputs, and for names
     that the run does not have. If steps of the run are being performed, it is held up to `wait_seconds` until
-    they have ended. `source` is the path of a local file. The same `idempotency_key` switches once.
+    they have ended. `source` is the path of a local file. The same `idempotency_key` switches once. `skips`
+    holds results of failed or parked steps, which are not performed then. `is_dry_run` requests a preview.
     """
 
     playbook: PlanSource | Plan
@@ -53,6 +57,8 @@ class PlaybookChange:
     source: str | None = None
     caller: str | None = None
     idempotency_key: str | None = None
+    skips: Mapping[str, Any] = field(default_factory=dict)
+    is_dry_run: bool = False
 
 
 @frozen
@@ -72,17 +78,36 @@ class SwitchService:
             PlaybookError: the playbook does not compile.
             RejectedError: `cannot_continue`, with the verdict; `other_playbook`; `same_plan`;
                 `not_resumable`; `payload_lost`; `ending`; `busy`; `invalid_input`; `local_run`;
-                `not_supported`; `quota_exceeded`; `idempotency_key_reused`.
+                `not_supported`; `quota_exceeded`; `idempotency_key_reused`; `not_ended`, `unknown_step`,
+                `not_skippable` or `incomplete_result`, if steps are skipped.
         """
         run = self.runs.controllable_run(run_id, "resume")
         verdict = self.switch_prepared(run, change, self.prepare(change), self.switcher(judge))
         return self.runs.get(run.id), verdict.notices
+
+    def preview(self, run_id: str, change: PlaybookChange, judge: Judge | None = None) -> ResumePreview:
+        """Return the verdict on a switch, and what the run would do again. Nothing is changed.
+
+        Raises:
+            NotFoundError, PlaybookError, RejectedError: as `switch`.
+        """
+        run = self.runs.controllable_run(run_id, "resume")
+        request = self.prepare(change)
+        verdict = self._check(run, request, self.switcher(judge))
+        steps = ResumePreviewService(self.context, self.runs).find_reopened(run_id, request)
+        return ResumePreview(
+            workflow_id=run.id,
+            starts_new_run=False,
+            steps=list(steps),
+            verdict=VerdictEntry.from_verdict(verdict),
+        )
 
     def switch_prepared(
         self, run: RunSummary, change: PlaybookChange, request: SwitchRequest, switcher: PlanSwitcher
     ) -> SwitchVerdict:
         """Let a run continue as `switch` does, with the request that `prepare` returns for the change."""
         content = [run.id, "switch", request.plan.hash, dict(change.renamed), dict(change.given)]
+        content += [dict(change.skips)] if change.skips else []
         idempotency = identify_request(change.idempotency_key, content)
         if self.runs.earlier_run(idempotency) is not None:
             return SwitchVerdict()
@@ -106,9 +131,15 @@ class SwitchService:
         Raises:
             NotFoundError, RejectedError: as `switch`.
         """
+        self._check(run, request, switcher)
+
+    def _check(self, run: RunSummary, request: SwitchRequest, switcher: PlanSwitcher) -> SwitchVerdict:
+        if run.origin == "local":
+            self.context.store.queue.release_dead(run.queue, self.context.clock())
         verdict = switcher.judge_run(run.id, request)
         if not verdict.is_yes:
             raise _refusal(run.id, verdict)
+        return verdict
 
     def switcher(self, judge: Judge | None = None) -> PlanSwitcher:
         """Return a switcher of single runs, with a judge in another process or this one."""
@@ -157,7 +188,7 @@ class SwitchService:
             found = registered_playbook(self.context, playbook)
             plan, version = self.context.store.plans.get(found.plan_hash), found.version
         switch = Switch(change.renamed, change.given)
-        return SwitchRequest(plan, switch, version, change.source, change.caller)
+        return SwitchRequest(plan, switch, version, change.source, change.caller, change.skips)
 
     def _switch_when_idle(
         self,

@@ -237,41 +237,6 @@ class CurrentStatus(View, schema_name="CurrentStatus"):
     status: RunStatus
 
 
-class RepetitionState(StrEnum):
-    """State of an action before a resume. One that has failed, or an item of a loop, was perhaps done."""
-
-    YES = "yes"
-    NO = "no"
-    PERHAPS = "perhaps"
-
-
-class RepeatedAction(View, schema_name="RepeatedAction"):
-    """Action that acts outside, in a step that a resume does again. `done` says whether it was done."""
-
-    position: str
-    action: str
-    line: int | None
-    done: RepetitionState
-    idempotent: bool
-
-
-class RepeatedStep(View, schema_name="RepeatedStep"):
-    """Visit of a step that a resume does again, and why: it has failed, is parked, or follows `from`."""
-
-    step: str
-    visit: int
-    reason: Literal["failed", "parked", "skipped", "from", "after"]
-    actions: Sequence[RepeatedAction]
-
-
-class ResumePreview(View, schema_name="ResumePreview"):
-    """Preview of a resume: what it would do again. Nothing was changed."""
-
-    workflow_id: str
-    starts_new_run: bool
-    steps: Sequence[RepeatedStep]
-
-
 class RunTags(View, schema_name="RunTags"):
     """Tags of a run after a change."""
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
-from noetl.executor.actions import catalogue
 from noetl.executor.engine.cached_work import CachedWork, read_values
 from noetl.executor.engine.failed_expression import describe_expression, expression_error
 from noetl.executor.engine.journal import IN_PLACE, with_used_time
 from noetl.executor.engine.loop import LoopRun
 from noetl.executor.engine.perform import perform
 from noetl.executor.engine.scope import Scope
+from noetl.executor.engine.skips import is_set, split_run
 from noetl.executor.engine.work_context import InvocationTime, WorkContext
 from noetl.executor.errors import ActionError
 from noetl.executor.model.outcome import (
@@ -31,7 +31,7 @@ from noetl.executor.model.transition import GuardError, RuleTests
 from noetl.executor.model.visit_transition import read_skip, step_skipped
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.planner.frozen import frozen, replace
-from noetl.planner.plan import Action, Case, Loop, Repeat, Step, Work
+from noetl.planner.plan import Case, Loop, Repeat, Step, Work
 from noetl.planner.templates.template import EvaluationError, Template, is_true, parse_template
 
 StepResult: TypeAlias = Outcome | Suspension | Cancelled
@@ -80,20 +80,18 @@ class StepWork:
         """
         step, context, scope, result = self.step, self.context, self.scope, skip["result"]
         context.events.append(step_skipped(self.claim.visit, skip, context.clock()))
-        if step.loop is not None or step.parallel or not step.run:
+        item, later = split_run(step)
+        if item is None:
             return Outcome(data=result, saved=dict(scope.saved))
-        numbers = [index for index, item in enumerate(step.run) if not _is_set(item)]
-        last = numbers[-1] if numbers else len(step.run) - 1
-        item = step.run[last]
-        names = dict(result) if _is_set(item) and isinstance(result, Mapping) else {}
+        names = dict(result) if is_set(item) and isinstance(result, Mapping) else {}
         names |= {} if item.save_as is None else {item.save_as: result}
         try:
             scope.save(names, context.memory_budget)
         except ActionError as problem:
             return self._failed(problem)
-        if last + 1 == len(step.run):
+        if not later:
             return Outcome(data=result, saved=dict(scope.saved))
-        after = replace(context, journal={"run": {"at": last + 1}})
+        after = replace(context, journal={"run": {"at": len(step.run) - len(later)}})
         outcome = perform(after, step.run, scope, "run")
         assert not isinstance(outcome, WorkSuspension)
         return outcome
@@ -214,11 +212,6 @@ class StepWork:
         counts = self.step.is_finally_step or bool(suspended.retried)
         counts_since = context.clock() if counts else None
         return with_used_time(suspended.journal, self.claim, used_seconds, counts_since)
-
-
-def _is_set(item: Work) -> bool:
-    """Return whether an item of work is a `set`, which has no outside effect."""
-    return isinstance(item, Action) and item.loop is None and catalogue()[item.type].saves_given_values
 
 
 def make_rule_tests(step: Step, scope: Scope) -> RuleTests:

@@ -13,18 +13,21 @@ Limits: a run that has changed MAX_TRIES times is refused as busy.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import field
 from typing import Any
 
 from noetl.executor.engine.initial_data import InitialData
+from noetl.executor.engine.skips import check_skipped_result, find_skips
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.plan_switch import carry
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_history import RunRecords, read_switch_state
 from noetl.executor.model.run_switch import SwitchTarget, check_switchable, switch_run
+from noetl.executor.model.visit_transition import mark_skipped
 from noetl.executor.stores.interface import Store
 from noetl.planner.continuation.switch_state import Switch, SwitchState
 from noetl.planner.continuation.verdict import SwitchVerdict
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Plan
 
 MAX_TRIES = 5
@@ -35,6 +38,7 @@ class SwitchRequest:
     """The request to continue a run in a plan, which has been saved.
 
     `version` is that of the playbook, `source` the path of its file, and `caller` who requests it, if known.
+    `skips` holds results of failed or parked steps by their names in the run. These are not performed.
     """
 
     plan: Plan
@@ -42,6 +46,7 @@ class SwitchRequest:
     version: str | None = None
     source: str | None = None
     caller: str | None = None
+    skips: Mapping[str, Any] = field(default_factory=dict)
 
 
 @frozen
@@ -74,9 +79,10 @@ class PlanSwitcher:
 
         Raises:
             UnknownRunError: the run does not exist.
-            RejectedError: `not_resumable`, `payload_lost`, `ending`, `other_playbook`, `same_plan`.
+            RejectedError: `not_resumable`, `payload_lost`, `ending`, `other_playbook`, `same_plan`;
+                `not_ended`, `unknown_step`, `not_skippable` or `incomplete_result`, if steps are skipped.
         """
-        return self._judge(self.store.switches.read(run_id, self.clock()), request)[1]
+        return self._judge(self.store.switches.read(run_id, self.clock()), request)[2]
 
     def switch(
         self, run_id: str, request: SwitchRequest, idempotency: tuple[str, str] | None = None
@@ -91,19 +97,19 @@ class PlanSwitcher:
         for _ in range(MAX_TRIES):
             now = self.clock()
             records = self.store.switches.read(run_id, now)
-            old, verdict = self._judge(records, request)
+            old, marked, verdict = self._judge(records, request)
             if not verdict.is_yes:
                 return SwitchOutcome(verdict)
-            carried = carry(old, request.plan, records, request.switch, now)
+            carried = carry(old, request.plan, marked, request.switch, now)
             target = _find_target(request, records.run, carried.input, verdict)
-            run = self.store.switches.write(records, switch_run(records, carried, target, now), idempotency)
+            run = self.store.switches.write(records, switch_run(marked, carried, target, now), idempotency)
             if run is not None:
                 return SwitchOutcome(verdict, run)
         message = f"run {run_id} goes on too fast to be switched; pause it, and try again"
         raise RejectedError("busy", message)
 
-    def _judge(self, records: RunRecords, request: SwitchRequest) -> tuple[Plan, SwitchVerdict]:
-        """Return the plan of a run, and whether the run may continue in another one."""
+    def _judge(self, records: RunRecords, request: SwitchRequest) -> tuple[Plan, RunRecords, SwitchVerdict]:
+        """Return the plan of a run, its records with marked skips, and whether it may continue in another."""
         run, new = records.run, request.plan
         old = (self.read_plan or self.store.plans.get)(run.plan_hash)
         check_switchable(run, old.header)
@@ -113,7 +119,32 @@ class PlanSwitcher:
         if new.hash == run.plan_hash:
             message = f"run {run.id} has this version of playbook `{run.playbook}` already"
             raise RejectedError("same_plan", f"{message}; resume it without `playbook`")
-        return old, self.judge(old, new, read_switch_state(records, old), request.switch)
+        marked = _mark_skips(records, old, request)
+        return old, marked, self.judge(old, new, read_switch_state(marked, old), request.switch)
+
+
+def _mark_skips(records: RunRecords, old: Plan, request: SwitchRequest) -> RunRecords:
+    """Return the records with marks on the visits whose work the switch leaves out.
+
+    Raises:
+        RejectedError: `not_ended`, `unknown_step`, `not_skippable`, `incomplete_result`.
+    """
+    run, new = records.run, request.plan
+    if not request.skips:
+        return records
+    if not run.status.is_final:
+        message = f"run {run.id} has not ended, so no step of it can be skipped; cancel it first"
+        raise RejectedError("not_ended", message)
+    skips = find_skips(run.id, records.visits, tuple(old.steps), request.skips, request.caller)
+    for step, result in request.skips.items():
+        name = request.switch.renamed.get(step, step)
+        if name in new.steps:
+            check_skipped_result(new.steps[name], result)
+    visits = [
+        mark_skipped(visit, skips[visit.id], run.resumes + 1) if visit.id in skips else visit
+        for visit in records.visits
+    ]
+    return replace(records, visits=visits)
 
 
 def _find_target(

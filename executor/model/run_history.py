@@ -26,6 +26,7 @@ from noetl.executor.model.run import Branch, FailureState, Pointers, Run, Visit,
 from noetl.executor.model.special_visits import is_branch_visit, is_pseudo_step
 from noetl.executor.model.transition import StepOf, branches_after, names_after
 from noetl.executor.model.visit_states import FINISHED
+from noetl.executor.model.visit_transition import SKIP, read_skip
 from noetl.planner.continuation.switch_state import Begun, BranchPosition, DoneStep, SwitchState
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Header, Plan
@@ -119,8 +120,11 @@ def _has_begun_to_end(visits: Iterable[Visit], header: Header) -> bool:
 def _read_begun(records: RunRecords, visit: Visit, plan: Plan) -> Begun | None:
     """Return the work that has begun in a visit, or None.
 
-    A lost worker has reported nothing, so all actions of its visit may have been completed.
+    A lost worker has reported nothing, so all actions of its visit may have been completed. The work of a
+    visit that is skipped has not begun. An earlier skip has left none.
     """
+    if read_skip(visit, records.run.resumes + 1) is not None:
+        return None
     is_lost = visit.status is VisitStatus.RUNNING or (
         visit.error is not None and visit.error["type"] == "WorkerLost"
     )
@@ -134,7 +138,7 @@ def _read_begun(records: RunRecords, visit: Visit, plan: Plan) -> Begun | None:
             for event in records.events
             if event.type in ACTION_EVENTS and (event.step, event.visit) == (visit.step, visit.number)
         )
-    if progress is None:
+    if progress is None or SKIP in progress.journal:
         return Begun(completed=completed) if completed else None
     entry = progress.journal.get(position, {})
     case = progress.journal["rule"]["case"] if "rule" in progress.journal else None

@@ -100,6 +100,10 @@ async def test_refused_switch_has_the_verdict_and_changes_nothing(http: httpx.As
         ({"playbook": {"name": 7}}, "invalid-body"),
         ({"playbook": RIGHT, "map": {"a": 1}}, "invalid-body"),
         ({"playbook": RIGHT, "from": "pay"}, "conflicting-members"),
+        ({"playbook": RIGHT, "drop_siblings": True}, "conflicting-members"),
+        ({"playbook": RIGHT, "skip": {"reserve": 1}}, "not-skippable"),
+        ({"playbook": RIGHT, "skip": {"pey": 1}, "dry_run": True}, "unknown-step"),
+        ({"playbook": WRONG, "dry_run": True}, "same-plan"),
         ({"playbook": "name: order\nsteps: [{name: a, rum: []}]"}, "invalid-playbook"),
         ({"playbook": RIGHT.replace("name: order", "name: other")}, "other-playbook"),
         ({"playbook": WRONG}, "same-plan"),
@@ -116,6 +120,67 @@ async def test_wrong_requests_are_problems(
     if problem is not None:
         assert response.json()["type"] == f"urn:noetl:problem:{problem}"
     assert (await read_run(http, run)).status == "failed"
+
+
+async def test_dry_run_has_the_verdict_and_what_is_done_again(http: httpx.AsyncClient) -> None:
+    """An action of the same type at the same position was perhaps done, another one was not."""
+    wrong = WRONG.replace("{action: fail", "{action: shell, command: 'true'}, {action: shell, command: 'no'}")
+    wrong = wrong.replace(", message: wrong address}", "")
+    right = wrong.replace("{action: shell, command: 'no'}", "{action: file, read: missing.json}")
+    run = await start(http, wrong.replace("'no'", "'false'"))
+    await wait_until(http, run, "failed")
+    before = (await http.get(f"/workflows/{run}/events")).json()
+    response = await resume(http, run, playbook=right, dry_run=True)
+    assert response.status_code == 200, response.text
+    preview = response.json()
+    assert preview["starts_new_run"] is False
+    assert preview["verdict"]["may_continue"] is True
+    assert [notice["code"] for notice in preview["verdict"]["notices"]] == ["NC151"]
+    (step,) = preview["steps"]
+    assert (step["step"], step["reason"]) == ("pay", "failed")
+    assert [(action["action"], action["done"]) for action in step["actions"]] == [
+        ("shell", "yes"),
+        ("file", "no"),
+    ]
+    refused = await resume(http, run, playbook=right.replace("pay", "paying"), dry_run=True)
+    assert_problem(refused, 409, "cannot-continue")
+    assert [reason["code"] for reason in refused.json()["verdict"]["reasons"]] == ["NC102"]
+    skipped = (await resume(http, run, playbook=right, dry_run=True, skip={"pay": 1})).json()
+    assert [(step["reason"], step["actions"]) for step in skipped["steps"]] == [("skipped", [])]
+    assert skipped["verdict"]["notices"] == []
+    assert (await http.get(f"/workflows/{run}/events")).json() == before
+
+
+async def test_dry_run_of_a_waiting_run_repeats_nothing(http: httpx.AsyncClient) -> None:
+    run = await start(http, QUESTION)
+    await wait_until(http, run, "waiting")
+    preview = (await resume(http, run, playbook=DOUBLED, dry_run=True)).json()
+    assert (preview["steps"], preview["verdict"]["may_continue"]) == ([], True)
+    refused = await resume(http, run, playbook=DOUBLED, skip={"ask": 1})
+    assert_problem(refused, 409, "not-ended")
+    await answer(http, run)
+    assert await result_of(http, run) == ("succeeded", {"answer": 7})
+
+
+async def test_step_is_skipped_in_the_corrected_playbook(http: httpx.AsyncClient) -> None:
+    """Work of the skipped step is not compared. Its result must have what the new version reads."""
+    wrong = WRONG.replace("{action: fail", "{action: log, message: begun}, {action: fail")
+    right = wrong.replace(
+        "run: [{action: log, message: begun}, {action: fail, message: wrong address}]",
+        "run: [{action: file, read: missing.json, as: paid}, {action: set, set: {id: '{{ paid.id }}'}}]",
+    )
+    run = await start(http, wrong)
+    await wait_until(http, run, "failed")
+    incomplete = await resume(http, run, playbook=right, skip={"pay": {"no": 9}})
+    assert_problem(incomplete, 422, "incomplete-result")
+    assert "step `pay` has no `paid.id`, which `set` reads (line 4)" in incomplete.json()["detail"]
+    assert (await read_run(http, run)).status == "failed"
+    response = await resume(http, run, playbook=right, skip={"pay": {"id": 9}})
+    assert response.status_code == 202, response.text
+    assert await result_of(http, run) == ("succeeded", {"id": 9})
+    events = (await http.get(f"/workflows/{run}/events")).json()["items"]
+    types = [event["type"] for event in events]
+    assert (types.count("workflow.migrated"), types.count("step.skipped")) == (1, 1)
 
 
 async def test_same_key_switches_once(http: httpx.AsyncClient) -> None:

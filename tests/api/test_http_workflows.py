@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from noetl.api.service.views import PlanGraph, ResumePreview, RunEntry, RunPage, RunReport, RunResult, members
+from noetl.api.service.preview_views import ResumePreview
+from noetl.api.service.views import PlanGraph, RunEntry, RunPage, RunReport, RunResult, members
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.start_request import StartRequest
@@ -363,6 +364,8 @@ async def test_a_start_on_one_of_several_branches_may_be_refused(
     response = await http.post(f"/workflows/{workflow_id}/resume", json=body)
     assert (response.status_code, response.json()["type"]) == (status, f"urn:noetl:problem:{problem}")
     assert part in response.json()["detail"]
+    if problem == "cannot-continue":
+        assert response.json()["verdict"]["required"] == [{"name": "b", "type": "any", "line": 11}]
     assert len((await http.get("/workflows")).json()["items"]) == 1
     assert (await http.get(f"/workflows/{workflow_id}/events")).json() == before
 

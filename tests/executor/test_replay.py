@@ -57,6 +57,7 @@ from noetl.planner.continuation.switch_state import Switch
 from noetl.planner.frozen import replace
 from noetl.planner.plan import Case, Plan
 from noetl.testing.run_harness import RunHarness, register_playbook
+from noetl.testing.store_contract.skips import skip_steps
 from tests.switch_pairs import random_sketch, write_playbook
 
 RUNS = 100
@@ -409,6 +410,47 @@ def replayed(play: RunHarness, *types: str) -> PastRun:
 
 def steps_of(found: PastRun) -> dict[str, str]:
     return {visit.step: visit.status.value for visit in found.visits}
+
+
+SKIPPED = """
+    steps:
+    - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [b, c]}]}
+    - name: b
+      run:
+      - {action: file, read: missing.json, format: json, as: page}
+      - {action: set, set: {y: "{{ page.rows }}"}}
+      rule: [{case: default, run: [d]}]
+    - {name: c, run: [{action: wait, seconds: 5}], rule: [{case: default, run: [d]}]}
+    - {name: d, run: [{action: set, set: {sum: "{{ x + y }}"}}]}
+"""
+CACHED = """
+    steps:
+    - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [b]}]}
+    - name: b
+      cache: {key: "{{ x }}", ttl: 1d, skip_effects: true}
+      run: [{action: shell, command: "echo 7", as: y}]
+      rule: [{case: default, run: [c]}]
+    - {name: c, run: [{action: set, set: {z: "{{ y.stdout }}"}}]}
+"""
+
+
+def test_a_run_with_a_skipped_step_is_replayed(store: SqliteStore) -> None:
+    play = RunHarness(store, SKIPPED, folder=Path.cwd())
+    history = perform_and_hold(play)
+    assert play.status == "failed"
+    skip_steps(play, b={"rows": 2})
+    history += perform_and_hold(play)
+    assert (play.status, play.visit("d").status) == ("succeeded", "succeeded")
+    check_replays(store, play.plan, play.id, history)
+
+
+def test_a_run_with_a_cached_result_is_replayed(store: SqliteStore) -> None:
+    first = RunHarness(store, CACHED, folder=Path.cwd()).finish()
+    assert first.status == "succeeded"
+    play = RunHarness(store, CACHED, clock=first.clock, folder=Path.cwd())
+    history = perform_and_hold(play)
+    assert "action.cached" in play.event_types()
+    check_replays(store, play.plan, play.id, history)
 
 
 class TestSingleRuns:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from noetl.api.service.inbox_views import InboxPage
     from noetl.api.service.loop_items import ItemQuery
     from noetl.api.service.past_restarts import PastRestart
+    from noetl.api.service.preview_views import ResumePreview
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.services import TenantServices
     from noetl.api.service.switches import PlaybookChange
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
         BulkReport,
         CurrentStatus,
         EventPage,
-        ResumePreview,
         RunEntry,
         RunHistogram,
         RunPage,
@@ -177,6 +177,10 @@ class RunAccess(Protocol):
 
     def preview_resume(self, run_id: str, request: ResumeRequest | PastRestart) -> ResumePreview:
         """Return what a resume would do again. Nothing is changed."""
+        ...
+
+    def preview_switch(self, run_id: str, change: PlaybookChange) -> ResumePreview:
+        """Return what a run would do again in another version of its playbook. Nothing is changed."""
         ...
 
     def switch(self, run_id: str, change: PlaybookChange) -> RunEntry:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from noetl.api.service.inbox_views import InboxPage
     from noetl.api.service.loop_items import ItemQuery
     from noetl.api.service.past_restarts import PastRestart
+    from noetl.api.service.preview_views import ResumePreview
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.switches import PlaybookChange
     from noetl.api.service.views import (
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
         CurrentStatus,
         EventEntry,
         EventPage,
-        ResumePreview,
         RunEntry,
         RunHistogram,
         RunPage,
@@ -275,10 +275,15 @@ class ServiceRuns:
         return self._send(RunEntry, _path(run_id, "resume"), _resume_body(request) or None)
 
     def preview_resume(self, run_id: str, request: ResumeRequest | PastRestart) -> ResumePreview:
-        from noetl.api.service.views import ResumePreview
+        from noetl.api.service.preview_views import ResumePreview
 
         body = {**_resume_body(request), "dry_run": True}
         return self._send(ResumePreview, _path(run_id, "resume"), body)
+
+    def preview_switch(self, run_id: str, change: PlaybookChange) -> ResumePreview:
+        from noetl.api.service.preview_views import ResumePreview
+
+        return self._send(ResumePreview, _path(run_id, "resume"), {**_change_body(change), "dry_run": True})
 
     def switch(self, run_id: str, change: PlaybookChange) -> RunEntry:
         from noetl.api.service.views import RunEntry
@@ -365,7 +370,7 @@ def _change_body(change: PlaybookChange) -> dict[str, Any]:
     elif isinstance(change.playbook, PlaybookReference):
         version = {} if change.playbook.version is None else {"version": change.playbook.version}
         body["playbook"] = {"name": change.playbook.name, **version}
-    return body
+    return body | ({"skip": dict(change.skips)} if change.skips else {})
 
 
 def _path(run_id: str, part: str = "") -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from noetl.api.service.inbox_views import InboxPage
     from noetl.api.service.loop_items import ItemQuery
     from noetl.api.service.past_restarts import PastRestart
+    from noetl.api.service.preview_views import ResumePreview
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.services import TenantServices
     from noetl.api.service.switches import PlaybookChange
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
         BulkReport,
         CurrentStatus,
         EventPage,
-        ResumePreview,
         RunEntry,
         RunHistogram,
         RunPage,
@@ -174,6 +174,9 @@ class StoreRuns:
         if not isinstance(request, ResumeRequest):
             return self.services.past_restarts.preview(run_id, request)
         return self.services.previews.preview(run_id, request)
+
+    def preview_switch(self, run_id: str, change: PlaybookChange) -> ResumePreview:
+        return self.services.switches.preview(run_id, change)
 
     def switch(self, run_id: str, change: PlaybookChange) -> RunEntry:
         from noetl.api.service.views import RunEntry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
     from noetl.api.cli.access.run_access import RunAccess
     from noetl.api.cli.display.outcome import RunCommandContext
     from noetl.api.service.past_restarts import PastRestart
+    from noetl.api.service.preview_views import ResumePreview
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.switches import PlaybookChange
-    from noetl.api.service.views import ResumePreview, RunEntry
+    from noetl.api.service.views import RunEntry
     from noetl.executor.model.run import Run
     from noetl.planner.plan import Plan
 
@@ -99,24 +101,24 @@ def resume_runs(
     options = FilterOptions(status, None if is_single else playbook, tag, since, until, parent, search)
     check_selection(ids, options)
     changes = _ResumeOptions(step, drop_siblings, skip or (), dry_run)
-    changes.check(is_single=is_single, has_input=bool(inputs) or input_file is not None)
-    version.check(step, skip, dry_run)
-    file_inputs = read_input_file(input_file) if input_file is not None else {}
+    changes.check(is_single=is_single, has_input=bool(inputs or input_file))
+    version.check(step)
+    file_inputs = read_input_file(input_file) if input_file else {}
     check_settings()
     with open_runs(store, url) as runs:
         if not is_single:
             selected = select_runs(runs, RunChange.RESUME, ids or options, is_confirmed=yes)
             change_each(selected, partial(_resume_in_service, runs), "resumed", json=json)
             return
-        run = find_run(runs, (ids or [""])[0])
-        plan = runs.plan(run.id)
+        plan = runs.plan((run := find_run(runs, (ids or [""])[0])).id)
         types = {name: declared.type for name, declared in plan.header.inputs.items()}
         values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
+        request: ResumeRequest | PlaybookChange = changes.build_request(values)
+        if version.playbook is not None:
+            request = changes.add_skips(version.read_change(runs, values, plan))
         if dry_run:
-            show_preview(runs.preview_resume(run.id, changes.build_request(values)), json=json)
+            show_preview(_preview(runs, run.id, request), json=json)
             return
-        is_change = version.playbook is not None
-        request = version.read_change(runs, values, plan) if is_change else changes.build_request(values)
         resume_one(runs, run, plan, request, ResumeOutput(json, quiet))
 
 
@@ -152,6 +154,11 @@ class _ResumeOptions(NamedTuple):
             values, self.step, drops_siblings=self.drop_siblings, skips=skips, caller=_user_name()
         )
 
+    def add_skips(self, change: PlaybookChange) -> PlaybookChange:
+        """Return a change to another version in which steps are skipped."""
+        skips = parse_skips(self.skip)
+        return replace(change, skips=skips, caller=_user_name()) if skips else change
+
 
 def parse_skips(options: Sequence[str]) -> dict[str, Any]:
     """Return the results of steps by their names.
@@ -186,6 +193,15 @@ def _user_name() -> str | None:
         return None
 
 
+def _preview(runs: RunAccess, run_id: str, request: ResumeRequest | PlaybookChange) -> ResumePreview:
+    """Return what a resume would do again, in the version of the run or in another one."""
+    from noetl.api.service.runs import ResumeRequest
+
+    if isinstance(request, ResumeRequest):
+        return runs.preview_resume(run_id, request)
+    return runs.preview_switch(run_id, request)
+
+
 def show_preview(preview: ResumePreview, *, json: bool) -> None:
     """Write what a resume would do again."""
     from noetl.api.cli.display.resume_preview import count_repeated, format_preview
@@ -195,10 +211,14 @@ def show_preview(preview: ResumePreview, *, json: bool) -> None:
         write_json(preview)
         return
     data = to_json(preview)
+    for notice in data.get("verdict", {}).get("notices", ()):
+        line = "" if notice["line"] is None else f" (line {notice['line']})"
+        print_message(f"note: {notice['code']}: {notice['message']}{line}")
     write_stdout(format_preview(data))
     count = count_repeated(data)
     effects = "1 outside effect" if count == 1 else f"{count:,} outside effects"
-    print_message(f"nothing was done; {effects} may be repeated")
+    may = "the run may continue in this version; " if "verdict" in data else ""
+    print_message(f"{may}nothing was done; {effects} may be repeated")
 
 
 class ResumeOutput(NamedTuple):

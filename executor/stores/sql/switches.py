@@ -14,6 +14,8 @@ Limits: a run that changes all the time is judged again each time. A pause ends 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from noetl.executor.model.branch_stack import BranchStack
@@ -120,6 +122,7 @@ def _replace(db: Writer, judged: RunRecords, switched: SwitchedRun, *, is_sequen
     db.executemany(
         "switches.write_visit", [_visit_values(visit) for visit in carried.visits if visit.id in known]
     )
+    _write_skips(db, judged, carried.visits)
     added = [visit for visit in carried.visits if visit.id not in known]
     for index, visit in enumerate(added):
         insert_visit(db, visit, run.queue, position=(row["seq"] << 12) + index)
@@ -133,6 +136,21 @@ def _replace(db: Writer, judged: RunRecords, switched: SwitchedRun, *, is_sequen
     if not is_sequential:
         _add_counters(db, switched)
     append_events(db, run.id, row["seq"], switched.events)
+
+
+def _write_skips(db: Writer, judged: RunRecords, carried: Sequence[Visit]) -> None:
+    """Write the marks of the visits whose work is left out. The progress of all others stays as it is."""
+    before = {visit.id: visit.progress for visit in judged.visits}
+    for visit in carried:
+        if visit.progress is not None and visit.progress != before.get(visit.id):
+            progress = encode_json(asdict(visit.progress))
+            db.execute(
+                "runs.mark_skipped",
+                run_id=visit.run_id,
+                visit_id=visit.id,
+                progress=progress,
+                due_at=visit.due_at,
+            )
 
 
 def _add_counters(db: Writer, switched: SwitchedRun) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.switching import PlanSwitcher, SwitchOutcome, SwitchRequest
+from noetl.executor.errors import RejectedError
 from noetl.executor.model.plan_switch import carry
 from noetl.executor.model.run import NEVER, RunStatus, VisitStatus
 from noetl.executor.model.run_switch import SwitchTarget, switch_run
@@ -49,7 +50,8 @@ def switch(harness: RunHarness, text: str, **options: Any) -> SwitchOutcome:
     """Let a run continue in another playbook, and return what has become of it."""
     plan = compile_text(text)
     harness.store.plans.save(plan)
-    request = SwitchRequest(plan, Switch(**options), caller="ann")
+    skips = options.pop("skips", {})
+    request = SwitchRequest(plan, Switch(**options), caller="ann", skips=skips)
     return PlanSwitcher(harness.store, harness.clock, judge).switch(harness.id, request)
 
 
@@ -79,6 +81,24 @@ class SwitchesContract(ContractFixtures):
             "workflow.resumed",
             "workflow.completed",
         ]
+        assert failed_checks(store) == []
+
+    def test_failed_step_is_skipped_in_the_new_plan(self, store: Store) -> None:
+        harness = RunHarness(store, WRONG, {"m": "a"}).finish()
+        read = "{action: file, read: missing.json, format: json, as: page}"
+        read = f"{read}, {{action: set, set: {{x: '{{{{ page.n }}}}'}}}}"
+        corrected = WRONG.replace('{action: shell, command: ["false"]}', read)
+        before = run_contents(store, harness.run)
+        with pytest.raises(RejectedError, match=r"has no `page.n`, which `set` reads"):
+            switch(harness, corrected, skips={"c": [1]})
+        with pytest.raises(RejectedError, match="has neither failed nor stopped"):
+            switch(harness, corrected, skips={"b": 1})
+        assert run_contents(store, harness.run) == before
+        assert switch(harness, corrected, skips={"c": {"n": 40}}).run is not None
+        harness.finish()
+        assert (harness.status, harness.result) == (RunStatus.SUCCEEDED, {"sum": 42})
+        (skipped,) = (event for event in harness.events if event.type == "step.skipped")
+        assert (skipped.step, skipped.payload) == ("c", {"by": "ann"})
         assert failed_checks(store) == []
 
     def test_waiting_run_goes_on_waiting(self, store: Store) -> None:

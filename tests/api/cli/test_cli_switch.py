@@ -85,11 +85,27 @@ def test_notices_are_printed(noetl: Command, folder: Path) -> None:
     assert outcome.err.startswith("note: NC151: ")
 
 
+def test_dry_run_and_skip_in_the_corrected_file(noetl: Command, failed: str) -> None:
+    Path("order.yaml").write_text(CORRECTED)
+    shown = noetl("runs", "resume", failed, "--playbook", "order.yaml", "--dry-run")
+    assert shown.exit_code == 0
+    assert shown.out == "pay  visit 1  has failed\n  run.0  shell  (line 8)  was not done\n"
+    assert shown.err.startswith("the run may continue in this version; nothing was done; 0 outside effects")
+    data = noetl("runs", "resume", failed, "--playbook", "order.yaml", "--dry-run", "--json").json
+    assert data["verdict"] == {"may_continue": True, "reasons": [], "required": [], "notices": []}
+    outcome = noetl("runs", "resume", failed, "--playbook", "order.yaml", "--skip", "pay=1")
+    assert (outcome.exit_code, outcome.json) == (0, {"n": 1})
+    assert Path("effects").read_text() == "reserve\n"
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["--set", "a=1"], "--set, --map and --wait need --playbook"),
-        (["--playbook", "order.yaml", "--from", "pay"], "--playbook goes on in another version"),
+        (
+            ["--playbook", "order.yaml", "--from", "pay"],
+            "--from starts a new run with the version that the run",
+        ),
         (["--playbook", "order.yaml", "--set", "a"], "--set must be name=value, not 'a'"),
         (["--playbook", "order.yaml", "--map", "a"], "--map must be OLD=NEW, not 'a'"),
         (["--playbook", "order.yaml", "--map", "a=b", "--map", "a=c"], "--map names step `a` twice"),
