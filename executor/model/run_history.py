@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
+from typing import Any
 
 from noetl.executor.model.branch_stack import BranchStack
 from noetl.executor.model.events import Event
@@ -140,9 +141,25 @@ def _read_begun(records: RunRecords, visit: Visit, plan: Plan) -> Begun | None:
         )
     if progress is None or SKIP in progress.journal:
         return Begun(completed=completed) if completed else None
-    entry = progress.journal.get(position, {})
     case = progress.journal["rule"]["case"] if "rule" in progress.journal else None
-    return Begun(bool(progress.journal), entry.get("at"), case, progress.round, completed)
+    places = _suspended_items(progress.journal, position if case is None else f"rule.{case}")
+    item = places[0] if places else None
+    return Begun(bool(progress.journal), item, case, progress.round, completed, tuple(places[1:]))
+
+
+def _suspended_items(journal: Mapping[str, Any], position: str) -> list[int]:
+    """Return the index of the suspended item of work, followed by those of the tasks that it calls.
+
+    >>> _suspended_items({"run": {"at": 1}, "run.1/t": {"at": 2}, "run.1/t.2": {"action": "wait"}}, "run")
+    [1, 2]
+    """
+    items: list[int] = []
+    frame: str | None = position
+    while frame is not None and "at" in journal.get(frame, {}):
+        items.append(journal[frame]["at"])
+        place = f"{frame}.{items[-1]}/"
+        frame = next((key for key in journal if key.startswith(place) and "." not in key[len(place) :]), None)
+    return items
 
 
 def names_of_branches(records: RunRecords, plan: Plan) -> dict[str, Pointers]:

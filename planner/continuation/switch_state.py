@@ -21,10 +21,11 @@ class Begun:
 
     Attributes:
         is_suspended: whether the visit is suspended, so that its journal is kept.
-        item: index in `run` of the item that is suspended; None if all of `run` is (`parallel` or a loop).
         case: index of the case whose work is suspended; None if the work of the step is.
+        item: index of the item that is suspended in this work; None if all of it is (`parallel` or a loop).
         rounds: the number of completed rounds of `repeat`.
         completed: positions of the actions that failed attempts have completed, such as `run.0`.
+        inside: indexes of the items that are suspended in the tasks which `item` calls, from the outside in.
     """
 
     is_suspended: bool = False
@@ -32,6 +33,7 @@ class Begun:
     case: int | None = None
     rounds: int = 0
     completed: tuple[str, ...] = ()
+    inside: tuple[int, ...] = ()
 
 
 @frozen

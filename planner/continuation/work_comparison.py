@@ -7,17 +7,21 @@ Algorithm: structural comparison of the work up to the position, with the tasks 
 
 Cost: linear in this work.
 
-Limits: an entry of `run` counts as one unit: the work behind a wait inside a task must be equal as well.
+Limits: all work of the items of a loop must be equal, also behind a wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from noetl.planner.continuation.switch_state import Begun, BranchPosition
 from noetl.planner.continuation.verdict import Reason
 from noetl.planner.plan import Action, Plan, Step, TaskCall, Work
+
+_ENTRY = re.compile(r"(?:run(?:~(?P<round>\d+))?|rule\.(?P<case>\d+))(?:\[\d+\])?\.(?P<index>\d+)(?![^/\[])")
+"""The position of an action, up to the entry of the work of a step or of a case."""
 
 _FREE_KEYS = frozenset({"line", "retry", "timeout_seconds", "cache", "batch", "concurrency"})
 """What may change in work that has begun: how often it is tried, for how long, and how many items at once."""
@@ -37,9 +41,10 @@ def compare_begun_work(
 def find_repeated_actions(old: Plan, before: Step, step: Step, branch: BranchPosition) -> Iterator[Reason]:
     """Yield a notice for each action that a failed attempt has completed, and that is done again."""
     begun = branch.begun
-    for index in _completed_items(begun) if begun is not None and not begun.is_suspended else ():
-        if index < len(step.run):
-            work = step.run[index]
+    entries = [] if begun is None or begun.is_suspended else _completed_items(begun)
+    for case, index in entries:
+        work = _entry(step, case, index)
+        if work is not None:
             kind = work.type if isinstance(work, Action) else work.task
             message = f"`{kind}` was completed by a failed attempt and is done again, with the same key"
             yield Reason("NC151", message, step.name, work.line or step.line)
@@ -52,50 +57,89 @@ def _compare_rounds(step: Step, begun: Begun) -> Iterator[Reason]:
 
 
 def _compare_suspended(old: Plan, new: Plan, before: Step, step: Step, begun: Begun) -> Iterator[Reason]:
+    places = () if begun.item is None else (begun.item, *begun.inside)
     if begun.case is not None:
-        yield from _compare_case(old, new, before, step, begun.case)
-        return
-    end = None if begun.item is None else begun.item + 1
-    if before.parallel != step.parallel:
+        case = begun.case
+        is_same = case < min(len(before.cases), len(step.cases)) and _continues(
+            (old, before.cases[case].work), (new, step.cases[case].work), places
+        )
+        if not is_same:
+            yield _changed(step, f"case {case + 1}, whose work is suspended,")
+    elif before.parallel != step.parallel:
         yield _changed(step, "`parallel`")
     elif _loop_form(before) != _loop_form(step) or _reads_changed_values(old, new, before):
         message = f"the loop of step `{step.name}` is in the middle, and its items or its work have changed"
         yield Reason("NC110", message, step.name, step.line)
-    elif _forms(old, before.run[:end]) != _forms(new, step.run[:end]):
+    elif step.loop is not None and _forms(old, before.run) != _forms(new, step.run):
+        yield _changed(step, "the work of the items of its loop")
+    elif not _continues((old, before.run), (new, step.run), places):
         yield _changed(step, "the work up to the place where it is suspended")
 
 
-def _compare_case(old: Plan, new: Plan, before: Step, step: Step, case: int) -> Iterator[Reason]:
-    work = before.cases[case].work if case < len(before.cases) else ()
-    if case >= len(step.cases) or _forms(old, work) != _forms(new, step.cases[case].work):
-        yield _changed(step, f"case {case + 1}, whose work is suspended,")
+def _continues(
+    before: tuple[Plan, Sequence[Work]], after: tuple[Plan, Sequence[Work]], places: tuple[int, ...]
+) -> bool:
+    """Return whether suspended work can continue in other work.
+
+    `places` are the indexes of the suspended items, as in `Begun`. All of parallel work has begun.
+    """
+    (old, run), (new, other) = before, after
+    end = places[0] if places else len(run)
+    if len(other) < min(end + 1, len(run)) or _forms(old, run[:end]) != _forms(new, other[:end]):
+        return False
+    if end >= len(run):
+        return True
+    first, second = run[end], other[end]
+    if len(places) == 1 or not isinstance(first, TaskCall) or not isinstance(second, TaskCall):
+        return bool(_form(old, first) == _form(new, second))
+    task, new_task = old.tasks[first.task], new.tasks[second.task]
+    is_same_call = _strip(first.to_json()) == _strip(second.to_json()) and task.parallel == new_task.parallel
+    return is_same_call and _continues((old, task.run), (new, new_task.run), places[1:])
 
 
 def _compare_completed(old: Plan, new: Plan, before: Step, step: Step, begun: Begun) -> Iterator[Reason]:
-    for index in _completed_items(begun):
-        if index < len(before.run) and index < len(step.run):
-            if _forms(old, before.run[index : index + 1]) != _forms(new, step.run[index : index + 1]):
-                message = (
-                    f"entry {index + 1} of `run` was completed by a failed attempt of step `{step.name}`: "
-                    "other work there would get its idempotency key"
-                )
-                yield Reason("NC109", message, step.name, step.run[index].line or step.line)
+    for case, index in _completed_items(begun):
+        earlier, later = _entry(before, case, index), _entry(step, case, index)
+        if earlier is not None and later is not None and _form(old, earlier) != _form(new, later):
+            place = "`run`" if case is None else f"case {case + 1}"
+            message = (
+                f"entry {index + 1} of {place} was completed by a failed attempt of step `{step.name}`: "
+                "other work there would get its idempotency key"
+            )
+            yield Reason("NC109", message, step.name, later.line or step.line)
 
 
-def _completed_items(begun: Begun) -> list[int]:
-    """Return the indexes of the entries of `run` in which actions of this round were completed.
+def _entry(step: Step, case: int | None, index: int) -> Work | None:
+    """Return an entry of the work of a step or of one of its cases, or None if there is none."""
+    cases = [case.work for case in step.cases]
+    works = step.run if case is None else cases[case] if case < len(cases) else ()
+    return works[index] if index < len(works) else None
 
-    >>> _completed_items(Begun(completed=("run.0", "run.2/t.1", "rule.0")))
-    [0, 2]
+
+def _completed_items(begun: Begun) -> list[tuple[int | None, int]]:
+    """Return the entries in which actions were completed that a failed attempt does again.
+
+    Each is the index of a case, or None for `run`, and that of the entry. What a visit did before its case is
+    suspended, or in an earlier round, is not done again.
+
+    >>> _completed_items(Begun(completed=("run.0", "run.2/t.1", "run.2[1]", "rule.0.1")))
+    [(None, 0), (None, 2), (0, 1)]
     >>> _completed_items(Begun(rounds=2, completed=("run.0", "run~1.0", "run~2.1")))
-    [1]
+    [(None, 1)]
+    >>> _completed_items(Begun(True, case=0, completed=("run.0", "rule.0.1")))
+    [(0, 1)]
     """
-    heads = [position.split("/")[0].split(".") for position in begun.completed]
-    if begun.rounds:
-        heads = [head for head in heads if head[0] == f"run~{begun.rounds}"]
-    return sorted(
-        {int(head[1]) for head in heads if head[0].startswith("run") and len(head) > 1 and head[1].isdigit()}
-    )
+    found: dict[tuple[int | None, int], None] = {}
+    for position in begun.completed:
+        match = _ENTRY.match(position)
+        if match is None:
+            continue
+        is_earlier = begun.rounds and int(match["round"] or 0) != begun.rounds
+        if match["case"] is not None:
+            found[int(match["case"]), int(match["index"])] = None
+        elif not is_earlier and begun.case is None:
+            found[None, int(match["index"])] = None
+    return sorted(found, key=lambda entry: (-1 if entry[0] is None else entry[0], entry[1]))
 
 
 def _changed(step: Step, subject: str) -> Reason:

@@ -414,12 +414,31 @@ BEGUN_WORK: dict[str, tuple[Plan, Plan, Begun, list[str]]] = {
     ),
     "behind the wait": (work(PAY, WAIT, SHIP), work(PAY, WAIT, RESERVE, SHIP), Begun(True, 1), []),
     "retries": (work(PAY, WAIT, SHIP), work(PAY, WAIT, SHIP, rest="  retry: 3"), Begun(True, 1), []),
-    "all items of parallel work": (
+    "item added to parallel work": (
         work(PAY, WAIT, rest="  parallel: true"),
         work(PAY, WAIT, SHIP, rest="  parallel: true"),
         Begun(True),
+        [],
+    ),
+    "item dropped from parallel work": (
+        work(PAY, WAIT, rest="  parallel: true"),
+        work(PAY, rest="  parallel: true"),
+        Begun(True),
         ["NC109"],
     ),
+    "behind the wait in a task": (
+        work(SHIP, CALL, tasks=task(PAY, WAIT)),
+        work(SHIP, CALL, tasks=task(PAY, WAIT, RESERVE)),
+        Begun(True, 1, inside=(1,)),
+        [],
+    ),
+    "before the wait in a task": (
+        work(SHIP, CALL, tasks=task(PAY, WAIT)),
+        work(SHIP, CALL, tasks=task(RESERVE, WAIT)),
+        Begun(True, 1, inside=(1,)),
+        ["NC109"],
+    ),
+    "shorter than the place": (work(PAY, WAIT), work(PAY), Begun(True, 1), ["NC109"]),
     # K10: loops and rounds.
     "items changed": (
         work(PAY, rest=LOOP),
@@ -493,6 +512,9 @@ def test_case_whose_work_is_suspended() -> None:
     state = SwitchState((BranchPosition("s", 1, {}, begun=Begun(True, case=0)),))
     assert codes(judge(old, compile_steps(IN_PLACE % (SHIP, f"{PAY}, {WAIT}")), state)) == ["NC109"]
     assert judge(old, compile_steps(IN_PLACE % (f"{PAY}, {WAIT}", RESERVE)), state).is_yes
+    longer = compile_steps(IN_PLACE % (f"{PAY}, {WAIT}, {RESERVE}", SHIP))
+    state = SwitchState((BranchPosition("s", 1, {}, begun=Begun(True, 1, case=0)),))
+    assert judge(old, longer, state).is_yes
 
 
 def test_notice_of_an_action_that_is_done_again() -> None:
