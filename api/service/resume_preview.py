@@ -80,9 +80,11 @@ class ResumePreviewService:
         run, old, new = self.runs.get(run_id), self.runs.plan(run_id), request.plan
         visits = self.context.store.runs.visits(run.id)
         skips = find_skips(run.id, visits, tuple(old.steps), request.skips, request.caller)
-        for visit in visits:
-            if not is_branch_visit(visit, old.header.finally_step) or not _is_repeated(visit, run):
-                continue
+        last = old.header.finally_step
+        repeated = [visit for visit in visits if is_branch_visit(visit, last) and _is_repeated(visit, run)]
+        if run.status.is_final and not repeated and last == new.header.finally_step:
+            repeated = [visit for visit in visits if visit.step == last]  # The end of the run is done again.
+        for visit in repeated:
             reason: _Reason = "failed" if visit.error is not None else "parked"
             renamed = replace(visit, step=request.switch.renamed.get(visit.step, visit.step))
             positions = self._read_positions(visit)

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from noetl.executor.engine.scope import find_lost_names, view_step
+from noetl.executor.model.plan_switch import SWITCH_STEP
 from noetl.executor.model.run import Run, Visit, VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.transition import merge_names
@@ -120,5 +121,6 @@ def final_steps(visits: Iterable[Visit], *, is_cancelled: bool = False) -> StepV
 
 
 def _in_causal_order(visits: Iterable[Visit]) -> list[Visit]:
-    """Return the visits of steps, without pseudo-steps, in an order in which causes come first."""
-    return sorted((v for v in visits if not is_pseudo_step(v.step)), key=lambda v: (v.clock, v.id))
+    """Return the visits of steps and those with given values, in an order in which causes come first."""
+    kept = (v for v in visits if not is_pseudo_step(v.step) or v.step == SWITCH_STEP)
+    return sorted(kept, key=lambda v: (v.clock, v.id))

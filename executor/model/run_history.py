@@ -92,6 +92,8 @@ def read_switch_state(records: RunRecords, plan: Plan) -> SwitchState:
         for branch in arrivals
     ]
     held = {name for branch in branches for name in branch.names}
+    in_line = 0 if records.stack is None else records.stack.count_in_line(plan.steps.__getitem__)
+    has_ended = records.run.status.is_final and records.run.stop is None
     saved = {name for visit in over if not visit.has_ended_branch for name in visit.saved}
     return SwitchState(
         tuple(branches),
@@ -101,7 +103,8 @@ def read_switch_state(records: RunRecords, plan: Plan) -> SwitchState:
         records.run.variables,
         any(map(records.is_claimed, records.visits)),
         _has_begun_to_end(records.visits, plan.header),
-        in_line=0 if records.stack is None else records.stack.count_in_line(plan.steps.__getitem__),
+        in_line=in_line,
+        is_over=has_ended and not (branches or in_line),
     )
 
 

@@ -60,6 +60,11 @@ class SwitchedRun:
     carried: CarriedRun
     events: tuple[Event, ...]
 
+    @property
+    def must_end(self) -> bool:
+        """True if no branch is left, so that only `finally` and `output` follow."""
+        return self.run.live == 0
+
 
 def check_switchable(run: Run, header: Header) -> None:
     """Check that a run may be judged: it has not succeeded, and it is not ending.

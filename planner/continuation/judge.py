@@ -101,7 +101,7 @@ class SwitchJudge:
     def check_run(self) -> None:
         if self.state.is_claimed:
             self.refuse("NC101", "a step of the run is being performed: wait until it has ended")
-        if self.state.has_begun_to_end or not self.state.branches:
+        if self.state.has_begun_to_end or not (self.state.branches or self.state.is_over):
             self.refuse("NC111", "the run has no branch that could continue")
         if "mode" in self.conditions:
             is_ordered = self.old.header.sequential or self.new.header.sequential
@@ -257,6 +257,10 @@ class SwitchJudge:
 
     def check_finally(self, state: SwitchState) -> None:
         finally_step = self.new.header.finally_step
+        if state.is_over and finally_step is not None:
+            step = self.new.steps[finally_step]
+            message = f"step `{finally_step}` is done again, because `finally` names it"
+            self.notices.append(Reason("NC151", message, finally_step, step.line))
         if finally_step in state.done and "repeats" in self.conditions:
             self.refuse("NC105", f"step `{finally_step}` is done, and `finally` names it", finally_step)
 
@@ -305,6 +309,8 @@ class SwitchJudge:
         used = {*version.program.definitions, *self.new.header.inputs}
         for name in self.switch.given:
             is_held = all(name in branch.names for branch in state.branches)
+            if state.is_over:
+                is_held = name in state.ended_names
             if name not in used or (is_held and name not in self.new.header.inputs):
                 self.refuse(
                     "NC118", f"`{name}` needs no value: the run has one, or the new version has no such name"
@@ -456,6 +462,8 @@ def keep_live_names(state: SwitchState, new: Plan, given: AbstractSet[str]) -> S
     A step hands on only what it may have in its plan. The output sees the other names as well.
     """
     branches, dropped = [], set(state.ended_names)
+    if state.is_over:
+        dropped |= given
     for branch in state.branches:
         names = {**dict.fromkeys(given, (0, "")), **branch.names}
         live = new.steps[branch.step].live_names

@@ -232,7 +232,8 @@ class _Builder:
         """Add the synthetic steps: the first one, one for each branch, and that of the ended branches."""
         known = self.program.definitions.keys()
         held = [branch.names.keys() & known for branch in self.state.branches]
-        common = frozenset.intersection(*map(frozenset, held))
+        # Without a branch, the end of the run has what ended branches have saved.
+        common = frozenset.intersection(*map(frozenset, held or [{*self.state.ended_names} & known]))
         stubs = self.find_stubs(entered)
         entries = []
         for number, (first, names) in enumerate(zip(firsts, held, strict=True)):

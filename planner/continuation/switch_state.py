@@ -66,7 +66,8 @@ class SwitchState:
 
     `ended_names` are the names that only branches which have ended have saved. `inputs` and `variables` are
     those with which the run was started. `is_edited` is true if no run of the old plan may reach the state.
-    `in_line` is the number of branches that wait for their turn in sequential mode.
+    `in_line` is the number of branches that wait for their turn in sequential mode. `is_over` is true if all
+    branches have ended by themselves, and so has the run: only `finally` and `output` are left.
     """
 
     branches: tuple[BranchPosition, ...]
@@ -78,6 +79,7 @@ class SwitchState:
     has_begun_to_end: bool = False
     is_edited: bool = False
     in_line: int = 0
+    is_over: bool = False
 
     def visits_of(self, step: str) -> int:
         """Return the number of finished visits of a step."""

@@ -162,6 +162,27 @@ async def test_dry_run_of_a_waiting_run_repeats_nothing(http: httpx.AsyncClient)
     assert await result_of(http, run) == ("succeeded", {"answer": 7})
 
 
+async def test_finally_and_output_are_done_again(http: httpx.AsyncClient) -> None:
+    wrong = RIGHT.replace(
+        'output: {id: "{{ id }}"}', "- {name: last, run: [{action: fail, message: no}]}\nfinally: last\n"
+    )
+    right = wrong.replace("{action: fail, message: no}", "{action: shell, command: 'true'}")
+    run = await start(http, wrong)
+    await wait_until(http, run, "failed")
+    preview = (await resume(http, run, playbook=right, dry_run=True)).json()
+    assert [notice["code"] for notice in preview["verdict"]["notices"]] == ["NC151"]
+    assert [(step["step"], step["reason"]) for step in preview["steps"]] == [("last", "failed")]
+    assert [action["done"] for action in preview["steps"][0]["actions"]] == ["no"]
+    assert (await resume(http, run, playbook=right)).status_code == 202
+    assert await result_of(http, run) == ("succeeded", {"id": 7})
+    report = await read_run(http, run)
+    assert {step: entry.visits for step, entry in report.steps.items() if step != "last"} == {
+        "reserve": 1,
+        "pay": 1,
+        "ship": 1,
+    }
+
+
 async def test_step_is_skipped_in_the_corrected_playbook(http: httpx.AsyncClient) -> None:
     """Work of the skipped step is not compared. Its result must have what the new version reads."""
     wrong = WRONG.replace("{action: fail", "{action: log, message: begun}, {action: fail")

@@ -13,6 +13,7 @@ from noetl.executor.model.run_history import ACTION_EVENTS, RunRecords
 from noetl.executor.model.run_switch import SwitchedRun, is_same_state
 from noetl.executor.model.run_transition import check_same_request
 from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.memory.visits import MemoryVisits
 from noetl.executor.stores.memory.waits import delete_answer
@@ -58,6 +59,8 @@ class MemorySwitches:
                 if run.parent is not None:
                     delete_answer(state, run.parent)
             _replace(record, switched, is_sequential=plan.header.sequential)
+            if switched.must_end:
+                MemoryBranches(state, record, judged.read_at).end_run()
             return run
 
 

@@ -24,7 +24,7 @@ from noetl.executor.model.run_history import ACTION_EVENTS, RunRecords
 from noetl.executor.model.run_switch import SwitchedRun, is_same_state
 from noetl.executor.model.run_transition import unknown_run
 from noetl.executor.model.special_visits import deadline_visit
-from noetl.executor.stores.sql.branches import insert_visit
+from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.history import append_events
@@ -83,7 +83,9 @@ class SqlSwitches:
                 list_waits(db, run.id)
                 if run.parent is not None:
                     delete_answer(db, run.parent)
-            _replace(db, judged, switched, is_sequential=new.sequential)
+            row = _replace(db, judged, switched, is_sequential=new.sequential)
+            if switched.must_end:
+                BranchTransaction(db, self._plans, row, judged.read_at).end_run()
         self._plans.uses.record(run.plan_hash, now)
         self._context.announce_due()
         return run
@@ -114,10 +116,12 @@ def _decode_names(row: Row) -> dict[str, tuple[int, str]]:
     return {name: (clock, id) for name, (clock, id) in json.loads(row["names"]).items()}
 
 
-def _replace(db: Writer, judged: RunRecords, switched: SwitchedRun, *, is_sequential: bool) -> None:
-    """Replace the records of a run that follow from its plan."""
+def _replace(db: Writer, judged: RunRecords, switched: SwitchedRun, *, is_sequential: bool) -> Row:
+    """Replace the records of a run that follow from its plan. Return the columns that its branches need."""
     run, carried = switched.run, switched.carried
-    row = db.execute("switches.write_run", **_run_values(switched, is_sequential=is_sequential)).fetchone()
+    row: Row = db.execute(
+        "switches.write_run", **_run_values(switched, is_sequential=is_sequential)
+    ).fetchone()
     known = {visit.id for visit in judged.visits}
     db.executemany(
         "switches.write_visit", [_visit_values(visit) for visit in carried.visits if visit.id in known]
@@ -136,6 +140,7 @@ def _replace(db: Writer, judged: RunRecords, switched: SwitchedRun, *, is_sequen
     if not is_sequential:
         _add_counters(db, switched)
     append_events(db, run.id, row["seq"], switched.events)
+    return row
 
 
 def _write_skips(db: Writer, judged: RunRecords, carried: Sequence[Visit]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -37,6 +38,14 @@ WAITING = """
     - {name: b, run: [{action: wait, seconds: 60}], rule: [{case: default, run: [c]}]}
     - {name: c, run: [{action: set, set: {y: "{{ x }}"}}]}
     output: {y: "{{ y }}"}
+"""
+OUTPUT = """
+    steps:
+    - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [b, c]}]}
+    - {name: b, run: [{action: set, set: {y: 2}}], rule: [{case: default, run: [d]}]}
+    - {name: c, rule: [{case: default, run: [d]}]}
+    - {name: d, run: [{action: set, set: {sum: "{{ x + y }}"}}]}
+    output: {sum: "{{ sum.no }}"}
 """
 CORRECTED = WAITING.replace("{{ x }}", "{{ x + 41 }}")
 
@@ -156,6 +165,54 @@ class SwitchesContract(ContractFixtures):
         before = run_contents(store, harness.run)
         assert store.switches.write(judged, switched) is None
         assert run_contents(store, harness.run) == before
+
+    @pytest.mark.parametrize("mode", ["parallel", "sequential"])
+    def test_output_is_evaluated_again(self, store: Store, mode: str) -> None:
+        text = f"mode: {mode}\n{dedent(OUTPUT)}"
+        harness = RunHarness(store, text).finish()
+        assert harness.status is RunStatus.COMPLETED_WITH_ERRORS
+        outcome = switch(harness, text.replace("{{ sum.no }}", "{{ summ }}"))
+        assert [required.name for required in outcome.verdict.required] == ["summ"]
+        assert harness.status is RunStatus.COMPLETED_WITH_ERRORS
+        assert switch(harness, text.replace("{{ sum.no }}", "{{ sum + 1 }}")).run is not None
+        harness.finish()
+        assert (harness.status, harness.result) == (RunStatus.SUCCEEDED, {"sum": 4})
+        assert harness.visit_counts == {"a": 1, "b": 1, "c": 1, "d": 1}
+        assert failed_checks(store) == []
+
+    def test_output_reads_given_values(self, store: Store) -> None:
+        ended = RunHarness(store, OUTPUT).finish()
+        open_ = RunHarness(store, WAITING)
+        execute_until_it_waits(open_)
+        corrected = WAITING.replace("{{ y }}", "{{ more }}")
+        assert switch(open_, corrected, given={"more": 5}).run is not None
+        assert open_.finish().result == {"y": 5}
+        corrected = OUTPUT.replace("{{ sum.no }}", "{{ sum + more }}")
+        assert [required.name for required in switch(ended, corrected).verdict.required] == ["more"]
+        refused = switch(ended, corrected, given={"more": 5, "sum": 6})
+        assert [reason.code for reason in refused.verdict.reasons] == ["NC118"]
+        assert switch(ended, corrected, given={"more": 5}).run is not None
+        assert ended.finish().result == {"sum": 8}
+
+    def test_finally_is_done_again(self, store: Store) -> None:
+        text = f"finally: last\n{dedent(OUTPUT)}".replace("{{ sum.no }}", "{{ sum }}")
+        text = text.replace("output:", "- {name: last, run: [{action: fail, message: no}]}\noutput:")
+        harness = RunHarness(store, text).finish()
+        assert harness.status is RunStatus.FAILED
+        outcome = switch(harness, text.replace("{action: fail, message: no}", "{action: log, message: bye}"))
+        assert [notice.code for notice in outcome.verdict.notices] == ["NC151"]
+        harness.finish()
+        assert (harness.status, harness.result) == (RunStatus.SUCCEEDED, {"sum": 3})
+        assert failed_checks(store) == []
+
+    def test_cancelled_run_without_a_branch_is_refused(self, store: Store) -> None:
+        harness = RunHarness(store, OUTPUT)
+        for _ in range(4):
+            harness.execute_next()
+        store.runs.stop(harness.id, RunStatus.CANCELLED, harness.clock())
+        harness.finish()
+        outcome = switch(harness, OUTPUT.replace("{{ sum.no }}", "{{ sum }}"))
+        assert [reason.code for reason in outcome.verdict.reasons] == ["NC111"]
 
     def test_given_values_are_read(self, store: Store) -> None:
         harness = RunHarness(store, WAITING)
