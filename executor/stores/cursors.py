@@ -19,6 +19,7 @@ import json
 import re
 import zlib
 from contextlib import suppress
+from functools import lru_cache
 
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import WaitKey
@@ -94,6 +95,7 @@ def place_before(place: EventPlace) -> EventPlace:
     return (seq, index - 1) if index else (max(seq - 1, 0), 10**18 - 1)
 
 
+@lru_cache(maxsize=64)  # the events of a page are mostly those of one run
 def run_checksum(run_id: str) -> str:
     """Return the part of event ids that tells the histories of runs apart."""
     return f"{zlib.crc32(run_id.encode(errors='surrogatepass')):08x}"

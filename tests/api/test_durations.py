@@ -35,7 +35,7 @@ steps:
 @pytest.fixture(params=["sqlite", "memory", "dynamodb"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "dynamodb":
-        request.getfixturevalue("moto_aws")
+        request.getfixturevalue("aws")
         upgrade("noetl")
         yield DynamoStore("noetl")
         return

@@ -31,7 +31,7 @@ from tests.switch_pairs import (
     random_sketch,
 )
 
-SEEDS = 240
+SEEDS = 120
 CHUNKS = 4
 CATALOGUE = catalogue()
 
@@ -103,7 +103,7 @@ def test_a_run_continues_from_any_of_its_earlier_states(chunk: int) -> None:
                 continue
             assert violation is None, (seed, violation, plan.source)
             checked += 1
-    assert checked > 100
+    assert checked > 50
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

@@ -1,4 +1,4 @@
-"""The times that visits in DynamoDB carry, compared with those measured from all events (moto)."""
+"""The times that visits in DynamoDB carry, compared with those measured from all events."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ FORK = """
 
 
 @pytest.fixture
-def store(moto_aws: Client) -> Iterator[DynamoStore]:
+def store(aws: Client) -> Iterator[DynamoStore]:
     upgrade("noetl")
     yield DynamoStore("noetl")
 
@@ -106,7 +106,6 @@ def split(times: RunTimes) -> tuple[float, float, float]:
 def advance(store: DynamoStore, play: RunHarness, chance: random.Random) -> None:
     """Execute the run to its end, late and early, and compare its times all the while."""
     while not play.run.status.is_final:
-        check_times(store, play)
         play.clock.advance(chance.choice([0, 1, 5, 40]))
         check_times(store, play)
         claim = play.claim("lost") if chance.random() < 0.2 else None

@@ -92,7 +92,7 @@ class RecordedService:
 
 
 @pytest.fixture(autouse=True)
-def table(moto_aws: Client, probe: FakeHandler) -> None:
+def table(aws: Client, probe: FakeHandler) -> None:
     """An empty table, and an action that succeeds in the third attempt of its step."""
 
     def answer(call: Call) -> None:

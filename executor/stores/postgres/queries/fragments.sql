@@ -71,3 +71,12 @@ split_part(event.value::text, '"', 2)
 
 -- name: event_time
 split_part(event.value::text, ',', 2)::double precision
+
+-- How many visits of the step `:step` have started. They are counted in an index; rows are read only of those
+-- that have not been claimed in this attempt.
+-- name: started_of_step
+(select count(claimed.started_at) from visits as claimed
+    where claimed.run_id = :run_id and claimed.step = :step)
+    + (select count(*) from visits as other
+        where other.run_id = :run_id and other.step = :step and other.started_at is null
+        and (other.attempt > 1 or other.finished_at is not null or other.progress is not null))

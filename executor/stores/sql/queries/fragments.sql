@@ -154,15 +154,6 @@ status in ('succeeded', 'completed_with_errors')
 -- name: has_started
 (started_at is not null or finished_at is not null or progress is not null)
 
--- How many visits of the step `:step` have started. They are counted in an index; rows are read only of those
--- that have not been claimed in this attempt.
--- name: started_of_step
-(select count(claimed.started_at) from visits as claimed
-    where claimed.run_id = :run_id and claimed.step = :step)
-    + (select count(*) from visits as other
-        where other.run_id = :run_id and other.step = :step and other.started_at is null
-        and (other.attempt > 1 or other.finished_at is not null or other.progress is not null))
-
 -- The place from which on the visit of the step `:step` with a number may be: `:before` visits have smaller
 -- ones. Numbers grow with the place, but visits of an earlier run come first, with numbers of their own.
 -- name: is_numbered_from

@@ -70,3 +70,11 @@ substr(event.value, 3, instr(substr(event.value, 3, 40), '"') - 1)
 
 -- name: event_time
 json_extract(event.value, '$[1]')
+
+-- How many visits of the step `:step` have started. An index has `started_at`, so that rows are read only of
+-- those that have not been claimed in this attempt.
+-- name: started_of_step
+(select count(*) from visits as other
+    where other.run_id = :run_id and other.step = :step
+    and (other.started_at is not null or other.attempt > 1 or other.finished_at is not null
+        or other.progress is not null))
