@@ -68,7 +68,21 @@ DEPENDENT = (
             "watchdog",
         )
     ),
-    "tests/executor",  # threads, processes and signals
+    # Threads, processes and signals.
+    "tests/executor/actions",
+    *(
+        f"tests/executor/test_{name}.py"
+        for name in (
+            "event_buffer",
+            "item_threads",
+            "kept_outcomes",
+            "memory_budget",
+            "precedence",
+            "stopping",
+            "worker",
+            "worker_identity",
+        )
+    ),
     "tests/golden",  # messages
     "tests/contract/test_memory.py",
     "tests/contract/test_sqlite.py",  # the module sqlite3
@@ -79,13 +93,10 @@ CLIENTS = (
     "tests/executor/actions/test_lambda_action.py",
     "tests/executor/actions/test_message_action.py",
     "tests/executor/actions/test_s3_action.py",
-    "tests/executor/test_aws.py",
-    "tests/executor/test_dynamo_history.py",
-    "tests/executor/test_dynamo_store.py",
-    "tests/executor/test_lambda_handler.py",
 )
 WITH_PACKAGES = (
-    *DEPENDENT,
+    *(path for path in DEPENDENT if not path.startswith("tests/executor/")),
+    "tests/executor",  # boto3, psycopg and HTTPX
     "tests/api",  # FastAPI, Starlette, uvicorn, HTTPX, Typer, Rich and PyJWT
     "tests/contract/test_pgbouncer.py",  # psycopg
     "tests/contract/test_postgres.py",
