@@ -78,7 +78,7 @@ class SwitchService:
             PlaybookError: the playbook does not compile.
             RejectedError: `cannot_continue`, with the verdict; `other_playbook`; `same_plan`;
                 `not_resumable`; `payload_lost`; `ending`; `busy`; `invalid_input`; `local_run`;
-                `not_supported`; `quota_exceeded`; `idempotency_key_reused`; `not_ended`, `unknown_step`,
+                `quota_exceeded`; `idempotency_key_reused`; `not_ended`, `unknown_step`,
                 `not_skippable` or `incomplete_result`, if steps are skipped.
         """
         run = self.runs.controllable_run(run_id, "resume")

@@ -51,6 +51,7 @@ from noetl.testing.store_contract import (
     DamagedRunsContract,
     PlanDeletionContract,
     StoreContract,
+    SwitchesContract,
 )
 from noetl.testing.store_contract.operations import (
     DIAMOND,
@@ -201,7 +202,9 @@ OVERVIEWS = {
 }
 
 
-class TestDynamo(StoreContract, ConsistencyContract, DamagedRunsContract, PlanDeletionContract):
+class TestDynamo(
+    StoreContract, SwitchesContract, ConsistencyContract, DamagedRunsContract, PlanDeletionContract
+):
     unused_seconds = USE_SECONDS + RENEWAL_SECONDS
     seconds_after_end = EXPIRY_DELAY_SECONDS + 100.0
     deletes_runs = False

@@ -37,7 +37,7 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Condition, Put, Update, Write
-from noetl.executor.stores.dynamo.run_items import derive_first_visit, run_id_of, spread_of
+from noetl.executor.stores.dynamo.run_items import derive_first_visit, era_of, run_id_of, spread_of
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot
 from noetl.executor.stores.dynamo.visit_items import (
     CommitTime,
@@ -86,8 +86,10 @@ def decode_stack(context: DynamoContext, head: Item, counter: Item) -> StoredSta
         data = context.blobs.load(counter.get("stack"))
     except PayloadLostError as problem:
         raise PayloadLostError(f"the stack of the branches of the run is lost: {problem}") from problem
-    first = context.step_of(head)(head["first"][1])
-    stack = first_stack(first) if data is None else BranchStack.from_json(data)
+    if data is None:
+        stack = first_stack(context.step_of(head)(head["first"][1]))
+    else:
+        stack = BranchStack.from_json(data)
     return StoredStack(stack, counter.get("version"))
 
 
@@ -209,8 +211,8 @@ def _read_resumed(context: DynamoContext, head: Item, branch: Branch) -> VisitIt
     """Return a failed or parked visit that continues."""
     run_id = run_id_of(head)
     item = context.table.get(keys.visit(run_id, branch.id, spread_of(head)))
-    # The first visit of a run has no origin in its item before it is finished.
-    first = derive_first_visit(head, context.step_of(head))
+    # The first visit of a run has no origin in its item before it is finished, or the run changes its plan.
+    first = None if era_of(head) else derive_first_visit(head, context.step_of(head))
     visit = decode_visit(run_id, item, context.blobs, first) if item is not None else None
     assert visit is not None
     return visit

@@ -10,12 +10,12 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.run_items import (
-    derive_deadline_visit,
-    derive_first_visit,
+    derive_initial_visits,
+    derive_next_visits,
     run_id_of,
     spread_of,
 )
-from noetl.executor.stores.dynamo.visit_items import VisitItem, VisitOrigin, decode_visit, derive_followers
+from noetl.executor.stores.dynamo.visit_items import VisitItem, VisitOrigin, decode_visit
 
 logger = logging.getLogger("noetl.executor")
 
@@ -45,14 +45,13 @@ def _derive_candidates(
     """Return the visits that follow from the cause of a claimed item, or from the start of its run."""
     step_of = context.step_of(head)
     if item.get("cause", "") == "":
-        deadline = derive_deadline_visit(head)
-        return [derive_first_visit(head, step_of), *([] if deadline is None else [deadline])]
+        return derive_initial_visits(head, step_of)
     decoded = (
         None if cause is None else decode_visit(run_id_of(head), cause, context.blobs, with_outputs=False)
     )
     if decoded is None:
         return []
-    return derive_followers(decoded, step_of, spread_of(head))
+    return derive_next_visits(head, decoded, step_of)
 
 
 def read_claimed_visit(context: DynamoContext, head: Item, item: Item) -> VisitItem | None:

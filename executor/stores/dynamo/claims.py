@@ -208,7 +208,7 @@ class Claims:
             self._undo_creation(request, item)
             return MessageOutcome.DONE
         claimed = decode_claimed_visit(self._context, head, item, reads.cause, request.known)
-        if claimed is None or has_ended(head) or not self._is_current(claimed, head):
+        if claimed is None or has_ended(head) or not self._is_current(claimed, head, now):
             self._undo_creation(request, item)
             return MessageOutcome.DONE
         is_first_claim = (before or {}).get("claims", 0) == 0
@@ -250,14 +250,14 @@ class Claims:
             [items[key] for key in holder_keys if key in items],
         )
 
-    def _is_current(self, item: VisitItem, head: Item) -> bool:
-        """Return whether a visit belongs to the run since its last resume."""
+    def _is_current(self, item: VisitItem, head: Item, now: float) -> bool:
+        """Return whether a visit belongs to the run since its last resume. A deadline must have passed."""
         resumes = head.get("resumes", 0)
         visit = item.visit
         if visit.step == DEADLINE:
             deadline = derive_deadline_visit(head)
-            if deadline is None or deadline.visit.id != visit.id:
-                return False
+            if deadline is None or deadline.visit.id != visit.id or deadline.visit.due_at > now:
+                return False  # a resume or another plan has given the run more time
             if self._context.finally_step(head) is None:
                 return True
             key = keys.visit(visit.run_id, finally_visit_id(resumes), spread_of(head))

@@ -201,7 +201,7 @@ class Commits:
         outcome |= {"spent": list(time_of_commit.spent) or None}
         for tries in range(MAX_CONFLICTS):
             moves = build_branch_writes(self._context, commit, claim, absorbed, time_of_commit)
-            sets = _visit_attributes(commit, before, outcome, moves, now)
+            sets = _visit_attributes(commit, claim, outcome, moves, now)
             writes: list[Write] = [
                 Update(key, sets, when=is_held(visit.fence)),
                 *fixed,
@@ -265,10 +265,10 @@ class Commits:
 
 
 def _visit_attributes(
-    commit: Commit, before: VisitItem, outcome: Item, moves: BranchWrites, now: float
+    commit: Commit, claim: CachedClaim, outcome: Item, moves: BranchWrites, now: float
 ) -> Item:
     """Return the attributes of the visit's item that a commit changes."""
-    visit = commit.visit
+    visit, before, era = commit.visit, claim.item, claim.head.get("era")
     sets: Item = {**outcome, "awaits": list(commit.awaits) or None}
     if visit.finished_at is not None:
         sets |= encode_origin(visit, before.origin)
@@ -280,6 +280,7 @@ def _visit_attributes(
             "begins": None if moves.begun is None else moves.begun.visit.id,
             "counted": moves.changes_counters or None,
             "last": commit.is_finally or None,
+            "era": era,
         }
     # An attribute that the item does not have need not be removed.
     return {name: value for name, value in sets.items() if value is not None or name in before.attributes}

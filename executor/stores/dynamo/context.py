@@ -13,7 +13,7 @@ from contextvars import copy_context
 from typing import TypeVar
 
 from noetl.executor.model.run import END, Visit
-from noetl.executor.model.special_visits import is_branch_visit
+from noetl.executor.model.special_visits import finally_visit_id, is_branch_visit, is_pseudo_step
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.dynamo.announcer import Announcer
 from noetl.executor.stores.dynamo.attributes import Item
@@ -65,11 +65,19 @@ class DynamoContext:
 
     def is_branch_visit(self, visit: Visit, head: Item) -> bool:
         """Return whether a branch of a run has made the visit: no end, no deadline, no finally step."""
+        if head.get("era"):  # the plan of the visit may have had another finally step
+            return not (is_pseudo_step(visit.step) or self._is_finally_visit(visit, head))
         return is_branch_visit(visit, self.finally_step(head))
 
     def is_final_visit(self, visit: Visit, head: Item) -> bool:
         """Return whether a visit is the end of a run, or that of its finally step."""
+        if head.get("era"):
+            return visit.step == END or self._is_finally_visit(visit, head)
         return visit.step in (END, self.finally_step(head))
+
+    def _is_finally_visit(self, visit: Visit, head: Item) -> bool:
+        """Return whether a visit is that of the finally step before any resume of its run."""
+        return visit.id in map(finally_visit_id, range(head.get("resumes", 0) + 1))
 
     def in_parallel(self, function: Callable[[T], U], values: Sequence[T]) -> list[U]:
         """Return function(value) for each value, computed in parallel if there are several."""

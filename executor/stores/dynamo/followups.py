@@ -26,8 +26,14 @@ from noetl.executor.stores.dynamo.joins import DynamoJoins
 from noetl.executor.stores.dynamo.pauses import Pauses
 from noetl.executor.stores.dynamo.retention import Retention
 from noetl.executor.stores.dynamo.run_ends import end_run
-from noetl.executor.stores.dynamo.run_items import is_paused, spread_of, starts_nothing
-from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_visit, derive_followers
+from noetl.executor.stores.dynamo.run_items import (
+    derive_next_visits,
+    era_of,
+    is_paused,
+    spread_of,
+    starts_nothing,
+)
+from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_visit
 from noetl.executor.stores.dynamo.wakeups import Wakeups
 from noetl.planner.frozen import frozen
 
@@ -91,6 +97,8 @@ class Followups:
         `begun` are the visits that the commit itself has written. A repetition passes None, and reads them.
         """
         visit, is_repeated = item.visit, begun is None
+        if item.attributes.get("resumes", 0) != head.get("resumes", 0) and "resumes" in item.attributes:
+            return []  # the run was resumed after it had ended
         if visit.step == END:
             self.complete_end(head, now)
             return []
@@ -99,11 +107,14 @@ class Followups:
             self._stops.cancel_child_runs(visit.run_id, visit.id, now)
         due: list[VisitItem] = []
         is_empty = False
-        if item.attributes.get("counted"):
+        is_current = not is_finished or era_of(item.attributes) == era_of(head)
+        if is_current and item.attributes.get("counted"):
             fired, is_empty = self._joins.fire_touched(item, head, now, again=is_repeated)
             due += fired
         due += self._read_begun(item, head) if begun is None else begun
-        due += self._followers(item, head) if is_finished else self._suspended(item, now)
+        # The switch of the run to another plan has completed what followed under the earlier one.
+        if is_current:
+            due += self._followers(item, head) if is_finished else self._suspended(item, now)
         if item.attributes.get("last"):
             ends = end_run(self._context, head, now, is_repeated=is_repeated) if is_finished else []
             return due + ends
@@ -135,7 +146,7 @@ class Followups:
 
     def _followers(self, item: VisitItem, head: Item) -> list[VisitItem]:
         """Return the visits that follow a finished visit; in sequential mode they are not derived."""
-        followers = derive_followers(item, self._context.step_of(head), spread_of(head))
+        followers = derive_next_visits(head, item, self._context.step_of(head))
         return followers + self._created_at_joins(item, head)
 
     def _read_begun(self, item: VisitItem, head: Item) -> list[VisitItem]:

@@ -80,7 +80,8 @@ class EventStream:
             return (event.at, 0, self.rank)
         if event.type in _START_EVENTS:
             return (event.at, -1, self.rank)
-        return (latest if index + 1 == len(self.events) else event.at, 1, self.rank)
+        is_end = index + 1 == len(self.events) and event.type != "workflow.migrated"
+        return (latest if is_end else event.at, 1, self.rank)
 
 
 class RunHistory:

@@ -16,7 +16,7 @@ writes one transaction.
 Limits: a run has at most MAX_PARTITIONS counters, because one transaction reads and checks all of them.
 
 The item of a join stores `wave` (number of firings), and of the last firing `clock`, `names` (pointers, a
-blob) and `visit` (its id).
+blob) and `visit` (its id). `came` has branches that wait since the run has changed its plan (`arrivals.py`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.transition import branches_after, merge_arrivals
 from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.arrivals import Arrival, decode_carried, find_arrival, is_carried
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import to_bytes
 from noetl.executor.stores.dynamo.context import DynamoContext
@@ -38,12 +39,15 @@ from noetl.executor.stores.dynamo.expressions import Condition, ConditionCheck, 
 from noetl.executor.stores.dynamo.run_items import (
     BranchCounts,
     CounterDeltas,
+    era_of,
+    first_regions,
     has_ended,
     is_paused,
     run_id_of,
     spread_of,
     starts_nothing,
     sum_counters,
+    uncounted_branches,
 )
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import (
@@ -55,6 +59,7 @@ from noetl.executor.stores.dynamo.visit_items import (
     number_visit,
 )
 from noetl.executor.stores.dynamo.visit_numbers import VisitNumbers
+from noetl.planner.plan import Step
 
 
 class DynamoJoins:
@@ -104,11 +109,11 @@ class DynamoJoins:
         if spread_of(head) == 1:
             return False
         counter = self._table.get(keys.counter(item.visit.run_id, item.origin.home)) or {}
-        is_first_home = item.origin.home == 0
-        first_regions = self._context.step_of(head)(head["first"][1]).regions if is_first_home else ()
+        is_first_home = item.origin.home == 0 and uncounted_branches(head) > 0
+        regions = first_regions(head, self._context.step_of(head)) if is_first_home else ()
         if counter.get("live", 0) + is_first_home <= 0:
             return False
-        return all(counter.get(f"j#{join}", 0) + (join in first_regions) > 0 for join in touched)
+        return all(counter.get(f"j#{join}", 0) + (join in regions) > 0 for join in touched)
 
     def fire(
         self, head: Item, touched: set[str] | None, now: float, *, parent_clock: int = 0
@@ -117,12 +122,15 @@ class DynamoJoins:
 
         Return the visits that are due, and the sum of the counters after that.
         """
-        run_id, step_of = run_id_of(head), self._context.step_of(head)
+        run_id = run_id_of(head)
         counter_keys = [keys.counter(run_id, number) for number in range(spread_of(head))]
         fired: list[VisitItem] = []
         for tries in range(MAX_CONFLICTS):
             counters = self._table.get_snapshot(counter_keys)
-            counts = sum_counters(head, counters, step_of)
+            if era_of(counters[0]) != era_of(head):  # the run has changed its plan since its head was read
+                head = self._context.heads.read(run_id)
+                continue
+            counts = sum_counters(head, counters, self._context.step_of(head))
             ready = [join for join in counts.joins_to_fire if touched is None or join in touched]
             if not ready:
                 return fired, counts
@@ -146,18 +154,18 @@ class DynamoJoins:
         """
         run_id, spread, step = run_id_of(head), spread_of(head), self._context.step_of(head)(join)
         arrived = [(home, id) for home, counter in enumerate(counters) for id in counter.get(f"a#{join}", ())]
-        arrivals, origins = self._read_arrivals(head, join, [id for _, id in arrived])
         before = self._table.get(keys.join(run_id, join)) or {}
+        arrivals = self._read_arrivals(head, step, before, [id for _, id in arrived])
         wave = before.get("wave", 0) + 1
         left_clocks = [clock for counter in counters for clock in counter.get(f"l#{join}", ())]
         earlier_clock = max([before.get("clock", 0), *left_clocks])
         earlier = Branch("", join, earlier_clock, decode_pointers(before.get("names")))
-        branch, _, _ = merge_arrivals(step, wave, arrivals, earlier)
+        branch, _, _ = merge_arrivals(step, wave, [arrival.branch for arrival in arrivals], earlier)
         origin = VisitOrigin(
-            causes=tuple(id for _, id in arrived),
+            causes=tuple(arrival.sender for arrival in arrivals),
             entered_at=now,
             home=arrived[0][0],
-            counts=origins[0].counts,
+            counts=arrivals[0].counts,
             has_forked=True,
             parent_clock=parent_clock,
         )
@@ -173,6 +181,7 @@ class DynamoJoins:
             "clock": branch.clock,
             "names": to_bytes(dict(branch.names)),
             "visit": branch.id,
+            "came": None,
         }
         self._table.write(
             [
@@ -185,22 +194,17 @@ class DynamoJoins:
         )
         return VisitItem(visit, origin, {**item, "pk": key.pk, "sk": key.sk})
 
-    def _read_arrivals(
-        self, head: Item, join: str, ids: Sequence[str]
-    ) -> tuple[list[Branch], list[VisitOrigin]]:
-        """Return the branches that visits have sent to a join, and the origins of the visits."""
+    def _read_arrivals(self, head: Item, join: Step, stored: Item, entries: Sequence[str]) -> list[Arrival]:
+        """Return the branches that wait at a join, whose item is `stored`, by their entries in counters."""
         run_id, spread, step_of = run_id_of(head), spread_of(head), self._context.step_of(head)
-        items = self._table.get_many([keys.visit(run_id, id, spread) for id in ids])
-        arrivals: list[Branch] = []
-        origins: list[VisitOrigin] = []
-        for id in ids:
-            stored = items[keys.visit(run_id, id, spread)]
-            item = decode_visit(run_id, stored, self._context.blobs, with_outputs=False)
-            assert item is not None
-            branches = branches_after(item.visit, step_of(item.visit.step), step_of)
-            arrivals.append(next(branch for branch in branches if branch.is_arrival and branch.step == join))
-            origins.append(item.origin)
-        return arrivals, origins
+        sender_keys = {entry: keys.visit(run_id, entry, spread) for entry in entries if not is_carried(entry)}
+        items = self._table.get_many(list(sender_keys.values())) if sender_keys else {}
+        arrivals = decode_carried(self._context, join.name, stored, is_counted=join.cyclic)
+        for entry, key in sender_keys.items():
+            sender = decode_visit(run_id, items[key], self._context.blobs, with_outputs=False)
+            assert sender is not None
+            arrivals[entry] = find_arrival(sender, join.name, step_of)
+        return [arrivals[entry] for entry in entries]
 
     def _new_visit_of_join(
         self, head: Item, branch: Branch, origin: VisitOrigin, now: float
@@ -216,7 +220,7 @@ class DynamoJoins:
     def _fired_earlier(self, run_id: str, touched: set[str], head: Item) -> list[VisitItem]:
         """Return the visits of joins that have fired before, and that no worker has claimed."""
         joins = self._table.get_many([keys.join(run_id, join) for join in sorted(touched)])
-        ids = [join["visit"] for join in joins.values()]
+        ids = [join["visit"] for join in joins.values() if "visit" in join]
         items = self._table.get_many([keys.visit(run_id, id, spread_of(head)) for id in ids])
         visits = [decode_visit(run_id, item, self._context.blobs) for item in items.values()]
         return [item for item in visits if item is not None and item.visit.status is VisitStatus.READY]
@@ -243,10 +247,14 @@ def _counter_writes(run_id: str, join: str, counters: Sequence[Item], deltas: Co
 
 
 def _is_same_state(head: Item) -> tuple[Condition, ...]:
-    """Return the condition that a run still stops, has still ended, is still paused, or is still neither."""
+    """Return the condition that a run still stops, has still ended, is still paused, or is still neither.
+
+    It has the plan that it had.
+    """
+    has_same_plan: Condition = ("era", "=", head["era"]) if era_of(head) else ("era", "absent", None)
     if "stop" in head:
-        return (("stop", "present", None),)
+        return (("stop", "present", None), has_same_plan)
     if has_ended(head):
-        return (("finished", "present", None),)
+        return (("finished", "present", None), has_same_plan)
     is_active: tuple[Condition, ...] = (("stop", "absent", None), ("finished", "absent", None))
-    return (*is_active, ("held", "present" if is_paused(head) else "absent", None))
+    return (*is_active, ("held", "present" if is_paused(head) else "absent", None), has_same_plan)

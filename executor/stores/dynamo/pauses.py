@@ -78,7 +78,7 @@ class Pauses:
         """Pause a run by a request of its own, or with its parent."""
         head = self._context.heads.read(run_id)
         if "reopening" in head:
-            self._resumes.resume(run_id, now, deadline_at=head.get("deadline"), values={})
+            self._resumes.complete(head, now)
             head = self._context.heads.read(run_id)
         run = decode_run(head, self._context.blobs)
         if pause_run(run, is_ending=self._is_ending(head)) is not run:

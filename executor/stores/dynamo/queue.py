@@ -20,7 +20,7 @@ from noetl.executor.stores.damage import naming_run, reading_run
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.claims import ClaimRequest, Claims, FinishedVisit
-from noetl.executor.stores.dynamo.commits import Commits
+from noetl.executor.stores.dynamo.commits import Commits, WrittenOutcome
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.damaged_runs import set_aside
 from noetl.executor.stores.dynamo.expressions import Put, Update, Write
@@ -188,11 +188,11 @@ class DynamoQueue:
         self._context.changes.notify()
         known_head = committed.head if commit.stop is None else None
         due = self._followups.apply(committed, now, known_head)
-        following = self._claim_or_announce(due, visit, now, claim_for)
+        following = self._claim_or_announce(due, committed, now, claim_for)
         if following is None and claim_for is not None and due.items and due.head is known_head:
             # The claim may have failed because the run is stopping, which the known head does not show.
             due = self._followups.settle_stop(visit.run_id, now)
-            following = self._claim_or_announce(due, visit, now, claim_for)
+            following = self._claim_or_announce(due, committed, now, claim_for)
         if self._receiver is not None:
             self._receiver.finish(visit.run_id, visit.id, following)
         return following
@@ -209,16 +209,19 @@ class DynamoQueue:
         self._context.announcer.work.notify()
 
     def _claim_or_announce(
-        self, due: DueVisits, committed: Visit, now: float, claim_for: Lease | None
+        self, due: DueVisits, committed: WrittenOutcome, now: float, claim_for: Lease | None
     ) -> Visit | None:
         """Claim the first due visit if there is a lease, and announce the others.
 
-        The committed visit itself is claimed ahead, as of the time when it is due, if that is soon.
+        The committed visit itself is claimed ahead, as of the time when it is due, if that is soon. If the
+        run has changed its plan since the claim, its worker has the earlier plan. So nothing is claimed.
         """
+        plan_hash = committed.head["plan"]
+        claim_for = claim_for if due.head["plan"] == plan_hash else None
         claimed: Visit | None = None
         rest = []
         for item in due.items:
-            if item.visit.id == committed.id:
+            if item.visit.id == committed.item.visit.id:
                 may_claim = self._is_due_soon(item, due.head, now)
             else:
                 may_claim = item.visit.due_at <= now
@@ -228,6 +231,9 @@ class DynamoQueue:
                 message = replace(message, holders=())
                 as_of = max(item.visit.due_at, now)
                 claim = self._claims.claim(ClaimRequest(message, claim_for, as_of, known=item))
+                if isinstance(claim, Claim) and claim.run.plan_hash != plan_hash:
+                    self._release(claim.visit, now, counts=False, sets={})
+                    continue
                 if isinstance(claim, Claim):
                     claimed = claim.visit
                     continue

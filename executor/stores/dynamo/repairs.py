@@ -35,7 +35,7 @@ class Repairs:
         if has_ended(head):
             return []
         if "reopening" in head:
-            self._resumes.resume(run_id, now, deadline_at=head.get("deadline"), values={})
+            self._resumes.complete(head, now)
             return []
         active = [item for item in snapshot.active_items if not is_pseudo_step(item.visit.step)]
         for item in active:

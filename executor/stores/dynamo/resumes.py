@@ -21,7 +21,7 @@ from typing import Any
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import PayloadLostError, RejectedError, StoreError
 from noetl.executor.model.branch_stack import put_resumed_visits
-from noetl.executor.model.run import NEVER, FailureState, Run, Visit
+from noetl.executor.model.run import NEVER, FailureState, Run, Visit, VisitStatus
 from noetl.executor.model.run_transition import (
     check_same_request,
     is_resumable,
@@ -106,6 +106,10 @@ class Resumes:
         head = self._open_and_announce(snapshot, head, now)
         self._context.changes.notify()
         return load_run(self._context, head)
+
+    def complete(self, head: Item, now: float) -> Run:
+        """Complete the resume of a run whose head has `reopening`, and return the run."""
+        return self.resume(run_id_of(head), now, deadline_at=head.get("deadline"), values={})
 
     def _was_requested(self, run: Run, idempotency: tuple[str, str]) -> bool:
         """Return whether an earlier request had the idempotency key.
@@ -232,7 +236,9 @@ class Resumes:
         else:
             # An interrupted resume may have opened some visits, or all.
             opened = [*self._active_visits(snapshot), *self._open_visits(snapshot, head, now)]
-        relist_waits(context, head, [item for item in snapshot.items if reopen(item.visit, now) is not None])
+        waiting = [item for item in snapshot.active_items if item.visit.status is VisitStatus.WAITING]
+        parked = [item for item in snapshot.items if reopen(item.visit, now) is not None]
+        relist_waits(context, head, [*waiting, *parked])
         self._retention.clear_expiry(head)
         head = context.table.update(Update(keys.head(run_id_of(head)), {"reopening": None}))
         due = [item for item in opened if item.visit.due_at < NEVER]

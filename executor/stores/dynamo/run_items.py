@@ -27,7 +27,8 @@ and `alone` if by a request of its own.
 `shifts` lists the begins and ends of pauses: type of the event, time, and the caller, if known. `plan` is
 the hash of the plan, and `resumed` is `Run.resumed_from`. `skips` is a blob of the visits whose work the last
 resume leaves out. `spread` is the number of partitions if it is not 1. `expires` is the time to live.
-`damage` says why the run was set aside.
+`damage` says why the run was set aside. `era` counts how often the run has changed its plan. Then all
+branches are in the counters, and what was written under an earlier plan leads to no visit.
 Others are named as in `Run`.
 """
 
@@ -53,6 +54,7 @@ from noetl.executor.stores.dynamo.visit_items import (
     VisitItem,
     VisitOrigin,
     decode_pointers,
+    derive_followers,
     encode_event,
 )
 from noetl.planner.frozen import frozen
@@ -60,7 +62,7 @@ from noetl.planner.frozen import frozen
 SUMMARY_ATTRIBUTES = (
     "pk", "sk", "tenant", "owner", "created", "at", "playbook", "version", "plan", "status", "origin",
     "queue", "tags", "folder", "parent", "resumed", "started", "finished", "stop", "held", "resumes",
-    "deadline", "first", "handed", "spread", "waits", "error", "damage",
+    "deadline", "first", "handed", "spread", "waits", "error", "damage", "era",
 )  # fmt: skip
 """Attributes of a head without payloads: those of a summary, and those from which its visits follow."""
 
@@ -236,6 +238,11 @@ def spread_of(head: Item) -> int:
     return int(head.get("spread", 1))
 
 
+def era_of(item: Item) -> int:
+    """Return how often the run of a head had changed its plan, or when a visit or a counter was written."""
+    return int(item.get("era", 0))
+
+
 def has_ended(head: Item) -> bool:
     """Return whether a run has ended."""
     return "finished" in head
@@ -269,6 +276,23 @@ def decode_shift(shift: Sequence[Any]) -> Event:
     return Event(type, time, payload={"by": caller[0]} if caller else {})
 
 
+def derive_initial_visits(head: Item, step_of: StepOf) -> list[VisitItem]:
+    """Return the visits of a run that follow from no other visit.
+
+    If the run has changed its plan, its first visit has an item.
+    """
+    first = () if era_of(head) else (derive_first_visit(head, step_of),)
+    deadline = derive_deadline_visit(head)
+    return [*first, *(() if deadline is None else (deadline,))]
+
+
+def derive_next_visits(head: Item, cause: VisitItem, step_of: StepOf) -> list[VisitItem]:
+    """Return the visits that follow a finished visit, unless the run has changed its plan since."""
+    if era_of(cause.attributes) != era_of(head):
+        return []
+    return derive_followers(cause, step_of, spread_of(head))
+
+
 def derive_first_visit(head: Item, step_of: StepOf) -> VisitItem:
     """Return the first visit of a run, as it is before a worker claims it."""
     id, name, clock, index = head["first"]
@@ -287,10 +311,13 @@ def derive_deadline_visit(head: Item) -> VisitItem | None:
 
 
 def sum_counters(head: Item, counters: Sequence[Item], step_of: StepOf) -> BranchCounts:
-    """Return the sum of the counters of a run, and of its first branch, which no counter includes."""
-    joins = dict.fromkeys(step_of(head["first"][1]).regions, 1)
+    """Return the sum of the counters of a run, and of its first branch, which no counter includes.
+
+    If the run has changed its plan, the counters include all branches.
+    """
+    joins = dict.fromkeys(first_regions(head, step_of), 1)
     arrivals: dict[str, list[str]] = {}
-    live, failed = 1, 0
+    live, failed = uncounted_branches(head), 0
     for counter in counters:
         live += counter.get("live", 0)
         failed += counter.get("failed", 0)
@@ -301,6 +328,16 @@ def sum_counters(head: Item, counters: Sequence[Item], step_of: StepOf) -> Branc
             elif kind == "a":
                 arrivals.setdefault(join, []).extend(value)
     return BranchCounts(live, failed, joins, arrivals)
+
+
+def uncounted_branches(head: Item) -> int:
+    """Return the number of branches of a run that no counter includes: its first one, or none."""
+    return 0 if era_of(head) else 1
+
+
+def first_regions(head: Item, step_of: StepOf) -> Sequence[str]:
+    """Return the joins that the branch can reach that no counter includes."""
+    return step_of(head["first"][1]).regions if uncounted_branches(head) else ()
 
 
 def status_of(head: Item, counters: Sequence[Item]) -> RunStatus:
@@ -318,7 +355,7 @@ def status_of(head: Item, counters: Sequence[Item]) -> RunStatus:
     if any("stack" in counter for counter in counters):
         return shown_status(status, stop, 1, 1)
     arrived = sum(len(value) for counter in counters for name, value in counter.items() if name[:2] == "a#")
-    live = 1 + sum(counter.get("live", 0) for counter in counters)
+    live = uncounted_branches(head) + sum(counter.get("live", 0) for counter in counters)
     # The counters and the head are not read as of one moment.
     return shown_status(status, stop, max(live - arrived, paused), paused)
 

@@ -11,8 +11,9 @@ fork, branches have clocks of their own. Then the item that numbers the visits o
 Cost: one query of the other visits, and one query of each step on a cycle. If a run has few visits on cycles,
 one query reads all of them. The cost does not grow with the number of visits on cycles.
 
-Limits: a run with several partitions, or whose plan was compiled by an earlier version, is read as a whole. A
-visit that no worker has claimed is missing if a later visit of its cause's step exists in another branch.
+Limits: a run with several partitions, or whose plan was compiled by an earlier version, is read as a whole.
+So is a run that has changed its plan, since visits keep their ids when their step gets another name. A visit
+that no worker has claimed is missing if a later visit of its cause's step exists in another branch.
 """
 
 from __future__ import annotations
@@ -63,8 +64,10 @@ def read_overview(context: DynamoContext, head: Item) -> RunOverview:
 
 def is_indexed(context: DynamoContext, head: Item, step: str | None = None) -> bool:
     """Return whether visits of a step of a run, or of any step, can be found in the order of their clocks."""
+    if spread_of(head) != 1 or "waits" in head or "era" in head:
+        return False
     steps = context.plans.ordered_steps(head["plan"])
-    return bool(steps) and spread_of(head) == 1 and "waits" not in head and (step is None or step in steps)
+    return bool(steps) and (step is None or step in steps)
 
 
 def read_latest_visits(context: DynamoContext, head: Item, attributes: Sequence[str]) -> RunSnapshot:

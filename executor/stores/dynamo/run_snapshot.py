@@ -5,7 +5,8 @@ them. Most visits that are due have no item, because they follow from the item o
 
 Algorithm: read the head, then all partitions in parallel, and derive the visits that follow from finished
 ones. The item of a cause is written before the item of its followers. So an item whose cause is missing
-shows that the cause was read too early (a torn read), and the run is read again.
+shows that the cause was read too early (a torn read), and the run is read again. So it is if an item was
+written under a later plan than that of the head.
 
 Cost: one query for each partition, and one read of the head and of each counter.
 
@@ -31,7 +32,9 @@ from noetl.executor.stores.dynamo.run_items import (
     BranchCounts,
     decode_run,
     derive_deadline_visit,
-    derive_first_visit,
+    derive_initial_visits,
+    derive_next_visits,
+    era_of,
     has_ended,
     run_id_of,
     spread_of,
@@ -39,11 +42,7 @@ from noetl.executor.stores.dynamo.run_items import (
     sum_counters,
 )
 from noetl.executor.stores.dynamo.table import DynamoTable
-from noetl.executor.stores.dynamo.visit_items import (
-    VisitItem,
-    decode_visit,
-    derive_followers,
-)
+from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_visit
 from noetl.planner.frozen import frozen
 
 MAX_READS = 8
@@ -154,18 +153,18 @@ def assemble_visits(
     context: DynamoContext, head: Item, visits: Iterable[Item], *, with_outputs: bool
 ) -> tuple[list[VisitItem], bool]:
     """Return the visits of items and those that follow from them, and whether the read was torn."""
-    step_of, spread, run_id = context.step_of(head), spread_of(head), run_id_of(head)
+    step_of, run_id = context.step_of(head), run_id_of(head)
     written = {visit["sk"][2:]: visit for visit in visits}
     decoded: dict[str, VisitItem] = {}
-    initial = (derive_first_visit(head, step_of), derive_deadline_visit(head))
-    derived = {item.visit.id: item for item in initial if item is not None}
+    derived = {item.visit.id: item for item in derive_initial_visits(head, step_of)}
     for id, visit in written.items():
         item = decode_visit(run_id, visit, context.blobs, with_outputs=with_outputs)
         if item is not None:
             decoded[id] = item
-            followers = derive_followers(item, step_of, spread)
+            followers = derive_next_visits(head, item, step_of)
             derived.update((follower.visit.id, follower) for follower in followers)
-    is_torn = False
+    # The run may have changed its plan since its head was read.
+    is_torn = any(era_of(visit) > era_of(head) for visit in written.values())
     for id, visit in written.items():
         if id in decoded:
             continue

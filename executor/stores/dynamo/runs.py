@@ -33,6 +33,7 @@ from noetl.executor.stores.dynamo.run_items import (
     derive_deadline_visit,
     derive_first_visit,
     encode_head,
+    era_of,
     is_paused,
     put_request,
     run_id_of,
@@ -265,7 +266,7 @@ class DynamoRuns:
 
         A failure is only logged, since the run exists, and a sweep announces it again.
         """
-        if head["status"] != RunStatus.QUEUED:
+        if head["status"] != RunStatus.QUEUED or era_of(head):
             return
         self._announce(head, [derive_first_visit(head, self._context.step_of(head))], now)
 

@@ -71,7 +71,7 @@ class DynamoStore:
         stops = Stops(context, joins)
         resumes = Resumes(context, retention)
         self.pauses = pauses = Pauses(context, joins, stops, resumes)
-        self.switches = DynamoSwitches()
+        self.switches = DynamoSwitches(context, resumes)
         repairs = Repairs(context, joins, pauses, resumes, wakeups)
         followups = Followups(context, joins, pauses, wakeups, retention)
         claims = Claims(context, pauses, wakeups)
