@@ -206,7 +206,7 @@ CHANGES: tuple[Callable[[random.Random, Sketch, str, str], None], ...] = (
 )
 
 
-def write_playbook(sketch: Sketch, on_error: str) -> str:
+def write_playbook(sketch: Sketch, on_error: str, mode: str = "parallel") -> str:
     """Return the text of a playbook. A guard is about the input, or it is open: every case can be taken."""
     steps = []
     for name, step in sketch.items():
@@ -229,12 +229,13 @@ def write_playbook(sketch: Sketch, on_error: str) -> str:
         if step["bound"]:
             data["max_visits"] = step["bound"]
         steps.append(data)
-    return json.dumps({"name": "play", "input": {"m": "string"}, "on_error": on_error, "steps": steps})
+    head = {"name": "play", "input": {"m": "string"}, "on_error": on_error, "mode": mode}
+    return json.dumps({**head, "steps": steps})
 
 
-def compile_sketch(sketch: Sketch, on_error: str) -> Plan | None:
+def compile_sketch(sketch: Sketch, on_error: str, mode: str = "parallel") -> Plan | None:
     """Return the plan, or None if the playbook has a finding that the theorem excludes."""
-    compilation = compile_playbook(write_playbook(sketch, on_error), catalogue())
+    compilation = compile_playbook(write_playbook(sketch, on_error, mode), catalogue())
     if compilation.plan is None or any(finding.code in _FINDINGS for finding in compilation.diagnostics):
         return None
     return compilation.plan
@@ -253,7 +254,9 @@ class SwitchCase:
     def records(self) -> RunRecords:
         waves = {join: wave for join, (_, wave) in self.state.joins.items()}
         arrivals = {join: tuple(arrived.values()) for join, arrived in self.state.arrivals.items() if arrived}
-        return RunRecords(a_run(self.old), list(self.state.visits.values()), arrivals, waves)
+        stack = self.state.stack if self.old.header.sequential else None
+        visits = list(self.state.visits.values())
+        return RunRecords(a_run(self.old), visits, arrivals, waves, stack=stack)
 
     def read_state(self) -> SwitchState:
         return read_switch_state(self.records, self.old)
@@ -346,8 +349,8 @@ class SwitchExplorer(StateSpaceExplorer):
                 except AssertionError as broken:
                     raise UnsoundError(str(broken) or "a join waits for less than no branch") from broken
 
-    def check(self, first: RunState) -> None:
-        """Explore all that follows from a state.
+    def check(self, first: RunState, since: int = 0) -> None:
+        """Explore all that follows from a state. Two last writes with one clock after `since` are a race.
 
         Raises:
             UnsoundError: a run does what it must not do.
@@ -362,6 +365,7 @@ class SwitchExplorer(StateSpaceExplorer):
                 continue
             self.check_end(final)
             if not is_unordered:
+                _check_writes(final, since)
                 seen = _observe(final)
                 choices = tuple(sorted(final.choices.items()))
                 if results.setdefault(choices, seen) != seen:
@@ -373,6 +377,17 @@ class SwitchExplorer(StateSpaceExplorer):
             raise UnsoundError(f"branches are stuck at {waiting}, {final.live} are live")
         if any(count for count, _ in final.joins.values()):
             raise UnsoundError("a counter of a join is not 0")
+
+
+def _check_writes(final: RunState, since: int) -> None:
+    """Check that the clocks decide which write of a name is the last one. Otherwise a hash does."""
+    last: dict[str, list[int]] = {}
+    for visit in final.visits.values():
+        for name in () if visit.has_ended_branch or visit.clock <= since else visit.saved:
+            last.setdefault(name, []).append(visit.clock)
+    for name, clocks in last.items():
+        if clocks.count(max(clocks)) > 1:
+            raise UnsoundError(f"a hash decides on `{name}`")
 
 
 def _observe(final: RunState) -> Any:
@@ -432,6 +447,31 @@ def carried_state(case: SwitchCase, carried: CarriedRun) -> RunState:
     )
 
 
+def check_branches(case: SwitchCase, carried: CarriedRun) -> None:
+    """Check that no branch is lost, except those that joins have merged.
+
+    Raises:
+        UnsoundError: a branch is lost.
+    """
+    position = case.read_state()
+    waiting = sum(branch.has_arrived for branch in position.branches)
+    if carried.live < len(position.branches) + position.in_line - waiting:
+        raise UnsoundError("a branch is lost")
+
+
+def check_bounds(case: SwitchCase, state: RunState) -> None:
+    """Check that no visit which goes on exceeds its bound.
+
+    Raises:
+        UnsoundError: a visit does.
+    """
+    for visit in state.visits.values():
+        if case.records.is_live(visit):
+            bound = case.new.steps[visit.step].max_visits
+            if bound is not None and visit.number > bound:
+                raise UnsoundError(f"the bound of `{visit.step}` ends the run at once")
+
+
 def find_violation(case: SwitchCase) -> str | None:
     """Return what a run does after a switch that it must not do, or None.
 
@@ -451,8 +491,12 @@ def find_violation_after(case: SwitchCase, carried: CarriedRun | None) -> str | 
         live = [visit for visit in case.state.visits.values() if case.records.is_live(visit)]
         if any(case.switch.renamed.get(visit.step, visit.step) not in case.new.steps for visit in live):
             return "a step is missing"
-        explorer, state = SwitchExplorer(case.new), carried_state(case, carried or case.carry())
-        explorer.check(state if case.state.stop is None else explorer.resume(state))
+        carried = carried or case.carry()
+        explorer, state = SwitchExplorer(case.new), carried_state(case, carried)
+        check_branches(case, carried)
+        check_bounds(case, state)
+        since = max(visit.clock for visit in case.state.visits.values())
+        explorer.check(state if case.state.stop is None else explorer.resume(state), since)
     except UnsoundError as unsound:
         return str(unsound)
     except KeyError as missing:

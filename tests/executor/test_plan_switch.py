@@ -57,8 +57,8 @@ def test_yes_is_sound_and_no_is_rarely_needless(chunk: int) -> None:
     assert yes >= 0.95 * safe > 0
 
 
-def steps(*lines: str) -> Plan:
-    """Return the plan of steps such as `a +x > b c | d`, which saves `x` and has two cases."""
+def steps(*lines: str, mode: str = "parallel") -> Plan:
+    """Return the plan of steps such as `a +x max=2 > b c | d`, which saves `x` and has two cases."""
     sketch: Sketch = {}
     for line in lines:
         left, _, right = line.partition(">")
@@ -68,13 +68,14 @@ def steps(*lines: str) -> Plan:
             "reads": [word[1:] for word in words if word[0] == "?"],
             "cases": [case.split() for case in right.split("|")] if right else [],
             "join": next((word[5:] for word in words if word.startswith("join=")), "all"),
-            "bound": None,
+            "bound": next((int(word[4:]) for word in words if word.startswith("max=")), None),
         }
-    plan = compile_sketch(sketch, "abort")
+    plan = compile_sketch(sketch, "abort", mode)
     assert plan is not None
     return plan
 
 
+APART = ("a > b c", "b > d", "c > e")
 ANY = ("a > b c", "b > d", "c > d", "d join=any")
 CONTROLS = {
     "repeats": (steps("x > a", "a > b", "b"), steps("a > x", "x > b", "b"), "x"),
@@ -82,9 +83,13 @@ CONTROLS = {
     "joins": (steps("a > b c", "b > d", "c > d", "d"), steps("a > b | c", "b > d", "c > d", "d"), "a"),
     "arrivals": (steps("a > b c", "b > d", "c > d", "d"), steps(*ANY), "ab"),
     "discriminators": (steps(*ANY, "e"), steps("a > b c", "b > d", "c > d", "d"), "abd"),
+    "races": (steps(*APART, "d", "e"), steps("a > b | c", *APART[1:], "d +x", "e +x"), "a"),
+    "bounds": (steps("a max=9 > b", "b > a | c", "c"), steps("a max=9 > b", "b max=1 > a | c", "c"), "aba"),
+    "mode": (steps("a > b c", "b", "c"), steps("a > b c", "b", "c", mode="sequential"), "a"),
+    "mode in line": (steps("a > b c", "b", "c", mode="sequential"), steps("a > b c", "b", "c"), "a"),
 }
 """For each condition a switch that it forbids, and the steps that were visited before."""
-ALONE = {"discriminators": {"discriminators", "repeats"}}
+ALONE = {"discriminators": {"discriminators", "repeats"}, "mode in line": {"mode"}}
 """Conditions that another one covers as well: both are switched off."""
 
 
@@ -95,6 +100,7 @@ def test_control_without_a_condition(condition: str) -> None:
     case = SwitchCase(old, new, visit_steps(old, *visited), Switch())
     assert not may_continue(old, new, case.read_state(), case.switch, CATALOGUE).is_yes
     conditions = ALL_CONDITIONS - ALONE.get(condition, {condition})
+    assert conditions < ALL_CONDITIONS
     assert SwitchJudge(old, new, case.read_state(), case.switch, conditions).judge(CATALOGUE).is_yes
     assert find_violation(case)
 
@@ -163,7 +169,7 @@ def visit_steps(plan: Plan, *visited: str) -> RunState:
     explorer = StateSpaceExplorer(plan)
     state = explorer.initial_state()
     for step in visited:
-        (ready,) = [visit for visit in state.visits.values() if visit.step == step]
+        (ready,) = [visit for visit in state.visits_with_status(VisitStatus.READY) if visit.step == step]
         state = explorer.commit(state, explorer.perform(ready, ("case", 0)))
     return state
 
