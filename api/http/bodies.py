@@ -186,7 +186,12 @@ class BulkBody(RequestBody):
 class MigrationBody(RequestBody):
     """The version in which runs continue, and the runs if a body names them."""
 
-    playbook: PlaybookForm = Field(description="The version: text or JSON, or `{name, version?}`.")
+    playbook: Annotated[PlaybookForm | None, PLAYBOOK_EXPECTED] = Field(
+        None, description="The version: text or JSON, or `{name, version?}`. Needed without `undo`."
+    )
+    undo: Annotated[bool, Expected("true or false")] = Field(
+        False, description="Whether the runs return to the versions that they had before."
+    )
     ids: Annotated[
         list[str] | None,
         Field(min_length=1, max_length=MAX_IDS),

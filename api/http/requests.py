@@ -237,10 +237,13 @@ async def read_run_selection(request: Request, run_filter: RunFilter | None) -> 
 
 @frozen
 class Migration:
-    """A request to let many runs continue in another version: which runs, and how."""
+    """A request to let many runs continue in another version: which runs, and how.
+
+    Without a `change`, they return to the versions that they had before.
+    """
 
     selection: Sequence[str] | RunFilter
-    change: PlaybookChange
+    change: PlaybookChange | None
     is_dry_run: bool
 
 
@@ -260,6 +263,15 @@ async def read_migration(request: Request, run_filter: RunFilter | None) -> Migr
         problem = "has neither" if selection is None else "has both"
         detail = f"The request names runs by `ids` in the body, or by a filter in the query; it {problem}."
         raise Problem(400, detail, slug="ambiguous-selection")
+    if migration.undo:
+        for name in ("playbook", "renamed", "given"):
+            if getattr(migration, name) is not None:
+                member = {"renamed": "map", "given": "set"}.get(name, name)
+                detail = f"`undo` returns to the version before; leave out `{member}` or `undo`."
+                raise Problem(422, detail, slug="conflicting-members")
+        return Migration(selection, None, migration.dry_run)
+    if migration.playbook is None:
+        raise Problem(422, "The body has no `playbook`.", slug="invalid-body", key="playbook")
     change = PlaybookChange(
         _playbook_source(migration.playbook), migration.renamed or {}, migration.given or {}
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 from anyio import to_thread
@@ -91,6 +92,7 @@ async def resume_runs(
         **problems(
             "ambiguous-selection",
             "invalid-cursor",
+            "conflicting-members",
             "other-playbook",
             "not-found",
             "invalid-playbook",
@@ -105,9 +107,18 @@ async def migrate_runs(
 ) -> Response:
     """Let open runs continue in another version, up to 100, and go on at the cursor. Others are skipped.
 
-    The body names the runs, or the filter selects those of the playbook. A dry run changes nothing.
+    The body names the runs, or the filter selects those of the playbook. A dry run changes nothing. With
+    `undo`, runs that have not gone on since return to the version that they had before.
     """
     migration = await read_migration(request, query.to_selection())
+    if migration.change is None:
+        undo = partial(
+            services.bulk.undo_migration,
+            migration.selection,
+            caller_name(request),
+            is_dry_run=migration.is_dry_run,
+        )
+        return JsonResponse(await to_thread.run_sync(undo, limiter=SWITCHERS), 202)
     change = replace(await compile_change(request, services, migration.change), caller=caller_name(request))
     judge = judge_elsewhere(request, services)
 

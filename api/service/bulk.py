@@ -139,6 +139,20 @@ class BulkService:
             selection = _select_playbook(selection, request.plan.header.name)
         return self._change(selection, tuple(OPEN_STATUSES), migrate)
 
+    def undo_migration(
+        self, selection: Sequence[str] | RunFilter, caller: str | None = None, *, is_dry_run: bool = False
+    ) -> BulkReport:
+        """Let open runs be as they were before their last switch. A dry run counts those that can.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
+        """
+
+        def undo(run_id: str) -> None:
+            self.switches.undo(run_id, caller, is_dry_run=is_dry_run)
+
+        return self._change(selection, tuple(OPEN_STATUSES), undo)
+
     def _change(
         self,
         selection: Sequence[str] | RunFilter,

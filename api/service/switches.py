@@ -141,6 +141,19 @@ class SwitchService:
             raise _refusal(run.id, verdict)
         return verdict
 
+    def undo(self, run_id: str, caller: str | None = None, *, is_dry_run: bool = False) -> None:
+        """Let a run be as it was before its last switch, if nothing was done or answered since.
+
+        With `is_dry_run`, only check that this is possible.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+            RejectedError: `finished`; `not_switched`; `gone_on`; `ending`; `busy`; `local_run`;
+                `not_supported`.
+        """
+        run = self.runs.controllable_run(run_id, "resume")
+        self.switcher().undo(run.id, caller, is_dry_run=is_dry_run)
+
     def switcher(self, judge: Judge | None = None) -> PlanSwitcher:
         """Return a switcher of single runs, with a judge in another process or this one."""
         from noetl.executor.engine.switching import PlanSwitcher

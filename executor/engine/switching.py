@@ -12,17 +12,19 @@ Limits: a run that has changed MAX_TRIES times is refused as busy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from typing import Any
 
 from noetl.executor.engine.initial_data import InitialData
 from noetl.executor.engine.skips import check_skipped_result, find_skips
 from noetl.executor.errors import RejectedError
+from noetl.executor.model.events import Event
 from noetl.executor.model.plan_switch import carry
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_history import RunRecords, read_switch_state
 from noetl.executor.model.run_switch import SwitchTarget, check_switchable, switch_run
+from noetl.executor.model.switch_undo import describe_replaced, find_last_switch, restore
 from noetl.executor.model.visit_transition import mark_skipped
 from noetl.executor.stores.interface import Store
 from noetl.planner.continuation.switch_state import Switch, SwitchState
@@ -31,6 +33,7 @@ from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Plan
 
 MAX_TRIES = 5
+_EVENTS_PER_READ = 1000
 
 
 @frozen
@@ -101,12 +104,57 @@ class PlanSwitcher:
             if not verdict.is_yes:
                 return SwitchOutcome(verdict)
             carried = carry(old, request.plan, marked, request.switch, now)
-            target = _find_target(request, records.run, carried.input, verdict)
+            target = _find_target(request, records, carried.input, verdict)
             run = self.store.switches.write(records, switch_run(marked, carried, target, now), idempotency)
             if run is not None:
                 return SwitchOutcome(verdict, run)
-        message = f"run {run_id} goes on too fast to be switched; pause it, and try again"
-        raise RejectedError("busy", message)
+        raise _busy(run_id)
+
+    def undo(self, run_id: str, caller: str | None = None, *, is_dry_run: bool = False) -> None:
+        """Let an open run be as it was before its last switch, if nothing was done or answered since.
+
+        With `is_dry_run`, only check that this is possible.
+
+        Raises:
+            UnknownRunError: the run does not exist.
+            RejectedError: `finished`; `not_switched`; `gone_on`; `ending`; `busy`.
+        """
+        for _ in range(MAX_TRIES):
+            now = self.clock()
+            records = self.store.switches.read(run_id, now)
+            run = records.run
+            if run.status.is_final:
+                raise RejectedError("finished", f"run {run_id} has already ended: {run.status.value}")
+            check_switchable(run, self.store.plans.header(run.plan_hash))
+            event = find_last_switch(run_id, list(self._read_events(run_id)))
+            plan = (self.read_plan or self.store.plans.get)(event.payload["from"])
+            replaced = restore(plan, records, event, now)
+            if is_dry_run:
+                return
+            earlier = replaced.records.run
+            environment, variables = _evaluate(plan, earlier, earlier.input)
+            note = {"undoes": event.id} | ({} if caller is None else {"by": caller})
+            target = SwitchTarget(
+                plan.hash,
+                event.payload["from_version"],
+                event.payload["undo"]["source"],
+                environment,
+                variables,
+                note,
+            )
+            switched = switch_run(replaced.records, replaced.carried, target, now)
+            if self.store.switches.write(records, switched) is not None:
+                return
+        raise _busy(run_id)
+
+    def _read_events(self, run_id: str) -> Iterator[Event]:
+        after = None
+        while True:
+            events = self.store.runs.events(run_id, after, _EVENTS_PER_READ)
+            yield from events
+            if len(events) < _EVENTS_PER_READ:
+                return
+            after = events[-1].id
 
     def _judge(self, records: RunRecords, request: SwitchRequest) -> tuple[Plan, RunRecords, SwitchVerdict]:
         """Return the plan of a run, its records with marked skips, and whether it may continue in another."""
@@ -147,24 +195,36 @@ def _mark_skips(records: RunRecords, old: Plan, request: SwitchRequest) -> RunRe
     return replace(records, visits=visits)
 
 
+def _busy(run_id: str) -> RejectedError:
+    message = f"run {run_id} goes on too fast to be switched; pause it, and try again"
+    return RejectedError("busy", message)
+
+
+def _evaluate(plan: Plan, run: Run, inputs: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return environment and first values of variables of a run that continues in a plan.
+
+    Raises:
+        RejectedError: `invalid_input`, if an expression has no value for the input.
+    """
+    return InitialData(plan.header, run.id, dict(inputs), {}, run.created_at).evaluate()
+
+
 def _find_target(
-    request: SwitchRequest, run: Run, inputs: Mapping[str, Any], verdict: SwitchVerdict
+    request: SwitchRequest, records: RunRecords, inputs: Mapping[str, Any], verdict: SwitchVerdict
 ) -> SwitchTarget:
     """Return what a run continues with: its environment is evaluated again, its variables keep their values.
 
     Raises:
         RejectedError: `invalid_input`, if an expression has no value for the input of the run.
     """
-    header = request.plan.header
-    data = InitialData(header, run.id, dict(inputs), {}, run.created_at)
-    environment, variables = data.evaluate()
+    environment, variables = _evaluate(request.plan, records.run, inputs)
     note: dict[str, Any] = {
+        "by": request.caller,
         "renamed": dict(request.switch.renamed),
         "given": sorted(request.switch.given),
         "notices": [notice.to_json() for notice in verdict.notices],
+        "undo": describe_replaced(records, request.switch.given),
     }
-    if request.caller is not None:
-        note["by"] = request.caller
     return SwitchTarget(
         request.plan.hash,
         request.version,

@@ -20,7 +20,7 @@ environment and variables, and the statuses with which the visits continue.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
@@ -37,6 +37,9 @@ from noetl.planner.plan import Plan, Step
 
 SWITCH_STEP = "@switch"
 """The pseudo-step whose visit holds the values that were given for a switch."""
+
+UNDONE_STEP = "@undone"
+"""The pseudo-step of such a visit after the switch was undone. Nothing reads its values any more."""
 
 
 @frozen
@@ -73,6 +76,11 @@ def carry(old: Plan, new: Plan, records: RunRecords, switch: Switch, now: float)
     return _Carrier(old, new, records, switch, now).carry()
 
 
+def count_given(visits: Iterable[Visit]) -> int:
+    """Return for how many switches values were given. The next visit with such values has it in its id."""
+    return sum(visit.step in (SWITCH_STEP, UNDONE_STEP) for visit in visits)
+
+
 class _Carrier:
     """The computation of one switch."""
 
@@ -93,7 +101,7 @@ class _Carrier:
         self.counts = dict(
             Counter(v.step for v in self.visits if v.step in new.steps and new.steps[v.step].cyclic)
         )
-        self.given_id = derived_id(SWITCH_STEP, sum(visit.step == SWITCH_STEP for visit in records.visits))
+        self.given_id = derived_id(SWITCH_STEP, count_given(records.visits))
         self.joins: dict[str, list[int]] = {}
         self.arrivals: dict[str, list[Branch]] = {}
         self.live = 0

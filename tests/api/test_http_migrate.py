@@ -61,7 +61,30 @@ async def test_runs_that_may_not_continue_are_skipped_with_the_reason(http: http
     assert renamed["accepted"] == 1
 
 
+async def test_a_migration_is_undone(http: httpx.AsyncClient) -> None:
+    runs = [await start(http, QUESTION) for _ in range(2)]
+    for run in runs:
+        await wait_until(http, run, "waiting")
+    assert (await migrate(http, playbook=DOUBLED, ids=runs))["accepted"] == 2
+    assert (await migrate(http, {"status": "waiting"}, undo=True, dry_run=True))["accepted"] == 2
+    await answer(http, runs[1])
+    assert await result_of(http, runs[1]) == ("succeeded", {"answer": 14})
+    report = await migrate(http, undo=True, ids=[*runs, "unknown"])
+    reasons = {entry["workflow_id"]: entry["reason"] for entry in report["skipped"]}
+    assert (report["accepted"], reasons) == (1, {runs[1]: "finished", "unknown": "not-found"})
+    again = await migrate(http, undo=True, ids=[runs[0]])
+    assert [entry["reason"] for entry in again["skipped"]] == ["not-switched"]
+    await answer(http, runs[0])
+    assert await result_of(http, runs[0]) == ("succeeded", {"answer": 7})
+
+
 async def test_wrong_request_is_a_problem(http: httpx.AsyncClient) -> None:
+    refused = await http.post(
+        "/workflows/bulk/migrate", json={"playbook": QUESTION, "undo": True, "ids": ["a"]}
+    )
+    assert_problem(refused, 422, "conflicting-members")
+    no_version = await http.post("/workflows/bulk/migrate", json={"ids": ["a"]})
+    assert_problem(no_version, 422, "invalid-body")
     ambiguous = await http.post(
         "/workflows/bulk/migrate", params={"status": "waiting"}, json={"playbook": QUESTION, "ids": ["a"]}
     )

@@ -60,6 +60,17 @@ def switch_run(store: SqliteStore) -> RunHarness:
     return harness.finish()
 
 
+def undo_switch(store: SqliteStore) -> RunHarness:
+    """Return a run that has returned from another version."""
+    text = "steps: [{name: a, run: [{action: log, message: a}]}]"
+    harness, new = RunHarness(store, text), compile_text(text.replace("message: a", "message: b"))
+    store.plans.save(new)
+    switcher = PlanSwitcher(store, harness.clock, judge)
+    switcher.switch(harness.id, SwitchRequest(new, Switch()))
+    switcher.undo(harness.id)
+    return harness.finish()
+
+
 def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     failed = RunHarness(store, TEXT).finish()
     failed.resume(why="none").finish()
@@ -72,7 +83,7 @@ def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     skipped = skip_steps(RunHarness(store, TEXT).finish(), b=None).finish()
     assert skipped.status == "succeeded"
     assert (failed.status, late.status, cancelled.status) == ("succeeded", "timed_out", "cancelled")
-    plays = (failed, late, cancelled, skipped, switch_run(store))
+    plays = (failed, late, cancelled, skipped, switch_run(store), undo_switch(store))
     events = [event for play in plays for event in play.events]
     found = {
         type: set[str]().union(*(e.payload for e in events if e.type == type))

@@ -20,7 +20,13 @@ from noetl.planner.continuation.verdict import SwitchVerdict
 from noetl.planner.plan import Plan
 from noetl.testing.run_harness import RunHarness, compile_text
 from noetl.testing.store_contract.operations import failed_checks, run_contents
-from noetl.testing.store_contract.switches import CORRECTED, WAITING, execute_until_it_waits, judge
+from noetl.testing.store_contract.switches import (
+    CORRECTED,
+    WAITING,
+    execute_until_it_waits,
+    held_state,
+    judge,
+)
 from tests.switch_pairs import random_cases
 
 SEEDS = {"memory": 150, "sqlite": 30}
@@ -89,6 +95,50 @@ def test_random_runs_end_in_their_new_plan(store: Store) -> None:
         assert not repeated, (repeated, seed)
         assert failed_checks(store) == []
     assert switched >= LEAST_SWITCHES[kind]
+
+
+def read_counters(harness: RunHarness) -> object:
+    """Return the counters of joins and of visits, which only a store in memory shows."""
+    if not isinstance(harness.store, MemoryStore):
+        return None
+    record = harness.store.state.record(harness.id)
+    live = {join: count for join, count in record.live.items() if count}
+    steps = harness.plan.steps
+    return live, {step: count for step, count in record.visit_counts.items() if steps[step].cyclic}
+
+
+def test_random_switches_are_undone(store: Store) -> None:
+    """The run has the state that it had, or the undoing is refused and changes nothing."""
+    kind = "memory" if isinstance(store, MemoryStore) else "sqlite"
+    undone = refused = 0
+    for seed in range(SEEDS[kind]):
+        cases, rng = random_cases(seed), random.Random(seed)
+        if not cases:
+            continue
+        harness = RunHarness(store, cases[0].old, {"m": "a"})
+        for _ in range(rng.randint(0, len(cases[0].old.steps))):
+            harness.execute_next()
+        if harness.run.ending is not None or harness.status.is_final:
+            continue
+        before = held_state(harness), read_counters(harness)
+        request = request_for(store, cases[0].new, cases[0].switch)
+        switcher = PlanSwitcher(store, harness.clock, judge)
+        if switcher.switch(harness.id, request).run is None:
+            continue
+        switched = held_state(harness)
+        try:
+            switcher.undo(harness.id)
+        except RejectedError as refusal:
+            assert refusal.reason == "gone_on"
+            assert held_state(harness) == switched
+            refused += 1
+            continue
+        assert (held_state(harness), read_counters(harness)) == before
+        assert failed_checks(store) == []
+        harness.finish()
+        undone += 1
+    assert undone >= LEAST_SWITCHES[kind] / 2
+    assert refused <= undone / 5, (undone, refused)
 
 
 PICTURE = """

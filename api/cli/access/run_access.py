@@ -187,8 +187,11 @@ class RunAccess(Protocol):
         """Let a run continue in another version of its playbook."""
         ...
 
-    def migrate(self, ids: Sequence[str], change: PlaybookChange, *, is_dry_run: bool) -> BulkReport:
-        """Let runs continue in another version of their playbook, or count those that may."""
+    def migrate(self, ids: Sequence[str], change: PlaybookChange | None, *, is_dry_run: bool) -> BulkReport:
+        """Let runs continue in another version of their playbook, or count those that may.
+
+        Without a `change`, they return to the version that they had before.
+        """
         ...
 
     def outlast_outages(self, check: Callable[[], object]) -> None:

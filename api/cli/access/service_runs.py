@@ -293,13 +293,16 @@ class ServiceRuns:
             body["wait"] = change.wait_seconds
         return self._send(RunEntry, _path(run_id, "resume"), body)
 
-    def migrate(self, ids: Sequence[str], change: PlaybookChange, *, is_dry_run: bool) -> BulkReport:
+    def migrate(self, ids: Sequence[str], change: PlaybookChange | None, *, is_dry_run: bool) -> BulkReport:
         from noetl.api.service.bulk import MAX_RUNS
         from noetl.api.service.views import BulkReport, SkippedRun
 
         accepted, skipped = 0, list[SkippedRun]()
         for start in range(0, len(ids), MAX_RUNS):
-            body = {**_change_body(change), "ids": list(ids[start : start + MAX_RUNS])}
+            body = {
+                **({"undo": True} if change is None else _change_body(change)),
+                "ids": list(ids[start : start + MAX_RUNS]),
+            }
             report = self._send(BulkReport, "/workflows/bulk/migrate", body | {"dry_run": is_dry_run})
             accepted += report.accepted
             skipped += report.skipped

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from noetl.api.cli.user_name import user_name
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -184,7 +186,9 @@ class StoreRuns:
 
         return RunEntry.from_summary(summarize(self.services.switches.switch(run_id, change)[0]))
 
-    def migrate(self, ids: Sequence[str], change: PlaybookChange, *, is_dry_run: bool) -> BulkReport:
+    def migrate(self, ids: Sequence[str], change: PlaybookChange | None, *, is_dry_run: bool) -> BulkReport:
+        if change is None:
+            return self.services.bulk.undo_migration(ids, user_name(), is_dry_run=is_dry_run)
         return self.services.bulk.migrate(ids, change, is_dry_run=is_dry_run)
 
     def outlast_outages(self, check: Callable[[], object]) -> None:

@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     from noetl.api.cli.access.run_access import RunAccess
 
 ToOption = Annotated[
-    str,
+    str | None,
     typer.Option("--to", metavar="VERSION|FILE", help="The registered version, or the file, to continue in."),
+]
+UndoOption = Annotated[
+    bool,
+    typer.Option("--undo", help="Return to the version before, if nothing was done or answered since."),
 ]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Say which runs could continue, and change nothing.")
@@ -39,8 +43,9 @@ DryRunOption = Annotated[
 
 
 def migrate_runs(
-    version: ToOption,
     ids: IdsArgument = None,
+    version: ToOption = None,
+    undo: UndoOption = False,
     given: SetOption = None,
     renamed: MapOption = None,
     dry_run: DryRunOption = False,
@@ -59,7 +64,11 @@ def migrate_runs(
     """Let open runs continue in another version of their playbook, each if the compiler shows that it may.
 
     A run that may not is left as it is. Runs that have ended are resumed with `runs resume ID --playbook`.
+
+    With --undo, runs that have not gone on since are as they were before their last switch.
     """
+    if undo == (version is not None) or (undo and (given or renamed)):
+        raise CommandError("a migration needs --to VERSION, or --undo without --to, --set and --map")
     options = FilterOptions(status, playbook, tag, since, until, parent, search)
     check_selection(ids, options)
     with open_runs(store, url) as runs:
@@ -67,15 +76,16 @@ def migrate_runs(
         selected = select_runs(runs, RunChange.MIGRATE, ids or options, is_confirmed=is_confirmed)
         if not selected:
             return
-        named = _name_version(runs, version, playbook or runs.get(selected[0]).playbook)
-        change = VersionOptions(named, given or (), renamed or (), None).read_change(
-            runs, {}, runs.plan(selected[0])
-        )
+        change = None
+        if version is not None:
+            named = _name_version(runs, version, playbook or runs.get(selected[0]).playbook)
+            options_of_version = VersionOptions(named, given or (), renamed or (), None)
+            change = options_of_version.read_change(runs, {}, runs.plan(selected[0]))
         report = runs.migrate(selected, change, is_dry_run=dry_run)
     if json:
         write_json(report)
     else:
-        for line in format_migration(report, is_dry_run=dry_run):
+        for line in format_migration(report, is_dry_run=dry_run, is_undone=undo):
             print_message(line)
     if report.skipped:
         raise typer.Exit(EXIT_FAILED)

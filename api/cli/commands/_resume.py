@@ -29,6 +29,7 @@ from noetl.api.cli.run_filters import (
 )
 from noetl.api.cli.run_ids import find_run
 from noetl.api.cli.store_option import NO_QUEUE, StoreOption, is_without_queue
+from noetl.api.cli.user_name import user_name
 
 if TYPE_CHECKING:
     from noetl.api.cli.access.run_access import RunAccess
@@ -151,13 +152,13 @@ class _ResumeOptions(NamedTuple):
 
         skips = parse_skips(self.skip)
         return ResumeRequest(
-            values, self.step, drops_siblings=self.drop_siblings, skips=skips, caller=_user_name()
+            values, self.step, drops_siblings=self.drop_siblings, skips=skips, caller=user_name()
         )
 
     def add_skips(self, change: PlaybookChange) -> PlaybookChange:
         """Return a change to another version in which steps are skipped."""
         skips = parse_skips(self.skip)
-        return replace(change, skips=skips, caller=_user_name()) if skips else change
+        return replace(change, skips=skips, caller=user_name()) if skips else change
 
 
 def parse_skips(options: Sequence[str]) -> dict[str, Any]:
@@ -181,16 +182,6 @@ def parse_skips(options: Sequence[str]) -> dict[str, Any]:
         except ValueError as problem:
             raise CommandError(f"--skip {step}: the result is not JSON: {problem}") from problem
     return skips
-
-
-def _user_name() -> str | None:
-    """Return the name of the user of this process, or None if it has none."""
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return None
 
 
 def _preview(runs: RunAccess, run_id: str, request: ResumeRequest | PlaybookChange) -> ResumePreview:

@@ -10,10 +10,13 @@ if TYPE_CHECKING:
 _MAX_IDS = 3
 
 
-def format_migration(report: BulkReport, *, is_dry_run: bool) -> list[str]:
+def format_migration(report: BulkReport, *, is_dry_run: bool, is_undone: bool = False) -> list[str]:
     """Return lines about a migration. Runs with the same reason are on one line."""
-    verb = "could continue" if is_dry_run else "continues" if report.accepted == 1 else "continue"
-    lines = [f"{_count(report.accepted)} {verb} in this version"]
+    word = "return" if is_undone else "continue"
+    verb = f"could {word}" if is_dry_run else f"{word}s" if report.accepted == 1 else word
+    lines = [
+        f"{_count(report.accepted)} {verb} {'to the version before' if is_undone else 'in this version'}"
+    ]
     groups: dict[str, list[str]] = {}
     for entry in report.skipped:
         reason = entry.detail.replace(f"run {entry.workflow_id} ", "")

@@ -10,13 +10,14 @@ import pytest
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.switching import PlanSwitcher, SwitchOutcome, SwitchRequest
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.plan_switch import carry
+from noetl.executor.model.plan_switch import SWITCH_STEP, UNDONE_STEP, carry
 from noetl.executor.model.run import NEVER, RunStatus, VisitStatus
 from noetl.executor.model.run_switch import SwitchTarget, switch_run
 from noetl.executor.stores.interface import Store
 from noetl.planner.continuation.judge import may_continue
 from noetl.planner.continuation.switch_state import Switch, SwitchState
 from noetl.planner.continuation.verdict import SwitchVerdict
+from noetl.planner.frozen import replace
 from noetl.planner.plan import Plan
 from noetl.testing.run_harness import RunHarness, compile_text
 from noetl.testing.store_contract.fixtures import ContractFixtures
@@ -47,6 +48,21 @@ OUTPUT = """
     - {name: d, run: [{action: set, set: {sum: "{{ x + y }}"}}]}
     output: {sum: "{{ sum.no }}"}
 """
+SLOW = """
+    steps:
+    - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [b, c]}]}
+    - {name: b, run: [{action: set, set: {y: 2}}], rule: [{case: default, run: [d]}]}
+    - name: c
+      run: [{action: wait, seconds: 60}, {action: set, set: {z: 3}}]
+      rule: [{case: default, run: [d]}]
+    - {name: d, run: [{action: set, set: {sum: "{{ x + y + z }}"}}]}
+    output: {sum: "{{ sum }}"}
+"""
+QUESTION = """
+    steps:
+    - {name: ask, run: [{action: callback, as: said}], rule: [{case: default, run: [use]}]}
+    - {name: use, run: [{action: set, set: {y: "{{ 1 }}"}}]}
+"""
 CORRECTED = WAITING.replace("{{ x }}", "{{ x + 41 }}")
 
 
@@ -68,6 +84,26 @@ def execute_until_it_waits(harness: RunHarness) -> None:
     """Execute all visits that are due."""
     while harness.execute_next():
         pass
+
+
+def undo(harness: RunHarness) -> None:
+    """Let a run be as it was before its last switch."""
+    PlanSwitcher(harness.store, harness.clock, judge).undo(harness.id, "ann")
+
+
+def held_state(harness: RunHarness) -> Any:
+    """Return what a store holds of a run, without what a switch and its undoing leave grown."""
+    records = harness.store.switches.read(harness.id, harness.clock())
+    visits = [
+        replace(visit, clock=0, fence=0) if records.is_live(visit) else visit
+        for visit in records.visits
+        if visit.step not in (SWITCH_STEP, UNDONE_STEP)
+    ]
+    arrivals = {
+        join: sorted((branch.id, sorted(branch.names.items())) for branch in arrived)
+        for join, arrived in records.arrivals.items()
+    }
+    return records.run, sorted(visits, key=lambda visit: visit.id), arrivals, records.waves
 
 
 class SwitchesContract(ContractFixtures):
@@ -237,6 +273,123 @@ class SwitchesContract(ContractFixtures):
         assert visit.due_at < NEVER
         assert harness.finish().result == {"y": 42}
         assert failed_checks(store) == []
+
+    @pytest.mark.parametrize(
+        ("edits", "options"),
+        [
+            ([("x + 41", "x + 1")], {}),
+            ([("name: b", "name: pause"), ("run: [b]", "run: [pause]")], {"renamed": {"b": "pause"}}),
+            ([("x + 41", "k + 41")], {"given": {"k": 6}}),
+            ([("x + 41", "v + 41"), ("steps:", "variables: {v: 1}\n    timeout: 1h\n    steps:")], {}),
+            ([("steps:", "input: {i: integer}\n    steps:"), ("x + 41", "i + 41")], {"given": {"i": 6}}),
+            ([("steps:", "mode: sequential\n    steps:")], {}),
+        ],
+        ids=["reads", "renamed", "given", "added", "input", "mode"],
+    )
+    def test_a_switch_is_undone(self, store: Store, edits: Any, options: dict[str, Any]) -> None:
+        text = CORRECTED
+        for old, new in edits:
+            text = text.replace(old, new, 1)
+        if "k + 41" in text:
+            text = text.replace("set: {x: 1}", "set: {x: 1, k: 1}")
+        harness = RunHarness(store, WAITING, source="play.yaml")
+        execute_until_it_waits(harness)
+        before = held_state(harness)
+        assert switch(harness, text, **options).run is not None
+        assert held_state(harness) != before
+        PlanSwitcher(store, harness.clock, judge).undo(harness.id, is_dry_run=True)
+        assert held_state(harness) != before
+        undo(harness)
+        assert held_state(harness) == before
+        first, second = (event for event in harness.events if event.type == "workflow.migrated")
+        assert (second.payload["undoes"], second.payload["by"]) == (first.id, "ann")
+        with pytest.raises(RejectedError, match="no switch to another version") as refusal:
+            undo(harness)
+        assert refusal.value.reason == "not_switched"
+        assert harness.finish().result == {"y": 1}
+        assert failed_checks(store) == []
+
+    def test_a_value_that_was_given_is_not_in_the_result_after_the_undoing(self, store: Store) -> None:
+        text = WAITING.replace('output: {y: "{{ y }}"}', "")
+        new = text.replace("set: {x: 1}", "set: {x: 1, k: 1}").replace("{{ x }}", "{{ x + k }}")
+        harness = RunHarness(store, text)
+        execute_until_it_waits(harness)
+        for value in (6, 7):
+            assert switch(harness, new, given={"k": value}).run is not None
+            undo(harness)
+        assert harness.finish().result == {"x": 1, "y": 1}
+        again = RunHarness(store, text)
+        execute_until_it_waits(again)
+        assert switch(again, new, given={"k": 6}).run is not None
+        undo(again)
+        assert switch(again, new, given={"k": 7}).run is not None
+        assert again.finish().result["y"] == 8
+        assert failed_checks(store) == []
+
+    def test_branches_that_wait_at_a_join_are_restored(self, store: Store) -> None:
+        harness = RunHarness(store, SLOW)
+        execute_until_it_waits(harness)
+        before = held_state(harness)
+        unread = SLOW.replace("x + y + z", "y + z")
+        assert switch(harness, unread).run is not None
+        undo(harness)
+        assert held_state(harness) == before
+        assert harness.finish().result == {"sum": 6}
+        assert failed_checks(store) == []
+
+    def test_a_paused_run_is_paused_after_the_undoing(self, store: Store) -> None:
+        harness = RunHarness(store, WAITING)
+        execute_until_it_waits(harness)
+        store.pauses.pause(harness.id, harness.clock())
+        before = held_state(harness)
+        assert switch(harness, CORRECTED).run is not None
+        undo(harness)
+        assert held_state(harness) == before
+        assert switch(harness, CORRECTED).run is not None
+        store.pauses.unpause(harness.id, harness.clock())
+        undo(harness)
+        assert harness.finish().result == {"y": 1}
+
+    def test_a_switch_is_not_undone_after_a_claim(self, store: Store) -> None:
+        harness = RunHarness(store, WAITING)
+        assert switch(harness, CORRECTED).run is not None
+        claim = harness.claim()
+        assert claim is not None
+        for _ in range(2):
+            with pytest.raises(RejectedError, match="has gone on since its switch") as refusal:
+                undo(harness)
+            assert refusal.value.reason == "gone_on"
+            harness.clock.advance(3600)  # The claim is lost.
+        assert harness.finish().result == {"y": 42}
+        with pytest.raises(RejectedError, match="has already ended"):
+            undo(harness)
+
+    def test_a_switch_is_not_undone_after_a_step_or_an_answer(self, store: Store) -> None:
+        harness = RunHarness(store, WAITING)
+        assert switch(harness, CORRECTED).run is not None
+        execute_until_it_waits(harness)
+        with pytest.raises(RejectedError, match="has gone on since its switch"):
+            undo(harness)
+        waiting = RunHarness(store, QUESTION)
+        execute_until_it_waits(waiting)
+        assert switch(waiting, QUESTION.replace("{{ 1 }}", "{{ 2 }}")).run is not None
+        (wait,), _ = store.waits.find_open(waiting.tenant)
+        store.waits.answer_wait(wait.key, None, {"n": 1}, waiting.clock())
+        with pytest.raises(RejectedError, match="has gone on since its switch"):
+            undo(waiting)
+
+    def test_a_switch_that_leaves_no_way_back_is_not_undone(self, store: Store) -> None:
+        harness = RunHarness(store, WRONG, {"m": "a"}).finish()
+        assert switch(harness, RIGHT).run is not None
+        with pytest.raises(RejectedError, match="had ended before its switch") as refusal:
+            undo(harness)
+        assert refusal.value.reason == "gone_on"
+        with_input = WAITING.replace("steps:", "input: {i: integer}\n    steps:", 1)
+        other = RunHarness(store, with_input, {"i": 1})
+        execute_until_it_waits(other)
+        assert switch(other, with_input.replace("x }}", "x + i }}"), given={"i": 2}).run is not None
+        with pytest.raises(RejectedError, match="values of its input were replaced"):
+            undo(other)
 
     def test_one_branch_changes_its_mode(self, store: Store) -> None:
         harness = RunHarness(store, WRONG, {"m": "a"})

@@ -42,6 +42,22 @@ def test_runs_migrate_and_say_so(noetl: Command, waiting: list[str]) -> None:
     assert "workflow.migrated" in noetl("runs", "events", waiting[2]).out
 
 
+def test_a_migration_is_undone(noetl: Command, waiting: list[str]) -> None:
+    noetl("runs", "migrate", "--playbook", "play", "--to", "play.yaml", "--yes")
+    dry = noetl("runs", "migrate", "--playbook", "play", "--undo", "--dry-run")
+    assert (dry.exit_code, dry.err) == (0, "3 runs could return to the version before\n")
+    single = noetl("runs", "migrate", waiting[0], "--undo")
+    assert (single.exit_code, single.err) == (0, "1 run returns to the version before\n")
+    rest = noetl("runs", "migrate", "--playbook", "play", "--undo", "--yes")
+    assert rest.exit_code == 1
+    assert rest.err.splitlines()[0] == "2 runs return to the version before"
+    assert f"1 run has no switch to another version that stands: {waiting[0]}" in rest.err
+    events = noetl("runs", "events", waiting[1], "--json").json["items"]
+    first, second = (event["payload"] for event in events if event["type"] == "workflow.migrated")
+    assert (second["from"], second["to"]) == (first["to"], first["from"])
+    assert second["by"]
+
+
 def test_runs_that_cannot_continue_are_counted_by_reason(noetl: Command, waiting: list[str]) -> None:
     Path("play.yaml").write_text(
         Path("play.yaml").read_text().replace("name: b,", "name: z,").replace("[b]", "[z]")
@@ -61,6 +77,9 @@ def test_runs_that_cannot_continue_are_counted_by_reason(noetl: Command, waiting
         (["--playbook", "play", "--to", "9", "--yes"], "unknown version `9` of playbook `play`"),
         (["--playbook", "play", "--to", "", "--yes"], "--to is empty; name a version or a file"),
         (["--to", "9"], "no run is named"),
+        (["--playbook", "play"], "a migration needs --to VERSION, or --undo without"),
+        (["--playbook", "play", "--undo", "--to", "9"], "a migration needs --to VERSION, or --undo without"),
+        (["--playbook", "play", "--undo", "--set", "a=1"], "or --undo without --to, --set and --map"),
         (
             ["--playbook", "play", "--status", "failed", "--to", "9"],
             "runs that have ended are resumed in another version",
