@@ -83,6 +83,7 @@ class ProgressDisplay:
         self._transitions: dict[VisitKey, Mapping[str, Any]] = {}
         self._retry_counts: dict[VisitKey, int] = {}
         self._loop_counts: dict[VisitKey, Mapping[str, Any]] = {}
+        self._cached: dict[VisitKey, list[str | None]] = {}
 
     def __enter__(self) -> Self:
         self._log.attach()
@@ -136,6 +137,8 @@ class ProgressDisplay:
                 self._transitions[key] = event.payload
             case "action.retrying":
                 self._retry_counts[key] = self._retry_counts.get(key, 0) + 1
+            case "action.cached":
+                self._cached.setdefault(key, []).append(event.payload.get("action"))
             case "loop.progress":
                 self._loop_counts[key] = event.payload
                 yield from self._loop_lines(followed, event, key)
@@ -145,7 +148,8 @@ class ProgressDisplay:
             case "step.completed" | "step.failed" | "step.retrying":
                 transition, retries = self._transitions.pop(key, None), self._retry_counts.pop(key, 0)
                 loop_counts = self._loop_counts.pop(key, None)
-                yield _indent(followed, visit_end_line(event, transition, retries, loop_counts))
+                cached = self._cached.pop(key, ())
+                yield _indent(followed, visit_end_line(event, transition, retries, loop_counts, cached))
                 if event.type == "step.failed":
                     yield from self._failure_facts(followed, event.payload.get("error"))
 
@@ -347,11 +351,13 @@ def visit_end_line(
     transition: Mapping[str, Any] | None = None,
     retries: int = 0,
     loop_counts: Mapping[str, Any] | None = None,
+    cached: Sequence[str | None] = (),
 ) -> Text:
     """Return the line for the end of a visit or of an attempt.
 
     `transition` is the payload of the transition to the next steps. `retries` counts the retries of actions.
-    `loop_counts` is the payload of the latest progress of its loop.
+    `loop_counts` is the payload of the latest progress of its loop. `cached` has the actions whose results
+    came from the cache, and None if that of the step did.
     """
     from rich.text import Text
 
@@ -359,7 +365,10 @@ def visit_end_line(
     attempt = f"  attempt {event.attempt}" if (event.attempt or 1) > 1 else ""
     duration = f"  {format_duration(event.duration_seconds)}" if event.duration_seconds is not None else ""
     shown_retries = f"  {retries} {'retry' if retries == 1 else 'retries'}" if retries else ""
-    details = (f"{duration}{attempt}{shown_retries}{_format_items(loop_counts)}", "dim")
+    details = (
+        f"{duration}{attempt}{shown_retries}{_format_items(loop_counts)}{_format_cached(cached)}",
+        "dim",
+    )
     error = event.payload.get("error")
     targets = _format_targets(transition)
     match event.type:
@@ -382,6 +391,17 @@ def _format_items(loop_counts: Mapping[str, Any] | None) -> str:
     done, total = loop_counts["done"], loop_counts["total"]
     partial = f"{done:,} of " if done < total else ""
     return f"  {partial}{total:,} item{'s' * (total != 1)}{failed}"
+
+
+def _format_cached(actions: Sequence[str | None]) -> str:
+    """Return words for the work whose results came from the cache.
+
+    >>> _format_cached([None]), _format_cached(["http"]), _format_cached([])
+    ('  from the cache', '  1 action from the cache', '')
+    """
+    if not actions or None in actions:
+        return "  from the cache" if actions else ""
+    return f"  {len(actions):,} action{'s' * (len(actions) != 1)} from the cache"
 
 
 def _format_targets(transition: Mapping[str, Any] | None) -> str:

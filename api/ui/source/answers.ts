@@ -206,6 +206,34 @@ export interface PastState {
   names: PastName[];
 }
 
+/** The origin of a result that was taken from the cache. */
+export interface CachedReport {
+  run: string;
+  age_seconds: number;
+  key: string;
+}
+
+export interface VerdictReason {
+  code: string;
+  message: string;
+  step: string | null;
+  line: number | null;
+}
+
+/** The answer to the question whether a run may continue in another version. */
+export interface Verdict {
+  may_continue: boolean;
+  reasons: VerdictReason[];
+  required: { name: string; type: string; line: number | null }[];
+  notices: VerdictReason[];
+}
+
+/** What a resume would do again. */
+export interface ResumePreview {
+  steps: { step: string; visit: number; reason: string }[];
+  verdict: Verdict | null;
+}
+
 export interface ActionReport {
   action: string;
   position: string;
@@ -215,6 +243,7 @@ export interface ActionReport {
   input?: Record<string, unknown>;
   cut?: Record<string, number>;
   error?: ErrorRecord;
+  cached?: CachedReport | null;
 }
 
 export interface AttemptReport {
@@ -225,6 +254,7 @@ export interface AttemptReport {
   error: ErrorRecord | null;
   actions: ActionReport[];
   loops?: LoopCounts[];
+  cached?: CachedReport | null;
 }
 
 export interface LogLine {

@@ -1,5 +1,7 @@
 /** Requests to the service. The key stays in memory. Other tabs get it over a channel, and never from storage. */
 
+import type { Verdict } from "./answers";
+
 export interface ProblemField {
   name: string;
   message: string;
@@ -12,6 +14,8 @@ export class Problem extends Error {
     readonly title: string,
     readonly detail: string,
     readonly fields: ProblemField[] = [],
+    /** Why a run cannot continue in another version. */
+    readonly verdict: Verdict | null = null,
   ) {
     super(detail || title);
   }
@@ -117,8 +121,9 @@ export class Service {
 
 async function readProblem(response: Response): Promise<Problem> {
   try {
-    const { title, detail, fields, inputs } = await response.json();
-    return new Problem(response.status, title ?? response.statusText, detail ?? "", [...(fields ?? []), ...(inputs ?? [])]);
+    const { title, detail, fields, inputs, verdict } = await response.json();
+    const wrong = [...(fields ?? []), ...(inputs ?? [])];
+    return new Problem(response.status, title ?? response.statusText, detail ?? "", wrong, verdict ?? null);
   } catch {
     return new Problem(response.status, response.statusText || `Status ${response.status}`, "");
   }

@@ -58,6 +58,13 @@ def test_a_wrong_age_is_refused(noetl: Command) -> None:
     )
 
 
+def test_a_run_says_what_came_from_the_cache(noetl: Command, playbook: str) -> None:
+    first, second = noetl("run", playbook).err, noetl("run", playbook).err
+    assert "from the cache" not in first
+    lines = {line.split()[1]: line for line in second.splitlines() if line.startswith("✓")}
+    assert lines["load"].endswith("  1 action from the cache")
+
+
 def test_a_dry_run_says_that_a_result_may_be_cached(noetl: Command, playbook: str) -> None:
     lines = noetl("run", playbook, "--dry-run").out.splitlines()
     assert "    run.0  set  unless a result of the last 2 h 0 m is cached" in lines

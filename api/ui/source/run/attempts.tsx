@@ -2,8 +2,9 @@
 
 import { useState } from "preact/hooks";
 
-import type { StepData } from "../answers";
-import { count, plural } from "../format";
+import { linkTo } from "../address";
+import type { CachedReport, StepData } from "../answers";
+import { count, duration, plural, shortId } from "../format";
 import { StateSign } from "../parts/state";
 import { Time } from "../parts/times";
 import { printable } from "../parts/value";
@@ -41,6 +42,7 @@ export function Attempts({ data, attempt: shown, onChoose }: Props) {
               {count(attempt.attempt)}
             </button>{" "}
             <Time at={attempt.started_at} /> {lengthOf(attempt)} {attempt.worker && <small>on {printable(attempt.worker)}</small>}{" "}
+            {attempt.cached && <CacheMark origin={attempt.cached} />}
             {attempt.error && <span class="bad">{printable(attempt.error.message)}</span>}
           </li>
         ))}
@@ -48,6 +50,15 @@ export function Attempts({ data, attempt: shown, onChoose }: Props) {
       {canCompare && <Comparison data={data} chosen={chosen} />}
       {data.visits > 1 && <Visits data={data} onChoose={onChoose} />}
     </Section>
+  );
+}
+
+/** Say that a result was not computed: it is that of an earlier run. */
+export function CacheMark({ origin: { run, age_seconds: age } }: { origin: CachedReport }) {
+  return (
+    <small>
+      from the cache: run <a href={linkTo(["runs", run])}>{shortId(run)}</a>, {duration(age * 1000)} before
+    </small>
   );
 }
 

@@ -12,7 +12,7 @@ import { State, StateSign, wordOf } from "../parts/state";
 import { Time } from "../parts/times";
 import { LongText, printable, saveFile, Value } from "../parts/value";
 import { query } from "../service";
-import { Attempts } from "./attempts";
+import { Attempts, CacheMark } from "./attempts";
 import { commandOf } from "./command";
 import { ErrorBox } from "./error";
 import { Items, useItems } from "./items";
@@ -129,7 +129,7 @@ function Sections({ run, data, source, place, version, act, onChoose }: Sections
 /** The sections below the items. They are shown after these, so that they do not move. */
 function Rest({ run, data, source, place, onChoose }: Omit<SectionsProps, "version" | "act">) {
   const { shown, isLatest } = attemptOf(data, place);
-  const actions = shown?.actions.filter(({ input, error }) => input !== undefined || error) ?? [];
+  const actions = shown?.actions.filter(({ input, error, cached }) => input !== undefined || error || cached) ?? [];
   return (
     <>
       {actions.length > 0 && (
@@ -223,7 +223,7 @@ function ActionInput({ action }: { action: ActionReport }) {
   return (
     <div class="action">
       <p>
-        <b>{action.action}</b> <StateSign state={action.status} /> {wordOf(action.status)} {duration(action.duration_ms)}
+        <b>{action.action}</b> <StateSign state={action.status} /> {wordOf(action.status)} {action.cached ? <CacheMark origin={action.cached} /> : duration(action.duration_ms)}
       </p>
       {action.error && <p class="bad">{printable(action.error.message)}</p>}
       {action.input !== undefined && <Value value={action.input} />}

@@ -1,6 +1,6 @@
 /** Why a visit failed: message, item, key, expression and values, and what a person can do about it. */
 
-import { useRef } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 
 import { linkTo } from "../address";
 import { hasEnded, type ErrorRecord, type RunDetails } from "../answers";
@@ -12,6 +12,7 @@ import { CorrectedInput } from "./correction";
 import { commandOf } from "./command";
 import type { LiveRun } from "./live";
 import { Lines } from "./section";
+import { CorrectedPlaybook } from "./version";
 
 interface Props {
   run: RunDetails;
@@ -30,6 +31,8 @@ export function reasonOf({ message, item, key }: ErrorRecord): string {
 
 export function ErrorBox({ run, step, error, source, act }: Props) {
   const dialog = useRef<HTMLDialogElement>(null);
+  const versions = useRef<HTMLDialogElement>(null);
+  const [isOpen, setIsOpen] = useState(false);
   const guilty = guiltyNames(error);
   const ended = hasEnded(run.status);
   const reason = ended ? (run.status === "succeeded" ? "a run that succeeded is not resumed" : "") : "after the run ends";
@@ -83,12 +86,22 @@ export function ErrorBox({ run, step, error, source, act }: Props) {
         <Action reason={reason} onAct={() => dialog.current?.showModal()}>
           Resume with corrected input
         </Action>
+        <Action
+          reason={reason}
+          onAct={() => {
+            setIsOpen(true);
+            versions.current?.showModal();
+          }}
+        >
+          Resume with a corrected playbook
+        </Action>
         <Action changes={false} onAct={() => navigator.clipboard.writeText(textOf(run, step, error))}>
           Copy
         </Action>
         <small>{reason}</small>
       </p>
       {!reason && <CorrectedInput run={run} dialog={dialog} act={act} />}
+      {!reason && <CorrectedPlaybook run={run} dialog={versions} isOpen={isOpen} act={act} />}
     </section>
   );
 }

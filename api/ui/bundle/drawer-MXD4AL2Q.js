@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-EIL2AHUO.js";import"./chunk-2FDFMKML.js";import"./chunk-6E5VHCDE.js";import"./chunk-KRIDZECG.js";import"./chunk-ZUMJ6VU3.js";import"./chunk-JOBOSX2N.js";import"./chunk-CMYX6GEQ.js";export{a as Drawer,b as LogLines};
