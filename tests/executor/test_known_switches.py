@@ -34,8 +34,9 @@ KEYS = {"max": "max_visits", "join": "join"}
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    opened: Store = MemoryStore() if request.param == "memory" else SqliteStore(str(tmp_path / "noetl.db"))
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """Return a store. SQLite is in memory, so that no test waits for the disk."""
+    opened: Store = MemoryStore() if request.param == "memory" else SqliteStore(":memory:")
     yield opened
     opened.close()
 

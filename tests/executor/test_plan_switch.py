@@ -105,6 +105,25 @@ def test_control_without_a_condition(condition: str) -> None:
     assert find_violation(case)
 
 
+RANDOM_CONTROLS = {"names": 19, "repeats": 17, "arrivals": 88, "joins": 122, "bounds": 152}
+"""The first of the random pairs that a condition keeps from a violation."""
+
+
+@pytest.mark.parametrize("condition", RANDOM_CONTROLS)
+def test_control_without_a_condition_on_random_pairs(condition: str) -> None:
+    conditions = ALL_CONDITIONS - {condition}
+    assert RANDOM_CONTROLS[condition] < SEEDS
+    violations = []
+    for case in random_cases(RANDOM_CONTROLS[condition]):
+        state = case.read_state()
+        answers = [
+            SwitchJudge(case.old, case.new, state, case.switch, checked).judge(CATALOGUE).is_yes
+            for checked in (ALL_CONDITIONS, conditions)
+        ]
+        violations += [find_violation(case)] if answers == [False, True] else []
+    assert any(violations)
+
+
 def test_control_without_the_condition_that_steps_exist() -> None:
     old, new = steps("a > b", "b > c", "c"), steps("a > c", "c")
     assert find_violation(SwitchCase(old, new, visit_steps(old, "a"), Switch()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -34,8 +33,9 @@ LEAST_SWITCHES = {"memory": 60, "sqlite": 10}
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    opened: Store = MemoryStore() if request.param == "memory" else SqliteStore(str(tmp_path / "noetl.db"))
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """Return a store. SQLite is in memory, so that no test waits for the disk."""
+    opened: Store = MemoryStore() if request.param == "memory" else SqliteStore(":memory:")
     yield opened
     opened.close()
 
