@@ -1,7 +1,8 @@
 """Verdicts on switches: `python -m benchmarks.continuation [--pairs N]`.
 
 Measures how long the verdict on a run of 1,000 steps with 100 live branches takes, with the analyses of the
-new version cached. In one version a live step was corrected, in the other a done step was changed as well.
+new version cached. In one version a live step was corrected. In the next, the text of a done step was changed
+as well, and in the last what it saves, so that all that is left of the run is analysed.
 Then it explores what follows after the switches of N random pairs of versions, and counts verdicts.
 """
 
@@ -41,7 +42,8 @@ def measure_times(steps: int, branches: int, repetitions: int) -> dict[str, floa
     old, position = compile_fan(steps, branches), position_of(steps, branches)
     changed = {
         "a live step corrected": compile_fan(steps, branches, live="corrected"),
-        "a done step changed, too": compile_fan(steps, branches, live="corrected", done="changed"),
+        "text of a done step, too": compile_fan(steps, branches, live="corrected", done="changed"),
+        "what a done step saves": compile_fan(steps, branches, live="corrected", saved="more"),
     }
     seconds = {}
     for change, new in changed.items():
@@ -52,7 +54,9 @@ def measure_times(steps: int, branches: int, repetitions: int) -> dict[str, floa
     return seconds
 
 
-def compile_fan(steps: int, branches: int, live: str = "m", done: str = "m") -> Plan:
+def compile_fan(
+    steps: int, branches: int, live: str = "m", done: str = "m", saved: str | None = None
+) -> Plan:
     """Return the plan of a chain that forks into branches of two steps, which join."""
     first = steps - 2 * branches - 1
     written = []
@@ -60,6 +64,8 @@ def compile_fan(steps: int, branches: int, live: str = "m", done: str = "m") -> 
         targets = [f"s{index + 1}"] if index + 1 < first else [f"b{branch}" for branch in range(branches)]
         message = done if index == 0 else f"{{{{ n{index - 1} }}}}"
         written.append(_step(f"s{index}", message, targets, f"n{index}"))
+    if saved is not None:
+        written[0]["run"] = [_log(done, "n0"), {"action": "set", "set": {saved: 1}}]
     for branch in range(branches):
         written.append(_step(f"b{branch}", f"{live} {{{{ n{branch} }}}}", [f"c{branch}"], f"m{branch}"))
         written.append(_step(f"c{branch}", f"{{{{ m{branch} }}}}", ["end"]))
@@ -71,8 +77,11 @@ def compile_fan(steps: int, branches: int, live: str = "m", done: str = "m") -> 
 
 
 def _step(name: str, message: str, targets: list[str], saved: str | None = None) -> dict[str, object]:
-    action = {"action": "log", "message": message} | ({"as": saved} if saved else {})
-    return {"name": name, "run": [action], "rule": [{"case": "default", "run": targets}]}
+    return {"name": name, "run": [_log(message, saved)], "rule": [{"case": "default", "run": targets}]}
+
+
+def _log(message: str, saved: str | None) -> dict[str, object]:
+    return {"action": "log", "message": message, **({"as": saved} if saved else {})}
 
 
 def position_of(steps: int, branches: int) -> SwitchState:

@@ -322,7 +322,8 @@ def test_a_wrong_counter_is_reported() -> None:
 def test_times_and_counts_of_verdicts() -> None:
     assert continuation.measure_times(30, 4, 1).keys() == {
         "a live step corrected",
-        "a done step changed, too",
+        "text of a done step, too",
+        "what a done step saves",
     }
     counts = continuation.count_verdicts(3)
     assert counts["yes, no violation"] > 0

@@ -85,7 +85,7 @@ class SwitchJudge:
                 self.refuse("NC119", "the new version has errors")
             else:
                 with gc_paused(), temporary_templates():
-                    self.check_rest(version, state)
+                    self.check_rest(version, state, catalogue)
         return SwitchVerdict(tuple(self.reasons), tuple(self.required), tuple(self.notices))
 
     def refuse(self, code: str, message: str, step: str | None = None, line: int | None = None) -> None:
@@ -156,7 +156,7 @@ class SwitchJudge:
 
     # Conditions on what is left of the run.
 
-    def check_rest(self, version: NewVersion, state: SwitchState) -> None:
+    def check_rest(self, version: NewVersion, state: SwitchState, catalogue: Catalogue) -> None:
         headless = sorted({branch.step for branch in state.branches} & version.loops.headless)
         for step in headless:
             self.refuse("NC108", f"step `{step}` is in a cycle with several entries", step)
@@ -170,7 +170,7 @@ class SwitchJudge:
         self.check_bounds(state, reached)
         self.check_given(version, state)
         self.find_steps_left_out(state, reached)
-        if self.reasons or self.is_replay(version, state):
+        if self.reasons or self.is_replay(version, state, catalogue):
             return
         self.check_continuation(version, state, sinks)
 
@@ -331,8 +331,11 @@ class SwitchJudge:
                     message = f"step `{target}` is not made up for: `{name}`, which leads to it, is done"
                     self.notices.append(Reason("NC152", message, target, self.new.steps[target].line))
 
-    def is_replay(self, version: NewVersion, state: SwitchState) -> bool:
-        """Return whether the new version has not changed what was performed, so that its own check holds."""
+    def is_replay(self, version: NewVersion, state: SwitchState, catalogue: Catalogue) -> bool:
+        """Return whether the new version has not changed what was performed, so that its own check holds.
+
+        Texts of done actions may change, because no analysis depends on them.
+        """
         if self.switch.renamed or self.required or self.switch.given or state.is_edited:
             return False
         old, new = self.old.header, self.new.header
@@ -348,7 +351,7 @@ class SwitchJudge:
             name in self.new.steps
             and name in self.old.steps
             and not self.new.steps[name].cyclic
-            and step_form(self.old, name) == step_form(self.new, name)
+            and step_form(self.old, name, catalogue) == step_form(self.new, name, catalogue)
             for name in state.done
         )
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from noetl.planner.catalogue import Catalogue
+from noetl.planner.catalogue import ActionDeclaration, Catalogue, Kind
 from noetl.planner.compile import compile_program
 from noetl.planner.continuation.rounds import NestedLoops
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.gc_control import gc_paused
 from noetl.planner.plan import Plan, TaskCall, Work
 from noetl.planner.program.program import Program
-from noetl.planner.templates.template import temporary_templates
+from noetl.planner.templates.template import Expression, parse_template, temporary_templates
 
 FindingKey = tuple[str, int, int]
 """The code of a finding, and the line and the column where it begins."""
@@ -75,8 +75,8 @@ def _forms_by_hash(plan_hash: str) -> dict[str, Any]:
     return {}
 
 
-def step_form(plan: Plan, name: str) -> Any:
-    """Return what a step does, in a form that is equal for steps which do the same."""
+def step_form(plan: Plan, name: str, catalogue: Catalogue) -> Any:
+    """Return what the analyses of a step depend on, in a form that is equal if they have the same result."""
     forms = _forms_by_hash(plan.hash)
     if name not in forms:
         step = plan.steps[name]
@@ -91,7 +91,8 @@ def step_form(plan: Plan, name: str) -> Any:
         }
         join = None if step.join is None else step.join.mode
         work = [
-            _without_lines(plan, item) for item in (*step.run, *(w for case in step.cases for w in case.work))
+            _form_work(plan, item, catalogue)
+            for item in (*step.run, *(w for case in step.cases for w in case.work))
         ]
         for case in cases:
             case.pop("work")
@@ -99,9 +100,41 @@ def step_form(plan: Plan, name: str) -> Any:
     return forms[name]
 
 
-def _without_lines(plan: Plan, work: Work) -> Any:
+def _form_work(plan: Plan, work: Work, catalogue: Catalogue) -> Any:
     data = {key: value for key, value in work.to_json().items() if key != "line"}
-    if isinstance(work, TaskCall) and work.task in plan.tasks:
+    if isinstance(work, TaskCall):
+        if work.task not in plan.tasks:
+            return data
         task = plan.tasks[work.task]
-        return data, task.parallel, [_without_lines(plan, item) for item in task.run]
-    return data
+        return data, task.parallel, [_form_work(plan, item, catalogue) for item in task.run]
+    declaration = catalogue.get(work.type)
+    if declaration is None or declaration.saves_given_values or declaration.never_succeeds:
+        return data
+    data["parameters"] = {
+        name: _form_text(value) if isinstance(value, str) and _is_free_text(declaration, name) else value
+        for name, value in work.parameters.items()
+    }
+    keys = declaration.result_keys(work.parameters)
+    return data, None if keys is None else dict(keys)
+
+
+def _is_free_text(declaration: ActionDeclaration, name: str) -> bool:
+    """Return whether a parameter takes any text, which decides neither the result nor the error."""
+    declared = declaration.parameters.get(name)
+    return (
+        declared is not None
+        and (Kind.STRING in declared.kinds or Kind.ANY in declared.kinds)
+        and Kind.DURATION not in declared.kinds
+        and not declared.choices
+        and name != declaration.error_type
+    )
+
+
+def _form_text(text: str) -> Any:
+    """Return the expressions of a text, without what is written between them.
+
+    >>> _form_text("send {{ a }} to {{ b }}") == _form_text("{{ a }}, {{ b }}"), _form_text("send")
+    (True, ())
+    """
+    parts = parse_template(text).parts
+    return text if parts is None else tuple(part.source for part in parts if isinstance(part, Expression))

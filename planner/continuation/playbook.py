@@ -8,7 +8,9 @@ that every live branch has, and forks to one synthetic step for each branch. Thi
 branch has, and leads to the step where the branch stands, or to the join where it waits. A last branch saves
 what ended branches have saved, and ends. A step whose round of a cycle is under way is copied, and an edge to
 the head of the cycle leads to the original. A done step of which a field is read has a stub that counts as
-visited. All other steps stay as they are, so every finding has its position in the new text.
+visited. Steps that no branch can reach are left out. One step that is never reached saves the names that no
+branch has, so a name that only such steps save is still a name. All other steps stay as they are, so every
+finding has its position in the new text.
 
 Cost: one parse of the data of the new version, without a parse of YAML.
 
@@ -147,6 +149,8 @@ class _Builder:
         self.places: dict[str, RoundPlace] = {}
         self.names_of_copies: dict[RoundPlace, str] = {}
         self.synthetic: list[str] = []
+        self.stubs: list[str] = []
+        self.saved: set[str] = set()
         inputs = program.playbook.input or {}
         self.carried = CARRIED
         while self.carried in inputs or self.carried in program.defined_names:
@@ -162,9 +166,26 @@ class _Builder:
         self.add_history(
             firsts, {place.step for place in reached} | {branch.step for branch in self.state.branches}
         )
+        self.drop_steps()
         data = {**self.program.document.data, "steps": self.raw, "start": f"{MARK}start"}
         data["input"] = self.declare_inputs()
         return data
+
+    def drop_steps(self) -> None:
+        """Drop the steps that no branch reaches. Those of which a field is read stay, without their work."""
+        last = self.program.playbook.finally_
+        kept = {*self.places, *self.synthetic, *self.stubs}
+        kept |= set() if last is None else {last}
+        read = self.find_read_steps()
+        pairs = [
+            (step if step["name"] in kept else {"name": step["name"]}, origin)
+            for step, origin in zip(self.raw, self.origins, strict=True)
+            if step["name"] in kept or step["name"] in read
+        ]
+        self.raw, self.origins = [step for step, _ in pairs], [origin for _, origin in pairs]
+        lost = self.program.definitions.keys() - self.saved
+        if lost:
+            self.add_synthetic(f"{MARK}unreached", lost, [])
 
     def declare_inputs(self) -> dict[str, Any]:
         playbook = self.program.playbook
@@ -244,7 +265,8 @@ class _Builder:
                 targets = [stub]
             self.add_synthetic(name, names - common, targets)
             entries.append(name)
-        ended = (self.state.ended_names & known) - common
+        # What a branch has is saved in its step, also if other branches have dropped it.
+        ended = (self.state.ended_names & known).difference(common, *held)
         if ended and self.program.playbook.mode == "parallel":
             self.add_synthetic(f"{MARK}ended", ended, [])
             entries.append(f"{MARK}ended")
@@ -257,12 +279,7 @@ class _Builder:
         """Return the done steps that need a stub: under None those that all branches have visited, else under
         the number of the branch that has.
         """
-        read = {
-            path[1]
-            for use in self.program.uses
-            for path in use.template.reads
-            if path[0] == "steps" and len(path) > 1
-        }
+        read = self.find_read_steps()
         stubs: dict[int | None, list[str]] = {}
         for step in sorted((read & self.index.keys() & self.state.done.keys()) - entered):
             visitors = [n for n, branch in enumerate(self.state.branches) if f"steps.{step}" in branch.names]
@@ -272,11 +289,21 @@ class _Builder:
                 stubs.setdefault(visitors[0], []).append(step)
         return stubs
 
+    def find_read_steps(self) -> set[str]:
+        """Return the names of steps of which a field is read."""
+        return {
+            path[1]
+            for use in self.program.uses
+            for path in use.template.reads
+            if path[0] == "steps" and len(path) > 1
+        }
+
     def put_stub(self, name: str, targets: list[str]) -> None:
         """Put a stub in the place of a done step. It may have failed, and nothing is known of its result."""
         work = {"action": "log", "message": f"{{{{ input.{self.carried}.text }}}}"}
         cases = [{"case": "error", "run": targets}, {"case": "default", "run": targets}]
         self.raw[self.index[name]] = {"name": name, "run": [work], "rule": cases}
+        self.stubs.append(name)
 
     def add_synthetic(self, name: str, names: AbstractSet[str], targets: list[str]) -> None:
         rule = [{"case": "default", "run": targets}]
@@ -287,3 +314,4 @@ class _Builder:
         self.raw.append(step)
         self.origins.append(None)
         self.synthetic.append(name)
+        self.saved |= names

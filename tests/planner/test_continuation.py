@@ -13,6 +13,8 @@ import pytest
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import compile_playbook
 from noetl.planner.continuation.judge import ALL_CONDITIONS, SwitchJudge, may_continue
+from noetl.planner.continuation.new_version import analyse_version, step_form
+from noetl.planner.continuation.playbook import build_continuation
 from noetl.planner.continuation.switch_state import Begun, BranchPosition, DoneStep, Switch, SwitchState
 from noetl.planner.continuation.verdict import ADVICE, TITLES, SwitchVerdict, explain_code
 from noetl.planner.plan import Plan
@@ -770,6 +772,58 @@ steps:
 def test_a_task_of_a_done_step_may_change(message: str) -> None:
     old, new = compile_steps(TASKS.replace("MESSAGE", "x")), compile_steps(TASKS.replace("MESSAGE", message))
     assert judge(old, new, AT_B).is_yes
+
+
+FORMS = """
+name: p
+input: {{}}
+steps:
+- name: a
+  run: [{action}]
+  rule: [{{case: "{{{{ result.data }}}}", run: [b]}}, {{case: error, run: []}}]
+- {{name: b, run: [{{action: log, message: y}}]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_equal"),
+    [
+        ("{action: log, message: x}", "{action: log, message: another}", True),
+        ("{action: log, message: 'x {{ run.id }}'}", "{action: log, message: '{{ run.id }} y'}", True),
+        ("{action: log, message: 'x {{ run.id }}'}", "{action: log, message: 'x {{ run.playbook }}'}", False),
+        ("{action: log, message: 'x {{ run.id }}'}", "{action: log, message: x}", False),
+        ("{action: log, message: x}", "{action: log, message: [x]}", False),
+        ("{action: log, message: x, level: info}", "{action: log, message: x, level: error}", False),
+        ("{action: log, message: x}", "{action: log, message: x, if: '{{ run.id }}'}", False),
+        ("{action: shell, command: 'true'}", "{action: shell, command: 'false'}", True),
+        ("{action: shell, command: 'true'}", "{action: log, message: 'true'}", False),
+        ("{action: set, set: {n: a}}", "{action: set, set: {n: b}}", False),
+        ("{action: fail, type: A, message: m}", "{action: fail, type: B, message: m}", False),
+        ("{action: file, read: a, format: json}", "{action: file, read: b, format: json}", True),
+        ("{action: file, read: a, format: json}", "{action: file, read: a, format: text}", False),
+        ("{action: wait, seconds: 5}", "{action: wait, seconds: 6}", False),
+    ],
+)
+def test_only_texts_of_a_done_step_may_change(before: str, after: str, *, is_equal: bool) -> None:
+    """Analyses of a step depend on neither commands nor messages."""
+    known = catalogue()
+    old, new = (compile_steps(FORMS.format(action=action)) for action in (before, after))
+    assert (step_form(old, "a", known) == step_form(new, "a", known)) is is_equal
+
+
+def test_steps_that_no_branch_reaches_are_left_out() -> None:
+    """A name that only they save is still a name, and so is the step of which a field is read."""
+    old = flow("a +x > b\nb > c d\nc > e\nd > e\ne > f\nf")
+    new = flow("a +x +y > b\nb +z > c d\nc > e\nd > e\ne > f\nf ?x ?y ?steps.b.status")
+    known = catalogue()
+    version = analyse_version(new, known)
+    assert version is not None
+    state = SwitchState((visiting("e", x=ONE),), done(a=1, b=1, c=1, d=1))
+    continuation = build_continuation(version.program, version.loops, state)
+    assert continuation.program is not None
+    assert set(continuation.program.symbols.steps) == {"b", "e", "f", "@start", "@branch 0", "@unreached"}
+    verdict = judge(old, new, state)
+    assert [required.name for required in verdict.required] == ["y"]
 
 
 def test_a_reason_names_the_step_and_not_its_copy() -> None:
