@@ -100,6 +100,8 @@ class PlanSwitcher:
         for _ in range(MAX_TRIES):
             now = self.clock()
             records = self.store.switches.read(run_id, now)
+            if idempotency is not None and self._was_switched(records.run, request, idempotency):
+                return SwitchOutcome(SwitchVerdict(), records.run)
             old, marked, verdict = self._judge(records, request)
             if not verdict.is_yes:
                 return SwitchOutcome(verdict)
@@ -109,6 +111,12 @@ class PlanSwitcher:
             if run is not None:
                 return SwitchOutcome(verdict, run)
         raise _busy(run_id)
+
+    def _was_switched(self, run: Run, request: SwitchRequest, idempotency: tuple[str, str]) -> bool:
+        """Return whether the same request has switched a run already."""
+        key, content_hash = idempotency
+        has_plan = run.plan_hash == request.plan.hash
+        return has_plan and self.store.runs.find_request(run.tenant, key) == (content_hash, run.id)
 
     def undo(self, run_id: str, caller: str | None = None, *, is_dry_run: bool = False) -> None:
         """Let an open run be as it was before its last switch, if nothing was done or answered since.
