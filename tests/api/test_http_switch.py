@@ -9,10 +9,21 @@ from typing import Any
 import httpx
 import pytest
 
+from noetl.infra.dynamodb import upgrade
 from tests.api.responses import assert_problem
 from tests.api.test_http_pause import answer, read_run, start, wait_until
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["sqlite", "dynamodb"])
+def settings(request: pytest.FixtureRequest, settings: dict[str, str]) -> dict[str, str]:
+    if request.param == "sqlite":
+        return settings
+    request.getfixturevalue("aws")
+    upgrade("noetl")
+    return {**settings, "NOETL_STORE": "dynamodb://noetl"}
+
 
 WRONG = """\
 name: order
@@ -89,6 +100,7 @@ async def test_refused_switch_has_the_verdict_and_changes_nothing(http: httpx.As
     assert await result_of(http, run) == ("succeeded", {"id": 7})
 
 
+@pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("body", "problem"),
     [

@@ -82,3 +82,24 @@ def test_a_switch_with_a_fault_is_done_once_or_not_at_all(backend: StoreBackend)
                 assert harness.visit_counts == {"a": 1, "b": 1, "r": 1, "d": 1}, (name, fault)
     assert ("commit", Fault.LOST_RESPONSE, True) in ends
     assert {is_switched for _, _, is_switched in ends} == {True, False}
+
+
+@pytest.mark.parametrize("backend", ["DynamoDB"], indirect=True)
+def test_a_switch_with_a_fault_is_completed_in_dynamodb(backend: StoreBackend) -> None:
+    """Inject faults from the transaction on. The next worker completes the resume of a switched run."""
+    names = [name for _, name in FailedRun(backend).switch_with({})]
+    assert names.count("transact_write_items") == 1
+    ends = set()
+    for number in range(names.index("transact_write_items") + 1, len(names) + 1):
+        for fault in FAULTS_OF_PORT["request"] & FAULTS:
+            failed = FailedRun(backend)
+            failed.switch_with({number: fault})
+            with backend.points.disabled():
+                harness = failed.harness
+                harness.store = backend.reopen()
+                ends.add(harness.run.plan_hash == NEW.hash)
+                failed.switch()
+                assert harness.finish().result == {"sum": 7}, (number, fault)
+                assert harness.visit_counts == {"a": 1, "b": 1, "r": 1, "d": 1}, (number, fault)
+                assert failed_checks(harness.store) == [], (number, fault)
+    assert ends == {True, False}
