@@ -271,7 +271,7 @@ async def read_migration(request: Request, run_filter: RunFilter | None) -> Migr
                 raise Problem(422, detail, slug="conflicting-members")
         return Migration(selection, None, migration.dry_run)
     if migration.playbook is None:
-        raise Problem(422, "The body has no `playbook`.", slug="invalid-body", key="playbook")
+        raise Problem(422, "A migration needs a `playbook`, or `undo`.", slug="conflicting-members")
     change = PlaybookChange(
         _playbook_source(migration.playbook), migration.renamed or {}, migration.given or {}
     )

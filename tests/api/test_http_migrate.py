@@ -84,7 +84,7 @@ async def test_wrong_request_is_a_problem(http: httpx.AsyncClient) -> None:
     )
     assert_problem(refused, 422, "conflicting-members")
     no_version = await http.post("/workflows/bulk/migrate", json={"ids": ["a"]})
-    assert_problem(no_version, 422, "invalid-body")
+    assert_problem(no_version, 422, "conflicting-members")
     ambiguous = await http.post(
         "/workflows/bulk/migrate", params={"status": "waiting"}, json={"playbook": QUESTION, "ids": ["a"]}
     )
