@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.run import DEADLINE, END, Visit, VisitStatus
+from noetl.planner.frozen import replace
 
 FINALLY_CLOCK = 2**40
 """The causal clock of the finally step. It is greater than every other clock of a run."""
@@ -41,3 +42,8 @@ def deadline_visit(run_id: str, resumes: int, deadline_at: float) -> Visit:
     """Return the visit of the pseudo-step `@deadline`, which is due when the time of a run is over."""
     id = derived_id(DEADLINE, resumes)
     return Visit(id, run_id, DEADLINE, VisitStatus.READY, clock=0, names={}, due_at=deadline_at)
+
+
+def move_deadline(claimed: Visit, resumes: int, deadline_at: float) -> Visit:
+    """Return the visit of a deadline that has moved. Its fence grows, so a lost claim of it is refused."""
+    return replace(deadline_visit(claimed.run_id, resumes, deadline_at), fence=claimed.fence + 1)

@@ -22,7 +22,7 @@ from typing import Any
 from noetl.executor.model.run import NEVER, Visit, VisitStatus
 from noetl.executor.model.run_history import RunRecords
 from noetl.executor.model.run_switch import SwitchedRun
-from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.model.special_visits import deadline_visit, move_deadline
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.arrivals import CARRIED, Arrival, encode_carried
 from noetl.executor.stores.dynamo.attributes import Item
@@ -233,7 +233,8 @@ class SwitchWrites:
         if item is None or not item.is_written:
             yield ConditionCheck(key, (ABSENT,))
             return
-        state = {"status": visit.status.value, "due": visit.due_at, "fence": item.visit.fence + 1}
+        moved = move_deadline(item.visit, run.resumes, visit.due_at)
+        state = {"status": moved.status.value, "due": moved.due_at, "fence": moved.fence}
         origin = _without_none(encode_origin(visit, item.origin))
         yield Update(key, {**origin, **state, "era": self._era}, when=is_unchanged(item.visit))
 
