@@ -27,7 +27,10 @@ def gate(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "gate"
     os.mkfifo(path)
     yield path
-    os.close(os.open(path, os.O_RDWR))  # unblock a step or a test that still waits at either end
+    # Let a step or a test go on that waits at either end. A step that has not opened the pipe yet finds none.
+    writer = os.open(path, os.O_RDWR)
+    path.unlink()
+    os.close(writer)
 
 
 @pytest.fixture

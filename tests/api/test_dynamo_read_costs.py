@@ -1,8 +1,9 @@
-"""Work of the reads of a long run in DynamoDB: requests, read units, and bytes of their answers (moto)."""
+"""Work of the reads of a long run in DynamoDB: requests, read units, and bytes of their answers (emulator)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from uuid import uuid4
 
 import pytest
 
@@ -17,7 +18,6 @@ from noetl.testing.run_harness import RunHarness
 from tests.api.test_read_costs import CYCLE, LOOP
 from tests.aws import Client
 
-BUCKET = "payloads"
 FAILED_ITEMS = ItemQuery("b", state=ItemState.FAILED)
 FORKING_CYCLE = """
     input: {rounds: integer}
@@ -33,16 +33,22 @@ FORKING_CYCLE = """
 
 
 @pytest.fixture
-def store(moto_aws: Client) -> DynamoStore:
-    upgrade("noetl")
-    moto_aws("s3").create_bucket(Bucket=BUCKET)
-    return DynamoStore("noetl", bucket=BUCKET)
+def bucket() -> str:
+    """A name that no other account of the emulator has."""
+    return f"payloads-{uuid4().hex}"
 
 
 @pytest.fixture
-def services(store: DynamoStore) -> TenantServices:
+def store(aws: Client, bucket: str) -> DynamoStore:
+    upgrade("noetl")
+    aws("s3").create_bucket(Bucket=bucket)
+    return DynamoStore("noetl", bucket=bucket)
+
+
+@pytest.fixture
+def services(store: DynamoStore, bucket: str) -> TenantServices:
     """The services of another process, which has cached nothing that the first one has written."""
-    return create_services(DynamoStore("noetl", bucket=BUCKET), catalogue())
+    return create_services(DynamoStore("noetl", bucket=bucket), catalogue())
 
 
 @pytest.fixture
@@ -111,11 +117,11 @@ def test_a_page_of_a_long_loop_costs_what_one_of_a_short_loop_does(
 
 
 def test_failed_items_are_read_whether_or_not_they_are_in_the_bucket(
-    store: DynamoStore, moto_aws: Client
+    store: DynamoStore, aws: Client, bucket: str
 ) -> None:
     """Read those of earlier versions, which were not divided, and those that were deleted."""
-    for bucket, count in ((BUCKET, 3), (BUCKET, 90), (BUCKET, 3000), (None, 90), (None, 1000)):
-        opened = DynamoStore("noetl", bucket=bucket)
+    for used, count in ((bucket, 3), (bucket, 90), (bucket, 3000), (None, 90), (None, 1000)):
+        opened = DynamoStore("noetl", bucket=used)
         play = RunHarness(opened, LOOP, {"count": count}).finish()
         visit = play.visit("b")
         text = opened.visits.failures_text(play.id, visit.id, 0, 1 << 30)
@@ -126,9 +132,9 @@ def test_failed_items_are_read_whether_or_not_they_are_in_the_bucket(
         (complete,) = opened.runs.visits_with_outputs(play.id, [visit.id])
         assert len(complete.failures) == count
         assert text.count('"index"') == count
-    objects = moto_aws("s3").list_objects_v2(Bucket=BUCKET)["Contents"]
+    objects = aws("s3").list_objects_v2(Bucket=bucket)["Contents"]
     for entry in objects:
-        moto_aws("s3").delete_object(Bucket=BUCKET, Key=entry["Key"])
+        aws("s3").delete_object(Bucket=bucket, Key=entry["Key"])
 
 
 def test_visits_of_a_cycle_that_forks_are_found(store: DynamoStore, services: TenantServices) -> None:
