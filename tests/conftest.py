@@ -14,7 +14,7 @@ from noetl.executor.stores.sqlite.store import SqliteStore
 
 pytest_plugins = ("tests.aws", "tests.moto_aws", "tests.postgres")
 
-settings.register_profile("same every time", deadline=None, database=None, derandomize=True, max_examples=60)
+settings.register_profile("same every time", deadline=None, database=None, derandomize=True, max_examples=40)
 settings.register_profile("brief", deadline=None, database=None, derandomize=True, max_examples=20)
 settings.register_profile("explore", deadline=None, database=None, max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same every time"))

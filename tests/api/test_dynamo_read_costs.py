@@ -1,4 +1,4 @@
-"""Work of the reads of a long run in DynamoDB: requests, read units, and bytes of their answers (emulator)."""
+"""Work of the reads of a long run in DynamoDB: requests, read units and bytes of answers (emulator)."""
 
 from __future__ import annotations
 
