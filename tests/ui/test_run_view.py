@@ -46,7 +46,7 @@ steps:
 """
 
 DIVIDED = """\
-name: divided
+name: halves
 version: "1"
 steps:
   - name: load
