@@ -21,6 +21,7 @@ from typing import Any, Literal
 from noetl.api.service.data_views import MAX_SHOWN_CHARACTERS, RunDetails, StepData
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.past_views import MAX_PAST_CHARACTERS, PastBranch, PastJoin, PastName, PastState
+from noetl.api.service.restarts import check_same_plan, read_history
 from noetl.api.service.run_data import RunDataService, ShownVisit, cut_values, draw_visits
 from noetl.api.service.runs import RunService
 from noetl.api.service.step_reports import count_loops, visit_state
@@ -47,7 +48,6 @@ from noetl.planner.draw.run_marks import DrawnRun
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Plan
 
-_EVENTS_PER_READ = 1000
 _MAX_DIGITS = 9
 
 
@@ -109,24 +109,13 @@ class PastRunService:
             RejectedError: `unknown_event`; `no_past`.
         """
         run = self.runs.get(run_id)
-        events = list(self._read_events(run.id))
-        if any(event.type == "workflow.migrated" for event in events):
-            message = f"run {run.id} has continued in another version, whose plan is not that of its begin"
-            raise RejectedError("no_past", f"{message}; its earlier states cannot be shown")
+        events = list(read_history(self.context.store, run.id))
+        check_same_plan(run.id, events, "its earlier states cannot be shown")
         length = _find_length(run.id, events, place)
         plan = self.runs.plan(run.id)
         recorded = RecordedHistory(run, plan, self.context.store.runs.visits_with_outputs(run.id))
         shown = events[:length]
         return PastMoment(recorded, replay(recorded, shown), shown, len(events))
-
-    def _read_events(self, run_id: str) -> Iterator[Event]:
-        after = None
-        while True:
-            events = self.context.store.runs.events(run_id, after, _EVENTS_PER_READ)
-            yield from events
-            if len(events) < _EVENTS_PER_READ:
-                return
-            after = events[-1].id
 
     def details(self, moment: PastMoment) -> RunDetails:
         """Return a run at a glance, as it was, with its branches, joins and names."""

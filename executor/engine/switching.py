@@ -24,6 +24,7 @@ from noetl.executor.model.plan_switch import carry
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_history import RunRecords, read_switch_state
 from noetl.executor.model.run_switch import SwitchTarget, check_switchable, switch_run
+from noetl.executor.model.run_transition import check_open
 from noetl.executor.model.switch_undo import describe_replaced, find_last_switch, restore
 from noetl.executor.model.visit_transition import mark_skipped
 from noetl.executor.stores.interface import Store
@@ -131,8 +132,7 @@ class PlanSwitcher:
             now = self.clock()
             records = self.store.switches.read(run_id, now)
             run = records.run
-            if run.status.is_final:
-                raise RejectedError("finished", f"run {run_id} has already ended: {run.status.value}")
+            check_open(run, "resume it in another version")
             check_switchable(run, self.store.plans.header(run.plan_hash))
             event = find_last_switch(run_id, list(self._read_events(run_id)))
             plan = (self.read_plan or self.store.plans.get)(event.payload["from"])

@@ -143,7 +143,7 @@ def pause_run(run: Run, *, is_ending: bool) -> Run:
     Raises:
         RejectedError: `finished`, if the run has ended; `ending`, if it is ending.
     """
-    _check_open(run, "start it again")
+    check_open(run, "start it again")
     if run.is_paused:
         return run
     if is_ending or run.stop is not None:
@@ -163,12 +163,16 @@ def unpause_run(run: Run) -> Run:
     Raises:
         RejectedError: `finished`, if the run has ended.
     """
-    _check_open(run, "resume it")
+    check_open(run, "resume it")
     return replace(run, stop=None) if run.is_paused else run
 
 
-def _check_open(run: Run, fix: str) -> None:
-    """Check that a run has not ended. `fix` is what a client may do with one that has."""
+def check_open(run: Run, fix: str) -> None:
+    """Check that a run has not ended. `fix` is what a client may do with one that has.
+
+    Raises:
+        RejectedError: `finished`.
+    """
     if run.status.is_final:
         fix = "start it again" if run.status is RunStatus.SUCCEEDED else fix
         message = f"run {run.id} has already ended: {run.status}; {fix} to let it continue"

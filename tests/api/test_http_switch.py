@@ -43,6 +43,14 @@ steps:
 - {name: go, run: [{action: log, message: gone}]}
 output: {answer: "{{ answer }}"}
 """
+FORKED = """\
+name: forked
+steps:
+- {name: fork, rule: [{case: default, run: [left, right]}]}
+- {name: left, run: [{action: fail, message: wrong}], rule: [{case: default, run: [last]}]}
+- {name: right, rule: [{case: default, run: [last]}]}
+- {name: last, run: [{action: log, message: both}]}
+"""
 DOUBLED = QUESTION.replace('"{{ answer }}"', '"{{ answer * 2 }}"')
 
 
@@ -214,6 +222,18 @@ async def test_step_is_skipped_in_the_corrected_playbook(http: httpx.AsyncClient
     events = (await http.get(f"/workflows/{run}/events")).json()["items"]
     types = [event["type"] for event in events]
     assert (types.count("workflow.migrated"), types.count("step.skipped")) == (1, 1)
+
+
+async def test_switched_run_does_not_start_between_its_branches(http: httpx.AsyncClient) -> None:
+    """The cases of its visits before the switch are those of the old plan."""
+    run = await start(http, FORKED)
+    await wait_until(http, run, "failed")
+    assert (await resume(http, run, playbook=FORKED.replace("wrong", "wrong again"))).status_code == 202
+    await wait_until(http, run, "failed")
+    refused = await resume(http, run, **{"from": "left"})
+    assert_problem(refused, 409, "no-past")
+    assert "start from a step before the fork or after the join" in refused.json()["detail"]
+    assert (await resume(http, run, **{"from": "fork"})).status_code == 202
 
 
 async def test_same_key_switches_once(http: httpx.AsyncClient) -> None:

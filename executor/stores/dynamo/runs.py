@@ -13,12 +13,11 @@ from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import HistoryPosition, Run, RunStatus, Visit
+from noetl.executor.model.run import DEADLINE, END, HistoryPosition, Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.run_transition import check_same_request
-from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.child_run_counts import ChildRunCounts
@@ -245,7 +244,7 @@ class DynamoRuns:
         snapshot = read_snapshot(self._context, run_id, with_outputs=True)
         visits = [] if snapshot is None else [item.visit for item in snapshot.current_items]
         if visit_ids is None:
-            chosen = [visit for visit in visits if not is_pseudo_step(visit.step)]
+            chosen = [visit for visit in visits if visit.step not in (END, DEADLINE)]
         else:
             wanted_ids = frozenset(visit_ids)
             chosen = [visit for visit in visits if visit.id in wanted_ids]

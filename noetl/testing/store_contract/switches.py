@@ -261,6 +261,11 @@ class SwitchesContract(ContractFixtures):
         assert [required.name for required in refused.verdict.required] == ["k"]
         assert switch(harness, text, given={"k": 6}).run is not None
         assert harness.finish().result == {"y": 7}
+        without_output = 'output: {y: "{{ y }}"}'
+        harness = RunHarness(store, WAITING.replace(without_output, ""))
+        execute_until_it_waits(harness)
+        assert switch(harness, text.replace(without_output, ""), given={"k": 6}).run is not None
+        assert harness.finish().result == {"k": 6, "x": 1, "y": 7}
 
     def test_renamed_step_keeps_its_visit(self, store: Store) -> None:
         harness = RunHarness(store, WAITING)
