@@ -143,11 +143,12 @@ def _read_begun(records: RunRecords, visit: Visit, plan: Plan) -> Begun | None:
             if event.type in ACTION_EVENTS and (event.step, event.visit) == (visit.step, visit.number)
         )
     if progress is None or SKIP in progress.journal:
-        return Begun(completed=completed) if completed else None
+        return Begun(completed=completed, is_certain=not is_lost) if completed else None
     case = progress.journal["rule"]["case"] if "rule" in progress.journal else None
     places = _suspended_items(progress.journal, position if case is None else f"rule.{case}")
     item = places[0] if places else None
-    return Begun(bool(progress.journal), item, case, progress.round, completed, tuple(places[1:]))
+    inside = tuple(places[1:])
+    return Begun(bool(progress.journal), item, case, progress.round, completed, inside, not is_lost)
 
 
 def _suspended_items(journal: Mapping[str, Any], position: str) -> list[int]:

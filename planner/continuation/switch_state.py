@@ -24,8 +24,9 @@ class Begun:
         case: index of the case whose work is suspended; None if the work of the step is.
         item: index of the item that is suspended in this work; None if all of it is (`parallel` or a loop).
         rounds: the number of completed rounds of `repeat`.
-        completed: positions of the actions that failed attempts have completed, such as `run.0`.
+        completed: positions of the actions that earlier attempts have completed, such as `run.0`.
         inside: indexes of the items that are suspended in the tasks which `item` calls, from the outside in.
+        is_certain: whether the actions were completed. A lost worker has not said what it has completed.
     """
 
     is_suspended: bool = False
@@ -34,6 +35,7 @@ class Begun:
     rounds: int = 0
     completed: tuple[str, ...] = ()
     inside: tuple[int, ...] = ()
+    is_certain: bool = True
 
 
 @frozen

@@ -41,12 +41,13 @@ def compare_begun_work(
 def find_repeated_actions(old: Plan, before: Step, step: Step, branch: BranchPosition) -> Iterator[Reason]:
     """Yield a notice for each action that a failed attempt has completed, and that is done again."""
     begun = branch.begun
-    entries = [] if begun is None or begun.is_suspended else _completed_items(begun)
-    for case, index in entries:
+    if begun is None or begun.is_suspended:
+        return
+    for case, index in _completed_items(begun):
         work = _entry(step, case, index)
         if work is not None:
             kind = work.type if isinstance(work, Action) else work.task
-            message = f"`{kind}` was completed by a failed attempt and is done again, with the same key"
+            message = f"`{kind}` {_completion(begun)}, and is done again, with the same key"
             yield Reason("NC151", message, step.name, work.line or step.line)
 
 
@@ -103,10 +104,17 @@ def _compare_completed(old: Plan, new: Plan, before: Step, step: Step, begun: Be
         if earlier is not None and later is not None and _form(old, earlier) != _form(new, later):
             place = "`run`" if case is None else f"case {case + 1}"
             message = (
-                f"entry {index + 1} of {place} was completed by a failed attempt of step `{step.name}`: "
+                f"entry {index + 1} of {place} of step `{step.name}` {_completion(begun)}: "
                 "other work there would get its idempotency key"
             )
             yield Reason("NC109", message, step.name, later.line or step.line)
+
+
+def _completion(begun: Begun) -> str:
+    """Return what is known of an action that an attempt has completed, as the verb of a sentence."""
+    if begun.is_certain:
+        return "was completed by a failed attempt"
+    return "may have been completed by an attempt that has not reported its end"
 
 
 def _entry(step: Step, case: int | None, index: int) -> Work | None:

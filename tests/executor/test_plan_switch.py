@@ -266,7 +266,11 @@ def test_lost_worker_may_have_completed_all_actions() -> None:
     failed = replace(visit, status=VisitStatus.FAILED, failure=FailureState.OPEN, error=error)
     for lost in (running, failed):
         position = read_switch_state(replace(records, visits=[lost], read_at=9.0), plan)
-        assert position.branches[0].begun == Begun(completed=("run.0", "run.1"))
+        assert position.branches[0].begun == Begun(completed=("run.0", "run.1"), is_certain=False)
+        changed = compile_text(plan.source.replace("message: b", "message: c"))
+        reasons = may_continue(plan, changed, position, Switch(), CATALOGUE).reasons
+        (reason,) = reasons
+        assert reason.message.startswith("entry 2 of `run` of step `a` may have been completed by an attempt")
 
 
 def test_lost_worker_may_have_completed_all_actions_of_its_round() -> None:
@@ -277,7 +281,7 @@ def test_lost_worker_may_have_completed_all_actions_of_its_round() -> None:
         records.visits[0], status=VisitStatus.RUNNING, due_at=1.0, progress=Progress(round=2, journal={})
     )
     position = read_switch_state(replace(records, visits=[lost], read_at=9.0), plan)
-    assert position.branches[0].begun == Begun(rounds=2, completed=("run~2.0",))
+    assert position.branches[0].begun == Begun(rounds=2, completed=("run~2.0",), is_certain=False)
 
 
 def test_carried_run() -> None:
