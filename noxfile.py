@@ -44,13 +44,17 @@ INDEPENDENT = (
     "tests/security/test_bombs.py",  # the work of templates, counted in units
     "tests/security/test_canaries.py",  # texts in databases and logs
     "tests/api/clients",  # clients in environments of their own
+    "tests/api/test_dynamo_read_costs.py",  # counts of requests
     "tests/api/test_generated_requests.py",  # the meaning of requests that a generator makes
     "tests/contract/test_cost.py",  # counts of requests
     "tests/contract/test_dynamodb.py",  # the meaning of a store; other tests use the client
     "tests/contract/test_dynamodb_races.py",  # requests in an order that the tests choose
-    "tests/executor/test_consistent_cut.py",  # random runs against a model, also in the next three
+    "tests/executor/test_consistent_cut.py",  # random runs against a model, also in the next six
+    "tests/executor/test_known_switches.py",
+    "tests/executor/test_past_restart.py",
     "tests/executor/test_plan_switch.py",
     "tests/executor/test_replay.py",
+    "tests/executor/test_suspended_switches.py",
     "tests/executor/test_switching.py",
     "tests/executor/test_dynamo_times.py",  # the times of runs, counted from their events
 )

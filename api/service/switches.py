@@ -237,8 +237,8 @@ class SwitchService:
 
 
 def _waits_for_work(outcome: SwitchOutcome) -> bool:
-    """Return whether a switch is refused only because steps of the run are being performed."""
-    return {reason.code for reason in outcome.verdict.reasons} == {"NC101"}
+    """Return whether a switch is refused while steps are being performed. Other reasons may go with them."""
+    return any(reason.code == "NC101" for reason in outcome.verdict.reasons)
 
 
 def _refusal(run_id: str, verdict: SwitchVerdict) -> RejectedError:

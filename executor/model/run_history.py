@@ -129,7 +129,7 @@ def _read_begun(records: RunRecords, visit: Visit, plan: Plan) -> Begun | None:
     """
     if read_skip(visit, records.run.resumes + 1) is not None:
         return None
-    is_lost = visit.status is VisitStatus.RUNNING or (
+    is_lost = (visit.status is VisitStatus.RUNNING and not records.is_claimed(visit)) or (
         visit.error is not None and visit.error["type"] == "WorkerLost"
     )
     progress = visit.progress

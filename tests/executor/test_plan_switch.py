@@ -229,7 +229,9 @@ def test_claimed_run_and_a_run_that_ends() -> None:
     records = run_steps(plan, "a")
     running = replace(records.visits[-1], status=VisitStatus.RUNNING, due_at=30.0)
     claimed = replace(records, visits=[running], read_at=29.0)
-    assert read_switch_state(claimed, plan).is_claimed
+    held = read_switch_state(claimed, plan)
+    assert held.is_claimed
+    assert held.branches[-1].begun is None
     lost = read_switch_state(replace(claimed, read_at=30.0), plan)
     assert not lost.is_claimed
     ending = Visit("end", "r", "@end", VisitStatus.READY, 0, {})
