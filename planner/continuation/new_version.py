@@ -103,8 +103,6 @@ def step_form(plan: Plan, name: str, catalogue: Catalogue) -> Any:
 def _form_work(plan: Plan, work: Work, catalogue: Catalogue) -> Any:
     data = {key: value for key, value in work.to_json().items() if key != "line"}
     if isinstance(work, TaskCall):
-        if work.task not in plan.tasks:
-            return data
         task = plan.tasks[work.task]
         return data, task.parallel, [_form_work(plan, item, catalogue) for item in task.run]
     declaration = catalogue.get(work.type)

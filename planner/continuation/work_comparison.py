@@ -130,7 +130,7 @@ def _completed_items(begun: Begun) -> list[tuple[int | None, int]]:
     Each is the index of a case, or None for `run`, and that of the entry. What a visit did before its case is
     suspended, or in an earlier round, is not done again.
 
-    >>> _completed_items(Begun(completed=("run.0", "run.2/t.1", "run.2[1]", "rule.0.1")))
+    >>> _completed_items(Begun(completed=("run.0", "run.2/t.1", "run.2[1]", "run[3]", "rule.0.1")))
     [(None, 0), (None, 2), (0, 1)]
     >>> _completed_items(Begun(rounds=2, completed=("run.0", "run~1.0", "run~2.1")))
     [(None, 1)]

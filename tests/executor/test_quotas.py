@@ -122,3 +122,21 @@ def test_the_settings_are_checked() -> None:
     for text in ("0", "x", "-1", "1.5", "9" * 5000):
         with pytest.raises(SettingError, match="NOETL_MAX_BRANCHES is"):
             read_limit("NOETL_MAX_BRANCHES", 7, {"NOETL_MAX_BRANCHES": text})
+
+
+def test_a_store_that_does_not_count_has_no_quota(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(store.queue), "counts_active", False)
+    quotas.check_quota_settings(store, {})
+    with pytest.raises(SettingError, match=r"^NOETL_MAX_BRANCHES is set, but this store does not count"):
+        quotas.check_quota_settings(store, {"NOETL_MAX_BRANCHES": "2"})
+    quotas.BranchQuota(store).check("t")
+
+
+def test_counts_of_few_tenants_are_kept(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quotas, "MAX_CACHED_TENANTS", 1)
+    quota = quotas.BranchQuota(store)
+    for tenant in ("t", "u"):
+        quota.check(tenant)
+    assert list(quota._counted) == ["u"]

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 
+from noetl.executor.engine import switching
 from noetl.executor.engine.switching import MAX_TRIES, PlanSwitcher, SwitchOutcome, SwitchRequest
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import RunStatus
@@ -16,6 +17,7 @@ from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.continuation.switch_state import Switch, SwitchState
 from noetl.planner.continuation.verdict import SwitchVerdict
+from noetl.planner.frozen import replace
 from noetl.planner.plan import Plan
 from noetl.testing.run_harness import RunHarness, compile_text
 from noetl.testing.store_contract.operations import failed_checks, run_contents
@@ -237,3 +239,37 @@ def test_second_request_with_the_same_key_changes_nothing(store: Store) -> None:
     for text in (CORRECTED, CORRECTED.replace("41", "42")):
         assert switcher.switch(harness.id, request_for(store, compile_text(text)), key).run is not None
     assert run_contents(store, harness.run) == before
+
+
+def test_step_of_a_run_that_goes_on_is_not_skipped(store: Store) -> None:
+    harness = RunHarness(store, WAITING)
+    request = replace(request_for(store, compile_text(CORRECTED)), skips={"a": 1})
+    with pytest.raises(RejectedError) as refusal:
+        PlanSwitcher(store, harness.clock, judge).judge_run(harness.id, request)
+    assert refusal.value.reason == "not_ended"
+
+
+def test_undoing_of_a_run_that_changes_meanwhile_is_busy(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = RunHarness(store, WAITING)
+    execute_until_it_waits(harness)
+    switcher = PlanSwitcher(store, harness.clock, judge)
+    assert switcher.switch(harness.id, request_for(store, compile_text(CORRECTED))).run is not None
+    before = run_contents(store, harness.run)
+    switcher.undo(harness.id, is_dry_run=True)
+    monkeypatch.setattr(type(store.switches), "write", lambda *_: None)
+    with pytest.raises(RejectedError) as refusal:
+        switcher.undo(harness.id)
+    assert refusal.value.reason == "busy"
+    assert run_contents(store, harness.run) == before
+
+
+def test_undoing_reads_a_long_history(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switching, "_EVENTS_PER_READ", 2)
+    harness = RunHarness(store, WAITING)
+    execute_until_it_waits(harness)
+    switcher = PlanSwitcher(store, harness.clock, judge)
+    assert switcher.switch(harness.id, request_for(store, compile_text(CORRECTED))).run is not None
+    switcher.undo(harness.id)
+    assert harness.run.plan_hash == harness.plan.hash
