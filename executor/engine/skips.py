@@ -22,7 +22,6 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import Visit
 from noetl.executor.model.visit_transition import reopen
 from noetl.executor.security.redaction import redact_for_storage
-from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.plan import Action, Step, Work
 from noetl.planner.templates.template import EvaluationError, parse_template, read_access
 
@@ -47,6 +46,9 @@ def find_skips(
     skips: dict[str, Mapping[str, Any]] = {}
     for step, result in results.items():
         if step not in names:
+            # The package of the step function has no diagnostics, and workers do not come here.
+            from noetl.planner.diagnostics.diagnostic import did_you_mean
+
             hint = did_you_mean(step, names) or "`noetl runs show` lists the steps of the run"
             raise RejectedError("unknown_step", f"unknown step `{step}`; {hint}")
         stopped = [visit for visit in visits if visit.step == step and reopen(visit, 0.0) is not None]

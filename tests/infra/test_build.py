@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from noetl.infra.build import read_architecture
+from noetl.infra.build import PACKAGES, read_architecture
 
 
 @pytest.mark.parametrize(
@@ -36,3 +39,39 @@ def test_the_architecture_is_that_of_the_parameters(
     if configuration is not None:
         file.write_text(configuration)
     assert read_architecture(file) == architecture
+
+
+LOAD = """
+import sys
+from importlib import import_module
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if any(name == left_out or name.startswith(left_out + ".") for left_out in sys.argv[2:]):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import_module(sys.argv[1]).PRELOAD.load()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "packages"),
+    [
+        ("step", "noetl.executor.lambda_handler", ("fastapi", "networkx", "pydantic", "typer", "yaml")),
+        ("api", "noetl.api.lambda_handler", ("typer",)),
+    ],
+)
+@pytest.mark.parametrize("store", ["dynamodb://noetl", "postgresql://localhost/noetl"])
+def test_a_function_loads_without_what_its_package_leaves_out(
+    name: str, module: str, packages: tuple[str, ...], store: str
+) -> None:
+    left_out = [f"noetl.{path.replace('/', '.')}" for path in PACKAGES[name].excluded]
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, module, *left_out, *packages],
+        check=False,
+        env={**os.environ, "NOETL_STORE": store},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
