@@ -43,6 +43,7 @@ INDEPENDENT = (
     "tests/planner/test_rule_coverage.py",
     "tests/security/test_bombs.py",  # the work of templates, counted in units
     "tests/security/test_canaries.py",  # texts in databases and logs
+    "tests/api/cli",  # commands, whose outputs `tests/golden` has, too
     "tests/api/clients",  # clients in environments of their own
     "tests/api/test_dynamo_read_costs.py",  # counts of requests
     "tests/api/test_generated_requests.py",  # the meaning of requests that a generator makes
