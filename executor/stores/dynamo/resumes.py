@@ -86,7 +86,7 @@ class Resumes:
             raise unknown_run(run_id)
         head = snapshot.head
         run = decode_run(head, self._context.blobs, snapshot.counts)
-        if idempotency is not None and self._was_requested(run, idempotency) and "reopening" not in head:
+        if idempotency is not None and self.was_requested(run, idempotency) and "reopening" not in head:
             # The earlier request may have resumed the run since the snapshot was read.
             return load_run(self._context, self._context.heads.read(run_id))
         if is_resumable(run, self._context.plans.header(head["plan"])):
@@ -111,7 +111,7 @@ class Resumes:
         """Complete the resume of a run whose head has `reopening`, and return the run."""
         return self.resume(run_id_of(head), now, deadline_at=head.get("deadline"), values={})
 
-    def _was_requested(self, run: Run, idempotency: tuple[str, str]) -> bool:
+    def was_requested(self, run: Run, idempotency: tuple[str, str]) -> bool:
         """Return whether an earlier request had the idempotency key.
 
         Raises:
@@ -134,7 +134,7 @@ class Resumes:
         try:
             self._context.table.write([request, named])
         except ConditionFailed:
-            self._was_requested(run, idempotency)
+            self.was_requested(run, idempotency)
 
     def _reopen(
         self,

@@ -20,7 +20,7 @@ from noetl.executor.errors import PayloadTooLargeError, RejectedError
 from noetl.executor.model.run import Branch, Run
 from noetl.executor.model.run_history import ACTION_EVENTS, RunRecords
 from noetl.executor.model.run_switch import SwitchedRun, is_same_state
-from noetl.executor.model.run_transition import check_same_request, unknown_run
+from noetl.executor.model.run_transition import unknown_run
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.arrivals import Arrival, decode_carried, find_arrival, is_carried
 from noetl.executor.stores.dynamo.attributes import Item
@@ -64,7 +64,7 @@ class DynamoSwitches:
         self, judged: RunRecords, switched: SwitchedRun, idempotency: tuple[str, str] | None = None
     ) -> Run | None:
         context, run, now = self._context, switched.run, switched.events[0].at
-        if idempotency is not None and self._was_requested(run, idempotency):
+        if idempotency is not None and self._resumes.was_requested(run, idempotency):
             return load_run(context, context.heads.read(run.id))
         state = self._read(run.id, judged.read_at)
         if not is_same_state(judged, state.records):
@@ -113,18 +113,6 @@ class DynamoSwitches:
         self._context.announcer.announce(
             head, [*writes.due, *([deadline] if deadline is not None and has_moved else [])], now
         )
-
-    def _was_requested(self, run: Run, idempotency: tuple[str, str]) -> bool:
-        """Return whether an earlier request had the idempotency key.
-
-        Raises:
-            RejectedError: `idempotency_key_reused`.
-        """
-        name, request_hash = idempotency
-        item = self._context.table.get(keys.idempotency(run.tenant, name))
-        if item is not None:
-            check_same_request(item["request"], request_hash)
-        return item is not None
 
     def _read(self, run_id: str, now: float) -> RunBeforeSwitch:
         """Return a run as it is now. An interrupted resume is completed before."""
