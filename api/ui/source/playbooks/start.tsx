@@ -5,6 +5,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { go, linkTo } from "../address";
 import { shortId } from "../format";
 import { describe, useShared } from "../parts/context";
+import { useRequestKey } from "../parts/request_key";
 import { printable } from "../parts/value";
 import { Problem, type ProblemField } from "../service";
 import type { DeclaredInput, PlaybookDocument } from "./answers";
@@ -149,7 +150,7 @@ function StartForm({ origin, fields }: { origin: Origin; fields: Record<string, 
   const [refusal, setRefusal] = useState<Refusal | null>(null);
   const [isSending, setIsSending] = useState(false);
   const form = useRef<HTMLFormElement>(null);
-  const sent = useRef({ body: "", key: "" });
+  const requests = useRequestKey();
   useEffect(() => {
     form.current?.querySelector<HTMLElement>("[aria-invalid='true']")?.focus();
   }, [errors]);
@@ -169,12 +170,9 @@ function StartForm({ origin, fields }: { origin: Origin; fields: Record<string, 
     if (Object.keys(wrong).length || isSending) return;
     const labels = tags.split(/\s+/).filter(Boolean);
     const body = { playbook: origin.subject, input, ...(labels.length ? { tags: labels } : {}) };
-    const text = JSON.stringify(body);
-    // An answer may be lost. The same request again must not start a second run.
-    if (sent.current.body !== text) sent.current = { body: text, key: randomKey() };
     setIsSending(true);
     try {
-      const headers = { "Idempotency-Key": key.trim() || sent.current.key };
+      const headers = { "Idempotency-Key": key.trim() || requests.keyOf(JSON.stringify(body)) };
       const run = await service.read<{ workflow_id: string }>("/workflows/run", { method: "POST", body, headers });
       go(linkTo(["runs", run.workflow_id]));
     } catch (error) {
@@ -245,9 +243,4 @@ function StartForm({ origin, fields }: { origin: Origin; fields: Record<string, 
       </div>
     </form>
   );
-}
-
-/** Return a key that no other request has. `randomUUID` exists in secure contexts only. */
-function randomKey(): string {
-  return [...crypto.getRandomValues(new Uint32Array(4))].map((part) => part.toString(36)).join("-");
 }

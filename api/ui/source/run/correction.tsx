@@ -7,6 +7,7 @@ import { linkTo } from "../address";
 import type { RunDetails } from "../answers";
 import { Action } from "../parts/action";
 import { useAnswer } from "../parts/context";
+import { useRequestKey } from "../parts/request_key";
 import type { LiveRun } from "./live";
 
 interface Props {
@@ -19,14 +20,17 @@ export function CorrectedInput({ run, dialog, act }: Props) {
   const { data, problem } = useAnswer<{ input: Record<string, unknown> }>(`/workflows/${run.workflow_id}/input`);
   const [typed, setTyped] = useState<string | null>(null);
   const [failure, setFailure] = useState("");
-  const [token] = useState(() => crypto.randomUUID?.() ?? String(Math.random()));
+  const requests = useRequestKey();
   const text = typed ?? (data ? JSON.stringify(data.input, null, 2) : "");
   const { changes, mistake } = readChanges(text, data?.input ?? {});
   const send = async () => {
     setFailure("");
-    const isDone = await act("resume", { body: { input: changes }, headers: { "Idempotency-Key": `${token} ${text.length}` } });
-    if (isDone) dialog.current?.close();
-    else setFailure("The run was not resumed. The head of the page says why.");
+    const body = { input: changes };
+    const isDone = await act("resume", { body, headers: { "Idempotency-Key": requests.keyOf(JSON.stringify(body)) } });
+    if (isDone) {
+      requests.forget();
+      dialog.current?.close();
+    } else setFailure("The run was not resumed. The head of the page says why.");
   };
   return (
     <dialog ref={dialog} aria-label="Resume with corrected input" class="correction">

@@ -8,6 +8,7 @@ import type { Page, ResumePreview, RunDetails, Verdict, VerdictReason } from "..
 import { plural } from "../format";
 import { Action } from "../parts/action";
 import { describe, useAnswer, useShared } from "../parts/context";
+import { useRequestKey } from "../parts/request_key";
 import { printable } from "../parts/value";
 import { playbookPath } from "../playbooks/addresses";
 import type { PlaybookEntry } from "../playbooks/answers";
@@ -37,7 +38,7 @@ export function CorrectedPlaybook({ run, dialog, isOpen, act }: Props) {
   const [values, setValues] = useState("{}");
   const [names, setNames] = useState("{}");
   const [judged, setJudged] = useState<Judged | null>(null);
-  const [token] = useState(() => crypto.randomUUID?.() ?? String(Math.random()));
+  const requests = useRequestKey();
   const versions = (data?.items ?? []).map(({ version }) => version).filter((version) => version !== run.version);
   const version = chosen ?? versions[0] ?? "";
   const [given, renamed] = [readObject(values), readObject(names)];
@@ -58,9 +59,11 @@ export function CorrectedPlaybook({ run, dialog, isOpen, act }: Props) {
     }
   };
   const send = async () => {
-    const isDone = await act("resume", { body, headers: { "Idempotency-Key": `${token} ${request.length}` } });
-    if (isDone) dialog.current?.close();
-    else if (judged) setJudged({ ...judged, verdict: null, problem: "The run was not resumed. The head of the page says why." });
+    const isDone = await act("resume", { body, headers: { "Idempotency-Key": requests.keyOf(request) } });
+    if (isDone) {
+      requests.forget();
+      dialog.current?.close();
+    } else if (judged) setJudged({ ...judged, verdict: null, problem: "The run was not resumed. The head of the page says why." });
   };
   return (
     <dialog ref={dialog} aria-label="Resume with a corrected playbook" class="correction">
