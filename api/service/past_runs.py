@@ -21,13 +21,14 @@ from typing import Any, Literal
 from noetl.api.service.data_views import MAX_SHOWN_CHARACTERS, RunDetails, StepData
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.past_views import MAX_PAST_CHARACTERS, PastBranch, PastJoin, PastName, PastState
-from noetl.api.service.restarts import check_same_plan, read_history
+from noetl.api.service.restarts import check_same_plan
 from noetl.api.service.run_data import RunDataService, ShownVisit, cut_values, draw_visits
 from noetl.api.service.runs import RunService
 from noetl.api.service.step_reports import count_loops, visit_state
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import EventEntry, StepReport, WaitReport
 from noetl.executor.engine.replay import PastRun, RecordedHistory, replay
+from noetl.executor.engine.run_events import read_events
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.branch_stack import ForkFrame
 from noetl.executor.model.durations import Durations, begin_times, extend_times
@@ -109,7 +110,7 @@ class PastRunService:
             RejectedError: `unknown_event`; `no_past`.
         """
         run = self.runs.get(run_id)
-        events = list(read_history(self.context.store, run.id))
+        events = list(read_events(self.context.store, run.id))
         check_same_plan(run.id, events, "its earlier states cannot be shown")
         length = _find_length(run.id, events, place)
         plan = self.runs.plan(run.id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from noetl.executor.errors import RejectedError
@@ -14,21 +14,8 @@ if TYPE_CHECKING:
     from noetl.executor.model.continued_run import ContinuedRun
     from noetl.executor.model.events import Event
     from noetl.executor.model.run_history import RunRecords
-    from noetl.executor.stores.interface import Store
 
 _MAX_SHOWN_REASONS = 3
-_EVENTS_PER_READ = 1000
-
-
-def read_history(store: Store, run_id: str) -> Iterator[Event]:
-    """Yield all events of a run."""
-    after = None
-    while True:
-        events = store.runs.events(run_id, after, _EVENTS_PER_READ)
-        yield from events
-        if len(events) < _EVENTS_PER_READ:
-            return
-        after = events[-1].id
 
 
 def check_same_plan(run_id: str, events: Iterable[Event], result: str) -> None:
@@ -50,11 +37,12 @@ def judge_restart(context: TenantContext, point: RestartPoint) -> RunRecords:
             not visited, or in sequential mode; `payload_lost`; `no_past`, if the run was switched.
     """
     from noetl.executor.engine.restart import find_restart_state
+    from noetl.executor.engine.run_events import read_events
     from noetl.planner.continuation.judge import may_continue
     from noetl.planner.continuation.switch_state import Switch
 
     fix = "start from a step before the fork or after the join"
-    check_same_plan(point.run.id, read_history(context.store, point.run.id), fix)
+    check_same_plan(point.run.id, read_events(context.store, point.run.id), fix)
     records, state = find_restart_state(point)
     verdict = may_continue(point.plan, point.plan, state, Switch(), context.compiler.catalogue)
     if not verdict.is_yes:

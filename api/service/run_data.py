@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noetl.api.service.data_views import (
@@ -38,6 +38,7 @@ from noetl.api.service.step_reports import count_loops, drawn_loops, visit_state
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import JoinReport, RunEntry, RunReport, StepReport
 from noetl.api.service.visit_history import find_transition, list_attempts, to_log_line
+from noetl.executor.engine.run_events import read_events
 from noetl.executor.model.durations import Durations, measure, visit_intervals
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.json_values import write_json
@@ -63,8 +64,6 @@ MAX_SCANNED_EVENTS = 10_000
 
 _LOOP_EVENTS = ("step.started", "loop.progress")
 """The events that `count_loops` needs."""
-
-_EVENTS_PER_READ = 1000
 
 
 @frozen
@@ -230,7 +229,7 @@ class RunDataService:
             self.check_step(run.plan_hash, step)
         lines: list[LogLine] = []
         scanned, wanted = 0, fold_case(text)
-        for event in self._events(run.id, after):
+        for event in read_events(self.context.store, run.id, after):
             if len(lines) == limit or scanned == MAX_SCANNED_EVENTS:
                 return LogPage(items=lines, next_cursor=after, last_event=after)
             scanned, after = scanned + 1, event.id
@@ -363,14 +362,6 @@ class RunDataService:
         return {
             name: outputs[holder][name] for name, holder in holders.items() if name in outputs.get(holder, {})
         }
-
-    def _events(self, run_id: str, after: str | None = None) -> Iterator[Event]:
-        while True:
-            events = self.context.store.runs.events(run_id, after, _EVENTS_PER_READ)
-            yield from events
-            if len(events) < _EVENTS_PER_READ:
-                return
-            after = events[-1].id
 
 
 def draw_visits(report: RunReport | RunDetails, all_visits: Sequence[Visit]) -> DrawnRun:

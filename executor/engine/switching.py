@@ -12,14 +12,14 @@ Limits: a run that has changed MAX_TRIES times is refused as busy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import Any
 
 from noetl.executor.engine.initial_data import InitialData
+from noetl.executor.engine.run_events import read_events
 from noetl.executor.engine.skips import check_skipped_result, find_skips
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.events import Event
 from noetl.executor.model.plan_switch import carry
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_history import RunRecords, read_switch_state
@@ -34,7 +34,6 @@ from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Plan
 
 MAX_TRIES = 5
-_EVENTS_PER_READ = 1000
 
 
 @frozen
@@ -134,7 +133,7 @@ class PlanSwitcher:
             run = records.run
             check_open(run, "resume it in another version")
             check_switchable(run, self.store.plans.header(run.plan_hash))
-            event = find_last_switch(run_id, list(self._read_events(run_id)))
+            event = find_last_switch(run_id, list(read_events(self.store, run_id)))
             plan = (self.read_plan or self.store.plans.get)(event.payload["from"])
             replaced = restore(plan, records, event, now)
             if is_dry_run:
@@ -154,15 +153,6 @@ class PlanSwitcher:
             if self.store.switches.write(records, switched) is not None:
                 return
         raise _busy(run_id)
-
-    def _read_events(self, run_id: str) -> Iterator[Event]:
-        after = None
-        while True:
-            events = self.store.runs.events(run_id, after, _EVENTS_PER_READ)
-            yield from events
-            if len(events) < _EVENTS_PER_READ:
-                return
-            after = events[-1].id
 
     def _judge(self, records: RunRecords, request: SwitchRequest) -> tuple[Plan, RunRecords, SwitchVerdict]:
         """Return the plan of a run, its records with marked skips, and whether it may continue in another."""

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from noetl.executor.engine import switching
+from noetl.executor.engine import run_events
 from noetl.executor.engine.switching import MAX_TRIES, PlanSwitcher, SwitchOutcome, SwitchRequest
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import RunStatus
@@ -266,7 +266,7 @@ def test_undoing_of_a_run_that_changes_meanwhile_is_busy(
 
 
 def test_undoing_reads_a_long_history(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switching, "_EVENTS_PER_READ", 2)
+    monkeypatch.setattr(run_events, "EVENTS_PER_READ", 2)
     harness = RunHarness(store, WAITING)
     execute_until_it_waits(harness)
     switcher = PlanSwitcher(store, harness.clock, judge)
