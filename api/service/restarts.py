@@ -25,7 +25,7 @@ def check_same_plan(run_id: str, events: Iterable[Event], result: str) -> None:
         RejectedError: `no_past`. Its message ends with `result`.
     """
     if any(event.type == "workflow.migrated" for event in events):
-        message = f"run {run_id} has continued in another version, whose plan is not that of its begin"
+        message = f"run {run_id} has continued in another version of its playbook"
         raise RejectedError("no_past", f"{message}; {result}")
 
 
