@@ -45,17 +45,6 @@ steps:
     run: [{action: set, set: {margin: "{{ 6 / input.units }}"}}]
 """
 
-DIVIDED = """\
-name: halves
-version: "1"
-steps:
-  - name: load
-    run: [{action: set, set: {x: 1}}]
-    rule: [{case: default, run: [divide]}]
-  - name: divide
-    run: [{action: set, set: {margin: "{{ 6 / (x - 1) }}"}}]
-"""
-
 CACHED = """\
 name: cached
 steps:
@@ -389,50 +378,6 @@ def test_a_run_is_resumed_with_a_corrected_input(page: Page, service: ServedPage
     dialog.get_by_role("button", name="Resume").click()
     expect(page.locator("header.head .state").first).to_have_text("Succeeded")
     assert service.http.get(f"/workflows/{run_id}/input").json()["input"]["units"] == 3
-
-
-def test_a_run_is_resumed_with_a_corrected_playbook(browser: Browser, service: ServedPage, axe: str) -> None:
-    run_id = service.start(DIVIDED, "failed")
-    share = (
-        DIVIDED.replace('"1"', '"2"').replace("name: divide", "name: share").replace("[divide]", "[share]")
-    )
-    needs = DIVIDED.replace('"1"', '"3"').replace("{x: 1}", "{x: 1, k: 1}").replace("(x - 1)", "(x + k)")
-    for text in (DIVIDED, share, needs):
-        assert service.http.post("/playbooks", content=text, headers=YAML).status_code in (200, 201)
-    with open_page(browser, statuses=[409]) as page:
-        page.goto(f"{service.url}/ui/runs/{run_id}?step=divide")
-        page.get_by_role("button", name="Resume with a corrected playbook").click()
-        dialog = page.get_by_role("dialog", name="Resume with a corrected playbook")
-        resume, check = (
-            dialog.get_by_role("button", name="Resume"),
-            dialog.get_by_role("button", name="Check"),
-        )
-        version = dialog.get_by_label("Version", exact=True)
-        verdict = dialog.get_by_role("region", name="Verdict")
-        expect(version.locator("option")).to_have_text(["3", "2"])
-        version.select_option("2")
-        check.click()
-        expect(verdict).to_contain_text("The run cannot continue in this version.")
-        expect(verdict).to_contain_text("NC102")
-        expect(resume).to_be_disabled()
-        dialog.get_by_label("New names of steps").fill('{"divide": "share"}')
-        check.click()
-        expect(verdict).to_contain_text("The run may continue. It does 1 step again.")
-        dialog.get_by_label("New names of steps").fill("{}")
-        version.select_option("3")
-        check.click()
-        expect(verdict).to_contain_text("as soon as these values are given")
-        expect(verdict).to_contain_text("Needs k of type")
-        assert find_barriers(page, axe) == []
-        dialog.get_by_label("Values that the version needs").fill('{"k": 2')
-        expect(verdict).to_contain_text("must be JSON objects")
-        expect(check).to_be_disabled()
-        dialog.get_by_label("Values that the version needs").fill('{"k": 2}')
-        check.click()
-        expect(verdict).to_contain_text("The run may continue.")
-        resume.click()
-        expect(page.locator("header.head .state").first).to_have_text("Succeeded")
-    assert service.http.get(f"/workflows/result/{run_id}").json()["result"]["margin"] == 2
 
 
 def test_work_of_the_cache_is_marked(page: Page, service: ServedPage) -> None:

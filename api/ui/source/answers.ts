@@ -228,10 +228,33 @@ export interface Verdict {
   notices: VerdictReason[];
 }
 
+/** An action that acts outside, in a step that is done again. `done` is `yes`, `no` or `perhaps`. */
+export interface RepeatedAction {
+  position: string;
+  action: string;
+  line: number | null;
+  done: string;
+  idempotent: boolean;
+}
+
+export interface RepeatedStep {
+  step: string;
+  visit: number;
+  reason: string;
+  actions: RepeatedAction[];
+}
+
 /** What a resume would do again. */
 export interface ResumePreview {
-  steps: { step: string; visit: number; reason: string }[];
+  steps: RepeatedStep[];
   verdict: Verdict | null;
+}
+
+/** The answer to one change of many runs. */
+export interface BulkReport {
+  accepted: number;
+  skipped: { workflow_id: string; reason: string; detail: string }[];
+  next_cursor: string | null;
 }
 
 export interface ActionReport {

@@ -1,13 +1,14 @@
 /** The page of NoETL. It starts here: the service, the key, the head of all views, and the view of the address. */
 
 import { render } from "preact";
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 
 import { followLinks, go, linkTo, setBase, useAddress } from "./address";
 import type { InboxEntry, Page } from "./answers";
 import { clock, count } from "./format";
 import { announce, LiveRegion } from "./parts/announce";
 import { SharedContext, useAnswer } from "./parts/context";
+import { useDialog } from "./parts/dialog";
 import { Finder } from "./parts/finder";
 import { keysAreOn, switchKeys, useKeys } from "./parts/keys";
 import { lazy } from "./parts/lazy";
@@ -205,14 +206,6 @@ function KeyDialog({ isWrong, onKey }: { isWrong: boolean; onKey: (key: string) 
       </form>
     </dialog>
   );
-}
-
-function useDialog() {
-  const dialog = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
-    dialog.current?.showModal();
-  }, []);
-  return dialog;
 }
 
 const script = document.currentScript ?? document.querySelector<HTMLScriptElement>("script[data-root]");

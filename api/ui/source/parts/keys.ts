@@ -14,13 +14,14 @@ export function switchKeys(on: boolean): void {
 
 type Handlers = Record<string, (event: KeyboardEvent) => void>;
 
-/** Handle single keys while a view is shown. Escape always works. */
+/** Handle single keys while a view is shown, and no dialog is over it. Escape always works. */
 export function useKeys(handlers: Handlers): void {
   const latest = useRef(handlers);
   latest.current = handlers;
   useEffect(() => {
     const listen = (event: KeyboardEvent) => {
       if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+      if (document.querySelector("dialog:modal")) return;
       if (event.key !== "Escape" && (!areOn || isTyping(event.composedPath()[0] ?? null))) return;
       if (event.key === "Enter" && isControl(event.target)) return;
       const handler = latest.current[event.key];

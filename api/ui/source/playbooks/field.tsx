@@ -5,8 +5,7 @@
 
 import { printable } from "../parts/value";
 import type { DeclaredInput } from "./answers";
-import { choicesOf, editorOf, textOf } from "./inputs";
-import { typeWords } from "./plan";
+import { choicesOf, editorOf, textOf, typeWords } from "./inputs";
 
 const MAX_SHOWN = 100;
 const EXAMPLES: Record<string, string> = { object: 'JSON, such as {"a": 1}.', array: "JSON, such as [1, 2]." };

@@ -5,6 +5,11 @@ import { isKeptNumber, parseJson } from "./exact";
 
 export type Texts = Record<string, string>;
 
+/** Return the type of an input in words. */
+export function typeWords({ type, required }: DeclaredInput): string {
+  return `${type === "any" ? "any value" : type}, ${required ? "required" : "optional"}`;
+}
+
 /** How a field is edited. What is read as JSON is a number, a list, an object or any value. */
 export function editorOf({ type, enum: choices }: DeclaredInput): "choice" | "text" | "number" | "json" {
   if (choices || type === "boolean") return "choice";

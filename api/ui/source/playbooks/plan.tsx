@@ -6,6 +6,7 @@ import { plural } from "../format";
 import { useKeys } from "../parts/keys";
 import { printable, Value } from "../parts/value";
 import type { DeclaredInput, Finding, PlanAnswer, PlaybookDocument } from "./answers";
+import { typeWords } from "./inputs";
 import { usePlan } from "./loading";
 import { stepText } from "./steps";
 
@@ -132,8 +133,4 @@ function Inputs({ inputs }: { inputs: Record<string, DeclaredInput> }) {
       </dl>
     </section>
   );
-}
-
-export function typeWords({ type, required }: DeclaredInput): string {
-  return `${type === "any" ? "any value" : type}, ${required ? "required" : "optional"}`;
 }

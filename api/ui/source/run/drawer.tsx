@@ -38,10 +38,11 @@ interface Props {
   /** A text that changes when the step has changed, so that its data are read again. */
   version: string;
   act: LiveRun["act"];
+  reload: LiveRun["reload"];
   onChoose: (place: Place | null) => void;
 }
 
-export function Drawer({ run, source, names, place, version, act, onChoose }: Props) {
+export function Drawer({ run, source, names, place, version, act, reload, onChoose }: Props) {
   const { step, visit } = place;
   const report = run.steps[step];
   const hasStarted = Boolean(report?.visits);
@@ -72,7 +73,7 @@ export function Drawer({ run, source, names, place, version, act, onChoose }: Pr
       </header>
       {!report && <p class="empty">This playbook has no step of this name.</p>}
       {report && !hasStarted && <NotStarted run={run} step={step} />}
-      {data && source !== null && <Sections key={`${data.visit} ${data.status} ${data.attempt}`} run={run} data={data} source={source} place={place} version={version} act={act} onChoose={onChoose} />}
+      {data && source !== null && <Sections key={`${data.visit} ${data.status} ${data.attempt}`} run={run} data={data} source={source} place={place} version={version} act={act} reload={reload} onChoose={onChoose} />}
       {problem && <p class="problem" role="alert">{problem}</p>}
     </aside>
   );
@@ -104,10 +105,11 @@ interface SectionsProps {
   place: ShownPlace;
   version: string;
   act: LiveRun["act"];
+  reload: LiveRun["reload"];
   onChoose: (place: Place | null) => void;
 }
 
-function Sections({ run, data, source, place, version, act, onChoose }: SectionsProps) {
+function Sections({ run, data, source, place, version, act, reload, onChoose }: SectionsProps) {
   const box = useRef<HTMLDivElement>(null);
   const { shown, isLatest } = attemptOf(data, place);
   const error = isLatest ? data.error : shown?.error;
@@ -116,7 +118,7 @@ function Sections({ run, data, source, place, version, act, onChoose }: Sections
   return (
     <div ref={box}>
       <Anchors box={box} />
-      {error && <ErrorBox run={run} step={data.step} error={error} source={source} act={act} />}
+      {error && <ErrorBox run={run} step={data.step} error={error} source={source} act={act} reload={reload} />}
       {data.waiting_for && isLatest && <Waits run={run} step={data.step} waits={data.waiting_for} />}
       {data.child_runs && data.child_runs.length > 0 && <SubRuns data={data} runs={data.child_runs} />}
       {problem && <p class="problem">{problem}</p>}
@@ -127,7 +129,7 @@ function Sections({ run, data, source, place, version, act, onChoose }: Sections
 }
 
 /** The sections below the items. They are shown after these, so that they do not move. */
-function Rest({ run, data, source, place, onChoose }: Omit<SectionsProps, "version" | "act">) {
+function Rest({ run, data, source, place, onChoose }: Omit<SectionsProps, "version" | "act" | "reload">) {
   const { shown, isLatest } = attemptOf(data, place);
   const actions = shown?.actions.filter(({ input, error, cached }) => input !== undefined || error || cached) ?? [];
   return (

@@ -7,12 +7,14 @@ import { hasEnded, type ErrorRecord, type RunDetails } from "../answers";
 import { count } from "../format";
 import { Action } from "../parts/action";
 import { ColouredText } from "../parts/ansi";
+import { lazy } from "../parts/lazy";
 import { LongText, printable, Value } from "../parts/value";
 import { CorrectedInput } from "./correction";
 import { commandOf } from "./command";
-import type { LiveRun } from "./live";
+import { refusesVersions, type LiveRun } from "./live";
 import { Lines } from "./section";
-import { CorrectedPlaybook } from "./version";
+
+const OtherVersion = lazy(async () => (await import("./version")).OtherVersion);
 
 interface Props {
   run: RunDetails;
@@ -20,6 +22,7 @@ interface Props {
   error: ErrorRecord;
   source: string;
   act: LiveRun["act"];
+  reload: LiveRun["reload"];
 }
 
 /** Return the message of an error without its item and its key, which stand next to it. */
@@ -29,9 +32,8 @@ export function reasonOf({ message, item, key }: ErrorRecord): string {
   return reason === message ? message : reason.charAt(0).toUpperCase() + reason.slice(1);
 }
 
-export function ErrorBox({ run, step, error, source, act }: Props) {
+export function ErrorBox({ run, step, error, source, act, reload }: Props) {
   const dialog = useRef<HTMLDialogElement>(null);
-  const versions = useRef<HTMLDialogElement>(null);
   const [isOpen, setIsOpen] = useState(false);
   const guilty = guiltyNames(error);
   const ended = hasEnded(run.status);
@@ -86,14 +88,8 @@ export function ErrorBox({ run, step, error, source, act }: Props) {
         <Action reason={reason} onAct={() => dialog.current?.showModal()}>
           Resume with corrected input
         </Action>
-        <Action
-          reason={reason}
-          onAct={() => {
-            setIsOpen(true);
-            versions.current?.showModal();
-          }}
-        >
-          Resume with a corrected playbook
+        <Action reason={refusesVersions(run)} onAct={() => setIsOpen(true)}>
+          Continue with a corrected playbook
         </Action>
         <Action changes={false} onAct={() => navigator.clipboard.writeText(textOf(run, step, error))}>
           Copy
@@ -101,7 +97,7 @@ export function ErrorBox({ run, step, error, source, act }: Props) {
         <small>{reason}</small>
       </p>
       {!reason && <CorrectedInput run={run} dialog={dialog} act={act} />}
-      {!reason && <CorrectedPlaybook run={run} dialog={versions} isOpen={isOpen} act={act} />}
+      {isOpen && <OtherVersion run={run} reload={reload} onClose={() => setIsOpen(false)} />}
     </section>
   );
 }

@@ -7,20 +7,25 @@ import { hasEnded, type Page, type RunDetails, type RunEntry } from "../answers"
 import { count, duration, plural, shortId } from "../format";
 import { Action, CertainAction } from "../parts/action";
 import { useAnswer } from "../parts/context";
+import { lazy } from "../parts/lazy";
 import { State } from "../parts/state";
 import { Time } from "../parts/times";
 import { printable } from "../parts/value";
 import { query } from "../service";
-import type { LiveRun } from "./live";
+import { refusesVersions, type LiveRun } from "./live";
+import { SwitchUndo } from "./undo";
 
 const SHOWN_SUB_RUNS = 5;
 
-interface Props extends Pick<LiveRun, "act" | "problem" | "deletedAt"> {
+const OtherVersion = lazy(async () => (await import("./version")).OtherVersion);
+
+interface Props extends Pick<LiveRun, "act" | "problem" | "deletedAt" | "history" | "reload"> {
   run: RunDetails;
   now: number;
 }
 
-export function RunHead({ run, now, problem, deletedAt, act }: Props) {
+export function RunHead({ run, now, problem, deletedAt, act, history, reload }: Props) {
+  const [choosesVersion, setChoosesVersion] = useState(false);
   const failed = countOf(run, "failed");
   return (
     <header class="head">
@@ -40,7 +45,7 @@ export function RunHead({ run, now, problem, deletedAt, act }: Props) {
         {run.version && <span class="tag">{printable(run.version)}</span>}
         <State state={run.status} />
         {failed > 0 && run.status !== "failed" && <span class="state bad">{plural(failed, "step")} failed</span>}
-        <Actions run={run} act={act} isDeleted={deletedAt !== null} />
+        <Actions run={run} act={act} isDeleted={deletedAt !== null} onVersion={() => setChoosesVersion(true)} />
       </div>
       <Facts run={run} now={now} />
       {deletedAt !== null ? (
@@ -48,10 +53,14 @@ export function RunHead({ run, now, problem, deletedAt, act }: Props) {
           This run was deleted at <Time at={deletedAt} />.
         </p>
       ) : (
-        <p class={problem ? "headline problem" : "headline"} role={problem ? "alert" : undefined}>
-          <bdi>{printable(problem || (run.headline ?? ""))}</bdi>
-        </p>
+        <div class="switched">
+          <p class={problem ? "headline problem" : "headline"} role={problem ? "alert" : undefined}>
+            <bdi>{printable(problem || (run.headline ?? ""))}</bdi>
+          </p>
+          <SwitchUndo run={run} history={history} reload={reload} />
+        </div>
       )}
+      {choosesVersion && <OtherVersion run={run} reload={reload} onClose={() => setChoosesVersion(false)} />}
     </header>
   );
 }
@@ -73,7 +82,13 @@ function againLink(run: RunDetails): string {
   return linkTo(["playbooks", run.playbook, "start"], params);
 }
 
-function Actions({ run, act, isDeleted }: { run: RunDetails; act: LiveRun["act"]; isDeleted: boolean }) {
+interface ActionsProps extends Pick<LiveRun, "act"> {
+  run: RunDetails;
+  isDeleted: boolean;
+  onVersion: () => void;
+}
+
+function Actions({ run, act, isDeleted, onVersion }: ActionsProps) {
   const [isOpen, setIsOpen] = useState(false);
   const asks = askingStep(run);
   const ended = hasEnded(run.status);
@@ -101,6 +116,9 @@ function Actions({ run, act, isDeleted }: { run: RunDetails; act: LiveRun["act"]
       </Action>
       <Action class="minor wide" reason={end} isPrimary={primary === "unpause"} onAct={() => act(isPaused ? "unpause" : "pause")}>
         <span key={String(isPaused)}>{isPaused ? "Unpause" : "Pause"}</span>
+      </Action>
+      <Action class="minor" reason={gone || refusesVersions(run)} onAct={onVersion}>
+        Change version
       </Action>
       <Action class="minor" reason={gone} isPrimary={primary === "again"} onAct={() => go(againLink(run))}>
         Start again

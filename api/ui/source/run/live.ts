@@ -25,6 +25,8 @@ export interface LiveRun {
   /** When the page learned that the run was deleted. */
   deletedAt: number | null;
   act: (path: string, options?: { method?: string; body?: unknown; headers?: Record<string, string> }) => Promise<boolean>;
+  /** Read the run and its new events, after it was changed in another way than by `act`. */
+  reload: () => Promise<void>;
 }
 
 /** Read a run and follow it. `open` is a JSON list of steps whose groups are open in the graph. */
@@ -124,7 +126,17 @@ export function useRun(id: string, open: string): LiveRun {
       return false;
     }
   };
-  return { run, history, version, problem, deletedAt, act };
+  const reload = () =>
+    read()
+      .then(catchUp)
+      .then(() => undefined, report);
+  return { run, history, version, problem, deletedAt, act, reload };
+}
+
+/** Return why a run cannot continue in another version, whatever it is. */
+export function refusesVersions(run: RunDetails): string {
+  if (run.moment) return "this is an earlier state";
+  return run.status === "succeeded" ? "a run that succeeded is not resumed" : "";
 }
 
 /** Frames that are applied together, once for each frame of the screen. */

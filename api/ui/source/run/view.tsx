@@ -75,10 +75,10 @@ interface ShownProps {
 }
 
 function ShownRun({ id, live, run, tab, params }: ShownProps) {
-  const { history, version, act } = live;
+  const { history, version, act, reload } = live;
   const width = useWidth();
   const step = tab === "logs" ? null : params.get("step");
-  const answer = useAnswer<RunSource>(`/workflows/${id}/source`);
+  const answer = useAnswer<RunSource>(`/workflows/${id}/source#${run.plan_hash}`, { keeps: true });
   const source = answer.data?.source ?? (answer.problem ? "" : null);
   const travel = useTravel(id, params.get("at") ?? "", params.getAll("open"));
   const shown = travel.past ?? run;
@@ -145,6 +145,7 @@ function ShownRun({ id, live, run, tab, params }: ShownProps) {
               place={{ step, visit, attempt: Number(params.get("attempt")) || null, item: Number(params.get("item")) || null }}
               version={versionOf(shown, step)}
               act={act}
+              reload={reload}
               onChoose={choose}
             />
           ) : view === "steps" ? (

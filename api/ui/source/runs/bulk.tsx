@@ -3,15 +3,11 @@
 import { useState } from "preact/hooks";
 
 import { go, linkTo } from "../address";
+import type { BulkReport } from "../answers";
 import { count } from "../format";
 import { Action, CertainAction } from "../parts/action";
 import { describe, useShared } from "../parts/context";
 import type { RunRows } from "./store";
-
-interface BulkReport {
-  accepted: number;
-  skipped: { workflow_id: string; detail: string }[];
-}
 
 interface Props {
   rows: RunRows;

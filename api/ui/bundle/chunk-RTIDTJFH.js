@@ -1,0 +1,1 @@
+function n(e){return!["queued","running","waiting","paused"].includes(e)}export{n as a};

@@ -1,1 +1,0 @@
-import{b as a,c as b}from"./chunk-T6K5O5NQ.js";import"./chunk-BQMI6AMJ.js";import"./chunk-6FIYBMN3.js";import"./chunk-KRIDZECG.js";import"./chunk-S6SMVFRD.js";import"./chunk-ZUMJ6VU3.js";import"./chunk-LKKRGK4X.js";import"./chunk-CMYX6GEQ.js";export{a as Drawer,b as LogLines};
