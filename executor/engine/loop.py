@@ -9,8 +9,12 @@ running items. After the items of a batch, the loop suspends with their outcomes
 the result; the last batch reads them back. Source: the bulkhead pattern; journal format in
 docs/decisions/0005-invocation-segments.md.
 
+A suspended loop continues by the indexes of its items. So it keeps hashes of those in the batch under way and
+in the one before. If another input or environment has put other items there, it fails. Items that have not
+begun may change.
+
 Cost: at most min(`concurrency`, `MAX_PARALLEL`) threads, fewer if the process has no more
-(`noetl.executor.engine.item_threads`); one suspension for each batch.
+(`noetl.executor.engine.item_threads`); one suspension for each batch, with a hash of its items.
 
 Limits: the outcomes of all batches must fit into `MAX_LOOP_RESULT`, and those of one batch into the memory
 budget.
@@ -18,7 +22,9 @@ budget.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -44,10 +50,14 @@ from noetl.executor.model.outcome import (
 )
 from noetl.executor.model.run import BatchResult, ErrorRecord, FailedItem
 from noetl.executor.precedence import wait_for_slice
-from noetl.planner.frozen import frozen
+from noetl.executor.security.redaction import redact_for_storage
+from noetl.planner.frozen import frozen, replace
 from noetl.planner.kinds import describe_kind_of
-from noetl.planner.plan import Loop
+from noetl.planner.plan import Loop, canonical_json
 from noetl.planner.templates.template import Lookup, parse_template
+
+_CHANGES_BY_ITSELF = re.compile(r"\b(now|uuid|random)\b")
+"""What makes the items of a loop differ at each evaluation."""
 
 
 @frozen
@@ -98,7 +108,7 @@ class LoopRun:
         if isinstance(items, Cancelled):
             return items
         with self.context.memory_budget.reserved(items):
-            start = _BatchStart.read(self.context.journal.get(self.position), len(items))
+            start = _BatchStart.read(self.loop, self.context.journal.get(self.position), items)
             first, size = start.progress.done, self.loop.batch or len(items)
             result = _BatchRun(self, items[first : first + size], start.progress).run()
             if isinstance(result, Cancelled):
@@ -127,6 +137,7 @@ class LoopRun:
             return _combine(outcomes, items, loop)
         if end.progress.done < end.progress.total:
             result = BatchResult(position, first, [outcome.to_list() for outcome in outcomes])
+            end = replace(end, batch_before=(first, _hash_items(loop, items[first : end.progress.done])))
             return WorkSuspension({position: end.to_entry()}, context.clock(), batch_results=(result,))
         earlier = context.batch_outcomes_of(position) if first else ()
         return _combine([*earlier, *outcomes], items, loop)
@@ -161,29 +172,70 @@ class LoopRun:
 
 @frozen
 class _BatchStart:
-    """The state of a loop between two batches: its progress, and the size of its results so far.
+    """The state of a loop between two batches: its progress, the size of its results, and the batch before.
 
-    The size is in characters of JSON.
+    The size is in characters of JSON. Of the batch before, it is the index of its first item and the hash of
+    its items.
     """
 
     progress: LoopProgress
-    result_size: int
+    result_size: int = 0
+    batch_before: tuple[int, str] | None = None
 
     @classmethod
-    def read(cls, entry: Mapping[str, int] | None, total: int) -> _BatchStart:
-        """Return the state in a journal entry, or that of a loop of `total` items before its first batch."""
-        if entry is None:
-            return cls(LoopProgress(0, 0, total), 0)
-        return cls(LoopProgress(entry["next"], entry["failed"], total), entry.get("given", 0))
+    def read(cls, loop: Loop, entry: Mapping[str, Any] | None, items: Sequence[Any]) -> _BatchStart:
+        """Return the state in a journal entry, or that of a loop over `items` before its first batch.
 
-    def to_entry(self) -> dict[str, int]:
+        Raises:
+            ActionError: `items` has other items where the batch before was.
+        """
+        if entry is None:
+            return cls(LoopProgress(0, 0, len(items)))
+        progress = LoopProgress(entry["next"], entry["failed"], len(items))
+        if "batch" not in entry:
+            return cls(progress, entry.get("given", 0))
+        first, hash_before = entry["batch"]
+        _check_items(loop, hash_before, first, items[first : progress.done])
+        return cls(progress, entry["given"], (first, hash_before))
+
+    def to_entry(self) -> dict[str, Any]:
         progress = self.progress
+        before = {} if self.batch_before is None else {"batch": list(self.batch_before)}
         return {
             "next": progress.done,
             "failed": progress.failed,
             "total": progress.total,
             "given": self.result_size,
+            **before,
         }
+
+
+def _hash_items(loop: Loop, items: Sequence[Any]) -> str:
+    """Return a hash of items of a loop. It is empty if they depend on the time or on chance.
+
+    Secrets are replaced first: a hash of them could be guessed.
+    """
+    if _CHANGES_BY_ITSELF.search(str(loop.items)):
+        return ""
+    digest = hashlib.sha256()
+    for item in items:
+        wait_for_slice()
+        digest.update(canonical_json(redact_for_storage(item)).encode() + b"\n")
+    return digest.hexdigest()[:32]
+
+
+def _check_items(loop: Loop, hash_before: str, first: int, items: Sequence[Any]) -> None:
+    """Check that items which have begun are still the same. `first` is the index of the first of them.
+
+    Raises:
+        ActionError: they are not.
+    """
+    if _hash_items(loop, items) != hash_before:
+        message = (
+            f"the list has changed at item {first + 1:,}, which has begun. Resume the run with the input "
+            "that it had, or start a new run at this step with `--from`"
+        )
+        raise ActionError("ItemsChanged", message, retryable=False).at_key("loop.items")
 
 
 def _evaluate_items(loop: Loop, lookup: Lookup) -> list[Any]:
@@ -224,6 +276,9 @@ class _BatchRun:
             for index, key in enumerate(self._keys)
             if (outcome := context.finished_outcome(key)) is not None
         }
+        for index, key in enumerate(self._keys):
+            if "item" in (entry := context.journal.get(key, {})):
+                _check_items(self._loop, entry["item"], before.done + index, items[index : index + 1])
         context.memory_budget.reserve(sum(outcome.size for outcome in self._outcomes.values()))
         self._suspended: dict[int, WorkSuspension] = {}
         self._scopes: dict[int, Scope] = {}
@@ -316,6 +371,8 @@ class _BatchRun:
         for index, suspended in waiting.items():
             changes = changed_names(self._loop_run.scope.saved, self._scopes[index].saved)
             journal[self._keys[index]] = item_entry(suspended, changes)
+        for index in (*self._outcomes, *waiting):
+            journal[self._keys[index]]["item"] = _hash_items(self._loop, self._items[index : index + 1])
         finished_size = sum(outcome.size for outcome in self._outcomes.values())
         saved_size = sum(item_scope.reserved for item_scope in self._scopes.values())
         return combine_suspensions(journal, waiting.values(), finished_size + saved_size)

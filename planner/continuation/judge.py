@@ -32,7 +32,11 @@ from noetl.planner.continuation.playbook import Continuation, build_continuation
 from noetl.planner.continuation.rounds import RoundPlace
 from noetl.planner.continuation.switch_state import BranchPosition, Switch, SwitchState, rename_steps
 from noetl.planner.continuation.verdict import Reason, Required, SwitchVerdict
-from noetl.planner.continuation.work_comparison import compare_begun_work, find_repeated_actions
+from noetl.planner.continuation.work_comparison import (
+    compare_begun_work,
+    compare_items,
+    find_repeated_actions,
+)
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.frozen import replace
 from noetl.planner.gc_control import gc_paused
@@ -139,6 +143,8 @@ class SwitchJudge:
             if earlier is None or "work" not in self.conditions:
                 continue
             self.reasons += compare_begun_work(self.old, self.new, earlier, step, branch)
+            given_inputs = self.switch.given.keys() & self.new.header.inputs.keys()
+            self.reasons += compare_items(step, branch, given_inputs)
             self.notices += find_repeated_actions(self.old, earlier, step, branch)
 
     def check_inputs(self) -> None:

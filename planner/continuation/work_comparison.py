@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from noetl.planner.continuation.switch_state import Begun, BranchPosition
@@ -49,6 +50,18 @@ def find_repeated_actions(old: Plan, before: Step, step: Step, branch: BranchPos
             kind = work.type if isinstance(work, Action) else work.task
             message = f"`{kind}` {_completion(begun)}, and is done again, with the same key"
             yield Reason("NC151", message, step.name, work.line or step.line)
+
+
+def compare_items(step: Step, branch: BranchPosition, inputs: AbstractSet[str]) -> list[Reason]:
+    """Return the reason against other values of `inputs`, if items of a loop in the middle may read them."""
+    begun = branch.begun
+    if begun is None or not begun.is_suspended or not inputs:
+        return []
+    loops = [step.loop, *(work.loop for work in step.run)]
+    if not any("input" in str(loop.items) for loop in loops if loop is not None):
+        return []
+    message = f"the loop of step `{step.name}` is in the middle, and its items may read the given inputs"
+    return [Reason("NC110", message, step.name, step.line)]
 
 
 def _compare_rounds(step: Step, begun: Begun) -> Iterator[Reason]:

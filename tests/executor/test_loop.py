@@ -207,6 +207,69 @@ class TestLoopsOfSteps:
         assert [e.payload["done"] for e in harness.events if e.type == "loop.progress"] == [2]
 
 
+class TestChangedItems:
+    """A loop that goes on after a resume with another list."""
+
+    TEXT = """
+        input: {ids: {type: array}, ok: {type: boolean, default: false}}
+        steps:
+        - name: a
+          loop: {items: "{{ input.ids }}", batch: 2}
+          run:
+          - {action: fail, if: "{{ item == 'c' and not input.ok }}", message: no}
+          - {action: set, set: {n: "{{ item }}"}}
+          rule: [{case: default, run: [b]}]
+        - {name: b, run: [{action: set, set: {found: "{{ steps.a.result | map(attribute='n') | list }}"}}]}
+    """
+    WAITING = """
+        input: {ids: {type: array}, ok: {type: boolean, default: false}}
+        steps:
+        - name: a
+          loop: {items: "{{ input.ids }}", concurrency: 9, on_error: continue}
+          run:
+          - {action: wait, seconds: 60, if: "{{ item == 'a' }}"}
+          - {action: set, set: {n: "{{ item }}"}}
+          rule: [{case: default, run: [c]}]
+        - {name: start, run: [], rule: [{case: default, run: [a, b]}]}
+        - name: b
+          run: [{action: wait, seconds: 9}, {action: fail, if: "{{ not input.ok }}", message: no}]
+        - {name: c, run: [{action: set, set: {found: "{{ steps.a.result | map(attribute='n') | list }}"}}]}
+        start: start
+    """
+
+    @pytest.mark.parametrize("ids", ["abcd", "abxc", "ab", "abcdefgh"])
+    def test_items_that_have_not_begun_may_change(self, store: SqliteStore, ids: str) -> None:
+        harness = RunHarness(store, self.TEXT, input={"ids": [*"abcd"]}).finish()
+        harness.resume(ok=True, ids=[*ids]).finish()
+        assert (harness.status, harness.run.result["found"]) == ("succeeded", [*ids])
+
+    @pytest.mark.parametrize("ids", ["xabcd", "axcd", "bacd", "a", ""])
+    def test_other_items_in_the_place_of_finished_ones_fail_the_step(
+        self, store: SqliteStore, ids: str
+    ) -> None:
+        harness = RunHarness(store, self.TEXT, input={"ids": [*"abcd"]}).finish()
+        harness.resume(ok=True, ids=[*ids]).finish()
+        assert harness.error_types == ["ItemsChanged"]
+        assert "the list has changed at item 1, which has begun" in str(harness.run.errors[0]["message"])
+        harness.resume(ids=[*"abcd"]).finish()
+        assert (harness.status, harness.run.result["found"]) == ("succeeded", [*"abcd"])
+
+    @pytest.mark.parametrize(("ids", "ending"), [("abc", "succeeded"), ("xbc", "failed"), ("axc", "failed")])
+    def test_a_batch_in_the_middle_keeps_its_items(self, store: SqliteStore, ids: str, ending: str) -> None:
+        harness = RunHarness(store, self.WAITING, input={"ids": [*"abc"]}).finish()
+        assert harness.error_types == ["Failed"]
+        harness.resume(ok=True, ids=[*ids]).finish()
+        assert harness.status == ending
+        if ending == "failed":
+            assert harness.error_types[-1] == "ItemsChanged"
+
+    def test_items_with_the_time_are_not_compared(self, store: SqliteStore) -> None:
+        text = self.TEXT.replace("{{ input.ids }}", "{{ input.ids + [now() | string] }}")
+        harness = RunHarness(store, text, input={"ids": [*"abcd"]}).finish()
+        harness.resume(ok=True).finish()
+        assert harness.run.result["found"][:4] == [*"abcd"]
+
+
 def summary(failures: list[Any]) -> list[Any]:
     return [(f["index"], f["item"], f["error"]["type"], f["error"]["message"]) for f in failures]
 

@@ -498,6 +498,17 @@ def test_loop_whose_items_read_the_environment() -> None:
     assert codes(judge(old, new, state)) == ["NC110"]
 
 
+@pytest.mark.parametrize(("items", "expected"), [("'{{ input.ids }}'", ["NC110"]), ("[1, 2]", [])])
+def test_loop_whose_items_read_a_given_input(items: str, expected: list[str]) -> None:
+    plan = compile_steps(
+        f"name: p\ninput: {{ids: array}}\nsteps:\n- name: s\n  loop: {{items: {items}, batch: 2}}\n"
+        f"  run: [{PAY}]\n"
+    )
+    state = SwitchState((BranchPosition("s", 1, {}, begun=Begun(True)),), inputs={"ids": [1]})
+    assert judge(plan, plan, state).is_yes
+    assert codes(judge(plan, plan, state, given={"ids": [2]})) == expected
+
+
 IN_PLACE = """
 name: p
 input: {}
