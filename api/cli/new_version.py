@@ -49,16 +49,14 @@ class VersionOptions(NamedTuple):
     renamed: Sequence[str]
     wait: str | None
 
-    def check(self, step: str | None) -> None:
-        """Check that the other options stand with `--playbook` only, and `--from` without.
+    def check(self, *, starts_new_run: bool = False) -> None:
+        """Check that the other options stand with `--playbook` only.
 
         Raises:
-            CommandError: they stand without it, or `step` is set as well.
+            CommandError: they stand without it, or a run is held that ends before a new one starts.
         """
-        if self.playbook is not None and step is not None:
-            raise CommandError(
-                "--from starts a new run with the version that the run has; leave out --playbook or --from"
-            )
+        if self.wait and starts_new_run:
+            raise CommandError("--wait holds a run that continues; a new run starts from one that has ended")
         if self.playbook is None and (self.given or self.renamed or self.wait):
             raise CommandError("--set, --map and --wait need --playbook FILE or NAME@VERSION")
 

@@ -110,7 +110,7 @@ class DraftBody(RequestBody):
 class ResumeBody(RequestBody):
     """The corrected input of a run, and the step or the event at which a new run starts instead.
 
-    With `playbook`, the run continues in another version of its playbook.
+    With `playbook`, the run continues in another version of its playbook, or the new run starts there.
     """
 
     input: Annotated[ObjectMember, Field(description="Values that replace those of the run's input.")] = None

@@ -29,6 +29,7 @@ from fastapi import Request
 
 from noetl.api.http.openapi import FORM_TYPE, JSON_TYPE, YAML_TYPES
 from noetl.api.http.problems import Problem
+from noetl.api.service.changed_restarts import ChangedRestart
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
 from noetl.api.service.inbox import AnswerRequest
 from noetl.api.service.past_restarts import PastRestart
@@ -119,10 +120,10 @@ async def read_draft_request(request: Request) -> tuple[str, int | None]:
 
 async def read_resume_request(
     request: Request, key: str | None
-) -> ResumeRequest | PlaybookChange | PastRestart:
+) -> ResumeRequest | PlaybookChange | PastRestart | ChangedRestart:
     """Return a request to resume a run with its `Idempotency-Key`. The body may be empty.
 
-    It names another version of the playbook, or an event at which a new run starts, or neither.
+    It names another version of the playbook, an event at which a new run starts, both or neither.
 
     Raises:
         Problem: 400, 413, 415 or 422.
@@ -135,7 +136,8 @@ async def read_resume_request(
     _content_type(request, (JSON_TYPE,))
     resume = await _decode(body, lambda value: parse_body(ResumeBody, value))
     if resume.playbook is not None:
-        return _playbook_change(resume, key)
+        change = _playbook_change(resume, key)
+        return change if resume.step is None and resume.event is None else _changed_restart(resume, change)
     for name, value in (("set", resume.given), ("map", resume.renamed), ("wait", resume.wait)):
         if value is not None:
             raise Problem(422, f"`{name}` needs a `playbook`.", slug="conflicting-members")
@@ -159,11 +161,7 @@ async def read_resume_request(
 
 def _playbook_change(resume: ResumeBody, key: str | None) -> PlaybookChange:
     assert resume.playbook is not None
-    for name, value in (("from", resume.step), ("at", resume.event)):
-        if value is not None:
-            detail = f"`{name}` starts a new run with its own plan; leave out `playbook` or `{name}`."
-            raise Problem(422, detail, slug="conflicting-members")
-    if resume.drop_siblings:
+    if resume.drop_siblings and resume.step is None:
         raise Problem(422, "`drop_siblings` needs `from`.", slug="conflicting-members")
     return PlaybookChange(
         _playbook_source(resume.playbook),
@@ -174,6 +172,18 @@ def _playbook_change(resume: ResumeBody, key: str | None) -> PlaybookChange:
         skips=resume.skip or {},
         is_dry_run=resume.dry_run,
     )
+
+
+def _changed_restart(resume: ResumeBody, change: PlaybookChange) -> ChangedRestart:
+    place = "at" if resume.step is None else "from"
+    for name, value in (("skip", resume.skip), ("wait", resume.wait)):
+        if value:
+            detail = f"`{name}` continues the run, and `{place}` starts a new one."
+            raise Problem(422, detail, slug="conflicting-members")
+    if resume.step is not None and resume.event is not None:
+        detail = "`at` starts a new run from an event; leave out `from` or `at`."
+        raise Problem(422, detail, slug="conflicting-members")
+    return ChangedRestart(change, resume.step, resume.event, resume.drop_siblings)
 
 
 def _past_restart(resume: ResumeBody, event: str, key: str | None) -> PastRestart:

@@ -27,6 +27,7 @@ from noetl.api.routes.dependencies import (
 )
 from noetl.api.routes.switching import SWITCHERS, compile_change, judge_elsewhere
 from noetl.api.routes.waiting import RETRY_AFTER, place_to_wait, wait_until_changed, wait_until_finished
+from noetl.api.service.changed_restarts import ChangedRestart
 from noetl.api.service.compiler import InlinePlaybook, PlanSource
 from noetl.api.service.past_restarts import PastRestart
 from noetl.api.service.preview_views import ResumePreview
@@ -261,11 +262,13 @@ async def resume_run(
     """Resume the run at its failed and parked steps, with corrected input if given.
 
     With `from` or `at`, start a new run at a step or an event of it instead. With `playbook`, continue in
-    another version.
+    another version, or start the new run there.
     """
     resume_request = await read_resume_request(request, idempotency_key)
     if isinstance(resume_request, PlaybookChange):
         return await _switch_run(workflow_id, request, services, resume_request)
+    if isinstance(resume_request, ChangedRestart):
+        return await _restart_changed(workflow_id, request, services, resume_request)
     if isinstance(resume_request, PastRestart):
         return await _restart_run(workflow_id, request, services, resume_request)
     if resume_request.is_dry_run:
@@ -299,6 +302,25 @@ async def _restart_run(
         return is_replay, restarts.start(workflow_id, restart)
 
     is_replay, run = await to_thread.run_sync(start, limiter=_resumers)
+    return _changed(request, summarize(run), REPLAYED if is_replay else {})
+
+
+async def _restart_changed(
+    workflow_id: str, request: Request, services: TenantServices, restart: ChangedRestart
+) -> Response:
+    """Start a new run in another version, at a step or an event of the run, or report what it would do."""
+    changed = await compile_change(request, services, restart.change)
+    restart = replace(restart, change=replace(changed, caller=caller_name(request)))
+    judge, restarts = judge_elsewhere(request, services), services.changed_restarts
+    if restart.change.is_dry_run:
+        preview = partial(restarts.preview, workflow_id, restart, judge)
+        return JsonResponse(await to_thread.run_sync(preview, limiter=SWITCHERS))
+
+    def start() -> tuple[bool, Run]:
+        is_replay = services.runs.has_request(restart.change.idempotency_key)
+        return is_replay, restarts.start(workflow_id, restart, judge)[0]
+
+    is_replay, run = await to_thread.run_sync(start, limiter=SWITCHERS)
     return _changed(request, summarize(run), REPLAYED if is_replay else {})
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from noetl.api.service.past_runs import PastRunService
 from noetl.api.service.preview_views import ResumePreview
-from noetl.api.service.resume_preview import ResumePreviewService
+from noetl.api.service.resume_preview import PlanPair, ResumePreviewService
 from noetl.api.service.runs import RunService, identify_request
 from noetl.api.service.tenant import TenantContext
 from noetl.executor.engine.run_log import log_run_start
@@ -79,7 +79,8 @@ class PastRestartService:
         begun = {visit.id for visit in records.visits if records.is_live(visit)}
         kept = frozenset(visit.id for visit in records.visits) - begun
         visits = self.context.store.runs.visits_with_outputs(run_id)
-        steps = self.previews.describe_again(plan, visits, kept, lambda visit: visit.id in begun)
+        plans = PlanPair(plan, plan)
+        steps = self.previews.describe_again(plans, visits, kept, lambda visit: visit.id in begun)
         return ResumePreview(workflow_id=run_id, starts_new_run=True, steps=list(steps))
 
     def _find_records(self, run_id: str, restart: PastRestart) -> RunRecords:

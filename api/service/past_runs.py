@@ -111,10 +111,10 @@ class PastRunService:
         """
         run = self.runs.get(run_id)
         events = list(read_events(self.context.store, run.id))
-        check_same_plan(run.id, events, "its earlier states cannot be shown")
+        visits = self.context.store.runs.visits_with_outputs(run.id)
+        check_same_plan(run.id, events, visits, "its earlier states cannot be shown")
         length = _find_length(run.id, events, place)
-        plan = self.runs.plan(run.id)
-        recorded = RecordedHistory(run, plan, self.context.store.runs.visits_with_outputs(run.id))
+        recorded = RecordedHistory(run, self.runs.plan(run.id), visits)
         shown = events[:length]
         return PastMoment(recorded, replay(recorded, shown), shown, len(events))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from noetl.executor.errors import RejectedError
+from noetl.executor.model.continued_run import has_other_plan
 from noetl.planner.continuation.verdict import Reason, SwitchVerdict
 
 if TYPE_CHECKING:
@@ -13,12 +14,13 @@ if TYPE_CHECKING:
     from noetl.executor.engine.restart import RestartPoint
     from noetl.executor.model.continued_run import ContinuedRun
     from noetl.executor.model.events import Event
+    from noetl.executor.model.run import Visit
     from noetl.executor.model.run_history import RunRecords
 
 _MAX_SHOWN_REASONS = 3
 
 
-def check_same_plan(run_id: str, events: Iterable[Event], result: str) -> None:
+def check_same_plan(run_id: str, events: Iterable[Event], visits: Iterable[Visit], result: str) -> None:
     """Check that a run has had one plan only: the branches before a switch are not those of the plan of now.
 
     Raises:
@@ -27,6 +29,17 @@ def check_same_plan(run_id: str, events: Iterable[Event], result: str) -> None:
     if any(event.type == "workflow.migrated" for event in events):
         message = f"run {run_id} has continued in another version of its playbook"
         raise RejectedError("no_past", f"{message}; {result}")
+    if has_other_plan(visits):
+        message = f"run {run_id} has continued a run of another version of its playbook"
+        raise RejectedError("no_past", f"{message}; {result}")
+
+
+def has_other_plans(context: TenantContext, run_id: str, visits: Iterable[Visit]) -> bool:
+    """Return whether some visits of a run were done in other plans than that of now."""
+    from noetl.executor.engine.run_events import read_events
+
+    is_switched = any(event.type == "workflow.migrated" for event in read_events(context.store, run_id))
+    return is_switched or has_other_plan(visits)
 
 
 def judge_restart(context: TenantContext, point: RestartPoint) -> RunRecords:
@@ -42,7 +55,7 @@ def judge_restart(context: TenantContext, point: RestartPoint) -> RunRecords:
     from noetl.planner.continuation.switch_state import Switch
 
     fix = "start from a step before the fork or after the join"
-    check_same_plan(point.run.id, read_events(context.store, point.run.id), fix)
+    check_same_plan(point.run.id, read_events(context.store, point.run.id), point.visits, fix)
     records, state = find_restart_state(point)
     verdict = may_continue(point.plan, point.plan, state, Switch(), context.compiler.catalogue)
     if not verdict.is_yes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import field
 from typing import TYPE_CHECKING, Literal
 
 from noetl.api.service.preview_views import RepeatedAction, RepeatedStep, RepetitionState, ResumePreview
@@ -26,6 +27,28 @@ _COMPLETED = "action.completed"
 _BEGUN = ("action.started", "action.failed")
 _Reason = Literal["failed", "parked", "skipped", "from", "after"]
 _Positions = tuple[AbstractSet[str], AbstractSet[str]]
+
+
+@frozen
+class PlanPair:
+    """The plan of a run, and the plan in which its steps are done again.
+
+    `renamed` maps steps of the old plan to their names in the new one.
+    """
+
+    old: Plan
+    new: Plan
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def rename(self, visit: Visit) -> Visit:
+        """Return a visit with the name of its step in the new plan."""
+        return replace(visit, step=self.renamed.get(visit.step, visit.step))
+
+    def keep_common(self, visit: Visit, positions: _Positions) -> _Positions:
+        """Return the positions at which both plans have the same type of action in the step of a visit."""
+        before, after = _find_types(self.old, visit.step), _find_types(self.new, self.rename(visit).step)
+        kept = {place for place, _ in before.items() & after.items()}
+        return positions[0] & kept, positions[1] & kept
 
 
 @frozen
@@ -80,18 +103,16 @@ class ResumePreviewService:
         run, old, new = self.runs.get(run_id), self.runs.plan(run_id), request.plan
         visits = self.context.store.runs.visits(run.id)
         skips = find_skips(run.id, visits, tuple(old.steps), request.skips, request.caller)
-        last = old.header.finally_step
+        last, plans = old.header.finally_step, PlanPair(old, new, request.switch.renamed)
         repeated = [visit for visit in visits if is_branch_visit(visit, last) and _is_repeated(visit, run)]
         if run.status.is_final and not repeated and last == new.header.finally_step:
             repeated = [visit for visit in visits if visit.step == last]  # The end of the run is done again.
         for visit in repeated:
             reason: _Reason = "failed" if visit.error is not None else "parked"
-            renamed = replace(visit, step=request.switch.renamed.get(visit.step, visit.step))
-            positions = self._read_positions(visit)
-            types = _find_types(old, visit.step).items() & _find_types(new, renamed.step).items()
-            kept = {place for place, _ in types}
-            positions = positions[0] & kept, positions[1] & kept
-            yield self._describe(new, renamed, "skipped" if visit.id in skips else reason, positions)
+            positions = plans.keep_common(visit, self._read_positions(visit))
+            yield self._describe(
+                new, plans.rename(visit), "skipped" if visit.id in skips else reason, positions
+            )
 
     def _read_positions(self, visit: Visit) -> _Positions:
         """Return the positions of the actions of a visit that were completed, and of those that began."""
@@ -118,18 +139,32 @@ class ResumePreviewService:
             prefix = prefix_before(step, run, visits, plan.header.finally_step)
             kept = frozenset(v.id for v in prefix.visits)
         correct_input(plan.header, run, request.input)
-        again = list(self.describe_again(plan, visits, kept, lambda visit: visit.step == step.name))
+        plans = PlanPair(plan, plan)
+        again = list(self.describe_again(plans, visits, kept, lambda visit: visit.step == step.name))
         if all(repeated.step != step.name for repeated in again):
             yield RepeatedStep(step=step.name, visit=1, reason="from", actions=())
         yield from again
 
     def describe_again(
-        self, plan: Plan, visits: Sequence[Visit], kept: frozenset[str], is_first: Callable[[Visit], bool]
+        self,
+        plans: PlanPair,
+        visits: Sequence[Visit],
+        kept: frozenset[str],
+        is_first: Callable[[Visit], bool],
     ) -> Iterator[RepeatedStep]:
-        """Yield the visits that a new run does again: those that it does not keep, by their ids."""
+        """Yield the visits that a new run does again: those that it does not keep, by their ids.
+
+        A step that the new plan does not have is not done again.
+        """
+        old, new = plans.old, plans.new
         for visit in visits:
-            if visit.id not in kept and is_branch_visit(visit, plan.header.finally_step):
-                yield self._describe(plan, visit, "from" if is_first(visit) else "after")
+            if visit.id in kept or not is_branch_visit(visit, old.header.finally_step):
+                continue
+            renamed = plans.rename(visit)
+            if visit.step not in old.steps or renamed.step not in new.steps:
+                continue
+            positions = plans.keep_common(visit, self._read_positions(visit))
+            yield self._describe(new, renamed, "from" if is_first(visit) else "after", positions)
 
     def _describe(
         self, plan: Plan, visit: Visit, reason: _Reason, positions: _Positions | None = None

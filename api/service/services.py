@@ -9,6 +9,7 @@ from functools import lru_cache, partial
 from noetl.api.service.bulk import BulkService
 from noetl.api.service.cached_results import CacheService
 from noetl.api.service.callbacks import CallbackService
+from noetl.api.service.changed_restarts import ChangedRestartService
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.evaluation import EvaluationService
 from noetl.api.service.inbox import InboxService
@@ -43,6 +44,9 @@ class TenantServices:
         self.bulk = BulkService(self.runs, self.lists, self.switches)
         self.past_runs = PastRunService(context, self.runs, self.data)
         self.past_restarts = PastRestartService(context, self.runs, self.past_runs, self.previews)
+        self.changed_restarts = ChangedRestartService(
+            context, self.runs, self.past_runs, self.previews, self.switches
+        )
         self.items = LoopItemService(self.data)
         self.comparison = ComparisonService(self.runs, self.data)
         self.evaluation = EvaluationService(self.runs, self.data, self.past_runs)

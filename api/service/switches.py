@@ -120,7 +120,7 @@ class SwitchService:
             with self._held(run.id, change.caller):
                 outcome = self._switch_when_idle(switcher, run.id, change, request, idempotency)
         if outcome.run is None:
-            raise _refusal(run.id, outcome.verdict)
+            raise refuse_switch(run.id, outcome.verdict)
         if run.status.is_final:
             log_run_resume(outcome.run)
         return outcome.verdict
@@ -138,7 +138,7 @@ class SwitchService:
             self.context.store.queue.release_dead(run.queue, self.context.clock())
         verdict = switcher.judge_run(run.id, request)
         if not verdict.is_yes:
-            raise _refusal(run.id, verdict)
+            raise refuse_switch(run.id, verdict)
         return verdict
 
     def undo(self, run_id: str, caller: str | None = None, *, is_dry_run: bool = False) -> None:
@@ -241,7 +241,7 @@ def _waits_for_work(outcome: SwitchOutcome) -> bool:
     return any(reason.code == "NC101" for reason in outcome.verdict.reasons)
 
 
-def _refusal(run_id: str, verdict: SwitchVerdict) -> RejectedError:
+def refuse_switch(run_id: str, verdict: SwitchVerdict) -> RejectedError:
     """Return the refusal of a switch, with the verdict."""
     if verdict.reasons:
         message = f"run {run_id} cannot continue in this version: {describe_reasons(verdict.reasons)}"

@@ -159,14 +159,23 @@ class PlanSwitcher:
         run, new = records.run, request.plan
         old = (self.read_plan or self.store.plans.get)(run.plan_hash)
         check_switchable(run, old.header)
-        if new.header.name != run.playbook:
-            message = f"run {run.id} is one of playbook `{run.playbook}`, not of `{new.header.name}`"
-            raise RejectedError("other_playbook", f"{message}; give both the same `name`")
-        if new.hash == run.plan_hash:
-            message = f"run {run.id} has this version of playbook `{run.playbook}` already"
-            raise RejectedError("same_plan", f"{message}; resume it without `playbook`")
+        check_other_plan(run, new)
         marked = _mark_skips(records, old, request)
         return old, marked, self.judge(old, new, read_switch_state(marked, old), request.switch)
+
+
+def check_other_plan(run: Run, plan: Plan) -> None:
+    """Check that a plan is that of another version of the playbook of a run.
+
+    Raises:
+        RejectedError: `other_playbook`, `same_plan`.
+    """
+    if plan.header.name != run.playbook:
+        message = f"run {run.id} is one of playbook `{run.playbook}`, not of `{plan.header.name}`"
+        raise RejectedError("other_playbook", f"{message}; give both the same `name`")
+    if plan.hash == run.plan_hash:
+        message = f"run {run.id} has this version of playbook `{run.playbook}` already"
+        raise RejectedError("same_plan", f"{message}; resume it without `playbook`")
 
 
 def _mark_skips(records: RunRecords, old: Plan, request: SwitchRequest) -> RunRecords:

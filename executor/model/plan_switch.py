@@ -81,6 +81,20 @@ def count_given(visits: Iterable[Visit]) -> int:
     return sum(visit.step in (SWITCH_STEP, UNDONE_STEP) for visit in visits)
 
 
+def given_visit(records: RunRecords, given: Mapping[str, Any], now: float) -> Visit:
+    """Return the visit that holds given values. Every other write of such a name is later."""
+    return Visit(
+        derived_id(SWITCH_STEP, count_given(records.visits)),
+        records.run.id,
+        SWITCH_STEP,
+        VisitStatus.SUCCEEDED,
+        0,
+        {},
+        finished_at=now,
+        saved=given,
+    )
+
+
 class _Carrier:
     """The computation of one switch."""
 
@@ -112,7 +126,7 @@ class _Carrier:
 
     def carry(self) -> CarriedRun:
         given = self.given_names()
-        written = (self.write_given(given),) if given else ()
+        written = (given_visit(self.records, given, self.now),) if given else ()
         live = tuple(self.carry_visit(visit, given) for visit in self.visits if self.records.is_live(visit))
         renamed = tuple(
             visit
@@ -143,19 +157,6 @@ class _Carrier:
     def given_names(self) -> dict[str, Any]:
         inputs = self.new.header.inputs
         return {name: value for name, value in self.switch.given.items() if name not in inputs}
-
-    def write_given(self, given: Mapping[str, Any]) -> Visit:
-        """Return the visit that holds given values. Every other write of such a name is later."""
-        return Visit(
-            self.given_id,
-            self.records.run.id,
-            SWITCH_STEP,
-            VisitStatus.SUCCEEDED,
-            0,
-            {},
-            finished_at=self.now,
-            saved=given,
-        )
 
     def names_for(self, id: str, target: Step, given: Mapping[str, Any]) -> Pointers:
         """Return the pointers that a branch carries to a step: those of names that are read from there."""

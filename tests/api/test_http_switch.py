@@ -119,7 +119,13 @@ async def test_refused_switch_has_the_verdict_and_changes_nothing(http: httpx.As
         ({"playbook": 7}, "invalid-body"),
         ({"playbook": {"name": 7}}, "invalid-body"),
         ({"playbook": RIGHT, "map": {"a": 1}}, "invalid-body"),
-        ({"playbook": RIGHT, "from": "pay"}, "conflicting-members"),
+        ({"playbook": RIGHT, "from": "pay", "at": "1"}, "conflicting-members"),
+        ({"playbook": RIGHT, "from": "pay", "wait": 1}, "conflicting-members"),
+        ({"playbook": RIGHT, "from": "pay", "skip": {"pay": 1}}, "conflicting-members"),
+        ({"playbook": RIGHT, "from": "pey"}, "unknown-step"),
+        ({"playbook": RIGHT, "from": "ship"}, "unknown-step"),
+        ({"playbook": RIGHT, "at": "99"}, "unknown-event"),
+        ({"playbook": WRONG, "from": "pay"}, "same-plan"),
         ({"playbook": RIGHT, "drop_siblings": True}, "conflicting-members"),
         ({"playbook": RIGHT, "skip": {"reserve": 1}}, "not-skippable"),
         ({"playbook": RIGHT, "skip": {"pey": 1}, "dry_run": True}, "unknown-step"),
@@ -234,6 +240,85 @@ async def test_switched_run_does_not_start_between_its_branches(http: httpx.Asyn
     assert_problem(refused, 409, "no-past")
     assert "start from a step before the fork or after the join" in refused.json()["detail"]
     assert (await resume(http, run, **{"from": "fork"})).status_code == 202
+
+
+PRICED = """\
+name: priced
+steps:
+- {name: fork, rule: [{case: default, run: [price, stock]}]}
+- {name: price, run: [{action: set, set: {due: 9}}], rule: [{case: default, run: [offer]}]}
+- {name: stock, run: [{action: shell, command: "true"}], rule: [{case: default, run: [offer]}]}
+- {name: offer, run: [{action: fail, message: dear, if: "{{ due > 5 }}"}]}
+output: {due: "{{ due }}"}
+"""
+CHEAP = PRICED.replace("due: 9", "due: 3")
+
+
+async def test_new_run_starts_on_a_branch_of_the_corrected_playbook(http: httpx.AsyncClient) -> None:
+    run = await start(http, PRICED)
+    await wait_until(http, run, "failed")
+    before = (await http.get(f"/workflows/{run}/events")).json()
+    place = {"from": "price"}
+    preview = await resume(http, run, playbook=CHEAP, dry_run=True, **place)
+    assert preview.status_code == 200, preview.text
+    assert preview.json()["starts_new_run"] is True
+    assert [(step["step"], step["reason"]) for step in preview.json()["steps"]] == [
+        ("price", "from"),
+        ("offer", "after"),
+    ]
+    assert preview.json()["verdict"]["may_continue"] is True
+    for replayed in (None, "true"):
+        response = await http.post(
+            f"/workflows/{run}/resume",
+            json={"playbook": CHEAP, **place},
+            headers={"Idempotency-Key": "one"},
+        )
+        assert response.status_code == 202, response.text
+        assert response.headers.get("Idempotency-Replayed") == replayed
+    new = response.json()["workflow_id"]
+    assert (new != run, response.json()["resumed_from"]) == (True, run)
+    assert await result_of(http, new) == ("succeeded", {"due": 3})
+    assert (await http.get(f"/workflows/{new}/source")).json()["source"] == CHEAP
+    assert (await http.get(f"/workflows/{run}/events")).json() == before
+    report = await read_run(http, new)
+    assert {step: entry.visits for step, entry in report.steps.items()} == dict.fromkeys(report.steps, 1)
+    refused = await resume(http, new, **place)
+    assert_problem(refused, 409, "no-past")
+    assert (await http.get(f"/workflows/{new}", params={"at": "1"})).status_code == 409
+    again = await resume(http, new, playbook=PRICED, **{"from": "fork"})
+    assert again.status_code == 202, again.text
+
+
+async def test_new_run_is_refused_with_the_verdict_and_not_created(http: httpx.AsyncClient) -> None:
+    run = await start(http, PRICED)
+    await wait_until(http, run, "failed")
+    chosen = CHEAP.replace("[{case: default, run: [price, stock]}]", "[{case: default, run: [price]}]")
+    for body in ({"from": "price"}, {"at": "5"}):
+        refused = await resume(http, run, playbook=chosen, **body)
+        assert_problem(refused, 409, "cannot-continue")
+        assert "NC10" in refused.json()["verdict"]["reasons"][0]["code"]
+    needs = CHEAP.replace("{due: 3}", "{due: '{{ limit }}'}").replace(
+        "name: fork,", "name: fork, run: [{action: set, set: {limit: 1}}],"
+    )
+    refused = await resume(http, run, playbook=needs, dry_run=True, **{"from": "price"})
+    assert [name["name"] for name in refused.json()["verdict"]["required"]] == ["limit"]
+    response = await resume(http, run, playbook=needs, set={"limit": 4}, **{"from": "price"})
+    assert await result_of(http, response.json()["workflow_id"]) == ("succeeded", {"due": 4})
+    assert len((await http.get("/workflows", params={"playbook": "priced"})).json()["items"]) == 2
+
+
+async def test_new_run_starts_at_an_event_in_the_corrected_playbook(http: httpx.AsyncClient) -> None:
+    run = await start(http, PRICED)
+    await wait_until(http, run, "failed")
+    events = (await http.get(f"/workflows/{run}/events")).json()["items"]
+    started = next(
+        event["id"] for event in events if (event["type"], event["step"]) == ("step.started", "price")
+    )
+    preview = (await resume(http, run, playbook=CHEAP, at=started, dry_run=True)).json()
+    assert preview["steps"][0]["reason"] == "from"
+    response = await resume(http, run, playbook=CHEAP, at=started)
+    assert response.status_code == 202, response.text
+    assert await result_of(http, response.json()["workflow_id"]) == ("succeeded", {"due": 3})
 
 
 async def test_same_key_switches_once(http: httpx.AsyncClient) -> None:

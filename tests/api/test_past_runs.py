@@ -194,7 +194,7 @@ async def test_an_open_run_starts_no_other(http: httpx.AsyncClient) -> None:
         ({"at": "1", "from": "a"}, 422, "conflicting-members"),
         ({"at": "1", "skip": {"a": 1}}, 422, "conflicting-members"),
         ({"at": "1", "drop_siblings": True}, 422, "conflicting-members"),
-        ({"at": "1", "playbook": PLAYBOOK}, 422, "conflicting-members"),
+        ({"at": "1", "playbook": PLAYBOOK}, 409, "same-plan"),
         ({"at": "1", "input": {"no": 1}}, 422, "invalid-input"),
     ],
 )

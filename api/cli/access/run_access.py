@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from noetl.api.cli.display.event_follower import EventReader
     from noetl.api.service.cached_results import CachePage, CacheQuery, ClearReport
+    from noetl.api.service.changed_restarts import ChangedRestart
     from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
     from noetl.api.service.inbox import AnswerRequest
     from noetl.api.service.inbox_views import InboxPage
@@ -171,11 +172,13 @@ class RunAccess(Protocol):
         """Let a paused run continue."""
         ...
 
-    def resume(self, run_id: str, request: ResumeRequest | PastRestart) -> RunEntry:
+    def resume(self, run_id: str, request: ResumeRequest | PastRestart | ChangedRestart) -> RunEntry:
         """Resume a run of a service, or start a new run at a step or an event of it."""
         ...
 
-    def preview_resume(self, run_id: str, request: ResumeRequest | PastRestart) -> ResumePreview:
+    def preview_resume(
+        self, run_id: str, request: ResumeRequest | PastRestart | ChangedRestart
+    ) -> ResumePreview:
         """Return what a resume would do again. Nothing is changed."""
         ...
 

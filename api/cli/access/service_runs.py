@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from noetl.api.service.cached_results import CachePage, CacheQuery, ClearReport
+    from noetl.api.service.changed_restarts import ChangedRestart
     from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
     from noetl.api.service.inbox import AnswerRequest
     from noetl.api.service.inbox_views import InboxPage
@@ -269,12 +270,14 @@ class ServiceRuns:
         except UnknownResourceError as error:
             raise NotFoundError(str(error)) from error
 
-    def resume(self, run_id: str, request: ResumeRequest | PastRestart) -> RunEntry:
+    def resume(self, run_id: str, request: ResumeRequest | PastRestart | ChangedRestart) -> RunEntry:
         from noetl.api.service.views import RunEntry
 
         return self._send(RunEntry, _path(run_id, "resume"), _resume_body(request) or None)
 
-    def preview_resume(self, run_id: str, request: ResumeRequest | PastRestart) -> ResumePreview:
+    def preview_resume(
+        self, run_id: str, request: ResumeRequest | PastRestart | ChangedRestart
+    ) -> ResumePreview:
         from noetl.api.service.preview_views import ResumePreview
 
         body = {**_resume_body(request), "dry_run": True}
@@ -436,10 +439,15 @@ def _to_run(view: Any, result: RunResult | None = None) -> Run:
     )
 
 
-def _resume_body(request: ResumeRequest | PastRestart) -> dict[str, Any]:
+def _resume_body(request: ResumeRequest | PastRestart | ChangedRestart) -> dict[str, Any]:
     """Return the body of a request to resume a run. It is empty if nothing is given."""
+    from noetl.api.service.changed_restarts import ChangedRestart
     from noetl.api.service.past_restarts import PastRestart
 
+    if isinstance(request, ChangedRestart):
+        place = {"at": request.place} if request.step is None else {"from": request.step}
+        alone = {"drop_siblings": True} if request.drops_siblings else {}
+        return _change_body(request.change) | place | alone
     body: dict[str, Any] = {"input": dict(request.input)} if request.input else {}
     if isinstance(request, PastRestart):
         return body | {"at": request.place}

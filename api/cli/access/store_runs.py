@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from noetl.api.cli.display.event_follower import EventReader
     from noetl.api.service.cached_results import CachePage, CacheQuery, ClearReport
+    from noetl.api.service.changed_restarts import ChangedRestart
     from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
     from noetl.api.service.inbox import AnswerRequest
     from noetl.api.service.inbox_views import InboxPage
@@ -159,20 +160,28 @@ class StoreRuns:
 
         return CurrentStatus(workflow_id=run_id, status=self.services.runs.unpause(run_id).status)
 
-    def resume(self, run_id: str, request: ResumeRequest | PastRestart) -> RunEntry:
+    def resume(self, run_id: str, request: ResumeRequest | PastRestart | ChangedRestart) -> RunEntry:
+        from noetl.api.service.changed_restarts import ChangedRestart
         from noetl.api.service.runs import ResumeRequest
         from noetl.api.service.views import RunEntry
         from noetl.executor.model.run_summary import summarize
 
         if isinstance(request, ResumeRequest):
             run = self.services.runs.resume(run_id, request)
+        elif isinstance(request, ChangedRestart):
+            run, _ = self.services.changed_restarts.start(run_id, request)
         else:
             run = self.services.past_restarts.start(run_id, request)
         return RunEntry.from_summary(summarize(run))
 
-    def preview_resume(self, run_id: str, request: ResumeRequest | PastRestart) -> ResumePreview:
+    def preview_resume(
+        self, run_id: str, request: ResumeRequest | PastRestart | ChangedRestart
+    ) -> ResumePreview:
+        from noetl.api.service.changed_restarts import ChangedRestart
         from noetl.api.service.runs import ResumeRequest
 
+        if isinstance(request, ChangedRestart):
+            return self.services.changed_restarts.preview(run_id, request)
         if not isinstance(request, ResumeRequest):
             return self.services.past_restarts.preview(run_id, request)
         return self.services.previews.preview(run_id, request)

@@ -7,8 +7,15 @@ from typing import Annotated
 import typer
 
 from noetl.api.cli.access.opening import UrlOption, open_runs
-from noetl.api.cli.commands._resume import DryRunOption, ResumeOutput, resume_one, show_preview
+from noetl.api.cli.commands._resume import (
+    DryRunOption,
+    ResumeOutput,
+    preview_request,
+    resume_one,
+    show_preview,
+)
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
+from noetl.api.cli.new_version import MapOption, SetOption, VersionOptions
 from noetl.api.cli.run_changes import IdArgument, JsonOption, QuietOption
 from noetl.api.cli.run_ids import find_run
 from noetl.api.cli.store_option import StoreOption
@@ -19,11 +26,20 @@ PlaceOption = Annotated[
 ]
 
 
+RestartVersionOption = Annotated[
+    str | None,
+    typer.Option("--playbook", metavar="NAME|FILE", help="Start in this file, or in NAME@VERSION."),
+]
+
+
 def restart_run(
     id: IdArgument,
     place: PlaceOption,
     inputs: InputPairsOption = None,
     input_file: InputFileOption = None,
+    playbook: RestartVersionOption = None,
+    given: SetOption = None,
+    renamed: MapOption = None,
     dry_run: DryRunOption = False,
     store: StoreOption = None,
     url: UrlOption = None,
@@ -34,11 +50,16 @@ def restart_run(
 
     The run must have ended, and does not change. What it had done up to the event is not done again. Each
     step that was at work, waited or had stopped the run starts again.
+
+    With --playbook, the new run starts in another version, if the compiler can show that it may.
     """
     from noetl.api.cli.inputs import parse_input_pairs, read_input_file
     from noetl.api.cli.local.run_to_end import check_settings
+    from noetl.api.service.changed_restarts import ChangedRestart
     from noetl.api.service.past_restarts import PastRestart
 
+    version = VersionOptions(playbook, given or (), renamed or (), None)
+    version.check(starts_new_run=True)
     file_inputs = read_input_file(input_file) if input_file is not None else {}
     check_settings()
     with open_runs(store, url) as runs:
@@ -46,8 +67,10 @@ def restart_run(
         plan = runs.plan(run.id)
         types = {name: declared.type for name, declared in plan.header.inputs.items()}
         values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
-        restart = PastRestart(place, values)
+        restart: PastRestart | ChangedRestart = PastRestart(place, values)
+        if playbook is not None:
+            restart = ChangedRestart(version.read_change(runs, values, plan), place=place)
         if dry_run:
-            show_preview(runs.preview_resume(run.id, restart), json=json)
+            show_preview(preview_request(runs, run.id, restart), json=json)
         else:
             resume_one(runs, run, plan, restart, ResumeOutput(json, quiet))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,15 +34,17 @@ from noetl.api.cli.user_name import user_name
 if TYPE_CHECKING:
     from noetl.api.cli.access.run_access import RunAccess
     from noetl.api.cli.display.outcome import RunCommandContext
+    from noetl.api.service.changed_restarts import ChangedRestart
     from noetl.api.service.past_restarts import PastRestart
     from noetl.api.service.preview_views import ResumePreview
     from noetl.api.service.runs import ResumeRequest
     from noetl.api.service.switches import PlaybookChange
     from noetl.api.service.views import RunEntry
     from noetl.executor.model.run import Run
+    from noetl.planner.continuation.verdict import Reason
     from noetl.planner.plan import Plan
 
-    AnyRequest = ResumeRequest | PlaybookChange | PastRestart
+    AnyRequest = ResumeRequest | PlaybookChange | PastRestart | ChangedRestart
 
 FromOption = Annotated[
     str | None, typer.Option("--from", metavar="STEP", help="Start a new run at this step instead.")
@@ -103,7 +105,7 @@ def resume_runs(
     check_selection(ids, options)
     changes = _ResumeOptions(step, drop_siblings, skip or (), dry_run)
     changes.check(is_single=is_single, has_input=bool(inputs or input_file))
-    version.check(step)
+    version.check(starts_new_run=step is not None)
     file_inputs = read_input_file(input_file) if input_file else {}
     check_settings()
     with open_runs(store, url) as runs:
@@ -114,11 +116,11 @@ def resume_runs(
         plan = runs.plan((run := find_run(runs, (ids or [""])[0])).id)
         types = {name: declared.type for name, declared in plan.header.inputs.items()}
         values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
-        request: ResumeRequest | PlaybookChange = changes.build_request(values)
+        request: AnyRequest = changes.build_request(values)
         if version.playbook is not None:
-            request = changes.add_skips(version.read_change(runs, values, plan))
+            request = changes.complete(version.read_change(runs, values, plan))
         if dry_run:
-            show_preview(_preview(runs, run.id, request), json=json)
+            show_preview(preview_request(runs, run.id, request), json=json)
             return
         resume_one(runs, run, plan, request, ResumeOutput(json, quiet))
 
@@ -155,8 +157,12 @@ class _ResumeOptions(NamedTuple):
             values, self.step, drops_siblings=self.drop_siblings, skips=skips, caller=user_name()
         )
 
-    def add_skips(self, change: PlaybookChange) -> PlaybookChange:
-        """Return a change to another version in which steps are skipped."""
+    def complete(self, change: PlaybookChange) -> PlaybookChange | ChangedRestart:
+        """Return a change to another version in which steps are skipped, or in which a new run starts."""
+        from noetl.api.service.changed_restarts import ChangedRestart
+
+        if self.step is not None:
+            return ChangedRestart(change, self.step, drops_siblings=self.drop_siblings)
         skips = parse_skips(self.skip)
         return replace(change, skips=skips, caller=user_name()) if skips else change
 
@@ -184,13 +190,13 @@ def parse_skips(options: Sequence[str]) -> dict[str, Any]:
     return skips
 
 
-def _preview(runs: RunAccess, run_id: str, request: ResumeRequest | PlaybookChange) -> ResumePreview:
+def preview_request(runs: RunAccess, run_id: str, request: AnyRequest) -> ResumePreview:
     """Return what a resume would do again, in the version of the run or in another one."""
-    from noetl.api.service.runs import ResumeRequest
+    from noetl.api.service.switches import PlaybookChange
 
-    if isinstance(request, ResumeRequest):
-        return runs.preview_resume(run_id, request)
-    return runs.preview_switch(run_id, request)
+    if isinstance(request, PlaybookChange):
+        return runs.preview_switch(run_id, request)
+    return runs.preview_resume(run_id, request)
 
 
 def show_preview(preview: ResumePreview, *, json: bool) -> None:
@@ -208,7 +214,8 @@ def show_preview(preview: ResumePreview, *, json: bool) -> None:
     write_stdout(format_preview(data))
     count = count_repeated(data)
     effects = "1 outside effect" if count == 1 else f"{count:,} outside effects"
-    may = "the run may continue in this version; " if "verdict" in data else ""
+    subject = "a new run may start" if data["starts_new_run"] else "the run may continue"
+    may = f"{subject} in this version; " if "verdict" in data else ""
     print_message(f"{may}nothing was done; {effects} may be repeated")
 
 
@@ -263,12 +270,17 @@ def _resume_here(context: RunCommandContext, run: Run, plan: Plan, request: AnyR
     from noetl.api.cli.display.event_follower import EventFollower
     from noetl.api.cli.local.run_to_end import run_to_end
     from noetl.api.cli.sources import has_changed
+    from noetl.api.service.changed_restarts import ChangedRestart
     from noetl.api.service.past_restarts import PastRestart
-    from noetl.api.service.restarts import describe_reasons
     from noetl.api.service.runs import ResumeRequest
 
     if isinstance(request, PastRestart):
         run_to_end(context, context.services.past_restarts.start(run.id, request), plan, None)
+        return
+    if isinstance(request, ChangedRestart):
+        started, notices = context.services.changed_restarts.start(run.id, request)
+        _show_notices(notices, context)
+        run_to_end(context, started, context.store.plans.get(started.plan_hash), None)
         return
     follower = None
     if not isinstance(request, ResumeRequest) or request.step is None:
@@ -276,8 +288,7 @@ def _resume_here(context: RunCommandContext, run: Run, plan: Plan, request: AnyR
         follower.skip_past_events()
     if not isinstance(request, ResumeRequest):
         resumed, notices = context.services.switches.switch(run.id, request)
-        for notice in () if context.quiet else notices:
-            print_message(f"note: {describe_reasons([notice])}")
+        _show_notices(notices, context)
         run_to_end(context, resumed, context.store.plans.get(resumed.plan_hash), follower)
         return
     resumed = context.services.runs.resume(run.id, request)
@@ -288,3 +299,11 @@ def _resume_here(context: RunCommandContext, run: Run, plan: Plan, request: AnyR
             f" `noetl runs resume {resumed.id} --playbook {file}` lets it continue in the file"
         )
     run_to_end(context, resumed, plan, follower)
+
+
+def _show_notices(notices: Iterable[Reason], context: RunCommandContext) -> None:
+    """Write the notices of the verdict on another version."""
+    from noetl.api.service.restarts import describe_reasons
+
+    for notice in () if context.quiet else notices:
+        print_message(f"note: {describe_reasons([notice])}")

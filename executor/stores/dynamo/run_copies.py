@@ -15,15 +15,13 @@ refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from noetl.executor.model.continued_run import ContinuedRun
-from noetl.executor.model.ids import derived_id
-from noetl.executor.model.plan_switch import CarriedRun
-from noetl.executor.model.run import Branch, Run, Visit
-from noetl.executor.model.transition import branches_after
+from noetl.executor.model.run import Run, Visit
 from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.arrivals import CARRIED, Arrival, encode_carried
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Delete, Put
 from noetl.executor.stores.dynamo.run_deletion import LATE_SECONDS
@@ -70,7 +68,7 @@ class RunCopies:
             due.append(VisitItem(visit, origin, {**stored, **key._asdict()}))
             if index:  # No counter includes the first branch.
                 deltas.count_branch(home, step_of(visit.step).regions, 1)
-        puts += _encode_joins(run, carried, deltas, _find_senders(history, carried, step_of), step_of)
+        puts += self._encode_joins(continued, deltas, step_of)
         puts += [
             Put(keys.visit_count(run.id, step), {"visits": visits}, when=())
             for step, visits in carried.counts.items()
@@ -89,6 +87,46 @@ class RunCopies:
         self._context.in_parallel(lambda put: table.write([put]), puts)
         return Delete(keys.deletion(run.id), when=(("due", "=", due),))
 
+    def _encode_joins(self, continued: ContinuedRun, deltas: CounterDeltas, step_of: StepOf) -> list[Put]:
+        """Return the items of the joins that have fired, and of the counters with the branches that wait.
+
+        In another plan, nothing follows from the visits that have sent these branches. Then the item of the
+        join holds what they have, as after a switch.
+        """
+        run, carried, has_other_plan = continued.run, continued.carried, continued.has_other_plan
+        for join, arrived in carried.arrivals.items():
+            for branch in arrived:
+                sender = f"{CARRIED}{branch.id}" if has_other_plan else continued.senders[branch.id]
+                deltas.count_branch(0, step_of(join).regions, 1)
+                deltas.add_arrival(0, join, sender)
+        puts = []
+        for join, clock in carried.clocks.items():
+            state = self._encode_join(continued, join)
+            if state:
+                puts.append(Put(keys.join(run.id, join), {**state, "clock": clock}, when=()))
+            else:
+                deltas.leave(0, [join], clock)
+        for home in deltas.homes():
+            added, arrivals = deltas.changes_of(home)
+            item: dict[str, Any] = {**added, **arrivals, "version": 1}
+            puts.append(Put(keys.counter(run.id, home), item, when=()))
+        return puts
+
+    def _encode_join(self, continued: ContinuedRun, join: str) -> dict[str, Any]:
+        """Return the state of a join. It is empty if it has not fired, and holds no branches."""
+        run_id, carried = continued.run.id, continued.carried
+        wave, arrived = carried.joins.get(join, (0, 0))[1], carried.arrivals.get(join, ())
+        state: dict[str, Any] = {}
+        if wave:
+            # The name of the join may have changed since, and its id has the earlier one.
+            visits = [*continued.history, *carried.visits]
+            ids = {visit.clock: visit.id for visit in visits if visit.step == join}
+            state |= {"wave": wave, "visit": ids[max(ids)]}
+        if arrived and continued.has_other_plan:
+            held = [Arrival(branch, continued.senders[branch.id]) for branch in arrived]
+            state["came"] = encode_carried(self._context, run_id, held)
+        return state
+
     def _encode_history(self, run: Run, history: Sequence[Visit], spread: int) -> list[Put]:
         puts = []
         for position, visit in enumerate(history):
@@ -98,42 +136,3 @@ class RunCopies:
             stored = {name: value for name, value in item.items() if value is not None}
             puts.append(Put(keys.visit(run.id, visit.id, spread), {**stored, "history": True}, when=()))
         return puts
-
-
-def _find_senders(history: Sequence[Visit], carried: CarriedRun, step_of: StepOf) -> dict[str, str]:
-    """Return the visits that have sent the branches which wait at joins, by the ids of the branches."""
-    waiting = {branch.id for arrived in carried.arrivals.values() for branch in arrived}
-    return {
-        branch.id: visit.id
-        for visit in history
-        for branch in _branches_after(visit, step_of)
-        if branch.id in waiting
-    }
-
-
-def _branches_after(visit: Visit, step_of: StepOf) -> Sequence[Branch]:
-    return () if visit.case is None else branches_after(visit, step_of(visit.step), step_of)
-
-
-def _encode_joins(
-    run: Run, carried: CarriedRun, deltas: CounterDeltas, senders: Mapping[str, str], step_of: StepOf
-) -> list[Put]:
-    """Return the items of the joins that have fired, and of the counters with the branches that wait."""
-    for join, arrived in carried.arrivals.items():
-        for branch in arrived:
-            deltas.count_branch(0, step_of(join).regions, 1)
-            deltas.add_arrival(0, join, senders[branch.id])
-    waves = {join: carried.joins.get(join, (0, 0))[1] for join in carried.clocks}
-    for join, clock in carried.clocks.items():
-        if not waves[join]:
-            deltas.leave(0, [join], clock)
-    puts = []
-    for home in deltas.homes():
-        added, arrivals = deltas.changes_of(home)
-        item: dict[str, Any] = {**added, **arrivals, "version": 1}
-        puts.append(Put(keys.counter(run.id, home), item, when=()))
-    for join, wave in waves.items():
-        if wave:
-            state = {"wave": wave, "clock": carried.clocks[join], "visit": derived_id("join", join, wave)}
-            puts.append(Put(keys.join(run.id, join), state, when=()))
-    return puts

@@ -12,16 +12,21 @@ from noetl.executor.engine.replay import RecordedHistory, replay
 from noetl.executor.engine.restart import (
     RestartPoint,
     begin_from_records,
+    begin_in_plan,
     find_past_state,
     find_restart_state,
 )
+from noetl.executor.engine.switching import SwitchRequest
 from noetl.executor.errors import RejectedError
+from noetl.executor.model.continued_run import has_other_plan
+from noetl.executor.model.run import Run
 from noetl.executor.model.run_history import RunRecords
 from noetl.executor.stores.interface import Store
 from noetl.planner.continuation.judge import may_continue
 from noetl.planner.continuation.switch_state import Switch
 from noetl.planner.frozen import replace
-from noetl.testing.run_harness import RunHarness
+from noetl.planner.plan import Plan
+from noetl.testing.run_harness import RunHarness, compile_text
 from noetl.testing.store_contract.fixtures import ContractFixtures
 
 FORK = """
@@ -89,10 +94,34 @@ def restart_at(harness: RunHarness, length: int, **given: Any) -> RunHarness:
 def begin(harness: RunHarness, records: RunRecords, given: Mapping[str, Any]) -> RunHarness:
     """Return a new run that starts at a state of another one."""
     continued = begin_from_records(records, harness.plan, given, harness.clock())
-    created = harness.store.runs.create_continued(continued)
+    return hold(harness, harness.store.runs.create_continued(continued), harness.plan)
+
+
+def restart_in(harness: RunHarness, point: RestartPoint, plan: Plan, switch: Switch) -> RunHarness | None:
+    """Return a new run in another plan that starts at a step of an ended run, or None if it may not."""
+    records, state = find_restart_state(point)
+    if not may_continue(harness.plan, plan, state, switch, catalogue()).is_yes:
+        return None
+    harness.store.plans.save(plan)
+    request = SwitchRequest(plan, switch, version="2", source="corrected.yaml")
+    continued = begin_in_plan(records, harness.plan, request, harness.clock())
+    return hold(harness, harness.store.runs.create_continued(continued), plan)
+
+
+def correct_and_restart(
+    harness: RunHarness, step: str, text: str, switch: Switch | None = None
+) -> RunHarness | None:
+    """Return a new run of a corrected text that starts at a step of an ended run, or None if it may not."""
+    visits = harness.store.runs.visits_with_outputs(harness.id)
+    point = RestartPoint(harness.run, harness.plan, visits, step)
+    return restart_in(harness, point, compile_text(text), switch or Switch())
+
+
+def hold(harness: RunHarness, run: Run, plan: Plan) -> RunHarness:
+    """Return the harness of another run in the store of this one."""
     again: RunHarness = object.__new__(RunHarness)
     vars(again).update(vars(harness))
-    again.id, again.queue = created.id, created.queue
+    again.id, again.queue, again.plan = run.id, run.queue, plan
     return again
 
 
@@ -195,6 +224,61 @@ class ContinuedRunsContract(ContractFixtures):
             again = restart_at(harness, places.index(moment) + 1).finish()
             assert again.result == harness.result
             assert again.visit_counts == harness.visit_counts
+
+    def test_a_branch_is_done_again_in_another_plan(self, store: Store) -> None:
+        harness = RunHarness(store, fork()).finish()
+        text = fork().replace('- {action: fail, message: "no", if: "{{ input.bad }}"}', "", 1)
+        again = correct_and_restart(harness, "b2", text.replace("a + b }}", "10 * (a + b) }}"))
+        assert again is not None
+        assert (again.run.resumed_from, again.run.plan_hash) == (harness.id, again.plan.hash)
+        assert (again.run.version, again.run.source) == ("2", "corrected.yaml")
+        assert store.maintenance.check_consistency() == []
+        store.maintenance.delete_run(harness.tenant, harness.id)
+        again.finish()
+        assert (again.status, again.result) == ("succeeded", {"left": 2, "right": 6, "sum": 80})
+        assert {event.step for event in again.events if event.type == "step.started"} == {"b2", "meet"}
+        assert has_other_plan(store.runs.visits_with_outputs(again.id))
+        assert store.maintenance.check_consistency() == []
+
+    def test_another_plan_has_other_names_and_reads_given_values(self, store: Store) -> None:
+        harness = RunHarness(store, fork()).finish()
+        text = fork().replace('- {action: fail, message: "no", if: "{{ input.bad }}"}', "", 1)
+        text = text.replace("b2", "again").replace("b1", "before")
+        text = text.replace("name: fork", "name: split, run: [{action: set, set: {c: 1}}]")
+        text = text.replace("a + b }}", "a + b + c }}")
+        renamed = {"b2": "again", "b1": "before", "fork": "split"}
+        assert correct_and_restart(harness, "b2", text, Switch(renamed)) is None
+        again = correct_and_restart(harness, "b2", text, Switch(renamed, {"c": 100, "bad": False}))
+        assert again is not None
+        again.finish()
+        assert (again.status, again.result) == ("succeeded", {"left": 2, "right": 6, "sum": 108})
+        assert again.visit_counts == dict.fromkeys(["split", "a1", "a2", "before", "again", "meet"], 1)
+        assert again.run.input == {"bad": False}
+        assert store.maintenance.check_consistency() == []
+
+    def test_steps_that_another_plan_lacks_are_kept_in_the_history(self, store: Store) -> None:
+        harness = RunHarness(store, fork(), {"bad": False}).finish()
+        text = "\n".join(line for line in fork().splitlines() if "name: a1," not in line)
+        again = correct_and_restart(
+            harness, "meet", text.replace("[a1, b1]", "[a2, b1]").replace("a + 1", "2")
+        )
+        assert again is not None
+        assert again.finish().result == harness.result
+        assert again.visit_counts == dict.fromkeys(["fork", "a1", "a2", "b1", "b2", "meet"], 1)
+        assert store.maintenance.check_consistency() == []
+
+    def test_a_join_of_another_plan_fires_when_the_run_starts(self, store: Store) -> None:
+        harness = RunHarness(store, fork(), {"bad": False}).finish()
+        again = correct_and_restart(harness, "meet", fork().replace("a + b }}", "a - b }}"))
+        assert again is not None
+        assert [visit.step for visit in again.visits if visit.finished_at is None] == ["meet"]
+        assert again.finish().result == {"left": 2, "right": 6, "sum": -4}
+        resumable = correct_and_restart(
+            RunHarness(store, fork()).finish(), "b1", fork().replace('"no"', '"wrong"')
+        )
+        assert resumable is not None
+        assert resumable.finish().status == "failed"
+        assert resumable.resume(bad=False).finish().result["sum"] == 8
 
     def test_a_request_with_a_key_starts_one_run(self, store: Store) -> None:
         harness = RunHarness(store, fork(), {"bad": False}).finish()

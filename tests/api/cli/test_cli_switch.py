@@ -98,14 +98,48 @@ def test_dry_run_and_skip_in_the_corrected_file(noetl: Command, failed: str) -> 
     assert Path("effects").read_text() == "reserve\n"
 
 
+def test_new_run_starts_earlier_in_the_corrected_file(noetl: Command, failed: str) -> None:
+    Path("order.yaml").write_text(CORRECTED)
+    options = ["--playbook", "order.yaml", "--from", "reserve"]
+    shown = noetl("runs", "resume", failed, *options, "--dry-run")
+    assert shown.out.splitlines() == [
+        "reserve  visit 1  a new run starts here",
+        "  run.0  shell  (line 5)  was done, and is repeated; not idempotent",
+        "pay  visit 1  was done, and follows",
+        "  run.0  shell  (line 8)  was not done",
+    ]
+    assert shown.err.startswith("a new run may start in this version; nothing was done; 1 outside effect")
+    outcome = noetl("runs", "resume", failed, *options, "-i", "count=4")
+    assert (outcome.exit_code, outcome.json) == (0, {"n": 4})
+    assert Path("effects").read_text() == "reserve\nreserve\npay\n"
+    runs = noetl("runs", "list", "--json").json["items"]
+    assert [run["status"] for run in runs] == ["succeeded", "failed"]
+    assert runs[0]["resumed_from"] == failed
+
+
+def test_new_run_starts_at_an_event_in_the_corrected_file(noetl: Command, failed: str) -> None:
+    Path("order.yaml").write_text(CORRECTED.replace("name: pay", "name: paid").replace("[pay]", "[paid]"))
+    events = noetl("runs", "events", failed, "--json").json["items"]
+    place = str(next(n for n, e in enumerate(events, 1) if (e["type"], e["step"]) == ("step.started", "pay")))
+    refused = noetl("runs", "restart", failed, "--at", place, "--playbook", "order.yaml")
+    assert (refused.exit_code, "NC102" in refused.err) == (2, True)
+    options = ["--at", place, "--playbook", "order.yaml", "--map", "pay=paid"]
+    shown = noetl("runs", "restart", failed, *options, "--dry-run")
+    assert shown.out == "paid  visit 1  a new run starts here\n  run.0  shell  (line 8)  was not done\n"
+    outcome = noetl("runs", "restart", failed, *options)
+    assert (outcome.exit_code, outcome.json) == (0, {"n": 1})
+    assert Path("effects").read_text() == "reserve\npay\n"
+    refused = noetl("runs", "restart", failed, "--at", place, "--map", "pay=paid")
+    assert "need --playbook" in refused.err
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["--set", "a=1"], "--set, --map and --wait need --playbook"),
-        (
-            ["--playbook", "order.yaml", "--from", "pay"],
-            "--from starts a new run with the version that the run",
-        ),
+        (["--playbook", "order.yaml", "--from", "pay", "--wait", "1s"], "--wait holds a run that continues"),
+        (["--playbook", "order.yaml", "--from", "pay", "--skip", "pay=1"], "--skip continues one run"),
+        (["--playbook", "needs.yaml", "--from", "pay"], "only with values for `to` (line 2)"),
         (["--playbook", "order.yaml", "--set", "a"], "--set must be name=value, not 'a'"),
         (["--playbook", "order.yaml", "--map", "a"], "--map must be OLD=NEW, not 'a'"),
         (["--playbook", "order.yaml", "--map", "a=b", "--map", "a=c"], "--map names step `a` twice"),
