@@ -144,6 +144,7 @@ function Notice(props: Props & { reason: string }) {
       </label>
       <span class="reason">{reason && `Not saved: ${reason}`}</span>
       <span class="faint">Tab indents. Esc, then Tab leaves the text.</span>
+      {base && text === base.source && <a href={linkTo(["playbooks", base.name, "versions", base.version, "flight"])}>Runs in flight</a>}
     </p>
   );
 }

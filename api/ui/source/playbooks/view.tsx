@@ -16,8 +16,10 @@ import { StatisticsTab } from "./statistics";
 import { VersionsTab } from "./versions";
 
 const DiffTab = lazy(async () => (await import("./diff")).DiffTab);
+const FlightTab = lazy(async () => (await import("./flight")).FlightTab);
 
-const TABS = { "": "Graph", source: "Source", versions: "Versions", statistics: "Statistics" };
+const TABS = { "": "Graph", source: "Source", flight: "Runs in flight", versions: "Versions", statistics: "Statistics" };
+const VERSION_TABS = 3;
 
 export function PlaybooksView() {
   const { parts, params } = useAddress();
@@ -60,7 +62,7 @@ function Playbook({ name, version, tab }: Props) {
     );
   }
   const base = version === null ? [] : ["versions", version];
-  const tabs = version === null ? Object.entries(TABS) : Object.entries(TABS).slice(0, 2);
+  const tabs = version === null ? Object.entries(TABS) : Object.entries(TABS).slice(0, VERSION_TABS);
   return (
     <main class="playbook">
       <PlaybookHead playbook={read.data} version={version} read={read} />
@@ -87,6 +89,8 @@ function Tab({ name, tab, playbook }: { name: string; tab: string; playbook: Pla
       return <PlanPanels playbook={playbook} />;
     case "source":
       return <Source text={playbook.source} />;
+    case "flight":
+      return <FlightTab playbook={playbook} />;
     case "versions":
       return <VersionsTab name={name} />;
     case "statistics":

@@ -18,6 +18,7 @@ import { ErrorBox } from "./error";
 import { Items, useItems } from "./items";
 import type { LiveRun } from "./live";
 import { stateOf, type Place } from "./rows";
+import { RepeatStep } from "./repeat";
 import { Rule } from "./rule";
 import { Lines, Section } from "./section";
 import { openSubRun, subRunOf } from "./subrun";
@@ -123,13 +124,13 @@ function Sections({ run, data, source, place, version, act, reload, onChoose }: 
       {data.child_runs && data.child_runs.length > 0 && <SubRuns data={data} runs={data.child_runs} />}
       {problem && <p class="problem">{problem}</p>}
       {items && <Items data={data} item={place.item} loaded={items} onMore={more} onChoose={onChoose} />}
-      {(items || problem || !hasLoop) && <Rest run={run} data={data} source={source} place={place} onChoose={onChoose} />}
+      {(items || problem || !hasLoop) && <Rest run={run} data={data} source={source} place={place} reload={reload} onChoose={onChoose} />}
     </div>
   );
 }
 
 /** The sections below the items. They are shown after these, so that they do not move. */
-function Rest({ run, data, source, place, onChoose }: Omit<SectionsProps, "version" | "act" | "reload">) {
+function Rest({ run, data, source, place, reload, onChoose }: Omit<SectionsProps, "version" | "act">) {
   const { shown, isLatest } = attemptOf(data, place);
   const actions = shown?.actions.filter(({ input, error, cached }) => input !== undefined || error || cached) ?? [];
   return (
@@ -171,6 +172,13 @@ function Rest({ run, data, source, place, onChoose }: Omit<SectionsProps, "versi
           </Action>
         </p>
       </Section>
+      {!(isLatest && data.error) && (
+        <Section name="again" title="Run again">
+          <p class="actions">
+            <RepeatStep run={run} step={data.step} canSkip={data.status !== "succeeded"} reload={reload} />
+          </p>
+        </Section>
+      )}
     </>
   );
 }

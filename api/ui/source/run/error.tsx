@@ -12,6 +12,7 @@ import { LongText, printable, Value } from "../parts/value";
 import { CorrectedInput } from "./correction";
 import { commandOf } from "./command";
 import { refusesVersions, type LiveRun } from "./live";
+import { RepeatStep } from "./repeat";
 import { Lines } from "./section";
 
 const OtherVersion = lazy(async () => (await import("./version")).OtherVersion);
@@ -91,6 +92,7 @@ export function ErrorBox({ run, step, error, source, act, reload }: Props) {
         <Action reason={refusesVersions(run)} onAct={() => setIsOpen(true)}>
           Continue with a corrected playbook
         </Action>
+        <RepeatStep run={run} step={step} canSkip reload={reload} />
         <Action changes={false} onAct={() => navigator.clipboard.writeText(textOf(run, step, error))}>
           Copy
         </Action>

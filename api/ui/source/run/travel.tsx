@@ -9,7 +9,8 @@ import { useAnswer } from "../parts/context";
 import { State } from "../parts/state";
 import { printable } from "../parts/value";
 import { query } from "../service";
-import { keepGraph } from "./live";
+import { keepGraph, type LiveRun } from "./live";
+import { StartFromHere } from "./repeat";
 
 export interface Travel {
   /** The event in the address: its number from 1, or its id. Empty in the present. */
@@ -32,12 +33,12 @@ export function travelTo(at: number | null): void {
   setParams({ at: at === null ? null : String(at) }, { replace: readAddress().params.has("at") });
 }
 
-interface Props extends Travel {
+interface Props extends Travel, Pick<LiveRun, "reload"> {
   run: RunDetails;
   events: readonly HistoryEntry[];
 }
 
-export function HistorySlider({ at, past, problem, run, events }: Props) {
+export function HistorySlider({ at, past, problem, run, events, reload }: Props) {
   const slider = useRef<HTMLInputElement>(null);
   const last = Math.max(events.length, 1);
   const number = placeOf(at, events);
@@ -62,6 +63,7 @@ export function HistorySlider({ at, past, problem, run, events }: Props) {
       <p class={problem ? "problem" : ""} role={problem ? "alert" : undefined}>
         <bdi>{printable(problem || words)}</bdi>
       </p>
+      <StartFromHere run={run} at={at} reload={reload} />
       <button type="button" title="Back to the present (Esc)" disabled={!at} onClick={() => travelTo(null)}>
         {run.finished_at ? "End" : "Live"}
       </button>

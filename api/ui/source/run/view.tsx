@@ -118,7 +118,7 @@ function ShownRun({ id, live, run, tab, params }: ShownProps) {
         ))}
         <WaitsFor run={run} choose={choose} />
       </nav>
-      {tab === "" && !isPage && <HistorySlider {...travel} run={run} events={history.events} />}
+      {tab === "" && !isPage && <HistorySlider {...travel} run={run} events={history.events} reload={reload} />}
       {tab === "" && (
         <div class={`panels ${view}${step === null ? "" : " opened"}`}>
           {(view === "both" || view === "graph") &&
