@@ -21,7 +21,7 @@ from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.infra.dynamodb import upgrade
 from noetl.testing.run_harness import RunHarness, compile_text
-from noetl.testing.store_contract.operations import LEASE, failed_checks, run_contents, succeed
+from noetl.testing.store_contract.operations import LEASE, failed_checks, succeed
 from noetl.testing.store_contract.switches import (
     CORRECTED,
     RIGHT,
@@ -266,16 +266,6 @@ def test_branches_in_several_partitions_continue(store: DynamoStore, executed: i
     assert failed_checks(store) == []
     assert harness.finish().status is RunStatus.SUCCEEDED
     assert (harness.run.live, harness.visit_counts["c"], len(harness.visits)) == (0, 1, 42)
-
-
-def test_too_many_branches_are_refused(store: DynamoStore) -> None:
-    harness = RunHarness(store, build_wide_fork(120))
-    harness.execute_next()
-    before = run_contents(store, harness.run)
-    with pytest.raises(RejectedError, match="more branches than DynamoDB changes at once") as refused:
-        switch(harness, build_wide_fork(120).replace("message: done", "message: corrected"))
-    assert refused.value.reason == "busy"
-    assert run_contents(store, harness.run) == before
 
 
 def test_end_of_a_run_that_was_resumed_is_not_completed_again(store: DynamoStore) -> None:

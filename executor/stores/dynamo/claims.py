@@ -38,6 +38,7 @@ from noetl.executor.stores.dynamo.claimed_visits import decode_claimed_visit
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, Delete, Update
 from noetl.executor.stores.dynamo.pauses import Pauses
+from noetl.executor.stores.dynamo.plan_moves import settle_visit
 from noetl.executor.stores.dynamo.run_items import (
     decode_run,
     derive_deadline_visit,
@@ -132,6 +133,10 @@ class Claims:
                 )
                 return MessageOutcome.DONE
         for _ in range(MAX_CONFLICTS):
+            if before is not None and "moving" in before:
+                if (outcome := self._settle_move(request, before)) is not None:
+                    return outcome
+                before = self._context.table.get(key)
             if before is not None:
                 refusal = self._find_refusal(request, before)
                 if refusal is not None:
@@ -148,6 +153,16 @@ class Claims:
                 continue
             return self._complete(request, before, item)
         return MessageOutcome.HELD
+
+    def _settle_move(self, request: ClaimRequest, item: Item) -> MessageOutcome | None:
+        """Let a visit that another plan of its run holds be as it is in the plan of the run.
+
+        Return what happens to the message if this is not possible yet.
+        """
+        head = self._context.table.get(keys.head(request.message.run_id))
+        if head is None:
+            return MessageOutcome.DONE
+        return None if settle_visit(self._context, item, head, request.now) else MessageOutcome.HELD
 
     def _write(self, request: ClaimRequest, before: Item | None) -> Item:
         """Claim a visit as it was read, and return its item. One that waits is no longer counted as such.

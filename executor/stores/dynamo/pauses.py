@@ -37,6 +37,7 @@ from noetl.executor.stores.dynamo.branch_stacks import decode_stack, end_counted
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Update, Write
 from noetl.executor.stores.dynamo.joins import DynamoJoins
+from noetl.executor.stores.dynamo.plan_moves import is_moving, settle_move
 from noetl.executor.stores.dynamo.resumes import Resumes
 from noetl.executor.stores.dynamo.run_ends import end_run
 from noetl.executor.stores.dynamo.run_items import (
@@ -149,7 +150,9 @@ class Pauses:
                 return due
             if "stop" in snapshot.head:
                 return self.stops.settle(run_id, now)
-            if is_paused(snapshot.head):
+            if is_moving(snapshot.head):
+                settle_move(self._context, snapshot.head, now, is_forced=True)
+            elif is_paused(snapshot.head):
                 due = []
                 if not self.stops.park_all(snapshot, now):
                     return []

@@ -7,6 +7,7 @@ from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.joins import DynamoJoins
 from noetl.executor.stores.dynamo.pauses import Pauses
+from noetl.executor.stores.dynamo.plan_moves import is_moving, settle_move
 from noetl.executor.stores.dynamo.resumes import Resumes
 from noetl.executor.stores.dynamo.run_ends import end_run
 from noetl.executor.stores.dynamo.run_items import has_ended, is_paused, run_id_of
@@ -33,6 +34,10 @@ class Repairs:
         head = snapshot.head
         run_id = run_id_of(head)
         if has_ended(head):
+            return []
+        if is_moving(head):
+            # The visits of the snapshot may have changed by this, so the next repair does the rest.
+            settle_move(self._context, head, now)
             return []
         if "reopening" in head:
             self._resumes.complete(head, now)

@@ -43,6 +43,7 @@ from noetl.executor.stores.dynamo.branch_stacks import (
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Delete, Update, Write
 from noetl.executor.stores.dynamo.open_waits import relist_waits
+from noetl.executor.stores.dynamo.plan_moves import is_moving, settle_move
 from noetl.executor.stores.dynamo.retention import Retention
 from noetl.executor.stores.dynamo.run_ends import end_run
 from noetl.executor.stores.dynamo.run_items import (
@@ -85,6 +86,9 @@ class Resumes:
         if snapshot is None:
             raise unknown_run(run_id)
         head = snapshot.head
+        if is_moving(head):
+            settle_move(self._context, head, now, is_forced=True)
+            return self.resume(run_id, now, deadline_at=deadline_at, values=values, idempotency=idempotency)
         run = decode_run(head, self._context.blobs, snapshot.counts)
         if idempotency is not None and self.was_requested(run, idempotency) and "reopening" not in head:
             # The earlier request may have resumed the run since the snapshot was read.
@@ -151,7 +155,10 @@ class Resumes:
         """
         head = snapshot.head
         self._context.plan_uses.require(head["plan"])
-        is_same_end: tuple[Condition, ...] = (("finished", "=", head["finished"]),)
+        is_same_end: tuple[Condition, ...] = (
+            ("finished", "=", head["finished"]),
+            ("moving_since", "absent", None),
+        )
         sets = self._encode_reopened(head, run, now)
         sets["skips"] = self._context.blobs.store(run.id, dict(skips)) if skips else None
         request = None if idempotency is None else put_request(run, idempotency)

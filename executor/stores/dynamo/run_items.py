@@ -27,8 +27,9 @@ and `alone` if by a request of its own.
 `shifts` lists the begins and ends of pauses: type of the event, time, and the caller, if known. `plan` is
 the hash of the plan, and `resumed` is `Run.resumed_from`. `skips` is a blob of the visits whose work the last
 resume leaves out. `spread` is the number of partitions if it is not 1. `expires` is the time to live.
-`damage` says why the run was set aside. `era` counts how often the run has changed its plan. Then all
-branches are in the counters, and what was written under an earlier plan leads to no visit.
+`damage` says why the run was set aside. `era` is the number of the plan of the run, if it has changed its
+plan. Then all branches are in the counters, and what was written under an earlier plan leads to no visit.
+`moving` and `moving_since` are the number and the begin of a change in several transactions.
 Others are named as in `Run`.
 """
 

@@ -28,6 +28,7 @@ from noetl.executor.stores.damage import reading_run
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.plan_moves import current_item
 from noetl.executor.stores.dynamo.run_items import (
     BranchCounts,
     decode_run,
@@ -136,7 +137,7 @@ def _read_snapshot_of(
         counters = [item for item in written if item["sk"] == "C"]
         visits = [item for item in written if item["sk"] != "C"]
         items, is_torn = assemble_visits(context, head, visits, with_outputs=with_outputs)
-        if not is_torn:
+        if not (is_torn or any(era_of(counter) > era_of(head) for counter in counters)):
             break
     counts = sum_counters(head, counters, context.step_of(head))
     first = next((item for item in counters if item["pk"] == keys.counter(run_id, 0).pk), {})
@@ -154,7 +155,7 @@ def assemble_visits(
 ) -> tuple[list[VisitItem], bool]:
     """Return the visits of items and those that follow from them, and whether the read was torn."""
     step_of, run_id = context.step_of(head), run_id_of(head)
-    written = {visit["sk"][2:]: visit for visit in visits}
+    written = {visit["sk"][2:]: current_item(visit, head) for visit in visits}
     decoded: dict[str, VisitItem] = {}
     derived = {item.visit.id: item for item in derive_initial_visits(head, step_of)}
     for id, visit in written.items():

@@ -29,6 +29,7 @@ from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Put, Update
 from noetl.executor.stores.dynamo.joins import DynamoJoins
+from noetl.executor.stores.dynamo.plan_moves import is_moving, settle_move
 from noetl.executor.stores.dynamo.run_ends import end_run
 from noetl.executor.stores.dynamo.run_items import decode_run, has_ended, spread_of
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, load_run, read_snapshot
@@ -74,7 +75,9 @@ class Stops:
             snapshot = read_snapshot(self._context, run_id)
             if snapshot is None or "stop" not in snapshot.head or has_ended(snapshot.head):
                 return []
-            if not self.park_all(snapshot, now):
+            if is_moving(snapshot.head):
+                settle_move(self._context, snapshot.head, now, is_forced=True)
+            elif not self.park_all(snapshot, now):
                 break
             time.sleep(pause_seconds(tries) if tries > 1 else 0.0)
         else:

@@ -6,12 +6,11 @@ from the plan of the run. In another plan, something else would follow.
 Algorithm: the head counts the plans of the run (`era`), and so does each outcome that is written after the
 first change. An outcome of an earlier plan leads to nothing any more. So each visit that goes on gets an item
 that holds its origin. The counters then include all branches, and joins hold what has arrived. All of it is
-one transaction, under the condition that no visit and no counter has changed since they were read.
+one transaction, under the condition that no visit and no counter has changed since they were read. If it does
+not fit into one, the visits are held before (`plan_moves.py`).
 
-Cost: an item of the transaction for each visit that goes on, and each counter. So for each join and each step
-on a cycle that has a state. A run that has never changed its plan has none of these attributes.
-
-Limits: a transaction has MAX_TRANSACTION_ITEMS items.
+Cost: a write of each visit that goes on, and each counter. So for each join and each step on a cycle that has
+a state. A run that has never changed its plan has none of these attributes.
 """
 
 from __future__ import annotations
@@ -38,14 +37,10 @@ from noetl.executor.stores.dynamo.expressions import (
     Update,
     Write,
 )
-from noetl.executor.stores.dynamo.run_items import (
-    CounterDeltas,
-    append_event,
-    encode_given,
-    era_of,
-    spread_of,
-)
+from noetl.executor.stores.dynamo.plan_moves import VisitMove, next_era
+from noetl.executor.stores.dynamo.run_items import CounterDeltas, append_event, encode_given, spread_of
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot
+from noetl.executor.stores.dynamo.table import fits_transaction
 from noetl.executor.stores.dynamo.visit_items import (
     VisitItem,
     VisitOrigin,
@@ -67,6 +62,8 @@ _SAME_HEAD = (
     "reopening",
     "deadline",
     "damage",
+    "moving",
+    "moving_since",
 )
 """Attributes of a head that must be as they were when the run was judged."""
 
@@ -92,6 +89,31 @@ class RunBeforeSwitch:
         return self.snapshot.head
 
 
+@frozen
+class PlanMove:
+    """The writes of a change of the plan: of the head, of the visits that it had, and all others.
+
+    `due` are the visits that are due after it, and `head_after` is the head with what messages need.
+    """
+
+    head: Update
+    moves: Sequence[VisitMove]
+    fixed: Sequence[Write]
+    due: Sequence[VisitItem]
+    head_after: Item
+
+    @property
+    def all_writes(self) -> list[Write]:
+        """All writes of a change that is one transaction."""
+        moved = [write for move in self.moves for write in (move.write, *move.events)]
+        return [self.head, *moved, *self.fixed]
+
+    @property
+    def is_small(self) -> bool:
+        """True if one transaction can hold all writes."""
+        return fits_transaction(self.all_writes)
+
+
 class SwitchWrites:
     """The writes of one change of the plan of a run, and the visits that are due after it."""
 
@@ -104,7 +126,7 @@ class SwitchWrites:
         self._run = switched.run
         self._carried = switched.carried
         self._now = now
-        self._era = era_of(state.head) + 1
+        self._era = next_era(state.head)
         self._spread = spread_of(state.head)
         self._known = {item.visit.id: item for item in state.snapshot.items}
         self._live_ids = {visit.id for visit in state.records.visits if state.records.is_live(visit)}
@@ -116,24 +138,25 @@ class SwitchWrites:
         waiting_ids = {branch.id for arrived in self._carried.arrivals.values() for branch in arrived}
         left = (arrival.sender for id, arrival in state.arrivals.items() if id not in waiting_ids)
         self._senders_of_begun = tuple(sorted(left))
-        self.due: list[VisitItem] = []
+        self._due: list[VisitItem] = []
 
-    def build(self) -> list[Write]:
-        """Return the writes, that of the head first."""
-        moved = [write for visit in self._carried.visits for write in self._visit_writes(visit)]
-        return [
-            self._head_update(),
-            *moved,
+    def build(self) -> PlanMove:
+        """Return the writes, and the visits that are due after them."""
+        visits = self._carried.visits
+        new = [self._new_visit(visit) for visit in visits if visit.id not in self._known]
+        moves = [self._move_visit(visit) for visit in visits if visit.id in self._known]
+        # The counters come last: they count the branches of the other writes.
+        fixed = [
+            *new,
             *self._deadline_writes(),
             *self._join_writes(),
             *self._number_writes(),
             *self._counter_writes(),
         ]
-
-    def head_after(self) -> Item:
-        """Return the head of the run as it is afterwards, with the attributes that messages need."""
         sets = self._head_sets()
-        return {name: value for name, value in {**self._state.head, **sets}.items() if value is not None}
+        head = Update(keys.head(self._run.id), sets, when=(PRESENT, *is_same_head(self._state.head)))
+        head_after = _without_none({**self._state.head, **sets})
+        return PlanMove(head, moves, fixed, self._due, head_after)
 
     def _find_has_forked(self) -> bool:
         """Return whether visits of steps on cycles are counted in items. A single branch counts its own."""
@@ -150,24 +173,13 @@ class SwitchWrites:
     def _step_of(self, name: str) -> Any:
         return self._context.plans.step(self._run.plan_hash, name)
 
-    def _visit_writes(self, visit: Visit) -> Iterable[Write]:
-        key = keys.visit(visit.run_id, visit.id, self._spread)
-        item = self._known.get(visit.id)
-        if item is None:
-            yield self._new_visit(key, visit)
-        elif visit.id not in self._live_ids:
-            yield Update(key, {"step": visit.step}, when=(PRESENT,))
-        elif not item.is_written:
-            yield self._first_item(key, visit, self._origin_of(item))
-        else:
-            yield from self._changed_item(replace(item, origin=self._origin_of(item)), visit)
-
     def _origin_of(self, item: VisitItem) -> VisitOrigin:
         counts = {} if self._has_forked else self._carried.counts
         return replace(item.origin, counts=counts, has_forked=self._has_forked)
 
-    def _new_visit(self, key: keys.ItemKey, visit: Visit) -> Put:
+    def _new_visit(self, visit: Visit) -> Put:
         """Return the write of a visit that begins in the other plan, or that holds given values."""
+        key = keys.visit(visit.run_id, visit.id, self._spread)
         is_begun = visit.finished_at is None
         causes = self._senders_of_begun if is_begun else ()
         origin = VisitOrigin(
@@ -188,11 +200,26 @@ class SwitchWrites:
         self._announce(VisitItem(visit, origin, {**stored, **key._asdict()}))
         return Put(key, stored)
 
-    def _changed_item(self, item: VisitItem, visit: Visit) -> Iterable[Write]:
-        """Yield the writes of a visit that goes on, and that has an item."""
+    def _move_visit(self, visit: Visit) -> VisitMove:
+        """Return the change of a visit that goes on, or of one whose step has another name."""
+        key, item = keys.visit(visit.run_id, visit.id, self._spread), self._known[visit.id]
+        if visit.id not in self._live_ids:
+            sets: Item = {"step": visit.step}
+            return VisitMove(Update(key, sets, when=(PRESENT,)), sets, item.attributes)
+        origin = self._origin_of(item)
+        if item.is_written:
+            return self._changed_item(key, replace(item, origin=origin), visit)
+        earlier = _without_none(encode_unclaimed(item.visit, item.origin))
+        staged = _without_none(encode_origin(visit, origin)) | {"fence": visit.fence, "era": self._era}
+        staged |= dict.fromkeys(encode_origin(visit, origin).keys() & earlier.keys() - staged.keys())
+        return VisitMove(self._first_item(key, visit, origin), staged, earlier, is_new=True)
+
+    def _changed_item(self, key: keys.ItemKey, item: VisitItem, visit: Visit) -> VisitMove:
+        """Return the change of a visit that goes on, and that has an item."""
         self._count(visit.step, item.origin.home)
         when: tuple[Condition, ...] = (*is_unchanged(item.visit), ("due", "=", item.attributes["due"]))
         fenced = {"fence": visit.fence, "era": self._era}
+        events: Sequence[Write] = ()
         if self._is_resumed:
             writes, again = build_reopen_writes(self._context, self._state.head, item, visit)
             update, *events = writes
@@ -201,21 +228,20 @@ class SwitchWrites:
             for name, change in ended.items():
                 counted = self._ended_waits.setdefault(home, {})
                 counted[name] = counted.get(name, 0) + change
-            self._announce(again)
-            yield replace(update, set={**update.set, **fenced}, when=when)
-            yield from events
-            return
-        changed = encode_origin(visit, item.origin) | fenced
-        sets = {
-            name: value for name, value in changed.items() if value is not None or name in item.attributes
-        }
-        self._announce(VisitItem(visit, item.origin, {**item.attributes, **_without_none(sets)}))
-        yield Update(keys.visit(visit.run_id, visit.id, self._spread), sets, when=when)
+            sets = {**update.set, **fenced}
+        else:
+            changed = encode_origin(visit, item.origin) | fenced
+            sets = {
+                name: value for name, value in changed.items() if value is not None or name in item.attributes
+            }
+            again = VisitItem(visit, item.origin, {**item.attributes, **_without_none(sets)})
+        self._announce(again)
+        return VisitMove(Update(key, sets, when=when), sets, item.attributes, events=events)
 
     def _announce(self, item: VisitItem) -> None:
         """Let a visit be announced that is due. A resume announces its visits itself."""
         if item.visit.status is VisitStatus.READY and not self._is_resumed:
-            self.due.append(item)
+            self._due.append(item)
 
     def _count(self, step: str, home: int) -> None:
         """Count a branch. In sequential mode, the stack counts those that can reach a join."""
@@ -294,13 +320,6 @@ class SwitchWrites:
             is_same: Condition = ("version", "absent", None) if version is None else ("version", "=", version)
             yield Update(keys.counter(run.id, home), sets, added, when=(is_same,))
 
-    def _head_update(self) -> Update:
-        head = self._state.head
-        is_same: tuple[Condition, ...] = tuple(
-            (name, "=", head[name]) if name in head else (name, "absent", None) for name in _SAME_HEAD
-        )
-        return Update(keys.head(self._run.id), self._head_sets(), when=(PRESENT, *is_same))
-
     def _head_sets(self) -> Item:
         """Return the attributes of the head that change. A value None removes the attribute."""
         run, head, blobs = self._run, self._state.head, self._context.blobs
@@ -324,6 +343,11 @@ class SwitchWrites:
             sets |= dict.fromkeys(("stop", "held", "finished", "result", "error", "errors", "skips"))
             sets |= {"status": run.status.value, "resumes": run.resumes, "reopening": True}
         return sets
+
+
+def is_same_head(head: Item) -> tuple[Condition, ...]:
+    """Return the condition that a run has not changed in any way that matters to its plan."""
+    return tuple((name, "=", head[name]) if name in head else (name, "absent", None) for name in _SAME_HEAD)
 
 
 def _follows_from_plan(name: str) -> bool:

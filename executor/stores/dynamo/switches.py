@@ -8,12 +8,18 @@ the statuses and the fences of all visits that go on, and the versions of the co
 worker claims or commits meanwhile, and nothing has changed then. The transaction resumes a run that has
 ended, too, as an interrupted resume does, and what is left is completed in the same way.
 
+If the writes do not fit into one transaction, the visits are held before it, and written after it
+(`plan_moves.py`).
+
 Cost: two reads of the run with its joins and numbers, and one transaction.
 
-Limits: the writes of `switch_writes.py` fit into one transaction, or the switch is refused as `busy`.
+Limits: the head, the counters, the joins and the numbers fit into one transaction, or the switch is refused
+as `busy`.
 """
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import PayloadTooLargeError, RejectedError
@@ -26,13 +32,26 @@ from noetl.executor.stores.dynamo.arrivals import Arrival, decode_carried, find_
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.branch_stacks import decode_stack
 from noetl.executor.stores.dynamo.context import DynamoContext
-from noetl.executor.stores.dynamo.expressions import Delete, Update, Write
+from noetl.executor.stores.dynamo.expressions import PRESENT, Delete, Write
 from noetl.executor.stores.dynamo.history import RunHistory
+from noetl.executor.stores.dynamo.plan_moves import (
+    begin_move,
+    hold_visits,
+    is_moving,
+    settle_move,
+    settle_visits,
+)
 from noetl.executor.stores.dynamo.resumes import Resumes
-from noetl.executor.stores.dynamo.run_items import decode_run, derive_deadline_visit, put_request, spread_of
+from noetl.executor.stores.dynamo.run_items import (
+    decode_run,
+    derive_deadline_visit,
+    put_request,
+    run_id_of,
+    spread_of,
+)
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, load_run, read_snapshot
-from noetl.executor.stores.dynamo.switch_writes import RunBeforeSwitch, SwitchWrites
-from noetl.executor.stores.dynamo.table import MAX_TRANSACTION_ITEMS
+from noetl.executor.stores.dynamo.switch_writes import PlanMove, RunBeforeSwitch, SwitchWrites, is_same_head
+from noetl.executor.stores.dynamo.table import MAX_TRANSACTION_ITEMS, fits_transaction
 from noetl.executor.stores.plan_uses import deleted_plan
 from noetl.planner.frozen import replace
 
@@ -67,56 +86,89 @@ class DynamoSwitches:
         if idempotency is not None and self._resumes.was_requested(run, idempotency):
             return load_run(context, context.heads.read(run.id))
         state = self._read(run.id, judged.read_at)
+        if is_moving(state.head):
+            message = f"another request changes the plan of run {run.id}; try again in a minute"
+            raise RejectedError("busy", message)
         if not is_same_state(judged, state.records):
             return None
         if state.head.get("expires", now + 1) <= now:
             raise RejectedError("not_resumable", f"the retention period of run {run.id} is over")
         if not context.plan_uses.require(run.plan_hash):
             raise deleted_plan(run.plan_hash)
-        writes = SwitchWrites(context, state, switched, now)
+        change = self._complete_change(state, SwitchWrites(context, state, switched, now), run, idempotency)
         try:
-            context.table.write(self._complete_writes(state, writes, run, idempotency))
+            if change.is_small:
+                context.table.write(change.all_writes)
+            elif not self._move(state.head, change, now):
+                return None
         except ConditionFailed:
             return None  # it has changed since it was read
         except PayloadTooLargeError as problem:
             raise _too_large(run.id) from problem
-        self._announce(state, writes, now)
+        self._announce(state, change, now)
         context.changes.notify()
         return run
 
-    def _complete_writes(
+    def _complete_change(
         self, state: RunBeforeSwitch, writes: SwitchWrites, run: Run, idempotency: tuple[str, str] | None
-    ) -> list[Write]:
+    ) -> PlanMove:
         """Return all writes of a switch, with those of its request, and of the wait of its parent."""
-        head, *moved = writes.build()
+        change = writes.build()
+        head, more = change.head, list[Write]()
         if idempotency is not None:
-            assert isinstance(head, Update)
             request = put_request(run, idempotency)
             head = replace(head, append={"requests": [request.key.pk]})
-            moved.append(request)
+            more.append(request)
         if run.parent is not None and state.records.run.status.is_final:
             parent = run.parent
             spread = self._context.heads.spread(parent.run_id)
-            moved.append(Delete(keys.wait(parent.run_id, parent.visit_id, parent.id, spread)))
-        if len(moved) >= MAX_TRANSACTION_ITEMS:
-            raise _too_large(run.id)
-        return [head, *moved]
+            more.append(Delete(keys.wait(parent.run_id, parent.visit_id, parent.id, spread)))
+        return replace(change, head=head, fixed=[*change.fixed, *more])
 
-    def _announce(self, state: RunBeforeSwitch, writes: SwitchWrites, now: float) -> None:
+    def _move(self, head: Item, change: PlanMove, now: float) -> bool:
+        """Write a change that one transaction cannot hold. Return False if the run has changed.
+
+        Raises:
+            PayloadTooLargeError: one transaction cannot hold what must change at once.
+        """
+        context, key = self._context, keys.head(run_id_of(head))
+        if not fits_transaction([change.head, *change.fixed]):
+            raise _too_large(run_id_of(head))
+        held = begin_move(context, head, now, change.head.when)
+        if held is None:
+            return False
+        has_moved = False
+        try:
+            if hold_visits(context, held, change.moves):
+                with suppress(ConditionFailed):
+                    flip = replace(change.head, key=key, when=(PRESENT, *is_same_head(held)))
+                    context.table.write([flip, *change.fixed])
+                    has_moved = True
+        except PayloadTooLargeError:
+            settle_move(context, held, now, is_forced=True)
+            raise
+        current = context.heads.read(run_id_of(head))
+        if current["moving"] == held["moving"]:
+            settle_move(context, current, now, is_forced=True)
+        return has_moved
+
+    def _announce(self, state: RunBeforeSwitch, change: PlanMove, now: float) -> None:
         """Announce the visits that are due, or complete the resume of a run that had ended."""
-        head = writes.head_after()
+        head = change.head_after
         if state.records.run.status.is_final:
             self._resumes.complete(head, now)
             return
         deadline = derive_deadline_visit(head)
         has_moved = head.get("deadline") != state.head.get("deadline")
         self._context.announcer.announce(
-            head, [*writes.due, *([deadline] if deadline is not None and has_moved else [])], now
+            head, [*change.due, *([deadline] if deadline is not None and has_moved else [])], now
         )
 
     def _read(self, run_id: str, now: float) -> RunBeforeSwitch:
         """Return a run as it is now. An interrupted resume is completed before."""
         context, head = self._context, self._context.heads.read(run_id)
+        if is_moving(head):
+            settle_move(context, head, now)
         if "reopening" in head:
             self._resumes.complete(head, now)
         numbers = range(spread_of(head))
@@ -127,6 +179,9 @@ class DynamoSwitches:
         snapshot = read_snapshot(context, run_id, with_outputs=True)
         if snapshot is None:
             raise unknown_run(run_id)
+        if not is_moving(snapshot.head) and any("moving" in item.attributes for item in snapshot.items):
+            settle_visits(context, snapshot.head)  # a move was given up, and not all visits were written
+            return self._read(run_id, now)
         arrivals = self._read_arrivals(snapshot, joins)
         run = decode_run(snapshot.head, context.blobs, snapshot.counts)
         waiting: dict[str, list[Branch]] = {}
@@ -169,7 +224,8 @@ class DynamoSwitches:
 
 def _too_large(run_id: str) -> RejectedError:
     message = (
-        f"run {run_id} has more branches than DynamoDB changes at once ({MAX_TRANSACTION_ITEMS} items);"
+        f"run {run_id} has more joins, steps on cycles or values than DynamoDB changes at once"
+        f" ({MAX_TRANSACTION_ITEMS} items, 4 MB);"
         " wait until fewer branches are left, or start a new run of the corrected playbook"
     )
     return RejectedError("busy", message)

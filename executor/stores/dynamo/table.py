@@ -54,6 +54,9 @@ MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
 _MARGIN_BYTES = 8 * 1024
 """Bytes of an item that are kept free for attributes that an update does not write."""
 
+_MAX_WRITTEN_BYTES = MAX_TRANSACTION_BYTES - MAX_TRANSACTION_ITEMS * 1024
+"""Bytes that the writes of a transaction may have. The rest is for keys and conditions."""
+
 
 class DynamoTable:
     """A table of the account and region that the environment names."""
@@ -281,6 +284,12 @@ def _projection(attributes: Sequence[str]) -> dict[str, Any]:
     return {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names} if names else {}
 
 
+def fits_transaction(writes: Sequence[Write], *, more: int = 0) -> bool:
+    """Return whether one transaction can hold writes, with `more` condition checks."""
+    size = sum(write.size for write in writes)
+    return len(writes) + more <= MAX_TRANSACTION_ITEMS and size <= _MAX_WRITTEN_BYTES
+
+
 def _check_sizes(writes: Sequence[Write]) -> None:
     """Raise PayloadTooLargeError for writes that DynamoDB would refuse."""
     largest = max(write.size for write in writes)
@@ -292,7 +301,7 @@ def _check_sizes(writes: Sequence[Write]) -> None:
         raise PayloadTooLargeError(
             f"a commit changes more than the {MAX_TRANSACTION_ITEMS} items of a DynamoDB transaction"
         )
-    if sum(write.size for write in writes) > MAX_TRANSACTION_BYTES - MAX_TRANSACTION_ITEMS * 1024:
+    if sum(write.size for write in writes) > _MAX_WRITTEN_BYTES:
         raise PayloadTooLargeError(
             f"a commit has more than the {MAX_TRANSACTION_BYTES:,} bytes of a DynamoDB transaction"
         )

@@ -37,6 +37,7 @@ Attributes of a visit item (their names are stored, and never change):
 | `resumes` | the resume count of the run, for the visits that end it |
 | `spent` | times of the run up to the last commit, see `carried_times.py` |
 | `era` | how often the run had changed its plan when the visit was finished or changed its plan, if ever |
+| `moving`, `moved` | while the run changes its plan: what the visit is in that plan, see `plan_moves.py` |
 | `history` | set if the visit was copied from the run that this run continues |
 | `expires` | time from which the item may be deleted |
 
@@ -80,6 +81,7 @@ VISIT_ATTRIBUTES = (
     "told", "saves", "case", "failure", "begun", "awaits", "paused", "wakes", "step", "clock", "number",
     "names", "cause", "causes", "index", "home", "counts", "entered", "forked", "line", "at", "next",
     "numbers", "begins", "waited", "counted", "last", "resumes", "spent", "history", "era",
+    "moving", "moved",
 )  # fmt: skip
 """Attributes of a visit without its outputs, which may be long."""
 

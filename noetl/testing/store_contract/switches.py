@@ -106,8 +106,39 @@ def held_state(harness: RunHarness) -> Any:
     return records.run, sorted(visits, key=lambda visit: visit.id), arrivals, records.waves
 
 
+def build_wide(width: int) -> str:
+    """Return a playbook with a fork of `width` branches, of which the last one fails, and their join."""
+    names = [f"b{number}" for number in range(width)]
+    commands = [*["{action: log, message: done}"] * (width - 1), '{action: shell, command: ["false"]}']
+    lines = ["steps:", f"- {{name: a, rule: [{{case: default, run: [{', '.join(names)}]}}]}}"]
+    lines += [
+        f"- {{name: {name}, run: [{command}], rule: [{{case: default, run: [c]}}]}}"
+        for name, command in zip(names, commands, strict=True)
+    ]
+    return "\n".join([*lines, "- {name: c, run: [{action: log, message: met}]}"])
+
+
 class SwitchesContract(ContractFixtures):
     """Tests of switches to other plans."""
+
+    @pytest.mark.parametrize(("width", "executed"), [(150, 1), (150, 60), (400, 1)])
+    def test_wide_run_continues(self, store: Store, width: int, executed: int) -> None:
+        text = build_wide(width)
+        harness = RunHarness(store, text)
+        for _ in range(executed):
+            assert harness.execute_next()
+        new = compile_text(text.replace("message: met", "message: corrected"))
+        assert switch(harness, text.replace("message: met", "message: corrected")).run is not None
+        records = store.switches.read(harness.id, harness.clock())
+        live = [visit for visit in records.visits if records.is_live(visit)]
+        assert (records.run.plan_hash, records.run.live) == (new.hash, width)
+        assert len(live) == width - (executed - 1)
+        assert {len(arrived) for arrived in records.arrivals.values()} == ({executed - 1} - {0})
+        assert {visit.fence for visit in live} == {1}
+        assert failed_checks(store) == []
+        for _ in range(3):
+            assert harness.execute_next()
+        assert sum(visit.finished_at is not None for visit in harness.visits) == executed + 3
 
     def test_failed_run_continues_with_a_join_under_way(self, store: Store) -> None:
         harness = RunHarness(store, WRONG, {"m": "a"}).finish()
