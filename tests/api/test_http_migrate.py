@@ -8,10 +8,16 @@ import httpx
 import pytest
 
 from tests.api.responses import assert_problem
+from tests.api.stores import choose_store
 from tests.api.test_http_pause import answer, start, wait_until
 from tests.api.test_http_switch import DOUBLED, QUESTION, WRONG, result_of
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["sqlite", "dynamodb"])
+def settings(request: pytest.FixtureRequest, settings: dict[str, str]) -> dict[str, str]:
+    return choose_store(request, settings)
 
 
 async def migrate(http: httpx.AsyncClient, query: dict[str, Any] | None = None, **body: Any) -> Any:
@@ -78,6 +84,7 @@ async def test_a_migration_is_undone(http: httpx.AsyncClient) -> None:
     assert await result_of(http, runs[0]) == ("succeeded", {"answer": 7})
 
 
+@pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
 async def test_wrong_request_is_a_problem(http: httpx.AsyncClient) -> None:
     refused = await http.post(
         "/workflows/bulk/migrate", json={"playbook": QUESTION, "undo": True, "ids": ["a"]}

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from noetl.infra.dynamodb import upgrade
 from tests.api.responses import assert_problem
+from tests.api.stores import choose_store
 from tests.api.test_http_pause import answer, read_run, start, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -18,11 +18,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(params=["sqlite", "dynamodb"])
 def settings(request: pytest.FixtureRequest, settings: dict[str, str]) -> dict[str, str]:
-    if request.param == "sqlite":
-        return settings
-    request.getfixturevalue("aws")
-    upgrade("noetl")
-    return {**settings, "NOETL_STORE": "dynamodb://noetl"}
+    return choose_store(request, settings)
 
 
 WRONG = """\

@@ -1,0 +1,18 @@
+"""The stores in which tests of the HTTP API run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from noetl.infra.dynamodb import upgrade
+
+
+def choose_store(request: pytest.FixtureRequest, settings: Mapping[str, str]) -> dict[str, str]:
+    """Return settings with the store that the parameter of a fixture names: `sqlite` or `dynamodb`."""
+    if request.param == "sqlite":
+        return dict(settings)
+    request.getfixturevalue("aws")
+    upgrade("noetl")
+    return {**settings, "NOETL_STORE": "dynamodb://noetl"}
