@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.continued_run import has_other_plan
+from noetl.executor.model.special_visits import has_given_visit
 from noetl.planner.continuation.verdict import Reason, SwitchVerdict
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def check_same_plan(run_id: str, events: Iterable[Event], visits: Iterable[Visit
     if any(event.type == "workflow.migrated" for event in events):
         message = f"run {run_id} has continued in another version of its playbook"
         raise RejectedError("no_past", f"{message}; {result}")
-    if has_other_plan(visits):
+    if has_given_visit(visits):
         message = f"run {run_id} has continued a run of another version of its playbook"
         raise RejectedError("no_past", f"{message}; {result}")
 
@@ -39,7 +39,7 @@ def has_other_plans(context: TenantContext, run_id: str, visits: Iterable[Visit]
     from noetl.executor.engine.run_events import read_events
 
     is_switched = any(event.type == "workflow.migrated" for event in read_events(context.store, run_id))
-    return is_switched or has_other_plan(visits)
+    return is_switched or has_given_visit(visits)
 
 
 def judge_restart(context: TenantContext, point: RestartPoint) -> RunRecords:

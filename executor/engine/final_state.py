@@ -7,9 +7,8 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from noetl.executor.engine.scope import find_lost_names, view_step
-from noetl.executor.model.plan_switch import SWITCH_STEP
 from noetl.executor.model.run import Run, Visit, VisitStatus
-from noetl.executor.model.special_visits import is_pseudo_step
+from noetl.executor.model.special_visits import SWITCH_STEP, is_pseudo_step
 from noetl.executor.model.transition import merge_names
 from noetl.executor.stores.interface import Store
 

@@ -26,11 +26,10 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.consistent_cut import cut_before, keep_branch
 from noetl.executor.model.continued_run import ContinuedRun, PlanChange, continue_records
 from noetl.executor.model.ids import derived_id
-from noetl.executor.model.plan_switch import SWITCH_STEP
 from noetl.executor.model.run import Branch, FailureState, Run, Visit
 from noetl.executor.model.run_history import RunRecords, read_switch_state
 from noetl.executor.model.run_transition import check_input_kept, payload_lost
-from noetl.executor.model.special_visits import is_branch_visit, is_pseudo_step
+from noetl.executor.model.special_visits import SWITCH_STEP, is_branch_visit, is_pseudo_step
 from noetl.executor.model.transition import branches_after
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.model.visit_transition import enter_step

@@ -17,11 +17,12 @@ Limits: work that had begun in a visit begins again. Branches that have ended in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from noetl.executor.model.plan_switch import SWITCH_STEP, CarriedRun, carry, given_visit
+from noetl.executor.model.plan_switch import CarriedRun, carry, given_visit
 from noetl.executor.model.run import Branch, FailureState, Run, Visit
 from noetl.executor.model.run_history import RunRecords
+from noetl.executor.model.special_visits import has_given_visit
 from noetl.executor.model.transition import branches_after
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.model.visit_transition import enter_step
@@ -45,7 +46,7 @@ class ContinuedRun:
     @property
     def has_other_plan(self) -> bool:
         """True if the finished visits were done in another plan than that of the run."""
-        return has_other_plan(self.history)
+        return has_given_visit(self.history)
 
 
 @frozen
@@ -54,14 +55,6 @@ class PlanChange:
 
     plan: Plan
     switch: Switch
-
-
-def has_other_plan(visits: Iterable[Visit]) -> bool:
-    """Return whether visits of a run were done in another plan, as its history says.
-
-    A run that was switched without given values has events instead.
-    """
-    return any(visit.step == SWITCH_STEP for visit in visits)
 
 
 def continue_records(

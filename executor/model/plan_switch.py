@@ -28,15 +28,12 @@ from noetl.executor.model.branch_stack import BranchStack
 from noetl.executor.model.ids import derived_id, ordered_id
 from noetl.executor.model.run import Branch, Pointers, Visit, VisitStatus
 from noetl.executor.model.run_history import RunRecords, names_of_branches
-from noetl.executor.model.special_visits import is_branch_visit
+from noetl.executor.model.special_visits import SWITCH_STEP, is_branch_visit
 from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.model.visit_transition import enter_step
 from noetl.planner.continuation.switch_state import Switch, rename_pointers
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Plan, Step
-
-SWITCH_STEP = "@switch"
-"""The pseudo-step whose visit holds the values that were given for a switch."""
 
 UNDONE_STEP = "@undone"
 """The pseudo-step of such a visit after the switch was undone. Nothing reads its values any more."""

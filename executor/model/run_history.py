@@ -24,7 +24,7 @@ from noetl.executor.model.branch_stack import BranchStack
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.run import Branch, FailureState, Pointers, Run, Visit, VisitStatus
-from noetl.executor.model.special_visits import is_branch_visit, is_pseudo_step
+from noetl.executor.model.special_visits import has_given_visit, is_branch_visit, is_pseudo_step
 from noetl.executor.model.transition import StepOf, branches_after, names_after
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.model.visit_transition import SKIP, read_skip
@@ -43,7 +43,7 @@ class RunRecords:
     `arrivals` holds the branches that wait at each join, `waves` how often each join has fired. In sequential
     mode, `stack` has the branches instead. `events` are those of the actions of visits that are not over. A
     resume continues `ended` branches as well. The records were read at `read_at`: a claim whose lease had
-    ended by then is lost.
+    ended by then is lost. With `had_other_plans`, some visits were done before the run had its plan.
     """
 
     run: Run
@@ -54,6 +54,7 @@ class RunRecords:
     resumes_ended: bool = False
     read_at: float = 0.0
     stack: BranchStack | None = None
+    had_other_plans: bool = False
 
     def is_claimed(self, visit: Visit) -> bool:
         """Return whether a worker holds the visit."""
@@ -103,6 +104,7 @@ def read_switch_state(records: RunRecords, plan: Plan) -> SwitchState:
         records.run.variables,
         any(map(records.is_claimed, records.visits)),
         _has_begun_to_end(records.visits, plan.header),
+        is_edited=records.had_other_plans or has_given_visit(records.visits),
         in_line=in_line,
         is_over=has_ended and not (branches or in_line),
     )

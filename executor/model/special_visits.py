@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.run import DEADLINE, END, Visit, VisitStatus
 from noetl.planner.frozen import replace
 
 FINALLY_CLOCK = 2**40
 """The causal clock of the finally step. It is greater than every other clock of a run."""
+
+
+SWITCH_STEP = "@switch"
+"""The pseudo-step whose visit holds the values that were given for a switch."""
+
+
+def has_given_visit(visits: Iterable[Visit]) -> bool:
+    """Return whether a visit holds values that were given for a switch, or marks the plan before it."""
+    return any(visit.step == SWITCH_STEP for visit in visits)
 
 
 def is_pseudo_step(step: str) -> bool:

@@ -25,9 +25,10 @@ from typing import Any
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
-from noetl.executor.model.plan_switch import SWITCH_STEP, UNDONE_STEP, CarriedRun, carry, count_given
+from noetl.executor.model.plan_switch import UNDONE_STEP, CarriedRun, carry, count_given
 from noetl.executor.model.run import Branch, Pointers, Run, Visit
 from noetl.executor.model.run_history import RunRecords
+from noetl.executor.model.special_visits import SWITCH_STEP
 from noetl.planner.continuation.switch_state import Switch, rename_pointers
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Plan, canonical_json

@@ -10,9 +10,10 @@ import pytest
 from noetl.executor.actions import catalogue
 from noetl.executor.model.events import Event
 from noetl.executor.model.outcome import error_record
-from noetl.executor.model.plan_switch import SWITCH_STEP, CarriedRun, carry
+from noetl.executor.model.plan_switch import CarriedRun, carry
 from noetl.executor.model.run import END, Branch, FailureState, Progress, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_history import RunRecords, names_of_branches, read_switch_state
+from noetl.executor.model.special_visits import SWITCH_STEP
 from noetl.planner.continuation.judge import ALL_CONDITIONS, SwitchJudge, may_continue
 from noetl.planner.continuation.switch_state import Begun, DoneStep, Switch
 from noetl.planner.frozen import replace

@@ -273,3 +273,26 @@ def test_undoing_reads_a_long_history(store: Store, monkeypatch: pytest.MonkeyPa
     assert switcher.switch(harness.id, request_for(store, compile_text(CORRECTED))).run is not None
     switcher.undo(harness.id)
     assert harness.run.plan_hash == harness.plan.hash
+
+
+TWICE = """
+    steps:
+    - {name: a, run: [{action: log, message: a}], rule: [{case: default, run: [b]}]}
+    - {name: b, run: [{action: log, message: b}], rule: [{case: default, run: [c]}]}
+    - {name: c, run: [{action: log, message: c}]}
+"""
+
+
+def test_second_switch_does_not_trust_the_plan_of_the_first(store: Store) -> None:
+    """The done step saves `x` in both later plans, but it was done in the first one."""
+    harness = RunHarness(store, TWICE)
+    harness.execute_next()
+    saves = TWICE.replace("message: a}", "message: a}, {action: set, set: {x: 1}}")
+    switcher = PlanSwitcher(store, harness.clock, judge)
+    assert switcher.switch(harness.id, request_for(store, compile_text(saves))).run is not None
+    reads = compile_text(saves.replace("message: c", "message: '{{ x }}'"))
+    verdict = switcher.switch(harness.id, request_for(store, reads)).verdict
+    assert [required.name for required in verdict.required] == ["x"]
+    assert switcher.switch(harness.id, request_for(store, reads, Switch(given={"x": 2}))).run is not None
+    harness.plan = reads
+    assert harness.finish().status == "succeeded"

@@ -45,6 +45,7 @@ from noetl.executor.stores.dynamo.resumes import Resumes
 from noetl.executor.stores.dynamo.run_items import (
     decode_run,
     derive_deadline_visit,
+    era_of,
     put_request,
     run_id_of,
     spread_of,
@@ -200,6 +201,7 @@ class DynamoSwitches:
             resumes_ended=run.status.is_final,
             read_at=now,
             stack=stack,
+            had_other_plans=era_of(snapshot.head) > 0,
         )
         by_number = {
             number: counters[key] for number in numbers if (key := keys.counter(run_id, number)) in counters

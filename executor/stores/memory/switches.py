@@ -13,6 +13,7 @@ from noetl.executor.model.run_history import ACTION_EVENTS, RunRecords
 from noetl.executor.model.run_switch import SwitchedRun, is_same_state
 from noetl.executor.model.run_transition import check_same_request
 from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.model.switch_undo import SWITCHED
 from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.memory.visits import MemoryVisits
@@ -74,6 +75,7 @@ def _read(record: RunRecord, now: float) -> RunRecords:
         resumes_ended=record.run.status.is_final,
         read_at=now,
         stack=stack,
+        had_other_plans=any(event.type == SWITCHED for event in record.history),
     )
 
 

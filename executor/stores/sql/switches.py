@@ -24,6 +24,7 @@ from noetl.executor.model.run_history import ACTION_EVENTS, RunRecords
 from noetl.executor.model.run_switch import SwitchedRun, is_same_state
 from noetl.executor.model.run_transition import unknown_run
 from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.model.switch_undo import SWITCHED
 from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
@@ -109,7 +110,18 @@ def _read(db: Writer, run_id: str, now: float) -> RunRecords:
     visits = [visit_from_row(row) for row in db.execute("switches.visits", run_id=run_id).fetchall()]
     fired = {step: wave for step, wave in waves.items() if wave}
     is_final = run.status.is_final
-    return RunRecords(run, visits, arrivals, fired, resumes_ended=is_final, read_at=now, stack=stack)
+    needle = f'"{SWITCHED}"'
+    is_switched = db.execute("switches.find_event", run_id=run_id, needle=needle).fetchone() is not None
+    return RunRecords(
+        run,
+        visits,
+        arrivals,
+        fired,
+        resumes_ended=is_final,
+        read_at=now,
+        stack=stack,
+        had_other_plans=is_switched,
+    )
 
 
 def _decode_names(row: Row) -> dict[str, tuple[int, str]]:

@@ -18,9 +18,9 @@ from noetl.executor.engine.restart import (
 )
 from noetl.executor.engine.switching import SwitchRequest
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.continued_run import has_other_plan
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_history import RunRecords
+from noetl.executor.model.special_visits import has_given_visit
 from noetl.executor.stores.interface import Store
 from noetl.planner.continuation.judge import may_continue
 from noetl.planner.continuation.switch_state import Switch
@@ -237,7 +237,7 @@ class ContinuedRunsContract(ContractFixtures):
         again.finish()
         assert (again.status, again.result) == ("succeeded", {"left": 2, "right": 6, "sum": 80})
         assert {event.step for event in again.events if event.type == "step.started"} == {"b2", "meet"}
-        assert has_other_plan(store.runs.visits_with_outputs(again.id))
+        assert has_given_visit(store.runs.visits_with_outputs(again.id))
         assert store.maintenance.check_consistency() == []
 
     def test_another_plan_has_other_names_and_reads_given_values(self, store: Store) -> None:

@@ -10,9 +10,10 @@ import pytest
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.switching import PlanSwitcher, SwitchOutcome, SwitchRequest
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.plan_switch import SWITCH_STEP, UNDONE_STEP, carry
+from noetl.executor.model.plan_switch import UNDONE_STEP, carry
 from noetl.executor.model.run import NEVER, RunStatus, VisitStatus
 from noetl.executor.model.run_switch import SwitchTarget, switch_run
+from noetl.executor.model.special_visits import SWITCH_STEP
 from noetl.executor.stores.interface import Store
 from noetl.planner.continuation.judge import may_continue
 from noetl.planner.continuation.switch_state import Switch, SwitchState
@@ -297,6 +298,13 @@ class SwitchesContract(ContractFixtures):
         execute_until_it_waits(harness)
         assert switch(harness, text.replace(without_output, ""), given={"k": 6}).run is not None
         assert harness.finish().result == {"k": 6, "x": 1, "y": 7}
+
+    def test_records_say_that_a_run_had_another_plan(self, store: Store) -> None:
+        harness = RunHarness(store, WAITING)
+        execute_until_it_waits(harness)
+        assert not store.switches.read(harness.id, 1.0).had_other_plans
+        assert switch(harness, CORRECTED).run is not None
+        assert store.switches.read(harness.id, 1.0).had_other_plans
 
     def test_renamed_step_keeps_its_visit(self, store: Store) -> None:
         harness = RunHarness(store, WAITING)

@@ -9,6 +9,10 @@ select step, id, clock, names from arrivals where run_id = :run_id order by step
 -- name: joins
 select step, wave from joins where run_id = :run_id
 
+-- Whether the run was switched before. `:needle` is the type of the event.
+-- name: find_event
+select seq from history where run_id = :run_id and {has_needle} limit 1
+
 -- name: write_run
 update runs set plan_hash = :plan_hash, version = :version, source = :source, status = :status, stop = :stop,
     resumes = :resumes, seq = seq + 1, finished_at = :finished_at, live = :live,
