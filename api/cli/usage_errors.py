@@ -69,6 +69,9 @@ def _describe_option(option: str, message: str, context: Any) -> tuple[str, str 
     known.append("--help")
     if option in _options_below(context.command):
         return f"unexpected option `{option}` before the command", f"write `{option}` after the command"
+    if option == "--where" and "--status" in known:
+        hint = "each condition is an option, such as `--status waiting`"
+        return f"unknown option `{option}` of `{context.command_path}`", hint
     meant = closest(option, known)
     options = join_words(as_code(name for name in known if name.startswith("--")), "and")
     hint = f"did you mean `{meant}`?" if meant else f"it takes {options}"

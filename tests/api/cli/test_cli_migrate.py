@@ -92,3 +92,9 @@ def test_wrong_request_is_a_sentence(
     outcome = noetl("runs", "migrate", *options)
     assert outcome.exit_code == 2
     assert sentence in outcome.err
+
+
+def test_where_names_the_option_of_the_condition(noetl: Command) -> None:
+    outcome = noetl("runs", "migrate", "--playbook", "order", "--to", "2", "--where", "status=waiting")
+    assert outcome.exit_code == 2
+    assert "unknown option `--where` of `noetl runs migrate`; each condition is an option" in outcome.err
