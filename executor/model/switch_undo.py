@@ -12,7 +12,9 @@ and due times are part of it. So a claim or an answer since the switch is notice
 
 Cost: linear in the visits times the names of the run.
 
-Limits: a switch that has resumed an ended run, or has replaced values of inputs, has no way back. The
+Limits: a switch that has resumed an ended run, or has replaced values of inputs, has no way back. A resume
+drops the errors of the visits that it continues, the visits of the end, the result and the waits of a parent.
+And workers claim these visits at once, so there is hardly a moment in which nothing was done. The
 environment is evaluated again. Clocks and fences of live visits grow further.
 """
 
@@ -75,11 +77,21 @@ def find_last_switch(run_id: str, events: Sequence[Event]) -> Event:
     if place is None or "undoes" in events[place].payload:
         raise RejectedError("not_switched", f"run {run_id} has no switch to another version that stands")
     if "undo" not in events[place].payload:
-        message = f"run {run_id} had ended before its switch, or values of its input were replaced"
-        raise RejectedError("gone_on", f"{message}; let it continue in the earlier version with `playbook`")
+        raise _refuse_without_record(run_id, events[place], events[place + 1 : place + 2])
     if any(event.type not in _HARMLESS for event in events[place + 1 :]):
         raise _refuse_late(run_id)
     return events[place]
+
+
+def _refuse_without_record(run_id: str, event: Event, following: Sequence[Event]) -> RejectedError:
+    """Return the refusal to undo a switch whose event keeps nothing of the state before it."""
+    if any(later.type == "workflow.resumed" for later in following):
+        message = f"run {run_id} had ended before its switch, which has resumed it: its failures are not kept"
+    else:
+        message = f"values of the input of run {run_id} were replaced by its switch, and are not kept"
+    version = event.payload.get("from_version")
+    named = "the earlier version" if version is None else f"version `{version}`"
+    return RejectedError("gone_on", f"{message}; let it continue in {named} with `playbook`")
 
 
 def restore(plan: Plan, records: RunRecords, event: Event, now: float) -> ReplacedRun:
