@@ -84,7 +84,8 @@ class ResumePreviewService:
             raise RejectedError("not_ended", f"run {run.id} has not ended, so there is nothing to resume")
         skips = find_skips(run.id, visits, tuple(plan.steps), request.skips, request.caller)
         for step, result in request.skips.items():
-            check_skipped_result(plan.steps[step], result)
+            steps, is_sequential = plan.steps, plan.header.sequential
+            check_skipped_result(steps[step], result, steps.__getitem__, is_sequential=is_sequential)
         correct_input(plan.header, run, request.input)
         for visit in visits:
             again = reopen(visit, 0.0) if is_branch_visit(visit, plan.header.finally_step) else None

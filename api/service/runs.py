@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
@@ -427,7 +428,8 @@ class RunService:
             names = self.context.step_names(run.plan_hash)
             values = {**values, "skips": find_skips(run.id, visits, names, request.skips, request.caller)}
             for step, result in request.skips.items():
-                check_skipped_result(self.context.store.plans.step(run.plan_hash, step), result)
+                step_of = partial(self.context.store.plans.step, run.plan_hash)
+                check_skipped_result(step_of(step), result, step_of, is_sequential=header.sequential)
         self.check_quota(run.queue)
         resumed = self.context.store.runs.resume(
             run.id, now, deadline_at=deadline_at, values=values, idempotency=idempotency

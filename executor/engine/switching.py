@@ -194,7 +194,8 @@ def _mark_skips(records: RunRecords, old: Plan, request: SwitchRequest) -> RunRe
     for step, result in request.skips.items():
         name = request.switch.renamed.get(step, step)
         if name in new.steps:
-            check_skipped_result(new.steps[name], result)
+            is_sequential = new.header.sequential
+            check_skipped_result(new.steps[name], result, new.steps.__getitem__, is_sequential=is_sequential)
     visits = [
         mark_skipped(visit, skips[visit.id], run.resumes + 1) if visit.id in skips else visit
         for visit in records.visits

@@ -67,7 +67,7 @@ class SwitchState:
     """All of a run that decides whether it may continue in another plan.
 
     `ended_names` are the names that only branches which have ended have saved. `inputs` and `variables` are
-    those with which the run was started. `is_edited` is true if runs of the old plan may never be in the state.
+    those with which the run was started. `is_edited` is true if a run of the old plan may never have it.
     `in_line` is the number of branches that wait for their turn in sequential mode. `is_over` is true if all
     branches have ended by themselves, and so has the run: only `finally` and `output` are left.
     """
