@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.playbooks import registered_playbook
-from noetl.api.service.restarts import begin_restart
+from noetl.api.service.restarts import begin_restart, has_other_plans
 from noetl.api.service.step_reports import step_reports
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import (
@@ -468,7 +468,7 @@ class RunService:
         return self.context.store.plans.step(run.plan_hash, step)
 
     def _restart(self, run: Run, step: str, request: ResumeRequest) -> Run:
-        from noetl.executor.engine.restart import RestartPoint
+        from noetl.executor.engine.restart import RestartPoint, recover_names
         from noetl.executor.engine.start import check_can_restart, prefix_before, restart_from_step
 
         plans, runs = self.context.store.plans, self.context.store.runs
@@ -487,6 +487,8 @@ class RunService:
             log_run_start(created, continued.run)
             return created
         prefix = prefix_before(declared, run, visits, header.finally_step)
+        if has_other_plans(self.context, run.id, visits):
+            prefix = recover_names(prefix, plans.get(run.plan_hash), visits)
         new, first_visit, history = restart_from_step(header, prefix, request.input, now=self.context.clock())
         self.check_quota(new.queue)
         created = runs.create(new, first_visit, idempotency=idempotency, history=history)

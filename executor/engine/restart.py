@@ -21,13 +21,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from noetl.executor.engine.replay import PastRun, RecordedHistory
-from noetl.executor.engine.start import check_can_restart, new_run_from
+from noetl.executor.engine.start import RunPrefix, check_can_restart, new_run_from
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.consistent_cut import cut_before, keep_branch
 from noetl.executor.model.continued_run import ContinuedRun, PlanChange, continue_records
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.run import Branch, FailureState, Run, Visit
-from noetl.executor.model.run_history import RunRecords, read_switch_state
+from noetl.executor.model.run_history import RunRecords, names_of_branches, read_switch_state
 from noetl.executor.model.run_transition import check_input_kept, payload_lost
 from noetl.executor.model.special_visits import SWITCH_STEP, is_branch_visit, is_pseudo_step
 from noetl.executor.model.transition import branches_after
@@ -131,6 +131,18 @@ def _cut_clocks(records: RunRecords, latest: Visit) -> RunRecords:
         visits=[*settled, entered],
         waves={step: wave for step, wave in waves.items() if wave},
     )
+
+
+def recover_names(prefix: RunPrefix, plan: Plan, visits: Sequence[Visit]) -> RunPrefix:
+    """Return the prefix of a run of several plans, with all names that its branch had at the step.
+
+    A visit has only the names that were read later in the plan in which it was done. `plan` is that of now.
+    """
+    entered = [visit for visit in visits if visit.step == prefix.step.name]
+    if not entered:
+        return prefix
+    latest = max(entered, key=lambda visit: (visit.clock, visit.id))
+    return replace(prefix, names=names_of_branches(RunRecords(prefix.run, visits), plan)[latest.id])
 
 
 def find_past_state(recorded: RecordedHistory, state: PastRun) -> RunRecords:

@@ -101,10 +101,16 @@ def correct_input(header: Header, run: Run, given: Mapping[str, Any]) -> dict[st
         RejectedError: `invalid_input`, as for a new run; `payload_lost`, if the input of the run was deleted.
     """
     check_input_kept(run)
-    inputs = check_inputs(header, {**run.input, **given})
+    inputs = check_inputs(header, {**_known_inputs(header, run), **given})
     names = initial_names(run.id, header, run.created_at) | inputs | {"input": inputs}
     environment = render_section("environment", header.environment, names, InitialDataBudget())
     return {"input": inputs, "environment": environment}
+
+
+def _known_inputs(header: Header, run: Run) -> dict[str, Any]:
+    """Return the input of a run that its plan knows. A run that was switched may have more values."""
+    is_open = header.accepts_other_inputs
+    return {name: value for name, value in run.input.items() if is_open or name in header.inputs}
 
 
 @frozen
@@ -176,7 +182,7 @@ def new_run_from(header: Header, run: Run, given: Mapping[str, Any], *, now: flo
         RejectedError: `invalid_input`, as for a new run.
     """
     request = StartRequest(
-        input={**run.input, **given},
+        input={**_known_inputs(header, run), **given},
         variables=run.variables,
         tags=run.tags,
         tenant=run.tenant,

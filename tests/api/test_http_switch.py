@@ -317,6 +317,28 @@ async def test_new_run_starts_at_an_event_in_the_corrected_playbook(http: httpx.
     assert await result_of(http, response.json()["workflow_id"]) == ("succeeded", {"due": 3})
 
 
+async def test_switched_run_is_resumed_and_starts_again(http: httpx.AsyncClient) -> None:
+    """A run that has been switched twice continues, and a new run starts from one of its steps."""
+    run = await start(http, WRONG)
+    await wait_until(http, run, "failed")
+    no_truck = RIGHT.replace('{action: log, message: "{{ id }}"}', "{action: fail, message: no truck}")
+    for body in ({"playbook": no_truck}, {}):
+        assert (await resume(http, run, **body)).status_code == 202
+        assert await result_of(http, run) == ("failed", None)
+        assert (await read_run(http, run)).steps["ship"].visits == 1
+    assert (await resume(http, run, playbook=RIGHT)).status_code == 202
+    assert await result_of(http, run) == ("succeeded", {"id": 7})
+    response = await resume(http, run, **{"from": "pay"})
+    assert response.status_code == 202, response.text
+    again = response.json()["workflow_id"]
+    assert again != run
+    assert await result_of(http, again) == ("succeeded", {"id": 7})
+    assert (await http.get(f"/workflows/{again}/source")).json()["source"] == RIGHT
+    events = (await http.get(f"/workflows/{again}/events")).json()["items"]
+    begun = [event["step"] for event in events if event["type"] == "step.started"]
+    assert begun == ["pay", "ship"]
+
+
 async def test_same_key_switches_once(http: httpx.AsyncClient) -> None:
     run = await start(http, QUESTION)
     await wait_until(http, run, "waiting")

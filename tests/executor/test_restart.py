@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from noetl.executor.engine.restart import RestartPoint, find_restart_state
-from noetl.executor.engine.start import prefix_before, restart_from_step
+from noetl.executor.engine.restart import RestartPoint, find_restart_state, recover_names
+from noetl.executor.engine.start import correct_input, prefix_before, restart_from_step
 from noetl.executor.errors import RejectedError
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.frozen import replace
 from noetl.testing.run_harness import RunHarness
 from noetl.testing.store_contract.continued_runs import restart
+from noetl.testing.store_contract.switches import switch
 
 CHAIN = """
     output: {all: "{{ [a, b, c] }}", seen: "{{ steps.one.result.a }}"}
@@ -27,12 +28,24 @@ CHAIN = """
 """
 
 
+SWITCHED = """
+    steps:
+    - {name: one, run: [{action: set, set: {a: 1}}], rule: [{case: default, run: [two]}]}
+    - {name: two, run: [{action: fail, message: no}], rule: [{case: default, run: [three]}]}
+    - {name: three, run: [{action: set, set: {c: "{{ a }}"}}]}
+    output: {c: "{{ c | default(0) }}"}
+"""
+
+
 def restart_from(harness: RunHarness, step: str, **given: Any) -> RunHarness:
     """Return a new run that starts at a step of this one."""
     store = harness.store
     visits = store.runs.visits_with_outputs(harness.id)
-    header = harness.plan.header
-    prefix = prefix_before(harness.plan.steps[step], harness.run, visits, header.finally_step)
+    plan = store.plans.get(harness.run.plan_hash)
+    header = plan.header
+    prefix = prefix_before(plan.steps[step], harness.run, visits, header.finally_step)
+    if plan.hash != harness.plan.hash:
+        prefix = recover_names(prefix, plan, visits)
     run, first, history = restart_from_step(header, prefix, given, now=harness.clock())
     store.runs.create(run, first, history=history)
     again = object.__new__(RunHarness)
@@ -61,6 +74,47 @@ def test_names_saved_after_the_step_are_dropped(store: SqliteStore) -> None:
     again = restart_from(harness, "two", start=5).finish()
     assert again.result == {"all": [1, 2, 4], "seen": 1}
     assert [visit.step for visit in again.visits] == ["one", "two", "three"]
+
+
+def test_a_name_that_an_earlier_version_did_not_read_is_kept(store: SqliteStore) -> None:
+    """Start at a step that was done in a version which did not read the name any more."""
+    harness = RunHarness(store, SWITCHED).finish()
+    fixed = SWITCHED.replace("{action: fail, message: no}", "{action: log, message: done}")
+    unread = fixed.replace('{action: set, set: {c: "{{ a }}"}}', "{action: fail, message: no}")
+    assert switch(harness, unread).run is not None
+    harness.finish()
+    assert harness.visit("two").names == {}
+    assert switch(harness, fixed).run is not None
+    assert harness.finish().result == {"c": 1}
+    for step in ("two", "three"):
+        assert restart_from(harness, step).finish().result == {"c": 1}
+
+
+def test_an_input_that_the_last_version_does_not_have_is_left_out(store: SqliteStore) -> None:
+    """Resume a run, and start from one of its steps, after a version with one more input."""
+    more = SWITCHED.replace("steps:", "input: {more: {type: integer, default: 5}}\n    steps:")
+    harness = RunHarness(store, SWITCHED).finish()
+    for text in (more, SWITCHED):
+        assert switch(harness, text).run is not None
+        harness.finish()
+    assert harness.run.input == {"more": 5}
+    header = store.plans.header(harness.run.plan_hash)
+    assert correct_input(header, harness.run, {})["input"] == {}
+    fixed = SWITCHED.replace("{action: fail, message: no}", "{action: log, message: done}")
+    assert switch(harness, fixed).run is not None
+    assert harness.finish().result == {"c": 1}
+    assert restart_from(harness, "two").finish().result == {"c": 1}
+
+
+def test_an_unvisited_step_has_the_names_of_all_versions(store: SqliteStore) -> None:
+    harness = RunHarness(store, SWITCHED).finish()
+    more = SWITCHED.replace("{action: fail, message: no}", "{action: log, message: done}").replace(
+        "output:", "- {name: four, run: [{action: set, set: {c: 4}}]}\n    output:"
+    )
+    more = more.replace("run: [three]", "run: [three]}, {case: '{{ false }}', run: [four]")
+    assert switch(harness, more).run is not None
+    assert harness.finish().result == {"c": 1}
+    assert restart_from(harness, "four").finish().result == {"c": 4}
 
 
 def test_a_run_can_restart_from_its_first_step(store: SqliteStore) -> None:
