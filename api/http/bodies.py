@@ -127,6 +127,9 @@ class ResumeBody(RequestBody):
     dry_run: Annotated[bool, Expected("true or false")] = Field(
         default=False, description="Only report what would be done again."
     )
+    all_items: Annotated[bool, Expected("true or false")] = Field(
+        default=False, description="Failed loops do all of their items again, not only those that are open."
+    )
     drop_siblings: Annotated[bool, Expected("true or false")] = Field(
         default=False, description="With `from`: the branches next to the step do not continue."
     )

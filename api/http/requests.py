@@ -145,10 +145,10 @@ async def read_resume_request(
         return _past_restart(resume, resume.event, key)
     if resume.drop_siblings and resume.step is None:
         raise Problem(422, "`drop_siblings` needs `from`.", slug="conflicting-members")
-    if resume.skip and resume.step is not None:
-        raise Problem(
-            422, "`skip` continues the run, and `from` starts a new one.", slug="conflicting-members"
-        )
+    for name, value in (("skip", resume.skip), ("all_items", resume.all_items)):
+        if value and resume.step is not None:
+            detail = f"`{name}` continues the run, and `from` starts a new one."
+            raise Problem(422, detail, slug="conflicting-members")
     return ResumeRequest(
         resume.input or {},
         resume.step,
@@ -156,6 +156,7 @@ async def read_resume_request(
         drops_siblings=resume.drop_siblings,
         skips=resume.skip or {},
         is_dry_run=resume.dry_run,
+        all_items=resume.all_items,
     )
 
 
@@ -171,12 +172,14 @@ def _playbook_change(resume: ResumeBody, key: str | None) -> PlaybookChange:
         idempotency_key=key,
         skips=resume.skip or {},
         is_dry_run=resume.dry_run,
+        all_items=resume.all_items,
     )
 
 
 def _changed_restart(resume: ResumeBody, change: PlaybookChange) -> ChangedRestart:
     place = "at" if resume.step is None else "from"
-    for name, value in (("skip", resume.skip), ("wait", resume.wait)):
+    given = (("skip", resume.skip), ("wait", resume.wait), ("all_items", resume.all_items))
+    for name, value in given:
         if value:
             detail = f"`{name}` continues the run, and `{place}` starts a new one."
             raise Problem(422, detail, slug="conflicting-members")
@@ -191,6 +194,7 @@ def _past_restart(resume: ResumeBody, event: str, key: str | None) -> PastRestar
         ("from", resume.step),
         ("skip", resume.skip),
         ("drop_siblings", resume.drop_siblings),
+        ("all_items", resume.all_items),
     ):
         if value:
             detail = f"`at` starts a new run from an event; leave out `{name}` or `at`."

@@ -1,12 +1,14 @@
 """States of the items of a loop, as far as the records of a visit tell them.
 
-Problem: the engine stores nothing for an item that succeeds, and a page of items must say only what is true.
+Problem: the engine stores nothing for most items that succeed, and a page of items must say only what is
+true.
 
-Algorithm: three records are combined. Events have the counts of a loop and its failed items. The journal of a
-paused visit has an entry for each item that has begun in the current batch. The plan says how many items run
-at once. From these follow a prefix of items that have ended, single items with a known state, and one state
-of all others. If the counts say that more items have ended than are known, the others have no known state.
-They are counted as unlisted.
+Algorithm: four records are combined. Events have the counts of a loop and its failed items. The journal of a
+paused visit has an entry for each item that has begun in the current batch. That of a failed visit has the
+numbers of the items that a resume does not repeat. The plan says how many items run at once. From these
+follow a prefix of items that have ended, single items with a known state, and one state of all others. If the
+counts say that more items have ended than are known, the others have no known state. They are counted as
+unlisted.
 
 Cost: one pass over the events of the visit and over its journal. Finished visits have no journal.
 
@@ -16,14 +18,16 @@ item may run again, and is shown as failed until the visit has ended.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import Any, TypeAlias
 
 from noetl.api.service.loop_states import ItemState
 from noetl.api.service.views import LoopReport
 from noetl.executor.model.events import Event
+from noetl.executor.model.finished_items import LoopRecord, read_records
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import ErrorRecord, Visit, VisitStatus
 from noetl.planner.frozen import frozen, replace
@@ -138,6 +142,9 @@ def read_loops(
             records.setdefault(position, _LoopRecord(find_loop(position))).read_journal(
                 position, entry, journal
             )
+    for position, recorded in read_records(visit).items():
+        if position in records:
+            records[position].read_finished(recorded, is_over=visit.has_ended_branch)
     rest = _state_of_rest(visit, is_cancelled=is_cancelled)
     is_paused = visit.status in _PAUSED and rest is not ItemState.CANCELLED
     return {
@@ -162,6 +169,8 @@ class _LoopRecord:
         self.done = self.failed = self.committed = 0
         self.total: int | None = None
         self.known: dict[int, KnownItem] = {}
+        self.is_in_order = loop is not None and loop.concurrency == 1
+        self.finished: Sequence[Sequence[int]] = ()
 
     def read_progress(self, payload: Mapping[str, Any]) -> None:
         self.done, self.failed, self.total = payload["done"], payload["failed"], payload["total"]
@@ -176,6 +185,15 @@ class _LoopRecord:
         self.committed = self._begin_of_batch(self.done)
         self.known = {number: item for number, item in self.known.items() if number <= self.committed}
         self.done, self.failed = self.committed, len(self.known)
+
+    def read_finished(self, recorded: LoopRecord, *, is_over: bool) -> None:
+        """Add the items that a failed attempt has finished.
+
+        If the visit goes on, it may do some of them again, and items have not ended in their order.
+        """
+        is_prefix = len(recorded.done) == 1 and recorded.done[0][0] == 1
+        self.is_in_order = self.is_in_order and is_over and is_prefix
+        self.finished = recorded.done if is_over else ()
 
     def read_journal(self, position: str, entry: Mapping[str, Any], journal: Mapping[str, Any]) -> None:
         """Add the items of a paused loop. Its entry counts those of the batches before."""
@@ -211,8 +229,14 @@ class _LoopRecord:
         total = self.total or 0
         waits = () if is_paused else (ItemState.WAITING, ItemState.RETRYING)
         known = {number: item for number, item in self.known.items() if item.state not in waits}
-        if self.done == total or (self._loop is not None and self._loop.concurrency == 1):
+        if self.done == total or self.is_in_order:
             prefix = self.done
+        elif self.finished:
+            prefix = self.finished[0][1] if self.finished[0][0] == 1 else self.committed
+            later_ranges = itertools.chain.from_iterable(range(a, b + 1) for a, b in self.finished)
+            known = {
+                number: KnownItem(ItemState.SUCCEEDED) for number in later_ranges if number > prefix
+            } | known
         elif rest is ItemState.CANCELLED:
             prefix = self._begin_of_batch(self.done)
         else:

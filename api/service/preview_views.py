@@ -28,13 +28,31 @@ class RepeatedAction(View, schema_name="RepeatedAction"):
     idempotent: bool
 
 
+class RepeatedLoop(View, schema_name="RepeatedLoop"):
+    """Loop in a step that a resume does again: `done` items stay, and `again` are done again.
+
+    `numbers` are the first of these. `lost` more items had succeeded, but their results were too large.
+    """
+
+    position: str
+    total: int
+    done: int
+    again: int
+    numbers: Sequence[int]
+    lost: int
+
+
 class RepeatedStep(View, schema_name="RepeatedStep"):
-    """Visit of a step that a resume does again, and why: it has failed, is parked, or follows `from`."""
+    """Visit of a step that a resume does again, and why: it has failed, is parked, or follows `from`.
+
+    `loops` are its failed loops some of whose items had succeeded.
+    """
 
     step: str
     visit: int
     reason: Literal["failed", "parked", "skipped", "from", "after"]
     actions: Sequence[RepeatedAction]
+    loops: Sequence[RepeatedLoop] | None = None
 
 
 class ResumePreview(View, schema_name="ResumePreview"):

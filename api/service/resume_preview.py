@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import field
 from typing import TYPE_CHECKING, Literal
 
-from noetl.api.service.preview_views import RepeatedAction, RepeatedStep, RepetitionState, ResumePreview
+from noetl.api.service.preview_views import (
+    RepeatedAction,
+    RepeatedLoop,
+    RepeatedStep,
+    RepetitionState,
+    ResumePreview,
+)
 from noetl.api.service.restarts import judge_restart
 from noetl.api.service.runs import ResumeRequest, RunService
 from noetl.executor.errors import RejectedError
+from noetl.executor.model.finished_items import read_records
 from noetl.executor.model.run import Run, Visit, VisitStatus
 from noetl.executor.model.run_transition import is_resumable
 from noetl.executor.model.special_visits import is_branch_visit
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.model.visit_transition import reopen
+from noetl.planner.continuation.work_form import hash_item_work
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Action, Plan, Step, Work
 
 if TYPE_CHECKING:
     from noetl.api.service.tenant import TenantContext
     from noetl.executor.engine.switching import SwitchRequest
+
+MAX_NUMBERS = 10
+"""How many items of a loop a preview names."""
 
 _COMPLETED = "action.completed"
 _BEGUN = ("action.started", "action.failed")
@@ -92,7 +104,8 @@ class ResumePreviewService:
             if again is not None:
                 is_failed = visit.status is VisitStatus.FAILED
                 reason: _Reason = "failed" if is_failed else "parked"
-                yield self._describe(plan, visit, "skipped" if visit.id in skips else reason)
+                loops = _describe_loops(plan, visit, all_items=request.all_items)
+                yield self._describe(plan, visit, "skipped" if visit.id in skips else reason, loops=loops)
 
     def find_reopened(self, run_id: str, request: SwitchRequest) -> Iterator[RepeatedStep]:
         """Yield the steps that a run would do again in another plan, by their names there.
@@ -110,10 +123,11 @@ class ResumePreviewService:
             repeated = [visit for visit in visits if visit.step == last]  # The end of the run is done again.
         for visit in repeated:
             reason: _Reason = "failed" if visit.error is not None else "parked"
+            renamed = plans.rename(visit)
             positions = plans.keep_common(visit, self._read_positions(visit))
-            yield self._describe(
-                new, plans.rename(visit), "skipped" if visit.id in skips else reason, positions
-            )
+            loops = _describe_loops(new, renamed, all_items=request.all_items)
+            reason = "skipped" if visit.id in skips else reason
+            yield self._describe(new, renamed, reason, positions, loops)
 
     def _read_positions(self, visit: Visit) -> _Positions:
         """Return the positions of the actions of a visit that were completed, and of those that began."""
@@ -168,7 +182,12 @@ class ResumePreviewService:
             yield self._describe(new, renamed, "from" if is_first(visit) else "after", positions)
 
     def _describe(
-        self, plan: Plan, visit: Visit, reason: _Reason, positions: _Positions | None = None
+        self,
+        plan: Plan,
+        visit: Visit,
+        reason: _Reason,
+        positions: _Positions | None = None,
+        loops: Sequence[RepeatedLoop] = (),
     ) -> RepeatedStep:
         actions: list[RepeatedAction] = []
         if reason != "skipped":
@@ -177,7 +196,27 @@ class ResumePreviewService:
         if reason == "parked" and visit.progress is not None:
             # What a suspended step has completed is not done again.
             actions = [action for action in actions if action.done is not RepetitionState.YES]
-        return RepeatedStep(step=visit.step, visit=visit.number, reason=reason, actions=actions)
+        shown = None if reason == "skipped" or not loops else loops
+        return RepeatedStep(step=visit.step, visit=visit.number, reason=reason, actions=actions, loops=shown)
+
+
+def _describe_loops(plan: Plan, visit: Visit, *, all_items: bool) -> list[RepeatedLoop]:
+    """Return the failed loops of a visit. Those whose work is another one in the plan do all items again."""
+    step, loops = plan.steps[visit.step], list[RepeatedLoop]()
+    for position, record in read_records(visit).items():
+        stays = not all_items and hash_item_work(plan.tasks.get, step, position) == record.work
+        shown = record if stays else replace(record, done=())
+        loops.append(
+            RepeatedLoop(
+                position=position,
+                total=record.total,
+                done=shown.done_count,
+                again=record.total - shown.done_count,
+                numbers=list(itertools.islice(shown.open_numbers(), MAX_NUMBERS)),
+                lost=record.lost,
+            )
+        )
+    return loops
 
 
 def _find_outside(

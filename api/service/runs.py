@@ -64,8 +64,9 @@ class ResumeRequest:
 
     With `step`, a new run starts at that step of the run, which has ended. With `drops_siblings`, the
     branches next to that step do not continue. `skips` holds results of failed or parked steps, which are
-    not performed then; `caller` is who requests it, if known. The same `idempotency_key` with the same
-    request resumes once, or starts one run. `is_dry_run` requests a preview, which changes nothing.
+    not performed then; `caller` is who requests it, if known. With `all_items`, failed loops do all of their
+    items again. The same `idempotency_key` with the same request resumes once, or starts one run.
+    `is_dry_run` requests a preview, which changes nothing.
     """
 
     input: Mapping[str, Any] = field(default_factory=dict)
@@ -75,6 +76,7 @@ class ResumeRequest:
     skips: Mapping[str, Any] = field(default_factory=dict)
     caller: str | None = None
     is_dry_run: bool = False
+    all_items: bool = False
 
     def idempotency(self, content: Any) -> tuple[str, str] | None:
         """Return the key of the request with the hash of its content, or None without a key."""
@@ -397,23 +399,24 @@ class RunService:
         Raises:
             NotFoundError: the tenant has no such run.
             RejectedError: `not_resumable`, if it has succeeded; `paused`; `payload_lost`; `unknown_step`;
-                `not_ended`, if a step, input or a result of a step is given; `not_skippable`;
-                `incomplete_result`; `inside_region`
-                or `cannot_continue`, if no run can start at the step; `invalid_input`; `local_run`;
-                `idempotency_key_reused`, by another request; `quota_exceeded`.
+                `not_ended`, if a step, input, a result of a step or all items are requested; `not_skippable`;
+                `incomplete_result`; `inside_region` or `cannot_continue`, if no run can start at the step;
+                `invalid_input`; `local_run`; `idempotency_key_reused`, by another request; `quota_exceeded`.
         """
         run = self.controllable_run(run_id, "resume")
         if request.step is not None:
             return self._restart(self.get(run_id), request.step, request)
-        content = [run.id, "resume", dict(request.input)]
-        idempotency = request.idempotency([*content, dict(request.skips)] if request.skips else content)
+        content: list[Any] = [run.id, "resume", dict(request.input)]
+        content += [dict(request.skips)] if request.skips else []
+        idempotency = request.idempotency([*content, "all_items"] if request.all_items else content)
         if (earlier := self.earlier_run(idempotency)) is not None:
             return earlier
         if request.input and not run.status.is_final:
             message = f"run {run_id} has not ended, so its input cannot be corrected; resume it without input"
             raise RejectedError("not_ended", message)
-        if request.skips and not run.status.is_final:
-            message = f"run {run_id} has not ended, so no step of it can be skipped; cancel it first"
+        if (request.skips or request.all_items) and not run.status.is_final:
+            act = "skipped" if request.skips else "done with all items"
+            message = f"run {run_id} has not ended, so no step of it can be {act}; cancel it first"
             raise RejectedError("not_ended", message)
         from noetl.executor.engine.start import correct_input
 
@@ -421,15 +424,8 @@ class RunService:
         now = self.context.clock()
         deadline_at = None if header.timeout_seconds is None else now + header.timeout_seconds
         values = correct_input(header, self.get(run_id), request.input) if request.input else {}
-        if request.skips:
-            from noetl.executor.engine.skips import check_skipped_result, find_skips
-
-            visits = self.context.store.runs.visits(run.id)
-            names = self.context.step_names(run.plan_hash)
-            values = {**values, "skips": find_skips(run.id, visits, names, request.skips, request.caller)}
-            for step, result in request.skips.items():
-                step_of = partial(self.context.store.plans.step, run.plan_hash)
-                check_skipped_result(step_of(step), result, step_of, is_sequential=header.sequential)
+        if request.skips or request.all_items:
+            values = {**values, "skips": self._find_marks(run, request)}
         self.check_quota(run.queue)
         resumed = self.context.store.runs.resume(
             run.id, now, deadline_at=deadline_at, values=values, idempotency=idempotency
@@ -437,6 +433,24 @@ class RunService:
         if run.status.is_final and not resumed.status.is_final:
             log_run_resume(resumed)
         return resumed
+
+    def _find_marks(self, run: RunSummary, request: ResumeRequest) -> dict[str, Any]:
+        """Return the marks of the visits that are skipped, or that do all items of their loops again.
+
+        Raises:
+            RejectedError: `unknown_step`, `not_skippable`, `incomplete_result`.
+        """
+        from noetl.executor.engine.skips import check_skipped_result, find_item_marks, find_skips
+
+        visits = self.context.store.runs.visits(run.id)
+        names = self.context.step_names(run.plan_hash)
+        skips = find_skips(run.id, visits, names, request.skips, request.caller)
+        step_of = partial(self.context.store.plans.step, run.plan_hash)
+        is_sequential = self.context.store.plans.header(run.plan_hash).sequential
+        for step, result in request.skips.items():
+            check_skipped_result(step_of(step), result, step_of, is_sequential=is_sequential)
+        marks: dict[str, Any] = dict(find_item_marks(visits)) if request.all_items else {}
+        return marks | skips
 
     def earlier_run(self, idempotency: tuple[str, str] | None) -> Run | None:
         """Return the run of an earlier request with an idempotency key, or None.

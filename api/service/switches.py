@@ -48,6 +48,7 @@ class PlaybookChange:
     that the run does not have. If steps of the run are being performed, it is held up to `wait_seconds` until
     they have ended. `source` is the path of a local file. The same `idempotency_key` switches once. `skips`
     holds results of failed or parked steps, which are not performed then. `is_dry_run` requests a preview.
+    With `all_items`, failed loops do all of their items again.
     """
 
     playbook: PlanSource | Plan
@@ -59,6 +60,7 @@ class PlaybookChange:
     idempotency_key: str | None = None
     skips: Mapping[str, Any] = field(default_factory=dict)
     is_dry_run: bool = False
+    all_items: bool = False
 
 
 @frozen
@@ -108,6 +110,7 @@ class SwitchService:
         """Let a run continue as `switch` does, with the request that `prepare` returns for the change."""
         content = [run.id, "switch", request.plan.hash, dict(change.renamed), dict(change.given)]
         content += [dict(change.skips)] if change.skips else []
+        content += ["all_items"] if change.all_items else []
         idempotency = identify_request(change.idempotency_key, content)
         if self.runs.earlier_run(idempotency) is not None:
             return SwitchVerdict()
@@ -201,7 +204,8 @@ class SwitchService:
             found = registered_playbook(self.context, playbook)
             plan, version = self.context.store.plans.get(found.plan_hash), found.version
         switch = Switch(change.renamed, change.given)
-        return SwitchRequest(plan, switch, version, change.source, change.caller, change.skips)
+        source, caller = change.source, change.caller
+        return SwitchRequest(plan, switch, version, source, caller, change.skips, change.all_items)
 
     def _switch_when_idle(
         self,

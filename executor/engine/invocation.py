@@ -25,11 +25,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import field
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
 from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.engine.external import FindPlaybook, VisitWaits, registry_finder
 from noetl.executor.engine.finish import finish_run, load_finally_scope, stop_at_deadline
+from noetl.executor.engine.item_records import ItemRecords
 from noetl.executor.engine.journal import read_used_time
 from noetl.executor.engine.kept_data import KeptData, keeps_inputs
 from noetl.executor.engine.quotas import read_limit
@@ -48,7 +50,15 @@ from noetl.executor.errors import (
 from noetl.executor.model.count_budget import DEFAULT_WAITS, WAITS_SETTING, wait_budget
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import find_saved_result, round_trip_json, take_saved_result
-from noetl.executor.model.outcome import CANCELLED, Cancelled, Choice, Outcome, Suspension, error_record
+from noetl.executor.model.outcome import (
+    CANCELLED,
+    Cancelled,
+    Choice,
+    FinishedItems,
+    Outcome,
+    Suspension,
+    error_record,
+)
 from noetl.executor.model.read_memory import carry_reads, keep_reads, strict_reads
 from noetl.executor.model.run import (
     DEADLINE,
@@ -79,6 +89,7 @@ from noetl.executor.model.visit_transition import seconds_until_start
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
+from noetl.planner.continuation.work_form import hash_item_work
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Step
 from noetl.planner.templates.template import shared_budget
@@ -179,9 +190,11 @@ class VisitExecutor:
             kept_data=KeptData(events, visit, self.clock, with_inputs=self.keeps_inputs),
             results=ResultCache(self.store, claim, self.clock, self.longest_ttl),
         )
+        records = ItemRecords(self.store, visit, partial(hash_item_work, context.find_task, step))
+        context = replace(context, items_of=records.items_of)
         work = StepWork(step, claim, scope, context, self.invocation, refusal)
         try:
-            following = _Segment(self, work, waits).execute()
+            following = _Segment(self, work, waits, records).execute()
             carry_reads(*(_outputs_of(visit) for visit in following.prefetched) if following else ())
             return following
         finally:
@@ -222,12 +235,21 @@ class _Fallback(Enum):
 class _Ending:
     """The end of a segment: its result, and the choice of the rule unless the work of the step continues.
 
-    `result` is that of in-place work if the choice has any, else that of the step's work.
+    `result` is that of in-place work if the choice has any, else that of the step's work. `has_large_items`
+    is true if the finished items of its loops are too large to be recorded.
     """
 
     result: StepResult
     choice: Choice | None
     fallback: _Fallback
+    has_large_items: bool = False
+
+    def finished_items(self) -> tuple[FinishedItems, ...]:
+        """Return the items that the failed loops of the step's work and of in-place work have finished."""
+        outcomes = [] if self.choice is None else [self.choice.outcome]
+        if isinstance(self.result, Outcome) and not any(self.result is outcome for outcome in outcomes):
+            outcomes.append(self.result)
+        return tuple(items for outcome in outcomes for items in outcome.finished)
 
 
 @frozen
@@ -237,14 +259,15 @@ class _Segment:
     executor: VisitExecutor
     work: StepWork
     waits: VisitWaits
+    records: ItemRecords
 
     def execute(self) -> Claim | None:
         """Perform, decide and commit. Return the claim of a following visit, if there is one.
 
-        If the store cannot keep the data of the step's work, its inputs and lines are left out. If it still
-        cannot, the step fails and its rule is evaluated again. If it cannot keep that of in-place work or of
-        this second try, the failure is unhandled. If the store has lost what the commit continues with, such
-        as the other branches, the run fails.
+        If the store cannot keep the data of the step's work, its inputs and lines are left out. Next are the
+        finished items of failed loops. If it still cannot, the step fails and its rule is evaluated again. If
+        it cannot keep that of in-place work or of this second try, the failure is unhandled. If the store has
+        lost what the commit continues with, such as the other branches, the run fails.
         """
         ending = self._decide(self._perform(self.work.perform), _Fallback.RULE)
         while True:
@@ -252,6 +275,9 @@ class _Segment:
                 return self._commit(ending)
             except (NotJsonError, PayloadTooLargeError) as problem:
                 if isinstance(problem, PayloadTooLargeError) and self.work.context.events.drop_kept_data():
+                    continue
+                if ending.finished_items() and not ending.has_large_items:
+                    ending = replace(ending, has_large_items=True)
                     continue
                 if ending.fallback is _Fallback.ERROR:
                     raise
@@ -352,6 +378,8 @@ class _Segment:
         else:
             assert ending.choice is not None
             commit = build_commit(self._step_of, visit, ending.choice, result, now)
+            items, is_too_large = ending.finished_items(), ending.has_large_items
+            commit = self.records.add_to(commit, items, is_too_large=is_too_large)
         if not isinstance(result, Cancelled):
             commit = with_counts(commit, self.work.context.actions)
         if self._may_have_children():

@@ -6,7 +6,8 @@ repeating finished items, stop at the first failure unless failures are forgiven
 Algorithm: a crew of threads with one shared queue of item indexes. Items that were started before a
 suspension are taken from the queue first. An item that suspends keeps its place among the `concurrency`
 running items. After the items of a batch, the loop suspends with their outcomes, which the store appends to
-the result; the last batch reads them back. Source: the bulkhead pattern; journal format in
+the result; the last batch reads them back. A failed loop returns its finished items, which a resume does not
+repeat (`noetl.executor.model.finished_items`). Source: the bulkhead pattern; journal format in
 docs/decisions/0005-invocation-segments.md.
 
 A suspended loop continues by the indexes of its items. So it keeps hashes of those in the batch under way and
@@ -39,10 +40,12 @@ from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import MAX_PARALLEL, WorkContext
 from noetl.executor.errors import ActionError
 from noetl.executor.model.events import Event
+from noetl.executor.model.finished_items import make_digest
 from noetl.executor.model.memory_budget import MAX_LOOP_RESULT
 from noetl.executor.model.outcome import (
     CANCELLED,
     Cancelled,
+    FinishedItems,
     Outcome,
     WorkResult,
     WorkSuspension,
@@ -110,16 +113,26 @@ class LoopRun:
         with self.context.memory_budget.reserved(items):
             start = _BatchStart.read(self.loop, self.context.journal.get(self.position), items)
             first, size = start.progress.done, self.loop.batch or len(items)
-            result = _BatchRun(self, items[first : first + size], start.progress).run()
+            batch = _BatchRun(self, items[first : first + size], start.progress)
+            result = batch.run()
             if isinstance(result, Cancelled):
                 return result
             if isinstance(result, WorkSuspension):
                 return result.with_entry(self.position, start.to_entry())
-            return self._finish_batch(start, result, items)
+            outcome = self._finish_batch(start, result, items)
+            return outcome if isinstance(outcome, WorkSuspension) else self._with_finished(outcome, batch)
+
+    def _with_finished(self, outcome: Outcome, batch: _BatchRun) -> Outcome:
+        """Return the outcome of the loop. That of a failure has the finished items of the batch."""
+        if not outcome.failed:
+            return outcome
+        finished = batch.find_finished()
+        self.context.memory_budget.count(sum(items.size for items in finished))
+        return replace(outcome, finished=finished)
 
     def _finish_batch(
         self, start: _BatchStart, outcomes: Sequence[Outcome], items: Sequence[Any]
-    ) -> WorkResult:
+    ) -> Outcome | WorkSuspension:
         """Return the outcome of the loop after its last batch, or the suspension between two batches.
 
         Raises:
@@ -139,7 +152,8 @@ class LoopRun:
             result = BatchResult(position, first, [outcome.to_list() for outcome in outcomes])
             end = replace(end, batch_before=(first, _hash_items(loop, items[first : end.progress.done])))
             return WorkSuspension({position: end.to_entry()}, context.clock(), batch_results=(result,))
-        earlier = context.batch_outcomes_of(position) if first else ()
+        # An attempt that was given up may have left later batches of a longer list.
+        earlier = context.batch_outcomes_of(position)[:first] if first else ()
         return _combine([*earlier, *outcomes], items, loop)
 
     def report_progress(self, progress: LoopProgress, *, is_final: bool) -> None:
@@ -279,6 +293,7 @@ class _BatchRun:
         for index, key in enumerate(self._keys):
             if "item" in (entry := context.journal.get(key, {})):
                 _check_items(self._loop, entry["item"], before.done + index, items[index : index + 1])
+        self._outcomes |= self._read_recorded()
         context.memory_budget.reserve(sum(outcome.size for outcome in self._outcomes.values()))
         self._suspended: dict[int, WorkSuspension] = {}
         self._scopes: dict[int, Scope] = {}
@@ -311,6 +326,42 @@ class _BatchRun:
             self._context.memory_budget.release(suspended.reserved)
         return [self._outcomes[index] for index in sorted(self._outcomes)]
 
+    def _read_recorded(self) -> dict[int, Outcome]:
+        """Return the outcomes of items that a failed attempt has finished and that are still the same."""
+        recorded = self._context.items_of(self._loop_run.position)
+        if not recorded:
+            return {}
+        digest = make_digest(redact_for_storage(self._loop_run.scope.enclosing))
+        journal = self._context.journal
+        found: dict[int, Outcome] = {}
+        for index, item in enumerate(self._items):
+            earlier = recorded.get(self._first + index)
+            if (
+                earlier is None
+                or self._keys[index] in journal
+                or digest(redact_for_storage(item)) != earlier.digest
+            ):
+                continue
+            found[index] = Outcome.from_list(earlier.outcome)
+            wait_for_slice()
+        return found
+
+    def find_finished(self) -> tuple[FinishedItems, ...]:
+        """Return the items that have succeeded, and those of failed loops in the items that have failed."""
+        loop_run, outcomes = self._loop_run, sorted(self._outcomes.items())
+        done = {index: outcome for index, outcome in outcomes if not outcome.failed}
+        inside = [items for _, outcome in outcomes for items in outcome.finished]
+        # A hash of a secret could be guessed.
+        enclosing = redact_for_storage(loop_run.scope.enclosing)
+        empty = FinishedItems(loop_run.position, self._total, enclosing, before=self._first)
+        if sum(outcome.size for outcome in done.values()) > MAX_LOOP_RESULT:
+            return (replace(empty, lost=len(done)), *inside)
+        found = {
+            self._first + index: (redact_for_storage(self._items[index]), outcome)
+            for index, outcome in done.items()
+        }
+        return (replace(empty, outcomes=found), *inside)
+
     def _perform_next(self, queue: Iterator[int]) -> bool:
         """Perform the next item, and return whether there was one: the loop may end early, or enough run."""
         index = self._start_next(queue)
@@ -319,6 +370,7 @@ class _BatchRun:
         item_number = self._first + index
         local = {self._loop.name: self._items[index], "loop": _loop_variable(item_number, self._total)}
         item_scope = self._context.scope_of_item(self._keys[index], self._loop_run.scope, local)
+        item_scope.enclosing = (*item_scope.enclosing, self._items[index])
         self._scopes[index] = item_scope
         item_position = f"{self._loop_run.position}[{item_number}]"
         result = self._loop_run.item_work(self._item_context, item_scope, item_position)
@@ -350,6 +402,8 @@ class _BatchRun:
             self._loop_run.report_failed_item(
                 self._describe_item(index), cause or outcome.error, outcome.error
             )
+        if outcome.failed and self._loop.forgiving:
+            outcome = self._context.without_finished(outcome)
         with self._lock:
             self._running -= 1
             self._outcomes[index] = outcome

@@ -78,7 +78,8 @@ class _ParallelRun:
             for item_scope in self._scopes:
                 item_scope.release(budget)
             budget.release(sum(suspension.reserved for suspension in suspensions))
-            return Outcome(False, None, failed.error, failed.action)
+            finished = tuple(items for outcome in outcomes for items in outcome.finished)
+            return Outcome(False, None, failed.error, failed.action, finished=finished)
         return self._suspend(results, suspensions) if suspensions else self._combine(outcomes)
 
     def _perform_all(self) -> list[WorkResult]:
@@ -151,6 +152,7 @@ def _perform_item(context: WorkContext, item: Work, scope: Scope, position: str)
     if isinstance(result, Outcome) and result.failed:
         scope.saved = before
         scope.release(context.memory_budget, sizes)
+        result = context.without_finished(result) if item.forgiven else result
         return replace(result, forgiven=item.forgiven)
     return result
 

@@ -31,7 +31,7 @@ class Scope:
     `saved` are the names that this visit has saved. `outcome` is set after the work of the step, `ending` in
     the finally step. `local` are the names of enclosing loops, `args` those of the enclosing task. `sizes`
     are the reserved sizes of the saved names. `lost` says, for names whose values were deleted from the
-    store, which payload is lost.
+    store, which payload is lost. `enclosing` are the items of the enclosing loops, from the outside in.
     """
 
     run: Run
@@ -45,6 +45,7 @@ class Scope:
     args: Mapping[str, Any] | None = None
     sizes: dict[str, int] = field(default_factory=dict)
     lost: Mapping[str, str] = field(default_factory=dict)
+    enclosing: tuple[Any, ...] = ()
 
     def copy(self, local: Mapping[str, Any] | None = None) -> Scope:
         """Return a scope that reads the same names and `local`, and has its own saved names."""

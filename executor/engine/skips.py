@@ -23,7 +23,7 @@ from noetl.executor.actions import catalogue
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import Visit
-from noetl.executor.model.visit_transition import reopen
+from noetl.executor.model.visit_transition import ALL_ITEMS, reopen
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.planner.plan import Action, Case, Step, Work
 from noetl.planner.templates.access_paths import AccessPath
@@ -70,6 +70,15 @@ def find_skips(
         entry = {"result": redact_for_storage(result), "by": requester}
         skips |= dict.fromkeys((visit.id for visit in stopped), entry)
     return skips
+
+
+def find_item_marks(visits: Sequence[Visit]) -> dict[str, Mapping[str, Any]]:
+    """Return the marks with which a resume does all items of failed loops again, by the ids of visits."""
+    return {
+        visit.id: {ALL_ITEMS: True}
+        for visit in visits
+        if visit.progress is not None and visit.progress.journal and reopen(visit, 0.0) is not None
+    }
 
 
 def split_run(step: Step) -> tuple[Work | None, tuple[Work, ...]]:

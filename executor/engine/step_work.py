@@ -16,6 +16,7 @@ from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.skips import is_set, split_run
 from noetl.executor.engine.work_context import InvocationTime, WorkContext
 from noetl.executor.errors import ActionError
+from noetl.executor.model.finished_items import ITEMS
 from noetl.executor.model.outcome import (
     Cancelled,
     Choice,
@@ -184,9 +185,9 @@ class StepWork:
 
         Unless another attempt follows, the journal has the time that this one has used.
         """
-        journal, due_at = suspended.journal, suspended.due_at
+        journal, due_at = self._with_items(context, suspended), suspended.due_at
         if journal and not suspended.batch_results:
-            journal = self._with_time(context, suspended)
+            journal = self._with_time(context, journal, is_retried=bool(suspended.retried))
         if self.step.is_finally_step:
             # The deadline of the run does not stop the finally step, which has a time limit of its own. The
             # visit must be due again when that limit is reached.
@@ -203,15 +204,28 @@ class StepWork:
             tuple(redact_for_storage(suspended.titles)),
         )
 
-    def _with_time(self, context: WorkContext, suspended: WorkSuspension) -> Mapping[str, Any]:
+    def _with_items(self, context: WorkContext, suspended: WorkSuspension) -> Mapping[str, Any]:
+        """Return the journal with the items that loops have finished before a failure.
+
+        Another round does not need them, nor does another batch of their loop.
+        """
+        over = {result.loop for result in suspended.batch_results}
+        records = {
+            loop: record for loop, record in context.journal.get(ITEMS, {}).items() if loop not in over
+        }
+        return {**suspended.journal, ITEMS: records} if suspended.journal and records else suspended.journal
+
+    def _with_time(
+        self, context: WorkContext, journal: Mapping[str, Any], *, is_retried: bool
+    ) -> Mapping[str, Any]:
         """Return the journal with the time used.
 
         Suspensions of the finally step count as used time, and so do delays before a retry.
         """
         used_seconds = time.monotonic() - context.deadlines.attempt_started
-        counts = self.step.is_finally_step or bool(suspended.retried)
+        counts = self.step.is_finally_step or is_retried
         counts_since = context.clock() if counts else None
-        return with_used_time(suspended.journal, self.claim, used_seconds, counts_since)
+        return with_used_time(journal, self.claim, used_seconds, counts_since)
 
 
 def make_rule_tests(step: Step, scope: Scope) -> RuleTests:

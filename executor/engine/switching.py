@@ -18,7 +18,7 @@ from typing import Any
 
 from noetl.executor.engine.initial_data import InitialData
 from noetl.executor.engine.run_events import read_events
-from noetl.executor.engine.skips import check_skipped_result, find_skips
+from noetl.executor.engine.skips import check_skipped_result, find_item_marks, find_skips
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.plan_switch import carry
 from noetl.executor.model.run import Run
@@ -41,7 +41,8 @@ class SwitchRequest:
     """The request to continue a run in a plan, which has been saved.
 
     `version` is that of the playbook, `source` the path of its file, and `caller` who requests it, if known.
-    `skips` holds results of failed or parked steps by their names in the run. These are not performed.
+    `skips` holds results of failed or parked steps by their names in the run. These are not performed. With
+    `all_items`, failed loops do all of their items again.
     """
 
     plan: Plan
@@ -50,6 +51,7 @@ class SwitchRequest:
     source: str | None = None
     caller: str | None = None
     skips: Mapping[str, Any] = field(default_factory=dict)
+    all_items: bool = False
 
 
 @frozen
@@ -185,12 +187,14 @@ def _mark_skips(records: RunRecords, old: Plan, request: SwitchRequest) -> RunRe
         RejectedError: `not_ended`, `unknown_step`, `not_skippable`, `incomplete_result`.
     """
     run, new = records.run, request.plan
-    if not request.skips:
+    if not request.skips and not request.all_items:
         return records
     if not run.status.is_final:
-        message = f"run {run.id} has not ended, so no step of it can be skipped; cancel it first"
+        act = "skipped" if request.skips else "done with all items"
+        message = f"run {run.id} has not ended, so no step of it can be {act}; cancel it first"
         raise RejectedError("not_ended", message)
-    skips = find_skips(run.id, records.visits, tuple(old.steps), request.skips, request.caller)
+    skips = find_item_marks(records.visits) if request.all_items else {}
+    skips |= find_skips(run.id, records.visits, tuple(old.steps), request.skips, request.caller)
     for step, result in request.skips.items():
         name = request.switch.renamed.get(step, step)
         if name in new.steps:

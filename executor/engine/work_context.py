@@ -20,6 +20,7 @@ from noetl.executor.engine.run_bytes import AddToStore, ignore_bytes
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError, CancelledError, timeout_error
 from noetl.executor.model.count_budget import CountBudget, action_budget, wait_budget
+from noetl.executor.model.finished_items import RecordedItem
 from noetl.executor.model.memory_budget import MemoryBudget
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Outcome
 from noetl.executor.model.run import FailedItem, Run
@@ -120,6 +121,10 @@ def _no_batches(loop: str) -> list[Outcome]:
     return []
 
 
+def _no_items(loop: str) -> Mapping[int, RecordedItem]:
+    return {}
+
+
 @frozen
 class WorkContext:
     """The context of one invocation segment.
@@ -130,7 +135,8 @@ class WorkContext:
     `actions` bounds how many actions it performs, and `waits` how many of them wait. `add_bytes` adds to the
     bytes that the run has logged or written in all processes. `kept_data` is what the history keeps of the
     actions, if it keeps any of it. `results` are the cached results, if the work may use them. `failures`
-    notes failures in the work of a cache.
+    notes failures in the work of a cache. `items_of` returns the items that a loop has finished before its
+    visit failed.
     """
 
     find_task: Callable[[str], Task]
@@ -150,6 +156,7 @@ class WorkContext:
     kept_data: KeptData | None = None
     results: ResultCache | None = None
     failures: FailureFlag | None = None
+    items_of: Callable[[str], Mapping[int, RecordedItem]] = _no_items
 
     def without_events(self) -> WorkContext:
         """Return the same context with a buffer that drops events."""
@@ -185,6 +192,13 @@ class WorkContext:
         """Return the outcome of a parallel item that had finished before the suspension, or None."""
         stored = self.journal.get(position, {}).get("done")
         return None if stored is None else Outcome.from_list(stored)
+
+    def without_finished(self, outcome: Outcome) -> Outcome:
+        """Return an outcome whose failure is forgiven, without the finished items of its failed loops."""
+        if not outcome.finished:
+            return outcome
+        self.memory_budget.release(sum(items.size for items in outcome.finished))
+        return replace(outcome, finished=())
 
     def reserve_outcome(
         self, outcome: Outcome, scope: Scope, describe_item: Callable[[], FailedItem] | None = None

@@ -21,7 +21,7 @@ class Outcome:
 
     `forgiven` is true if that item failed with `on_error: continue`; the work as a whole has then not failed.
     `items` are the results of the items of a loop. `failures` are the items of a forgiving loop that failed:
-    index from 1, item and error of each.
+    index from 1, item and error of each. `finished` are the items of failed loops in it that have succeeded.
     """
 
     success: bool = True
@@ -33,6 +33,7 @@ class Outcome:
     forgiven: bool = False
     items: tuple[Mapping[str, Any], ...] | None = None
     failures: tuple[Mapping[str, Any], ...] = ()
+    finished: tuple[FinishedItems, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -44,7 +45,7 @@ class Outcome:
         return json_size(self.data) + (0 if self.error is None else json_size(self.error))
 
     def to_list(self) -> list[Any]:
-        """Return the stored form of the outcome: all fields except `saved` and `failures`."""
+        """Return the stored form of the outcome: without `saved`, `failures` and `finished`."""
         items = None if self.items is None else list(self.items)
         return [self.success, self.data, self.error, self.action, self.skipped, self.forgiven, items]
 
@@ -73,6 +74,28 @@ class Outcome:
             "skipped": self.skipped,
             **({} if self.items is None else {"items": list(self.items)}),
         }
+
+
+@frozen
+class FinishedItems:
+    """The items of a failed loop that have succeeded: each with its outcome, by its index.
+
+    `loop` is the position of the loop, `total` the number of its items, and `enclosing` are the items of the
+    loops around it. Those of earlier batches, `before` in number, are recorded elsewhere. `lost` items are
+    left out, because their outcomes are too large.
+    """
+
+    loop: str
+    total: int
+    enclosing: tuple[Any, ...] = ()
+    outcomes: Mapping[int, tuple[Any, Outcome]] = field(default_factory=dict)
+    before: int = 0
+    lost: int = 0
+
+    @property
+    def size(self) -> int:
+        """The size of the outcomes, in characters of JSON."""
+        return sum(outcome.size for _, outcome in self.outcomes.values())
 
 
 @frozen

@@ -22,13 +22,14 @@ from typing import Any
 
 from noetl.executor.model.branch_stack import BranchStack
 from noetl.executor.model.events import Event
+from noetl.executor.model.finished_items import ITEMS, read_records
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.run import Branch, FailureState, Pointers, Run, Visit, VisitStatus
 from noetl.executor.model.special_visits import has_given_visit, is_branch_visit, is_pseudo_step
 from noetl.executor.model.transition import StepOf, branches_after, names_after
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.model.visit_transition import SKIP, read_skip
-from noetl.planner.continuation.switch_state import Begun, BranchPosition, DoneStep, SwitchState
+from noetl.planner.continuation.switch_state import Begun, BranchPosition, DoneStep, FinishedLoop, SwitchState
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Header, Plan
 
@@ -144,13 +145,18 @@ def _read_begun(records: RunRecords, visit: Visit, plan: Plan) -> Begun | None:
             for event in records.events
             if event.type in ACTION_EVENTS and (event.step, event.visit) == (visit.step, visit.number)
         )
+    loops = tuple(
+        FinishedLoop(loop, record.work, record.done_count, record.total)
+        for loop, record in read_records(visit).items()
+    )
     if progress is None or SKIP in progress.journal:
         return Begun(completed=completed, is_certain=not is_lost) if completed else None
     case = progress.journal["rule"]["case"] if "rule" in progress.journal else None
     places = _suspended_items(progress.journal, position if case is None else f"rule.{case}")
     item = places[0] if places else None
     inside = tuple(places[1:])
-    return Begun(bool(progress.journal), item, case, progress.round, completed, inside, not is_lost)
+    is_suspended = any(key != ITEMS for key in progress.journal)
+    return Begun(is_suspended, item, case, progress.round, completed, inside, not is_lost, loops)
 
 
 def _suspended_items(journal: Mapping[str, Any], position: str) -> list[int]:

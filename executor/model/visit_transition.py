@@ -19,6 +19,7 @@ from typing import Any
 
 from noetl.executor.errors import FencedError
 from noetl.executor.model.events import Event
+from noetl.executor.model.finished_items import forget_items
 from noetl.executor.model.run import Branch, Lease, Progress, Visit, VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.visit_states import ACTIVE, WAKEABLE, VisitTrigger, next_status
@@ -32,6 +33,9 @@ MAX_CLAIMS_OF_RULE = 3
 
 SKIP = "skip"
 """The journal key of a visit whose work a resume leaves out."""
+
+ALL_ITEMS = "all_items"
+"""The member of a mark of a resume with which a visit does all items of its failed loops again."""
 
 MAX_AHEAD_SECONDS = 1.0
 """How long before its due time a worker may claim the visit that it has suspended. It holds its thread."""
@@ -239,7 +243,10 @@ def mark_skipped(visit: Visit, skip: Mapping[str, Any], resumes: int) -> Visit:
     """Return a visit that has failed or is parked, whose work the next resume leaves out.
 
     `skip` has its result, and who requests it. A later resume performs the work again: `resumes` counts them.
+    With `all_items`, the work is performed, with all items of its failed loops.
     """
+    if skip.get(ALL_ITEMS):
+        return forget_items(visit)
     progress = Progress(journal={SKIP: {**skip, "resumes": resumes}})
     return replace(visit, progress=progress, due_at=0.0)
 

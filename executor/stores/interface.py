@@ -248,9 +248,9 @@ class RunStore(Protocol):
         """Continue a run that has ended: its failed and parked visits become due.
 
         `values` may replace its `input` and `environment`. Its `skips` are visits by id, with the result and
-        the requester of each: their work is left out. A run that has not ended is returned unchanged.
-        So is the run of an earlier request with the same idempotency key. `idempotency` is that key and the
-        hash of the request.
+        the requester of each: their work is left out. One with `all_items` does all items of its failed loops
+        again (`mark_skipped`). A run that has not ended is returned unchanged. So is the run of an earlier
+        request with the same idempotency key. `idempotency` is that key and the hash of the request.
 
         Raises:
             RejectedError: `not_resumable`; `paused`; `payload_lost`, if its input was deleted;

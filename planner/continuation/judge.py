@@ -36,6 +36,7 @@ from noetl.planner.continuation.work_comparison import (
     compare_begun_work,
     compare_items,
     find_repeated_actions,
+    find_repeated_items,
 )
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.frozen import replace
@@ -146,6 +147,7 @@ class SwitchJudge:
             given_inputs = self.switch.given.keys() & self.new.header.inputs.keys()
             self.reasons += compare_items(step, branch, given_inputs)
             self.notices += find_repeated_actions(self.old, earlier, step, branch)
+            self.notices += find_repeated_items(self.new, step, branch)
 
     def check_inputs(self) -> None:
         inputs = {**self.state.inputs, **self.switch.given}

@@ -16,6 +16,16 @@ Pointer = tuple[int, str]
 
 
 @frozen
+class FinishedLoop:
+    """A failed loop: its position, the hash of the work of its items, and how many of all have succeeded."""
+
+    position: str
+    work: str
+    done: int
+    total: int
+
+
+@frozen
 class Begun:
     """Work that has begun in a visit which is not over.
 
@@ -27,6 +37,7 @@ class Begun:
         completed: positions of the actions that earlier attempts have completed, such as `run.0`.
         inside: indexes of the items that are suspended in the tasks which `item` calls, from the outside in.
         is_certain: whether the actions were completed. A lost worker has not said what it has completed.
+        loops: the failed loops with items that need not be done again.
     """
 
     is_suspended: bool = False
@@ -36,6 +47,7 @@ class Begun:
     completed: tuple[str, ...] = ()
     inside: tuple[int, ...] = ()
     is_certain: bool = True
+    loops: tuple[FinishedLoop, ...] = ()
 
 
 @frozen

@@ -32,6 +32,7 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "NC151": "an action is done again",
         "NC152": "a step is not made up for",
         "NC153": "the next visit of a step exceeds its bound",
+        "NC154": "finished items of a loop are done again",
     }
 )
 """The codes of reasons (NC101 to NC119) and of notices (from NC151), with their titles."""

@@ -13,19 +13,17 @@ Limits: all work of the items of a loop must be equal, also behind a wait.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 from noetl.planner.continuation.switch_state import Begun, BranchPosition
 from noetl.planner.continuation.verdict import Reason
+from noetl.planner.continuation.work_form import form_of, forms_of, hash_item_work, loop_form, strip_free
 from noetl.planner.plan import Action, Plan, Step, TaskCall, Work
 
 _ENTRY = re.compile(r"(?:run(?:~(?P<round>\d+))?|rule\.(?P<case>\d+))(?:\[\d+\])?\.(?P<index>\d+)(?![^/\[])")
 """The position of an action, up to the entry of the work of a step or of a case."""
-
-_FREE_KEYS = frozenset({"line", "retry", "timeout_seconds", "cache", "batch", "concurrency"})
-"""What may change in work that has begun: how often it is tried, for how long, and how many items at once."""
 
 
 def compare_begun_work(
@@ -64,6 +62,17 @@ def compare_items(step: Step, branch: BranchPosition, inputs: AbstractSet[str]) 
     return [Reason("NC110", message, step.name, step.line)]
 
 
+def find_repeated_items(new: Plan, step: Step, branch: BranchPosition) -> Iterator[Reason]:
+    """Yield a notice for each failed loop of a visit whose finished items are done again in the new plan."""
+    for loop in () if branch.begun is None else branch.begun.loops:
+        if loop.done and hash_item_work(new.tasks.get, step, loop.position) != loop.work:
+            message = (
+                f"{loop.done:,} of {loop.total:,} items of the loop of step `{step.name}` had succeeded, "
+                "and are done again, with the same keys: their work has changed"
+            )
+            yield Reason("NC154", message, step.name, step.line)
+
+
 def _compare_rounds(step: Step, begun: Begun) -> Iterator[Reason]:
     if begun.rounds and step.repeat is not None and begun.rounds >= step.repeat.max_rounds:
         message = f"`repeat` of step `{step.name}` has had {begun.rounds} rounds, and `max` is "
@@ -81,7 +90,7 @@ def _compare_suspended(old: Plan, new: Plan, before: Step, step: Step, begun: Be
             yield _changed(step, f"case {case + 1}, whose work is suspended,")
     elif before.parallel != step.parallel:
         yield _changed(step, "`parallel`")
-    elif _loop_form(before) != _loop_form(step) or _reads_changed_values(old, new, before):
+    elif loop_form(before) != loop_form(step) or _reads_changed_values(old, new, before):
         message = f"the loop of step `{step.name}` is in the middle, and its items or its work have changed"
         yield Reason("NC110", message, step.name, step.line)
     elif step.loop is not None and _forms(old, before.run) != _forms(new, step.run):
@@ -107,8 +116,12 @@ def _continues(
     if len(places) == 1 or not isinstance(first, TaskCall) or not isinstance(second, TaskCall):
         return bool(_form(old, first) == _form(new, second))
     task, new_task = old.tasks[first.task], new.tasks[second.task]
-    is_same_call = _strip(first.to_json()) == _strip(second.to_json()) and task.parallel == new_task.parallel
-    return is_same_call and _continues((old, task.run), (new, new_task.run), places[1:])
+    is_same_call = strip_free(first.to_json()) == strip_free(second.to_json())
+    return (
+        is_same_call
+        and task.parallel == new_task.parallel
+        and _continues((old, task.run), (new, new_task.run), places[1:])
+    )
 
 
 def _compare_completed(old: Plan, new: Plan, before: Step, step: Step, begun: Begun) -> Iterator[Reason]:
@@ -168,10 +181,6 @@ def _changed(step: Step, subject: str) -> Reason:
     return Reason("NC109", message, step.name, step.line)
 
 
-def _loop_form(step: Step) -> Any:
-    return step.loop and _strip(step.loop.to_json())
-
-
 def _reads_changed_values(old: Plan, new: Plan, before: Step) -> bool:
     """Return whether items of a loop may read the environment, which is filled in anew."""
     if old.header.environment == new.header.environment:
@@ -181,19 +190,8 @@ def _reads_changed_values(old: Plan, new: Plan, before: Step) -> bool:
 
 
 def _forms(plan: Plan, run: Iterable[Work]) -> list[Any]:
-    """Return comparable forms of work, with those of the tasks that it calls."""
-    return [_form(plan, work) for work in run]
+    return forms_of(plan.tasks.get, run)
 
 
 def _form(plan: Plan, work: Work) -> Any:
-    form = _strip(work.to_json())
-    if isinstance(work, TaskCall) and work.task in plan.tasks:
-        task = plan.tasks[work.task]
-        return form, task.parallel, _forms(plan, task.run)
-    return form
-
-
-def _strip(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _strip(item) for key, item in value.items() if key not in _FREE_KEYS}
-    return [*map(_strip, value)] if isinstance(value, list | tuple) else value
+    return form_of(plan.tasks.get, work)

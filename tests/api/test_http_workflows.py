@@ -445,6 +445,37 @@ async def test_a_dry_run_of_a_resume_changes_nothing(http: httpx.AsyncClient) ->
     assert len((await http.get("/workflows")).json()["items"]) == 1
 
 
+PARCELS = """
+name: parcels
+input: {wrong: array}
+steps:
+  - name: send
+    loop: {items: [1, 2, 3, 4], as: n}
+    run:
+      - {action: fail, if: "{{ n in input.wrong }}", message: odd}
+      - {action: shell, command: "true"}
+"""
+
+
+async def test_a_failed_loop_does_its_open_items_or_all(http: httpx.AsyncClient) -> None:
+    path = f"/workflows/{(await start(http, PARCELS, PATIENT, wrong=[3]))['workflow_id']}/resume"
+    loops = []
+    for body in ({}, {"all_items": True}, {"all_items": True, "playbook": PARCELS + "description: x\n"}):
+        response = await http.post(path, json={"dry_run": True, **body})
+        assert response.status_code == 200, response.text
+        (step,) = read_view(ResumePreview, response.json()).steps
+        loops.append([members(loop) for loop in step.loops or ()])
+    open_items = {"position": "run", "total": 4, "done": 2, "again": 2, "numbers": [3, 4], "lost": 0}
+    assert loops[0] == [open_items]
+    assert loops[1] == loops[2] == [open_items | {"done": 0, "again": 4, "numbers": [1, 2, 3, 4]}]
+    for given in ({"from": "send"}, {"at": "1"}):
+        refused = await http.post(path, json={"all_items": True, **given})
+        assert refused.json()["type"] == "urn:noetl:problem:conflicting-members"
+    resumed = await http.post(path, json={"all_items": True, "input": {"wrong": []}})
+    assert resumed.status_code == 202
+    assert (await finish(http, resumed.json()["workflow_id"]))["status"] == "succeeded"
+
+
 async def test_a_dry_run_of_a_start_on_one_of_several_branches(http: httpx.AsyncClient) -> None:
     workflow_id = (await start(http, DIAMOND, PATIENT))["workflow_id"]
     assert await preview(http, workflow_id, **{"from": "left"}) == {
@@ -460,8 +491,10 @@ async def test_no_step_of_an_open_run_is_skipped(http: httpx.AsyncClient, gate: 
     workflow_id = (await start(http, HELD, gate=str(gate)))["workflow_id"]
     opened_gate = await asyncio.to_thread(gate.open, "w")
     response = await http.post(f"/workflows/{workflow_id}/resume", json={"skip": {"hold": 1}})
+    items = await http.post(f"/workflows/{workflow_id}/resume", json={"all_items": True})
     opened_gate.close()
-    assert (response.status_code, response.json()["type"]) == (409, "urn:noetl:problem:not-ended")
+    for refused in (response, items):
+        assert (refused.status_code, refused.json()["type"]) == (409, "urn:noetl:problem:not-ended")
 
 
 async def test_the_graph_of_a_run_shows_its_states(http: httpx.AsyncClient) -> None:

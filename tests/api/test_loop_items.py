@@ -183,17 +183,23 @@ def test_a_sequential_loop_that_stopped_has_all_states(services: TenantServices,
     assert (found.counts, found.unlisted) == ({"succeeded": 3, "failed": 1, "cancelled": 6}, None)
 
 
-def test_a_concurrent_loop_that_stopped_says_what_is_not_recorded(
-    services: TenantServices, store: Store
-) -> None:
+def test_a_concurrent_loop_that_stopped_has_all_states(services: TenantServices, store: Store) -> None:
     play = RunHarness(store, STOPPING.replace("CONCURRENCY", "10"), {"concurrency": 10}).finish()
     found = page(services, play)
     assert sum(found.counts.values()) == 10
     assert found.counts["failed"] == 1
     assert [(item.number, item.state) for item in found.items if item.state == "failed"] == [(4, "failed")]
-    listed = Counter(str(item.state) for item in found.items)
-    listed.update(found.unlisted or {})
-    assert listed == Counter(found.counts)
+    assert found.unlisted is None
+    assert Counter(str(item.state) for item in found.items) == Counter(found.counts)
+
+
+def test_a_resumed_loop_does_not_say_which_items_it_has_taken(services: TenantServices, store: Store) -> None:
+    text = STOPPING.replace("CONCURRENCY", "1").replace("item == 4", "item == input.concurrency")
+    play = RunHarness(store, text, {"concurrency": 4}).finish()
+    play.resume(concurrency=8)
+    assert page(services, play).counts == {"succeeded": 3, "failed": 1, "pending": 6}
+    play.finish()
+    assert states(services, play) == "sssssssfcc"
 
 
 def test_a_loop_that_waits_has_its_items(services: TenantServices, store: Store) -> None:

@@ -506,6 +506,23 @@ SCENARIOS = (
         input={"good": False},
     ),
     Scenario(
+        "failed items of a loop",
+        """
+        input: {wrong: array}
+        steps:
+        - {name: a, run: [WORK], rule: [{case: default, run: [b]}]}
+        - name: b
+          loop: {items: [1, 2, 3, 4], as: n}
+          run: [{action: fail, message: no, if: "{{ n in wrong }}"}, WORK, {action: set, set: {x: "{{ n }}"}}]
+          rule: [{case: default, run: [c]}]
+        - {name: c, run: [WORK, {action: set, set: {z: "{{ steps.b.result | map(attribute='x') | sum }}"}}]}
+        output: {z: "{{ z }}"}
+        """,
+        result={"z": 10},
+        acts=(OperatorAct(RunStatus.FAILED, "resume", {"wrong": []}),),
+        input={"wrong": [3]},
+    ),
+    Scenario(
         "out of time",
         """
         timeout: 2h

@@ -376,7 +376,8 @@ def _change_body(change: PlaybookChange) -> dict[str, Any]:
     elif isinstance(change.playbook, PlaybookReference):
         version = {} if change.playbook.version is None else {"version": change.playbook.version}
         body["playbook"] = {"name": change.playbook.name, **version}
-    return body | ({"skip": dict(change.skips)} if change.skips else {})
+    body |= {"skip": dict(change.skips)} if change.skips else {}
+    return body | ({"all_items": True} if change.all_items else {})
 
 
 def _path(run_id: str, part: str = "") -> str:
@@ -453,4 +454,5 @@ def _resume_body(request: ResumeRequest | PastRestart | ChangedRestart) -> dict[
         return body | {"at": request.place}
     body |= {} if request.step is None else {"from": request.step}
     body |= {"skip": dict(request.skips)} if request.skips else {}
+    body |= {"all_items": True} if request.all_items else {}
     return body | ({"drop_siblings": True} if request.drops_siblings else {})

@@ -62,6 +62,10 @@ SkipOption = Annotated[
     ),
 ]
 
+AllItemsOption = Annotated[
+    bool, typer.Option("--all-items", help="Do all items of failed loops again, not only the open ones.")
+]
+
 
 def resume_runs(
     ids: IdsArgument = None,
@@ -70,6 +74,7 @@ def resume_runs(
     step: FromOption = None,
     drop_siblings: DropSiblingsOption = False,
     skip: SkipOption = None,
+    all_items: AllItemsOption = False,
     dry_run: DryRunOption = False,
     status: StatusOption = None,
     playbook: NewVersionOption = None,
@@ -103,7 +108,7 @@ def resume_runs(
     version = VersionOptions(playbook if is_single else None, given or (), renamed or (), wait)
     options = FilterOptions(status, None if is_single else playbook, tag, since, until, parent, search)
     check_selection(ids, options)
-    changes = _ResumeOptions(step, drop_siblings, skip or (), dry_run)
+    changes = _ResumeOptions(step, drop_siblings, skip or (), dry_run, all_items)
     changes.check(is_single=is_single, has_input=bool(inputs or input_file))
     version.check(starts_new_run=step is not None)
     file_inputs = read_input_file(input_file) if input_file else {}
@@ -114,8 +119,7 @@ def resume_runs(
             change_each(selected, partial(_resume_in_service, runs), "resumed", json=json)
             return
         plan = runs.plan((run := find_run(runs, (ids or [""])[0])).id)
-        types = {name: declared.type for name, declared in plan.header.inputs.items()}
-        values = {**file_inputs, **parse_input_pairs(inputs or (), types)}
+        values = {**file_inputs, **parse_input_pairs(inputs or (), _input_types(plan))}
         request: AnyRequest = changes.build_request(values)
         if version.playbook is not None:
             request = changes.complete(version.read_change(runs, values, plan))
@@ -125,13 +129,18 @@ def resume_runs(
         resume_one(runs, run, plan, request, ResumeOutput(json, quiet))
 
 
+def _input_types(plan: Plan) -> dict[str, str]:
+    return {name: declared.type for name, declared in plan.header.inputs.items()}
+
+
 class _ResumeOptions(NamedTuple):
-    """The options that say what a resume in the same version does: `--from`, `--skip` and `--dry-run`."""
+    """The options that say what a resume in the same version does: `--from`, `--skip`, `--dry-run` …"""
 
     step: str | None
     drop_siblings: bool
     skip: Sequence[str]
     dry_run: bool
+    all_items: bool
 
     def check(self, *, is_single: bool, has_input: bool) -> None:
         """Check that the options stand together, and with one run or with inputs.
@@ -143,6 +152,8 @@ class _ResumeOptions(NamedTuple):
             raise CommandError("inputs and --from need the id of one run")
         if self.skip and (not is_single or self.step is not None):
             raise CommandError("--skip continues one run; name its id, and leave out --from")
+        if self.all_items and (not is_single or self.step is not None):
+            raise CommandError("--all-items continues one run; name its id, and leave out --from")
         if self.dry_run and not is_single:
             raise CommandError("--dry-run needs the id of one run")
         if self.drop_siblings and self.step is None:
@@ -154,7 +165,12 @@ class _ResumeOptions(NamedTuple):
 
         skips = parse_skips(self.skip)
         return ResumeRequest(
-            values, self.step, drops_siblings=self.drop_siblings, skips=skips, caller=user_name()
+            values,
+            self.step,
+            drops_siblings=self.drop_siblings,
+            skips=skips,
+            caller=user_name(),
+            all_items=self.all_items,
         )
 
     def complete(self, change: PlaybookChange) -> PlaybookChange | ChangedRestart:
@@ -164,7 +180,8 @@ class _ResumeOptions(NamedTuple):
         if self.step is not None:
             return ChangedRestart(change, self.step, drops_siblings=self.drop_siblings)
         skips = parse_skips(self.skip)
-        return replace(change, skips=skips, caller=user_name()) if skips else change
+        change = replace(change, skips=skips, caller=user_name()) if skips else change
+        return replace(change, all_items=self.all_items)
 
 
 def parse_skips(options: Sequence[str]) -> dict[str, Any]:

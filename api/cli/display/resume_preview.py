@@ -35,6 +35,8 @@ def count_repeated(preview: Mapping[str, Any]) -> int:
 
 def _step_lines(step: Mapping[str, Any]) -> Iterator[str]:
     yield f"{step['step']}  visit {step['visit']}  {_REASONS[step['reason']]}"
+    for loop in step.get("loops", ()):
+        yield f"  {loop['position']}  {_describe_loop(loop)}"
     for action in step["actions"]:
         line = f"  (line {action['line']})" if action["line"] else ""
         done = {
@@ -44,3 +46,23 @@ def _step_lines(step: Mapping[str, Any]) -> Iterator[str]:
         }[action["done"]]
         risk = "" if action["done"] == "no" or action["idempotent"] else "; not idempotent"
         yield f"  {action['position']}  {action['action']}{line}  {done}{risk}"
+
+
+def _describe_loop(loop: Mapping[str, Any]) -> str:
+    """Return what is done again of a loop.
+
+    >>> _describe_loop({"total": 12, "done": 9, "again": 3, "numbers": [2, 4, 12], "lost": 0})
+    'loop: 9 of 12 items were done and stay; items 2, 4, 12 are done again'
+    """
+    numbers = ", ".join(f"{number:,}" for number in loop["numbers"])
+    more = loop["again"] - len(loop["numbers"])
+    again = f"item {numbers} is" if loop["again"] == 1 else f"items {numbers} are"
+    again = f"items {numbers} and {more:,} more are" if more else again
+    lost = (
+        f"; {loop['lost']:,} had succeeded, but their results are too large to be kept"
+        if loop["lost"]
+        else ""
+    )
+    if not loop["done"]:
+        return f"loop: all {loop['total']:,} items are done again{lost}"
+    return f"loop: {loop['done']:,} of {loop['total']:,} items were done and stay; {again} done again{lost}"

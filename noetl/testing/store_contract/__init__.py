@@ -12,8 +12,8 @@ The page docs/how-to/add-a-store.md says how to write a store.
 import pytest
 
 for part in (
-    "cached_results", "consistency", "continued_runs", "damaged_runs", "facts", "keys", "open_waits", "plans",
-    "queue",
+    "cached_results", "consistency", "continued_runs", "damaged_runs", "facts", "failed_items", "keys",
+    "open_waits", "plans", "queue",
     "registry", "run_deletion", "run_lists", "runs", "sequential", "skips", "sweep", "transitions", "waits",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"{__name__}.{part}")
@@ -24,6 +24,7 @@ from noetl.testing.store_contract.continued_runs import ContinuedRunsContract
 from noetl.testing.store_contract.damage import StoreDamage, SweepDamage
 from noetl.testing.store_contract.damaged_runs import DamagedRunsContract
 from noetl.testing.store_contract.facts import FactsContract
+from noetl.testing.store_contract.failed_items import FailedItemsContract
 from noetl.testing.store_contract.keys import KeysContract
 from noetl.testing.store_contract.open_waits import OpenWaitsContract
 from noetl.testing.store_contract.pauses import PausesContract
@@ -47,6 +48,7 @@ __all__ = [
     "ContinuedRunsContract",
     "DamagedRunsContract",
     "FactsContract",
+    "FailedItemsContract",
     "KeysContract",
     "MaintenanceContract",
     "OpenWaitsContract",
@@ -86,6 +88,7 @@ class StoreContract(
     SequentialContract,
     ContinuedRunsContract,
     SkipsContract,
+    FailedItemsContract,
     TransitionsContract,
 ):
     """Tests of all parts but maintenance. A subclass has a fixture `store`, which returns an empty store."""

@@ -166,6 +166,26 @@ def test_a_failed_step_is_skipped(noetl: Command, folder: Path) -> None:
     assert [event["step"] for event in events if event["type"] == "step.skipped"] == ["read"]
 
 
+def test_a_failed_loop_does_its_open_items_or_all(noetl: Command, folder: Path) -> None:
+    Path("parcels.yaml").write_text(
+        "name: parcels\ninput: {wrong: array}\nsteps:\n"
+        "  - name: send\n    loop: {items: [1, 2, 3, 4], as: n}\n    run:\n"
+        "      - {action: fail, if: '{{ n in input.wrong }}', message: odd}\n"
+        "      - {action: shell, command: 'echo {{ n }} >> sent'}\n"
+    )
+    run_id = noetl("run", "parcels.yaml", "-q", "--json", "-i", "wrong=[3]").json["workflow_id"]
+    shown = noetl("runs", "resume", run_id, "--dry-run").out.splitlines()
+    assert shown[1] == "  run  loop: 2 of 4 items were done and stay; items 3, 4 are done again"
+    shown = noetl("runs", "resume", run_id, "--dry-run", "--all-items").out.splitlines()
+    assert shown[1] == "  run  loop: all 4 items are done again"
+    refused = noetl("runs", "resume", run_id, "--all-items", "--from", "send")
+    assert (refused.exit_code, "--all-items continues one run" in refused.err) == (2, True)
+    assert noetl("runs", "resume", run_id, "-i", "wrong=[4]").exit_code == 1
+    assert Path("sent").read_text() == "1\n2\n3\n"
+    assert noetl("runs", "resume", run_id, "-i", "wrong=[]", "--all-items").exit_code == 0
+    assert Path("sent").read_text() == "1\n2\n3\n1\n2\n3\n4\n"
+
+
 def test_the_steps_of_a_resumed_run_are_shown(noetl: Command, folder: Path) -> None:
     Path("flaky.yaml").write_text(
         "name: flaky\ninput: {ready: {type: boolean, default: false}}\nsteps:\n"
