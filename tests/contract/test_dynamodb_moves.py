@@ -13,7 +13,7 @@ from noetl.executor.model.run import RunStatus, VisitStatus
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.expressions import Put, Update
-from noetl.executor.stores.dynamo.plan_moves import HOLD_SECONDS, begin_move, hold_visits
+from noetl.executor.stores.dynamo.plan_moves import HOLD_SECONDS, begin_move, hold_visits, settle_move
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.dynamo.switch_writes import PlanMove
 from noetl.executor.stores.dynamo.wakeups import Wakeups
@@ -392,6 +392,23 @@ def fail_at_commit_point() -> Callable[[str], str | None]:
         return DENIED if operation == "TransactWriteItems" and next(transactions) == 1 else None
 
     return refuse
+
+
+@pytest.mark.usefixtures("moving")
+def test_move_that_another_process_has_settled(store: DynamoStore) -> None:
+    """Settle a move twice by the same head, and once after the run was deleted."""
+    harness = prepare_waiting(store)
+    store.plans.save(compile_text(CORRECTED))
+    with faulty_table(fail_at_commit_point()), pytest.raises(StoreError):
+        switch(harness, CORRECTED)
+    head, now = head_of(harness), harness.clock()
+    assert not settle_move(store.context, head, now)
+    for _ in range(2):
+        assert settle_move(store.context, head, now, is_forced=True)
+        assert "moving_since" not in head_of(harness)
+    assert harness.finish().result == {"y": 1}
+    store.context.table.delete([keys.head(harness.id)])
+    assert settle_move(store.context, head, now, is_forced=True)
 
 
 def test_too_many_joins_are_refused(store: DynamoStore) -> None:
