@@ -315,3 +315,30 @@ def test_numbers_that_stay_the_same_are_read_seldom(browser: Browser, service: S
             page.clock.fast_forward(16_000)
         with page.expect_response("**/inbox?*"):
             page.evaluate("dispatchEvent(new Event('noetl-changed'))")
+
+
+def wait_for_slow_reads(page: Page, address: str) -> None:
+    """Open a view, and wait until its page reads the number of open questions seldom."""
+    page.clock.install()
+    with page.expect_response("**/inbox?*"):
+        page.goto(address)
+    for _ in range(3):
+        with page.expect_response("**/inbox?*"):
+            page.clock.fast_forward(60_000)
+
+
+def test_a_question_is_counted_as_soon_as_a_stream_shows_it(browser: Browser, service: ServedPage) -> None:
+    """The number at the inbox follows the list of runs and the view of a run."""
+    with open_page(browser) as page:
+        wait_for_slow_reads(page, f"{service.url}/ui/runs?since=all")
+        run_id = service.start(CLOSE_MONTH, "waiting")
+        expect(page.get_by_role("button", name="1 new run")).to_be_visible()
+        with page.expect_response("**/inbox?*"):
+            page.clock.run_for(8_000)
+        wait_for_slow_reads(page, f"{service.url}/ui/runs/{run_id}")
+        service.http.post(
+            f"/workflows/{run_id}/answer", json={"step": "ask", "answer": {"approve": True}}
+        ).raise_for_status()
+        expect(page.locator("[data-step=ask]")).to_have_accessible_name(re.compile("^ask .*succeeded"))
+        with page.expect_response("**/inbox?*"):
+            page.clock.run_for(8_000)

@@ -380,6 +380,26 @@ def test_a_run_is_resumed_with_a_corrected_input(page: Page, service: ServedPage
     assert service.http.get(f"/workflows/{run_id}/input").json()["input"]["units"] == 3
 
 
+def test_the_data_of_a_step_stay_while_it_waits_to_be_done_again(page: Page, service: ServedPage) -> None:
+    run_id = service.start(CORRECTABLE, "failed")
+    page.goto(f"{service.url}/ui/runs/{run_id}?step=divide")
+    drawer = page.get_by_role("complementary", name="Step divide")
+    expect(drawer.get_by_role("heading", name="Attempts")).to_be_visible()
+
+    def queue_again(route: Route) -> None:
+        response = route.fetch()
+        run = response.json()
+        run["steps"]["divide"] |= {"status": "queued", "visits": 0}
+        route.fulfill(response=response, json=run)
+
+    page.route(re.compile(rf"/workflows/{run_id}\?include=graph"), queue_again)
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator(".facts")).to_contain_text("0 done")
+    expect(page.locator(".facts")).not_to_contain_text("failed")
+    expect(drawer.get_by_role("heading", name="Attempts")).to_be_visible()
+    expect(drawer).not_to_contain_text("has not started")
+
+
 def test_work_of_the_cache_is_marked(page: Page, service: ServedPage) -> None:
     first, second = (service.start(CACHED, "succeeded") for _ in range(2))
     page.goto(f"{service.url}/ui/runs/{second}?step=load")

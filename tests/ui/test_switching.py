@@ -144,7 +144,7 @@ def test_a_waiting_run_continues_in_another_version_and_returns(
     with open_versions(browser, service, run_id, **options) as page:
         button = page.get_by_role("button", name="Change version")
         page.keyboard.press("Escape")
-        expect(find_dialog(page)).to_have_count(0)
+        expect(page.locator("dialog")).to_have_count(0)
         expect(button).to_be_focused()
         page.keyboard.press("Enter")
         expect(find_dialog(page).get_by_label("Version", exact=True)).to_have_value("2")

@@ -6,6 +6,7 @@ import { linkTo, useAddress } from "../address";
 import type { Field, InboxEntry, Page } from "../answers";
 import { age, shortId } from "../format";
 import { describe, useAnswer, useShared } from "../parts/context";
+import { useQuestions } from "../parts/questions";
 import { Time, useNow } from "../parts/times";
 import { printable, Value } from "../parts/value";
 import { Problem } from "../service";
@@ -24,6 +25,7 @@ export function InboxView() {
   const { parts, params } = useAddress();
   const inbox = useAnswer<Page<InboxEntry>>("/inbox?order=expires", { everyMs: POLL_MS });
   const kept = inbox.data?.items;
+  useQuestions(kept?.map(keyOf).join());
   const now = useNow(true);
   const id = parts[1];
   const isMeant = (entry: InboxEntry, name: "step" | "visit" | "position") => [null, String(entry[name])].includes(params.get(name));

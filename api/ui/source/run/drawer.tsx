@@ -48,7 +48,9 @@ export function Drawer({ run, source, names, place, version, act, reload, onChoo
   const report = run.steps[step];
   const hasStarted = Boolean(report?.visits);
   const path = `/workflows/${run.workflow_id}/step${query({ name: step, visit, at: run.moment?.event.id })}`;
-  const { data, problem } = useAnswer<StepData>(hasStarted ? `${path}${version ? `#${version}` : ""}` : null, { keeps: true });
+  const { data: read, problem } = useAnswer<StepData>(hasStarted ? `${path}${version ? `#${version}` : ""}` : null, { keeps: true });
+  // A step that is done again waits in the queue first. The data of its last visit stay until it starts.
+  const data = hasStarted || !run.moment ? read : null;
   const index = names.indexOf(step);
   const show = (name: string | undefined) => name !== undefined && onChoose({ step: name });
   return (
@@ -73,7 +75,7 @@ export function Drawer({ run, source, names, place, version, act, reload, onChoo
         </button>
       </header>
       {!report && <p class="empty">This playbook has no step of this name.</p>}
-      {report && !hasStarted && <NotStarted run={run} step={step} />}
+      {report && !hasStarted && !data && <NotStarted run={run} step={step} />}
       {data && source !== null && <Sections key={`${data.visit} ${data.status} ${data.attempt}`} run={run} data={data} source={source} place={place} version={version} act={act} reload={reload} onChoose={onChoose} />}
       {problem && <p class="problem" role="alert">{problem}</p>}
     </aside>

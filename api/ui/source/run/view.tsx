@@ -10,6 +10,7 @@ import { useAnswer } from "../parts/context";
 import { useFoundSteps } from "../parts/finder";
 import { useKeys } from "../parts/keys";
 import { lazy } from "../parts/lazy";
+import { useQuestions } from "../parts/questions";
 import { wordOf } from "../parts/state";
 import { Time, useNow } from "../parts/times";
 import { printable } from "../parts/value";
@@ -50,6 +51,7 @@ export function RunView({ id }: { id: string }) {
   const live = useRun(id, JSON.stringify(params.getAll("open")));
   const { run, problem } = live;
   useAnnouncements(run);
+  useQuestions(run ? questionsOf(run) : undefined);
   if (!run) {
     return (
       <main class="run">
@@ -250,6 +252,13 @@ function useAnnouncements(run: RunDetails | null): void {
     else if (failed) announce(`Step ${printable(failed)} has failed.`);
     else if (waiting) announce(`Step ${printable(waiting)} waits.`);
   }, [run]);
+}
+
+/** Return the places of the open questions of a run. */
+function questionsOf(run: RunDetails): string {
+  if (hasEnded(run.status)) return "";
+  const steps = Object.entries(run.steps);
+  return steps.flatMap(([name, { visits, waiting_for }]) => (waiting_for?.questions ?? []).map(({ position }) => `${name} ${visits} ${position}`)).join();
 }
 
 function versionOf(run: RunDetails, step: string): string {

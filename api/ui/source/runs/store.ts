@@ -2,6 +2,7 @@
 
 import type { ListedRun, Page } from "../answers";
 import { count } from "../format";
+import { noteQuestions } from "../parts/questions";
 import type { Service } from "../service";
 import type { Frame } from "../stream";
 import { filterQuery, type RunFilter } from "./filter";
@@ -102,6 +103,7 @@ export class RunRows {
     this.gone.delete(run.workflow_id);
     const old = place === undefined ? this.fresh[waiting] : this.rows[place];
     if (old?.status !== run.status) this.changes++;
+    if (mayAsk(old, run)) noteQuestions();
     if (place !== undefined) this.rows[place] = run;
     else if (waiting >= 0) this.fresh[waiting] = run;
     else if (this.isNewest(run)) this.fresh.unshift(run);
@@ -109,6 +111,7 @@ export class RunRows {
 
   private drop(id: string): void {
     this.changes++;
+    noteQuestions();
     if (this.places.has(id)) this.gone.add(id);
     this.fresh = this.fresh.filter(({ workflow_id }) => workflow_id !== id);
   }
@@ -117,6 +120,12 @@ export class RunRows {
     const first = this.rows[0];
     return !first || run.created_at > first.created_at;
   }
+}
+
+/** Return whether a run may ask now, or has asked before, and is not as it was. */
+function mayAsk(old: ListedRun | undefined, run: ListedRun): boolean {
+  const isSame = old?.status === run.status && old.headline === run.headline;
+  return !isSame && [old?.status, run.status].includes("waiting");
 }
 
 /** Return the words for runs that are new. */

@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-VNO3XS7B.js";import"./chunk-BXFGPPIF.js";import"./chunk-BUDPBKKY.js";import"./chunk-KRIDZECG.js";import"./chunk-ZUMJ6VU3.js";import"./chunk-RTIDTJFH.js";import"./chunk-LZREOAD6.js";import"./chunk-GN6XQBY7.js";import"./chunk-LKKRGK4X.js";import"./chunk-CMYX6GEQ.js";export{a as Drawer,b as LogLines};
