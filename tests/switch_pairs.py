@@ -259,7 +259,7 @@ class SwitchCase:
         return RunRecords(a_run(self.old), visits, arrivals, waves, stack=stack)
 
     def read_state(self) -> SwitchState:
-        return read_switch_state(self.records, self.old)
+        return read_switch_state(self.records, self.old, self.new)
 
     def carry(self) -> CarriedRun:
         return carry(self.old, self.new, self.records, self.switch, 0.0)
@@ -439,7 +439,7 @@ def carried_state(case: SwitchCase, carried: CarriedRun) -> RunState:
     return RunState(
         visits,
         counts,
-        dict(carried.joins),
+        {} if case.new.header.sequential else dict(carried.joins),
         {join: {branch.id: branch for branch in arrived} for join, arrived in carried.arrivals.items()},
         dict(carried.clocks),
         carried.live,
@@ -504,17 +504,17 @@ def find_violation_after(case: SwitchCase, carried: CarriedRun | None) -> str | 
     return None
 
 
-def random_cases(seed: int) -> list[SwitchCase]:
+def random_cases(seed: int, mode: str = "parallel") -> list[SwitchCase]:
     """Return switches from states of one random pair of plans; none if a plan of the pair has findings."""
     rng = random.Random(seed)
     old = new = None
     on_error = rng.choice(("abort", "abort", "continue"))
     while old is None:
         sketch = random_sketch(rng)
-        old = compile_sketch(sketch, on_error)
+        old = compile_sketch(sketch, on_error, mode)
     for _ in range(TRIES):
         changed, renamed = mutate(rng, sketch)
-        new = compile_sketch(changed, on_error)
+        new = compile_sketch(changed, on_error, mode)
         if new is not None and new.hash != old.hash:
             break
     else:

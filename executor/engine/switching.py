@@ -163,7 +163,7 @@ class PlanSwitcher:
         check_switchable(run, old.header)
         check_other_plan(run, new)
         marked = _mark_skips(records, old, request)
-        return old, marked, self.judge(old, new, read_switch_state(marked, old), request.switch)
+        return old, marked, self.judge(old, new, read_switch_state(marked, old, new), request.switch)
 
 
 def check_other_plan(run: Run, plan: Plan) -> None:

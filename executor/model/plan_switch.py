@@ -27,7 +27,7 @@ from typing import Any
 from noetl.executor.model.branch_stack import BranchStack
 from noetl.executor.model.ids import derived_id, ordered_id
 from noetl.executor.model.run import Branch, Pointers, Visit, VisitStatus
-from noetl.executor.model.run_history import RunRecords, names_of_branches
+from noetl.executor.model.run_history import RunRecords, find_new_place, names_of_branches
 from noetl.executor.model.special_visits import SWITCH_STEP, is_branch_visit
 from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.model.visit_transition import enter_step
@@ -101,7 +101,10 @@ class _Carrier:
         self.records = records
         self.switch = switch
         self.now = now
-        self.history = names_of_branches(records, old)
+        self.history = dict(names_of_branches(records, old))
+        self.place = None if switch.renamed else find_new_place(records, old, new)
+        if self.place is not None:
+            self.history[self.place.visit_id] = self.place.names
         self.visits = [
             replace(visit, step=self.rename(visit.step))
             for visit in records.visits
@@ -140,7 +143,7 @@ class _Carrier:
             {join: (waiting, self.wave(join)) for join, waiting in self.waiting_counts().items()},
             dict.fromkeys((step.name for step in self.new.steps.values() if step.join), self.clock),
             self.counts,
-            self.live,
+            self.live if self.place is None else self.place.stack.branches,
             self.build_stack(live),
             self.carry_input(),
             {**self.new.header.variables, **self.records.run.variables},
@@ -237,7 +240,9 @@ class _Carrier:
             fired.append(enter_step(branch, self.records.run.id, self.now, number))
 
     def build_stack(self, live: Sequence[Visit]) -> BranchStack:
-        """Return the stack of a run in sequential mode, which has one branch."""
+        """Return the stack of a run in sequential mode: that of the same visits, or of one branch."""
+        if self.place is not None:
+            return self.place.stack
         if not self.new.header.sequential or len(live) != 1:
             return BranchStack()
         step = self.new.steps[live[0].step]

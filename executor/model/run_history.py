@@ -25,6 +25,7 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.finished_items import ITEMS, read_records
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.run import Branch, FailureState, Pointers, Run, Visit, VisitStatus
+from noetl.executor.model.sequential_history import SequentialPlace, find_place
 from noetl.executor.model.special_visits import has_given_visit, is_branch_visit, is_pseudo_step
 from noetl.executor.model.transition import StepOf, branches_after, names_after
 from noetl.executor.model.visit_states import FINISHED
@@ -72,8 +73,11 @@ class RunRecords:
         )
 
 
-def read_switch_state(records: RunRecords, plan: Plan) -> SwitchState:
-    """Return the state of a run of a plan, for `noetl.planner.continuation.judge.may_continue`."""
+def read_switch_state(records: RunRecords, plan: Plan, new: Plan | None = None) -> SwitchState:
+    """Return the state of a run of a plan, for `noetl.planner.continuation.judge.may_continue`.
+
+    `new` is the plan in which it is to continue. It decides nothing but the order in sequential mode.
+    """
     history = names_of_branches(records, plan)
     visits = [visit for visit in records.visits if is_branch_visit(visit, plan.header.finally_step)]
     live = [visit for visit in visits if records.is_live(visit)]
@@ -107,8 +111,21 @@ def read_switch_state(records: RunRecords, plan: Plan) -> SwitchState:
         _has_begun_to_end(records.visits, plan.header),
         is_edited=records.had_other_plans or has_given_visit(records.visits),
         in_line=in_line,
+        follows_order=bool(in_line) and new is not None and find_new_place(records, plan, new) is not None,
         is_over=has_ended and not (branches or in_line),
     )
+
+
+def find_new_place(records: RunRecords, old: Plan, new: Plan) -> SequentialPlace | None:
+    """Return the place of a run in another plan, if both perform its branches in the same order.
+
+    It has one branch that is performed, which is the last one that began.
+    """
+    if not (old.header.sequential and new.header.sequential):
+        return None
+    place = find_place(records.visits, new)
+    live = [visit.id for visit in records.visits if records.is_live(visit) and visit.step in new.steps]
+    return place if place is not None and live == [place.visit_id] else None
 
 
 def _count_done(visits: Iterable[Visit]) -> dict[str, DoneStep]:

@@ -14,7 +14,10 @@ them, and earlier than all that follows.
 
 Cost: linear in the new version without a changed history; otherwise that of its data-flow analysis.
 
-Limits: guards are not evaluated. In sequential mode, a run with several branches is refused.
+In sequential mode, branches that wait for their turn are a part of the state. Their order must be that of the
+new version (`noetl.executor.model.sequential_history`), and nothing that was performed may have changed.
+
+Limits: guards are not evaluated.
 """
 
 from __future__ import annotations
@@ -109,12 +112,16 @@ class SwitchJudge:
         if self.state.has_begun_to_end or not (self.state.branches or self.state.is_over):
             self.refuse("NC111", "the run has no branch that could continue")
         if "mode" in self.conditions:
-            is_ordered = self.old.header.sequential or self.new.header.sequential
-            if is_ordered and len(self.state.branches) + self.state.in_line > 1:
-                message = (
-                    "branches that are performed one at a time cannot change their plan: wait for one branch"
-                )
+            if self.is_ordered() and not self.state.follows_order:
+                message = "the new version performs the branches that wait for their turn in another order"
+                if self.old.header.sequential != self.new.header.sequential:
+                    message = "several branches cannot change their mode: wait for one branch"
                 self.refuse("NC103", message)
+
+    def is_ordered(self) -> bool:
+        """Return whether a run has several branches and performs them one at a time, in one of the plans."""
+        is_sequential = self.old.header.sequential or self.new.header.sequential
+        return is_sequential and len(self.state.branches) + self.state.in_line > 1
 
     def check_map(self) -> None:
         renamed = self.switch.renamed
@@ -179,6 +186,11 @@ class SwitchJudge:
         self.check_given(version, state)
         self.find_steps_left_out(state, reached)
         if self.reasons or self.is_replay(version, state, catalogue):
+            return
+        if self.is_ordered() and "mode" in self.conditions:
+            # The continuation has no order of branches.
+            message = "branches wait for their turn, and what the run has done is changed in the new version"
+            self.refuse("NC103", message)
             return
         self.check_continuation(version, state, sinks)
 

@@ -78,10 +78,12 @@ class DoneStep:
 class SwitchState:
     """All of a run that decides whether it may continue in another plan.
 
-    `ended_names` are the names that only branches which have ended have saved. `inputs` and `variables` are
-    those with which the run was started. `is_edited` is true if a run of the old plan may never have it.
-    `in_line` is the number of branches that wait for their turn in sequential mode. `is_over` is true if all
-    branches have ended by themselves, and so has the run: only `finally` and `output` are left.
+    `ended_names` are the names that only branches which have ended have saved. `inputs` and `variables`
+    are those with which the run was started. `is_edited` is true if a run of the old plan may never have
+    it. `in_line` is the number of branches that wait for their turn in sequential mode. `follows_order`
+    is true if a run of the new plan that makes the same visits has the same branches in the same order.
+    `is_over` is true if all branches have ended by themselves, and so has the run: only `finally` and
+    `output` are left.
     """
 
     branches: tuple[BranchPosition, ...]
@@ -93,6 +95,7 @@ class SwitchState:
     has_begun_to_end: bool = False
     is_edited: bool = False
     in_line: int = 0
+    follows_order: bool = False
     is_over: bool = False
 
     def visits_of(self, step: str) -> int:

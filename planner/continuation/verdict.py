@@ -12,7 +12,7 @@ TITLES: Mapping[str, str] = MappingProxyType(
     {
         "NC101": "a step of the run is being performed",
         "NC102": "a step of the run is missing in the new version",
-        "NC103": "the mode of several branches changes",
+        "NC103": "the mode or the order of several branches changes",
         "NC104": "a join at which a branch waits is none in the new version",
         "NC105": "a step would be done twice",
         "NC106": "a first-come join would not know its branches",

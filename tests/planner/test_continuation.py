@@ -105,6 +105,24 @@ SWITCHES: dict[str, tuple[Plan, Plan, SwitchState, list[str]]] = {
         SwitchState((visiting("b"), visiting("c")), done(a=1)),
         ["NC103"],
     ),
+    "order of branches in line": (
+        flow("a > b c\nb\nc", "mode: sequential"),
+        flow("a > c b\nb\nc", "mode: sequential"),
+        SwitchState((visiting("b"),), done(a=1), in_line=1),
+        ["NC103"],
+    ),
+    "changed history of branches in line": (
+        flow("a > b c\nb\nc", "mode: sequential"),
+        flow("a > b c d\nb\nc\nd", "mode: sequential"),
+        SwitchState((visiting("b"),), done(a=1), in_line=1, follows_order=True),
+        ["NC103"],
+    ),
+    "same history of branches in line": (
+        flow("a > b c\nb\nc", "mode: sequential"),
+        flow("a > b c\nb > d\nc\nd", "mode: sequential"),
+        SwitchState((visiting("b"),), done(a=1), in_line=1, follows_order=True),
+        [],
+    ),
     "mode with one branch": (
         flow("a > b c\nb\nc"),
         flow("a > b c\nb\nc", "mode: sequential"),

@@ -459,12 +459,32 @@ class SwitchesContract(ContractFixtures):
         for _ in range(executed):
             harness.execute_next()
         before = run_contents(store, harness.run)
-        for mode in ("sequential", "parallel"):
-            new = text.replace("mode: sequential", f"mode: {mode}").replace("x + y", "x + y + 1")
-            refused = switch(harness, new).verdict
-            assert [reason.code for reason in refused.reasons] == ["NC103"]
-            assert run_contents(store, harness.run) == before
-        assert harness.finish().result == {"sum": 3}
+        corrected = text.replace("x + y", "x + y + 1")
+        parallel = corrected.replace("mode: sequential", "mode: parallel")
+        refused = switch(harness, parallel).verdict
+        assert [reason.code for reason in refused.reasons] == ["NC103"]
+        assert run_contents(store, harness.run) == before
+        assert switch(harness, corrected).run is not None
+        assert failed_checks(store) == []
+        assert harness.finish().result == {"sum": 4}
+
+    def test_failed_run_continues_with_branches_in_line(self, store: Store) -> None:
+        text = """
+            mode: sequential
+            steps:
+            - {name: fork, rule: [{case: default, run: [a, b, c]}]}
+            - {name: a, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [meet]}]}
+            - {name: b, run: [{action: fail, message: "no"}], rule: [{case: default, run: [meet]}]}
+            - {name: c, run: [{action: set, set: {z: 3}}], rule: [{case: default, run: [meet]}]}
+            - {name: meet, run: [{action: set, set: {all: "{{ [x, z] }}"}}]}
+        """
+        harness = RunHarness(store, text).finish()
+        assert harness.status is RunStatus.FAILED
+        corrected = text.replace('{action: fail, message: "no"}', '{action: log, message: "{{ x }}"}')
+        assert switch(harness, corrected).run is not None
+        assert failed_checks(store) == []
+        assert harness.finish().result["all"] == [1, 3]
+        assert harness.visit_counts == dict.fromkeys(["fork", "a", "b", "c", "meet"], 1)
 
     def test_deadline_follows_the_new_version(self, store: Store) -> None:
         harness = RunHarness(store, WAITING.replace("steps:", "timeout: 1h\n    steps:", 1))
