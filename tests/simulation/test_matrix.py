@@ -58,7 +58,7 @@ def test_invariants_hold_in_a_sample_of_the_matrix(backend: StoreBackend, scenar
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["failed and resumed", "cancelled and resumed"])
+@pytest.mark.parametrize("name", ["failed and resumed", "cancelled and resumed", "failed items of a loop"])
 def test_invariants_hold_for_faults_in_a_resume(backend: StoreBackend, name: str) -> None:
     """Some stores write a resume in several steps, and any worker completes it. So the sample is large."""
     scenario, world = find_scenario(name), SimulatedWorld(backend)
