@@ -247,7 +247,7 @@ def _check_items(loop: Loop, hash_before: str, first: int, items: Sequence[Any])
     if _hash_items(loop, items) != hash_before:
         message = (
             f"the list has changed at item {first + 1:,}, which has begun. Resume the run with the input "
-            "that it had, or start a new run at this step with `--from`"
+            "that it had, or with all items, or start a new run at this step with `--from`"
         )
         raise ActionError("ItemsChanged", message, retryable=False).at_key("loop.items")
 
