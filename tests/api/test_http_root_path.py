@@ -34,7 +34,7 @@ ECHO = """\
 name: echo
 steps:
 - name: say
-  run: [{action: set, set: {said: "{{ 'ß' * 50000 }}"}}]
+  run: [{action: set, set: {said: "{{ 'ß' * 60000 }}"}}]
   rule: [{case: default, run: [more]}]
 - name: more
   run: [{action: set, set: {all: "{{ [said, said, said, said, said, said] }}"}}]
@@ -225,9 +225,9 @@ def test_a_conversation_through_a_gateway(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(lambda_handler, "MAX_RESPONSE_BYTES", 520_000)
-    monkeypatch.setattr(lambda_handler, "MAX_BALANCER_BYTES", 510_000)
-    limit = "510,000" if front.event is alb_event else "520,000"
+    monkeypatch.setattr(lambda_handler, "MAX_RESPONSE_BYTES", 620_000)
+    monkeypatch.setattr(lambda_handler, "MAX_BALANCER_BYTES", 610_000)
+    limit = "610,000" if front.event is alb_event else "620,000"
     with gateway(front, monkeypatch, settings) as send:
         converse(send, front.prefix, {"authorization": f"Bearer {key}"}, limit, tmp_path / "token")
 
