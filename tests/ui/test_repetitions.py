@@ -79,15 +79,18 @@ def test_a_new_run_starts_at_the_event_of_the_slider(
     browser: Browser, service: ServedPage, axe: str, options: dict[str, object]
 ) -> None:
     run_id = service.start(PAID, "succeeded")
-    number = 1 + events_of(service, run_id).index(("step.completed", "load"))
+    events = events_of(service, run_id)
+    number = 1 + events.index(("step.completed", "load"))
     with open_run(browser, f"{service.url}/ui/runs/{run_id}", options) as page:
         name = "New run" if "viewport" in options else "Start a new run from here"
         start = page.get_by_role("button", name=name)
         expect(start).to_have_accessible_description("choose an earlier event first")
         slider = page.get_by_role("slider", name="Event")
+        expect(slider).to_have_value(str(len(events)))
         slider.focus()
-        for _ in range(len(events_of(service, run_id)) - number):
+        for earlier in range(len(events) - 1, number - 1, -1):
             slider.press("ArrowLeft")
+            expect(slider).to_have_value(str(earlier))
         start.press("Enter")
         dialog = find_dialog(page, "Start a new run from here")
         expect(find_effects(dialog)).to_contain_text("2 steps done again. Of their actions, 1 acts outside.")
