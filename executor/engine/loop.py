@@ -111,7 +111,7 @@ class LoopRun:
         if isinstance(items, Cancelled):
             return items
         with self.context.memory_budget.reserved(items):
-            start = _BatchStart.read(self.loop, self.context.journal.get(self.position), items)
+            start = _BatchStart.read(self.context.journal.get(self.position), items)
             first, size = start.progress.done, self.loop.batch or len(items)
             batch = _BatchRun(self, items[first : first + size], start.progress)
             result = batch.run()
@@ -150,7 +150,7 @@ class LoopRun:
             return _combine(outcomes, items, loop)
         if end.progress.done < end.progress.total:
             result = BatchResult(position, first, [outcome.to_list() for outcome in outcomes])
-            end = replace(end, batch_before=(first, _hash_items(loop, items[first : end.progress.done])))
+            end = replace(end, batch_before=(first, _hash_to_keep(loop, items[first : end.progress.done])))
             return WorkSuspension({position: end.to_entry()}, context.clock(), batch_results=(result,))
         # An attempt that was given up may have left later batches of a longer list.
         earlier = context.batch_outcomes_of(position)[:first] if first else ()
@@ -197,7 +197,7 @@ class _BatchStart:
     batch_before: tuple[int, str] | None = None
 
     @classmethod
-    def read(cls, loop: Loop, entry: Mapping[str, Any] | None, items: Sequence[Any]) -> _BatchStart:
+    def read(cls, entry: Mapping[str, Any] | None, items: Sequence[Any]) -> _BatchStart:
         """Return the state in a journal entry, or that of a loop over `items` before its first batch.
 
         Raises:
@@ -209,7 +209,7 @@ class _BatchStart:
         if "batch" not in entry:
             return cls(progress, entry.get("given", 0))
         first, hash_before = entry["batch"]
-        _check_items(loop, hash_before, first, items[first : progress.done])
+        _check_items(hash_before, first, items[first : progress.done])
         return cls(progress, entry["given"], (first, hash_before))
 
     def to_entry(self) -> dict[str, Any]:
@@ -224,27 +224,31 @@ class _BatchStart:
         }
 
 
-def _hash_items(loop: Loop, items: Sequence[Any]) -> str:
-    """Return a hash of items of a loop. It is empty if they depend on the time or on chance.
+def _hash_to_keep(loop: Loop, items: Sequence[Any]) -> str:
+    """Return the hash of items of a loop that are to be compared later, or "" if they are not.
 
-    Secrets are replaced first: a hash of them could be guessed.
+    They are not if they depend on the time or on chance, or hold secrets: a hash of these could be guessed.
     """
-    if _CHANGES_BY_ITSELF.search(str(loop.items)):
+    if _CHANGES_BY_ITSELF.search(str(loop.items)) or redact_for_storage(items) != items:
         return ""
+    return _hash_items(items)
+
+
+def _hash_items(items: Sequence[Any]) -> str:
     digest = hashlib.sha256()
     for item in items:
         wait_for_slice()
-        digest.update(canonical_json(redact_for_storage(item)).encode() + b"\n")
+        digest.update(canonical_json(item).encode() + b"\n")
     return digest.hexdigest()[:32]
 
 
-def _check_items(loop: Loop, hash_before: str, first: int, items: Sequence[Any]) -> None:
+def _check_items(hash_before: str, first: int, items: Sequence[Any]) -> None:
     """Check that items which have begun are still the same. `first` is the index of the first of them.
 
     Raises:
         ActionError: they are not.
     """
-    if _hash_items(loop, items) != hash_before:
+    if hash_before and _hash_items(items) != hash_before:
         message = (
             f"the list has changed at item {first + 1:,}, which has begun. Resume the run with the input "
             "that it had, or with all items, or start a new run at this step with `--from`"
@@ -292,7 +296,7 @@ class _BatchRun:
         }
         for index, key in enumerate(self._keys):
             if "item" in (entry := context.journal.get(key, {})):
-                _check_items(self._loop, entry["item"], before.done + index, items[index : index + 1])
+                _check_items(entry["item"], before.done + index, items[index : index + 1])
         self._outcomes |= self._read_recorded()
         context.memory_budget.reserve(sum(outcome.size for outcome in self._outcomes.values()))
         self._suspended: dict[int, WorkSuspension] = {}
@@ -426,7 +430,7 @@ class _BatchRun:
             changes = changed_names(self._loop_run.scope.saved, self._scopes[index].saved)
             journal[self._keys[index]] = item_entry(suspended, changes)
         for index in (*self._outcomes, *waiting):
-            journal[self._keys[index]]["item"] = _hash_items(self._loop, self._items[index : index + 1])
+            journal[self._keys[index]]["item"] = _hash_to_keep(self._loop, self._items[index : index + 1])
         finished_size = sum(outcome.size for outcome in self._outcomes.values())
         saved_size = sum(item_scope.reserved for item_scope in self._scopes.values())
         return combine_suspensions(journal, waiting.values(), finished_size + saved_size)

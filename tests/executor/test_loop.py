@@ -263,6 +263,18 @@ class TestChangedItems:
         if ending == "failed":
             assert harness.error_types[-1] == "ItemsChanged"
 
+    def test_an_item_that_has_become_a_secret_is_no_other_item(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another run of the process has read a secret with the text of an item."""
+        ids = ["text-of-a-secret", *"bcd"]
+        harness = RunHarness(store, self.TEXT, input={"ids": ids}).finish()
+        monkeypatch.setenv("NOETL_SECRET_KEY", "text-of-a-secret")
+        reader = "steps: [{name: a, run: [{action: shell, command: 'true', env: {K: '{{ secrets.KEY }}'}}]}]"
+        assert RunHarness(store, reader).finish().status == "succeeded"
+        harness.resume(ok=True).finish()
+        assert harness.status == "succeeded"
+
     def test_items_with_the_time_are_not_compared(self, store: SqliteStore) -> None:
         text = self.TEXT.replace("{{ input.ids }}", "{{ input.ids + [now() | string] }}")
         harness = RunHarness(store, text, input={"ids": [*"abcd"]}).finish()
