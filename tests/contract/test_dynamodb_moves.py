@@ -35,6 +35,7 @@ from noetl.testing.store_contract.switches import (
 )
 from tests.aws import Client
 from tests.aws_faults import DENIED, faulty_table
+from tests.contract.test_dynamodb_switches import prepare_failed, prepare_waiting
 
 FAILED_WHILE_IT_WAITS = """
     steps:
@@ -71,16 +72,6 @@ class TestMoves(SwitchesContract):
         opened = DynamoStore("noetl")
         yield opened
         opened.close()
-
-
-def prepare_failed(store: DynamoStore) -> RunHarness:
-    return RunHarness(store, WRONG, {"m": "a"}, origin="service").finish()
-
-
-def prepare_waiting(store: DynamoStore) -> RunHarness:
-    harness = RunHarness(store, WAITING, origin="service")
-    execute_until_it_waits(harness)
-    return harness
 
 
 def prepare_begun(store: DynamoStore) -> RunHarness:
