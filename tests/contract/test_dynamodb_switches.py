@@ -14,6 +14,7 @@ from noetl.executor.model.run import Claim, Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_history import RunRecords
 from noetl.executor.model.run_switch import SwitchedRun
+from noetl.executor.stores.dynamo.arrivals import decode_carried
 from noetl.executor.stores.dynamo.followups import DueVisits
 from noetl.executor.stores.dynamo.run_items import derive_deadline_visit
 from noetl.executor.stores.dynamo.store import DynamoStore
@@ -303,3 +304,20 @@ def test_random_runs_end_as_in_memory(store: DynamoStore) -> None:
         switched += bool(outcomes) and not outcomes[0][0]
     assert failed_checks(store) == []
     assert switched >= LEAST_SWITCHES
+
+
+def test_join_that_another_process_has_fired_is_read_again(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = prepare_cycle(store)
+    assert switch(harness, CYCLE_AND_LOG).run is not None
+    reads: list[object] = []
+
+    def decode(*arguments: Any, **options: Any) -> Any:
+        reads.append(arguments)
+        return {} if len(reads) == 1 else decode_carried(*arguments, **options)
+
+    monkeypatch.setattr("noetl.executor.stores.dynamo.joins.decode_carried", decode)
+    harness.clock.advance(3_600)
+    harness.finish()
+    assert (harness.run.result, len(reads) > 1) == ({"sum": 43}, True)

@@ -195,7 +195,11 @@ class DynamoJoins:
         return VisitItem(visit, origin, {**item, "pk": key.pk, "sk": key.sk})
 
     def _read_arrivals(self, head: Item, join: Step, stored: Item, entries: Sequence[str]) -> list[Arrival]:
-        """Return the branches that wait at a join, whose item is `stored`, by their entries in counters."""
+        """Return the branches that wait at a join, whose item is `stored`, by their entries in counters.
+
+        Raises:
+            ConditionFailed: the item of the join was read after the join has fired.
+        """
         run_id, spread, step_of = run_id_of(head), spread_of(head), self._context.step_of(head)
         sender_keys = {entry: keys.visit(run_id, entry, spread) for entry in entries if not is_carried(entry)}
         items = self._table.get_many(list(sender_keys.values())) if sender_keys else {}
@@ -204,6 +208,9 @@ class DynamoJoins:
             sender = decode_visit(run_id, items[key], self._context.blobs, with_outputs=False)
             assert sender is not None
             arrivals[entry] = find_arrival(sender, join.name, step_of)
+        # Another process may have fired the join since the counters were read.
+        if not arrivals.keys() >= {*entries}:
+            raise ConditionFailed([], [])
         return [arrivals[entry] for entry in entries]
 
     def _new_visit_of_join(
