@@ -1,8 +1,10 @@
 """Coverage of the compiler and of the pure executor: a table by package, and every missing line and branch.
 
     python -m noetl.infra.coverage_report
+    python -m noetl.infra.coverage_report --then-others -n auto  # options of pytest
 
-The exit status is not 0 if a test fails. It is 1 if less than REQUIRED_PERCENT of the lines or of the
+With `--then-others`, the tests that measure nothing run afterwards, without tracing. So every test has run
+once. The exit status is not 0 if a test fails. It is 1 if less than REQUIRED_PERCENT of the lines or of the
 branches of a package are covered. `[tool.coverage]` in `pyproject.toml` lists the measured files.
 
 Problem: measure whether the tests of these packages reach every line and every branch.
@@ -80,6 +82,8 @@ LEFT_OUT = (
     "tests/executor/test_transitions_once.py",
 )
 """Slow tests in the same folders, which reach no other lines or branches than the rest."""
+
+THEN_OTHERS = "--then-others"
 
 HEADINGS = ("package", "files", "lines", "missing", "covered", "branches", "missing", "covered")
 
@@ -182,6 +186,15 @@ def run_coverage(*arguments: str) -> int:
     return subprocess.run(command, check=False, cwd=ROOT, env=environment).returncode
 
 
+def measures(node: str) -> bool:
+    """Return whether a test counts for the coverage. `node` is its id in pytest.
+
+    >>> measures("tests/planner/test_compile.py::test_empty"), measures("tests/api/test_jwt.py::test_empty")
+    (True, False)
+    """
+    return node.startswith(TESTS) and not node.startswith(LEFT_OUT)
+
+
 def measure(pytest_options: Iterable[str]) -> int:
     """Run the tests and write the reports. Return the exit status of the first command that fails, or 0.
 
@@ -199,9 +212,19 @@ def measure(pytest_options: Iterable[str]) -> int:
     return next(filter(None, [run_coverage(*command) for command in commands]), 0)
 
 
-def main(pytest_options: Sequence[str]) -> int:
+def run_others(pytest_options: Iterable[str]) -> int:
+    """Run the tests that measure nothing. Return the exit status."""
+    command = [sys.executable, "-m", "pytest", "-p", "tests.other_tests", *pytest_options]
+    return subprocess.run(command, check=False, cwd=ROOT).returncode
+
+
+def main(arguments: Sequence[str]) -> int:
     """Measure, print the reports, and return the exit status."""
-    status = measure(pytest_options or ("-n", "auto", "--dist", "worksteal"))
+    options = [argument for argument in arguments if argument != THEN_OTHERS]
+    options = options or ["-n", "auto", "--dist", "worksteal"]
+    status = measure(options)
+    if THEN_OTHERS in arguments:
+        status = run_others(options) or status
     if not REPORT.exists():
         return status
     report = json.loads(REPORT.read_text(encoding="utf-8"))

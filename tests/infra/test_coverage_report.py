@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from noetl.infra.coverage_report import (
     TESTS,
     Counts,
     count_by_package,
+    measures,
     shortfalls,
     table,
     unmeasured_files,
@@ -78,3 +81,18 @@ def test_a_selected_file_that_no_test_imports_is_named(tmp_path: Path) -> None:
 
 def test_every_test_that_the_report_runs_or_leaves_out_exists() -> None:
     assert [path for path in (*TESTS, *LEFT_OUT) if not (ROOT / path.split("::")[0]).exists()] == []
+
+
+def test_the_other_tests_are_those_that_measure_nothing() -> None:
+    """Two files that measure, one with a test that does not, and one file that does not."""
+    files = ("executor/test_kept_outcomes.py", "executor/test_skips.py", "contract/test_transitions.py")
+
+    def collect(*options: str) -> list[str]:
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *options]
+        command += (f"tests/{file}" for file in files)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return [line for line in done.stdout.splitlines() if "::" in line]
+
+    nodes, untraced = collect(), collect("-p", "tests.other_tests")
+    assert untraced == [node for node in nodes if not measures(node)]
+    assert {node.split("::")[0] for node in untraced} == {f"tests/{file}" for file in (files[0], files[2])}
