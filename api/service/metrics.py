@@ -97,6 +97,9 @@ class Scrape:
         yield GaugeMetricFamily(
             "noetl_queue_oldest_seconds", "How long the oldest of these visits is due.", age
         )
+        if metrics.log_bytes is not None:
+            help_text = "Length of the write-ahead log of SQLite."
+            yield GaugeMetricFamily("noetl_store_log_bytes", help_text, metrics.log_bytes)
 
     def _counter(self, kind: FactKind, totals: Iterable[FactTotal]) -> Metric:
         from prometheus_client.core import CounterMetricFamily

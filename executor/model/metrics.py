@@ -131,9 +131,11 @@ class StoreMetrics:
 
     `due` is the number of visits that wait for a worker of a service. `open_runs` is that of runs that have
     not ended. Both are at most MAX_COUNTED. `oldest_due_at` is the time since which one of the visits is due.
+    `log_bytes` is the length of the write-ahead log of SQLite.
     """
 
     totals: Sequence[FactTotal]
     due: int
     oldest_due_at: float | None
     open_runs: int
+    log_bytes: int | None = None

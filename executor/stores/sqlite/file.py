@@ -21,11 +21,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from noetl.executor.errors import SchemaError, StoreError
 from noetl.executor.precedence import PrecedenceLock, StoreOperation
@@ -79,10 +80,30 @@ LOG_PAGES = 4000
 A write-back waits for the disk twice. This is four times the default of SQLite.
 """
 MAX_LOG_BYTES = 64 * 1024 * 1024
-"""Length to which SQLite cuts the log when it begins it anew. A reader that stays lets it grow until then."""
+"""Length to which SQLite cuts the log when it begins it anew.
+
+A reader that stays lets it grow until then, and workers cut it (`write_ahead_log.py`).
+"""
 
 CLOSE_TIMEOUT_SECONDS = 2.0
 """Time that `close` waits for a connection that a thread is using."""
+
+CUT_SECONDS = 0.1
+"""How long the log is not cut because of statements that read it. Other writers wait meanwhile."""
+
+
+class CheckpointMode(StrEnum):
+    """The mode of a checkpoint: next to readers and writers, or up to the end of the log, which is cut."""
+
+    PASSIVE = "passive"
+    TRUNCATE = "truncate"
+
+
+class LogPages(NamedTuple):
+    """Number of pages of the log that are written back to the file, and of those that are not."""
+
+    written: int
+    unwritten: int
 
 
 class SqliteFile:
@@ -108,6 +129,10 @@ class SqliteFile:
         self._connections: dict[threading.Thread, _Connection] = {}
         self._connecting = threading.Lock()
         self._writing = PrecedenceLock()
+        self.max_log_bytes = MAX_LOG_BYTES
+        self.log_pages = LOG_PAGES
+        self.defers_checkpoints = False
+        """Whether commits leave it to `write_back` to write the log back to the file."""
         if not create and not self.path.exists():
             raise StoreError(f"There is no store at {path}.")
         try:
@@ -183,8 +208,8 @@ class SqliteFile:
                     self._connections[threading.current_thread()] = connection
                 db.execute("pragma journal_mode = wal")
                 db.execute("pragma synchronous = full")
-                db.execute(f"pragma wal_autocheckpoint = {LOG_PAGES}")
-                db.execute(f"pragma journal_size_limit = {MAX_LOG_BYTES}")
+                db.execute(f"pragma wal_autocheckpoint = {self.log_pages}")
+                db.execute(f"pragma journal_size_limit = {self.max_log_bytes}")
             self._local.connection = connection
         return connection
 
@@ -204,6 +229,8 @@ class SqliteFile:
             connection = self._thread_connection()
             db = connection.db
             with StoreOperation(), self._writing, connection.in_use:
+                if connection.defers_checkpoints is not self.defers_checkpoints:
+                    self._set_checkpoints(connection)
                 db.execute("begin immediate")
                 try:
                     yield SqliteWriter(db)
@@ -215,6 +242,32 @@ class SqliteFile:
         except sqlite3.Error as error:
             raise self._failure(error) from error
         after_commit()
+
+    def _set_checkpoints(self, connection: _Connection) -> None:
+        """Let the commits of a connection write the log back, or not."""
+        connection.defers_checkpoints = self.defers_checkpoints
+        pages = 0 if connection.defers_checkpoints else self.log_pages
+        connection.db.execute(f"pragma wal_autocheckpoint = {pages}")
+
+    def write_back(self, mode: CheckpointMode) -> LogPages | None:
+        """Write the log back to the file, and return its pages, or None if it is in use.
+
+        The mode PASSIVE makes no caller wait, and leaves pages that a reader may need. TRUNCATE also cuts the
+        log, unless a reader stays in it for longer than CUT_SECONDS.
+        """
+        is_cut = mode is CheckpointMode.TRUNCATE
+        try:
+            connection = self._thread_connection()
+            with StoreOperation(), self._writing if is_cut else nullcontext(), connection.in_use:
+                db = connection.db
+                db.execute(f"pragma busy_timeout = {1000 * CUT_SECONDS:.0f}")
+                try:
+                    is_busy, pages, written = db.execute(f"pragma wal_checkpoint({mode})").fetchone()
+                finally:
+                    db.execute(f"pragma busy_timeout = {1000 * BUSY_SECONDS:.0f}")
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+        return None if is_busy else LogPages(written, pages - written)
 
     def fetch_all(self, query: str, /, **values: Any) -> list[sqlite3.Row]:
         """Return all rows of a query."""
@@ -341,12 +394,13 @@ class SqliteWriter:
         """Return at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Connection:
     """The connection of a thread, and a lock that is held while the thread uses it."""
 
     db: sqlite3.Connection
     in_use: threading.RLock = field(default_factory=threading.RLock)
+    defers_checkpoints: bool = False
 
 
 def _create_folder(folder: Path) -> None:

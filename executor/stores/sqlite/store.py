@@ -7,6 +7,8 @@ from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.store import SqlStore
 from noetl.executor.stores.sqlite.facts import SqliteFacts
 from noetl.executor.stores.sqlite.file import SqliteFile
+from noetl.executor.stores.sqlite.maintenance import SqliteMaintenance
+from noetl.executor.stores.sqlite.write_ahead_log import WriteAheadLog
 
 
 class SqliteStore(SqlStore):
@@ -29,5 +31,7 @@ class SqliteStore(SqlStore):
     ) -> None:
         self.file = SqliteFile(path, create=create)
         self.path = self.file.path
+        log = WriteAheadLog(self.file)
         context = SqlContext(self.file, limits, retention_seconds)
-        super().__init__(context, SqliteFacts(context))
+        super().__init__(context, SqliteFacts(context, log))
+        self.maintenance = SqliteMaintenance(self.maintenance, log)
