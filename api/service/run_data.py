@@ -168,12 +168,12 @@ class RunDataService:
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        summary = self.runs.summary(run_id)
-        report = self.report(run_id) if counts_visits else self.runs.report(run_id)
         if not counts_visits:
-            states = {name: step.status for name, step in report.steps.items()}
-            return summary.plan_hash, DrawnRun(states, status=report.status.value, id=summary.id)
-        return summary.plan_hash, draw_visits(report, self.context.store.runs.visits(summary.id))
+            overview = self.runs.overview(run_id)
+            run, states = overview.summary, self.runs.step_states(overview)
+            return run.plan_hash, DrawnRun(states, status=run.status.value, id=run.id)
+        summary = self.runs.summary(run_id)
+        return summary.plan_hash, draw_visits(self.report(run_id), self.context.store.runs.visits(summary.id))
 
     def headline(self, run_id: str) -> Headline:
         """Return the headline of a run of a list. It is empty if the run was deleted."""

@@ -13,7 +13,7 @@ from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookRefer
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.playbooks import registered_playbook
 from noetl.api.service.restarts import begin_restart, has_other_plans
-from noetl.api.service.step_reports import step_reports
+from noetl.api.service.step_reports import step_reports, step_states
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import (
     EventEntry,
@@ -283,12 +283,17 @@ class RunService:
         events = runs.events(id, after, _ALL_EVENTS)
         return events[-1].id if events else None
 
+    def step_states(self, overview: RunOverview) -> dict[str, StepState]:
+        """Return the states of the steps of an overview, without the rest of their reports."""
+        return step_states(overview.summary.status, self._step_names(overview), overview.steps)
+
     def _step_reports(self, overview: RunOverview) -> dict[str, StepReport]:
+        return step_reports(overview.summary.status, self._step_names(overview), overview.steps)
+
+    def _step_names(self, overview: RunOverview) -> Sequence[str]:
         if overview.damage is not None:
-            names: Sequence[str] = tuple(overview.steps)
-        else:
-            names = self.context.step_names(overview.summary.plan_hash)
-        return step_reports(overview.summary.status, names, overview.steps)
+            return tuple(overview.steps)
+        return self.context.step_names(overview.summary.plan_hash)
 
     def find(self, run_filter: RunFilter) -> RunPage:
         """Return one page of the tenant's runs, the newest first, with the cursor of the next page.
