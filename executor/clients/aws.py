@@ -175,7 +175,17 @@ def _session() -> Any:
     """
     import botocore.session
 
-    return botocore.session.get_session()
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _description_loader(session.get_config_variable("data_path")))
+    return session
+
+
+@lru_cache(1)
+def _description_loader(data_path: str | None) -> Any:
+    """Return what loads service descriptions and remembers them, also after `reset_clients`."""
+    from botocore.loaders import create_loader
+
+    return create_loader(data_path)
 
 
 def reset_clients() -> None:
