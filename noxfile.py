@@ -6,8 +6,9 @@
 
 `make test` runs every test with the locked versions on one Python. The sessions run fewer examples of each
 property. The versions of Python between the lowest and the own one run what depends on them most (DEPENDENT).
-`lowest` also runs what uses other packages (WITH_PACKAGES). With arguments, a session leaves out only what
-depends on neither (INDEPENDENT).
+`lowest` also runs what uses other packages (WITH_PACKAGES). It leaves out what makes the same calls of them
+(SAME_CALLS). With arguments, a session leaves out only what depends on neither (INDEPENDENT). mypy checks
+that the code uses only the standard library of the lowest Python.
 """
 
 from __future__ import annotations
@@ -50,14 +51,18 @@ INDEPENDENT = (
     "tests/contract/test_cost.py",  # counts of requests
     "tests/contract/test_dynamodb.py",  # the meaning of a store; other tests use the client
     "tests/contract/test_dynamodb_races.py",  # requests in an order that the tests choose
-    "tests/executor/test_consistent_cut.py",  # random runs against a model, also in the next six
+    "tests/executor/test_consistent_cut.py",  # random runs against a model, also in the next eight
+    "tests/executor/test_corrected_restarts.py",
     "tests/executor/test_known_switches.py",
     "tests/executor/test_past_restart.py",
     "tests/executor/test_plan_switch.py",
     "tests/executor/test_replay.py",
+    "tests/executor/test_sequential_switches.py",
     "tests/executor/test_suspended_switches.py",
     "tests/executor/test_switching.py",
     "tests/executor/test_dynamo_times.py",  # the times of runs, counted from their events
+    "tests/executor/test_state_space.py",  # orders of the same choices
+    "tests/executor/test_transitions_once.py",  # texts of the sources
 )
 DEPENDENT = (
     # Syntax trees, templates and their limits. What depends on none of them runs with the lowest versions.
@@ -98,6 +103,25 @@ CLIENTS = (
     "tests/executor/actions/test_lambda_action.py",
     "tests/executor/actions/test_message_action.py",
     "tests/executor/actions/test_s3_action.py",
+)
+SAME_CALLS = tuple(
+    # The meaning of requests and of runs. Other tests in this folder make the same calls of packages.
+    f"tests/api/test_{name}.py"
+    for name in (
+        "durations",
+        "http_bulk",
+        "http_comparison",
+        "http_delete",
+        "http_migrate",
+        "http_statistics",
+        "http_switch",
+        "http_tags",
+        "http_ui",
+        "loop_items",
+        "past_runs",
+        "read_costs",
+        "run_lists",
+    )
 )
 WITH_PACKAGES = (
     *(path for path in DEPENDENT if not path.startswith("tests/executor/")),
@@ -160,7 +184,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=LOWEST, venv_params=WITH_PIP)
 def lowest(session: nox.Session) -> None:
     """Run the tests that use other packages, with the lowest versions that pyproject.toml allows."""
-    run_suite(session, "requirements/lowest.txt", WITH_PACKAGES)
+    run_suite(session, "requirements/lowest.txt", WITH_PACKAGES, SAME_CALLS)
 
 
 def run_suite(
