@@ -47,7 +47,7 @@ check: .venv/.dev                   ## check format, lint, types, imports betwee
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(MAKE) --no-print-directory check-imports
-	$(BIN)/pytest -n auto -q tests/style
+	$(if $(WITHOUT_TESTS),,$(BIN)/pytest -n auto -q tests/style)
 
 check-imports: .venv/.dev           ## check only which package imports which
 	cd .venv/src && ../bin/lint-imports ../../pyproject.toml

@@ -28,6 +28,6 @@ def test_help_lists_every_command(commands: set[str], arguments: list[str]) -> N
 
 def test_ci_calls_commands_that_exist(commands: set[str]) -> None:
     called = re.findall(
-        r"\bmake (\S+)(?: [A-Z_]+=\S+)?$", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE
+        r"\bmake (\S+)(?: [A-Z_]+=\S+)?(?: #.*)?$", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE
     )
     assert {"check", "check-commits", "test"} <= {*called} <= commands
