@@ -190,10 +190,11 @@ class ScratchClone:
                 yield f"`{' '.join(gate.command)}` fails after the recipes:{output}\n  fix: {gate.fix}"
 
     def _environ(self) -> dict[str, str]:
+        # Bytecode is always kept, next to the clone. So a program is compiled once.
         kept = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("NOETL_", "PG", "PYTEST_"))
+            if not name.startswith(("NOETL_", "PG", "PYTEST_", "PYTHONDONTWRITEBYTECODE"))
         }
         return kept | {
             "PATH": os.pathsep.join([str(BINARIES), os.environ["PATH"]]),
