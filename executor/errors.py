@@ -138,6 +138,10 @@ class FencedError(Exception):
     """A write with an outdated fence: another worker has the claim. Nothing was written."""
 
 
+class TriggerChangedError(Exception):
+    """A firing of a trigger that has been changed since it was read. Nothing was written."""
+
+
 class NotJsonError(Exception):
     """Saved data that JSON cannot represent. Nothing was written."""
 

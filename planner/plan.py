@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from noetl.planner.frozen import frozen
+from noetl.planner.schedules.schedule import Schedule
 
 FORMAT = 3
 """The version of the JSON format of plans, and of what they mean. Runs of older plans keep their meaning."""
@@ -468,6 +469,48 @@ class Input:
 
 
 @frozen
+class Trigger:
+    """A trigger of a playbook: what starts runs of it by itself.
+
+    Attributes:
+        name: its name, which is unique in the playbook.
+        type: `schedule`.
+        input: the inputs of its runs, with templates that read `trigger`.
+        condition: the expression under `if`, or None. If it is false, a firing starts no run.
+        schedule: when it fires.
+        line: the line of its declaration.
+    """
+
+    name: str
+    type: str
+    schedule: Schedule
+    input: Mapping[str, Any] = field(default_factory=dict)
+    condition: str | bool | None = None
+    line: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "type": self.type,
+            "input": self.input,
+            "if": self.condition,
+            "schedule": self.schedule.to_json(),
+            "line": self.line,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trigger:
+        return cls(
+            data["name"],
+            data["type"],
+            Schedule.from_json(data["schedule"]),
+            data["input"],
+            data["if"],
+            data["line"],
+        )
+
+
+@frozen
 class Header:
     """The plan without its steps and tasks, which the executor reads one at a time.
 
@@ -487,6 +530,7 @@ class Header:
         sequential: whether there are forks whose branches are performed one at a time. Each branch sees the
             names that the branches before it have saved.
         statistics: numbers of steps, edges, actions and so on.
+        triggers: what starts runs of the playbook by itself.
         format: the version of the format for which the plan was compiled.
     """
 
@@ -504,6 +548,7 @@ class Header:
     finally_step: str | None = None
     sequential: bool = False
     statistics: Mapping[str, Any] = field(default_factory=dict)
+    triggers: tuple[Trigger, ...] = ()
     format: int = FORMAT
 
     @property
@@ -528,6 +573,8 @@ class Header:
             "finally": self.finally_step,
             "sequential": self.sequential,
             "statistics": self.statistics,
+            # The hash of a plan without triggers stays that of earlier versions.
+            **({"triggers": [trigger.to_json() for trigger in self.triggers]} if self.triggers else {}),
         }
 
     @classmethod
@@ -557,6 +604,7 @@ class Header:
             # Plans of format 1 do not say whether they fork.
             sequential=data["sequential"] and data["statistics"].get("forks", 1) > 0,
             statistics=data["statistics"],
+            triggers=tuple(Trigger.from_json(trigger) for trigger in data.get("triggers", ())),
             format=data["format"],
         )
 

@@ -14,7 +14,7 @@ Cost: one claim and one commit for each step. A commit may claim the next visit 
 Limits: an action may run twice, since a worker can die between the action and the commit. Only its commit is
 accepted once. Times are those of the clock of the store, so the clocks of workers need not agree.
 
-A store consists of twelve parts, one for each subject. The tests of `noetl.testing.store_contract` hold every
+A store consists of thirteen parts, one for each subject. The tests of `noetl.testing.store_contract` hold every
 store to this interface.
 """
 
@@ -56,10 +56,11 @@ from noetl.executor.model.run_history import RunRecords
 from noetl.executor.model.run_summary import RunOverview, RunSummary, StartedVisit
 from noetl.executor.model.run_switch import SwitchedRun
 from noetl.executor.model.run_tags import TagChange
+from noetl.executor.model.triggers import Advance, Firing, LiveTrigger
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.planner.frozen import frozen
-from noetl.planner.plan import Header, Plan, Step, Task
+from noetl.planner.plan import Header, Plan, Step, Task, Trigger
 
 if TYPE_CHECKING:
     from noetl.executor.model.continued_run import ContinuedRun
@@ -127,15 +128,18 @@ class RunStore(Protocol):
         idempotency: tuple[str, str] | None = None,
         history: Sequence[Visit] = (),
         max_child_runs: int | None = None,
+        advance: Advance | None = None,
     ) -> Run:
         """Start a run with its first visit, or return the run that this request has started before.
 
         The earlier run has the same id, or the same idempotency key. `idempotency` is that key and the hash
         of the request. `history` are finished visits of the run that this run continues. A child run is
         counted by its root, which may have up to `max_child_runs`; a store may allow a tenth more. None
-        means any number.
+        means any number. `advance` is the firing that starts the run, written in the same transaction.
 
         Raises:
+            TriggerChangedError: the trigger of `advance` has changed since it was read, and the run does not
+                exist.
             RejectedError: `idempotency_key_reused`, if the key was used with another request before;
                 `quota_exceeded`, if the root has too many child runs.
             StoreError: the plan was deleted. No run is ever without its plan.
@@ -558,8 +562,12 @@ class WaitStore(Protocol):
 class PlaybookRegistry(Protocol):
     """Registered playbooks by tenant, name and version."""
 
-    def register(self, playbook: RegisteredPlaybook, *, newest: str | None = None) -> RegisteredPlaybook:
+    def register(
+        self, playbook: RegisteredPlaybook, *, newest: str | None = None, triggers: Sequence[Trigger] = ()
+    ) -> RegisteredPlaybook:
         """Register a playbook under its name and version, or under the next number if it has no version.
+
+        If it is the newest version then, its triggers replace those of its name (`place_triggers`).
 
         The same text again returns the playbook that was registered before. With `newest`, the write requires
         that this is the newest version, or that none is registered if it is empty. Of concurrent writes with
@@ -589,7 +597,52 @@ class PlaybookRegistry(Protocol):
         ...
 
     def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:
-        """Remove one version of a playbook, or all, and return their number; runs are not affected."""
+        """Remove one version of a playbook, or all, and return their number; runs are not affected.
+
+        The triggers of the version that is the newest then replace those of its name.
+        """
+        ...
+
+
+class TriggerStore(Protocol):
+    """Triggers of the newest versions of registered playbooks, and their firings."""
+
+    def get(self, tenant: str, playbook: str, name: str) -> LiveTrigger | None:
+        """Return a trigger, or None if the newest version of the playbook has no such trigger."""
+        ...
+
+    def find(
+        self, tenant: str, playbook: str | None = None, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[LiveTrigger], str | None]:
+        """Return a page of the triggers of a tenant or of one playbook, and the cursor of the next page.
+
+        They are in the order of their playbooks and names.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
+        """
+        ...
+
+    def due(self, now: float, limit: int) -> list[LiveTrigger]:
+        """Return triggers of all tenants that are due at `now`, those that are due longest first."""
+        ...
+
+    def advance(self, advance: Advance) -> bool:
+        """Write a trigger and records of its firings. Return False if the trigger has changed since it was
+        read, and nothing was written.
+        """
+        ...
+
+    def firings(
+        self, tenant: str, playbook: str, trigger: str, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Firing], str | None]:
+        """Return a page of the firings of a trigger, the newest first, and the cursor of the next page.
+
+        Those of a trigger that was removed are kept, too. They are deleted after the retention of runs.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
+        """
         ...
 
 
@@ -787,6 +840,11 @@ class Store(Protocol):
     @property
     def registry(self) -> PlaybookRegistry:
         """Registered playbooks."""
+        ...
+
+    @property
+    def triggers(self) -> TriggerStore:
+        """Triggers of playbooks."""
         ...
 
     @property

@@ -1,0 +1,205 @@
+"""Triggers of registered playbooks, and their firings.
+
+Problem: several processes read the same due triggers. A crash must neither lose a firing nor perform it twice.
+
+Algorithm: a trigger is a row with the instant of its next firing. An `Advance` holds what a firing changes:
+the row, and one record for each instant that was passed. A store writes it together with the run that the
+firing starts, under the condition that nobody else has changed the row: its `edition` is the one that was
+read (optimistic concurrency). The id of the run follows from the firing, so a firing starts one run at most.
+
+Cost: one transaction for each firing.
+
+Limits: an instant that has passed is not performed again, also if the rules of its zone change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from noetl.executor.model.ids import derived_id
+from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.planner.frozen import frozen, replace
+from noetl.planner.plan import Trigger
+from noetl.planner.schedules.schedule import CatchUpMode, Schedule
+
+
+class FiringOutcome(StrEnum):
+    """What a firing has led to."""
+
+    STARTED = "started"
+    SKIPPED = "skipped"
+    FILTERED = "filtered"
+    MISSED = "missed"
+    REJECTED = "rejected"
+
+
+@frozen
+class LiveTrigger:
+    """A trigger of the newest version of a registered playbook.
+
+    Attributes:
+        timing: a hash of what decides when it fires.
+        next_at: the instant of its next firing, without its jitter; None if there is none.
+        due_at: when that firing is performed; None if there is none, or if the trigger is paused.
+        is_paused: whether it is paused. Firings of that time are missed.
+        edition: the number of its changes. A write requires the edition that was read.
+        catch_up: what happens to firings that were missed while it was paused; None if its schedule says it.
+        last_run: id of the run that its last firing has started.
+        last_at: when it fired last, or its firings were last missed.
+        last_outcome: the outcome of that.
+        changed_at: when it was last registered, paused or resumed.
+    """
+
+    tenant: str
+    playbook: str
+    name: str
+    type: str
+    version: str
+    plan_hash: str
+    changed_at: float
+    timing: str = ""
+    next_at: float | None = None
+    due_at: float | None = None
+    is_paused: bool = False
+    edition: int = 1
+    catch_up: CatchUpMode | None = None
+    last_run: str | None = None
+    last_at: float | None = None
+    last_outcome: FiringOutcome | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields by name. Their names are part of the stored format."""
+        return {name: getattr(self, name) for name in self.__match_args__}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LiveTrigger:
+        outcome = data["last_outcome"]
+        return cls(**{**data, "last_outcome": None if outcome is None else FiringOutcome(outcome)})
+
+
+@frozen
+class Firing:
+    """One firing of a trigger, or several that were missed together.
+
+    Attributes:
+        id: follows from the tenant, the playbook, the trigger and the key. It is the id of the started run.
+        key: what tells it from the other firings of the trigger. For a schedule it is the instant.
+        fired_at: when it was performed.
+        scheduled_at: the instant of the schedule.
+        count: the number of missed firings that it stands for, of which it is the newest.
+        run_id: id of the run that was started.
+        reason: why no run was started.
+    """
+
+    id: str
+    tenant: str
+    playbook: str
+    trigger: str
+    version: str
+    key: str
+    fired_at: float
+    outcome: FiringOutcome
+    scheduled_at: float | None = None
+    count: int = 1
+    run_id: str | None = None
+    reason: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields by name. Their names are part of the stored format."""
+        return {name: getattr(self, name) for name in self.__match_args__}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Firing:
+        return cls(**{**data, "outcome": FiringOutcome(data["outcome"])})
+
+
+@frozen
+class Advance:
+    """The change of a trigger by a firing: the row as it was read, the new one, and records of firings."""
+
+    read: LiveTrigger
+    written: LiveTrigger
+    firings: Sequence[Firing] = field(default_factory=tuple)
+
+
+def firing_id(tenant: str, playbook: str, trigger: str, key: str) -> str:
+    """Return the id of a firing and of its run: 24 hexadecimal digits."""
+    parts = f"firing\x1f{tenant}\x1f{playbook}\x1f{trigger}\x1f{key}"
+    return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def instant_key(instant: float) -> str:
+    """Return the key of the firing of a schedule: its instant in UTC.
+
+    >>> instant_key(1_700_000_000.0)
+    '2023-11-14T22:13:20Z'
+    """
+    text = datetime.fromtimestamp(instant, UTC).isoformat()
+    return text.replace("+00:00", "Z")
+
+
+def jitter_of(tenant: str, playbook: str, trigger: str, jitter_seconds: float) -> float:
+    """Return the constant delay of a trigger in whole milliseconds, less than `jitter_seconds`.
+
+    >>> jitter_of("default", "p", "t", 0.0)
+    0.0
+    """
+    digest = hashlib.sha256(f"jitter\x1f{tenant}\x1f{playbook}\x1f{trigger}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % max(int(jitter_seconds * 1000), 1) / 1000
+
+
+def place_triggers(
+    current: Sequence[LiveTrigger], declared: Sequence[Trigger], playbook: RegisteredPlaybook, now: float
+) -> tuple[list[LiveTrigger], list[LiveTrigger]]:
+    """Return the triggers of a playbook whose newest version is now `playbook`: the written, and the removed.
+
+    `current` are those of the version that was the newest before. A trigger is known by its name. It stays
+    paused, and keeps its next firing unless its timing has changed.
+    """
+    known = {trigger.name: trigger for trigger in current}
+    written = [_place_trigger(known.pop(trigger.name, None), trigger, playbook, now) for trigger in declared]
+    return written, list(known.values())
+
+
+def _place_trigger(
+    current: LiveTrigger | None, declared: Trigger, playbook: RegisteredPlaybook, now: float
+) -> LiveTrigger:
+    assert playbook.version is not None
+    schedule = declared.schedule
+    placed = LiveTrigger(
+        playbook.tenant,
+        playbook.name,
+        declared.name,
+        declared.type,
+        playbook.version,
+        playbook.plan_hash,
+        now,
+        timing=derived_id(*schedule.timing),
+        next_at=schedule.next_after(now),
+    )
+    if current is not None:
+        has_same_timing = current.timing == placed.timing
+        placed = replace(
+            placed,
+            next_at=current.next_at if has_same_timing else placed.next_at,
+            is_paused=current.is_paused,
+            edition=current.edition + 1,
+            catch_up=current.catch_up if has_same_timing else None,
+            last_run=current.last_run,
+            last_at=current.last_at,
+            last_outcome=current.last_outcome,
+        )
+    return with_due_time(placed, schedule)
+
+
+def with_due_time(trigger: LiveTrigger, schedule: Schedule) -> LiveTrigger:
+    """Return the trigger with the due time that follows from its next firing, its jitter and its pause."""
+    if trigger.is_paused or trigger.next_at is None:
+        return replace(trigger, due_at=None)
+    delay = jitter_of(trigger.tenant, trigger.playbook, trigger.name, schedule.jitter_seconds)
+    return replace(trigger, due_at=trigger.next_at + delay)

@@ -1,0 +1,1 @@
+"""Schedules: the instants at which a trigger fires by itself."""

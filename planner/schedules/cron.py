@@ -1,0 +1,102 @@
+"""Cron expressions: the wall-clock times that they match.
+
+Problem: dialects of cron differ in their characters, and in what a day and a weekday mean together.
+
+Algorithm: `cronsim` enumerates the matches as Debian's cron does. It gets times without a zone, because its
+own rule for changes of the offset depends on the number of fields. `noetl.planner.schedules.zone` maps them.
+
+Cost: proportional to the matches that are read; some ms for a date that comes every four years.
+
+Limits: nearest weekdays (`15W`), `?`, `H`, `@daily` and ranges past the end of the week are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from cronsim import CronSim, CronSimError
+
+_SAMPLE = datetime(2024, 1, 1)  # noqa: DTZ001  Matches are wall-clock times, without a zone.
+_OTHER_DIALECTS = {
+    r"^@": "a schedule such as `@daily` is written in five fields, `0 0 * * *`",
+    r"\?": "`?` is written as `*`",
+    r"\bH\b": "`H` is no value: write a number, and spread the firings by `jitter`",
+    r"\d+W\b": "the weekday nearest to a date is not offered",
+}
+
+
+class CronError(ValueError):
+    """A text that is no cron expression. The message says what is wrong."""
+
+
+class NoDateError(CronError):
+    """A cron expression whose day is in none of its months."""
+
+
+class Cron:
+    """A cron expression of five fields, or of six with seconds first.
+
+    Raises:
+        CronError: the text is none.
+        NoDateError: no month of it has the day.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text.strip()
+        for pattern, message in _OTHER_DIALECTS.items():
+            if re.search(pattern, self.text.upper()):
+                raise CronError(message)
+        try:
+            parsed = CronSim(self.text, _SAMPLE)
+        except CronSimError as problem:
+            if str(problem) == "Bad day-of-month" and _is_valid_in_any_month(self.text):
+                raise NoDateError("none of its months has the day") from None
+            raise CronError(_describe(str(problem), self.text)) from None
+        self.is_hourly = len(parsed.hours) == 24
+        """Whether the expression matches in every hour of the day."""
+        self.day_or_weekday = not parsed.day_and
+        """Whether a date matches if only its day or only its weekday does."""
+
+    def matches_from(self, local: datetime) -> Iterator[datetime]:
+        """Yield the wall-clock times that match, from `local` on, in ascending order.
+
+        They end if no date matches in the fifty years that follow.
+
+        >>> next(Cron("30 2 * * MON").matches_from(datetime(2024, 1, 8, 2, 30)))
+        datetime.datetime(2024, 1, 8, 2, 30)
+        """
+        whole = local.replace(microsecond=0)
+        # It yields the times after the given one.
+        return iter(CronSim(self.text, whole if local.microsecond else whole - timedelta(seconds=1)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cron) and self.text.upper().split() == other.text.upper().split()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.text.upper().split()))
+
+
+def _is_valid_in_any_month(text: str) -> bool:
+    *others, _, weekday = text.split() or [""]
+    try:
+        CronSim(" ".join([*others, "*", weekday]), _SAMPLE)
+    except CronSimError:
+        return False
+    return True
+
+
+def _describe(problem: str, text: str) -> str:
+    """Return what is wrong, from the message of cronsim.
+
+    >>> _describe("Bad hour", "0 25 * * *"), _describe("Wrong number of fields", "0 1")
+    ('the hour `25` is wrong', 'it has 2 fields, not 5 or 6')
+    """
+    names = ("second", "minute", "hour", "day-of-month", "month", "day-of-week")
+    fields = text.split()
+    name = problem.removeprefix("Bad ")
+    if name not in names or len(fields) not in (5, 6):
+        return f"it has {len(fields)} fields, not 5 or 6"
+    shown = {"day-of-month": "day", "day-of-week": "weekday"}.get(name, name)
+    return f"the {shown} `{fields[names.index(name) - (len(fields) == 5)]}` is wrong"

@@ -1,0 +1,123 @@
+"""The schedule of a trigger: when it fires by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from noetl.planner.frozen import frozen
+
+CatchUpMode = Literal["none", "last", "all"]
+
+MAX_JITTER_SECONDS = 86_400.0
+MAX_CATCH_UP_SECONDS = 30 * 86_400.0
+MAX_CATCH_UP = 1_000
+"""The greatest number of missed firings that start runs, one after the other."""
+
+
+@frozen
+class CatchUp:
+    """What happens to firings that were missed, because no process was there to perform them.
+
+    `none` drops them, `last` performs the newest one, and `all` performs all in order: those of the last
+    `within_seconds`, and the newest `limit` of them.
+    """
+
+    mode: CatchUpMode = "last"
+    within_seconds: float = MAX_CATCH_UP_SECONDS
+    limit: int = MAX_CATCH_UP
+
+    def to_json(self) -> dict[str, Any]:
+        return {"mode": self.mode, "within_seconds": self.within_seconds, "limit": self.limit}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CatchUp:
+        return cls(data["mode"], data["within_seconds"], data["limit"])
+
+
+LAST = CatchUp()
+
+
+@frozen
+class Schedule:
+    """When a trigger fires by itself: at the times of a cron expression in a zone, or every some seconds.
+
+    Attributes:
+        cron: the cron expression, or None.
+        every_seconds: the interval, or None. Firings are multiples of it after `start_at`, or after the epoch.
+        timezone: the name of the zone of `cron`.
+        start_at: the first instant at which it may fire, in seconds since the epoch.
+        end_at: the instant from which on it does not fire.
+        catch_up: what happens to missed firings.
+        jitter_seconds: the greatest delay of a firing. Each trigger has one constant delay.
+        overlap: `skip`, if no run starts while the run of an earlier firing has not ended; otherwise None.
+    """
+
+    cron: str | None = None
+    every_seconds: float | None = None
+    timezone: str = "UTC"
+    start_at: float | None = None
+    end_at: float | None = None
+    catch_up: CatchUp = LAST
+    jitter_seconds: float = 0.0
+    overlap: Literal["skip"] | None = None
+
+    @property
+    def timing(self) -> tuple[Any, ...]:
+        """What decides when it fires. Two versions with equal timing have the same next firing."""
+        return self.cron, self.every_seconds, self.timezone, self.start_at, self.end_at
+
+    def next_after(self, instant: float) -> float | None:
+        """Return the first instant after `instant` at which it fires, or None if there is none.
+
+        >>> Schedule(every_seconds=60).next_after(61.0)
+        120.0
+        """
+        if self.start_at is not None and instant < self.start_at:
+            instant = math.nextafter(self.start_at, -math.inf) if self.cron is None else self.start_at - 1e-6
+        found = self._next_interval(instant) if self.every_seconds is not None else self._next_match(instant)
+        return None if found is None or (self.end_at is not None and found >= self.end_at) else found
+
+    def _next_interval(self, instant: float) -> float:
+        assert self.every_seconds is not None
+        first = self.start_at or 0.0
+        found = first + (math.floor((instant - first) / self.every_seconds) + 1) * self.every_seconds
+        return found if found > instant else found + self.every_seconds
+
+    def _next_match(self, instant: float) -> float | None:
+        from zoneinfo import ZoneInfo
+
+        from noetl.planner.schedules.cron import Cron
+        from noetl.planner.schedules.zone import next_instant
+
+        assert self.cron is not None
+        after = datetime.fromtimestamp(instant, UTC)
+        found = next_instant(Cron(self.cron), ZoneInfo(self.timezone), after)
+        return None if found is None else found.timestamp()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "cron": self.cron,
+            "every_seconds": self.every_seconds,
+            "timezone": self.timezone,
+            "start_at": self.start_at,
+            "end_at": self.end_at,
+            "catch_up": self.catch_up.to_json(),
+            "jitter_seconds": self.jitter_seconds,
+            "overlap": self.overlap,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Schedule:
+        return cls(
+            data["cron"],
+            data["every_seconds"],
+            data["timezone"],
+            data["start_at"],
+            data["end_at"],
+            CatchUp.from_json(data["catch_up"]),
+            data["jitter_seconds"],
+            data["overlap"],
+        )

@@ -1,0 +1,89 @@
+"""The instants at which wall-clock times of a zone fire.
+
+Problem: when the UTC offset of a zone changes, some wall-clock times do not exist, and others exist twice. A
+job that runs each day must run once on such a day, and a job of each hour must run in every hour that passes.
+
+Algorithm: PEP 495. A wall-clock time has the offset before a change (`fold=0`) and the one after it
+(`fold=1`). In a gap the second is greater, and where a time is repeated it is smaller. The rule:
+
+    hour field    in a gap                          when repeated
+    all hours     dropped                           in both passes
+    other         the first instant after the gap   in the first pass
+
+The first instants of ascending wall-clock times ascend, too. So a search may end at the first of them that
+is not before the best one so far.
+
+Cost: a constant number of matches for each instant. In the hour after a repetition, those of one hour.
+
+Limits: an offset has at most one change in a day.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from noetl.planner.schedules.cron import Cron
+
+_DAY = timedelta(days=1)
+_SECOND = timedelta(seconds=1)
+_LAST_YEAR = 9_000
+"""After which no instant is looked for, so that no date overflows."""
+
+
+def next_instant(cron: Cron, zone: ZoneInfo, after: datetime) -> datetime | None:
+    """Return the first instant after `after` at which a cron expression fires, in UTC, or None.
+
+    >>> berlin, before = ZoneInfo("Europe/Berlin"), datetime(2025, 3, 29, 12, tzinfo=UTC)
+    >>> next_instant(Cron("30 2 * * *"), berlin, before).astimezone(berlin).isoformat()
+    '2025-03-30T03:00:00+02:00'
+    """
+    best: datetime | None = None
+    for local in cron.matches_from(_first_local(cron, zone, after)):
+        if local.year > _LAST_YEAR:
+            break
+        instants = find_instants(local, zone, is_hourly=cron.is_hourly)
+        if best is not None and _offset_instant(local, zone, 0) >= best:
+            return best
+        later = [instant for instant in instants if instant > after]
+        best = min([*later, *([best] if best is not None else [])], default=None)
+    return best
+
+
+def find_instants(local: datetime, zone: ZoneInfo, *, is_hourly: bool) -> list[datetime]:
+    """Return the instants at which a wall-clock time fires, in UTC. There are none, one or two."""
+    first, second = _offset_instant(local, zone, 0), _offset_instant(local, zone, 1)
+    if first == second:
+        return [first]
+    if first < second:
+        return [first, second] if is_hourly else [first]
+    return [] if is_hourly else [_find_change(zone, first)]
+
+
+def _first_local(cron: Cron, zone: ZoneInfo, after: datetime) -> datetime:
+    """Return a wall-clock time that is not later than the first one that fires after an instant."""
+    local = after.astimezone(zone).replace(tzinfo=None)
+    if not cron.is_hourly:
+        return local
+    # The second pass of an earlier wall-clock time may follow.
+    return local - max(_offset(zone, after - _DAY) - _offset(zone, after + _DAY), timedelta())
+
+
+def _offset_instant(local: datetime, zone: ZoneInfo, fold: int) -> datetime:
+    return local.replace(tzinfo=zone, fold=fold).astimezone(UTC)
+
+
+def _find_change(zone: ZoneInfo, near: datetime) -> datetime:
+    """Return the first instant with another offset within a day around an instant, to the second."""
+    low, high = near - _DAY, near + _DAY
+    before = _offset(zone, low)
+    while high - low > _SECOND:
+        middle = (low + (high - low) / 2).replace(microsecond=0)
+        low, high = (middle, high) if _offset(zone, middle) == before else (low, middle)
+    return high.replace(microsecond=0)
+
+
+def _offset(zone: ZoneInfo, instant: datetime) -> timedelta:
+    offset = instant.astimezone(zone).utcoffset()
+    assert offset is not None
+    return offset

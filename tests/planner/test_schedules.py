@@ -1,0 +1,149 @@
+"""Schedules: cron expressions in zones whose offset from UTC changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import pairwise
+from zoneinfo import ZoneInfo, available_timezones
+
+import pytest
+
+from noetl.planner.schedules.cron import Cron, CronError, NoDateError
+from noetl.planner.schedules.zone import next_instant
+
+MINUTE = timedelta(minutes=1)
+FIELDS = {
+    "30 2 * * *": (range(30, 31), range(2, 3)),
+    "0 30 2 * * *": (range(30, 31), range(2, 3)),
+    "*/20 0-3 * * *": (range(0, 60, 20), range(4)),
+    "59 23,0,1 * * *": (range(59, 60), (23, 0, 1)),
+    "15 * * * *": (range(15, 16), range(24)),
+    "*/30 */1 * * *": (range(0, 60, 30), range(24)),
+    "0 */2 * * *": (range(1), range(0, 24, 2)),
+}
+"""Expressions with the minutes and the hours that they match, on each day."""
+
+
+def firings(cron: Cron, zone: ZoneInfo, start: datetime, end: datetime) -> Iterator[datetime]:
+    instant = next_instant(cron, zone, start)
+    while instant is not None and instant <= end:
+        yield instant
+        instant = next_instant(cron, zone, instant)
+
+
+def shown(text: str, zone: str, day: str, hours: int = 5) -> list[str]:
+    """Return the firings of the first hours of a day, as local times with their offset in hours."""
+    known = ZoneInfo(zone)
+    start = datetime.fromisoformat(day).replace(tzinfo=known).astimezone(UTC)
+    found = firings(Cron(text), known, start, start + timedelta(hours=hours))
+    return [instant.astimezone(known).strftime("%H:%M%z")[:-2] for instant in found]
+
+
+@pytest.mark.parametrize(
+    ("text", "march", "october"),
+    [
+        ("30 2 * * *", ["03:00+02"], ["02:30+02"]),
+        ("0 30 2 * * *", ["03:00+02"], ["02:30+02"]),
+        ("*/20 2 * * *", ["03:00+02"], ["02:00+02", "02:20+02", "02:40+02"]),
+        (
+            "15 * * * *",
+            ["00:15+01", "01:15+01", "03:15+02", "04:15+02", "05:15+02"],
+            ["00:15+02", "01:15+02", "02:15+02", "02:15+01", "03:15+01"],
+        ),
+    ],
+)
+def test_the_night_of_a_change_in_berlin(text: str, march: list[str], october: list[str]) -> None:
+    assert shown(text, "Europe/Berlin", "2025-03-30") == march
+    assert shown(text, "Europe/Berlin", "2025-10-26") == october
+
+
+def find_changes(zone: ZoneInfo, first: int = 2024, last: int = 2030) -> list[datetime]:
+    """Return the days, as their first instants, in which the offset of a zone changes."""
+    start, count = datetime(first, 1, 1, tzinfo=UTC), 366 * (last - first + 1)
+    days = [start + timedelta(days=number) for number in range(count)]
+    offsets = [(day, day.astimezone(zone).utcoffset()) for day in days]
+    return [before for (before, offset), (_, other) in pairwise(offsets) if offset != other]
+
+
+@cache
+def zones_that_change() -> dict[str, list[datetime]]:
+    """Return one zone of those with the same offsets around the same changes, with the days of the changes."""
+    known: set[object] = set()
+    found: dict[str, list[datetime]] = {}
+    for name in sorted(available_timezones()):
+        zone = ZoneInfo(name)
+        changes = find_changes(zone)
+        key = tuple((change, change.astimezone(zone).utcoffset()) for change in changes)
+        if changes and key not in known:
+            known.add(key)
+            found[name] = changes
+    return found
+
+
+def brute_force(text: str, zone: ZoneInfo, start: datetime, end: datetime) -> list[datetime]:
+    """Return the firings by the rule, from each minute of the time."""
+    minutes, hours = FIELDS[text]
+
+    def matches(local: datetime) -> bool:
+        return local.minute in minutes and local.hour in hours
+
+    found, seen, before = [], set(), None
+    instant = start - timedelta(days=1)
+    while instant <= end:
+        local = instant.astimezone(zone).replace(tzinfo=None, fold=0)
+        is_gap = before is not None and local > before + MINUTE
+        skipped = [before + n * MINUTE for n in range(1, (local - before) // MINUTE)] if is_gap else []
+        if len(hours) == 24:
+            fires = matches(local)
+        else:
+            fires = (matches(local) and local not in seen) or any(map(matches, skipped))
+        if fires and instant > start:
+            found.append(instant)
+        seen.add(local)
+        before, instant = local, instant + MINUTE
+    return found
+
+
+@pytest.mark.parametrize("text", FIELDS)
+def test_firings_around_each_change_equal_the_rule(text: str) -> None:
+    """All zones with a change between 2024 and 2030, of which those with the same changes count once."""
+    for name, changes in zones_that_change().items():
+        zone, cron = ZoneInfo(name), Cron(text)
+        for change in changes:
+            start, end = change - timedelta(hours=6), change + timedelta(hours=36)
+            assert list(firings(cron, zone, start, end)) == brute_force(text, zone, start, end), (
+                name,
+                change,
+            )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 25 * * *", "the hour `25` is wrong"),
+        ("0 1", "it has 2 fields, not 5 or 6"),
+        ("0 0 * * FRI-MON", "the weekday `FRI-MON` is wrong"),
+        ("@daily", "a schedule such as `@daily` is written in five fields, `0 0 * * *`"),
+        ("0 0 15W * *", "the weekday nearest to a date is not offered"),
+        ("0 0 ? * *", "`?` is written as `*`"),
+        ("H 0 * * *", "`H` is no value: write a number, and spread the firings by `jitter`"),
+    ],
+)
+def test_expressions_of_other_dialects(text: str, message: str) -> None:
+    with pytest.raises(CronError, match=re.escape(message)):
+        Cron(text)
+
+
+def test_dates_that_never_come() -> None:
+    with pytest.raises(NoDateError, match="none of its months has the day"):
+        Cron("0 0 31 4,6 *")
+    with pytest.raises(CronError, match="the month `13` is wrong"):
+        Cron("0 0 31 13 *")
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    assert next_instant(Cron("0 0 30 2 1"), ZoneInfo("UTC"), start) == datetime(2024, 2, 5, tzinfo=UTC)
+    assert next_instant(Cron("0 0 29 2 *"), ZoneInfo("UTC"), datetime(2096, 3, 1, tzinfo=UTC)) == datetime(
+        2104, 2, 29, tzinfo=UTC
+    )
