@@ -48,6 +48,7 @@ class InitialData:
     inputs: dict[str, Any]
     variables: Mapping[str, Any]
     now: float
+    trigger: Mapping[str, Any] | None = None
 
     @property
     def is_light(self) -> bool:
@@ -64,7 +65,11 @@ class InitialData:
         Raises:
             RejectedError: `invalid_input`, if a value is missing, unknown or too large.
         """
-        names = initial_names(self.run_id, self.header, self.now) | self.inputs | {"input": self.inputs}
+        names = (
+            initial_names(self.run_id, self.header, self.now, self.trigger)
+            | self.inputs
+            | {"input": self.inputs}
+        )
         budget = InitialDataBudget()
         environment = render_section("environment", self.header.environment, names, budget)
         names_of_variables = environment | names | {"environment": environment}
@@ -89,9 +94,17 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
-def initial_names(run_id: str, header: Header, now: float) -> dict[str, Any]:
+def initial_names(
+    run_id: str, header: Header, now: float, trigger: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the built-in names that `environment` and `variables` may read."""
-    run = {"id": run_id, "started_at": timestamp(now), "playbook": header.name, "version": header.version}
+    run = {
+        "id": run_id,
+        "started_at": timestamp(now),
+        "playbook": header.name,
+        "version": header.version,
+        "trigger": trigger,
+    }
     return {"run": run, "now": lambda: datetime.fromtimestamp(now, UTC), "uuid": lambda: str(uuid4())}
 
 

@@ -155,6 +155,7 @@ class Scope:
             "started_at": timestamp(run.started_at or run.created_at),
             "playbook": run.playbook,
             "version": run.version,
+            "trigger": run.trigger,
             **self.ending,
         }
 

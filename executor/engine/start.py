@@ -55,7 +55,7 @@ def initial_data(header: Header, request: StartRequest, *, now: float) -> Initia
     # `now` has the precision of timestamps, so that a run can be found by its timestamp.
     run_id = request.run_id or secrets.token_hex(12)
     inputs = check_inputs(header, request.input)
-    return InitialData(header, run_id, inputs, request.variables or {}, round(now, 6))
+    return InitialData(header, run_id, inputs, request.variables or {}, round(now, 6), request.trigger)
 
 
 def assemble_run(
@@ -89,6 +89,7 @@ def assemble_run(
         created_at=now,
         deadline_at=None if header.timeout_seconds is None else now + header.timeout_seconds,
         live=1,
+        trigger=request.trigger,
     )
     visit_id = derived_id("start", header.start)
     return run, Visit(visit_id, run_id, header.start, VisitStatus.READY, clock=1, names={}, due_at=now)
@@ -102,7 +103,7 @@ def correct_input(header: Header, run: Run, given: Mapping[str, Any]) -> dict[st
     """
     check_input_kept(run)
     inputs = check_inputs(header, {**_known_inputs(header, run), **given})
-    names = initial_names(run.id, header, run.created_at) | inputs | {"input": inputs}
+    names = initial_names(run.id, header, run.created_at, run.trigger) | inputs | {"input": inputs}
     environment = render_section("environment", header.environment, names, InitialDataBudget())
     return {"input": inputs, "environment": environment}
 
@@ -190,6 +191,7 @@ def new_run_from(header: Header, run: Run, given: Mapping[str, Any], *, now: flo
         folder=run.folder,
         source=run.source,
         version=run.version,
+        trigger=run.trigger,
     )
     new, first_visit = new_run(header, run.plan_hash, request, now=now)
     return replace(new, resumed_from=run.id), first_visit

@@ -218,7 +218,7 @@ def _evaluate(plan: Plan, run: Run, inputs: Mapping[str, Any]) -> tuple[Mapping[
     Raises:
         RejectedError: `invalid_input`, if an expression has no value for the input.
     """
-    return InitialData(plan.header, run.id, dict(inputs), {}, run.created_at).evaluate()
+    return InitialData(plan.header, run.id, dict(inputs), {}, run.created_at, run.trigger).evaluate()
 
 
 def _find_target(

@@ -188,7 +188,8 @@ class Run:
     history this run continues. `trace` is the W3C trace of the request that started it (see
     `noetl.executor.model.tracing`). `root` is the run with which its chain of child runs began, or None for
     a run that no run has started. `lost_payload` says that its input, environment and variables were deleted
-    from the store. They are empty then.
+    from the store. They are empty then. `trigger` has the name, the type and the time of the trigger that
+    started it, or is None; a run that continues another one has that of the other.
     """
 
     id: str
@@ -222,6 +223,7 @@ class Run:
     error: ErrorRecord | None = None
     errors: Sequence[ErrorRecord] = ()
     lost_payload: str | None = None
+    trigger: Mapping[str, Any] | None = None
 
     @property
     def ending(self) -> RunStatus | None:

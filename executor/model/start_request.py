@@ -21,7 +21,8 @@ class StartRequest:
     unless `queue` is given. `folder` is where it was started, `source` the file of its playbook. `parent` is
     the wait that the end of the run answers, `depth` the number of runs above it, and `root` the topmost of
     them. `version` is that of a registered playbook, which may declare none. `run_id` is the id of the run if
-    it follows from the request; otherwise the id is random.
+    it follows from the request; otherwise the id is random. `trigger` has the name, the type and the time of
+    the trigger that starts the run.
     """
 
     input: Mapping[str, Any] = field(default_factory=dict)
@@ -39,3 +40,4 @@ class StartRequest:
     root: str | None = None
     version: str | None = None
     run_id: str | None = None
+    trigger: Mapping[str, Any] | None = None

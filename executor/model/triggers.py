@@ -21,11 +21,15 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from noetl.executor.errors import TriggerChangedError
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Trigger
 from noetl.planner.schedules.schedule import CatchUpMode, Schedule
+
+MAX_TRIGGERS = 50
+"""Number of triggers of a playbook. A version is registered with all its triggers in one transaction."""
 
 
 class FiringOutcome(StrEnum):
@@ -127,6 +131,13 @@ class Advance:
     firings: Sequence[Firing] = field(default_factory=tuple)
 
 
+def trigger_changed(trigger: LiveTrigger) -> TriggerChangedError:
+    """Return the error of a firing whose trigger another process has changed."""
+    return TriggerChangedError(
+        f"trigger `{trigger.name}` of playbook `{trigger.playbook}` was changed by another process"
+    )
+
+
 def firing_id(tenant: str, playbook: str, trigger: str, key: str) -> str:
     """Return the id of a firing and of its run: 24 hexadecimal digits."""
     parts = f"firing\x1f{tenant}\x1f{playbook}\x1f{trigger}\x1f{key}"
@@ -159,10 +170,16 @@ def place_triggers(
     """Return the triggers of a playbook whose newest version is now `playbook`: the written, and the removed.
 
     `current` are those of the version that was the newest before. A trigger is known by its name. It stays
-    paused, and keeps its next firing unless its timing has changed.
+    paused, and keeps its next firing unless its timing has changed. A trigger of that version is not written
+    again.
     """
     known = {trigger.name: trigger for trigger in current}
-    written = [_place_trigger(known.pop(trigger.name, None), trigger, playbook, now) for trigger in declared]
+    pairs = [(known.pop(trigger.name, None), trigger) for trigger in declared]
+    written = [
+        _place_trigger(earlier, trigger, playbook, now)
+        for earlier, trigger in pairs
+        if earlier is None or earlier.version != playbook.version
+    ]
     return written, list(known.values())
 
 

@@ -148,6 +148,27 @@ def read_wait_cursor(cursor: str) -> WaitPlace:
     raise RejectedError("invalid_cursor", "the cursor does not belong to a list of questions")
 
 
+def write_name_cursor(playbook: str, name: str) -> str:
+    """Return the cursor after an entry that is named in its playbook.
+
+    >>> read_name_cursor(write_name_cursor("p", "n"))
+    ('p', 'n')
+    """
+    return base64.urlsafe_b64encode(json.dumps([playbook, name]).encode()).decode()
+
+
+def read_name_cursor(cursor: str) -> tuple[str, str]:
+    """Return the arguments of `write_name_cursor`.
+
+    Raises:
+        RejectedError: `invalid_cursor`.
+    """
+    with suppress(ValueError, TypeError, AttributeError, RecursionError):
+        playbook, name = json.loads(base64.urlsafe_b64decode(cursor))
+        return playbook.encode().decode(), name.encode().decode()
+    raise RejectedError("invalid_cursor", "the cursor does not belong to this list")
+
+
 def write_key_cursor(key: str | int) -> str:
     """Return the cursor after an entry whose sort key is one value.
 

@@ -25,7 +25,7 @@ from noetl.planner.templates.foreign_syntax import NAME_HINTS, SHELL_VARIABLE_HI
 
 ATTRIBUTES = {
     "steps": frozenset({"status", "visits", "result", "error", "failures"}),
-    "run": frozenset({"id", "started_at", "playbook", "version"}),
+    "run": frozenset({"id", "started_at", "playbook", "version", "trigger"}),
     "step": frozenset({"name", "visit", "attempt", "idempotency_key"}),
     "result": frozenset({"success", "data", "error", "action", "skipped", "items", "failures"}),
     "error": frozenset({"type", "message", "action", "step", "attempt", "retryable", "status", "details"}),

@@ -16,6 +16,7 @@ from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.visit_transition import end_lease, is_endless, unpark, wake
 from noetl.executor.stores.damage import log_set_aside
 from noetl.executor.stores.finding import (
+    LOST_TRIGGER,
     UNKNOWN_PLAN_OF_VERSION,
     CheckedRun,
     Finding,
@@ -133,6 +134,15 @@ class MemoryMaintenance:
                 if playbook.plan_hash not in state.plans:
                     message = UNKNOWN_PLAN_OF_VERSION.format(version=playbook.version, name=playbook.name)
                     yield Finding("unknown plans", message)
+        for trigger in state.triggers.values():
+            versions = state.playbooks.get((trigger.tenant, trigger.playbook), {})
+            kept = [entry for entry in versions.values() if not entry.is_removed]
+            newest = max(kept, key=lambda entry: entry.number, default=None)
+            if newest is None or newest.playbook.version != trigger.version:
+                message = LOST_TRIGGER.format(
+                    name=trigger.name, version=trigger.version, playbook=trigger.playbook
+                )
+                yield Finding("lost triggers", message)
 
     def _can_continue(self, visit: Visit) -> bool:
         """Return whether a visit is due some time, or an answer to it can still arrive."""
@@ -168,8 +178,12 @@ class MemoryMaintenance:
         return None
 
     def _delete_old(self, before: float) -> None:
-        """Delete runs that ended before a time. A run is kept while it has children or its parent is kept."""
+        """Delete runs that ended before a time, and firings of that time.
+
+        A run is kept while it has children or its parent is kept.
+        """
         state = self._state
+        state.firings = {id: firing for id, firing in state.firings.items() if firing.fired_at >= before}
         ended = {id for id, record in state.runs.items() if (record.run.finished_at or before) < before}
         parents = {
             run.parent.run_id for run in (r.run for r in state.runs.values()) if run.parent is not None

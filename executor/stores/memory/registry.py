@@ -6,13 +6,16 @@ removed version keeps its entry, so that its number and its name never mean anot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import RegisteredPlaybook, require_newest
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.memory.state import MemoryState, RegistryEntry
+from noetl.executor.stores.memory.triggers import remove_triggers, replace_triggers
 from noetl.planner.frozen import replace
+from noetl.planner.plan import Trigger
 
 
 class MemoryRegistry:
@@ -21,7 +24,17 @@ class MemoryRegistry:
     def __init__(self, state: MemoryState) -> None:
         self._state = state
 
-    def register(self, playbook: RegisteredPlaybook, *, newest: str | None = None) -> RegisteredPlaybook:
+    def register(
+        self, playbook: RegisteredPlaybook, *, newest: str | None = None, triggers: Sequence[Trigger] = ()
+    ) -> RegisteredPlaybook:
+        with self._state.lock:
+            registered = self._add(playbook, newest)
+            if self.get(playbook.tenant, playbook.name) == registered:
+                replace_triggers(self._state, registered, triggers, playbook.registered_at)
+            return registered
+
+    def _add(self, playbook: RegisteredPlaybook, newest: str | None) -> RegisteredPlaybook:
+        """Register a playbook, or return the one that was registered before."""
         with self._state.lock:
             require_newest(playbook, self.get(playbook.tenant, playbook.name), newest)
             versions = self._state.playbooks.setdefault((playbook.tenant, playbook.name), {})
@@ -68,6 +81,12 @@ class MemoryRegistry:
             ]
             for key in removed:
                 versions[key] = replace(versions[key], is_removed=True)
+            latest = self.get(tenant, name)
+            if latest is None:
+                remove_triggers(self._state, tenant, name)
+            elif removed:
+                plan = self._state.plans.get(latest.plan_hash)
+                replace_triggers(self._state, latest, () if plan is None else plan.header.triggers, now)
             return len(removed)
 
     def _newest_first(self, tenant: str, name: str) -> list[RegistryEntry]:

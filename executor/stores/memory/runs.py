@@ -40,11 +40,13 @@ from noetl.executor.model.run_transition import (
     stop_run,
 )
 from noetl.executor.model.special_visits import deadline_visit, is_pseudo_step
+from noetl.executor.model.triggers import Advance
 from noetl.executor.model.visit_transition import enter_step, is_waiting, mark_skipped, reopen
 from noetl.executor.stores.cursors import read_cursor, read_event_id, write_cursor
 from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.facts import add_fact
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
+from noetl.executor.stores.memory.triggers import check_advance, write_advance
 from noetl.executor.stores.memory.waits import delete_answer
 from noetl.planner.frozen import replace
 
@@ -62,9 +64,12 @@ class MemoryRuns:
         idempotency: tuple[str, str] | None = None,
         history: Sequence[Visit] = (),
         max_child_runs: int | None = None,
+        advance: Advance | None = None,
     ) -> Run:
         with self._state.change_runs(due=1):
             step = self._state.plan(run.plan_hash).steps[first.step]
+            if advance is not None and run.id not in self._state.runs:
+                check_advance(self._state, advance)
             earlier = self._find_earlier(run, idempotency)
             if earlier is not None:
                 return earlier
@@ -86,6 +91,8 @@ class MemoryRuns:
                 record.put(deadline_visit(run.id, run.resumes, run.deadline_at))
             record.append([run_started(run)])
             add_fact(self._state, run, RUN_STARTED)
+            if advance is not None:
+                write_advance(self._state, advance)
             return run
 
     def create_continued(self, continued: ContinuedRun, idempotency: tuple[str, str] | None = None) -> Run:

@@ -23,6 +23,7 @@ from noetl.executor.model.metrics import FactTotal
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
 from noetl.executor.model.run import Branch, Pointers, Run, Visit, Wait, WaitKey
 from noetl.executor.model.run_transition import unknown_run
+from noetl.executor.model.triggers import Firing, LiveTrigger
 from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.model.visit_transition import is_held
 from noetl.executor.model.wait_transition import AnswerDeclaration
@@ -125,6 +126,9 @@ class MemoryState:
         self.idempotency_keys: dict[tuple[str, str], tuple[str, str]] = {}
         self.tokens: dict[str, WaitToken] = {}
         self.playbooks: dict[tuple[str, str], dict[str, RegistryEntry]] = {}
+        self.triggers: dict[tuple[str, str, str], LiveTrigger] = {}
+        """Triggers by tenant, playbook and name."""
+        self.firings: dict[str, Firing] = {}
         self.keys: dict[str, ApiKey] = {}
         self.request_counts: dict[str, dict[int, int]] = {}
         """Requests of each caller in the slots of its window."""

@@ -14,6 +14,7 @@ from noetl.executor.stores.memory.registry import MemoryRegistry
 from noetl.executor.stores.memory.runs import MemoryRuns
 from noetl.executor.stores.memory.state import MemoryState
 from noetl.executor.stores.memory.switches import MemorySwitches
+from noetl.executor.stores.memory.triggers import MemoryTriggers
 from noetl.executor.stores.memory.visits import MemoryVisits
 from noetl.executor.stores.memory.waits import MemoryWaits
 
@@ -41,6 +42,7 @@ class MemoryStore:
         self.queue = MemoryQueue(state)
         self.waits = MemoryWaits(state)
         self.registry = MemoryRegistry(state)
+        self.triggers = MemoryTriggers(state)
         self.keys = MemoryKeys(state)
         self.cache = MemoryCache(state)
         self.facts = MemoryFacts(state)

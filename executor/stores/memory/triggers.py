@@ -1,0 +1,110 @@
+"""Triggers and firings of the store in memory.
+
+The author of a store decides how a write requires that a trigger has not changed since it was read, and how
+the triggers that are due are found. Here the lock orders all writes, and all triggers are examined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from noetl.executor.errors import TriggerChangedError
+from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.triggers import Advance, Firing, LiveTrigger, place_triggers, trigger_changed
+from noetl.executor.stores.cursors import read_cursor, read_name_cursor, write_cursor, write_name_cursor
+from noetl.executor.stores.memory.state import MemoryState
+from noetl.planner.plan import Trigger
+
+
+class MemoryTriggers:
+    """The triggers of a store in memory."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self._state = state
+
+    def get(self, tenant: str, playbook: str, name: str) -> LiveTrigger | None:
+        with self._state.lock:
+            return self._state.triggers.get((tenant, playbook, name))
+
+    def find(
+        self, tenant: str, playbook: str | None = None, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[LiveTrigger], str | None]:
+        after = None if cursor is None else read_name_cursor(cursor)
+        with self._state.lock:
+            triggers = sorted(self._state.triggers.items())
+        found = [
+            trigger
+            for key, trigger in triggers
+            if key[0] == tenant and playbook in (None, key[1]) and (after is None or key[1:] > after)
+        ]
+        page = found[:limit]
+        next_cursor = write_name_cursor(page[-1].playbook, page[-1].name) if len(found) > limit else None
+        return page, next_cursor
+
+    def due(self, now: float, limit: int) -> list[LiveTrigger]:
+        with self._state.lock:
+            triggers = list(self._state.triggers.values())
+        timed = [(trigger.due_at, trigger) for trigger in triggers if trigger.due_at is not None]
+        due = [(due_at, trigger) for due_at, trigger in timed if due_at <= now]
+        return [trigger for _, trigger in sorted(due, key=lambda entry: entry[0])[:limit]]
+
+    def advance(self, advance: Advance) -> bool:
+        with self._state.lock:
+            try:
+                check_advance(self._state, advance)
+            except TriggerChangedError:
+                return False
+            write_advance(self._state, advance)
+            return True
+
+    def firings(
+        self, tenant: str, playbook: str, trigger: str, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Firing], str | None]:
+        before = None if cursor is None else read_cursor(cursor)
+        with self._state.lock:
+            firings = list(self._state.firings.values())
+        named = [f for f in firings if (f.tenant, f.playbook, f.trigger) == (tenant, playbook, trigger)]
+        ordered = sorted(named, key=lambda firing: (firing.fired_at, firing.id), reverse=True)
+        found = [f for f in ordered if before is None or (f.fired_at, f.id) < before]
+        page = found[:limit]
+        next_cursor = write_cursor(page[-1].fired_at, page[-1].id) if len(found) > limit else None
+        return page, next_cursor
+
+
+def check_advance(state: MemoryState, advance: Advance) -> None:
+    """Check that a trigger is as it was read.
+
+    Raises:
+        TriggerChangedError: another process has changed it.
+    """
+    read = advance.read
+    current = state.triggers.get((read.tenant, read.playbook, read.name))
+    if current is None or current.edition != read.edition:
+        raise trigger_changed(read)
+
+
+def write_advance(state: MemoryState, advance: Advance) -> None:
+    """Write a trigger and its firings. A firing that was recorded before stays, unless it starts a run."""
+    written = advance.written
+    state.triggers[written.tenant, written.playbook, written.name] = written
+    for firing in advance.firings:
+        if firing.run_id is not None or firing.id not in state.firings:
+            state.firings[firing.id] = firing
+
+
+def replace_triggers(
+    state: MemoryState, playbook: RegisteredPlaybook, declared: Sequence[Trigger], now: float
+) -> None:
+    """Let the triggers of a playbook be those of its newest version."""
+    key = (playbook.tenant, playbook.name)
+    current = [trigger for trigger in state.triggers.values() if (trigger.tenant, trigger.playbook) == key]
+    written, removed = place_triggers(current, declared, playbook, now)
+    for trigger in removed:
+        del state.triggers[*key, trigger.name]
+    for trigger in written:
+        state.triggers[*key, trigger.name] = trigger
+
+
+def remove_triggers(state: MemoryState, tenant: str, playbook: str) -> None:
+    """Remove all triggers of a playbook. Their firings stay."""
+    state.triggers = {key: t for key, t in state.triggers.items() if key[:2] != (tenant, playbook)}
