@@ -1,8 +1,8 @@
 """The AWS Lambda functions of the executor.
 
-`step` executes the visits that queue messages name. `dead_letter` gets the messages that were received too
+`step` executes the visits that queue messages name, and performs the triggers that they name. `dead_letter` gets the messages that were received too
 often: it fails the visits that have lost too many workers, and sends the other messages again. `sweep` sends
-missing messages again.
+missing messages again, and those about triggers that are due soon.
 
 The engine is imported within functions: at the start of a Lambda function (`noetl.executor.runtime.preload`),
 or else when the first event arrives.
@@ -35,17 +35,23 @@ def dead_letter(event: Mapping[str, Any], context: LambdaContext) -> dict[str, A
 
 
 def sweep(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Send missing messages again. Return how many runs were examined, and how many messages were sent."""
+    """Send missing messages again, and messages about triggers that are due soon.
+
+    Return how many runs were examined, and how many messages of both kinds were sent.
+    """
     from noetl.executor.runtime.message_batch import InvocationMetrics, warm_state
+    from noetl.executor.runtime.trigger_loop import send_trigger_messages
 
     log_as_json_lines()
     metrics = InvocationMetrics(context.function_name)
     store = warm_state().store
+    triggers = send_trigger_messages(store, store.clock())
     result = store.maintenance.sweep(store.clock())
     metrics.add("Swept", result.runs)
     metrics.add("SentAgain", result.repaired)
+    metrics.add("Triggers", triggers)
     metrics.write()
-    return {"runs": result.runs, "sent_again": result.repaired}
+    return {"runs": result.runs, "sent_again": result.repaired, "triggers": triggers}
 
 
 def _process_batch(event: Mapping[str, Any], context: LambdaContext, *, give_up: bool) -> dict[str, Any]:

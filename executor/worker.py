@@ -1,4 +1,4 @@
-"""A worker: threads that claim and execute due visits, and a thread that renews their claims."""
+"""A worker: threads that claim and execute due visits, one that renews their claims, and one for triggers."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
 from noetl.executor.runtime.persistent_store import make_persistent
 from noetl.executor.runtime.store_failures import CLAIM, EXECUTE, StoreFailures
 from noetl.executor.runtime.tenant_shares import TenantShares
+from noetl.executor.runtime.trigger_loop import TriggerLoop
 from noetl.executor.security.capabilities import Capabilities, service_capabilities
 from noetl.executor.security.secret_sources import register_local_secrets
 from noetl.executor.stores.interface import Store
@@ -155,6 +156,8 @@ class Worker:
         ]
         self._renewal = threading.Thread(target=self._renew_claims, name="noetl-lease", daemon=True)
         self._retention = threading.Thread(target=self._delete_old_runs, name="noetl-retention", daemon=True)
+        loop = TriggerLoop(store, self._stopping)
+        self._triggers = threading.Thread(target=loop.run, name="noetl-triggers", daemon=True)
 
     def start(self) -> None:
         """Start to execute visits. Take over the claims of dead workers of this machine at once.
@@ -167,7 +170,9 @@ class Worker:
         keeps_inputs()
         register_local_secrets()
         self._store.queue.release_dead(self._queue, self._store.clock())
-        for thread in (*self._threads, self._renewal, self._retention):
+        # A local run has a queue of its own, and no triggers.
+        triggers = (self._triggers,) if self._queue == SERVICE_QUEUE else ()
+        for thread in (*self._threads, self._renewal, self._retention, *triggers):
             thread.start()
 
     def stop(self, *, drain: bool = True, timeout_seconds: float | None = None) -> None:
@@ -179,8 +184,9 @@ class Worker:
         self._stopping.set()
         self._store.work.notify()
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        for thread in self._threads if drain else ():
-            thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+        for thread in (*self._threads, self._triggers) if drain else ():
+            if thread.ident is not None:
+                thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
         self._finished.set()
         self._lease_keeper.release_all()
         for thread in (self._renewal, self._retention) if drain else ():

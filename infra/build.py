@@ -68,7 +68,7 @@ PACKAGES = {
     "step": FunctionPackage(
         ("planner", "executor"),
         ("testing", "planner/checks", "planner/draw", "planner/diagnostics/explanations"),
-        ("ahocorasick-rs", "google-re2", "httpx", "jinja2", "psycopg"),
+        ("ahocorasick-rs", "cronsim", "google-re2", "httpx", "jinja2", "psycopg", "tzdata"),
         10 * MEGABYTE,
     ),
     "api": FunctionPackage(
@@ -76,6 +76,7 @@ PACKAGES = {
         ("testing", "api/cli"),
         (
             "ahocorasick-rs",
+            "cronsim",
             "fastapi",
             "google-re2",
             "graphviz-pure",
@@ -87,6 +88,7 @@ PACKAGES = {
             "pydantic",
             "pyjwt",
             "pyyaml",
+            "tzdata",
         ),
         30 * MEGABYTE,
         programs=("graphviz-pure",),

@@ -22,6 +22,7 @@ from enum import StrEnum
 from typing import Any
 
 from noetl.executor.errors import TriggerChangedError
+from noetl.executor.model.due_instants import DueInstants, count_passed
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.planner.frozen import frozen, replace
@@ -30,6 +31,8 @@ from noetl.planner.schedules.schedule import CatchUpMode, Schedule
 
 MAX_TRIGGERS = 50
 """Number of triggers of a playbook. A version is registered with all its triggers in one transaction."""
+MAX_REASON_LENGTH = 500
+"""How many characters of the reason of a firing are kept."""
 
 
 class FiringOutcome(StrEnum):
@@ -54,8 +57,8 @@ class LiveTrigger:
         edition: the number of its changes. A write requires the edition that was read.
         catch_up: what happens to firings that were missed while it was paused; None if its schedule says it.
         last_run: id of the run that its last firing has started.
-        last_at: when it fired last, or its firings were last missed.
-        last_outcome: the outcome of that.
+        last_at: the instant that it has performed or missed last.
+        last_outcome: the outcome of that instant.
         changed_at: when it was last registered, paused or resumed.
     """
 
@@ -220,3 +223,78 @@ def with_due_time(trigger: LiveTrigger, schedule: Schedule) -> LiveTrigger:
         return replace(trigger, due_at=None)
     delay = jitter_of(trigger.tenant, trigger.playbook, trigger.name, schedule.jitter_seconds)
     return replace(trigger, due_at=trigger.next_at + delay)
+
+
+def advance_schedule(trigger: LiveTrigger, schedule: Schedule, due: DueInstants, now: float) -> Advance:
+    """Return the trigger after its passed instants, with a record of those that were missed."""
+    written = replace(trigger, next_at=due.next_at, edition=trigger.edition + 1)
+    if trigger.catch_up is not None and (due.next_at is None or due.next_at > now):
+        written = replace(written, catch_up=None)
+    firings: tuple[Firing, ...] = ()
+    if due.newest_missed is not None:
+        missed = fire_schedule(trigger, due.newest_missed, now)
+        firings = (replace(missed, outcome=FiringOutcome.MISSED, count=due.missed),)
+        written = replace(written, last_at=due.newest_missed, last_outcome=FiringOutcome.MISSED)
+    return Advance(trigger, with_due_time(written, schedule), firings)
+
+
+def fire_schedule(trigger: LiveTrigger, instant: float, now: float) -> Firing:
+    """Return the firing of a trigger at an instant. Its outcome is not known yet."""
+    key = instant_key(instant)
+    return Firing(
+        firing_id(trigger.tenant, trigger.playbook, trigger.name, key),
+        trigger.tenant,
+        trigger.playbook,
+        trigger.name,
+        trigger.version,
+        key,
+        fired_at=now,
+        outcome=FiringOutcome.STARTED,
+        scheduled_at=instant,
+    )
+
+
+def record_firing(
+    advance: Advance, firing: Firing, outcome: FiringOutcome, reason: str | None = None
+) -> Advance:
+    """Return the advance of a trigger with a firing that had an outcome."""
+    run_id = firing.id if outcome is FiringOutcome.STARTED else None
+    recorded = replace(firing, outcome=outcome, run_id=run_id, reason=_cut(reason))
+    written = advance.written
+    if written.next_at != advance.read.next_at:
+        written = replace(written, last_at=firing.scheduled_at, last_outcome=outcome)
+    if run_id is not None:
+        written = replace(written, last_run=run_id)
+    return replace(advance, written=written, firings=(*advance.firings, recorded))
+
+
+def _cut(reason: str | None) -> str | None:
+    is_long = reason is not None and len(reason) > MAX_REASON_LENGTH
+    return f"{reason[:MAX_REASON_LENGTH]}…" if reason is not None and is_long else reason
+
+
+def postpone(trigger: LiveTrigger, due_at: float) -> Advance:
+    """Return a trigger whose due firing is performed later."""
+    return Advance(trigger, replace(trigger, due_at=due_at, edition=trigger.edition + 1))
+
+
+def pause_trigger(trigger: LiveTrigger, now: float) -> Advance:
+    """Return the paused trigger. It keeps its next firing, so that its resumption knows what was missed."""
+    written = replace(trigger, is_paused=True, due_at=None, changed_at=now, edition=trigger.edition + 1)
+    return Advance(trigger, written)
+
+
+def resume_trigger(
+    trigger: LiveTrigger, schedule: Schedule, now: float, catch_up: CatchUpMode = "none"
+) -> Advance:
+    """Return the trigger that is not paused any more.
+
+    The firings of its pause are missed, unless `catch_up` says that the last or all of them are performed.
+    """
+    resumed = replace(trigger, is_paused=False, changed_at=now, edition=trigger.edition + 1)
+    if catch_up != "none":
+        return Advance(trigger, with_due_time(replace(resumed, catch_up=catch_up), schedule))
+    delay = jitter_of(trigger.tenant, trigger.playbook, trigger.name, schedule.jitter_seconds)
+    passed = count_passed(schedule, trigger.next_at, now - delay)
+    advance = advance_schedule(resumed, schedule, passed, now)
+    return Advance(trigger, replace(advance.written, edition=resumed.edition), advance.firings)

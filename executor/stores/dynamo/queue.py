@@ -40,6 +40,7 @@ from noetl.executor.stores.dynamo.visit_items import (
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.receiver import MessageReceiver
+from noetl.executor.stores.sqs.trigger_message import TriggerMessage
 from noetl.planner.frozen import replace
 
 logger = logging.getLogger("noetl.executor")
@@ -256,6 +257,10 @@ class DynamoQueue:
         """Claim a visit of a received message. If there is none, one thread waits for messages."""
         while (message := receiver.take()) is not None:
             try:
+                if TriggerMessage.decode(message["Body"]) is not None:
+                    # The loop of this process reads the triggers that are due.
+                    receiver.delete(message["ReceiptHandle"])
+                    continue
                 claim = self.claim_message(message["Body"], lease, now)
             except MessageError as problem:
                 # SQS delivers it again, and moves it to the dead-letter queue after some deliveries.

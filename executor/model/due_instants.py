@@ -1,0 +1,119 @@
+"""The instants of a schedule that have passed: which one is performed, and which are missed.
+
+Problem: no process may have run for a minute or a month, and a schedule may fire each second. A process that
+comes back must neither flood its workers nor forget silently what it has not done.
+
+Algorithm: an instant that passed more than MISSED_SECONDS ago is missed. The catch-up of the schedule says
+which of the missed instants are performed nevertheless. The oldest instant that is performed is returned,
+with the number of those before it that are not. The caller asks again for the next one.
+
+Cost: proportional to the instants that have passed, at most MAX_COUNTED and those that are performed.
+
+Limits: if more than MAX_COUNTED instants of a cron expression have passed, so many are counted.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator
+
+from noetl.planner.frozen import frozen
+from noetl.planner.schedules.schedule import MAX_CATCH_UP, CatchUp, Schedule
+
+MISSED_SECONDS = 60.0
+"""An instant that is to be performed later than this counts as missed."""
+
+MAX_COUNTED = 10_000
+"""How many passed instants are counted one by one."""
+
+_MAX_NEWEST = MAX_CATCH_UP + 64
+"""At least the instants that are performed: a schedule fires once in a second."""
+
+_JUST_BEFORE = 1e-6
+
+
+@frozen
+class DueInstants:
+    """The passed instants of a schedule.
+
+    Attributes:
+        performed: the instant to perform now, or None.
+        missed: how many instants before it are not performed.
+        newest_missed: the last of these, or None.
+        next_at: the instant after all of them, which may have passed, too; None if there is none.
+    """
+
+    performed: float | None
+    missed: int
+    newest_missed: float | None
+    next_at: float | None
+
+
+def find_due(schedule: Schedule, next_at: float, now: float, catch_up: CatchUp | None = None) -> DueInstants:
+    """Return what to do about the instants from `next_at` to `now`, in seconds since the epoch.
+
+    `catch_up` replaces that of the schedule. If `next_at` has not passed, nothing is to be done.
+
+    >>> find_due(Schedule(every_seconds=3600), 0.0, 7300.0)
+    DueInstants(performed=7200.0, missed=2, newest_missed=3600.0, next_at=10800.0)
+    """
+    if next_at > now:
+        return DueInstants(None, 0, None, next_at)
+    count, newest = _read_passed(schedule, next_at, now)
+    position = _find_performed(newest, now, catch_up or schedule.catch_up)
+    missed = count - (len(newest) - position)
+    newest_missed = newest[position - 1] if missed else None
+    performed, following = newest[position : position + 1], newest[position + 1 : position + 2]
+    next_at_then = following[0] if following else schedule.next_after(newest[-1])
+    return DueInstants(performed[0] if performed else None, missed, newest_missed, next_at_then)
+
+
+def count_passed(schedule: Schedule, next_at: float | None, now: float) -> DueInstants:
+    """Return the instants from `next_at` to `now` as missed ones, none of which is performed."""
+    if next_at is None or next_at > now:
+        return DueInstants(None, 0, None, next_at)
+    count, newest = _read_passed(schedule, next_at, now)
+    return DueInstants(None, count, newest[-1], schedule.next_after(newest[-1]))
+
+
+def _find_performed(newest: list[float], now: float, catch_up: CatchUp) -> int:
+    """Return the position of the first instant that is performed, or the number of all.
+
+    `newest` are the last instants that have passed, in order.
+    """
+    fresh = bisect_left(newest, now - MISSED_SECONDS)
+    if catch_up.mode == "all":
+        return max(min(bisect_left(newest, now - catch_up.within_seconds), fresh), fresh - catch_up.limit)
+    is_last = catch_up.mode == "last" and fresh == len(newest)
+    return fresh - 1 if is_last else fresh
+
+
+def _read_passed(schedule: Schedule, next_at: float, now: float) -> tuple[int, list[float]]:
+    """Return how many instants from `next_at` to `now` there are, and the newest of them in order."""
+    newest: deque[float] = deque(maxlen=_MAX_NEWEST)
+    count = 0
+    for instant in _instants(schedule, next_at, now):
+        newest.append(instant)
+        count += 1
+        if count == MAX_COUNTED:
+            break
+    else:
+        return count, list(newest)
+    if schedule.every_seconds is not None:
+        count += int((now - newest[-1]) // schedule.every_seconds)
+    # The span before `now` grows until it has enough instants.
+    span = MISSED_SECONDS
+    while len(newest := deque(_instants(schedule, max(now - span, next_at), now), _MAX_NEWEST)) < _MAX_NEWEST:
+        if now - span <= next_at:
+            break
+        span *= 2
+    return count, list(newest)
+
+
+def _instants(schedule: Schedule, start: float, end: float) -> Iterator[float]:
+    """Yield the instants of a schedule from `start` to `end`."""
+    instant = schedule.next_after(start - _JUST_BEFORE)
+    while instant is not None and instant <= end:
+        yield instant
+        instant = schedule.next_after(instant)

@@ -1,0 +1,111 @@
+"""The loop of a process that fires triggers when they are due."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+
+from noetl.executor.engine.firing import perform_due
+from noetl.executor.errors import StoreError
+from noetl.executor.runtime.store_failures import FailureReasons
+from noetl.executor.stores.interface import QueuedStore, Store
+from noetl.executor.stores.sqs.trigger_message import LOOKAHEAD_SECONDS, TriggerMessage
+
+POLL_SECONDS = 1.0
+"""How often a process reads which triggers are due. It reads those until the next time, too."""
+
+TABLE_POLL_SECONDS = 5.0
+"""The same for a store that bills each request."""
+
+MAX_DUE = 100
+"""Number of due triggers that are read at once."""
+
+MAX_MESSAGES = 10_000
+"""Number of trigger messages that a sweep sends."""
+
+logger = logging.getLogger("noetl.executor")
+
+
+class TriggerLoop:
+    """A loop that performs due firings until `stopping` is set.
+
+    Every process of a service has one. They perform the due triggers in random orders, so that they rarely
+    meet at the same one.
+    """
+
+    def __init__(self, store: Store, stopping: threading.Event) -> None:
+        self._store = store
+        self._stopping = stopping
+        self._failures = FailureReasons("triggers are tried again")
+        self._poll_seconds = POLL_SECONDS if store.queue.claims_in_turn else TABLE_POLL_SECONDS
+
+    def run(self) -> None:
+        """Perform firings when they are due, until the process stops."""
+        pause = 0.0
+        while not self._stopping.wait(pause):
+            try:
+                pause = self.perform_all()
+                self._failures.clear()
+            except StoreError as error:
+                pause = self._poll_seconds
+                if not self._stopping.is_set():
+                    self._failures.log(error)
+            except Exception:
+                pause = self._poll_seconds
+                logger.exception("a trigger could not be performed; it is tried again")
+
+    def perform_all(self) -> float:
+        """Perform the firings that are due. Return after how many seconds others are.
+
+        Raises:
+            StoreError: the store cannot be reached.
+        """
+        store, now = self._store, self._store.clock()
+        found = store.triggers.due(now + self._poll_seconds, MAX_DUE)
+        due = [trigger for trigger in found if trigger.due_at is not None and trigger.due_at <= now]
+        random.shuffle(due)
+        for trigger in due:
+            if self._stopping.is_set():
+                break
+            perform_due(store, trigger, store.clock())
+        if due:
+            return 0.0
+        following = min((t.due_at for t in found if t.due_at is not None), default=now + self._poll_seconds)
+        return max(following - store.clock(), 0.001)
+
+
+def send_trigger_messages(store: QueuedStore, now: float) -> int:
+    """Send messages about the triggers that are due soon, and return their number."""
+    if store.message_queue is None:
+        return 0
+    due = store.triggers.due(now + LOOKAHEAD_SECONDS, MAX_MESSAGES)
+    messages = [
+        TriggerMessage(trigger.tenant, trigger.playbook, trigger.name, trigger.due_at)
+        for trigger in due
+        if trigger.due_at is not None
+    ]
+    store.message_queue.send(messages, now)
+    return len(messages)
+
+
+def perform_message(store: QueuedStore, message: TriggerMessage) -> bool:
+    """Perform the firings of a trigger that are due, and send a message about the next if that is due soon.
+
+    Return whether a firing was performed.
+    """
+    trigger = store.triggers.get(message.tenant, message.playbook, message.name)
+    if trigger is None or trigger.due_at is None or trigger.due_at > message.due_at:
+        return False
+    is_performed = False
+    while trigger.due_at is not None and trigger.due_at <= store.clock():
+        advance = perform_due(store, trigger, store.clock())
+        if advance is None:
+            return is_performed
+        is_performed, trigger = True, advance.written
+    now = store.clock()
+    if store.message_queue is not None and trigger.due_at is not None:
+        if trigger.due_at <= now + LOOKAHEAD_SECONDS:
+            following = TriggerMessage(trigger.tenant, trigger.playbook, trigger.name, trigger.due_at)
+            store.message_queue.send([following], now)
+    return is_performed
