@@ -18,7 +18,7 @@ from noetl.planner.gc_control import gc_paused
 from noetl.planner.lower import lower
 from noetl.planner.plan import Plan
 from noetl.planner.program.program import Program
-from noetl.planner.program.template_uses import find_template_uses
+from noetl.planner.program.template_uses import find_template_uses, find_trigger_uses
 from noetl.planner.syntax.parser import parse_playbook
 from noetl.planner.syntax.reader import read_document
 from noetl.planner.templates.template import temporary_templates
@@ -93,7 +93,8 @@ def compile_program(
     if document is None or parsed is None:
         return Compilation(None, add_fixes(diagnostics, "" if document is None else document.text)), None
     uses = find_template_uses(parsed.playbook, document, diagnostics)
-    if uses is None:
+    trigger_uses = find_trigger_uses(parsed.playbook, document, diagnostics)
+    if uses is None or trigger_uses is None:
         return Compilation(None, add_fixes(diagnostics, document.text)), None
     program = Program(
         parsed.playbook,
@@ -105,6 +106,7 @@ def compile_program(
         parsed.broken_tasks,
         parsed.lost_names,
         target,
+        trigger_uses,
     )
     for check in CHECKS:
         check(program)

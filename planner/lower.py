@@ -49,6 +49,7 @@ from noetl.planner.plan import (
     Repeat,
     Retry,
     TaskCall,
+    Trigger,
     Work,
 )
 from noetl.planner.plan import Case as PlanCase
@@ -57,8 +58,11 @@ from noetl.planner.plan import Task as PlanTask
 from noetl.planner.program.cache_reads import CacheReads
 from noetl.planner.program.program import Program
 from noetl.planner.program.template_uses import TemplateScope, TemplateUse
+from noetl.planner.schedules.schedule import LAST, CatchUp, Schedule
+from noetl.planner.schedules.zone_names import find_zone
 from noetl.planner.syntax import models
 from noetl.planner.syntax.entries import find_called_tasks, find_saved_names
+from noetl.planner.syntax.instants import parse_instant
 from noetl.planner.syntax.models import (
     ActionEntry,
     CachePolicy,
@@ -68,6 +72,7 @@ from noetl.planner.syntax.models import (
     Step,
     Task,
     TaskEntry,
+    TriggerDeclaration,
 )
 
 _UNCACHED_KEYS = frozenset({"line", "retry", "timeout_seconds", "cache"})
@@ -128,6 +133,7 @@ class Lowering:
             finally_step=finally_step,
             sequential=self.is_sequential,
             statistics=self.count_statistics(steps, tasks),
+            triggers=tuple(map(self.lower_trigger, self.playbook.triggers)),
         )
         return Plan(header, steps, tasks, self.program.document.text)
 
@@ -280,6 +286,16 @@ class Lowering:
             for name, declared in self.playbook.input.items()
         }
 
+    def lower_trigger(self, declared: TriggerDeclaration) -> Trigger:
+        return Trigger(
+            declared.name,
+            declared.type,
+            lower_schedule(declared),
+            declared.input,
+            lower_condition(declared.if_),
+            self.program.document.span((*declared.path, "name")).line,
+        )
+
     def count_statistics(
         self, steps: Mapping[str, PlanStep], tasks: Mapping[str, PlanTask]
     ) -> dict[str, Any]:
@@ -400,6 +416,25 @@ def lower_condition(condition: str | bool | None) -> str | None:
     if condition is False:
         return "{{ false }}"
     return None if condition is None or condition is True else condition
+
+
+def lower_schedule(declared: TriggerDeclaration) -> Schedule:
+    """Return the schedule of a trigger whose cron expression and zone are valid."""
+    zone = find_zone(declared.timezone)
+    start, end = (
+        None if text is None else parse_instant(text, zone) for text in (declared.start, declared.end)
+    )
+    policy = declared.catch_up
+    return Schedule(
+        declared.cron,
+        declared.every,
+        declared.timezone,
+        start,
+        end,
+        LAST if policy is None else CatchUp(policy.mode, policy.within, policy.limit),
+        declared.jitter,
+        declared.overlap,
+    )
 
 
 def lower_retry(policy: RetryPolicy | None) -> Retry | None:

@@ -26,6 +26,8 @@ def check_expressions(program: Program) -> None:
             _check_guard(program, entry.if_, (*entry.path, "if"))
         if isinstance(entry, ActionEntry) and entry.retry is not None:
             _check_guard(program, entry.retry.if_, (*entry.path, "retry", "if"))
+    for trigger in program.playbook.triggers:
+        _check_guard(program, trigger.if_, (*trigger.path, "if"))
     _check_secrets(program)
 
 

@@ -23,7 +23,7 @@ def check_patterns(program: Program) -> None:
     """Report literal patterns of `regex_search` and `regex_replace` that cannot run."""
     problems: dict[str, tuple[str, str | None] | None] = {}
     instructions = 0
-    for use in program.uses:
+    for use in (*program.uses, *program.trigger_uses):
         source = use.template.source
         if "regex_" not in source:
             continue

@@ -72,11 +72,12 @@ class Program:
         document: the text, for the positions of values.
         catalogue: the action types.
         diagnostics: the collected findings.
-        uses: the templates.
+        uses: the templates that runs evaluate.
         broken_steps: names of steps that could not be parsed completely.
         broken_tasks: names of tasks that could not be parsed completely.
         lost_names: names that the parts which could not be parsed would have saved.
         target: the platform on which the playbook is to run, if known: `lambda`.
+        trigger_uses: the templates of the triggers, which are evaluated before there is a run.
     """
 
     playbook: Playbook
@@ -88,6 +89,7 @@ class Program:
     broken_tasks: frozenset[str] = frozenset()
     lost_names: frozenset[str] = frozenset()
     target: str | None = None
+    trigger_uses: tuple[TemplateUse, ...] = ()
 
     def report(
         self,

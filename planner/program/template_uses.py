@@ -41,6 +41,8 @@ class TemplateScope(StrEnum):
     RULE = "rule"
     AFTER_WORK = "after"
     """A condition of `retry` or `repeat`, which is evaluated after the work of a step."""
+    TRIGGER = "triggers"
+    """The input or the condition of a trigger, which is evaluated before there is a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +99,25 @@ def find_template_uses(
 ) -> tuple[TemplateUse, ...] | None:
     """Return the templates of a playbook in the order of the text, and report those that cannot be parsed.
 
+    Those of triggers are not among them.
+
     Return None and report NP701 if all expressions together are larger than `MAX_CODE`.
     """
+    return _collect(_TemplateCollector(document, diagnostics).in_playbook(playbook), document, diagnostics)
+
+
+def find_trigger_uses(
+    playbook: Playbook, document: Document, diagnostics: Diagnostics
+) -> tuple[TemplateUse, ...] | None:
+    """Return the templates of triggers, as `find_template_uses` returns those that runs evaluate."""
+    return _collect(_TemplateCollector(document, diagnostics).in_triggers(playbook), document, diagnostics)
+
+
+def _collect(
+    uses: Iterator[TemplateUse], document: Document, diagnostics: Diagnostics
+) -> tuple[TemplateUse, ...] | None:
     try:
-        return tuple(_TemplateCollector(document, diagnostics).in_playbook(playbook))
+        return tuple(uses)
     except _TooMuchCodeError as error:
         message = f"expressions of a playbook must not exceed {MAX_CODE:,} characters in total"
         diagnostics.add("NP701", message, document.span(error.path))
@@ -135,6 +152,12 @@ class _TemplateCollector:
             yield from self.in_step(step)
         output = _Context(TemplateScope.OUTPUT)
         yield from self.parse_all(_find_texts(playbook.output or {}, ("output",)), output)
+
+    def in_triggers(self, playbook: Playbook) -> Iterator[TemplateUse]:
+        context = _Context(TemplateScope.TRIGGER)
+        for trigger in playbook.triggers:
+            yield from self.parse_all(_find_texts(trigger.input, (*trigger.path, "input")), context)
+            yield from self.parse_all(_find_texts(trigger.if_, (*trigger.path, "if")), context)
 
     def parse_all(
         self, texts: Iterator[_Text], context: _Context, entry_path: DocumentPath = ()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from noetl.planner.schedules.schedule import MAX_CATCH_UP_SECONDS, MAX_JITTER_SECONDS
+
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _MAX_SECONDS = 36_500 * 86_400
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -19,9 +21,40 @@ def parse_ttl(value: object) -> float:
     Raises:
         ValueError: the value is not a duration, or is too short or too long.
     """
+    return _parse_bounded(value, MIN_TTL_SECONDS, MAX_TTL_SECONDS, "the time must be from `1s` to `365d`")
+
+
+def parse_interval(value: object) -> float:
+    """Return the seconds between two firings of a trigger.
+
+    Raises:
+        ValueError: the value is not a duration, or is too short.
+    """
+    return _parse_bounded(value, 1.0, _MAX_SECONDS, "the interval must be at least `1s`")
+
+
+def parse_jitter(value: object) -> float:
+    """Return the greatest delay of a firing in seconds.
+
+    Raises:
+        ValueError: the value is not a duration, or is too long.
+    """
+    return _parse_bounded(value, 0.0, MAX_JITTER_SECONDS, "the delay must be at most `1d`")
+
+
+def parse_catch_up_time(value: object) -> float:
+    """Return the seconds for which missed firings are performed later.
+
+    Raises:
+        ValueError: the value is not a duration, or is too short or too long.
+    """
+    return _parse_bounded(value, 1.0, MAX_CATCH_UP_SECONDS, "the time must be from `1s` to `30d`")
+
+
+def _parse_bounded(value: object, shortest: float, longest: float, message: str) -> float:
     seconds = parse_duration(value)
-    if not MIN_TTL_SECONDS <= seconds <= MAX_TTL_SECONDS:
-        raise ValueError("the time must be from `1s` to `365d`")
+    if not shortest <= seconds <= longest:
+        raise ValueError(message)
     return seconds
 
 

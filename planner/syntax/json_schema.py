@@ -9,13 +9,27 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from noetl.planner.catalogue import ActionDeclaration, Catalogue, Kind, Parameter
-from noetl.planner.syntax.durations import parse_duration, parse_ttl
-from noetl.planner.syntax.models import CachePolicy, InputType, Playbook, RetryPolicy
+from noetl.planner.schedules.schedule import CatchUpMode
+from noetl.planner.syntax.durations import (
+    parse_catch_up_time,
+    parse_duration,
+    parse_interval,
+    parse_jitter,
+    parse_ttl,
+)
+from noetl.planner.syntax.instants import check_instant
+from noetl.planner.syntax.models import CachePolicy, CatchUpPolicy, InputType, Playbook, RetryPolicy
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DURATION = {
     "description": "`500ms`, `5s`, `2m`, `1h`, `3d` or a number of seconds.",
     "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$"}],
+}
+_PARSERS_OF_DURATIONS = (parse_duration, parse_ttl, parse_interval, parse_jitter, parse_catch_up_time)
+_INSTANT = {
+    "description": "An instant in ISO 8601. Without an offset it is a time of `timezone`.",
+    "type": "string",
+    "pattern": r"^\d{4}-\d\d-\d\d",
 }
 _DECLARATION = {"anyOf": [{"enum": list(get_args(InputType))}, {"$ref": "#/$defs/InputDeclaration"}]}
 _TEMPLATE = {"type": "string", "pattern": r"\{[{%]"}
@@ -37,13 +51,18 @@ class _WrittenFormGenerator(GenerateJsonSchema):
     """A generator that describes the values before conversion. The models describe the converted values."""
 
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
-        if schema["function"]["function"] in (parse_duration, parse_ttl):
+        function = schema["function"]["function"]
+        if function in _PARSERS_OF_DURATIONS:
             return dict(_DURATION)
+        if function is check_instant:
+            return dict(_INSTANT)
         converted = super().function_before_schema(schema)
         if schema["schema"].get("cls") is RetryPolicy:
             return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1000}, converted]}
         if schema["schema"].get("cls") is CachePolicy:
             return {"anyOf": [*_DURATION["anyOf"], converted]}
+        if schema["schema"].get("cls") is CatchUpPolicy:
+            return {"anyOf": [{"enum": list(get_args(CatchUpMode))}, converted]}
         return converted
 
 

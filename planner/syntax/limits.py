@@ -11,6 +11,8 @@ from noetl.planner.syntax.models import DocumentPath
 
 MAX_STEPS = 10_000
 MAX_TASKS = 10_000
+MAX_TRIGGERS = 30
+"""How many triggers a playbook may have. Stores replace all of them in one transaction."""
 MAX_CASES = 100
 """How many cases a rule may have."""
 MAX_ALL_CASES = 100_000
@@ -42,6 +44,10 @@ class _LimitChecker:
         if self.is_too_long(steps, MAX_STEPS, f"playbook has more than {MAX_STEPS:,} steps", ("steps",)):
             return True
         if self.is_too_long(tasks, MAX_TASKS, f"playbook has more than {MAX_TASKS:,} tasks", ("tasks",)):
+            return True
+        triggers = self.data.get("triggers")
+        message = f"playbook has more than {MAX_TRIGGERS} triggers"
+        if self.is_too_long(triggers, MAX_TRIGGERS, message, ("triggers",)):
             return True
         is_exceeded = False
         for path, run in self.task_runs(tasks):

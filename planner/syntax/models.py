@@ -7,12 +7,21 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
 from noetl.planner.catalogue import ActionDeclaration
-from noetl.planner.syntax.durations import parse_duration, parse_ttl
+from noetl.planner.schedules.schedule import MAX_CATCH_UP, MAX_CATCH_UP_SECONDS, CatchUpMode
+from noetl.planner.syntax.durations import (
+    parse_catch_up_time,
+    parse_duration,
+    parse_interval,
+    parse_jitter,
+    parse_ttl,
+)
+from noetl.planner.syntax.instants import check_instant
 
 DocumentPath = tuple[str | int, ...]
 """The keys and indexes that lead from the root of a document to a value: `("steps", 0, "name")`."""
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
+Instant = Annotated[str, BeforeValidator(check_instant)]
 InputType = Literal["string", "integer", "number", "boolean", "object", "array", "any"]
 OnError = Literal["abort", "continue"]
 
@@ -203,6 +212,33 @@ class Task(Model):
         return self._run_path or (*self._path, "run")
 
 
+class CatchUpPolicy(Model):
+    mode: CatchUpMode
+    within: Annotated[float, BeforeValidator(parse_catch_up_time)] = MAX_CATCH_UP_SECONDS
+    limit: Annotated[int, Field(ge=1, le=MAX_CATCH_UP)] = MAX_CATCH_UP
+
+
+def _expand_catch_up(value: object) -> object:
+    return {"mode": value} if isinstance(value, str) else value
+
+
+class TriggerDeclaration(Model):
+    """What starts runs of the playbook by itself. `start` and `end` are texts: `timezone` decides."""
+
+    name: str
+    type: Literal["schedule"]
+    cron: str | None = None
+    every: Annotated[float, BeforeValidator(parse_interval)] | None = None
+    timezone: str = "UTC"
+    start: Instant | None = None
+    end: Instant | None = None
+    catch_up: Annotated[CatchUpPolicy, BeforeValidator(_expand_catch_up)] | None = None
+    overlap: Literal["skip"] | None = None
+    jitter: Annotated[float, BeforeValidator(parse_jitter)] = 0.0
+    input: dict[str, Any] = Field(default_factory=dict)
+    if_: str | bool | None = Field(default=None, alias="if")
+
+
 class Playbook(Model):
     api_version: Literal["noetl.io/v1"] = Field(default="noetl.io/v1", alias="apiVersion")
     kind: Literal["Playbook"] = "Playbook"
@@ -210,6 +246,7 @@ class Playbook(Model):
     version: str | None = None
     description: str | None = None
     input: dict[str, InputDeclaration] | None = None
+    triggers: list[TriggerDeclaration] = Field(default_factory=list)
     environment: dict[str, Any] = Field(default_factory=dict)
     variables: dict[str, Any] = Field(default_factory=dict)
     start: str | None = None

@@ -57,7 +57,7 @@ MAX_SCHEMA_VIOLATIONS = 1_000
 
 # The keys of each model whose values are constructs with a path.
 _CONSTRUCT_KEYS: dict[type[Model], tuple[str, ...]] = {
-    Playbook: ("input", "retry", "tasks", "steps"),
+    Playbook: ("input", "triggers", "retry", "tasks", "steps"),
     Step: ("run", "rule", "loop", "repeat", "retry", "cache"),
     Task: ("run",),
     Case: ("run",),

@@ -138,6 +138,8 @@ class RecoveredData:
             self._is_copied = True
 
     def _record_lost_names(self, path: DocumentPath) -> None:
+        if path[0] == "triggers":
+            return
         value, key = self.value_at(path), path[-1]
         self.lost_names.update(self._defined_names(value))
         if len(path) > 1 and path[0] in self.broken:

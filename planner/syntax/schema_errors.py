@@ -19,6 +19,7 @@ from noetl.planner.syntax.models import (
     ActionEntry,
     CachePolicy,
     Case,
+    CatchUpPolicy,
     DocumentPath,
     FieldDeclaration,
     InputDeclaration,
@@ -31,6 +32,7 @@ from noetl.planner.syntax.models import (
     StepEntry,
     Task,
     TaskEntry,
+    TriggerDeclaration,
 )
 
 MINIMAL_PLAYBOOK_HINT = (
@@ -61,13 +63,21 @@ _NOUNS: Mapping[type[Model], str] = {
     Repeat: "`repeat`",
     RetryPolicy: "`retry`",
     CachePolicy: "`cache`",
+    TriggerDeclaration: "a trigger",
+    CatchUpPolicy: "`catch_up`",
 }
-_ITEM_MODELS: Mapping[str, type[Model]] = {"steps": Step, "tasks": Task, "rule": Case}
+_ITEM_MODELS: Mapping[str, type[Model]] = {
+    "steps": Step,
+    "tasks": Task,
+    "rule": Case,
+    "triggers": TriggerDeclaration,
+}
 _PART_MODELS: Mapping[str, type[Model]] = {
     "loop": Loop,
     "repeat": Repeat,
     "retry": RetryPolicy,
     "cache": CachePolicy,
+    "catch_up": CatchUpPolicy,
 }
 _ENTRY_MODELS: Mapping[str, type[Model]] = {"action": ActionEntry, "task": TaskEntry, "step": StepEntry}
 
@@ -134,6 +144,20 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
     },
     Loop: {"over": "write `items`", "in": "write `items`", "until": "write `until` in `repeat`"},
     Repeat: {"while": "write `until`, the condition that ends it", "delay": "write `every`"},
+    TriggerDeclaration: {
+        **dict.fromkeys(("tz", "zone", "time_zone"), "write `timezone`"),
+        **dict.fromkeys(("schedule", "at", "on"), "write `cron`, such as `cron: 30 2 * * MON-FRI`"),
+        **dict.fromkeys(("interval", "rate", "period"), "write `every`, such as `every: 10m`"),
+        **dict.fromkeys(("inputs", "params", "parameters", "args", "with"), "write `input`"),
+        **dict.fromkeys(("when", "condition", "filter"), "write `if`"),
+        **dict.fromkeys(("catchup", "backfill", "misfire"), "write `catch_up`"),
+        **dict.fromkeys(("concurrency", "max_runs", "max_active_runs"), "write `overlap: skip`"),
+        "id": "write `name`",
+    },
+    CatchUpPolicy: {
+        **dict.fromkeys(("for", "max_age", "window"), "write `within`"),
+        **dict.fromkeys(("max", "count"), "write `limit`"),
+    },
 }
 
 _ERROR_KINDS: Mapping[str, tuple[str, ...]] = {
@@ -161,6 +185,8 @@ _MAPPING_HINTS = {
     "repeat": "write `repeat: {until: CONDITION, max: COUNT}`",
     "retry": "write a number of attempts, or a mapping such as `{attempts: 3, delay: 5s}`",
     "cache": "write a duration, or a mapping such as `{key: VALUE, ttl: 1d}`",
+    "catch_up": "write `none`, `last` or `all`, or a mapping such as `{mode: all, within: 1d}`",
+    "triggers": "begin each trigger with `- name: NAME`",
     "steps": "begin each step with `- name: NAME`",
     "tasks": "write the work of the task in `run`",
     "rule": "begin each case with `- case: CONDITION`",
@@ -168,6 +194,14 @@ _MAPPING_HINTS = {
 """How to write what must be a mapping, by its key or by that of the list which holds it."""
 
 _DURATION_HINT = "write `500ms`, `5s`, `2m`, `1h`, `3d` or a number of seconds"
+_DURATION_BOUNDS = {
+    "cache": "from 1 second to 365 days",
+    "ttl": "from 1 second to 365 days",
+    "every": "of at least 1 second",
+    "within": "from 1 second to 30 days",
+    "jitter": "of at most 24 hours",
+}
+"""The bounds of durations that have other bounds than zero, by key. `every` has them in a trigger."""
 _TYPE_ALIASES = {
     **dict.fromkeys(("list", "tuple"), "array"),
     **dict.fromkeys(("dict", "map", "mapping", "json"), "object"),
@@ -273,17 +307,13 @@ def describe_wrong_value(
         choices = re.findall(r"'([^']*)'", context["expected"])
         matches = get_close_matches(value, choices, n=1, cutoff=0.6) if isinstance(value, str) else []
         intended = _TYPE_ALIASES.get(value) if isinstance(value, str) and key == "type" else None
+        intended = intended if intended in choices else None
         hint = f"write `{intended}`" if intended else suggest(str(value), matches[0] if matches else None)
         return SchemaViolation(
             "NP012", f"`{key}` must be {join_words(as_code(choices))}, not {quote_or_describe(value)}", hint
         )
-    if kind == "value_error" and key in ("cache", "ttl"):
-        message = f"`{key}` must be a duration from 1 second to 365 days, not {quote_or_describe(value)}"
-        return SchemaViolation("NP012", message, _DURATION_HINT)
     if kind == "value_error":
-        return SchemaViolation(
-            "NP012", f"`{key}` must be a duration, not {quote_or_describe(value)}", _DURATION_HINT
-        )
+        return _describe_wrong_time(path, key, value)
     if kind in ("greater_than_equal", "less_than_equal"):
         bound = f"at least {context['ge']:g}" if "ge" in context else f"at most {context['le']:g}"
         return SchemaViolation("NP012", f"`{key}` must be {bound}")
@@ -300,6 +330,16 @@ def describe_wrong_value(
         kinds.insert(0, "a duration")
     message = f"{_subject_of(path, key)} must be {join_words(kinds)}, not {describe_value(value)}"
     return SchemaViolation("NP012", message, _value_hint(path, kinds, value))
+
+
+def _describe_wrong_time(path: DocumentPath, key: str, value: object) -> SchemaViolation:
+    """Return the violation for a value that is no duration or no instant."""
+    if key in ("start", "end"):
+        message = f"`{key}` must be an instant, not {quote_or_describe(value)}"
+        return SchemaViolation("NP012", message, "write a time such as `2030-01-31T08:00:00Z`")
+    bounds = _DURATION_BOUNDS.get(key) if path[0] == "triggers" or key != "every" else None
+    message = f"`{key}` must be a duration{f' {bounds}' if bounds else ''}, not {quote_or_describe(value)}"
+    return SchemaViolation("NP012", message, _DURATION_HINT)
 
 
 def _is_declaration(path: DocumentPath) -> bool:
@@ -325,6 +365,8 @@ def _value_hint(path: DocumentPath, kinds: Sequence[str], value: object) -> str 
         is_declaration = _is_declaration(path)
         short_form = "write a type, or a mapping such as `{type: string}`"
         hint = short_form if is_declaration else _MAPPING_HINTS.get(key)
+        if path[0] == "triggers" and key == "input":
+            hint = "write each input as `NAME: VALUE`"
     elif path == ("steps",) and isinstance(value, dict):
         hint = "begin each step with `- name: NAME`"
     elif path[-2:] == ("loop", "items"):

@@ -1,0 +1,234 @@
+"""Checks of triggers: names, schedules, and the inputs of the runs that they start (NP801 to NP815, and NP301).
+
+A template of a trigger is evaluated before there is a run. It reads `trigger`, and calls `now` and `uuid`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from noetl.planner.catalogue import Kind
+from noetl.planner.checks.references import infer_inputs
+from noetl.planner.dataflow.narrowing import handles_undefined
+from noetl.planner.diagnostics.diagnostic import Label, Span, suggest
+from noetl.planner.diagnostics.wording import abbreviate, as_code, join_words
+from noetl.planner.kinds import describe_kind_of, is_of_kind
+from noetl.planner.program.program import Program
+from noetl.planner.program.template_uses import TemplateUse
+from noetl.planner.syntax.instants import parse_instant
+from noetl.planner.syntax.models import InputDeclaration, TriggerDeclaration
+from noetl.planner.syntax.names import MAX_NAME_LENGTH
+from noetl.planner.templates.template import TemplateProblem, has_template, parse_template
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
+    from noetl.planner.schedules.cron import Cron
+
+TRIGGER_ATTRIBUTES = frozenset({"scheduled_at", "previous_at", "next_at", "local"})
+"""The attributes of `trigger` in the templates of a schedule."""
+
+READABLE_NAMES = ("trigger", "now", "uuid")
+"""What templates of a trigger read."""
+
+_CONSTANTS = frozenset({"none", "true", "false"})
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME_LENGTH - 1}}}")
+
+
+def check_triggers(program: Program) -> None:
+    """Report triggers that cannot fire, or whose runs cannot start."""
+    first: dict[str, Span] = {}
+    for trigger in program.playbook.triggers:
+        _check_name(program, trigger, first)
+        _check_schedule(program, trigger)
+        _check_inputs(program, trigger)
+    for use in program.trigger_uses:
+        _check_reads(program, use)
+
+
+def _check_name(program: Program, trigger: TriggerDeclaration, first: dict[str, Span]) -> None:
+    path = (*trigger.path, "name")
+    if not _NAME.fullmatch(trigger.name):
+        message = (
+            f"name of a trigger must be 1 to {MAX_NAME_LENGTH} letters, digits, `_`, `-` or `.`, "
+            "and start with a letter or digit"
+        )
+        program.report("NP813", message, path)
+    elif trigger.name in first:
+        labels = [Label(first[trigger.name], "first definition")]
+        program.report("NP813", f"duplicate trigger `{trigger.name}`", path, "rename one of them", labels)
+    first.setdefault(trigger.name, program.document.span(path))
+
+
+def _check_schedule(program: Program, trigger: TriggerDeclaration) -> None:
+    _check_timing(program, trigger)
+    zone = _find_zone(program, trigger)
+    cron = None if trigger.cron is None else _read_cron(program, trigger)
+    if zone is None or (cron is None and trigger.every is None):
+        return
+    if trigger.cron is None or trigger.every is None:
+        _check_end(program, trigger, zone)
+
+
+def _check_timing(program: Program, trigger: TriggerDeclaration) -> None:
+    """Check that a trigger has one of `cron` and `every`. A key whose value is invalid counts."""
+    written: Any = program.document.data
+    for part in trigger.path:
+        written = written[part]
+    number = len({"cron", "every"} & written.keys())
+    if number == 2:
+        message = f"trigger `{abbreviate(trigger.name)}` has both `cron` and `every`"
+        program.report("NP804", message, (*trigger.path, "every"), "remove one of them", key=True)
+    elif trigger.cron is None and trigger.every is None and number == 0:
+        message = f"trigger `{abbreviate(trigger.name)}` has neither `cron` nor `every`"
+        hint = "add a line such as `cron: 30 2 * * MON-FRI` or `every: 10m`"
+        program.report("NP804", message, trigger.path, hint)
+
+
+def _find_zone(program: Program, trigger: TriggerDeclaration) -> ZoneInfo | None:
+    from noetl.planner.schedules.zone_names import find_zone, zone_names
+
+    try:
+        return find_zone(trigger.timezone)
+    except KeyError:
+        city = trigger.timezone.replace(" ", "_").casefold()
+        named = sorted(name for name in zone_names() if city in (name.casefold(), _city(name)))
+        hint = suggest(trigger.timezone, named[0]) if named else None
+        hint = hint or program.diagnostics.did_you_mean(trigger.timezone, zone_names())
+        hint = hint or "write the name of a zone, such as `Europe/Berlin`"
+        message = f"unknown time zone `{abbreviate(trigger.timezone)}`"
+        program.report("NP803", message, (*trigger.path, "timezone"), hint)
+        return None
+
+
+def _city(name: str) -> str:
+    return name.rpartition("/")[2].casefold()
+
+
+def _read_cron(program: Program, trigger: TriggerDeclaration) -> Cron | None:
+    from noetl.planner.schedules.cron import Cron, CronError, NoDateError
+
+    path = (*trigger.path, "cron")
+    assert trigger.cron is not None
+    try:
+        cron = Cron(trigger.cron)
+    except NoDateError:
+        program.report("NP802", "`cron` never matches: none of its months has the day", path)
+        return None
+    except CronError as problem:
+        program.report("NP801", f"`cron` is invalid: {problem}", path)
+        return None
+    if cron.day_or_weekday:
+        message = "`cron` matches a date if its day matches, or if its weekday does"
+        program.report("NP809", message, path, "write `*` for one of them, or check the other one in `if`")
+    return cron
+
+
+def _check_end(program: Program, trigger: TriggerDeclaration, zone: ZoneInfo) -> None:
+    """Report a trigger without an instant from `start` to `end`."""
+    from noetl.planner.schedules.schedule import Schedule
+
+    start, end = (
+        None if text is None else parse_instant(text, zone) for text in (trigger.start, trigger.end)
+    )
+    schedule = Schedule(trigger.cron, trigger.every, trigger.timezone, start, end)
+    if schedule.next_after((start or 0.0) - 1) is not None:
+        return
+    if end is None:
+        program.report("NP802", "`cron` never matches: there is no such date", (*trigger.path, "cron"))
+        return
+    message = f"trigger `{abbreviate(trigger.name)}` never fires: it ends before its first time"
+    program.report("NP802", message, (*trigger.path, "end"))
+
+
+def _check_inputs(program: Program, trigger: TriggerDeclaration) -> None:
+    """Report inputs that are unknown, missing or of another kind, as a start of a run would."""
+    if "input" in program.lost_names:
+        return
+    declared = program.playbook.input
+    if declared is None:
+        inferred = infer_inputs(program)
+        is_open = any(("input",) in use.template.reads for use in program.uses)
+        known: Mapping[str, InputDeclaration | None] = dict.fromkeys(inferred)
+        required = {name for name, item in inferred.items() if item.required}
+    else:
+        known, is_open = declared, False
+        required = {name for name, item in declared.items() if "default" not in item.model_fields_set}
+    for name, value in trigger.input.items():
+        path = (*trigger.path, "input", name)
+        declaration = known.get(name)
+        if name not in known and not is_open:
+            hint = program.diagnostics.did_you_mean(name, known) or "declare it under `input`"
+            program.report("NP810", f"unknown input `{abbreviate(name)}`", path, hint, key=True)
+        elif declaration is not None and (problem := _find_mismatch(declaration, value)) is not None:
+            program.report("NP810", f"input `{abbreviate(name)}` {problem}", path)
+    for name in required - trigger.input.keys():
+        message = f"trigger `{abbreviate(trigger.name)}` has no input `{abbreviate(name)}`"
+        hint = "add it to the `input` of the trigger, or give it a `default`"
+        program.report("NP810", message, (*trigger.path, "name"), hint)
+
+
+def _find_mismatch(declared: InputDeclaration, value: Any) -> str | None:
+    """Return the problem of a value whose kind is known before a firing, or None."""
+    if isinstance(value, str) and has_template(value):
+        is_text = _is_always_text(value)
+        return (
+            f"must be of type {declared.type}, not text" if is_text and declared.type not in _TEXTS else None
+        )
+    if not is_of_kind(value, Kind(declared.type)):
+        return f"must be of type {declared.type}, not {describe_kind_of(value)}"
+    if declared.enum is not None and value not in declared.enum and not _contains_template(value):
+        return "must be one of `enum`"
+    return None
+
+
+_TEXTS = ("string", "any")
+
+
+def _is_always_text(source: str) -> bool:
+    """Return whether a template returns text whenever it is evaluated."""
+    try:
+        template = parse_template(source)
+    except TemplateProblem:
+        return False
+    return not template.is_expression or template.access_path in (
+        ("trigger", "scheduled_at"),
+        ("trigger", "local"),
+    )
+
+
+def _contains_template(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_contains_template, value.values()))
+    if isinstance(value, list):
+        return any(map(_contains_template, value))
+    return isinstance(value, str) and has_template(value)
+
+
+def _check_reads(program: Program, use: TemplateUse) -> None:
+    """Report the names and the attributes that a template of a trigger cannot read."""
+    for access, offset in use.template.reads.items():
+        name = access[0]
+        if name == "trigger":
+            _check_attribute(program, use, access, offset)
+        elif name not in READABLE_NAMES and name not in _CONSTANTS:
+            message = f"`{name}` cannot be read in a trigger, which is evaluated before there is a run"
+            hint = program.diagnostics.did_you_mean(name, READABLE_NAMES)
+            hint = hint or f"read {join_words(as_code(READABLE_NAMES))}"
+            span = program.document.text_span(use.path, offset, offset + len(name))
+            program.diagnostics.add("NP301", message, span, hint)
+
+
+def _check_attribute(program: Program, use: TemplateUse, access: tuple[str, ...], offset: int) -> None:
+    if len(access) == 1 or access[1] in TRIGGER_ATTRIBUTES:
+        return
+    name = access[1]
+    if handles_undefined(use.template, "trigger", name):
+        return
+    hint = program.diagnostics.did_you_mean(name, TRIGGER_ATTRIBUTES)
+    hint = hint or f"attributes: {', '.join(as_code(sorted(TRIGGER_ATTRIBUTES)))}"
+    start = max(use.template.source.find(name, offset + len("trigger")), 0)
+    span = program.document.text_span(use.path, start, start + len(name))
+    program.diagnostics.add("NP815", f"`trigger` has no attribute `{name}`", span, hint)
