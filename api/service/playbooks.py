@@ -103,7 +103,9 @@ class PlaybookService:
         registered_at = round(self.context.clock(), 6)
         try:
             registered = store.registry.register(
-                RegisteredPlaybook(tenant, name, version, plan.hash, registered_at, caller), newest=newest
+                RegisteredPlaybook(tenant, name, version, plan.hash, registered_at, caller),
+                newest=newest,
+                triggers=plan.header.triggers,
             )
         except RejectedError as error:
             # Another release of the compiler may produce another plan of the same text.

@@ -124,6 +124,7 @@ class _RequestStore:
         self.queue = guard("queue")
         self.waits = guard("waits")
         self.registry = guard("registry")
+        self.triggers = guard("triggers")
         self.keys = guard("keys")
         self.cache = guard("cache")
         self.facts = guard("facts")

@@ -29,8 +29,6 @@ from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Trigger
 from noetl.planner.schedules.schedule import CatchUpMode, Schedule
 
-MAX_TRIGGERS = 50
-"""Number of triggers of a playbook. A version is registered with all its triggers in one transaction."""
 MAX_REASON_LENGTH = 500
 """How many characters of the reason of a firing are kept."""
 
@@ -115,6 +113,11 @@ class Firing:
     count: int = 1
     run_id: str | None = None
     reason: str | None = None
+
+    @property
+    def position(self) -> str:
+        """Place among the firings of its trigger: when it was performed, its instant, and its id."""
+        return f"{self.fired_at:020.6f} {self.scheduled_at or 0:020.6f} {self.id}"
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields by name. Their names are part of the stored format."""

@@ -112,6 +112,7 @@ class _PersistentStore:
         self.queue = _PersistentQueue(store.queue, policy)
         self.waits = _PersistentPart(store.waits, policy)
         self.registry = _PersistentPart(store.registry, policy)
+        self.triggers = _PersistentPart(store.triggers, policy)
         self.keys = _PersistentPart(store.keys, policy)
         self.cache = _PersistentPart(store.cache, policy)
         self.facts = _PersistentPart(store.facts, policy)

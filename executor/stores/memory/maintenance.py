@@ -183,7 +183,8 @@ class MemoryMaintenance:
         A run is kept while it has children or its parent is kept.
         """
         state = self._state
-        state.firings = {id: firing for id, firing in state.firings.items() if firing.fired_at >= before}
+        for key, firings in state.firings.items():
+            state.firings[key] = {p: firing for p, firing in firings.items() if firing.fired_at >= before}
         ended = {id for id, record in state.runs.items() if (record.run.finished_at or before) < before}
         parents = {
             run.parent.run_id for run in (r.run for r in state.runs.values()) if run.parent is not None

@@ -128,7 +128,8 @@ class MemoryState:
         self.playbooks: dict[tuple[str, str], dict[str, RegistryEntry]] = {}
         self.triggers: dict[tuple[str, str, str], LiveTrigger] = {}
         """Triggers by tenant, playbook and name."""
-        self.firings: dict[str, Firing] = {}
+        self.firings: dict[tuple[str, str, str], dict[str, Firing]] = {}
+        """Firings of each trigger, by their positions."""
         self.keys: dict[str, ApiKey] = {}
         self.request_counts: dict[str, dict[int, int]] = {}
         """Requests of each caller in the slots of its window."""

@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from noetl.executor.errors import TriggerChangedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.triggers import Advance, Firing, LiveTrigger, place_triggers, trigger_changed
-from noetl.executor.stores.cursors import read_cursor, read_name_cursor, write_cursor, write_name_cursor
+from noetl.executor.stores.cursors import (
+    read_key_cursor,
+    read_name_cursor,
+    write_key_cursor,
+    write_name_cursor,
+)
 from noetl.executor.stores.memory.state import MemoryState
 from noetl.planner.plan import Trigger
 
@@ -60,15 +65,12 @@ class MemoryTriggers:
     def firings(
         self, tenant: str, playbook: str, trigger: str, *, limit: int = 100, cursor: str | None = None
     ) -> tuple[list[Firing], str | None]:
-        before = None if cursor is None else read_cursor(cursor)
+        before = None if cursor is None else str(read_key_cursor(cursor, str))
         with self._state.lock:
-            firings = list(self._state.firings.values())
-        named = [f for f in firings if (f.tenant, f.playbook, f.trigger) == (tenant, playbook, trigger)]
-        ordered = sorted(named, key=lambda firing: (firing.fired_at, firing.id), reverse=True)
-        found = [f for f in ordered if before is None or (f.fired_at, f.id) < before]
+            firings = list(self._state.firings.get((tenant, playbook, trigger), {}).items())
+        found = [f for position, f in sorted(firings, reverse=True) if before is None or position < before]
         page = found[:limit]
-        next_cursor = write_cursor(page[-1].fired_at, page[-1].id) if len(found) > limit else None
-        return page, next_cursor
+        return page, write_key_cursor(page[-1].position) if len(found) > limit else None
 
 
 def check_advance(state: MemoryState, advance: Advance) -> None:
@@ -84,12 +86,11 @@ def check_advance(state: MemoryState, advance: Advance) -> None:
 
 
 def write_advance(state: MemoryState, advance: Advance) -> None:
-    """Write a trigger and its firings. A firing that was recorded before stays, unless it starts a run."""
+    """Write a trigger and the records of its firings."""
     written = advance.written
-    state.triggers[written.tenant, written.playbook, written.name] = written
-    for firing in advance.firings:
-        if firing.run_id is not None or firing.id not in state.firings:
-            state.firings[firing.id] = firing
+    key = (written.tenant, written.playbook, written.name)
+    state.triggers[key] = written
+    state.firings.setdefault(key, {}).update({firing.position: firing for firing in advance.firings})
 
 
 def replace_triggers(

@@ -60,6 +60,7 @@ class PostgresStore(SqlStore):
             self.queue,
             self.waits,
             self.registry,
+            self.triggers,
             self.keys,
             self.cache,
             self.facts,

@@ -18,6 +18,7 @@ from typing import Any
 
 from noetl.executor.model.run import NEVER
 from noetl.executor.stores.finding import (
+    LOST_TRIGGER,
     MAX_FINDINGS,
     MESSAGES,
     UNKNOWN_PLAN_OF_VERSION,
@@ -67,6 +68,7 @@ _CHECKS = (
     SqlConsistencyCheck("unknown parents", "consistency.unknown_parents"),
     SqlConsistencyCheck("unknown plans", "consistency.unknown_plans_of_runs"),
     SqlConsistencyCheck("unknown plans", "consistency.unknown_plans_of_versions", UNKNOWN_PLAN_OF_VERSION),
+    SqlConsistencyCheck("lost triggers", "consistency.lost_triggers", LOST_TRIGGER),
 )
 
 

@@ -34,6 +34,7 @@ from noetl.executor.stores.sql.facts import SqlFacts
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import encode_json, run_from_row
 from noetl.executor.stores.sql.run_deletion import delete_rows, delete_tree
+from noetl.executor.stores.sql.triggers import delete_old_firings
 
 if TYPE_CHECKING:
     from noetl.executor.stores.finding import Finding
@@ -172,7 +173,8 @@ class SqlMaintenance:
             if deleted:
                 delete_rows(db, ids)
             db.execute("sweep.delete_child_run_counts", before=before)
-            return len(deleted) == MAX_DELETED_RUNS
+            has_more_firings = delete_old_firings(db, before)
+            return len(deleted) == MAX_DELETED_RUNS or has_more_firings
 
     def _delete_plans(self, now: float) -> bool:
         unused = {"before": now - UNUSED_SECONDS, "limit": MAX_DELETED_PLANS}

@@ -5,54 +5,38 @@ A removed version keeps its row, so that its number and its name never mean anot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import RegisteredPlaybook, require_newest
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
+from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import Row, playbook_from_row
+from noetl.executor.stores.sql.triggers import remove_triggers, replace_triggers
 from noetl.planner.frozen import replace
+from noetl.planner.plan import Trigger
 
 
 class SqlPlaybooks:
     """The playbook registry of a SQL store."""
 
-    def __init__(self, context: SqlContext) -> None:
+    def __init__(self, context: SqlContext, plans: SqlPlans) -> None:
         self._context = context
+        self._plans = plans
 
-    def register(self, playbook: RegisteredPlaybook, *, newest: str | None = None) -> RegisteredPlaybook:
-        name = {"tenant": playbook.tenant, "name": playbook.name}
+    def register(
+        self, playbook: RegisteredPlaybook, *, newest: str | None = None, triggers: Sequence[Trigger] = ()
+    ) -> RegisteredPlaybook:
         with self._context.database.transaction() as db:
-            db.lock_name("\n".join(name.values()))
+            _lock(db, playbook.tenant, playbook.name)
             if newest is not None:
-                latest = db.execute("registry.get", **name).fetchone()
-                require_newest(playbook, None if latest is None else playbook_from_row(latest), newest)
-            registered = _registered_row(db, playbook)
-            if registered is not None:
-                if registered["plan_hash"] != playbook.plan_hash:
-                    message = (
-                        f"version {playbook.version} of `{playbook.name}` is registered with another text"
-                    )
-                    raise RejectedError("version_exists", message)
-                db.execute("registry.restore", **name, version=registered["version"])
-                return playbook_from_row(registered)
-            number = db.execute("registry.last_number", **name).fetchone()["number"] + 1
-            version = playbook.version
-            while version is None:
-                if db.execute("registry.version", **name, version=str(number)).fetchone() is None:
-                    version = str(number)
-                else:
-                    number += 1
-            db.execute(
-                "registry.add",
-                **name,
-                version=version,
-                number=number,
-                plan_hash=playbook.plan_hash,
-                registered_at=playbook.registered_at,
-                registered_by=playbook.registered_by,
-            )
-            return replace(playbook, version=version)
+                require_newest(playbook, _newest(db, playbook.tenant, playbook.name), newest)
+            registered = _add(db, playbook)
+            if registered == _newest(db, playbook.tenant, playbook.name):
+                replace_triggers(db, registered, triggers, playbook.registered_at)
+            return registered
 
     def get(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
         chosen = {} if version is None else {"version": version}
@@ -77,7 +61,57 @@ class SqlPlaybooks:
     def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:
         chosen = {} if version is None else {"version": version}
         with self._context.database.transaction() as db:
-            return db.execute("registry.remove", tenant=tenant, name=name, now=now, **chosen).rowcount
+            _lock(db, tenant, name)
+            removed = db.execute("registry.remove", tenant=tenant, name=name, now=now, **chosen).rowcount
+            newest = _newest(db, tenant, name)
+            if newest is None:
+                remove_triggers(db, tenant, name)
+            elif removed and self._plans.exists(newest.plan_hash):
+                replace_triggers(db, newest, self._plans.header(newest.plan_hash).triggers, now)
+            return removed
+
+
+def _lock(db: Writer, tenant: str, name: str) -> None:
+    """Lock the versions of a playbook and their triggers until the end of the transaction."""
+    db.lock_name(f"{tenant}\n{name}")
+
+
+def _newest(db: Writer, tenant: str, name: str) -> RegisteredPlaybook | None:
+    row = db.execute("registry.get", tenant=tenant, name=name).fetchone()
+    return None if row is None else playbook_from_row(row)
+
+
+def _add(db: Writer, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
+    """Add a version of a playbook, or restore it.
+
+    Raises:
+        RejectedError: `version_exists`.
+    """
+    name = {"tenant": playbook.tenant, "name": playbook.name}
+    registered = _registered_row(db, playbook)
+    if registered is not None:
+        if registered["plan_hash"] != playbook.plan_hash:
+            message = f"version {playbook.version} of `{playbook.name}` is registered with another text"
+            raise RejectedError("version_exists", message)
+        db.execute("registry.restore", **name, version=registered["version"])
+        return playbook_from_row(registered)
+    number = db.execute("registry.last_number", **name).fetchone()["number"] + 1
+    version = playbook.version
+    while version is None:
+        if db.execute("registry.version", **name, version=str(number)).fetchone() is None:
+            version = str(number)
+        else:
+            number += 1
+    db.execute(
+        "registry.add",
+        **name,
+        version=version,
+        number=number,
+        plan_hash=playbook.plan_hash,
+        registered_at=playbook.registered_at,
+        registered_by=playbook.registered_by,
+    )
+    return replace(playbook, version=version)
 
 
 def _registered_row(db: Writer, playbook: RegisteredPlaybook) -> Row | None:

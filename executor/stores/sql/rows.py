@@ -101,6 +101,7 @@ def _decode_run(row: Row) -> Run:
         result=decode_json(row["result"]),
         error=decode_json(row["error"]),
         errors=tuple(json.loads(row["errors"])),
+        trigger=decode_json(row["trigger"]),
     )
 
 

@@ -37,6 +37,7 @@ from noetl.executor.model.run_transition import (
     unknown_run,
 )
 from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.model.triggers import Advance
 from noetl.executor.model.visit_transition import enter_step, mark_skipped
 from noetl.executor.precedence import wait_for_slice
 from noetl.executor.stores.cursors import read_event_id
@@ -66,6 +67,7 @@ from noetl.executor.stores.sql.rows import (
     visit_summary_from_row,
 )
 from noetl.executor.stores.sql.run_list import count_runs, find_runs
+from noetl.executor.stores.sql.triggers import write_advance
 from noetl.executor.stores.sql.waits import delete_answer, list_waits
 from noetl.planner.frozen import replace
 
@@ -84,6 +86,7 @@ class SqlRuns:
         idempotency: tuple[str, str] | None = None,
         history: Sequence[Visit] = (),
         max_child_runs: int | None = None,
+        advance: Advance | None = None,
     ) -> Run:
         with self._starting(run) as db:
             step = self._plans.step(run.plan_hash, first.step)
@@ -103,6 +106,8 @@ class SqlRuns:
             if run.root is not None and max_child_runs is not None:
                 # Starts of the same root wait for each other here, so it comes last.
                 _count_child_run(db, run.root, run.created_at, max_child_runs)
+            if advance is not None:
+                write_advance(db, advance)
         self._context.announce_due(1)
         return run
 
@@ -385,6 +390,7 @@ def _insert_run(db: Writer, run: Run, stack: BranchStack | None) -> bool:
         deadline_at=run.deadline_at,
         live=run.live,
         stack=None if stack is None else encode_json(stack.to_json()),
+        trigger=None if run.trigger is None else encode_json(dict(run.trigger)),
     )
     return added.rowcount == 1
 

@@ -23,6 +23,7 @@ from noetl.executor.stores.sql.playbooks import SqlPlaybooks
 from noetl.executor.stores.sql.queue import SqlQueue
 from noetl.executor.stores.sql.runs import SqlRuns
 from noetl.executor.stores.sql.switches import SqlSwitches
+from noetl.executor.stores.sql.triggers import SqlTriggers
 from noetl.executor.stores.sql.visits import SqlVisits
 from noetl.executor.stores.sql.waits import SqlWaits
 
@@ -40,7 +41,8 @@ class SqlStore:
         self.switches = SqlSwitches(self.context, self.plans, self.visits)
         self.queue: WorkQueue = SqlQueue(self.context, self.plans)
         self.waits = SqlWaits(self.context)
-        self.registry = SqlPlaybooks(self.context)
+        self.registry = SqlPlaybooks(self.context, self.plans)
+        self.triggers = SqlTriggers(self.context)
         self.keys = SqlApiKeys(self.context)
         self.cache = SqlCache(self.context)
         self.maintenance: StoreMaintenance = SqlMaintenance(self.context, self.plans, facts)

@@ -57,6 +57,7 @@ SCRIPTS = {
     23: "damaged_runs.sql",
     24: "own_pauses.sql",
     25: "cached_results.sql",
+    26: "triggers.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -14,7 +14,7 @@ import pytest
 for part in (
     "cached_results", "consistency", "continued_runs", "damaged_runs", "facts", "failed_items", "keys",
     "open_waits", "plans", "queue",
-    "registry", "run_deletion", "run_lists", "runs", "sequential", "skips", "sweep", "transitions", "waits",
+    "registry", "run_deletion", "run_lists", "runs", "sequential", "skips", "sweep", "transitions", "triggers", "waits",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"{__name__}.{part}")
 
@@ -40,6 +40,7 @@ from noetl.testing.store_contract.skips import SkipsContract
 from noetl.testing.store_contract.sweep import SweepContract
 from noetl.testing.store_contract.switches import SwitchesContract
 from noetl.testing.store_contract.transitions import RepairTransitionsContract, TransitionsContract
+from noetl.testing.store_contract.triggers import TriggersContract
 from noetl.testing.store_contract.waits import WaitsContract
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "SweepDamage",
     "SwitchesContract",
     "TransitionsContract",
+    "TriggersContract",
     "WaitsContract",
 ]
 
@@ -77,6 +79,7 @@ class StoreContract(
     PlansContract,
     KeysContract,
     RegistryContract,
+    TriggersContract,
     RunsContract,
     RunListsContract,
     RunDeletionContract,

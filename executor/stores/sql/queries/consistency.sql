@@ -86,6 +86,12 @@ and not exists (select 1 from runs parent where parent.id = runs.parent_run) lim
 select id as run_id, playbook from runs
 where not exists (select 1 from plans where hash = plan_hash) limit :limit
 
+-- name: lost_triggers
+select name, playbook, version from triggers where not exists (
+    select 1 from playbooks where playbooks.tenant = triggers.tenant and playbooks.name = triggers.playbook
+    and playbooks.version = triggers.version and removed_at is null and {newest}
+) limit :limit
+
 -- name: unknown_plans_of_versions
 select name, version from playbooks where removed_at is null
 and not exists (select 1 from plans where hash = plan_hash) limit :limit

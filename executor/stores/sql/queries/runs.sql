@@ -11,12 +11,12 @@ select request_hash, run_id from idempotency_keys where tenant = :tenant and key
 insert into runs (
     id, tenant, playbook, version, plan_hash, status, origin, queue, input, environment, variables,
     tags, folder, source, parent_run, parent_visit, parent_wait, depth, root, resumed_from, trace,
-    created_at, deadline_at, live, stack, seq
+    created_at, deadline_at, live, stack, trigger, seq
 ) values (
     :id, :tenant, :playbook, :version, (select hash from plans where hash = :plan_hash), :status,
     :origin, :queue, :input, :environment, :variables, :tags, :folder, :source,
     :parent_run, :parent_visit, :parent_wait, :depth, :root, :resumed_from, :trace,
-    :created_at, :deadline_at, :live, :stack, 1
+    :created_at, :deadline_at, :live, :stack, :trigger, 1
 ) on conflict do nothing
 
 -- name: count_child_run

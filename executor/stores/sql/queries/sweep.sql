@@ -44,6 +44,7 @@ select count(*) as open from runs where finished_at is null
 -- name: find_old
 select 1 where exists (select 1 from runs where finished_at < :before)
     or exists (select 1 from child_runs where counted_at < :before)
+    or exists (select 1 from firings where fired_at < :before)
 
 -- A run is kept while its parent is kept, which may ask for it, and while it has children.
 -- name: delete_runs

@@ -1,0 +1,45 @@
+-- Triggers of registered playbooks, and their firings.
+
+-- name: get
+select record from triggers where tenant = :tenant and playbook = :playbook and name = :name
+
+-- name: find
+select record from triggers where tenant = :tenant
+and playbook = :playbook -- optional
+and (playbook {binary}, name {binary}) > (:after_playbook, :after_name) -- optional
+order by playbook {binary}, name {binary} limit :limit
+
+-- name: find_due
+select record from triggers where due_at <= :now order by due_at limit :limit
+
+-- The triggers of a playbook. Their rows are locked until the end of the transaction.
+-- name: lock_all
+update triggers set edition = edition where tenant = :tenant and playbook = :playbook returning record
+
+-- name: advance
+update triggers set version = :version, due_at = :due_at, edition = :edition, record = :record
+where tenant = :tenant and playbook = :playbook and name = :name and edition = :edition_before
+
+-- name: put
+insert into triggers (tenant, playbook, name, version, due_at, edition, record)
+values (:tenant, :playbook, :name, :version, :due_at, :edition, :record)
+on conflict (tenant, playbook, name) do update set version = excluded.version, due_at = excluded.due_at,
+    edition = excluded.edition, record = excluded.record
+
+-- name: remove
+delete from triggers where tenant = :tenant and playbook = :playbook and name = :name
+
+-- name: add_firing
+insert into firings (tenant, playbook, name, position, fired_at, record)
+values (:tenant, :playbook, :name, :position, :fired_at, :record) on conflict do nothing
+
+-- name: find_firings
+select record from firings where tenant = :tenant and playbook = :playbook and name = :name
+and position < :before -- optional
+order by position desc limit :limit
+
+-- name: delete_old_firings
+delete from firings where (tenant, playbook, name, position) in (
+    select tenant, playbook, name, position from firings where fired_at < :before
+    order by fired_at limit :limit
+)

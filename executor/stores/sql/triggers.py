@@ -1,0 +1,145 @@
+"""Triggers of registered playbooks in a SQL store, and their firings.
+
+Problem: several processes perform the firings that are due, while versions of the playbook are registered.
+
+Algorithm: optimistic concurrency. A write names the edition that was read, and changes nothing if the row has
+another. A registration locks all triggers of its playbook before it replaces them.
+
+Cost: a firing adds a row to the transaction that starts its run, and updates one. A partial index has the
+triggers that are due some time.
+
+Limits: the triggers that are due first are read by every process, and one of them wins each firing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from noetl.executor.errors import TriggerChangedError
+from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.triggers import Advance, Firing, LiveTrigger, place_triggers, trigger_changed
+from noetl.executor.stores.cursors import (
+    read_key_cursor,
+    read_name_cursor,
+    write_key_cursor,
+    write_name_cursor,
+)
+from noetl.executor.stores.sql.context import SqlContext
+from noetl.executor.stores.sql.database import Writer
+from noetl.executor.stores.sql.rows import encode_json
+from noetl.planner.plan import Trigger
+
+MAX_DELETED_FIRINGS = 500
+"""Number of firings that one transaction deletes at most."""
+
+
+class SqlTriggers:
+    """The triggers of a SQL store."""
+
+    def __init__(self, context: SqlContext) -> None:
+        self._context = context
+
+    def get(self, tenant: str, playbook: str, name: str) -> LiveTrigger | None:
+        key = {"tenant": tenant, "playbook": playbook, "name": name}
+        rows = self._context.database.fetch_all("triggers.get", **key)
+        return _decode_trigger(rows[0]) if rows else None
+
+    def find(
+        self, tenant: str, playbook: str | None = None, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[LiveTrigger], str | None]:
+        values: dict[str, Any] = {} if playbook is None else {"playbook": playbook}
+        if cursor is not None:
+            values["after_playbook"], values["after_name"] = read_name_cursor(cursor)
+        rows = self._context.database.fetch_all("triggers.find", tenant=tenant, limit=limit + 1, **values)
+        page = [_decode_trigger(row) for row in rows[:limit]]
+        next_cursor = write_name_cursor(page[-1].playbook, page[-1].name) if len(rows) > limit else None
+        return page, next_cursor
+
+    def due(self, now: float, limit: int) -> list[LiveTrigger]:
+        rows = self._context.database.fetch_all("triggers.find_due", now=now, limit=limit)
+        return [_decode_trigger(row) for row in rows]
+
+    def advance(self, advance: Advance) -> bool:
+        try:
+            with self._context.database.transaction() as db:
+                write_advance(db, advance)
+        except TriggerChangedError:
+            return False
+        return True
+
+    def firings(
+        self, tenant: str, playbook: str, trigger: str, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Firing], str | None]:
+        values: dict[str, Any] = {"tenant": tenant, "playbook": playbook, "name": trigger}
+        if cursor is not None:
+            values["before"] = read_key_cursor(cursor, str)
+        rows = self._context.database.fetch_all("triggers.find_firings", limit=limit + 1, **values)
+        page = [Firing.from_json(json.loads(row["record"])) for row in rows[:limit]]
+        next_cursor = write_key_cursor(page[-1].position) if len(rows) > limit else None
+        return page, next_cursor
+
+
+def write_advance(db: Writer, advance: Advance) -> None:
+    """Write a trigger and the records of its firings.
+
+    Raises:
+        TriggerChangedError: another process has changed the trigger since it was read.
+    """
+    values = _trigger_values(advance.written)
+    if db.execute("triggers.advance", edition_before=advance.read.edition, **values).rowcount == 0:
+        raise trigger_changed(advance.read)
+    for firing in advance.firings:
+        db.execute(
+            "triggers.add_firing",
+            tenant=firing.tenant,
+            playbook=firing.playbook,
+            name=firing.trigger,
+            position=firing.position,
+            fired_at=firing.fired_at,
+            record=encode_json(firing.to_json()),
+        )
+
+
+def replace_triggers(
+    db: Writer, playbook: RegisteredPlaybook, declared: Sequence[Trigger], now: float
+) -> None:
+    """Let the triggers of a playbook be those of its newest version."""
+    key = {"tenant": playbook.tenant, "playbook": playbook.name}
+    current = [_decode_trigger(row) for row in db.execute("triggers.lock_all", **key).fetchall()]
+    written, removed = place_triggers(current, declared, playbook, now)
+    for trigger in removed:
+        db.execute("triggers.remove", name=trigger.name, **key)
+    for trigger in written:
+        db.execute("triggers.put", **_trigger_values(trigger))
+
+
+def remove_triggers(db: Writer, tenant: str, playbook: str) -> None:
+    """Remove all triggers of a playbook. Their firings stay."""
+    key = {"tenant": tenant, "playbook": playbook}
+    for row in db.execute("triggers.lock_all", **key).fetchall():
+        db.execute("triggers.remove", name=_decode_trigger(row).name, **key)
+
+
+def delete_old_firings(db: Writer, before: float) -> bool:
+    """Delete some firings of a time before another, and return whether more may be left."""
+    deleted = db.execute("triggers.delete_old_firings", before=before, limit=MAX_DELETED_FIRINGS)
+    return deleted.rowcount == MAX_DELETED_FIRINGS
+
+
+def _trigger_values(trigger: LiveTrigger) -> dict[str, Any]:
+    """Return the values of a row of `triggers`."""
+    return {
+        "tenant": trigger.tenant,
+        "playbook": trigger.playbook,
+        "name": trigger.name,
+        "version": trigger.version,
+        "due_at": trigger.due_at,
+        "edition": trigger.edition,
+        "record": encode_json(trigger.to_json()),
+    }
+
+
+def _decode_trigger(row: Any) -> LiveTrigger:
+    return LiveTrigger.from_json(json.loads(row["record"]))

@@ -1,0 +1,319 @@
+"""The contract of stores for triggers of registered playbooks and for their firings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from noetl.executor.engine.start import new_run
+from noetl.executor.errors import RejectedError, TriggerChangedError
+from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.run import Run
+from noetl.executor.model.start_request import StartRequest
+from noetl.executor.model.triggers import Advance, Firing, FiringOutcome, LiveTrigger, firing_id, instant_key
+from noetl.executor.stores.interface import Store
+from noetl.planner.plan import Plan, Trigger
+from noetl.planner.schedules.schedule import Schedule
+from noetl.testing.run_harness import compile_text
+from noetl.testing.store_contract.fixtures import ContractFixtures
+from noetl.testing.store_contract.operations import claim_visit, failed_checks, run_concurrently
+
+TEXT = "steps: [{name: a, run: [{action: set, set: {n: 1}}]}]"
+STARTED, MISSED = FiringOutcome.STARTED, FiringOutcome.MISSED
+
+
+def save_plan(store: Store, name: str = "p", *triggers: Trigger, text: str = TEXT) -> Plan:
+    """Save a plan with triggers, and return it."""
+    compiled = compile_text(f"name: {name!r}\n{text}")
+    plan = replace(compiled, header=replace(compiled.header, triggers=triggers))
+    store.plans.save(plan)
+    return plan
+
+
+def declare(name: str = "t", every: float = 60.0) -> Trigger:
+    return Trigger(name, "schedule", Schedule(every_seconds=every))
+
+
+def register(
+    store: Store,
+    *triggers: Trigger,
+    name: str = "p",
+    version: str | None = None,
+    tenant: str = "default",
+    now: float = 0.0,
+) -> RegisteredPlaybook:
+    """Register a new version of a playbook with triggers."""
+    marked = TEXT.replace("n: 1", f"n: '{version} {now} {len(triggers)}'")
+    plan = save_plan(store, name, *triggers, text=marked)
+    playbook = RegisteredPlaybook(tenant, name, version, plan.hash, now)
+    return store.registry.register(playbook, triggers=triggers)
+
+
+def list_names(store: Store, name: str = "p", tenant: str = "default") -> list[str]:
+    return [trigger.name for trigger in store.triggers.find(tenant, name)[0]]
+
+
+def read_trigger(store: Store, name: str = "t", playbook: str = "p") -> LiveTrigger:
+    trigger = store.triggers.get("default", playbook, name)
+    assert trigger is not None
+    return trigger
+
+
+def advance_by(trigger: LiveTrigger, now: float, outcome: FiringOutcome = STARTED) -> Advance:
+    """Return the performance of the next firing of a trigger that fires each minute."""
+    assert trigger.next_at is not None
+    key = instant_key(trigger.next_at)
+    id = firing_id(trigger.tenant, trigger.playbook, trigger.name, key)
+    run_id = id if outcome is STARTED else None
+    firing = Firing(
+        id,
+        trigger.tenant,
+        trigger.playbook,
+        trigger.name,
+        trigger.version,
+        key,
+        now,
+        outcome,
+        trigger.next_at,
+        run_id=run_id,
+    )
+    next_at = trigger.next_at + 60.0
+    written = replace(trigger, next_at=next_at, due_at=next_at, last_run=run_id, edition=trigger.edition + 1)
+    return Advance(trigger, written, (firing,))
+
+
+def fire(store: Store, advance: Advance, now: float = 60.0) -> Run:
+    """Start the run of a firing."""
+    trigger, firing = advance.read, advance.firings[-1]
+    header = store.plans.header(trigger.plan_hash)
+    shown = {"name": trigger.name, "type": "schedule", "scheduled_at": firing.key}
+    request = StartRequest(
+        tenant=trigger.tenant, origin="local", run_id=firing.id, version=trigger.version, trigger=shown
+    )
+    run, first = new_run(header, trigger.plan_hash, request, now=now)
+    return store.runs.create(run, first, advance=advance)
+
+
+def list_firings(store: Store, name: str = "t") -> Sequence[Firing]:
+    firings, cursor = store.triggers.firings("default", "p", name)
+    assert cursor is None
+    return firings
+
+
+class TriggersContract(ContractFixtures):
+    """Tests of triggers and their firings."""
+
+    def test_a_registered_trigger_is_found(self, store: Store, second: Store) -> None:
+        assert store.triggers.get("default", "p", "t") is None
+        playbook = register(store, declare(), declare("u", 7.0), now=100.0)
+        trigger = read_trigger(second)
+        assert (trigger.version, trigger.plan_hash, trigger.next_at) == ("1", playbook.plan_hash, 120.0)
+        assert (trigger.due_at, trigger.is_paused, trigger.changed_at) == (120.0, False, 100.0)
+        assert list_names(second) == ["t", "u"]
+        assert second.triggers.get("other", "p", "t") is None
+        assert failed_checks(store) == []
+
+    def test_a_firing_starts_a_run_and_moves_its_trigger(self, store: Store, second: Store) -> None:
+        register(store, declare())
+        advance = advance_by(read_trigger(store), 61.0)
+        run = fire(store, advance, 61.0)
+        assert run.trigger == {"name": "t", "type": "schedule", "scheduled_at": "1970-01-01T00:01:00Z"}
+        assert second.runs.get("default", run.id) == run
+        assert read_trigger(second) == advance.written
+        assert list_firings(second) == list(advance.firings)
+        assert [visit.step for visit in store.runs.visits(run.id)] == ["a"]
+        assert claim_visit(second, run, 61.0).run.trigger == run.trigger
+        assert failed_checks(store) == []
+
+    def test_a_firing_starts_one_run(self, store: Store) -> None:
+        register(store, declare())
+        advance = advance_by(read_trigger(store), 61.0)
+        run = fire(store, advance, 61.0)
+        assert (
+            fire(store, replace(advance, firings=(replace(advance.firings[0], fired_at=62.0),)), 62.0) == run
+        )
+        assert read_trigger(store) == advance.written
+        assert list_firings(store) == list(advance.firings)
+
+    def test_a_changed_trigger_starts_nothing(self, store: Store) -> None:
+        register(store, declare())
+        trigger = read_trigger(store)
+        paused = replace(trigger, is_paused=True, due_at=None, edition=trigger.edition + 1)
+        assert store.triggers.advance(Advance(trigger, paused))
+        advance = advance_by(trigger, 61.0)
+        with pytest.raises(TriggerChangedError, match=r"trigger `t` of playbook `p` was changed"):
+            fire(store, advance)
+        assert store.runs.get("default", advance.firings[0].id) is None
+        assert not store.triggers.advance(advance)
+        assert (read_trigger(store), list_firings(store)) == (paused, [])
+        store.registry.unregister("default", "p", now=1.0)
+        with pytest.raises(TriggerChangedError):
+            fire(store, advance)
+        assert not store.triggers.advance(advance)
+        assert store.triggers.get("default", "p", "t") is None
+        assert failed_checks(store) == []
+
+    def test_concurrent_firings_of_one_instant_start_one_run(self, store: Store, second: Store) -> None:
+        register(store, declare())
+        trigger = read_trigger(store)
+        runs = run_concurrently(
+            6, lambda index: fire((store, second)[index % 2], advance_by(trigger, 60.0 + index), 60.0 + index)
+        )
+        assert len({run.created_at for run in runs}) == 1
+        assert read_trigger(store).edition == trigger.edition + 1
+        assert [firing.run_id for firing in list_firings(store)] == [runs[0].id]
+
+    def test_one_of_concurrent_changes_is_written(self, store: Store, second: Store) -> None:
+        register(store, declare())
+        trigger = read_trigger(store)
+        advances = [advance_by(trigger, 61.0 + index, MISSED) for index in range(6)]
+        written = run_concurrently(
+            6, lambda index: (store, second)[index % 2].triggers.advance(advances[index])
+        )
+        assert sum(written) == 1
+        assert list_firings(store) == list(advances[written.index(True)].firings)
+
+    def test_a_trigger_keeps_its_state_in_the_next_version(self, store: Store) -> None:
+        register(store, declare(), declare("paused"), declare("changed"), now=10.0)
+        paused = read_trigger(store, "paused")
+        stopped = replace(paused, is_paused=True, due_at=None, edition=paused.edition + 1)
+        assert store.triggers.advance(Advance(paused, stopped))
+        assert store.triggers.advance(advance_by(read_trigger(store), 60.0, MISSED))
+        register(store, declare(), declare("paused"), declare("changed", 7.0), declare("new"), now=50.0)
+        trigger, changed = read_trigger(store), read_trigger(store, "changed")
+        assert (trigger.version, trigger.next_at, trigger.due_at, trigger.edition) == ("2", 120.0, 120.0, 3)
+        assert (changed.next_at, read_trigger(store, "new").next_at) == (56.0, 60.0)
+        paused = read_trigger(store, "paused")
+        assert (paused.is_paused, paused.due_at, paused.next_at) == (True, None, 60.0)
+
+    def test_a_removed_trigger_keeps_its_firings(self, store: Store, second: Store) -> None:
+        register(store, declare(), declare("u"))
+        run = fire(store, advance_by(read_trigger(store), 61.0), 61.0)
+        register(second, declare("u"), now=70.0)
+        assert list_names(store) == ["u"]
+        assert [firing.run_id for firing in list_firings(store)] == [run.id]
+        register(store, now=80.0)
+        assert list_names(store) == []
+        assert failed_checks(store) == []
+
+    def test_the_newest_version_has_the_triggers(self, store: Store) -> None:
+        first = register(store, declare(), version="one", now=10.0)
+        register(store, declare("u"), version="two", now=20.0)
+        before = store.triggers.find("default")
+        assert store.registry.register(first, triggers=(declare(),)) == first
+        assert store.triggers.find("default") == before
+        assert store.registry.unregister("default", "p", "one", now=30.0) == 1
+        assert store.triggers.find("default") == before
+        assert store.registry.register(first, triggers=(declare(),)) == first
+        assert store.registry.unregister("default", "p", "two", now=130.0) == 1
+        assert list_names(store) == ["t"]
+        assert (read_trigger(store).version, read_trigger(store).next_at) == ("one", 180.0)
+        assert failed_checks(store) == []
+        assert store.registry.unregister("default", "p", now=140.0) == 1
+        assert list_names(store) == []
+        assert store.registry.register(replace(first, registered_at=200.0), triggers=(declare(),)) == first
+        assert read_trigger(store).next_at == 240.0
+
+    def test_a_version_that_is_registered_again_changes_nothing(self, store: Store) -> None:
+        first = register(store, declare(), now=10.0)
+        trigger = read_trigger(store)
+        again = replace(first, version=None, registered_at=500.0)
+        assert store.registry.register(again, triggers=(declare(),)) == first
+        assert read_trigger(store) == trigger
+
+    def test_a_playbook_without_its_plan_is_unregistered(self, store: Store) -> None:
+        """Leave no trigger of the removed version, also if the plan of the newest one is lost."""
+        store.registry.register(RegisteredPlaybook("default", "p", "lost", "unknown", 0.0))
+        register(store, declare(), version="two")
+        assert store.registry.unregister("default", "p", "two", now=1.0) == 1
+        assert list_names(store) == []
+
+    def test_triggers_are_listed_in_pages(self, store: Store) -> None:
+        for name in ("b", "a", "aé", "ab"):
+            register(store, declare("x"), declare("y"), name=name)
+        register(store, declare("z"), name="a", tenant="other")
+        found: list[tuple[str, str]] = []
+        cursor: str | None = None
+        for size in (3, 3, 2):
+            page, cursor = store.triggers.find("default", limit=3, cursor=cursor)
+            assert len(page) == size
+            found += [(trigger.playbook, trigger.name) for trigger in page]
+        assert cursor is None
+        assert found == [(name, trigger) for name in ("a", "ab", "aé", "b") for trigger in ("x", "y")]
+        page, cursor = store.triggers.find("default", "a", limit=1)
+        assert [trigger.name for trigger in page] == ["x"]
+        page, cursor = store.triggers.find("default", "a", limit=1, cursor=cursor)
+        assert ([trigger.name for trigger in page], cursor) == (["y"], None)
+        assert list_names(store, "a", "other") == ["z"]
+        assert store.triggers.find("default", "c") == ([], None)
+
+    def test_firings_are_listed_in_pages_newest_first(self, store: Store) -> None:
+        register(store, declare(), declare("u"))
+        instants = [61.0, 70.5, 70.5, 200.0, 1e9]
+        for instant in instants:
+            assert store.triggers.advance(advance_by(read_trigger(store), instant, MISSED))
+        assert store.triggers.advance(advance_by(read_trigger(store, "u"), 61.0, MISSED))
+        found: list[Firing] = []
+        cursor: str | None = None
+        for size in (2, 2, 1):
+            page, cursor = store.triggers.firings("default", "p", "t", limit=2, cursor=cursor)
+            assert len(page) == size
+            found += page
+        assert cursor is None
+        assert [firing.fired_at for firing in found] == instants[::-1]
+        assert [firing.scheduled_at for firing in found] == [300.0, 240.0, 180.0, 120.0, 60.0]
+        assert [firing.fired_at for firing in list_firings(store, "u")] == [61.0]
+
+    @pytest.mark.parametrize("cursor", ["x", "bnVsbA==", "WzEsIDJd", "WyJhIl0=", "MQ==", "Ilx1ZDgzZCI="])
+    def test_an_invalid_cursor_is_rejected(self, store: Store, cursor: str) -> None:
+        with pytest.raises(RejectedError) as rejected:
+            store.triggers.find("default", cursor=cursor)
+        assert rejected.value.reason == "invalid_cursor"
+        with pytest.raises(RejectedError) as rejected:
+            store.triggers.firings("default", "p", "t", cursor=cursor)
+        assert rejected.value.reason == "invalid_cursor"
+
+    def test_triggers_are_due_in_their_order(self, store: Store, second: Store) -> None:
+        register(store, declare("late", 100.0), declare("soon", 10.0), declare("off", 20.0))
+        register(store, declare("soon", 30.0), name="q", tenant="other")
+        off = read_trigger(store, "off")
+        assert store.triggers.advance(Advance(off, replace(off, is_paused=True, due_at=None, edition=2)))
+
+        def due(now: float, limit: int = 10) -> list[tuple[str, str]]:
+            return [(trigger.tenant, trigger.name) for trigger in second.triggers.due(now, limit)]
+
+        assert due(9.9) == []
+        assert due(10.0) == [("default", "soon")]
+        assert due(100.0) == [("default", "soon"), ("other", "soon"), ("default", "late")]
+        assert due(100.0, 2) == [("default", "soon"), ("other", "soon")]
+        soon = read_trigger(store, "soon")
+        assert second.triggers.due(10.0, 1) == [soon]
+        assert store.triggers.advance(advance_by(soon, 11.0, MISSED))
+        assert due(69.9) == [("other", "soon")]
+        store.registry.unregister("other", "q", now=12.0)
+        assert due(70.0) == [("default", "soon")]
+
+    def test_a_registration_and_a_firing_do_not_undo_each_other(self, store: Store, second: Store) -> None:
+        register(store, declare())
+        trigger = read_trigger(store)
+        advance = advance_by(trigger, 61.0)
+
+        def change(index: int) -> bool:
+            if index == 0:
+                register(second, declare(), now=50.0)
+                return True
+            try:
+                fire(store, advance, 61.0)
+            except TriggerChangedError:
+                return False
+            return True
+
+        _, is_fired = run_concurrently(2, change)
+        trigger = read_trigger(store)
+        assert (trigger.version, trigger.edition) == ("2", 3 if is_fired else 2)
+        assert trigger.next_at == (120.0 if is_fired else 60.0)
+        assert (store.runs.get("default", advance.firings[0].id) is not None) is is_fired
+        assert len(list_firings(store)) == int(is_fired)
+        assert failed_checks(store) == []
