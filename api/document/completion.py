@@ -47,6 +47,7 @@ TAGS = {
     "workflows": "Runs: start, status, result, history, graph, cancel and resume.",
     "callbacks": "Answers of external systems and persons to steps that wait.",
     "playbooks": "The registry of playbooks.",
+    "triggers": "What starts runs by itself: triggers, their firings, and firings by hand.",
     "plans": "The compiler, without a run.",
     "cache": "Cached results of work.",
     "health": "Health checks and metrics.",

@@ -57,6 +57,16 @@ from noetl.api.service.run_diff import (
     VisitDifference,
 )
 from noetl.api.service.statistics import DurationReport, PlaybookStatistics, StepStatistics
+from noetl.api.service.trigger_views import (
+    CatchUpEntry,
+    FiringEntry,
+    FiringPage,
+    ScheduledFiring,
+    ScheduleEntry,
+    TriggerDetails,
+    TriggerEntry,
+    TriggerPage,
+)
 from noetl.api.service.views import (
     SCHEMA_NAMES,
     BulkReport,
@@ -85,6 +95,7 @@ from noetl.api.service.views import (
     View,
 )
 from noetl.executor.model.run import ErrorRecord, RunStatus
+from noetl.executor.model.triggers import FiringOutcome
 from noetl.planner.diagnostics.codes import Severity
 
 _RUN = "7c0b1f2ad1f04b0d9f1e2a3c"
@@ -167,6 +178,21 @@ _FAILURE = ErrorRecord(
     details=None,
     line=5,
     item={"number": 17, "total": 500, "value": '"you"'},
+)
+_NEXT = "2026-02-02T01:30:00.000000Z"
+_TRIGGER = TriggerEntry(
+    playbook="greet",
+    name="nightly",
+    type="schedule",
+    version="1",
+    paused=False,
+    schedule="cron 30 2 * * MON-FRI, Europe/Berlin",
+    next_at=_NEXT,
+    due_at=_NEXT,
+    last_at="2026-01-30T01:30:00.000000Z",
+    last_outcome=FiringOutcome.STARTED,
+    last_run=_RUN,
+    changed_at="2026-01-29T10:00:00.000000Z",
 )
 _VIEWS: tuple[View, ...] = (
     AcceptedRun(workflow_id=_RUN, status=RunStatus.QUEUED, playbook="greet", plan_hash=_HASH, links=_LINKS),
@@ -347,6 +373,42 @@ _VIEWS: tuple[View, ...] = (
         has_more=False,
     ),
     ClearReport(cleared=3),
+    _TRIGGER,
+    TriggerPage(items=[_TRIGGER], next_cursor=None),
+    TriggerDetails(
+        **vars(_TRIGGER),
+        definition=ScheduleEntry(
+            cron="30 2 * * MON-FRI",
+            every_seconds=None,
+            timezone="Europe/Berlin",
+            start_at=None,
+            end_at=None,
+            catch_up=CatchUpEntry(mode="last", within_seconds=2592000.0, limit=1000),
+            jitter_seconds=0.0,
+            overlap="skip",
+        ),
+        input={"who": "{{ trigger.scheduled_at }}"},
+        condition=None,
+        inputs={"who": {"type": "string"}},
+        line=3,
+        firings=[ScheduledFiring(scheduled_at=_NEXT, local="2026-02-02T02:30:00+01:00", due_at=_NEXT)],
+    ),
+    FiringPage(
+        items=[
+            FiringEntry(
+                id=_RUN,
+                key="2026-01-30T01:30:00Z",
+                version="1",
+                outcome=FiringOutcome.STARTED,
+                fired_at="2026-01-30T01:30:00.012000Z",
+                scheduled_at="2026-01-30T01:30:00.000000Z",
+                count=1,
+                workflow_id=_RUN,
+                reason=None,
+            )
+        ],
+        next_cursor=None,
+    ),
     LogPage(items=[_LINE], next_cursor=None, last_event=f"3-1-{_RUN}"),
     RunDetails(
         workflow_id=_RUN,
@@ -473,6 +535,8 @@ BODY_EXAMPLES: dict[str, Any] = {
     "BulkBody": {"ids": [_RUN]},
     "MigrationBody": {"playbook": {"name": "greet", "version": "2"}, "ids": [_RUN]},
     "TagsBody": {"add": ["env=prod"], "remove": ["draft"]},
+    "FireBody": {"input": {"who": "you"}},
+    "TriggerResumeBody": {"catch_up": "last"},
     "AnswerBody": {"step": "ask", "answer": {"approved": True}},
     "ResumeBody": {"input": {"who": "you"}},
     "SubmissionBody": {"playbook": _PLAYBOOK, "input": {"who": "you"}, "tags": ["nightly"]},

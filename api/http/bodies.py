@@ -10,9 +10,19 @@ Limits: the body is decoded before (`noetl.api.http.requests.decode_json`), so v
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from noetl.api.http.openapi import SCHEMA_REFERENCE
 from noetl.api.http.problems import Problem
@@ -21,6 +31,7 @@ from noetl.executor.model.run_tags import MAX_TAG_LENGTH, MAX_TAGS
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 
 MAX_IDS = 100
+MIN_YEAR, MAX_YEAR = "2000", "2499"
 _SHOWN_NAME_LENGTH = 100
 
 
@@ -211,6 +222,44 @@ class MigrationBody(RequestBody):
     )
 
 
+def _check_time(value: str) -> str:
+    """Return the text of a time of RFC 3339.
+
+    Raises:
+        ValueError: it is no time, has no zone, or lies outside of the years that a clock may have.
+    """
+    if datetime.fromisoformat(value.upper()).tzinfo is None or not MIN_YEAR <= value[:4] <= MAX_YEAR:
+        raise ValueError("it must be a time such as 2026-01-31T09:30:00Z")
+    return value
+
+
+JsonTime = Annotated[
+    str,
+    AfterValidator(_check_time),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": "^2[0-4]"}),
+]
+"""A time of RFC 3339 with its zone, as text."""
+
+
+class FireBody(RequestBody):
+    """A firing of a trigger by hand."""
+
+    instant: Annotated[JsonTime | None, Expected("a time such as 2026-01-31T09:30:00Z")] = Field(
+        None, alias="at", description="An instant of the schedule. Without it, the trigger fires now."
+    )
+    input: Annotated[ObjectMember, Field(description="Values that replace those of the trigger's input.")] = (
+        None
+    )
+
+
+class TriggerResumeBody(RequestBody):
+    """A request to resume a trigger, with the use of the firings that were missed during its pause."""
+
+    catch_up: Annotated[Literal["none", "last", "all"], Expected("`none`, `last` or `all`")] = Field(
+        "none", description="Which of the missed firings are performed."
+    )
+
+
 REQUEST_BODIES: tuple[type[RequestBody], ...] = (
     SubmissionBody,
     PlaybookBody,
@@ -220,6 +269,8 @@ REQUEST_BODIES: tuple[type[RequestBody], ...] = (
     BulkBody,
     MigrationBody,
     TagsBody,
+    FireBody,
+    TriggerResumeBody,
 )
 
 

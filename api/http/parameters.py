@@ -35,6 +35,12 @@ from noetl.api.service.run_data import LINES_PER_PAGE
 from noetl.api.service.run_lists import parse_step
 from noetl.api.service.runs import EVENTS_PER_PAGE
 from noetl.api.service.statistics import DEFAULT_RUNS, MAX_RUNS
+from noetl.api.service.triggers import (
+    FIRINGS_PER_PAGE,
+    MAX_FIRINGS,
+    MAX_TRIGGERS,
+    TRIGGERS_PER_PAGE,
+)
 from noetl.executor.model.cached_results import MAX_LISTED
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, RunFilter
@@ -470,6 +476,25 @@ class InboxQuery(BaseModel):
     )
     limit: WholeNumber = Field(
         QUESTIONS_PER_PAGE, ge=1, le=MAX_QUESTIONS, description="The most questions of the page."
+    )
+    cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
+
+
+class TriggerListQuery(BaseModel):
+    """The query parameters of the list of triggers."""
+
+    playbook: str | None = Field(None, description="Only triggers of this playbook.", examples=["nightly"])
+    limit: WholeNumber = Field(
+        TRIGGERS_PER_PAGE, ge=1, le=MAX_TRIGGERS, description="The most triggers of the page."
+    )
+    cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
+
+
+class FiringQuery(BaseModel):
+    """The query parameters of the firings of a trigger."""
+
+    limit: WholeNumber = Field(
+        FIRINGS_PER_PAGE, ge=1, le=MAX_FIRINGS, description="The most firings of the page."
     )
     cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
 

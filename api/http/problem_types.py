@@ -116,6 +116,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     ),
     "superseded-plan": ProblemType(CONFLICT, "the playbook was compiled by an earlier version of NoETL"),
     "playbook-changed": ProblemType(CONFLICT, "the newest version of `greet` is `15`, and not `14` any more"),
+    "trigger-changed": ProblemType(CONFLICT, "trigger `nightly` of `greet` was changed meanwhile: try again"),
     "version-exists": ProblemType(CONFLICT, "version `1` of `greet` is registered with another text"),
     "closed": ProblemType(410, "the step does not wait for an answer any more"),
     "answer-too-large": ProblemType(
@@ -151,6 +152,9 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
         422, "the run has no event 99; its events are 1 to 42 (1-0-6c09ff9d to 40-1-6c09ff9d)"
     ),
     "unknown-step": ProblemType(422, "unknown step `helo`; did you mean `hello`?"),
+    "not-scheduled": ProblemType(
+        422, "trigger `nightly` does not fire at 2026-01-31T09:30:00Z; then it fires at 2026-02-01T02:30:00Z"
+    ),
     "quota-exceeded": ProblemType(
         429, "the tenant has 1,000 branches that are due, run or wait (NOETL_MAX_BRANCHES)", _RETRY
     ),

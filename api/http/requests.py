@@ -20,6 +20,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from email.message import Message
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
@@ -35,11 +36,13 @@ from noetl.api.service.inbox import AnswerRequest
 from noetl.api.service.past_restarts import PastRestart
 from noetl.api.service.runs import ResumeRequest
 from noetl.api.service.switches import PlaybookChange
+from noetl.api.service.triggers import FireRequest
 from noetl.executor.model.json_values import MAX_DEPTH, nests_deeper
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.start_request import StartRequest
 from noetl.planner.frozen import frozen
+from noetl.planner.schedules.schedule import CatchUpMode
 
 if TYPE_CHECKING:
     from noetl.api.http.bodies import PlaybookReferenceBody, ResumeBody
@@ -228,6 +231,38 @@ async def read_tag_change(request: Request) -> TagChange:
     _content_type(request, (JSON_TYPE,))
     change = await _decode(body, lambda value: parse_body(TagsBody, value))
     return TagChange(tuple(change.add), tuple(change.remove))
+
+
+async def read_fire_request(request: Request, key: str | None) -> FireRequest:
+    """Return a request to fire a trigger by hand with its `Idempotency-Key`. The body may be empty.
+
+    Raises:
+        Problem: 400, 413, 415 or 422.
+    """
+    from noetl.api.http.bodies import FireBody, parse_body
+
+    body = await _read_body(request)
+    if not body:
+        return FireRequest(idempotency_key=key)
+    _content_type(request, (JSON_TYPE,))
+    fire = await _decode(body, lambda value: parse_body(FireBody, value))
+    instant = None if fire.instant is None else datetime.fromisoformat(fire.instant.upper()).timestamp()
+    return FireRequest(instant, fire.input or {}, key)
+
+
+async def read_catch_up(request: Request) -> CatchUpMode:
+    """Return which missed firings a resumed trigger performs. The body may be empty.
+
+    Raises:
+        Problem: 400, 413, 415 or 422.
+    """
+    from noetl.api.http.bodies import TriggerResumeBody, parse_body
+
+    body = await _read_body(request)
+    if not body:
+        return "none"
+    _content_type(request, (JSON_TYPE,))
+    return (await _decode(body, lambda value: parse_body(TriggerResumeBody, value))).catch_up
 
 
 async def read_run_selection(request: Request, run_filter: RunFilter | None) -> Sequence[str] | RunFilter:

@@ -16,6 +16,7 @@ from noetl.api.service.views import (
     LoopReport,
     RunEntry,
     RunProgress,
+    RunTrigger,
     StepReport,
     StepState,
     Timestamp,
@@ -229,6 +230,7 @@ class RunDetails(View, schema_name="RunDetails"):
     tags: Sequence[str]
     parent: str | None = None
     resumed_from: str | None = None
+    trigger: RunTrigger | None = None
     created_at: Timestamp
     started_at: Timestamp | None
     finished_at: Timestamp | None

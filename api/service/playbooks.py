@@ -35,6 +35,9 @@ MAX_SEARCH_READS = 50
 MAX_CALLER_LENGTH = 200
 """Number of characters of a caller's name that are kept. An issuer of tokens may write any text into it."""
 
+RESERVED_TRIGGER_NAMES = ("firings", "fire", "pause", "resume")
+"""Names that a trigger of a registered playbook must not have, because its path would be ambiguous."""
+
 _RESERVED_SEGMENTS = ("", ".", "..", "versions", "check-runs")
 """Segments that the name of a playbook must not have between slashes, because its path would be ambiguous."""
 
@@ -87,9 +90,9 @@ class PlaybookService:
 
         Raises:
             PlaybookError: the playbook does not compile.
-            RejectedError: `invalid_name`, if the path of the playbook would be ambiguous; `version_exists`,
-                if the version was registered with another text, even if it has been removed since;
-                `playbook_changed`, if the newest version is not `newest`.
+            RejectedError: `invalid_name`, if the path of the playbook or of a trigger would be ambiguous;
+                `version_exists`, if the version was registered with another text, even if it has been removed
+                since; `playbook_changed`, if the newest version is not `newest`.
         """
         store, tenant = self.context.store, self.context.tenant
         plan = playbook if isinstance(playbook, Plan) else self.context.compiler.plan(playbook)
@@ -97,6 +100,8 @@ class PlaybookService:
         _check_addressable("name", name)
         if version is not None:
             _check_addressable("version", version)
+        for trigger in plan.header.triggers:
+            _check_trigger_name(trigger.name)
         before = store.registry.get(tenant, name, version)
         store.plans.save(plan)
         caller = None if registered_by is None else _cut_caller(registered_by)
@@ -266,5 +271,19 @@ def _check_addressable(kind: str, text: str) -> None:
             f"the {kind} of a registered playbook must be 1 to {MAX_NAME_LENGTH} printable characters"
             " without blanks around them, and no segment between slashes may be empty, `.`, `..`,"
             " `versions` or `check-runs`"
+        )
+        raise RejectedError("invalid_name", message)
+
+
+def _check_trigger_name(name: str) -> None:
+    """Check that the name of a trigger is unambiguous in a path.
+
+    Raises:
+        RejectedError: `invalid_name`.
+    """
+    if name in RESERVED_TRIGGER_NAMES or "/" in name or name in (".", ".."):
+        message = (
+            f"trigger `{name}` must have another name: a name without slashes that is none of `.`, `..`,"
+            f" {', '.join(f'`{reserved}`' for reserved in RESERVED_TRIGGER_NAMES)}"
         )
         raise RejectedError("invalid_name", message)

@@ -27,6 +27,7 @@ from noetl.api.service.views import (
     StepReport,
     StepState,
     parent_of,
+    trigger_of,
 )
 from noetl.executor.engine.run_log import log_run_resume, log_run_start
 from noetl.executor.errors import RejectedError
@@ -237,6 +238,7 @@ class RunService:
             version=run.version,
             parent=parent_of(run),
             resumed_from=run.resumed_from,
+            trigger=trigger_of(run),
             created_at=timestamp(run.created_at),
             started_at=timestamp(run.started_at),
             finished_at=timestamp(run.finished_at),

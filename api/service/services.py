@@ -26,6 +26,7 @@ from noetl.api.service.runs import RunService
 from noetl.api.service.statistics import StatisticsService
 from noetl.api.service.switches import SwitchService
 from noetl.api.service.tenant import TenantContext
+from noetl.api.service.triggers import TriggerService
 from noetl.executor.model.run import DEFAULT_TENANT
 from noetl.executor.stores.interface import Store
 from noetl.planner.catalogue import Catalogue
@@ -53,6 +54,7 @@ class TenantServices:
         self.inbox = InboxService(context, self.runs)
         self.cache = CacheService(context)
         self.playbooks = PlaybookService(context)
+        self.triggers = TriggerService(context)
         self.statistics = StatisticsService(context)
         self.callbacks = CallbackService(context)
 

@@ -327,11 +327,24 @@ class RunProgress(View, schema_name="Progress"):
     running: int
 
 
+class RunTrigger(View, schema_name="RunTrigger"):
+    """Trigger that has started a run, and the instant at which it has fired."""
+
+    name: str
+    type: str
+    scheduled_at: Timestamp
+
+
+def trigger_of(run: RunSummary) -> RunTrigger | None:
+    """Return the trigger that has started a run, or None."""
+    return None if run.trigger is None else RunTrigger(**run.trigger)
+
+
 class RunReport(View, schema_name="Status"):
     """Status of a run and of its steps.
 
     `parent` is the run that started this one and waits for it. `resumed_from` is the run whose history this
-    one continues. Each is present only if the run has one.
+    one continues. `trigger` has started the run. Each is present only if the run has one.
     """
 
     workflow_id: str
@@ -340,6 +353,7 @@ class RunReport(View, schema_name="Status"):
     version: str | None
     parent: str | None = None
     resumed_from: str | None = None
+    trigger: RunTrigger | None = None
     created_at: Timestamp
     started_at: Timestamp | None
     finished_at: Timestamp | None

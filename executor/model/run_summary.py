@@ -12,7 +12,8 @@ Limits: a step that waits shows its journal, whose size `PayloadLimits` bounds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from noetl.executor.model.run import ErrorRecord, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
 from noetl.planner.frozen import frozen
@@ -39,6 +40,7 @@ class RunSummary:
     finished_at: float | None
     stop: RunStatus | None
     resumes: int
+    trigger: Mapping[str, Any] | None = None
 
 
 @frozen
@@ -109,6 +111,7 @@ def summarize(run: Run) -> RunSummary:
         finished_at=run.finished_at,
         stop=run.stop,
         resumes=run.resumes,
+        trigger=run.trigger,
     )
 
 

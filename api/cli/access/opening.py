@@ -13,6 +13,7 @@ from noetl.api.cli.store_option import open_command_services
 
 if TYPE_CHECKING:
     from noetl.api.cli.access.run_access import RunAccess
+    from noetl.api.cli.access.trigger_access import TriggerAccess
 
 UrlOption = Annotated[
     str | None,
@@ -43,5 +44,30 @@ def open_runs(store: str | None, url: str | None) -> Iterator[RunAccess]:
         raise CommandError("--store contradicts --url; name a store or a service")
     try:
         yield ServiceRuns(ServiceClient(url))
+    except NotFoundError as error:
+        raise CommandError(str(error)) from error
+
+
+@contextmanager
+def open_triggers(store: str | None, url: str | None) -> Iterator[TriggerAccess]:
+    """Open the triggers of a store, or those of the service at `url`, as `open_runs` does.
+
+    Raises:
+        CommandError: both are named; the trigger is unknown; the service cannot be reached, or refuses a
+            request.
+    """
+    from noetl.api.cli.access.service_client import ServiceClient
+    from noetl.api.cli.access.service_triggers import ServiceTriggers
+    from noetl.api.cli.access.store_triggers import StoreTriggers
+    from noetl.api.service.errors import NotFoundError
+
+    if url is None:
+        with open_command_services(store) as services:
+            yield StoreTriggers(services)
+        return
+    if store is not None:
+        raise CommandError("--store contradicts --url; name a store or a service")
+    try:
+        yield ServiceTriggers(ServiceClient(url))
     except NotFoundError as error:
         raise CommandError(str(error)) from error

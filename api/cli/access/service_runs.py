@@ -13,8 +13,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from noetl.api.cli.access.received_views import receive_view
 from noetl.api.cli.access.service_client import ServiceClient, UnknownResourceError
+from noetl.api.cli.access.view_requests import ViewRequests
 from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_message
 from noetl.api.cli.display.run_board import parse_time
 from noetl.api.service.errors import NotFoundError
@@ -69,6 +69,7 @@ class ServiceRuns:
 
     def __init__(self, client: ServiceClient) -> None:
         self._client = client
+        self._requests = ViewRequests(client)
 
     @property
     def reader(self) -> ServiceReader:
@@ -219,7 +220,7 @@ class ServiceRuns:
     def clear_cache(self, query: CacheQuery) -> ClearReport:
         from noetl.api.service.cached_results import ClearReport
 
-        return self._request(ClearReport, "DELETE", "/cache", None, _to_parameters(query))
+        return self._requests.delete(ClearReport, "/cache", _to_parameters(query))
 
     def questions(self) -> InboxPage:
         from noetl.api.service.inbox import MAX_QUESTIONS
@@ -262,7 +263,7 @@ class ServiceRuns:
         from noetl.api.service.views import RunTags
 
         body = {"add": list(change.add), "remove": list(change.remove)}
-        return self._request(RunTags, "PATCH", _path(run_id, "tags"), body, {})
+        return self._requests.send(RunTags, "PATCH", _path(run_id, "tags"), body)
 
     def delete(self, run_id: str) -> None:
         try:
@@ -321,26 +322,10 @@ class ServiceRuns:
         return False
 
     def _get(self, view: type[V], path: str, **params: Any) -> V:
-        return self._request(view, "GET", path, None, params)
+        return self._requests.get(view, path, **params)
 
     def _send(self, view: type[V], path: str, body: Any = None) -> V:
-        return self._request(view, "POST", path, body, {})
-
-    def _request(self, view: type[V], method: str, path: str, body: Any, params: dict[str, Any]) -> V:
-        """Send a request, and return the response as a view.
-
-        Raises:
-            NotFoundError: the service has no such run or step.
-            CommandError: the request fails, or the server is not a NoETL service.
-        """
-        try:
-            response = self._client.request(method, path, body, params)
-        except UnknownResourceError as error:
-            raise NotFoundError(str(error)) from error
-        try:
-            return receive_view(view, response.body)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise response.unexpected("check --url") from error
+        return self._requests.send(view, "POST", path, body)
 
 
 class ServiceReader:

@@ -125,6 +125,7 @@ def summary_from_row(row: Row) -> RunSummary:
         finished_at=row["finished_at"],
         stop=None if row["stop"] is None else RunStatus(row["stop"]),
         resumes=row["resumes"],
+        trigger=decode_json(row["trigger"]),
     )
 
 

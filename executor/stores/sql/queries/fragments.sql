@@ -101,7 +101,8 @@ case when {is_paused} then 'paused' when runs.finished_at is null and {all_wait}
 -- name: summary_columns
 runs.id, runs.tenant, runs.playbook, runs.version, runs.plan_hash, {shown_status} as shown, runs.origin,
     runs.queue, runs.tags, runs.folder, runs.parent_run, runs.parent_visit, runs.parent_wait,
-    runs.resumed_from, runs.created_at, runs.started_at, runs.finished_at, runs.stop, runs.resumes
+    runs.resumed_from, runs.created_at, runs.started_at, runs.finished_at, runs.stop, runs.resumes,
+    runs.trigger
 
 -- Conditions of a list of runs.
 -- name: run_filters

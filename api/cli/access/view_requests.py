@@ -1,0 +1,56 @@
+"""Requests of commands to a service, whose responses are views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from noetl.api.cli.access.received_views import receive_view
+from noetl.api.cli.access.service_client import ServiceClient, UnknownResourceError
+from noetl.api.cli.service_requests import ServiceResponse
+from noetl.api.service.errors import NotFoundError
+from noetl.api.service.views import View
+
+V = TypeVar("V", bound=View)
+
+
+class ViewRequests:
+    """Requests to one service."""
+
+    def __init__(self, client: ServiceClient) -> None:
+        self._client = client
+
+    def get(self, view: type[V], path: str, **params: Any) -> V:
+        """Return the response to a GET request. A parameter that is None is not sent.
+
+        Raises:
+            NotFoundError, CommandError: as `send` does.
+        """
+        return self._receive(view, lambda: self._client.request("GET", path, None, params))
+
+    def send(self, view: type[V], method: str, path: str, body: Any = None) -> V:
+        """Send a request, and return the response.
+
+        Raises:
+            NotFoundError: the service does not have what the request names.
+            CommandError: the request fails, or the server is not a NoETL service.
+        """
+        return self._receive(view, lambda: self._client.request(method, path, body))
+
+    def delete(self, view: type[V], path: str, params: Mapping[str, Any]) -> V:
+        """Send a DELETE request, and return the response.
+
+        Raises:
+            NotFoundError, CommandError: as `send` does.
+        """
+        return self._receive(view, lambda: self._client.request("DELETE", path, None, params))
+
+    def _receive(self, view: type[V], request: Callable[[], ServiceResponse]) -> V:
+        try:
+            response = request()
+        except UnknownResourceError as error:
+            raise NotFoundError(str(error)) from error
+        try:
+            return receive_view(view, response.body)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise response.unexpected("check --url") from error

@@ -1,0 +1,228 @@
+"""The commands `noetl triggers …`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from noetl.api.cli.access.opening import UrlOption, open_triggers
+from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
+from noetl.api.cli.display.console import (
+    CommandError,
+    print_message,
+    write_json,
+    write_stdout,
+    write_table,
+)
+from noetl.api.cli.store_option import StoreOption
+
+app = typer.Typer(
+    name="triggers",
+    help="Show triggers, fire them by hand, pause and resume them, in a store or a service.",
+    no_args_is_help=True,
+    epilog="Example: noetl triggers list --playbook nightly",
+)
+
+TriggerArgument = Annotated[
+    str, typer.Argument(metavar="PLAYBOOK/NAME", help="A trigger, by its playbook and its name.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
+CursorOption = Annotated[str | None, typer.Option("--cursor", help="The next_cursor of the previous page.")]
+
+
+class CatchUpChoice(StrEnum):
+    """Firings of a pause that are performed when it ends."""
+
+    NONE = "none"
+    LAST = "last"
+    ALL = "all"
+
+
+@app.command("list", epilog="Example: noetl triggers list --playbook nightly")
+def list_triggers(
+    playbook: Annotated[
+        str | None, typer.Option("--playbook", metavar="NAME", help="Only triggers of this playbook.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=200, metavar="N", help="The maximum number of triggers.")
+    ] = 50,
+    cursor: CursorOption = None,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """List the triggers of registered playbooks: schedule, next firing, and the outcome of the last."""
+    from noetl.api.cli.display.trigger_table import format_triggers
+    from noetl.api.service.views import to_json
+
+    with open_triggers(store, url) as triggers:
+        page = triggers.find(playbook, limit, cursor)
+        now = triggers.current_time()
+    if json:
+        write_json(page)
+        return
+    items = [to_json(trigger) for trigger in page.items]
+    write_table(format_triggers(items, now, with_header=sys.stdout.isatty()))
+    if page.next_cursor:
+        print_message(f"more triggers: --cursor {page.next_cursor}")
+    elif not page.items:
+        print_message("no triggers")
+
+
+@app.command("show", no_args_is_help=True, epilog="Example: noetl triggers show close_month/nightly -n 10")
+def show_trigger(
+    trigger: TriggerArgument,
+    count: Annotated[
+        int, typer.Option("-n", min=0, max=100, metavar="N", help="How many firings to come are shown.")
+    ] = 5,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """Show a trigger: its schedule, its latest firing, and its next firings in UTC and in its zone."""
+    from noetl.api.cli.display.trigger_table import format_details
+    from noetl.api.service.views import to_json
+
+    playbook, name = _split(trigger)
+    with open_triggers(store, url) as triggers:
+        details = triggers.get(playbook, name, count)
+        now = triggers.current_time()
+    if json:
+        write_json(details)
+    else:
+        write_stdout(format_details(to_json(details), now))
+
+
+@app.command("history", no_args_is_help=True, epilog="Example: noetl triggers history close_month/nightly")
+def show_history(
+    trigger: TriggerArgument,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=1000, metavar="N", help="The maximum number of firings.")
+    ] = 100,
+    cursor: CursorOption = None,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """List the firings of a trigger, the newest first: outcome, run, and why there is none."""
+    from noetl.api.cli.display.trigger_table import format_firings
+    from noetl.api.service.views import to_json
+
+    playbook, name = _split(trigger)
+    with open_triggers(store, url) as triggers:
+        page = triggers.firings(playbook, name, limit, cursor)
+    if json:
+        write_json(page)
+        return
+    write_table(format_firings([to_json(firing) for firing in page.items], with_header=sys.stdout.isatty()))
+    if page.next_cursor:
+        print_message(f"more firings: --cursor {page.next_cursor}")
+    elif not page.items:
+        print_message("no firings")
+
+
+@app.command("fire", no_args_is_help=True, epilog="Example: noetl triggers fire close_month/nightly")
+def fire_trigger(
+    trigger: TriggerArgument,
+    instant: Annotated[
+        str | None,
+        typer.Option(
+            "--at",
+            metavar="TIME",
+            help="An instant of the schedule: 2026-01-31T09:00Z. It starts the run that the schedule would.",
+        ),
+    ] = None,
+    inputs: InputPairsOption = None,
+    input_file: InputFileOption = None,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """Fire a trigger by hand, and write the id of its run to stdout. Inputs replace those of the trigger.
+
+    A service or a worker of the store performs the run.
+    """
+    from noetl.api.cli.inputs import parse_input_pairs, read_input_file
+    from noetl.api.service.triggers import FireRequest
+
+    playbook, name = _split(trigger)
+    values = read_input_file(input_file) if input_file is not None else {}
+    seconds = None if instant is None else _parse_instant(instant)
+    with open_triggers(store, url) as triggers:
+        if inputs:
+            declared = triggers.get(playbook, name, 0).inputs
+            values |= parse_input_pairs(inputs, {key: value["type"] for key, value in declared.items()})
+        run_id = triggers.fire(playbook, name, FireRequest(seconds, values))
+    if json:
+        write_json({"workflow_id": run_id})
+    else:
+        write_stdout(f"{run_id}\n")
+
+
+@app.command("pause", no_args_is_help=True, epilog="Example: noetl triggers pause close_month/nightly")
+def pause_trigger(
+    trigger: TriggerArgument, json: JsonOption = False, store: StoreOption = None, url: UrlOption = None
+) -> None:
+    """Pause a trigger: it does not fire until it is resumed."""
+    playbook, name = _split(trigger)
+    with open_triggers(store, url) as triggers:
+        entry = triggers.pause(playbook, name)
+    if json:
+        write_json(entry)
+    else:
+        print_message(f"trigger {trigger} is paused")
+
+
+@app.command("resume", no_args_is_help=True, epilog="Example: noetl triggers resume close_month/nightly")
+def resume_trigger(
+    trigger: TriggerArgument,
+    catch_up: Annotated[
+        CatchUpChoice,
+        typer.Option("--catch-up", help="Which firings that were missed while it was paused are performed."),
+    ] = CatchUpChoice.NONE,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """Resume a paused trigger, and print when it fires next."""
+    playbook, name = _split(trigger)
+    with open_triggers(store, url) as triggers:
+        entry = triggers.resume(playbook, name, catch_up.value)
+    if json:
+        write_json(entry)
+    elif entry.due_at is None:
+        print_message(f"trigger {trigger} does not fire any more")
+    else:
+        print_message(f"trigger {trigger} fires next at {entry.due_at[:19]}Z")
+
+
+def _split(trigger: str) -> tuple[str, str]:
+    """Return the playbook and the name of a trigger.
+
+    >>> _split("team/close_month/nightly")
+    ('team/close_month', 'nightly')
+
+    Raises:
+        CommandError: the text has no slash between two names.
+    """
+    playbook, _, name = trigger.rpartition("/")
+    if not playbook or not name:
+        raise CommandError(f"a trigger is named PLAYBOOK/NAME, such as close_month/nightly, not {trigger}")
+    return playbook, name
+
+
+def _parse_instant(text: str) -> float:
+    """Return the seconds since the epoch of a time. Without a zone, it is in UTC.
+
+    Raises:
+        CommandError: the text is no time.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise CommandError(f"--at must be a time such as 2026-01-31T09:00Z, not {text}") from None

@@ -1,0 +1,95 @@
+"""Triggers and their firings as rows and lines of text. The arguments are JSON objects of responses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from noetl.api.cli.display.run_board import format_countdown, parse_time
+from noetl.executor.model.json_values import write_json
+from noetl.planner.diagnostics.terminal_text import to_printable
+
+_LIST_HEADER = ("TRIGGER", "SCHEDULE", "NEXT", "LAST", "OUTCOME", "RUN")
+_HISTORY_HEADER = ("SCHEDULED", "FIRED", "OUTCOME", "RUN", "REASON")
+_TIME_LENGTH = 19
+
+
+def format_triggers(
+    triggers: Sequence[Mapping[str, Any]], now: float, *, with_header: bool
+) -> list[tuple[str, ...]]:
+    """Return the rows of triggers, which are items of `GET /triggers`. The header is for persons."""
+    rows = [
+        (
+            f"{trigger['playbook']}/{trigger['name']}",
+            trigger["schedule"],
+            _format_next(trigger, now),
+            _cut(trigger["last_at"]),
+            trigger["last_outcome"] or "-",
+            trigger["last_run"] or "-",
+        )
+        for trigger in triggers
+    ]
+    return [_LIST_HEADER, *rows] if with_header and rows else rows
+
+
+def format_firings(firings: Sequence[Mapping[str, Any]], *, with_header: bool) -> list[tuple[str, ...]]:
+    """Return the rows of firings, which are items of the history of a trigger."""
+    rows = [
+        (
+            _cut(firing["scheduled_at"]),
+            _cut(firing["fired_at"]),
+            firing["outcome"] if firing["count"] == 1 else f"{firing['outcome']} {firing['count']:,}",
+            firing["workflow_id"] or "-",
+            firing["reason"] or "",
+        )
+        for firing in firings
+    ]
+    return [_HISTORY_HEADER, *rows] if with_header and rows else rows
+
+
+def format_details(trigger: Mapping[str, Any], now: float) -> str:
+    """Return the lines about a trigger: its declaration, its latest firing, and its next firings."""
+    definition, last = trigger["definition"], trigger["last_at"]
+    catch_up = definition["catch_up"]
+    lines = [f"{trigger['playbook']}/{trigger['name']}  version {trigger['version']}"]
+    for label, value in (
+        ("schedule", trigger["schedule"]),
+        ("start", definition["start_at"]),
+        ("end", definition["end_at"]),
+        ("jitter", f"{definition['jitter_seconds']:g} s" if definition["jitter_seconds"] else None),
+        ("overlap", definition["overlap"]),
+        ("catch up", catch_up["mode"]),
+        ("if", None if trigger["condition"] is None else str(trigger["condition"])),
+        ("input", write_json(trigger["input"]) if trigger["input"] else None),
+        ("state", "paused" if trigger["paused"] else None),
+        ("last", last and f"{_cut(last)}  {trigger['last_outcome']}  {trigger['last_run'] or ''}".rstrip()),
+    ):
+        if value is not None:
+            lines.append(f"{label:<9}{to_printable(value)}")
+    for index, firing in enumerate(trigger["firings"]):
+        label = "" if index else "next"
+        lines.append(f"{label:<9}{_cut(firing['due_at'])}  {firing['local']}  {_remaining(firing, now)}")
+    if not trigger["firings"]:
+        lines.append(f"{'next':<9}it does not fire any more")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _format_next(trigger: Mapping[str, Any], now: float) -> str:
+    if trigger["paused"]:
+        return "paused"
+    return "-" if trigger["due_at"] is None else f"{_cut(trigger['due_at'])}  {_remaining(trigger, now)}"
+
+
+def _remaining(firing: Mapping[str, Any], now: float) -> str:
+    """Return in what time a firing is due."""
+    due_at = parse_time(firing["due_at"]) or now
+    return "now" if due_at <= now else f"in {format_countdown(due_at - now)}"
+
+
+def _cut(time: str | None) -> str:
+    """Return a time in UTC without parts of a second.
+
+    >>> _cut("2026-01-31T09:30:00.000000Z"), _cut(None)
+    ('2026-01-31T09:30:00Z', '-')
+    """
+    return "-" if time is None else f"{time[:_TIME_LENGTH]}Z"

@@ -1,0 +1,252 @@
+"""The service of triggers: what fires by itself, its history, its pauses, and firings by hand.
+
+Problem: the engine fires a trigger at the same time as a person pauses it.
+
+Algorithm: a change requires the edition of the trigger that was read (optimistic concurrency). If another
+process was faster, the trigger is read again. A firing by hand has a key of its own. With an instant it has
+the key of that instant, so the schedule does not start a second run for it.
+
+Cost: one read of the header of the plan for each trigger that is shown, because it holds the schedule.
+
+Limits: after MAX_TRIES changes by other processes, a request is refused.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import field
+from datetime import datetime
+from functools import cache
+from itertools import islice
+from typing import Any
+
+from noetl.api.service.errors import NotFoundError
+from noetl.api.service.tenant import TenantContext
+from noetl.api.service.trigger_views import (
+    FiringEntry,
+    FiringPage,
+    ScheduledFiring,
+    TriggerDetails,
+    TriggerEntry,
+    TriggerPage,
+)
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.events import timestamp
+from noetl.executor.model.run import Run
+from noetl.executor.model.triggers import (
+    Advance,
+    LiveTrigger,
+    firing_id,
+    instant_key,
+    jitter_of,
+    pause_trigger,
+    resume_trigger,
+)
+from noetl.planner.diagnostics.wording import abbreviate
+from noetl.planner.frozen import frozen
+from noetl.planner.plan import Header, Trigger
+from noetl.planner.schedules.schedule import CatchUpMode, Schedule
+
+TRIGGERS_PER_PAGE = 50
+MAX_TRIGGERS = 200
+"""The most triggers of a page, for each of which a header is read."""
+
+FIRINGS_PER_PAGE = 100
+MAX_FIRINGS = 1000
+
+NEXT_FIRINGS = 5
+MAX_NEXT_FIRINGS = 100
+"""The most firings to come that a request may show."""
+
+MAX_TRIES = 10
+
+_JUST_BEFORE = 1e-3
+
+
+@frozen
+class FireRequest:
+    """A request to fire a trigger by hand.
+
+    `instant` is one of its schedule, in seconds since the epoch; None is now. `input` replaces values of the
+    input. Without an instant, the same `idempotency_key` starts one run.
+    """
+
+    instant: float | None = None
+    input: Mapping[str, Any] = field(default_factory=dict)
+    idempotency_key: str | None = None
+
+
+@frozen
+class TriggerService:
+    """The triggers of one tenant."""
+
+    context: TenantContext
+
+    def find(
+        self, playbook: str | None = None, *, limit: int = TRIGGERS_PER_PAGE, cursor: str | None = None
+    ) -> TriggerPage:
+        """Return a page of the triggers of all playbooks, or of one.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
+        """
+        store, header_of = self.context.store, cache(self.context.store.plans.header)
+        triggers, next_cursor = store.triggers.find(self.context.tenant, playbook, limit=limit, cursor=cursor)
+        items = [
+            TriggerEntry.from_trigger(trigger, _declaration(header_of(trigger.plan_hash), trigger).schedule)
+            for trigger in triggers
+        ]
+        return TriggerPage(items=items, next_cursor=next_cursor)
+
+    def get(self, playbook: str, name: str, count: int = NEXT_FIRINGS) -> TriggerDetails:
+        """Return a trigger with its next `count` firings.
+
+        Raises:
+            NotFoundError: the newest version of the playbook has no such trigger.
+        """
+        trigger, header = self._read(playbook, name)
+        declared = _declaration(header, trigger)
+        firings = islice(_next_firings(trigger, declared.schedule, self.context.clock()), count)
+        return TriggerDetails.from_trigger(
+            trigger,
+            declared.schedule,
+            input=declared.input,
+            condition=declared.condition,
+            inputs=header.to_json()["inputs"],
+            line=declared.line,
+            firings=list(firings),
+        )
+
+    def firings(
+        self, playbook: str, name: str, *, limit: int = FIRINGS_PER_PAGE, cursor: str | None = None
+    ) -> FiringPage:
+        """Return a page of the firings of a trigger, the newest first, also of one that was removed.
+
+        Raises:
+            NotFoundError: there is no such trigger, and it has no firings.
+            RejectedError: `invalid_cursor`.
+        """
+        triggers, tenant = self.context.store.triggers, self.context.tenant
+        found, next_cursor = triggers.firings(tenant, playbook, name, limit=limit, cursor=cursor)
+        if not found and cursor is None:
+            self._get(playbook, name)
+        return FiringPage(
+            items=[FiringEntry.from_firing(firing) for firing in found], next_cursor=next_cursor
+        )
+
+    def pause(self, playbook: str, name: str) -> TriggerEntry:
+        """Pause a trigger: it does not fire until it is resumed. A repeated request changes nothing.
+
+        Raises:
+            NotFoundError: the newest version of the playbook has no such trigger.
+            RejectedError: `trigger_changed`.
+        """
+
+        def pause(trigger: LiveTrigger, _schedule: Schedule) -> Advance | None:
+            return None if trigger.is_paused else pause_trigger(trigger, self.context.clock())
+
+        return self._change(playbook, name, pause)
+
+    def resume(self, playbook: str, name: str, catch_up: CatchUpMode = "none") -> TriggerEntry:
+        """Resume a paused trigger. A repeated request changes nothing.
+
+        `catch_up` says which of the firings that were missed since are performed.
+
+        Raises:
+            NotFoundError: the newest version of the playbook has no such trigger.
+            RejectedError: `trigger_changed`.
+        """
+
+        def resume(trigger: LiveTrigger, schedule: Schedule) -> Advance | None:
+            return (
+                resume_trigger(trigger, schedule, self.context.clock(), catch_up)
+                if trigger.is_paused
+                else None
+            )
+
+        return self._change(playbook, name, resume)
+
+    def fire(self, playbook: str, name: str, request: FireRequest) -> tuple[Run, bool]:
+        """Start the run of a firing by hand, also of a trigger that is paused.
+
+        Return the run, and whether an earlier firing has started it.
+
+        Raises:
+            NotFoundError: the newest version of the playbook has no such trigger.
+            RejectedError: `not_scheduled`; `invalid_input`; `quota_exceeded`; `trigger_changed`.
+        """
+        from noetl.executor.engine.firing import HandFiring, fire_by_hand
+
+        trigger, header = self._read(playbook, name)
+        instant = request.instant
+        if instant is not None:
+            _check_instant(trigger, _declaration(header, trigger).schedule, instant)
+        key = request.idempotency_key or secrets.token_hex(8)
+        run_id = firing_id(
+            trigger.tenant,
+            playbook,
+            name,
+            f"manual {key}" if instant is None else instant_key(instant),
+        )
+        is_known = self.context.store.runs.summary(trigger.tenant, run_id) is not None
+        firing = HandFiring(key, instant, request.input)
+        return fire_by_hand(self.context.store, trigger, firing, self.context.clock()), is_known
+
+    def _change(
+        self, playbook: str, name: str, change: Callable[[LiveTrigger, Schedule], Advance | None]
+    ) -> TriggerEntry:
+        """Write a change of a trigger, and return the trigger. None is no change."""
+        for _ in range(MAX_TRIES):
+            trigger, header = self._read(playbook, name)
+            schedule = _declaration(header, trigger).schedule
+            advance = change(trigger, schedule)
+            if advance is None:
+                return TriggerEntry.from_trigger(trigger, schedule)
+            if self.context.store.triggers.advance(advance):
+                return TriggerEntry.from_trigger(advance.written, schedule)
+        message = f"trigger `{name}` of `{playbook}` was changed meanwhile: try again"
+        raise RejectedError("trigger_changed", message)
+
+    def _read(self, playbook: str, name: str) -> tuple[LiveTrigger, Header]:
+        trigger = self._get(playbook, name)
+        return trigger, self.context.store.plans.header(trigger.plan_hash)
+
+    def _get(self, playbook: str, name: str) -> LiveTrigger:
+        trigger = self.context.store.triggers.get(self.context.tenant, playbook, name)
+        if trigger is None:
+            raise NotFoundError(f"unknown trigger `{abbreviate(name)}` of playbook `{abbreviate(playbook)}`")
+        return trigger
+
+
+def _declaration(header: Header, trigger: LiveTrigger) -> Trigger:
+    return next(declared for declared in header.triggers if declared.name == trigger.name)
+
+
+def _next_firings(trigger: LiveTrigger, schedule: Schedule, now: float) -> Iterator[ScheduledFiring]:
+    """Yield the firings to come. That of `next_at` may be late, unless the trigger is paused."""
+    from zoneinfo import ZoneInfo
+
+    zone = ZoneInfo(schedule.timezone)
+    delay = jitter_of(trigger.tenant, trigger.playbook, trigger.name, schedule.jitter_seconds)
+    instant = schedule.next_after(now) if trigger.is_paused else trigger.next_at
+    while instant is not None:
+        yield ScheduledFiring(
+            scheduled_at=timestamp(instant),
+            local=datetime.fromtimestamp(instant, zone).isoformat(),
+            due_at=timestamp(instant + delay),
+        )
+        instant = schedule.next_after(instant)
+
+
+def _check_instant(trigger: LiveTrigger, schedule: Schedule, instant: float) -> None:
+    """Check that a schedule fires at an instant.
+
+    Raises:
+        RejectedError: `not_scheduled`.
+    """
+    following = schedule.next_after(instant - _JUST_BEFORE)
+    if following is None or abs(following - instant) > _JUST_BEFORE:
+        problem = f"trigger `{trigger.name}` does not fire at {instant_key(instant)}"
+        hint = ", nor later" if following is None else f"; then it fires at {instant_key(following)}"
+        raise RejectedError("not_scheduled", problem + hint)
