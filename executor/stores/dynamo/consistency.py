@@ -30,6 +30,7 @@ from noetl.executor.stores.dynamo.due_index import DueIndex
 from noetl.executor.stores.dynamo.run_items import has_ended, is_paused, run_id_of
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
 from noetl.executor.stores.finding import (
+    LOST_TRIGGER,
     UNKNOWN_PLAN_OF_VERSION,
     CheckedRun,
     Finding,
@@ -185,6 +186,8 @@ class _TableScan:
     plans: set[str] = field(default_factory=set)
     kinds_by_run: dict[str, set[str]] = field(default_factory=dict)
     messages_by_plan: dict[str, str] = field(default_factory=dict)
+    newest: dict[tuple[str, str], str] = field(default_factory=dict)
+    triggers: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
     def add(self, item: Item) -> None:
         """Add an item of the scan; items that will expire are ignored."""
@@ -205,6 +208,11 @@ class _TableScan:
             name = rest.partition(".")[2][int(rest.partition(".")[0]) :]
             message = UNKNOWN_PLAN_OF_VERSION.format(version=item["version"], name=name)
             self.messages_by_plan.setdefault(item["plan"], message)
+        elif kind == "B" and "version" in item:
+            self.newest[rest, item["sk"][2:]] = item["version"]
+        elif kind == "L":
+            playbook, _, name = item["sk"][2:].partition("\x00")
+            self.triggers[rest, playbook, name] = item["version"]
 
     def findings(self) -> Iterable[Finding]:
         """Yield findings about items of unknown runs and plans."""
@@ -213,6 +221,10 @@ class _TableScan:
                 yield finding_of_run("unknown runs", run_id, table=_KINDS.get(kind, kind))
         for plan_hash in sorted(self.messages_by_plan.keys() - self.plans):
             yield Finding("unknown plans", self.messages_by_plan[plan_hash])
+        for (tenant, playbook, name), version in sorted(self.triggers.items()):
+            if self.newest.get((tenant, playbook)) != version:
+                message = LOST_TRIGGER.format(name=name, version=version, playbook=playbook)
+                yield Finding("lost triggers", message)
 
 
 _KINDS = {

@@ -52,6 +52,12 @@ PLAN_DELETION = ItemKey("S#plans", "S")
 DELETIONS = "deletions"
 """Partition of the index `due` with the records of deletions."""
 
+TRIGGERS = "triggers"
+"""Partition of the index `due` with the triggers that are due some time."""
+
+END_OF_TEXTS = "\U0010ffff"
+"""Text after all sort keys."""
+
 SCHEMA = ItemKey("S#schema", "S")
 """Key of the item that holds the schema version of the table."""
 
@@ -179,6 +185,22 @@ def playbook(tenant: str, name: str) -> ItemKey:
 def version(tenant: str, name: str, version: str) -> ItemKey:
     """Return the key of one version of a playbook."""
     return ItemKey(f"B#{len(tenant)}.{tenant}{name}", f"V#{version}")
+
+
+def trigger(tenant: str, playbook: str, name: str) -> ItemKey:
+    """Return the key of a trigger; sort keys are in the order of playbooks and names."""
+    return ItemKey(f"L#{tenant}", f"T#{playbook}\x00{name}")
+
+
+def triggers(tenant: str, playbook: str | None = None) -> tuple[str, str]:
+    """Return the partition of the triggers of a tenant, and the prefix of all, or of those of a playbook."""
+    return f"L#{tenant}", "T#" if playbook is None else f"T#{playbook}\x00"
+
+
+def firing(tenant: str, playbook: str, name: str, position: str) -> ItemKey:
+    """Return the key of a firing of a trigger; sort keys are in the order of firings."""
+    text = f"{len(tenant)}.{tenant}{len(playbook)}.{playbook}{name}".encode("utf-8", "surrogatepass")
+    return ItemKey(f"F#{hashlib.sha256(text).hexdigest()}", position)
 
 
 def cached_result(tenant: str, digest: str) -> ItemKey:

@@ -3,13 +3,14 @@
 The item of a name stores the newest version and an `edition`. A change of the playbook requires the edition
 that was read, and increases it, so concurrent changes of one playbook are serial (optimistic concurrency).
 The same transaction counts the registered versions of each plan in its use (`plan_uses.py`). The attribute
-`counted` of a version says that it is counted.
+`counted` of a version says that it is counted. If the newest version changes, the transaction also replaces the
+triggers of the playbook.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import RejectedError, StoreError
@@ -17,28 +18,36 @@ from noetl.executor.model.registry import RegisteredPlaybook, require_newest
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Put, Update, Write
-from noetl.executor.stores.dynamo.table import MAX_CONFLICTS, DynamoTable
+from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
+from noetl.executor.stores.dynamo.triggers import removing_writes, replacing_writes
+from noetl.planner.plan import Trigger
 
-MAX_REMOVED = 45
-"""Number of versions that one transaction removes."""
+MAX_REMOVED = 19
+"""Number of versions that one transaction removes, with their plans and the triggers of two versions."""
 
 
 class DynamoPlaybooks:
     """The playbook registry of the DynamoDB store."""
 
-    def __init__(self, table: DynamoTable) -> None:
-        self._table = table
+    def __init__(self, context: DynamoContext) -> None:
+        self._context = context
+        self._table = context.table
 
-    def register(self, playbook: RegisteredPlaybook, *, newest: str | None = None) -> RegisteredPlaybook:
+    def register(
+        self, playbook: RegisteredPlaybook, *, newest: str | None = None, triggers: Sequence[Trigger] = ()
+    ) -> RegisteredPlaybook:
         for _ in range(MAX_CONFLICTS):
             try:
-                return self._register(playbook, newest)
+                return self._register(playbook, newest, triggers)
             except ConditionFailed:
                 continue
         raise StoreError(f"Playbook `{playbook.name}` could not be registered: too many concurrent writers.")
 
-    def _register(self, playbook: RegisteredPlaybook, expected: str | None) -> RegisteredPlaybook:
+    def _register(
+        self, playbook: RegisteredPlaybook, expected: str | None, triggers: Sequence[Trigger]
+    ) -> RegisteredPlaybook:
         """Register a playbook, if `expected` is its newest version or None.
 
         Raises:
@@ -65,10 +74,17 @@ class DynamoPlaybooks:
                 raise RejectedError("version_exists", message)
             if "removed" in registered:
                 del registered["removed"]
+                newest = _newest(versions.values())
                 key = keys.version(tenant, name, registered["version"])
-                name_update = _name_update(playbook, name_item, _newest(versions.values()))
+                name_update = _name_update(playbook, name_item, newest)
                 sets = {"removed": None, "counted": is_counted or None}
-                self._table.write([Update(key, sets), name_update, *count])
+                restored = _decode_playbook(tenant, name, registered)
+                placed = (
+                    replacing_writes(self._context, restored, triggers, playbook.registered_at)
+                    if newest is registered
+                    else []
+                )
+                self._table.write([Update(key, sets), name_update, *count, *placed])
             return _decode_playbook(tenant, name, registered)
         number = max((item["number"] for item in versions.values()), default=0) + 1
         version = playbook.version
@@ -81,13 +97,15 @@ class DynamoPlaybooks:
         if playbook.registered_by is not None:
             item["by"] = playbook.registered_by
         counted = {"counted": True} if is_counted else {}
+        added = _decode_playbook(tenant, name, item)
         writes: list[Write] = [
             Put(keys.version(tenant, name, version), item | counted),
             _name_update(playbook, name_item, item),
             *count,
+            *replacing_writes(self._context, added, triggers, playbook.registered_at),
         ]
         self._table.write(writes)
-        return _decode_playbook(tenant, name, item)
+        return added
 
     def _versions(self, tenant: str, name: str) -> list[Item]:
         return list(self._table.query(keys.version(tenant, name, "").pk, "V#"))
@@ -131,16 +149,18 @@ class DynamoPlaybooks:
         for _ in range(MAX_CONFLICTS):
             name_item = self._table.get(keys.playbook(tenant, name)) or {}
             versions = [item for item in self._versions(tenant, name) if "removed" not in item]
+            versions.sort(key=lambda item: int(item["number"]))  # the newest is removed last
             chosen = [item for item in versions if version in (None, item["version"])][:MAX_REMOVED]
             if not chosen:
                 return 0
             remaining = [item for item in versions if item not in chosen]
-            playbook = RegisteredPlaybook(tenant, name, None, "", now)
+            playbook, newest = RegisteredPlaybook(tenant, name, None, "", now), _newest(remaining)
             writes: list[Write] = [
                 Update(keys.version(tenant, name, item["version"]), {"removed": now}) for item in chosen
             ]
-            writes.append(_name_update(playbook, name_item, _newest(remaining)))
+            writes.append(_name_update(playbook, name_item, newest))
             writes += self._count_removed(chosen)
+            writes += self._place_after_removal(playbook, newest)
             try:
                 self._table.write(writes)
             except ConditionFailed:
@@ -148,6 +168,16 @@ class DynamoPlaybooks:
             has_more = version is None and bool(remaining)
             return len(chosen) + (self.unregister(tenant, name, now=now) if has_more else 0)
         raise StoreError(f"Playbook `{name}` could not be removed: too many concurrent writers.")
+
+    def _place_after_removal(self, playbook: RegisteredPlaybook, newest: Item | None) -> list[Write]:
+        """Return the writes of the triggers when `newest` is the newest version after a removal."""
+        tenant, name, now = playbook.tenant, playbook.name, playbook.registered_at
+        if newest is None:
+            return removing_writes(self._context, tenant, name)
+        # Without its plan, the newest version has no triggers.
+        has_plan = self._table.get(keys.plan(newest["plan"]), ("pk",)) is not None
+        triggers = self._context.plans.header(newest["plan"]).triggers if has_plan else ()
+        return replacing_writes(self._context, _decode_playbook(tenant, name, newest), triggers, now)
 
     def _count_removed(self, versions: Iterable[Item]) -> list[Update]:
         """Return the writes that count removed versions in the uses of their plans.

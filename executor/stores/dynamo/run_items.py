@@ -30,7 +30,7 @@ resume leaves out. `spread` is the number of partitions if it is not 1. `expires
 `damage` says why the run was set aside. `era` is the number of the plan of the run, if it has changed its
 plan. Then all branches are in the counters, and what was written under an earlier plan leads to no visit.
 `moving` and `moving_since` are the number and the begin of a change in several transactions.
-Others are named as in `Run`.
+`trigger` is JSON. Others are named as in `Run`.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ from noetl.executor.stores.dynamo.visit_items import (
     derive_followers,
     encode_event,
 )
+from noetl.executor.stores.sql.rows import decode_json, encode_json
 from noetl.planner.frozen import frozen
 
 SUMMARY_ATTRIBUTES = (
@@ -119,6 +120,7 @@ def encode_head(run: Run, first: Visit, index: int, spread: int, blobs: Blobs) -
         "resumed": run.resumed_from,
         "trace": run.trace,
         "deadline": run.deadline_at,
+        "trigger": None if run.trigger is None else encode_json(dict(run.trigger)),
         "given": encode_given(run, blobs),
         "spread": spread if spread != 1 else None,
         "first": [first.id, first.step, first.clock, index],
@@ -176,6 +178,7 @@ def decode_run(head: Item, blobs: Blobs, counts: BranchCounts | None = None) -> 
         error=error if lost_error is None else _lost_record(lost_error),
         errors=(*(errors or ()), *lost),
         lost_payload=lost_given,
+        trigger=decode_json(head.get("trigger")),
     )
 
 

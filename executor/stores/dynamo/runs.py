@@ -18,6 +18,7 @@ from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.run_transition import check_same_request
+from noetl.executor.model.triggers import Advance, trigger_changed
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.child_run_counts import ChildRunCounts
@@ -42,6 +43,7 @@ from noetl.executor.stores.dynamo.run_list import RunList
 from noetl.executor.stores.dynamo.run_snapshot import load_run, read_snapshot
 from noetl.executor.stores.dynamo.stops import Stops
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
+from noetl.executor.stores.dynamo.triggers import advance_writes
 from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_visit, without_outputs
 from noetl.executor.stores.plan_uses import deleted_plan
 
@@ -73,6 +75,7 @@ class DynamoRuns:
         idempotency: tuple[str, str] | None = None,
         history: Sequence[Visit] = (),
         max_child_runs: int | None = None,
+        advance: Advance | None = None,
     ) -> Run:
         """Start a run with its first visit, or return the run that this request has started before."""
         spread = self._context.plans.spread(run.plan_hash)
@@ -92,6 +95,9 @@ class DynamoRuns:
         writes += [] if count is None else [count]
         if history:
             writes.append(self._copies.copy_history(run, history, spread))
+        trigger_place = len(writes)
+        if advance is not None:
+            writes += advance_writes(self._context, advance)
         try:
             self._context.table.write(writes)
         except PayloadTooLargeError as problem:
@@ -99,6 +105,8 @@ class DynamoRuns:
         except ConditionFailed as refusal:
             if idempotency is not None and len(writes) > 1 and refusal.failed[1]:
                 return self._earlier_run(run.tenant, *idempotency)
+            if advance is not None and refusal.failed[trigger_place] and not refusal.failed[0]:
+                raise trigger_changed(advance.read) from None
             if run.root is not None and max_child_runs is not None and not refusal.failed[0]:
                 raise too_many_child_runs(run.root, max_child_runs) from None
             existing = self._context.heads.read(run.id)

@@ -32,6 +32,7 @@ from noetl.executor.stores.dynamo.runs import DynamoRuns
 from noetl.executor.stores.dynamo.stops import Stops
 from noetl.executor.stores.dynamo.switches import DynamoSwitches
 from noetl.executor.stores.dynamo.table import DynamoTable
+from noetl.executor.stores.dynamo.triggers import DynamoTriggers
 from noetl.executor.stores.dynamo.visits import DynamoVisits
 from noetl.executor.stores.dynamo.waits import DynamoWaits
 from noetl.executor.stores.dynamo.wakeups import Wakeups
@@ -82,7 +83,8 @@ class DynamoStore:
         self.visits = DynamoVisits(context)
         self.queue = DynamoQueue(context, claims, commits, followups, repairs)
         self.waits = DynamoWaits(context, wakeups, limits)
-        self.registry = DynamoPlaybooks(table)
+        self.registry = DynamoPlaybooks(context)
+        self.triggers = DynamoTriggers(context)
         self.keys = DynamoApiKeys(table)
         self.cache = DynamoCache(context)
         self.facts = DynamoFacts()

@@ -66,8 +66,11 @@ class SqlPlaybooks:
             newest = _newest(db, tenant, name)
             if newest is None:
                 remove_triggers(db, tenant, name)
-            elif removed and self._plans.exists(newest.plan_hash):
-                replace_triggers(db, newest, self._plans.header(newest.plan_hash).triggers, now)
+            elif removed:
+                # Without its plan, the newest version has no triggers.
+                has_plan = self._plans.exists(newest.plan_hash)
+                declared = self._plans.header(newest.plan_hash).triggers if has_plan else ()
+                replace_triggers(db, newest, declared, now)
             return removed
 
 

@@ -1,0 +1,160 @@
+"""Triggers of registered playbooks in DynamoDB, and their firings.
+
+Problem: several processes perform the firings that are due, while versions of the playbook are registered.
+
+Algorithm: optimistic concurrency. An item for each trigger has its edition, and a write requires the one that
+was read. All triggers of a tenant are in one partition, in the order of their playbooks and names. A firing
+is an item of its own in a partition of its trigger.
+
+A trigger that is due some time has a place in the index `due`, in a partition that all triggers share. What
+the index returns is read again from the table, since the index is behind it.
+
+Cost: a firing adds two items to the transaction that starts its run. A look for due triggers is one query,
+and one read for each 100 that are due.
+
+Limits: a partition of the index accepts 1,000 writes in a second, and a firing makes two. Firings expire as
+long after they were performed as runs after their end.
+
+The item of a trigger has `edition`, `version` and `record`, its JSON. That of a firing has `record`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from noetl.executor.clients.aws_retry import ConditionFailed
+from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.triggers import Advance, Firing, LiveTrigger, place_triggers
+from noetl.executor.stores.cursors import (
+    read_key_cursor,
+    read_name_cursor,
+    write_key_cursor,
+    write_name_cursor,
+)
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
+from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, Delete, Put, Write
+from noetl.executor.stores.sql.rows import encode_json
+from noetl.planner.plan import Trigger
+
+_FIRST_POSITION = "0"
+"""Text before all positions of firings."""
+
+
+class DynamoTriggers:
+    """The triggers of a DynamoDB store."""
+
+    def __init__(self, context: DynamoContext) -> None:
+        self._context = context
+
+    def get(self, tenant: str, playbook: str, name: str) -> LiveTrigger | None:
+        item = self._context.table.get(keys.trigger(tenant, playbook, name))
+        return None if item is None else _decode_trigger(item)
+
+    def find(
+        self, tenant: str, playbook: str | None = None, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[LiveTrigger], str | None]:
+        after = None if cursor is None else keys.trigger(tenant, *read_name_cursor(cursor)).sk
+        pk, prefix = keys.triggers(tenant, playbook)
+        items = self._context.table.query(pk, prefix, after=after)
+        found = [_decode_trigger(item) for item in islice(items, limit + 1)]
+        page = found[:limit]
+        next_cursor = write_name_cursor(page[-1].playbook, page[-1].name) if len(found) > limit else None
+        return page, next_cursor
+
+    def due(self, now: float, limit: int) -> list[LiveTrigger]:
+        request: dict[str, Any] = {
+            "KeyConditionExpression": "wakes = :triggers AND due <= :now",
+            "ExpressionAttributeValues": encode_item({":triggers": keys.TRIGGERS, ":now": now}),
+            "Limit": limit,
+        }
+        places = map(decode_item, self._context.table.query_index("due", **request)["Items"])
+        items = self._context.table.get_many([keys.ItemKey(place["pk"], place["sk"]) for place in places])
+        due = [(item["due"], _decode_trigger(item)) for item in items.values() if item.get("due", now) <= now]
+        return [
+            trigger for _, trigger in sorted(due, key=lambda entry: entry[0]) if trigger.due_at is not None
+        ]
+
+    def advance(self, advance: Advance) -> bool:
+        try:
+            self._context.table.write(advance_writes(self._context, advance))
+        except ConditionFailed:
+            return False
+        return True
+
+    def firings(
+        self, tenant: str, playbook: str, trigger: str, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Firing], str | None]:
+        last = keys.END_OF_TEXTS if cursor is None else str(read_key_cursor(cursor, str))
+        if last <= _FIRST_POSITION:
+            return [], None
+        pk = keys.firing(tenant, playbook, trigger, "").pk
+        # The bounds include the entry of the cursor.
+        items, _ = self._context.table.query_range(
+            pk, (_FIRST_POSITION, last), limit=limit + 2, backward=True
+        )
+        found = [Firing.from_json(json.loads(item["record"])) for item in items if item["sk"] < last]
+        page = found[:limit]
+        return page, write_key_cursor(page[-1].position) if len(found) > limit else None
+
+
+def advance_writes(context: DynamoContext, advance: Advance) -> list[Write]:
+    """Return the write of a trigger, which requires the edition that was read, and those of its firings."""
+    seconds = context.plan_uses.retention_seconds
+    writes: list[Write] = [_put(advance.written, advance.read)]
+    for firing in advance.firings:
+        key = keys.firing(firing.tenant, firing.playbook, firing.trigger, firing.position)
+        item: Item = {"record": encode_json(firing.to_json())}
+        if seconds is not None:
+            item["expires"] = int(firing.fired_at + seconds)
+        writes.append(Put(key, item, when=()))
+    return writes
+
+
+def replacing_writes(
+    context: DynamoContext, playbook: RegisteredPlaybook, declared: Sequence[Trigger], now: float
+) -> list[Write]:
+    """Return the writes that let the triggers of a playbook be those of its newest version."""
+    known = _read_triggers(context, playbook.tenant, playbook.name)
+    written, removed = place_triggers(list(known.values()), declared, playbook, now)
+    return [_put(trigger, known.get(trigger.name)) for trigger in written] + [*map(_delete, removed)]
+
+
+def removing_writes(context: DynamoContext, tenant: str, playbook: str) -> list[Write]:
+    """Return the writes that remove all triggers of a playbook. Their firings stay."""
+    return [_delete(trigger) for trigger in _read_triggers(context, tenant, playbook).values()]
+
+
+def _read_triggers(context: DynamoContext, tenant: str, playbook: str) -> Mapping[str, LiveTrigger]:
+    """Return the triggers of a playbook by name."""
+    triggers = map(_decode_trigger, context.table.query(*keys.triggers(tenant, playbook)))
+    return {trigger.name: trigger for trigger in triggers}
+
+
+def _put(trigger: LiveTrigger, read: LiveTrigger | None) -> Write:
+    item: Item = {
+        "edition": trigger.edition,
+        "version": trigger.version,
+        "record": encode_json(trigger.to_json()),
+    }
+    if trigger.due_at is not None:
+        item |= {"wakes": keys.TRIGGERS, "due": trigger.due_at}
+    when = ABSENT if read is None else _is_unchanged(read)
+    return Put(keys.trigger(trigger.tenant, trigger.playbook, trigger.name), item, when=(when,))
+
+
+def _delete(trigger: LiveTrigger) -> Write:
+    key = keys.trigger(trigger.tenant, trigger.playbook, trigger.name)
+    return Delete(key, when=(_is_unchanged(trigger),))
+
+
+def _is_unchanged(trigger: LiveTrigger) -> Condition:
+    return ("edition", "=", trigger.edition)
+
+
+def _decode_trigger(item: Item) -> LiveTrigger:
+    return LiveTrigger.from_json(json.loads(item["record"]))
