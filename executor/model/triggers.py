@@ -204,6 +204,8 @@ def _place_trigger(
         now,
         timing=derived_id(*schedule.timing),
         next_at=schedule.next_after(now),
+        # A trigger that was removed and comes back must not have an edition that it had before.
+        edition=int(now * 1000),
     )
     if current is not None:
         has_same_timing = current.timing == placed.timing

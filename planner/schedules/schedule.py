@@ -75,9 +75,11 @@ class Schedule:
         >>> Schedule(every_seconds=60).next_after(61.0)
         120.0
         """
-        if self.start_at is not None and instant < self.start_at:
-            instant = math.nextafter(self.start_at, -math.inf) if self.cron is None else self.start_at - 1e-6
-        found = self._next_interval(instant) if self.every_seconds is not None else self._next_match(instant)
+        is_before = self.start_at is not None and instant < self.start_at
+        if self.every_seconds is not None:
+            found: float | None = self.start_at if is_before else self._next_interval(instant)
+        else:
+            found = self._next_match(instant if self.start_at is None else max(instant, self.start_at - 1e-6))
         return None if found is None or (self.end_at is not None and found >= self.end_at) else found
 
     def _next_interval(self, instant: float) -> float:

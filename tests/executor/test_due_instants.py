@@ -1,0 +1,114 @@
+"""Instants of a schedule that have passed: which are performed, and which are missed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from noetl.executor.model.due_instants import (
+    MAX_COUNTED,
+    MISSED_SECONDS,
+    DueInstants,
+    count_passed,
+    find_due,
+)
+from noetl.planner.schedules.schedule import CatchUp, CatchUpMode, Schedule
+
+HOUR, DAY = 3600.0, 86_400.0
+HOURLY = Schedule(every_seconds=HOUR)
+
+
+def perform_all(schedule: Schedule, next_at: float, now: float) -> tuple[list[float], int, float | None]:
+    """Return the performed instants, how many were missed, and the next instant."""
+    performed, missed, following = [], 0, next_at
+    while True:
+        due = find_due(schedule, following, now)
+        missed += due.missed
+        if due.performed is not None:
+            performed.append(due.performed)
+        if due.next_at is None or due.next_at == following:
+            return performed, missed, due.next_at
+        following = due.next_at
+
+
+def test_nothing_is_due_before_the_next_instant() -> None:
+    assert find_due(HOURLY, HOUR, HOUR - 1) == DueInstants(None, 0, None, HOUR)
+    assert count_passed(HOURLY, HOUR, HOUR - 1) == DueInstants(None, 0, None, HOUR)
+    assert count_passed(HOURLY, None, HOUR) == DueInstants(None, 0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("catch_up", "performed", "missed"),
+    [
+        (CatchUp("none"), [], 5),
+        (CatchUp("last"), [5 * HOUR], 4),
+        (CatchUp("all"), [HOUR, 2 * HOUR, 3 * HOUR, 4 * HOUR, 5 * HOUR], 0),
+        (CatchUp("all", limit=2), [4 * HOUR, 5 * HOUR], 3),
+        (CatchUp("all", within_seconds=2 * HOUR), [4 * HOUR, 5 * HOUR], 3),
+        (CatchUp("all", within_seconds=60.0), [], 5),
+    ],
+)
+def test_instants_that_were_missed(catch_up: CatchUp, performed: list[float], missed: int) -> None:
+    schedule = Schedule(every_seconds=HOUR, catch_up=catch_up)
+    assert perform_all(schedule, HOUR, 5.5 * HOUR) == (performed, missed, 6 * HOUR)
+
+
+@pytest.mark.parametrize("mode", ["none", "last", "all"])
+def test_instants_of_the_last_minute_are_performed_in_order(mode: CatchUpMode) -> None:
+    schedule = Schedule(every_seconds=10.0, catch_up=CatchUp(mode))
+    assert perform_all(schedule, 0.0, 45.0) == ([0.0, 10.0, 20.0, 30.0, 40.0], 0, 50.0)
+
+
+def test_an_instant_before_the_end_of_the_schedule() -> None:
+    schedule = Schedule(every_seconds=HOUR, end_at=2.5 * HOUR)
+    assert find_due(schedule, HOUR, 9 * HOUR) == DueInstants(2 * HOUR, 1, HOUR, None)
+    assert count_passed(schedule, HOUR, 9 * HOUR) == DueInstants(None, 2, 2 * HOUR, None)
+
+
+@pytest.mark.parametrize("mode", ["none", "last", "all"])
+@pytest.mark.parametrize("schedule", [Schedule(cron="* * * * * *"), Schedule(every_seconds=1.0)])
+def test_a_schedule_of_each_second_after_a_month(schedule: Schedule, mode: CatchUpMode) -> None:
+    now = 30 * DAY
+    catch_up = CatchUp(mode, limit=100)
+    due = find_due(schedule, 0.0, now, catch_up)
+    first = now - MISSED_SECONDS - (100 if mode == "all" else 0)
+    assert (due.performed, due.newest_missed, due.next_at) == (first, first - 1, first + 1)
+    # Those of a cron expression are counted one by one, and not all.
+    assert due.missed == (first if schedule.cron is None else MAX_COUNTED - (now - first) - 1)
+
+
+def test_instants_that_all_passed_long_ago() -> None:
+    schedule = Schedule(cron="* * * 1 *")
+    due = find_due(schedule, 0.0, 330 * DAY)
+    assert due.newest_missed == 31 * DAY - 120
+    assert due.performed == 31 * DAY - 60
+    assert due.next_at == 365 * DAY
+
+
+@given(
+    every=st.integers(1, 500),
+    start=st.integers(0, 1000),
+    passed=st.integers(0, 1500),
+    mode=st.sampled_from(["none", "last", "all"]),
+    within=st.integers(0, 3000),
+    limit=st.integers(1, 20),
+)
+def test_every_passed_instant_is_performed_or_missed(
+    every: int, start: int, passed: int, mode: CatchUpMode, within: int, limit: int
+) -> None:
+    schedule = Schedule(every_seconds=every, start_at=start, catch_up=CatchUp(mode, within, limit))
+    now = float(start + passed)
+    instants = [float(start + every * index) for index in range(passed // every + 1)]
+    performed, missed, following = perform_all(schedule, instants[0], now)
+    assert len(performed) + missed == len(instants)
+    assert following == instants[-1] + every
+    fresh = [instant for instant in instants if instant >= now - MISSED_SECONDS]
+    late = [instant for instant in instants if instant < now - MISSED_SECONDS]
+    if mode == "none":
+        kept: list[float] = []
+    elif mode == "last":
+        kept = [] if fresh else late[-1:]
+    else:
+        kept = [instant for instant in late[-limit:] if instant >= now - within]
+    assert performed == kept + fresh
