@@ -1,8 +1,8 @@
 """The AWS Lambda functions of the executor.
 
-`step` executes the visits that queue messages name, and performs the triggers that they name. `dead_letter` gets the messages that were received too
-often: it fails the visits that have lost too many workers, and sends the other messages again. `sweep` sends
-missing messages again, and those about triggers that are due soon.
+`step` executes the visits that queue messages name, and performs the triggers that they name. `dead_letter`
+gets the messages that were received too often. It fails the visits that have lost too many workers, and sends
+the other messages again. `sweep` sends missing messages again, and those about triggers that are due soon.
 
 The engine is imported within functions: at the start of a Lambda function (`noetl.executor.runtime.preload`),
 or else when the first event arrives.

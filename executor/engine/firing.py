@@ -2,9 +2,9 @@
 
 Problem: several processes see the same due trigger, and each may die at any point.
 
-Algorithm: all that a firing changes is one write of the store: the run with its first visit, the record of
-the firing, and the next instant of the trigger (`noetl.executor.model.triggers`). It requires that the trigger
-is as it was read, so one process performs the firing. After a crash before it, the trigger is still due.
+Algorithm: a firing is one write of the store: the run with its first visit, the record of the firing, and the
+next instant of the trigger (see `noetl.executor.model.triggers`). It requires that the trigger is as it was
+read, so one process performs the firing. After a crash before the write, the trigger is still due.
 
 Cost: one read of the plan, which is cached, and one transaction.
 
@@ -84,54 +84,16 @@ def perform_due(store: Store, trigger: LiveTrigger, now: float) -> Advance | Non
         StoreAwayError: the store cannot be reached.
     """
     try:
-        header = store.plans.header(trigger.plan_hash)
-        return _perform(store, trigger, header, now)
+        firer = read_firer(store, trigger, now)
+        return None if firer is None else firer.perform()
     except StoreAwayError:
         raise
     except TriggerChangedError:
         return None
     except (RejectedError, StoreError) as problem:
         logger.warning("trigger %s of %s is tried again: %s", trigger.name, trigger.playbook, problem)
-        return _written(store, postpone(trigger, now + POSTPONE_SECONDS))
-
-
-def _perform(store: Store, trigger: LiveTrigger, header: Header, now: float) -> Advance | None:
-    """Perform a firing.
-
-    Raises:
-        RejectedError: `quota_exceeded`.
-        TriggerChangedError: another process has changed the trigger.
-    """
-    declared = declared_trigger(header, trigger.name)
-    if declared is None or trigger.next_at is None:
-        return None
-    schedule = declared.schedule
-    delay = jitter_of(trigger.tenant, trigger.playbook, trigger.name, schedule.jitter_seconds)
-    catch_up = None if trigger.catch_up is None else replace(schedule.catch_up, mode=trigger.catch_up)
-    due = find_due(schedule, trigger.next_at, now - delay, catch_up)
-    advance = advance_schedule(trigger, schedule, due, now)
-    if due.performed is None:
-        return _written(store, advance) if due.missed else None
-    firing = fire_schedule(trigger, due.performed, now)
-    if schedule.overlap == "skip" and (running := _open_run(store, trigger)) is not None:
-        reason = f"run {running} of an earlier firing has not ended"
-        return _written(store, record_firing(advance, firing, FiringOutcome.SKIPPED, reason))
-    view = trigger_view(trigger, declared, due.performed)
-    try:
-        if not _is_wanted(declared, view, now):
-            return _written(store, record_firing(advance, firing, FiringOutcome.FILTERED, "`if` is false"))
-        run = _start(store, header, trigger, firing, _inputs(declared, view, now), advance, now)
-    except ActionError as problem:
-        return _written(store, record_firing(advance, firing, FiringOutcome.REJECTED, problem.message))
-    except RejectedError as problem:
-        if problem.reason == "quota_exceeded":
-            raise
-        return _written(store, record_firing(advance, firing, FiringOutcome.REJECTED, problem.message))
-    started = record_firing(advance, firing, FiringOutcome.STARTED)
-    if run.created_at == round(now, 6):
-        return started
-    # The run was started by hand before its instant, and its firing was recorded then.
-    return _written(store, replace(started, firings=advance.firings))
+        postponed = postpone(trigger, now + POSTPONE_SECONDS)
+        return postponed if store.triggers.advance(postponed) else None
 
 
 def fire_by_hand(store: Store, trigger: LiveTrigger, request: HandFiring, now: float) -> Run:
@@ -142,37 +104,33 @@ def fire_by_hand(store: Store, trigger: LiveTrigger, request: HandFiring, now: f
     Raises:
         RejectedError: `invalid_input`, if its input does not fit, `quota_exceeded`; `trigger_changed`.
     """
-    header = store.plans.header(trigger.plan_hash)
-    declared = declared_trigger(header, trigger.name)
-    if declared is None:
-        raise _trigger_changed(trigger)
     instant = now if request.instant is None else request.instant
     key = f"manual {request.key}" if request.instant is None else instant_key(request.instant)
-    view = trigger_view(trigger, declared, instant)
-    try:
-        given = {**_inputs(declared, view, now), **(request.input or {})}
-    except ActionError as problem:
-        raise RejectedError("invalid_input", problem.message) from problem
     current: LiveTrigger | None = trigger
     for _ in range(MAX_CONFLICTS):
         if current is None or current.plan_hash != trigger.plan_hash:
             break
-        written = replace(current, edition=current.edition + 1)
+        firer = read_firer(store, current, now)
+        if firer is None:
+            break
         firing = replace(fire_schedule(current, instant, now), key=key, id=_id_of(current, key))
+        advance = Advance(current, replace(current, edition=current.edition + 1))
         try:
-            return _start(store, header, current, firing, given, Advance(current, written), now)
+            given = firer.render_input(firer.view(current, instant))
+            return firer.start(firing, {**given, **(request.input or {})}, advance)[0]
+        except ActionError as problem:
+            raise RejectedError("invalid_input", problem.message) from problem
         except TriggerChangedError:
             current = store.triggers.get(trigger.tenant, trigger.playbook, trigger.name)
-    raise _trigger_changed(trigger)
-
-
-def _id_of(trigger: LiveTrigger, key: str) -> str:
-    return firing_id(trigger.tenant, trigger.playbook, trigger.name, key)
-
-
-def _trigger_changed(trigger: LiveTrigger) -> RejectedError:
     message = f"trigger `{trigger.name}` of `{trigger.playbook}` was changed meanwhile: try again"
-    return RejectedError("trigger_changed", message)
+    raise RejectedError("trigger_changed", message)
+
+
+def read_firer(store: Store, trigger: LiveTrigger, now: float) -> Firer | None:
+    """Return what fires a trigger at a time, or None if its plan does not declare it."""
+    header = store.plans.header(trigger.plan_hash)
+    declared = declared_trigger(header, trigger.name)
+    return None if declared is None else Firer(store, trigger, header, declared, now)
 
 
 def declared_trigger(header: Header, name: str) -> Trigger | None:
@@ -180,85 +138,135 @@ def declared_trigger(header: Header, name: str) -> Trigger | None:
     return next((declared for declared in header.triggers if declared.name == name), None)
 
 
-def trigger_view(trigger: LiveTrigger, declared: Trigger, instant: float) -> dict[str, Any]:
-    """Return what the templates of a trigger read under `trigger` for a firing at an instant."""
-    from zoneinfo import ZoneInfo
+@frozen
+class Firer:
+    """A trigger as it was read, with its declaration in a plan. It fires at the time `now`."""
 
-    schedule = declared.schedule
-    following = schedule.next_after(instant)
-    local = datetime.fromtimestamp(instant, UTC).astimezone(ZoneInfo(schedule.timezone))
-    return {
-        "scheduled_at": instant_key(instant),
-        "previous_at": None if trigger.last_at is None else instant_key(trigger.last_at),
-        "next_at": None if following is None else instant_key(following),
-        "local": local.isoformat(),
-    }
+    store: Store
+    trigger: LiveTrigger
+    header: Header
+    declared: Trigger
+    now: float
+
+    def perform(self) -> Advance | None:
+        """Perform the oldest due firing. Return what was written, or None if nothing was.
+
+        Raises:
+            RejectedError: `quota_exceeded`.
+            TriggerChangedError: another process has changed the trigger.
+        """
+        trigger, schedule = self.trigger, self.declared.schedule
+        if trigger.next_at is None:
+            return None
+        delay = jitter_of(trigger.tenant, trigger.playbook, trigger.name, schedule.jitter_seconds)
+        catch_up = None if trigger.catch_up is None else replace(schedule.catch_up, mode=trigger.catch_up)
+        due = find_due(schedule, trigger.next_at, self.now - delay, catch_up)
+        advance = advance_schedule(trigger, schedule, due, self.now)
+        if due.performed is None:
+            return self._write(advance) if due.missed else None
+        return self._perform_at(due.performed, advance)
+
+    def _perform_at(self, instant: float, advance: Advance) -> Advance | None:
+        firing = fire_schedule(self.trigger, instant, self.now)
+        if self.declared.schedule.overlap == "skip" and (running := self._open_run()) is not None:
+            reason = f"run {running} of an earlier firing has not ended"
+            return self._write(record_firing(advance, firing, FiringOutcome.SKIPPED, reason))
+        view = self.view(advance.written, instant)
+        try:
+            if not self._is_wanted(view):
+                reason = "`if` is false"
+                return self._write(record_firing(advance, firing, FiringOutcome.FILTERED, reason))
+            _, is_new = self.start(firing, self.render_input(view), advance)
+        except ActionError as problem:
+            return self._write(record_firing(advance, firing, FiringOutcome.REJECTED, problem.message))
+        except RejectedError as problem:
+            if problem.reason == "quota_exceeded":
+                raise
+            return self._write(record_firing(advance, firing, FiringOutcome.REJECTED, problem.message))
+        started = record_firing(advance, firing, FiringOutcome.STARTED)
+        if is_new:
+            return started
+        # Another process was faster, or the run was started by hand before its instant. Its firing is
+        # recorded.
+        return self._write(replace(started, firings=advance.firings))
+
+    def start(self, firing: Firing, given: Mapping[str, Any], advance: Advance) -> tuple[Run, bool]:
+        """Write the run of a firing with its input together with `advance`.
+
+        Return the run, and whether it did not exist before.
+
+        Raises:
+            RejectedError: `invalid_input`; `quota_exceeded`; `too_large`.
+            TriggerChangedError: another process has changed the trigger.
+        """
+        trigger = self.trigger
+        assert firing.scheduled_at is not None
+        shown = {
+            "name": trigger.name,
+            "type": trigger.type,
+            "scheduled_at": instant_key(firing.scheduled_at),
+        }
+        request = StartRequest(
+            input=given,
+            tenant=trigger.tenant,
+            version=trigger.version,
+            run_id=firing.id,
+            trigger=shown,
+        )
+        run, first_visit = new_run(self.header, trigger.plan_hash, request, now=self.now)
+        check_branch_quota(self.store, trigger.tenant, SERVICE_QUEUE)
+        written = record_firing(advance, firing, FiringOutcome.STARTED)
+        created = self.store.runs.create(run, first_visit, advance=written)
+        log_run_start(created, run)
+        return created, created is run
+
+    def view(self, trigger: LiveTrigger, instant: float) -> dict[str, Any]:
+        """Return what the templates read under `trigger` for an instant, after which `trigger` is as given."""
+        from zoneinfo import ZoneInfo
+
+        schedule = self.declared.schedule
+        following = schedule.next_after(instant)
+        local = datetime.fromtimestamp(instant, UTC).astimezone(ZoneInfo(schedule.timezone))
+        return {
+            "scheduled_at": instant_key(instant),
+            "previous_at": None if trigger.last_at is None else instant_key(trigger.last_at),
+            "next_at": None if following is None else instant_key(following),
+            "local": local.isoformat(),
+        }
+
+    def render_input(self, view: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the inputs of a run. `view` is what the templates read under `trigger`.
+
+        Raises:
+            ActionError: an input has no value.
+        """
+        names = self._names(view)
+        templates = self.declared.input
+        return {name: render_at_key(name, value, names.__getitem__) for name, value in templates.items()}
+
+    def _is_wanted(self, view: Mapping[str, Any]) -> bool:
+        condition = self.declared.condition
+        return condition is None or is_true(render(condition, None, self._names(view).__getitem__))
+
+    def _names(self, view: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "trigger": view,
+            "now": lambda: datetime.fromtimestamp(self.now, UTC),
+            "uuid": lambda: str(uuid4()),
+        }
+
+    def _open_run(self) -> str | None:
+        """Return the id of the run that the last firing has started, if it has not ended."""
+        run_id = self.trigger.last_run
+        if run_id is None:
+            return None
+        position = self.store.runs.positions([run_id]).get(run_id)
+        return None if position is None or position.status.is_final else run_id
+
+    def _write(self, advance: Advance) -> Advance | None:
+        """Write an advance without a run, and return it, or None if the trigger has changed."""
+        return advance if self.store.triggers.advance(advance) else None
 
 
-def _names(view: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """Return the names that the templates of a trigger read."""
-    return {
-        "trigger": view,
-        "now": lambda: datetime.fromtimestamp(now, UTC),
-        "uuid": lambda: str(uuid4()),
-    }
-
-
-def _is_wanted(declared: Trigger, view: Mapping[str, Any], now: float) -> bool:
-    if declared.condition is None:
-        return True
-    return is_true(render(declared.condition, None, _names(view, now).__getitem__))
-
-
-def _inputs(declared: Trigger, view: Mapping[str, Any], now: float) -> dict[str, Any]:
-    names = _names(view, now)
-    return {name: render_at_key(name, value, names.__getitem__) for name, value in declared.input.items()}
-
-
-def _open_run(store: Store, trigger: LiveTrigger) -> str | None:
-    """Return the id of the run that the last firing has started, if it has not ended."""
-    if trigger.last_run is None:
-        return None
-    position = store.runs.positions([trigger.last_run]).get(trigger.last_run)
-    return None if position is None or position.status.is_final else trigger.last_run
-
-
-def _start(
-    store: Store,
-    header: Header,
-    trigger: LiveTrigger,
-    firing: Firing,
-    given: Mapping[str, Any],
-    advance: Advance,
-    now: float,
-) -> Run:
-    """Write the run of a firing together with `advance`, and return it.
-
-    Raises:
-        RejectedError: `invalid_input`; `quota_exceeded`; `too_large`.
-        TriggerChangedError: another process has changed the trigger.
-    """
-    assert firing.scheduled_at is not None
-    shown = {
-        "name": trigger.name,
-        "type": trigger.type,
-        "scheduled_at": instant_key(firing.scheduled_at),
-    }
-    request = StartRequest(
-        input=given,
-        tenant=trigger.tenant,
-        version=trigger.version,
-        run_id=firing.id,
-        trigger=shown,
-    )
-    run, first_visit = new_run(header, trigger.plan_hash, request, now=now)
-    check_branch_quota(store, trigger.tenant, SERVICE_QUEUE)
-    written = record_firing(advance, firing, FiringOutcome.STARTED)
-    created = store.runs.create(run, first_visit, advance=written)
-    log_run_start(created, run)
-    return created
-
-
-def _written(store: Store, advance: Advance) -> Advance | None:
-    """Write an advance without a run, and return it, or None if the trigger has changed."""
-    return advance if store.triggers.advance(advance) else None
+def _id_of(trigger: LiveTrigger, key: str) -> str:
+    return firing_id(trigger.tenant, trigger.playbook, trigger.name, key)

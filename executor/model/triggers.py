@@ -1,11 +1,12 @@
 """Triggers of registered playbooks, and their firings.
 
-Problem: several processes read the same due triggers. A crash must neither lose a firing nor perform it twice.
+Problem: several processes read the same due triggers. A crash must neither lose a firing nor perform it
+twice.
 
 Algorithm: a trigger is a row with the instant of its next firing. An `Advance` holds what a firing changes:
 the row, and one record for each instant that was passed. A store writes it together with the run that the
-firing starts, under the condition that nobody else has changed the row: its `edition` is the one that was
-read (optimistic concurrency). The id of the run follows from the firing, so a firing starts one run at most.
+firing starts. It requires that the `edition` of the row is the one that was read (optimistic concurrency). The
+id of the run follows from the firing, so a firing starts one run at most.
 
 Cost: one transaction for each firing.
 
@@ -34,7 +35,7 @@ MAX_REASON_LENGTH = 500
 
 
 class FiringOutcome(StrEnum):
-    """What a firing has led to."""
+    """The result of a firing."""
 
     STARTED = "started"
     SKIPPED = "skipped"
@@ -237,7 +238,8 @@ def advance_schedule(trigger: LiveTrigger, schedule: Schedule, due: DueInstants,
         written = replace(written, catch_up=None)
     firings: tuple[Firing, ...] = ()
     if due.newest_missed is not None:
-        missed = fire_schedule(trigger, due.newest_missed, now)
+        # The history is in the order of these times, and what was missed comes before what is performed.
+        missed = fire_schedule(trigger, due.newest_missed, now - 1e-6)
         firings = (replace(missed, outcome=FiringOutcome.MISSED, count=due.missed),)
         written = replace(written, last_at=due.newest_missed, last_outcome=FiringOutcome.MISSED)
     return Advance(trigger, with_due_time(written, schedule), firings)

@@ -135,7 +135,8 @@ class RunStore(Protocol):
         The earlier run has the same id, or the same idempotency key. `idempotency` is that key and the hash
         of the request. `history` are finished visits of the run that this run continues. A child run is
         counted by its root, which may have up to `max_child_runs`; a store may allow a tenth more. None
-        means any number. `advance` is the firing that starts the run, written in the same transaction.
+        means any number. `advance` is the firing that starts the run, written in the same transaction. If the
+        run did not exist before, the given object is returned.
 
         Raises:
             TriggerChangedError: the trigger of `advance` has changed since it was read, and the run does not

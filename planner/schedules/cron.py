@@ -67,9 +67,9 @@ class Cron:
         >>> next(Cron("30 2 * * MON").matches_from(datetime(2024, 1, 8, 2, 30)))
         datetime.datetime(2024, 1, 8, 2, 30)
         """
-        whole = local.replace(microsecond=0)
+        second = local.replace(microsecond=0)
         # It yields the times after the given one.
-        return iter(CronSim(self.text, whole if local.microsecond else whole - timedelta(seconds=1)))
+        return iter(CronSim(self.text, second if local.microsecond else second - timedelta(seconds=1)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Cron) and self.text.upper().split() == other.text.upper().split()
@@ -79,9 +79,9 @@ class Cron:
 
 
 def _is_valid_in_any_month(text: str) -> bool:
-    *others, _, weekday = text.split() or [""]
+    *first_fields, _, weekday = text.split() or [""]
     try:
-        CronSim(" ".join([*others, "*", weekday]), _SAMPLE)
+        CronSim(" ".join([*first_fields, "*", weekday]), _SAMPLE)
     except CronSimError:
         return False
     return True

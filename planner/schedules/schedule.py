@@ -19,7 +19,7 @@ MAX_CATCH_UP = 1_000
 
 @frozen
 class CatchUp:
-    """What happens to firings that were missed, because no process was there to perform them.
+    """The treatment of firings that were missed, because no process was there to perform them.
 
     `none` drops them, `last` performs the newest one, and `all` performs all in order: those of the last
     `within_seconds`, and the newest `limit` of them.
@@ -42,11 +42,11 @@ LAST = CatchUp()
 
 @frozen
 class Schedule:
-    """When a trigger fires by itself: at the times of a cron expression in a zone, or every some seconds.
+    """The times at which a trigger fires: those of a cron expression in a zone, or every some seconds.
 
     Attributes:
         cron: the cron expression, or None.
-        every_seconds: the interval, or None. Firings are multiples of it after `start_at`, or after the epoch.
+        every_seconds: the interval, or None. It counts from `start_at`, or from the epoch.
         timezone: the name of the zone of `cron`.
         start_at: the first instant at which it may fire, in seconds since the epoch.
         end_at: the instant from which on it does not fire.
@@ -66,7 +66,7 @@ class Schedule:
 
     @property
     def timing(self) -> tuple[Any, ...]:
-        """What decides when it fires. Two versions with equal timing have the same next firing."""
+        """The values that decide when it fires. Versions with equal timing have the same next firing."""
         return self.cron, self.every_seconds, self.timezone, self.start_at, self.end_at
 
     def next_after(self, instant: float) -> float | None:

@@ -1,7 +1,7 @@
 """The instants at which wall-clock times of a zone fire.
 
 Problem: when the UTC offset of a zone changes, some wall-clock times do not exist, and others exist twice. A
-job that runs each day must run once on such a day, and a job of each hour must run in every hour that passes.
+daily job must run once on such a day, and an hourly job must run in every hour that passes.
 
 Algorithm: PEP 495. A wall-clock time has the offset before a change (`fold=0`) and the one after it
 (`fold=1`). In a gap the second is greater, and where a time is repeated it is smaller. The rule:

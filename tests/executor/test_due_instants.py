@@ -87,28 +87,28 @@ def test_instants_that_all_passed_long_ago() -> None:
 
 
 @given(
-    every=st.integers(1, 500),
-    start=st.integers(0, 1000),
+    interval=st.integers(1, 500),
     passed=st.integers(0, 1500),
-    mode=st.sampled_from(["none", "last", "all"]),
-    within=st.integers(0, 3000),
-    limit=st.integers(1, 20),
+    catch_up=st.builds(
+        CatchUp, st.sampled_from(["none", "last", "all"]), st.integers(0, 3000), st.integers(1, 20)
+    ),
+    start=st.integers(0, 1000),
 )
 def test_every_passed_instant_is_performed_or_missed(
-    every: int, start: int, passed: int, mode: CatchUpMode, within: int, limit: int
+    interval: int, passed: int, catch_up: CatchUp, start: int
 ) -> None:
-    schedule = Schedule(every_seconds=every, start_at=start, catch_up=CatchUp(mode, within, limit))
+    schedule = Schedule(every_seconds=interval, start_at=start, catch_up=catch_up)
     now = float(start + passed)
-    instants = [float(start + every * index) for index in range(passed // every + 1)]
+    instants = [float(start + interval * index) for index in range(passed // interval + 1)]
     performed, missed, following = perform_all(schedule, instants[0], now)
     assert len(performed) + missed == len(instants)
-    assert following == instants[-1] + every
+    assert following == instants[-1] + interval
     fresh = [instant for instant in instants if instant >= now - MISSED_SECONDS]
     late = [instant for instant in instants if instant < now - MISSED_SECONDS]
-    if mode == "none":
+    if catch_up.mode == "none":
         kept: list[float] = []
-    elif mode == "last":
+    elif catch_up.mode == "last":
         kept = [] if fresh else late[-1:]
     else:
-        kept = [instant for instant in late[-limit:] if instant >= now - within]
+        kept = [instant for instant in late[-catch_up.limit :] if instant >= now - catch_up.within_seconds]
     assert performed == kept + fresh

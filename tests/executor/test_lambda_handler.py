@@ -21,7 +21,10 @@ import pytest
 from noetl.executor import lambda_handler as handlers
 from noetl.executor.clients import aws_retry
 from noetl.executor.errors import SettingError, StoreError
+from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus
+from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.triggers import LiveTrigger
 from noetl.executor.runtime import message_batch, message_return
 from noetl.executor.runtime.function_settings import read_continue_fraction
 from noetl.executor.runtime.preload import check_processor
@@ -30,7 +33,10 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.expressions import Update
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
+from noetl.executor.stores.sqs.trigger_message import TriggerMessage
 from noetl.infra.dynamodb import upgrade
+from noetl.planner.frozen import replace
+from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract.operations import current_run, lose_workers, start_run
 from tests.aws import Client
 from tests.aws_faults import DENIED, THROTTLED, TIMEOUT, Fault, faulty_table
@@ -445,13 +451,82 @@ def test_unknown_messages_stay_in_the_dead_letter_queue(queue: LambdaQueue) -> N
 def test_a_sweep_reports_what_it_repaired(queue: LambdaQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(queue, ONE)
     queue.records()  # and they are lost
-    assert handlers.sweep({}, FakeLambdaContext()) == {"runs": 1, "sent_again": 0}
+    assert handlers.sweep({}, FakeLambdaContext()) == {"runs": 1, "sent_again": 0, "triggers": 0}
     later = queue.store.clock() + 1000
     with monkeypatch.context() as changed:
         changed.setattr(DynamoStore, "clock", property(lambda _: lambda: later))
-        assert handlers.sweep({}, FakeLambdaContext()) == {"runs": 1, "sent_again": 1}
+        assert handlers.sweep({}, FakeLambdaContext()) == {"runs": 1, "sent_again": 1, "triggers": 0}
     assert queue.records() != []
     assert queue.status(run) is not RunStatus.SUCCEEDED
+
+
+def register_trigger(queue: LambdaQueue) -> LiveTrigger:
+    """Register a playbook that starts every 40 seconds, and return its trigger."""
+    plan = compile_text("""
+    triggers: [{name: tick, type: schedule, every: 40s}]
+    steps: [{name: a, run: [{action: log, message: hello}]}]
+    """)
+    queue.store.plans.save(plan)
+    playbook = RegisteredPlaybook("default", "play", None, plan.hash, queue.store.clock())
+    queue.store.registry.register(playbook, triggers=plan.header.triggers)
+    trigger = queue.store.triggers.get("default", "play", "tick")
+    assert trigger is not None
+    return trigger
+
+
+def message_about(trigger: LiveTrigger) -> dict[str, Any]:
+    assert trigger.due_at is not None
+    message = TriggerMessage(trigger.tenant, trigger.playbook, trigger.name, trigger.due_at)
+    return {"messageId": "m", "body": message.encode(), "eventSource": "aws:sqs"}
+
+
+def test_a_sweep_sends_messages_about_triggers(queue: LambdaQueue) -> None:
+    register_trigger(queue)
+    assert handlers.sweep({}, FakeLambdaContext())["triggers"] == 1
+    assert queue.delayed() == 1
+
+
+def test_a_message_about_a_trigger_starts_a_run(queue: LambdaQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    trigger = register_trigger(queue)
+    assert trigger.due_at is not None
+    due_at = trigger.due_at
+    monkeypatch.setattr(DynamoStore, "clock", property(lambda _: lambda: due_at))
+    record = message_about(trigger)
+    assert handlers.step({"Records": [record]}, FakeLambdaContext()) == {"batchItemFailures": []}
+    [started] = queue.store.runs.find(RunFilter("default"))[0]
+    # The message about the next firing has a delay, and that about the run has none.
+    assert queue.delayed() == 1
+    [first] = queue.records()
+    assert json.loads(first["body"])["run"] == started.id
+    # A copy of the message starts nothing.
+    assert handlers.step({"Records": [record]}, FakeLambdaContext()) == {"batchItemFailures": []}
+    assert len(queue.store.runs.find(RunFilter("default"))[0]) == 1
+    assert queue.delayed() == 1
+
+
+def test_a_message_about_a_trigger_comes_again_after_a_failure(
+    queue: LambdaQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = message_about(register_trigger(queue))
+
+    def fail(*_: object) -> None:
+        raise StoreError("The table is away.")
+
+    monkeypatch.setattr(message_batch.warm_state().store.triggers, "get", fail)
+    assert failures(handlers.step({"Records": [record]}, FakeLambdaContext())) == ["m"]
+    # One that was received too often is dropped, since the next sweep sends another.
+    assert failures(handlers.dead_letter({"Records": [record]}, FakeLambdaContext())) == []
+
+
+def test_a_worker_deletes_messages_about_triggers(queue: LambdaQueue) -> None:
+    trigger = replace(register_trigger(queue), due_at=0.0)
+    queue.aws("sqs").send_message(QueueUrl=queue.url, MessageBody=message_about(trigger)["body"])
+    lease, store = Lease("worker", 30.0), queue.store
+    assert store.queue.claim("service", lease, store.clock()) is None  # It has received the message.
+    assert store.queue.claim("service", lease, store.clock()) is None
+    attributes = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    counts = queue.aws("sqs").get_queue_attributes(QueueUrl=queue.url, AttributeNames=attributes)
+    assert [counts["Attributes"][name] for name in attributes] == ["0", "0"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,382 @@
+"""Firings of triggers: runs that are started, and records of those that are not."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from noetl.executor.engine import firing as firing_module
+from noetl.executor.engine.firing import HandFiring, fire_by_hand, perform_due
+from noetl.executor.errors import RejectedError, StoreAwayError, StoreError
+from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.model.triggers import (
+    FiringOutcome,
+    LiveTrigger,
+    firing_id,
+    instant_key,
+    jitter_of,
+    pause_trigger,
+    resume_trigger,
+)
+from noetl.executor.stores.memory.store import MemoryStore
+from noetl.planner.frozen import replace
+from noetl.planner.schedules.schedule import CatchUpMode, Schedule
+from noetl.testing.run_harness import FakeClock, compile_text
+
+START = datetime(2025, 3, 28, 12, tzinfo=UTC).timestamp()
+HOUR = 3600.0
+
+HOURLY = """
+triggers:
+- {name: hourly, type: schedule, every: 1h, input: {day: "{{ trigger.scheduled_at }}"}}
+input: {day: {type: string}}
+steps:
+- {name: a, run: [{action: log, message: "{{ day }} {{ run.trigger.name }}"}]}
+"""
+
+
+class TriggerService:
+    """A store with the registered versions of one playbook, and its clock."""
+
+    def __init__(self, text: str, now: float = START) -> None:
+        self.store = MemoryStore()
+        self.clock = FakeClock(now)
+        self.register(text)
+
+    def register(self, text: str) -> None:
+        plan = compile_text(text)
+        self.store.plans.save(plan)
+        playbook = RegisteredPlaybook("default", plan.header.name, None, plan.hash, self.clock())
+        self.store.registry.register(playbook, triggers=plan.header.triggers)
+
+    def trigger(self, name: str = "hourly") -> LiveTrigger:
+        found = self.store.triggers.get("default", "play", name)
+        assert found is not None
+        return found
+
+    def perform(self) -> list[Run]:
+        """Perform all that is due, and return the runs that were started."""
+        while due := self.store.triggers.due(self.clock(), 10):
+            for trigger in due:
+                perform_due(self.store, trigger, self.clock())
+                self.clock.advance(0.001)
+        return self.runs()
+
+    def runs(self) -> list[Run]:
+        runs = [self.store.runs.get("default", firing.run_id) for firing in self.firings() if firing.run_id]
+        return [run for run in runs if run is not None]
+
+    def firings(self, name: str = "hourly") -> list[Any]:
+        """Return all firings, oldest first."""
+        return self.store.triggers.firings("default", "play", name)[0][::-1]
+
+    def outcomes(self, name: str = "hourly") -> list[tuple[str, str | None, int]]:
+        return [(str(firing.outcome), firing.reason, firing.count) for firing in self.firings(name)]
+
+
+def test_a_due_firing_starts_one_run() -> None:
+    service = TriggerService(HOURLY)
+    assert service.perform() == []
+    service.clock.advance(HOUR)
+    [run] = service.perform()
+    instant = instant_key(START + HOUR)
+    assert run.id == firing_id("default", "play", "hourly", instant)
+    assert run.input == {"day": instant}
+    assert run.trigger == {"name": "hourly", "type": "schedule", "scheduled_at": instant}
+    assert (run.version, run.status, run.created_at) == ("1", RunStatus.QUEUED, START + HOUR)
+    trigger = service.trigger()
+    assert (trigger.next_at, trigger.due_at, trigger.last_run) == (START + 2 * HOUR, START + 2 * HOUR, run.id)
+    assert (trigger.last_at, trigger.last_outcome) == (START + HOUR, FiringOutcome.STARTED)
+    assert service.outcomes() == [("started", None, 1)]
+
+
+def test_the_names_that_a_trigger_reads() -> None:
+    service = TriggerService("""
+    triggers:
+    - name: hourly
+      type: schedule
+      cron: "30 2 * * *"
+      timezone: Europe/Berlin
+      input: {values: "{{ trigger }}", fired: "{{ now().isoformat() }}", id: "{{ uuid() }}"}
+    input: {values: {type: object}, fired: {type: string}, id: {type: string}}
+    steps: [{name: a, run: [{action: log, message: "{{ values }} {{ fired }} {{ id }}"}]}]
+    """)
+    service.clock.now = datetime(2025, 3, 30, 1, 0, 30, tzinfo=UTC).timestamp()
+    run = service.perform()[-1]
+    assert run.input["values"] == {
+        "scheduled_at": "2025-03-30T01:00:00Z",
+        "previous_at": "2025-03-29T01:30:00Z",
+        "next_at": "2025-03-31T00:30:00Z",
+        "local": "2025-03-30T03:00:00+02:00",
+    }
+    assert run.input["fired"] == "2025-03-30T01:00:30+00:00"
+    assert len(run.input["id"]) == 36
+
+
+def test_missed_firings_are_recorded_together() -> None:
+    service = TriggerService(HOURLY)
+    service.clock.advance(5 * HOUR + 600)
+    [run] = service.perform()
+    assert run.input == {"day": instant_key(START + 5 * HOUR)}
+    assert service.outcomes() == [("missed", None, 4), ("started", None, 1)]
+    assert service.firings()[0].scheduled_at == START + 4 * HOUR
+    # The key of a missed instant is its own, so that it can be performed by hand.
+    again = fire_by_hand(
+        service.store, service.trigger(), HandFiring("", instant=START + 4 * HOUR), service.clock()
+    )
+    assert again.input == {"day": instant_key(START + 4 * HOUR)}
+
+
+def test_all_missed_firings_are_performed_in_order() -> None:
+    service = TriggerService(HOURLY.replace("every: 1h", "every: 1h, catch_up: all"))
+    service.clock.advance(3 * HOUR + 600)
+    assert [run.input["day"] for run in service.perform()] == [
+        instant_key(START + hours * HOUR) for hours in (1, 2, 3)
+    ]
+    assert service.trigger().next_at == START + 4 * HOUR
+
+
+def test_a_false_condition_starts_no_run() -> None:
+    service = TriggerService(
+        HOURLY.replace("every: 1h", 'every: 1h, if: "{{ trigger.previous_at is none }}"')
+    )
+    service.clock.advance(HOUR)
+    service.perform()
+    service.clock.advance(HOUR)
+    service.perform()
+    assert service.outcomes() == [("started", None, 1), ("filtered", "`if` is false", 1)]
+    assert service.trigger().last_outcome is FiringOutcome.FILTERED
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ trigger.scheduled_at / 2 }}", "`day`: `/` cannot take a text and a number"),
+        ("{{ [trigger.scheduled_at] }}", "input `day` must be of type string, not a list"),
+    ],
+)
+def test_an_input_without_a_value_is_rejected(template: str, reason: str) -> None:
+    service = TriggerService(HOURLY)
+    plan = compile_text(HOURLY)
+    declared = replace(plan.header.triggers[0], input={"day": template})
+    wrong = replace(plan, header=replace(plan.header, triggers=(declared,)))
+    service.store.plans.save(wrong)
+    registered = RegisteredPlaybook("default", "play", None, wrong.hash, START)
+    service.store.registry.register(registered, triggers=wrong.header.triggers)
+    service.clock.advance(HOUR)
+    assert service.perform() == []
+    [(outcome, shown, _)] = service.outcomes()
+    assert outcome == "rejected"
+    assert reason in str(shown)
+    assert service.trigger().next_at == START + 2 * HOUR
+
+
+def test_no_run_starts_while_the_last_one_is_open() -> None:
+    service = TriggerService(HOURLY.replace("every: 1h", "every: 1h, overlap: skip"))
+    service.clock.advance(HOUR)
+    [run] = service.perform()
+    service.clock.advance(HOUR)
+    service.perform()
+    assert service.outcomes()[1] == ("skipped", f"run {run.id} of an earlier firing has not ended", 1)
+    service.store.runs.stop(run.id, RunStatus.CANCELLED, service.clock())
+    finish(service, run.id)
+    service.clock.advance(HOUR)
+    assert len(service.perform()) == 2
+
+
+def finish(service: TriggerService, run_id: str) -> None:
+    """Let a stopped run end."""
+    from noetl.executor.engine.invocation import VisitExecutor
+    from noetl.executor.model.run import SERVICE_QUEUE, Lease
+    from noetl.executor.security.capabilities import Capabilities
+
+    lease = Lease("one", 30.0)
+    executor = VisitExecutor(service.store, lease, Capabilities(), service.clock)
+    while claim := service.store.queue.claim(SERVICE_QUEUE, lease, service.clock()):
+        executor.execute(claim)
+    run = service.store.runs.get("default", run_id)
+    assert run is not None
+    assert run.status.is_final
+
+
+def test_a_jitter_delays_each_firing_equally() -> None:
+    service = TriggerService(HOURLY.replace("every: 1h", "every: 1h, jitter: 30m"))
+    delay = jitter_of("default", "play", "hourly", 1800.0)
+    assert 0 < delay < 1800
+    service.clock.now = START + HOUR + delay - 0.001
+    assert service.perform() == []
+    service.clock.now = START + HOUR + delay
+    [run] = service.perform()
+    assert run.input == {"day": instant_key(START + HOUR)}
+    assert service.trigger().due_at == START + 2 * HOUR + delay
+
+
+def test_one_of_many_processes_performs_a_firing() -> None:
+    service = TriggerService(HOURLY)
+    service.clock.advance(HOUR)
+    trigger = service.trigger()
+    with ThreadPoolExecutor(8) as pool:
+        written = list(pool.map(lambda _: perform_due(service.store, trigger, service.clock()), range(32)))
+    assert sum(advance is not None for advance in written) == 1
+    assert len(service.runs()) == 1
+
+
+def test_a_new_version_keeps_the_next_firing_if_its_timing_is_equal() -> None:
+    service = TriggerService(HOURLY)
+    service.clock.advance(0.5 * HOUR)
+    service.register(HOURLY + "description: second\n")
+    assert (service.trigger().version, service.trigger().next_at) == ("2", START + HOUR)
+    service.register(HOURLY.replace("every: 1h", "every: 20m"))
+    assert (service.trigger().version, service.trigger().next_at) == ("3", START + 2400)
+    service.clock.advance(600)
+    [run] = service.perform()
+    assert run.version == "3"
+
+
+def test_firings_of_a_pause_are_missed() -> None:
+    service = TriggerService(HOURLY)
+    store, schedule = service.store, Schedule(every_seconds=HOUR)
+    assert store.triggers.advance(pause_trigger(service.trigger(), service.clock()))
+    service.clock.advance(3.5 * HOUR)
+    assert service.perform() == []
+    assert store.triggers.advance(resume_trigger(service.trigger(), schedule, service.clock()))
+    assert service.perform() == []
+    assert service.outcomes() == [("missed", None, 3)]
+    assert (service.trigger().next_at, service.trigger().is_paused) == (START + 4 * HOUR, False)
+
+
+@pytest.mark.parametrize(("mode", "hours", "missed"), [("last", [3], 2), ("all", [1, 2, 3], 0)])
+def test_firings_of_a_pause_are_performed_on_request(
+    mode: CatchUpMode, hours: list[int], missed: int
+) -> None:
+    service = TriggerService(HOURLY.replace("every: 1h", "every: 1h, catch_up: none"))
+    store = service.store
+    store.triggers.advance(pause_trigger(service.trigger(), service.clock()))
+    service.clock.advance(3.5 * HOUR)
+    schedule = Schedule(every_seconds=HOUR)
+    store.triggers.advance(resume_trigger(service.trigger(), schedule, service.clock(), mode))
+    assert [run.input["day"] for run in service.perform()] == [
+        instant_key(START + hour * HOUR) for hour in hours
+    ]
+    assert sum(count for outcome, _, count in service.outcomes() if outcome == "missed") == missed
+    # Later firings follow the schedule again.
+    assert service.trigger().catch_up is None
+    service.clock.advance(2.7 * HOUR)
+    service.perform()
+    assert service.outcomes()[-1] == ("missed", None, 3)
+
+
+def test_a_paused_trigger_stays_paused_in_a_new_version() -> None:
+    service = TriggerService(HOURLY)
+    service.store.triggers.advance(pause_trigger(service.trigger(), service.clock()))
+    service.register(HOURLY.replace("every: 1h", "every: 20m"))
+    assert (service.trigger().is_paused, service.trigger().due_at) == (True, None)
+
+
+def test_a_firing_by_hand() -> None:
+    service = TriggerService(HOURLY.replace("every: 1h", 'every: 1h, if: "{{ false }}", overlap: skip'))
+    fire = HandFiring("k")
+    run = fire_by_hand(service.store, service.trigger(), fire, service.clock())
+    assert run.input == {"day": instant_key(START)}
+    assert fire_by_hand(service.store, service.trigger(), fire, service.clock() + 5).id == run.id
+    given = HandFiring("l", input={"day": "today"})
+    second = fire_by_hand(service.store, service.trigger(), given, service.clock() + 9)
+    assert (second.id != run.id, second.input) == (True, {"day": "today"})
+    trigger = service.trigger()
+    assert (trigger.next_at, trigger.last_at, trigger.last_run) == (START + HOUR, None, second.id)
+    assert [firing.key for firing in service.firings()] == ["manual k", "manual l"]
+
+
+def test_an_instant_that_was_fired_by_hand_is_not_fired_again() -> None:
+    service = TriggerService(HOURLY)
+    early = HandFiring("", instant=START + HOUR)
+    run = fire_by_hand(service.store, service.trigger(), early, service.clock())
+    service.clock.advance(HOUR)
+    assert [again.id for again in service.perform()] == [run.id]
+    assert service.trigger().next_at == START + 2 * HOUR
+    assert service.trigger().last_at == START + HOUR
+    service.clock.advance(HOUR)
+    assert len(service.perform()) == 2
+
+
+def test_a_firing_by_hand_that_does_not_fit() -> None:
+    service = TriggerService(HOURLY)
+    with pytest.raises(RejectedError, match="unknown input `other`") as refusal:
+        given = HandFiring("k", input={"other": 1})
+        fire_by_hand(service.store, service.trigger(), given, service.clock())
+    assert refusal.value.reason == "invalid_input"
+    assert service.firings() == []
+
+
+def test_a_firing_by_hand_of_an_older_version_is_refused() -> None:
+    service = TriggerService(HOURLY)
+    old = service.trigger()
+    service.register(HOURLY + "description: second\n")
+    with pytest.raises(RejectedError, match="was changed meanwhile") as refusal:
+        fire_by_hand(service.store, old, HandFiring("k"), service.clock())
+    assert refusal.value.reason == "trigger_changed"
+    assert service.runs() == []
+
+
+def test_a_firing_by_hand_races_with_the_schedule() -> None:
+    service = TriggerService(HOURLY)
+    old = service.trigger()
+    service.clock.advance(HOUR)
+    service.perform()
+    run = fire_by_hand(service.store, old, HandFiring("k"), service.clock())
+    assert [started.id for started in service.runs()][-1] == run.id
+    assert service.trigger().next_at == START + 2 * HOUR
+
+
+def test_a_tenant_with_too_many_branches_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = TriggerService(HOURLY)
+    service.clock.advance(HOUR)
+    refusal = RejectedError("quota_exceeded", "the tenant has too many branches")
+
+    def refuse(*_: object) -> None:
+        raise refusal
+
+    with monkeypatch.context() as patched:
+        patched.setattr(firing_module, "check_branch_quota", refuse)
+        assert service.perform() == []
+    assert service.outcomes() == []
+    assert service.trigger().due_at == START + HOUR + firing_module.POSTPONE_SECONDS
+    service.clock.advance(20)
+    [run] = service.perform()
+    assert run.input == {"day": instant_key(START + HOUR)}
+
+
+def test_a_plan_that_cannot_be_read_delays_only_its_triggers(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = TriggerService(HOURLY)
+    service.clock.advance(HOUR)
+
+    def fail(error: StoreError) -> Any:
+        def header(_: str) -> None:
+            raise error
+
+        return header
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service.store.plans, "header", fail(StoreError("The plan is lost.")))
+        assert service.perform() == []
+        assert service.trigger().due_at == START + HOUR + firing_module.POSTPONE_SECONDS
+        patched.setattr(service.store.plans, "header", fail(StoreAwayError("The store is away.")))
+        with pytest.raises(StoreAwayError):
+            perform_due(service.store, service.trigger(), service.clock())
+    service.clock.advance(20)
+    assert len(service.perform()) == 1
+
+
+def test_records_are_written_as_json() -> None:
+    service = TriggerService(HOURLY)
+    service.clock.advance(3 * HOUR)
+    service.perform()
+    trigger = service.trigger()
+    assert LiveTrigger.from_json(json.loads(json.dumps(trigger.to_json()))) == trigger
+    for firing in service.firings():
+        assert type(firing).from_json(json.loads(json.dumps(firing.to_json()))) == firing

@@ -1,0 +1,220 @@
+"""The loop that fires triggers in a process of a service, and the messages about them in AWS."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+from noetl.executor.errors import MessageError, StoreAwayError
+from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.triggers import pause_trigger
+from noetl.executor.runtime.trigger_loop import (
+    MAX_DUE,
+    POLL_SECONDS,
+    TABLE_POLL_SECONDS,
+    TriggerLoop,
+    perform_message,
+    send_trigger_messages,
+)
+from noetl.executor.security.capabilities import Capabilities
+from noetl.executor.stores.memory.store import MemoryStore
+from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.executor.stores.sqs.trigger_message import TriggerMessage
+from noetl.executor.worker import Worker, WorkerSettings
+from noetl.testing.run_harness import FakeClock, compile_text
+
+START = 1_000_000_020.0
+
+
+class FakeQueue:
+    """A message queue that keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send(self, messages: Any, now: float) -> None:
+        del now
+        self.sent += messages
+
+
+class TimedStore(MemoryStore):
+    """A store in memory with the clock of the test, and a message queue."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__()
+        self.clock = clock  # type: ignore[assignment]
+        self.message_queue = FakeQueue()
+
+
+def open_timed_store(interval: str, playbooks: int = 1) -> tuple[Any, FakeClock]:
+    clock = FakeClock(START)
+    store = TimedStore(clock)
+    for number in range(playbooks):
+        plan = compile_text(f"""
+        name: play{number}
+        triggers: [{{name: tick, type: schedule, every: {interval}}}]
+        steps: [{{name: a, run: [{{action: log, message: hello}}]}}]
+        """)
+        store.plans.save(plan)
+        playbook = RegisteredPlaybook("default", plan.header.name, None, plan.hash, START)
+        store.registry.register(playbook, triggers=plan.header.triggers)
+    return store, clock
+
+
+def count_runs(store: Any) -> int:
+    return len(store.runs.find(RunFilter("default", limit=10_000))[0])
+
+
+def test_the_loop_performs_what_is_due_and_waits_for_the_next() -> None:
+    store, clock = open_timed_store("40s", playbooks=MAX_DUE + 20)
+    loop = TriggerLoop(store, threading.Event())
+    assert loop.perform_all() == POLL_SECONDS
+    clock.advance(19.6)
+    assert loop.perform_all() == pytest.approx(0.4, abs=0.001)
+    clock.advance(0.5)
+    assert loop.perform_all() == 0.0
+    assert count_runs(store) == MAX_DUE
+    assert loop.perform_all() == 0.0
+    assert count_runs(store) == MAX_DUE + 20
+    assert loop.perform_all() == POLL_SECONDS
+
+
+def test_a_store_that_bills_requests_is_read_less_often() -> None:
+    store, _ = open_timed_store("40s")
+    store.queue.claims_in_turn = False
+    assert TriggerLoop(store, threading.Event()).perform_all() == TABLE_POLL_SECONDS
+
+
+def test_the_loop_survives_failures(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, _ = open_timed_store("40s")
+    stopping = threading.Event()
+    failures = [StoreAwayError("The store is away."), StoreAwayError("The store is away."), ValueError("bug")]
+
+    def due(*_: object) -> list[Any]:
+        if failures:
+            raise failures.pop(0)
+        stopping.set()
+        return []
+
+    monkeypatch.setattr(store.triggers, "due", due)
+    monkeypatch.setattr("noetl.executor.runtime.trigger_loop.POLL_SECONDS", 0.001)
+    loop = TriggerLoop(store, stopping)
+    with caplog.at_level(logging.WARNING):
+        loop.run()
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
+        "the store failed; triggers are tried again: The store is away.",
+        "a trigger could not be performed; it is tried again",
+    ]
+
+
+def test_a_loop_that_stops_performs_no_more() -> None:
+    store, clock = open_timed_store("40s", playbooks=3)
+    clock.advance(60)
+    stopping = threading.Event()
+    stopping.set()
+    TriggerLoop(store, stopping).perform_all()
+    assert count_runs(store) == 0
+
+
+def test_a_worker_performs_triggers() -> None:
+    store = MemoryStore()
+    plan = compile_text("""
+    triggers: [{name: tick, type: schedule, every: 1s}]
+    steps: [{name: a, run: [{action: log, message: hello}]}]
+    """)
+    store.plans.save(plan)
+    playbook = RegisteredPlaybook("default", "play", None, plan.hash, store.clock())
+    store.registry.register(playbook, triggers=plan.header.triggers)
+    worker = Worker(store, WorkerSettings(Capabilities(), threads=1))
+    worker.start()
+    try:
+        while len(runs := store.runs.find(RunFilter("default"))[0]) < 2:
+            seen = store.changes.count
+            store.changes.wait(seen, 0.2)
+        ended = worker.wait_until_finished("default", runs[-1].id, 60)
+    finally:
+        worker.stop()
+    assert ended.status == "succeeded"
+
+
+def test_a_sweep_sends_messages_about_what_is_due_soon() -> None:
+    store, clock = open_timed_store("40s")
+    assert send_trigger_messages(store, clock()) == 1
+    assert store.message_queue.sent == [TriggerMessage("default", "play0", "tick", START + 20)]
+    store, clock = open_timed_store("3000s")
+    assert send_trigger_messages(store, clock()) == 0
+    store.message_queue = None
+    assert send_trigger_messages(store, clock() + 3000) == 0
+
+
+def test_messages_of_one_trigger_do_not_multiply() -> None:
+    store, clock = open_timed_store("10s")
+    queue = store.message_queue
+    for second in range(1, 241):
+        if second % 60 == 1:
+            send_trigger_messages(store, clock())
+        due = [message for message in queue.sent if message.due_at <= clock()]
+        queue.sent = [message for message in queue.sent if message.due_at > clock()]
+        for message in due:
+            perform_message(store, message)
+        assert len(queue.sent) <= 2
+        clock.advance(1)
+    assert count_runs(store) == 23
+
+
+def test_a_message_that_is_late_performs_what_is_due() -> None:
+    store, clock = open_timed_store("10s")
+    message = TriggerMessage("default", "play0", "tick", START + 10)
+    clock.advance(35)
+    assert perform_message(store, message)
+    assert count_runs(store) == 3
+    assert store.message_queue.sent == [TriggerMessage("default", "play0", "tick", START + 40)]
+    # A copy of it finds the trigger due later.
+    assert not perform_message(store, message)
+
+
+def test_a_message_that_comes_too_early_is_sent_again() -> None:
+    store, _ = open_timed_store("10s")
+    message = TriggerMessage("default", "play0", "tick", START + 10)
+    assert not perform_message(store, message)
+    assert store.message_queue.sent == [message]
+
+
+def test_a_message_about_a_trigger_that_does_not_fire() -> None:
+    store, clock = open_timed_store("10s")
+    assert not perform_message(store, TriggerMessage("default", "play0", "other", START + 10))
+    trigger = store.triggers.get("default", "play0", "tick")
+    store.triggers.advance(pause_trigger(trigger, clock()))
+    clock.advance(30)
+    assert not perform_message(store, TriggerMessage("default", "play0", "tick", START + 10))
+    assert (count_runs(store), store.message_queue.sent) == (0, [])
+
+
+def test_a_trigger_message_is_no_message_about_a_visit() -> None:
+    message = TriggerMessage("default", "a/b ü", "tick", START)
+    assert TriggerMessage.decode(message.encode()) == message
+    with pytest.raises(MessageError):
+        DueMessage.decode(message.encode())
+    for text in (DueMessage("r", "v", "s", 1.0).encode(), "", "no JSON", "[1]", "{}"):
+        assert TriggerMessage.decode(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"v":2,"trigger":"t","playbook":"p","tenant":"d","due":1.0}',
+        '{"v":1,"trigger":"t","playbook":7,"tenant":"d","due":1.0}',
+        '{"v":1,"trigger":"t","playbook":"p","tenant":"d","due":true}',
+        '{"v":1,"trigger":"t"}',
+    ],
+)
+def test_a_trigger_message_of_another_version(text: str) -> None:
+    with pytest.raises(MessageError, match="was not sent by this version of noetl"):
+        TriggerMessage.decode(text)
