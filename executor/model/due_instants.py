@@ -9,7 +9,8 @@ with the number of those before it that are not. The caller asks again for the n
 
 Cost: proportional to the instants that have passed, at most MAX_COUNTED and those that are performed.
 
-Limits: if more than MAX_COUNTED instants of a cron expression have passed, so many are counted.
+Limits: `next_at` is the first instant, whatever the schedule says: it was found with the rules of its zone at
+that time, or by an earlier version. If more than MAX_COUNTED instants of a cron expression have passed, so many are counted.
 """
 
 from __future__ import annotations
@@ -104,16 +105,18 @@ def _read_passed(schedule: Schedule, next_at: float, now: float) -> tuple[int, l
         count += int((now - newest[-1]) // schedule.every_seconds)
     # The span before `now` grows until it has enough instants.
     span = MISSED_SECONDS
-    while len(newest := deque(_instants(schedule, max(now - span, next_at), now), _MAX_NEWEST)) < _MAX_NEWEST:
-        if now - span <= next_at:
-            break
+    while now - span > next_at:
+        following = schedule.next_after(now - span - _JUST_BEFORE)
+        newest = deque(_instants(schedule, following, now), _MAX_NEWEST)
+        if len(newest) == _MAX_NEWEST:
+            return count, list(newest)
         span *= 2
-    return count, list(newest)
+    return count, list(deque(_instants(schedule, next_at, now), _MAX_NEWEST))
 
 
-def _instants(schedule: Schedule, start: float, end: float) -> Iterator[float]:
-    """Yield the instants of a schedule from `start` to `end`."""
-    instant = schedule.next_after(start - _JUST_BEFORE)
+def _instants(schedule: Schedule, first: float | None, end: float) -> Iterator[float]:
+    """Yield `first`, and the instants of a schedule after it, up to `end`."""
+    instant = first
     while instant is not None and instant <= end:
         yield instant
         instant = schedule.next_after(instant)

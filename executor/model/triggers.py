@@ -210,9 +210,10 @@ def _place_trigger(
     )
     if current is not None:
         has_same_timing = current.timing == placed.timing
+        is_due = current.due_at is not None and current.due_at <= now
         placed = replace(
             placed,
-            next_at=current.next_at if has_same_timing else placed.next_at,
+            next_at=current.next_at if has_same_timing or is_due else placed.next_at,
             is_paused=current.is_paused,
             edition=current.edition + 1,
             catch_up=current.catch_up if has_same_timing else None,

@@ -25,7 +25,6 @@ from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.dynamo.table import MAX_TRANSACTION_ITEMS
 from noetl.executor.stores.interface import MessageOutcome
-from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.messages import MessageQueue
 from noetl.infra.dynamodb import upgrade
 from noetl.testing.run_harness import RunHarness, compile_text
@@ -98,7 +97,7 @@ class ManualQueue(MessageQueue):
         self.bodies: list[str] = []
         self.lock = threading.Lock()
 
-    def send(self, messages: Sequence[DueMessage], now: float) -> None:
+    def send(self, messages: Sequence[Any], now: float) -> None:
         with self.lock:
             self.bodies += [message.encode() for message in messages if message.due_at <= now]
 
@@ -232,7 +231,7 @@ class DyingQueue(ManualQueue):
 
     has_died = False
 
-    def send(self, messages: Sequence[DueMessage], now: float) -> None:
+    def send(self, messages: Sequence[Any], now: float) -> None:
         dies = not self.has_died and len(messages) > MAX_TRANSACTION_ITEMS
         super().send(messages[: len(messages) // 3] if dies else messages, now)
         if dies:

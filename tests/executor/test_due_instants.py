@@ -78,6 +78,11 @@ def test_a_schedule_of_each_second_after_a_month(schedule: Schedule, mode: Catch
     assert due.missed == (first if schedule.cron is None else MAX_COUNTED - (now - first) - 1)
 
 
+def test_the_next_instant_counts_although_the_schedule_has_changed() -> None:
+    assert find_due(HOURLY, 0.5 * HOUR, 0.6 * HOUR) == DueInstants(0.5 * HOUR, 0, None, HOUR)
+    assert find_due(HOURLY, 0.5 * HOUR, 1.5 * HOUR) == DueInstants(HOUR, 1, 0.5 * HOUR, 2 * HOUR)
+
+
 def test_instants_that_all_passed_long_ago() -> None:
     schedule = Schedule(cron="* * * 1 *")
     due = find_due(schedule, 0.0, 330 * DAY)

@@ -238,6 +238,15 @@ def test_a_new_version_keeps_the_next_firing_if_its_timing_is_equal() -> None:
     assert run.version == "3"
 
 
+def test_a_firing_that_is_due_is_not_lost_in_a_new_version() -> None:
+    service = TriggerService(HOURLY)
+    service.clock.advance(HOUR + 1)
+    service.register(HOURLY.replace("every: 1h", "every: 7h"))
+    [run] = service.perform()
+    assert (run.version, run.input["day"]) == ("2", instant_key(START + HOUR))
+    assert service.trigger().next_at == (START + HOUR) // (7 * HOUR) * 7 * HOUR + 7 * HOUR
+
+
 def test_firings_of_a_pause_are_missed() -> None:
     service = TriggerService(HOURLY)
     store, schedule = service.store, Schedule(every_seconds=HOUR)

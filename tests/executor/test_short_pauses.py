@@ -53,7 +53,7 @@ class RecordingQueue(MessageQueue):
         super().__init__("http://queue.invalid")
         self.messages: list[DueMessage] = []
 
-    def send(self, messages: Sequence[DueMessage], now: float) -> None:
+    def send(self, messages: Sequence[Any], now: float) -> None:
         self.messages += messages
 
 

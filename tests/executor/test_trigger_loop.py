@@ -46,7 +46,7 @@ class TimedStore(MemoryStore):
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__()
-        self.clock = clock  # type: ignore[assignment]
+        self.clock = clock
         self.message_queue = FakeQueue()
 
 

@@ -65,9 +65,10 @@ class TriggerMessage:
             return None
         if not isinstance(fields, dict) or "trigger" not in fields:
             return None
-        names = [fields.get(key) for key in ("tenant", "playbook", "trigger")]
+        tenant, playbook, name = (fields.get(key) for key in ("tenant", "playbook", "trigger"))
         due_at = fields.get("due")
+        are_names = all(isinstance(text, str) for text in (tenant, playbook, name))
         is_number = isinstance(due_at, int | float) and not isinstance(due_at, bool)
-        if fields.get("v") != _FORMAT or not all(isinstance(name, str) for name in names) or not is_number:
+        if fields.get("v") != _FORMAT or not are_names or not is_number:
             raise MessageError("message about a trigger was not sent by this version of noetl")
-        return cls(*names, float(due_at))
+        return cls(tenant, playbook, name, float(due_at))
