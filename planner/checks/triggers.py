@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from noetl.planner.catalogue import Kind
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
     from noetl.planner.schedules.cron import Cron
+    from noetl.planner.schedules.schedule import Schedule
 
 TRIGGER_ATTRIBUTES = frozenset({"scheduled_at", "previous_at", "next_at", "local"})
 """The attributes of `trigger` in the templates of a schedule."""
 
 READABLE_NAMES = ("trigger", "now", "uuid")
 """What templates of a trigger read."""
+
+_CHECKED_DAYS = 3 * 366
+"""How far ahead a time is looked for that the zone does not have."""
 
 _CONSTANTS = frozenset({"none", "true", "false"})
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_NAME_LENGTH - 1}}}")
@@ -69,7 +74,7 @@ def _check_schedule(program: Program, trigger: TriggerDeclaration) -> None:
     if zone is None or (cron is None and trigger.every is None):
         return
     if trigger.cron is None or trigger.every is None:
-        _check_end(program, trigger, zone)
+        _check_firings(program, trigger, zone, cron)
 
 
 def _check_timing(program: Program, trigger: TriggerDeclaration) -> None:
@@ -126,8 +131,8 @@ def _read_cron(program: Program, trigger: TriggerDeclaration) -> Cron | None:
     return cron
 
 
-def _check_end(program: Program, trigger: TriggerDeclaration, zone: ZoneInfo) -> None:
-    """Report a trigger without an instant from `start` to `end`."""
+def _check_firings(program: Program, trigger: TriggerDeclaration, zone: ZoneInfo, cron: Cron | None) -> None:
+    """Report a trigger without an instant from `start` to `end`, and the next firing that its zone moves."""
     from noetl.planner.schedules.schedule import Schedule
 
     start, end = (
@@ -135,12 +140,37 @@ def _check_end(program: Program, trigger: TriggerDeclaration, zone: ZoneInfo) ->
     )
     schedule = Schedule(trigger.cron, trigger.every, trigger.timezone, start, end)
     if schedule.next_after((start or 0.0) - 1) is not None:
+        if cron is not None and not cron.is_hourly:
+            _report_moved_firing(program, trigger, schedule, cron)
         return
     if end is None:
         program.report("NP802", "`cron` never matches: there is no such date", (*trigger.path, "cron"))
         return
     message = f"trigger `{abbreviate(trigger.name)}` never fires: it ends before its first time"
     program.report("NP802", message, (*trigger.path, "end"))
+
+
+def _report_moved_firing(
+    program: Program, trigger: TriggerDeclaration, schedule: Schedule, cron: Cron
+) -> None:
+    """Report the next time of a trigger that its zone does not have."""
+    from noetl.planner.schedules.zone import find_gaps
+    from noetl.planner.schedules.zone_names import find_zone
+
+    now = datetime.now(UTC).timestamp()
+    first = datetime.fromtimestamp(max(now, schedule.start_at or now), UTC).replace(minute=0, second=0)
+    for gap in find_gaps(find_zone(trigger.timezone), first.replace(microsecond=0), _CHECKED_DAYS):
+        missing = next(cron.matches_from(gap.first), gap.end)
+        is_over = schedule.end_at is not None and gap.instant.timestamp() >= schedule.end_at
+        if missing >= gap.end or is_over:
+            continue
+        message = (
+            f"there is no {missing:%H:%M} on {missing:%Y-%m-%d} in `{trigger.timezone}`: "
+            f"it fires at {gap.end:%H:%M}"
+        )
+        hint = "choose a time that every day has, if this matters"
+        program.report("NP807", message, (*trigger.path, "cron"), hint)
+        return
 
 
 def _check_inputs(program: Program, trigger: TriggerDeclaration) -> None:

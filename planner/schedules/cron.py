@@ -19,6 +19,7 @@ from datetime import datetime, timedelta
 from cronsim import CronSim, CronSimError
 
 _SAMPLE = datetime(2024, 1, 1)  # noqa: DTZ001  Matches are wall-clock times, without a zone.
+_MAX_LENGTH = 500
 _OTHER_DIALECTS = {
     r"^@": "a schedule such as `@daily` is written in five fields, `0 0 * * *`",
     r"\?": "`?` is written as `*`",
@@ -45,6 +46,8 @@ class Cron:
 
     def __init__(self, text: str) -> None:
         self.text = text.strip()
+        if len(self.text) > _MAX_LENGTH:
+            raise CronError(f"it has more than {_MAX_LENGTH} characters")
         for pattern, message in _OTHER_DIALECTS.items():
             if re.search(pattern, self.text.upper()):
                 raise CronError(message)

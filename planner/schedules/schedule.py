@@ -85,8 +85,10 @@ class Schedule:
     def _next_interval(self, instant: float) -> float:
         assert self.every_seconds is not None
         first = self.start_at or 0.0
-        found = first + (math.floor((instant - first) / self.every_seconds) + 1) * self.every_seconds
-        return found if found > instant else found + self.every_seconds
+        count = math.floor((instant - first) / self.every_seconds)
+        # The quotient is rounded, so the first multiple may be greater already.
+        multiples = (first + (count + further) * self.every_seconds for further in range(3))
+        return next(multiple for multiple in multiples if multiple > instant)
 
     def _next_match(self, instant: float) -> float | None:
         from zoneinfo import ZoneInfo

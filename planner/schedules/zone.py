@@ -21,6 +21,8 @@ Limits: an offset has at most one change in a day.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from noetl.planner.schedules.cron import Cron
@@ -29,6 +31,33 @@ _DAY = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
 _LAST_YEAR = 9_000
 """After which no instant is looked for, so that no date overflows."""
+
+
+class Gap(NamedTuple):
+    """Wall-clock times that a zone does not have: from `first` on, before `end`. `instant` is that of `end`."""
+
+    instant: datetime
+    first: datetime
+    end: datetime
+
+
+@lru_cache(maxsize=256)
+def find_gaps(zone: ZoneInfo, after: datetime, days: int) -> tuple[Gap, ...]:
+    """Return the gaps of a zone in some days after an instant, in ascending order.
+
+    >>> gap, = find_gaps(ZoneInfo("Europe/Berlin"), datetime(2025, 1, 1, tzinfo=UTC), 365)
+    >>> f"{gap.instant:%d.%m. %H:%M}, {gap.first:%H:%M}, {gap.end:%H:%M}"
+    '30.03. 01:00, 02:00, 03:00'
+    """
+    starts = [after + number * _DAY for number in range(days + 1)]
+    offsets = [_offset(zone, start) for start in starts]
+    gaps = []
+    for start, before, later in zip(starts, offsets, offsets[1:], strict=False):
+        if later > before:
+            instant = _find_change(zone, start, start + _DAY)
+            wall_clock = instant.replace(tzinfo=None)
+            gaps.append(Gap(instant, wall_clock + before, wall_clock + later))
+    return tuple(gaps)
 
 
 def next_instant(cron: Cron, zone: ZoneInfo, after: datetime) -> datetime | None:
@@ -57,7 +86,7 @@ def find_instants(local: datetime, zone: ZoneInfo, *, is_hourly: bool) -> list[d
         return [first]
     if first < second:
         return [first, second] if is_hourly else [first]
-    return [] if is_hourly else [_find_change(zone, first)]
+    return [] if is_hourly else [_find_change(zone, first - _DAY, first + _DAY)]
 
 
 def _first_local(cron: Cron, zone: ZoneInfo, after: datetime) -> datetime:
@@ -73,9 +102,8 @@ def _offset_instant(local: datetime, zone: ZoneInfo, fold: int) -> datetime:
     return local.replace(tzinfo=zone, fold=fold).astimezone(UTC)
 
 
-def _find_change(zone: ZoneInfo, near: datetime) -> datetime:
-    """Return the first instant with another offset within a day around an instant, to the second."""
-    low, high = near - _DAY, near + _DAY
+def _find_change(zone: ZoneInfo, low: datetime, high: datetime) -> datetime:
+    """Return the first instant with another offset than at `low`, to the second."""
     before = _offset(zone, low)
     while high - low > _SECOND:
         middle = (low + (high - low) / 2).replace(microsecond=0)

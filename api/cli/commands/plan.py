@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,6 +36,17 @@ def plan(
         bool,
         typer.Option("--explain-joins", help="Explain which joins wait for which branches, as text or json."),
     ] = False,
+    triggers: Annotated[
+        bool, typer.Option("--triggers", help="List the next firings of the triggers, as text or json.")
+    ] = False,
+    number: Annotated[
+        int | None,
+        typer.Option("--number", "-n", min=1, max=1_000, help="How many firings of each trigger. Default: 10."),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TIME", help="The time from which on firings are listed."),
+    ] = None,
     outline: OutlineOption = None,
     unfold: UnfoldOption = False,
     target: TargetOption = None,
@@ -44,10 +56,15 @@ def plan(
     from noetl.api.cli.sources import compile_with_findings, read_source
 
     format = choose_format(format, out)
-    if explain_joins and format not in (DrawingFormat.TEXT, DrawingFormat.JSON):
-        raise CommandError(f"--explain-joins supports the formats text and json, not {format.value}")
+    if not triggers and (number, start) != (None, None):
+        raise CommandError("-n and --from choose firings: add --triggers")
+    listing = "--triggers" if triggers else "--explain-joins" if explain_joins else None
+    if listing and format not in (DrawingFormat.TEXT, DrawingFormat.JSON):
+        raise CommandError(f"{listing} supports the formats text and json, not {format.value}")
     plan, findings = compile_with_findings(read_source(file), target=target)
-    if explain_joins:
+    if triggers:
+        content = _list_firings(plan, start, number or 10, format)
+    elif explain_joins:
         content = _explain_joins(plan, format)
     else:
         called = find_called_plans(file, plan) if format is DrawingFormat.HTML else ()
@@ -56,6 +73,20 @@ def plan(
         )
         content = draw(drawing, format)
     write_drawing(content, out)
+
+
+def _list_firings(plan: Plan, start: str | None, number: int, format: DrawingFormat) -> bytes:
+    from noetl.api.cli.display.firing_table import find_firings, firings_to_json, format_firings
+    from noetl.api.cli.display.run_list import parse_run_time
+
+    now = time.time()
+    first = now if start is None else parse_run_time("--from", start, now)
+    firings = find_firings(plan.header.triggers, first, number)
+    if format is DrawingFormat.TEXT:
+        return format_firings(firings).encode()
+    from noetl.planner.diagnostics.terminal_text import format_json
+
+    return format_json(firings_to_json(firings)).encode()
 
 
 def _explain_joins(plan: Plan, format: DrawingFormat) -> bytes:
