@@ -323,6 +323,7 @@ def _write_status(report: RunDetails, plan: Plan | None) -> None:
         ("finished", report.finished_at),
         ("time", (report.finished_at and format_split(vars(report))) or None),
         ("parent", report.parent),
+        ("trigger", report.trigger and f"{report.trigger.name}  {report.trigger.scheduled_at}"),
         ("from", report.resumed_from),
         ("at", report.moment and format_event(report.moment)),
     ):

@@ -1,0 +1,153 @@
+"""The commands `noetl triggers …`, on a store and on a service."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from noetl.api.cli.display.trigger_table import format_details, format_firings, format_triggers
+from noetl.api.document.examples import RESPONSE_EXAMPLES
+from tests.api.cli.conftest import Command
+from tests.api.cli.test_cli_url import ServedStore
+from tests.e2e.test_serve import run_service
+
+TEXT = """\
+name: team/load
+version: "1"
+input: {day: {type: string, default: none}, count: {type: integer, default: 1}}
+triggers:
+  - {name: nightly, type: schedule, cron: "30 2 * * *", timezone: Europe/Berlin, jitter: 10s, overlap: skip,
+     if: "{{ true }}", input: {day: "{{ trigger.scheduled_at }}"}}
+  - {name: ended, type: schedule, every: 1h, end: 2020-01-01T00:00:00Z, start: 2019-01-01T00:00:00Z}
+steps:
+  - name: load
+    run: [{action: set, set: {loaded: "{{ input.day }}"}}]
+"""
+NIGHTLY = "team/load/nightly"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedStore]:
+    folder = tmp_path_factory.mktemp("service")
+    with run_service(folder) as (_, url):
+        response = httpx.post(f"{url}/playbooks", json={"playbook": TEXT}, timeout=60)
+        assert response.status_code == 201, response.text
+        yield ServedStore(url, folder)
+
+
+@pytest.fixture(params=["store", "service"])
+def place(request: pytest.FixtureRequest, service: ServedStore) -> tuple[str, str]:
+    """Option that names the store or the service."""
+    return ("--store", service.store) if request.param == "store" else ("--url", service.url)
+
+
+def test_triggers_are_listed(noetl: Command, place: tuple[str, str]) -> None:
+    ended, nightly = noetl("triggers", "list", *place).out.splitlines()
+    assert re.match(r"team/load/ended    every 1h +-  ", ended)
+    pattern = r"team/load/nightly  cron 30 2 \* \* \*, Europe/Berlin  20[-0-9]+T0[01]:30:0\dZ  in \d+ "
+    assert re.match(pattern, nightly)
+    first = noetl("triggers", "list", "--limit", "1", *place)
+    cursor = re.fullmatch(r"more triggers: --cursor (\S+)\n", first.err)
+    assert cursor is not None
+    page = noetl("triggers", "list", "--cursor", cursor[1], "--json", *place).json
+    assert [entry["name"] for entry in page["items"]] == ["nightly"]
+    assert noetl("triggers", "list", "--playbook", "load", *place).err == "no triggers\n"
+
+
+def test_a_trigger_is_shown_with_its_next_firings(noetl: Command, place: tuple[str, str]) -> None:
+    lines = noetl("triggers", "show", NIGHTLY, "-n", "2", *place).out.splitlines()
+    assert lines[:7] == [
+        "team/load/nightly  version 1",
+        "schedule cron 30 2 * * *, Europe/Berlin",
+        "jitter   10 s",
+        "overlap  skip",
+        "catch up last",
+        "if       {{ true }}",
+        'input    {"day":"{{ trigger.scheduled_at }}"}',
+    ]
+    firings = [line for line in lines if re.search(r"T02:30:00\+0[12]:00  in \d", line)]
+    assert firings == lines[-2:]
+    assert firings[0].startswith("next     ")
+    ended = noetl("triggers", "show", "team/load/ended", *place).out.splitlines()
+    assert "end      2020-01-01T00:00:00.000000Z" in ended
+    assert ended[-1] == "next     it does not fire any more"
+    assert noetl("triggers", "show", NIGHTLY, "--json", *place).json["line"] == 5
+
+
+def test_a_trigger_is_fired_by_hand(noetl: Command, place: tuple[str, str], folder: Path) -> None:
+    (folder / "input.json").write_text(json.dumps({"day": "monday", "count": 2}))
+    fired = noetl("triggers", "fire", NIGHTLY, "--input", "input.json", "-i", "day=01", *place)
+    assert re.fullmatch(r"[0-9a-f]{24}\n", fired.out), fired.err
+    shown = noetl("runs", "show", fired.out.strip(), *place).out
+    assert re.search(r"^trigger  nightly  20[-0-9]+T[.:0-9]+Z$", shown, re.MULTILINE)
+    history = noetl("triggers", "history", NIGHTLY, *place).out.splitlines()
+    assert re.fullmatch(rf"\S+Z  \S+Z  started  {fired.out.strip()}", history[0])
+    limited = noetl("triggers", "history", NIGHTLY, "--limit", "1", "--json", *place).json
+    assert [firing["workflow_id"] for firing in limited["items"]] == [fired.out.strip()]
+    again = noetl("triggers", "fire", NIGHTLY, "--json", *place).json
+    assert again["workflow_id"] != fired.out.strip()
+    assert re.search(
+        "more firings: --cursor", noetl("triggers", "history", NIGHTLY, "--limit", "1", *place).err
+    )
+    assert noetl("triggers", "history", "team/load/ended", *place).err == "no firings\n"
+
+
+def test_a_firing_at_an_instant_starts_one_run(noetl: Command, place: tuple[str, str]) -> None:
+    instant = noetl("triggers", "show", NIGHTLY, "--json", *place).json["firings"][1]["local"]
+    first, second = (noetl("triggers", "fire", NIGHTLY, "--at", instant, *place).out for _ in range(2))
+    assert re.fullmatch(r"[0-9a-f]{24}\n", first)
+    assert first == second
+    refused = noetl("triggers", "fire", NIGHTLY, "--at", "2030-01-01T00:00", *place)
+    assert refused.exit_code != 0
+    assert "trigger `nightly` does not fire at 2030-01-01T00:00:00Z; then it fires at" in refused.err
+
+
+def test_a_trigger_is_paused_and_resumed(noetl: Command, place: tuple[str, str]) -> None:
+    assert noetl("triggers", "pause", NIGHTLY, *place).err == f"trigger {NIGHTLY} is paused\n"
+    assert noetl("triggers", "pause", NIGHTLY, "--json", *place).json["paused"] is True
+    assert "  paused  " in noetl("triggers", "list", *place).out
+    assert "state    paused\n" in noetl("triggers", "show", NIGHTLY, *place).out
+    resumed = noetl("triggers", "resume", NIGHTLY, "--catch-up", "last", *place)
+    assert re.fullmatch(rf"trigger {NIGHTLY} fires next at \S+Z\n", resumed.err)
+    assert noetl("triggers", "resume", NIGHTLY, "--json", *place).json["paused"] is False
+    ended = noetl("triggers", "resume", "team/load/ended", *place)
+    assert ended.err == "trigger team/load/ended does not fire any more\n"
+
+
+def test_wrong_commands_are_refused(noetl: Command, place: tuple[str, str]) -> None:
+    for arguments, message in (
+        (("show", "nightly"), "a trigger is named PLAYBOOK/NAME, such as close_month/nightly, not nightly"),
+        (("show", "team/load/none"), "unknown trigger `none` of playbook `team/load`"),
+        (("fire", NIGHTLY, "--at", "soon"), "--at must be a time such as 2026-01-31T09:00Z, not soon"),
+    ):
+        result = noetl("triggers", *arguments, *place)
+        assert (result.exit_code, result.err) == (2, f"noetl: {message}\n")
+
+
+def test_a_store_and_a_service_contradict_each_other(noetl: Command, service: ServedStore) -> None:
+    result = noetl("triggers", "list", "--url", service.url, "--store", service.store)
+    assert result.err == "noetl: --store contradicts --url; name a store or a service\n"
+
+
+def test_tables_for_persons_have_a_header() -> None:
+    listed = RESPONSE_EXAMPLES["TriggerPage"]["items"]
+    header, row = format_triggers(listed, 0.0, with_header=True)
+    assert (header[0], row[0]) == ("TRIGGER", "greet/nightly")
+    firing = RESPONSE_EXAMPLES["FiringPage"]["items"][0]
+    missed = {**firing, "outcome": "missed", "count": 12, "workflow_id": None, "reason": "no process"}
+    assert format_firings([missed], with_header=True) == [
+        ("SCHEDULED", "FIRED", "OUTCOME", "RUN", "REASON"),
+        ("2026-01-30T01:30:00Z", "2026-01-30T01:30:00Z", "missed 12", "-", "no process"),
+    ]
+    assert format_firings([], with_header=True) == []
+
+
+def test_a_firing_that_is_due_is_now() -> None:
+    details = RESPONSE_EXAMPLES["TriggerDetails"]
+    assert format_details(details, 4e9).splitlines()[-1].endswith("  now")
+    assert format_details({**details, "paused": True}, 0.0).count("paused") == 1
