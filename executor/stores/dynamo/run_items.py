@@ -64,7 +64,7 @@ from noetl.planner.frozen import frozen
 SUMMARY_ATTRIBUTES = (
     "pk", "sk", "tenant", "owner", "created", "at", "playbook", "version", "plan", "status", "origin",
     "queue", "tags", "folder", "parent", "resumed", "started", "finished", "stop", "held", "resumes",
-    "deadline", "first", "handed", "spread", "waits", "error", "damage", "era",
+    "deadline", "first", "handed", "spread", "waits", "error", "damage", "era", "trigger",
 )  # fmt: skip
 """Attributes of a head without payloads: those of a summary, and those from which its visits follow."""
 
@@ -224,6 +224,7 @@ def decode_summary(head: Item, status: RunStatus) -> RunSummary:
         finished_at=head.get("finished"),
         stop=stop_of(head),
         resumes=head.get("resumes", 0),
+        trigger=decode_json(head.get("trigger")),
     )
 
 

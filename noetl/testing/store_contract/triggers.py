@@ -11,6 +11,7 @@ from noetl.executor.engine.start import new_run
 from noetl.executor.errors import RejectedError, TriggerChangedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run
+from noetl.executor.model.run_summary import summarize
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.triggers import Advance, Firing, FiringOutcome, LiveTrigger, firing_id, instant_key
 from noetl.executor.stores.interface import Store
@@ -121,6 +122,7 @@ class TriggersContract(ContractFixtures):
         run = fire(store, advance, 61.0)
         assert run.trigger == {"name": "t", "type": "schedule", "scheduled_at": "1970-01-01T00:01:00Z"}
         assert second.runs.get("default", run.id) == run
+        assert second.runs.summary("default", run.id) == summarize(run)
         assert read_trigger(second) == advance.written
         assert list_firings(second) == list(advance.firings)
         assert [visit.step for visit in store.runs.visits(run.id)] == ["a"]
