@@ -165,6 +165,7 @@ export interface DrawnGraph {
 }
 
 export interface RunDetails extends RunEntry {
+  trigger?: { name: string; type: string; scheduled_at: string };
   plan_hash: string;
   duration_ms: number | null;
   work_ms?: number | null;

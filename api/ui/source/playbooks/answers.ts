@@ -76,3 +76,32 @@ export interface PlaybookStatistics {
   duration: Durations;
   steps: Record<string, StepStatistics>;
 }
+
+export interface TriggerEntry {
+  name: string;
+  version: string;
+  paused: boolean;
+  schedule: string;
+  due_at: string | null;
+  last_at: string | null;
+  last_outcome: string | null;
+  last_run: string | null;
+}
+
+export interface TriggerDetails extends TriggerEntry {
+  definition: { jitter_seconds: number; overlap: string | null };
+  input: Record<string, unknown>;
+  condition: string | boolean | null;
+  inputs: Record<string, DeclaredInput>;
+  firings: { scheduled_at: string; local: string; due_at: string }[];
+}
+
+export interface FiringEntry {
+  id: string;
+  outcome: string;
+  fired_at: string;
+  scheduled_at: string | null;
+  count: number;
+  workflow_id: string | null;
+  reason: string | null;
+}

@@ -17,8 +17,16 @@ import { VersionsTab } from "./versions";
 
 const DiffTab = lazy(async () => (await import("./diff")).DiffTab);
 const FlightTab = lazy(async () => (await import("./flight")).FlightTab);
+const TriggersTab = lazy(async () => (await import("./triggers")).TriggersTab);
 
-const TABS = { "": "Graph", source: "Source", flight: "Runs in flight", versions: "Versions", statistics: "Statistics" };
+const TABS = {
+  "": "Graph",
+  source: "Source",
+  flight: "Runs in flight",
+  triggers: "Triggers",
+  versions: "Versions",
+  statistics: "Statistics",
+};
 const VERSION_TABS = 3;
 
 export function PlaybooksView() {
@@ -91,6 +99,8 @@ function Tab({ name, tab, playbook }: { name: string; tab: string; playbook: Pla
       return <Source text={playbook.source} />;
     case "flight":
       return <FlightTab playbook={playbook} />;
+    case "triggers":
+      return <TriggersTab name={name} />;
     case "versions":
       return <VersionsTab name={name} />;
     case "statistics":

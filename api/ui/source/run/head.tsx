@@ -178,6 +178,15 @@ function Facts({ run, now }: { run: RunDetails; now: number }) {
             Started by <a href={linkTo(["runs", run.parent])}>{shortId(run.parent)}</a>
           </>
         )}
+        {run.trigger && (
+          <>
+            Started by trigger{" "}
+            <a href={linkTo(["playbooks", run.playbook, "triggers"], new URLSearchParams({ trigger: run.trigger.name }))}>
+              <bdi>{printable(run.trigger.name)}</bdi>
+            </a>
+            , scheduled at <Time at={run.trigger.scheduled_at} />
+          </>
+        )}
         {run.resumed_from && (
           <>
             Continues <a href={linkTo(["runs", run.resumed_from])}>{shortId(run.resumed_from)}</a>
