@@ -1,0 +1,111 @@
+"""Triggers that several services and workers perform, while they are killed."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from noetl.api.service.services import create_services
+from noetl.executor.actions import catalogue
+from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.triggers import Firing, FiringOutcome
+from noetl.executor.stores import open_store
+from noetl.executor.stores.interface import Store
+from tests.e2e.processes import start_noetl
+
+KILLS = 8
+TRIGGERS = 10
+COMMANDS = (("serve", "--port", "0"), ("serve", "--port", "0"), ("worker",), ("worker",))
+TEXT = (
+    "name: ticking\ntriggers:\n"
+    + "".join(
+        f'- {{name: t{n}, type: schedule, every: 1s, catch_up: all, input: {{at: "{{{{ trigger.scheduled_at }}}}"}}}}\n'
+        for n in range(TRIGGERS)
+    )
+    + "input: {at: {type: string}}\n"
+    + 'steps: [{name: a, run: [{action: log, message: "{{ at }}"}]}]\n'
+)
+
+Start = Callable[[tuple[str, ...]], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path, postgres_dsn: str) -> Iterator[Start]:
+    """Return a function that starts a command with the store of the test."""
+    processes: list[subprocess.Popen[str]] = []
+    settings = {"NOETL_STORE": postgres_dsn, "NOETL_LEASE_SECONDS": "2", "NOETL_WORKERS": "2"}
+
+    def start_command(command: tuple[str, ...]) -> subprocess.Popen[str]:
+        processes.append(start_noetl(tmp_path, *command, **settings))
+        return processes[-1]
+
+    assert start_command(("db", "upgrade")).wait(60) == 0
+    yield start_command
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def store(start: Start, postgres_dsn: str) -> Iterator[Store]:
+    del start  # It has created the tables.
+    opened = open_store(postgres_dsn)
+    yield opened
+    opened.close()
+
+
+def find_firings(store: Store, trigger: str) -> list[Firing]:
+    """Return all firings of a trigger, oldest first."""
+    firings: list[Firing] = []
+    cursor = None
+    while True:
+        page, cursor = store.triggers.firings("default", "ticking", trigger, cursor=cursor)
+        firings += page
+        if cursor is None:
+            return sorted(firings, key=lambda firing: firing.scheduled_at or 0.0)
+
+
+def wait_for_line(process: subprocess.Popen[str], word: str) -> None:
+    assert process.stderr is not None
+    assert any(word in line for line in process.stderr)
+
+
+@pytest.mark.timeout(300)
+def test_killed_processes_fire_each_instant_once(start: Start, store: Store) -> None:
+    create_services(store, catalogue()).playbooks.register(TEXT)
+    processes = [start(command) for command in COMMANDS]
+    wait_for_line(processes[0], "serving")
+    victims = random.Random(7)
+    for _ in range(KILLS):
+        time.sleep(1)
+        position = victims.randrange(len(COMMANDS))
+        processes[position].kill()
+        processes[position] = start(COMMANDS[position])
+    while store.triggers.due(store.clock() - 2, 1):
+        time.sleep(0.1)  # until a process has caught up
+    for process in processes:
+        process.kill()
+    started: set[str] = set()
+    for number in range(TRIGGERS):
+        firings = find_firings(store, f"t{number}")
+        instants = [firing.scheduled_at for firing in firings]
+        assert len(instants) >= KILLS
+        assert all(later - earlier == 1 for earlier, later in itertools.pairwise(filter(None, instants)))
+        assert {firing.outcome for firing in firings} == {FiringOutcome.STARTED}
+        started |= {str(firing.run_id) for firing in firings}
+        trigger = store.triggers.get("default", "ticking", f"t{number}")
+        assert trigger is not None
+        assert (trigger.last_run, trigger.last_at) == (firings[-1].run_id, instants[-1])
+    runs = {run.id for run in store.runs.find(RunFilter("default", limit=10_000))[0]}
+    assert runs == started
+    # What is left is executed by a worker that starts afterwards; it fires further instants meanwhile.
+    worker = start(("worker",))
+    while any(not position.status.is_final for position in store.runs.positions(sorted(started)).values()):
+        assert worker.poll() is None
+        time.sleep(0.1)
