@@ -18,6 +18,9 @@ POLL_SECONDS = 1.0
 TABLE_POLL_SECONDS = 5.0
 """The same for a store that bills each request."""
 
+CONFLICT_SECONDS = 0.02
+"""The pause after a round in which another process has performed the first trigger."""
+
 MAX_DUE = 100
 """Number of due triggers that are read at once."""
 
@@ -65,12 +68,14 @@ class TriggerLoop:
         found = store.triggers.due(now + self._poll_seconds, MAX_DUE)
         due = [trigger for trigger in found if trigger.due_at is not None and trigger.due_at <= now]
         random.shuffle(due)
+        count = 0
         for trigger in due:
-            if self._stopping.is_set():
+            # After the first conflict the others have probably been performed, too, so they are read again.
+            if self._stopping.is_set() or perform_due(store, trigger, store.clock()) is None:
                 break
-            perform_due(store, trigger, store.clock())
+            count += 1
         if due:
-            return 0.0
+            return 0.0 if count else CONFLICT_SECONDS
         following = min((t.due_at for t in found if t.due_at is not None), default=now + self._poll_seconds)
         return max(following - store.clock(), 0.001)
 

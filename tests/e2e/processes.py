@@ -11,13 +11,24 @@ from pathlib import Path
 
 def start_noetl(folder: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
     """Start a command in a folder and in its own process group, with only these settings."""
+    return _start(folder, arguments, settings, subprocess.PIPE)
+
+
+def start_silently(folder: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
+    """Start a command as `start_noetl` does, without its output, so that it never waits for a reader."""
+    return _start(folder, arguments, settings, subprocess.DEVNULL)
+
+
+def _start(
+    folder: Path, arguments: tuple[str, ...], settings: dict[str, str], output: int
+) -> subprocess.Popen[str]:
     environ = {k: v for k, v in os.environ.items() if not k.startswith("NOETL_")} | settings
     return subprocess.Popen(
         [sys.executable, "-c", "from noetl.api.cli import main; main()", *arguments],
         cwd=folder,
         env=environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
         text=True,
         start_new_session=True,
     )
