@@ -216,7 +216,7 @@ class Firer:
         run, first_visit = new_run(self.header, trigger.plan_hash, request, now=self.now)
         check_branch_quota(self.store, trigger.tenant, SERVICE_QUEUE)
         written = record_firing(advance, firing, FiringOutcome.STARTED)
-        created = self.store.runs.create(run, first_visit, advance=written)
+        created = self.store.runs.fire(run, first_visit, written)
         log_run_start(created, run)
         return created, created is run
 

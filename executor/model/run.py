@@ -189,7 +189,7 @@ class Run:
     `noetl.executor.model.tracing`). `root` is the run with which its chain of child runs began, or None for
     a run that no run has started. `lost_payload` says that its input, environment and variables were deleted
     from the store. They are empty then. `trigger` has the name, the type and the time of the trigger that
-    started it, or is None; a run that continues another one has that of the other.
+    started it, or is None. A run that continues another one has the same.
     """
 
     id: str

@@ -5,8 +5,8 @@ twice.
 
 Algorithm: a trigger is a row with the instant of its next firing. An `Advance` holds what a firing changes:
 the row, and one record for each instant that was passed. A store writes it together with the run that the
-firing starts. It requires that the `edition` of the row is the one that was read (optimistic concurrency). The
-id of the run follows from the firing, so a firing starts one run at most.
+firing starts. It requires that the `edition` of the row is the one that was read (optimistic concurrency).
+The id of the run follows from the firing, so a firing starts one run at most.
 
 Cost: one transaction for each firing.
 

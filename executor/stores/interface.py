@@ -14,8 +14,8 @@ Cost: one claim and one commit for each step. A commit may claim the next visit 
 Limits: an action may run twice, since a worker can die between the action and the commit. Only its commit is
 accepted once. Times are those of the clock of the store, so the clocks of workers need not agree.
 
-A store consists of thirteen parts, one for each subject. The tests of `noetl.testing.store_contract` hold each
-store to this interface.
+A store consists of thirteen parts, one for each subject. The tests of `noetl.testing.store_contract` hold
+each store to this interface.
 """
 
 from __future__ import annotations
@@ -128,22 +128,30 @@ class RunStore(Protocol):
         idempotency: tuple[str, str] | None = None,
         history: Sequence[Visit] = (),
         max_child_runs: int | None = None,
-        advance: Advance | None = None,
     ) -> Run:
         """Start a run with its first visit, or return the run that this request has started before.
 
         The earlier run has the same id, or the same idempotency key. `idempotency` is that key and the hash
         of the request. `history` are finished visits of the run that this run continues. A child run is
         counted by its root, which may have up to `max_child_runs`; a store may allow a tenth more. None
-        means any number. `advance` is the firing that starts the run, written in the same transaction. If the
-        run did not exist before, the given object is returned.
+        means any number.
 
         Raises:
-            TriggerChangedError: the trigger of `advance` has changed since it was read, and the run does not
-                exist.
             RejectedError: `idempotency_key_reused`, if the key was used with another request before;
                 `quota_exceeded`, if the root has too many child runs.
             StoreError: the plan was deleted. No run is ever without its plan.
+        """
+        ...
+
+    def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
+        """Start the run of a firing with its first visit, or return the run that this firing started before.
+
+        The earlier run has the same id. The same transaction writes the trigger and records of its firings.
+        If there is an earlier run, nothing of that is written. Otherwise the given object is returned.
+
+        Raises:
+            TriggerChangedError: the trigger has changed since it was read, and there is no earlier run.
+            StoreError: the plan was deleted, as for `create`.
         """
         ...
 

@@ -1,5 +1,5 @@
--- Triggers of the newest versions of playbooks, and their firings. `record` is their JSON. `due_at` is null if
--- a trigger is paused, or does not fire any more.
+-- Triggers of the newest versions of playbooks, and their firings. `record` is their JSON. `due_at` is null
+-- if a trigger is paused, or does not fire any more.
 create table triggers (
     tenant text not null,
     playbook text not null,

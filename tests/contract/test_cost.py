@@ -30,6 +30,7 @@ from noetl.testing.store_contract.operations import (
     succeed,
     suspend_claim,
 )
+from noetl.testing.store_contract.triggers import advance_by, declare, fire, read_trigger, register
 from tests.aws import Client
 from tests.tool_environments import ROOT
 
@@ -47,6 +48,21 @@ def queue(aws: Client, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("NOETL_QUEUE", url)
     monkeypatch.setenv("NOETL_STORE", "dynamodb://noetl")
     return url
+
+
+def test_a_firing_is_one_request_after_the_read_of_its_trigger(queue: str) -> None:
+    """Write the head of the run twice as dear as a start does, the trigger with its index, and the firing."""
+    store = open_store()
+    register(store, declare())
+    fire(store, advance_by(read_trigger(store), 61.0))
+    start_run(store)
+    with AwsMeter().attached("dynamodb", "sqs") as meter:
+        start_run(store)
+        started = meter.read()
+        fire(store, advance_by(read_trigger(store), 121.0))
+        fired = meter.read()
+    assert fired.requests == {("dynamodb", "GetItem"): 1, ("dynamodb", "TransactWriteItems"): 1}
+    assert (fired.read_units, fired.write_units - started.write_units) == (1.0, 7.0)
 
 
 @pytest.mark.timeout(600)

@@ -32,6 +32,8 @@ RUN_TABLES = (
     "run_times",
     "damaged_runs",
     "own_pauses",
+    "triggers",
+    "firings",
 )
 BACKEND_NAMES = ("memory store", "memory", "SQLite", "Postgres", "DynamoDB")
 

@@ -15,6 +15,7 @@
 | I11 | An action has events for start and end, once and in order. A fault may repeat them, and loses none. |
 | I13 | A fault costs a bounded number of calls. |
 | I15 | Nothing happens before its time. |
+| I16 | An instant of a trigger is performed once, and its record names the run. |
 
 With `at_most_once`, I10 requires that an attempt is done once at most.
 """
@@ -37,7 +38,7 @@ from noetl.executor.stores.cursors import read_event_id
 from noetl.testing.run_harness import LEASE_SECONDS
 from tests.simulation.faults import Fault
 from tests.simulation.scenarios import Scenario
-from tests.simulation.world import FinishedPlay, InvariantViolation, SimulatedWorld
+from tests.simulation.world import FinishedPlay, InvariantViolation, SimulatedWorld, read_trigger
 
 MAX_EXTRA_CALLS_PER_FAULT = 400
 """Calls that a run may make more than without faults, for each fault."""
@@ -109,6 +110,8 @@ def check_invariants(
     _check_history(play)
     _check_action_events(scenario, play, expected)
     _check_state(world, scenario, play)
+    if scenario.is_fired:
+        _check_trigger(world, scenario, play)
     _check_times(play)
     _check_work(scenario, play, expected)
     if expected is not None:
@@ -220,6 +223,18 @@ def _check_state(world: SimulatedWorld, scenario: Scenario, play: FinishedPlay) 
             recorded_status = None if end is None else _STATUS_OF_END[end.type]
             message = f"`{visit.step}` is {visit.status}, and its history says {recorded_status}"
             require(recorded_status == visit.status, "I7", message)
+
+
+def _check_trigger(world: SimulatedWorld, scenario: Scenario, play: FinishedPlay) -> None:
+    """Check that the instant of the trigger was performed once, and that its record names the run."""
+    with world.points.disabled():
+        trigger = read_trigger(world.raw_store, scenario)
+        firings, _ = world.raw_store.triggers.firings("default", trigger.playbook, trigger.name)
+    started = [firing.run_id for firing in firings]
+    require(started == [play.run.id], "I16", f"the runs of the firings are {started}")
+    require(trigger.last_run == play.run.id, "I16", "the trigger names another run")
+    is_next = trigger.next_at is not None and trigger.next_at > firings[0].fired_at
+    require(is_next, "I16", f"the trigger is due again at {trigger.next_at}")
 
 
 _CONTINUATIONS = ("step.started", "action.completed", "step.completed")

@@ -9,22 +9,25 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
 from noetl.executor.engine.event_buffer import EventBuffer
+from noetl.executor.errors import TriggerChangedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.run import NEVER, Branch, Claim, Commit, Lease, Run, RunStatus, Visit
 from noetl.executor.model.transition import merge_arrivals
+from noetl.executor.model.triggers import Advance
 from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.sql import branches as sql_branches
 from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit
 from noetl.executor.stores.sql.history import append_events
 from noetl.executor.stores.sql.queue import SqlQueue
 from noetl.executor.stores.sql.runs import SqlRuns
+from noetl.executor.stores.sql.triggers import write_advance
 from tests.simulation.backends import memory_backend
 from tests.simulation.faults import Fault
 from tests.simulation.matrix import MatrixCell, all_cells, find_scenario, play_cell
@@ -238,6 +241,15 @@ class IgnoresIdempotencyKeys(SqlRuns):
         return super().create(run, first, None, history, max_child_runs)
 
 
+class FiresInTwoTransactions(SqlRuns):
+    """Runs whose firings write their trigger in a transaction before that of the run."""
+
+    def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
+        with suppress(TriggerChangedError), self._context.database.transaction() as db:
+            write_advance(db, advance)
+        return self.create(run, first)
+
+
 class OverlooksEarlyAnswers(SqlQueue):
     """A queue that suspends a visit without testing for an earlier answer."""
 
@@ -337,6 +349,7 @@ MUTANTS = (
     Mutant("cancel overwrites an end", ("chain",), frozenset({"I5"}), StopsFinishedRuns),
     Mutant("lost update of a counter", JOINS, frozenset({"I3", "I6"}), LosesUpdates),
     Mutant("resume drops parked visits", ("failed and resumed",), frozenset({"I6", "I8"}), DropsParkedVisits),
+    Mutant("firing in two transactions", ("trigger",), frozenset({"I16"}), FiresInTwoTransactions),
     Mutant("timer fires early", ("retries",), frozenset({"I15"}), FiresTimersEarly),
     Mutant("start ignores its key", ("chain",), frozenset({"I2"}), IgnoresIdempotencyKeys),
     Mutant(

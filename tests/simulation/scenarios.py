@@ -44,7 +44,8 @@ class Scenario:
 
     With `answers_before_commit`, callbacks are answered just before the commit that suspends their step.
     With `may_interrupt` (`at_most_once`), the end depends on faults, and only the invariants are checked.
-    With `renews_claims`, the claim of a step is renewed during each of its actions.
+    With `renews_claims`, the claim of a step is renewed during each of its actions. With `is_fired`, the
+    trigger of the playbook starts the run.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Scenario:
     answers_before_commit: bool = False
     may_interrupt: bool = False
     renews_claims: bool = False
+    is_fired: bool = False
 
     @cached_property
     def plan(self) -> Plan:
@@ -77,6 +79,20 @@ SCENARIOS = (
         output: {z: "{{ z }}"}
         """,
         result={"z": [1, 2, 36]},
+    ),
+    Scenario(
+        "trigger",
+        """
+        name: fired
+        input: {n: integer}
+        triggers: [{name: t, type: schedule, every: 1h, input: {n: 3}}]
+        steps:
+        - {name: a, run: [WORK, {action: set, set: {x: "{{ n + 1 }}"}}], rule: [{case: default, run: [b]}]}
+        - {name: b, run: [WORK, {action: set, set: {y: "{{ run.trigger.name }}"}}]}
+        output: {x: "{{ x }}", y: "{{ y }}"}
+        """,
+        result={"x": 4, "y": "t"},
+        is_fired=True,
     ),
     Scenario(
         "fork and join",

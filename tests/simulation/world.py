@@ -20,6 +20,7 @@ from unittest import mock
 from noetl.executor.actions import handler
 from noetl.executor.actions.action import Call
 from noetl.executor.engine.event_buffer import EventBuffer
+from noetl.executor.engine.firing import perform_due
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.item_threads import HelperCount
 from noetl.executor.engine.start import correct_input, new_run
@@ -30,6 +31,7 @@ from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import NEVER, Claim, Lease, Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
+from noetl.executor.model.triggers import LiveTrigger
 from noetl.executor.runtime.lease_keeper import renew_claim
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.security.redaction import CallbackTokens
@@ -86,6 +88,13 @@ class FinishedPlay:
     injected: list[tuple[str, Fault]]
 
 
+def read_trigger(store: Any, scenario: Scenario) -> LiveTrigger:
+    """Return the trigger of a scenario."""
+    header = scenario.plan.header
+    trigger: LiveTrigger = store.triggers.get("default", header.name, header.triggers[0].name)
+    return trigger
+
+
 class SimulatedWorld:
     """A simulation of scenarios on one backend. Each `play` starts with an empty store."""
 
@@ -122,6 +131,8 @@ class SimulatedWorld:
             self.raw_store.registry.register(
                 RegisteredPlaybook("default", "child", None, _CHILD_PLAN.hash, 0.0)
             )
+            if self.scenario.is_fired:
+                self._register_trigger()
             self.store: Any = self._wrap_store()
         self.points.restart(faults or {}, self.run_other_worker, self.pause_run)
         with self.test_doubles():
@@ -190,6 +201,9 @@ class SimulatedWorld:
         return False
 
     def _start_run(self) -> None:
+        if self.scenario.is_fired:
+            self._fire_trigger()
+            return
         plan = self.scenario.plan
         self.store.plans.save(plan)
         run, first_visit = new_run(
@@ -200,6 +214,29 @@ class SimulatedWorld:
         )
         stored_run = self.store.runs.create(run, first_visit, ("key", "body"))
         self.run_id, self.queue = stored_run.id, stored_run.queue
+
+    def _register_trigger(self) -> None:
+        """Register the playbook of the scenario, and advance the clock until its trigger is due."""
+        plan, now = self.scenario.plan, self.clock()
+        self.raw_store.plans.save(plan)
+        playbook = RegisteredPlaybook("default", plan.header.name, None, plan.hash, now)
+        self.raw_store.registry.register(playbook, triggers=plan.header.triggers)
+        due_at = read_trigger(self.raw_store, self.scenario).due_at
+        assert due_at is not None
+        self.clock.now = due_at
+
+    def _fire_trigger(self) -> None:
+        """Perform the trigger if it is due, as the loop of a worker does."""
+        for trigger in self.store.triggers.due(self._read_clock(), 1):
+            perform_due(self.store, trigger, self._read_clock())
+        trigger = read_trigger(self.store, self.scenario)
+        if trigger.last_run is None:
+            self.clock.advance(1.0)
+            return
+        fired_run = self.store.runs.get("default", trigger.last_run)
+        if fired_run is None:
+            raise InvariantViolation("I16", "a trigger was performed, and its run does not exist")
+        self.run_id, self.queue = fired_run.id, fired_run.queue
 
     def _act_as_operator(self) -> bool:
         with self.points.disabled():

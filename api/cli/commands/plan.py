@@ -41,7 +41,9 @@ def plan(
     ] = False,
     number: Annotated[
         int | None,
-        typer.Option("--number", "-n", min=1, max=1_000, help="How many firings of each trigger. Default: 10."),
+        typer.Option(
+            "--number", "-n", min=1, max=1_000, help="How many firings of each trigger. Default: 10."
+        ),
     ] = None,
     start: Annotated[
         str | None,

@@ -3,14 +3,14 @@
 The item of a name stores the newest version and an `edition`. A change of the playbook requires the edition
 that was read, and increases it, so concurrent changes of one playbook are serial (optimistic concurrency).
 The same transaction counts the registered versions of each plan in its use (`plan_uses.py`). The attribute
-`counted` of a version says that it is counted. If the newest version changes, the transaction also replaces the
-triggers of the playbook.
+`counted` of a version says that it is counted. If the newest version changes, the transaction also replaces
+the triggers of the playbook.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import RejectedError, StoreError
@@ -86,20 +86,11 @@ class DynamoPlaybooks:
                 )
                 self._table.write([Update(key, sets), name_update, *count, *placed])
             return _decode_playbook(tenant, name, registered)
-        number = max((item["number"] for item in versions.values()), default=0) + 1
-        version = playbook.version
-        if version is None:
-            while str(number) in versions:
-                number += 1
-            version = str(number)
-        item: Item = {"version": version, "number": number, "plan": playbook.plan_hash}
-        item["at"] = playbook.registered_at
-        if playbook.registered_by is not None:
-            item["by"] = playbook.registered_by
+        item = _new_item(playbook, versions)
         counted = {"counted": True} if is_counted else {}
         added = _decode_playbook(tenant, name, item)
         writes: list[Write] = [
-            Put(keys.version(tenant, name, version), item | counted),
+            Put(keys.version(tenant, name, item["version"]), item | counted),
             _name_update(playbook, name_item, item),
             *count,
             *replacing_writes(self._context, added, triggers, playbook.registered_at),
@@ -201,6 +192,19 @@ def _name_update(playbook: RegisteredPlaybook, name_item: Item, newest: Item | N
     sets = {name: None if newest is None else newest.get(name) for name in attributes}
     key = keys.playbook(playbook.tenant, playbook.name)
     return Update(key, {**sets, "edition": edition + 1}, when=(is_unchanged,))
+
+
+def _new_item(playbook: RegisteredPlaybook, versions: Mapping[str, Item]) -> Item:
+    """Return the item of a version that is new. Without a version, a playbook gets the next number."""
+    number = max((item["number"] for item in versions.values()), default=0) + 1
+    while playbook.version is None and str(number) in versions:
+        number += 1
+    version = playbook.version or str(number)
+    item: Item = {"version": version, "number": number, "plan": playbook.plan_hash}
+    item["at"] = playbook.registered_at
+    if playbook.registered_by is not None:
+        item["by"] = playbook.registered_by
+    return item
 
 
 def _newest(versions: Iterable[Item]) -> Item | None:

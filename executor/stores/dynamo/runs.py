@@ -46,8 +46,17 @@ from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.triggers import advance_writes
 from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_visit, without_outputs
 from noetl.executor.stores.plan_uses import deleted_plan
+from noetl.planner.frozen import frozen
 
 logger = logging.getLogger("noetl.executor")
+
+
+@frozen
+class _StartCondition:
+    """A condition of a start: writes that require it, and the error if it does not hold."""
+
+    writes: Sequence[Write]
+    error: Exception
 
 
 class DynamoRuns:
@@ -75,7 +84,25 @@ class DynamoRuns:
         idempotency: tuple[str, str] | None = None,
         history: Sequence[Visit] = (),
         max_child_runs: int | None = None,
-        advance: Advance | None = None,
+    ) -> Run:
+        count = None if max_child_runs is None else self._child_runs.count(run, max_child_runs)
+        if run.root is None or max_child_runs is None or count is None:
+            return self._create(run, first, idempotency, history)
+        condition = _StartCondition([count], too_many_child_runs(run.root, max_child_runs))
+        return self._create(run, first, idempotency, history, condition)
+
+    def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
+        writes = advance_writes(self._context, advance)
+        condition = _StartCondition(writes, trigger_changed(advance.read))
+        return self._create(run, first, condition=condition)
+
+    def _create(
+        self,
+        run: Run,
+        first: Visit,
+        idempotency: tuple[str, str] | None = None,
+        history: Sequence[Visit] = (),
+        condition: _StartCondition | None = None,
     ) -> Run:
         """Start a run with its first visit, or return the run that this request has started before."""
         spread = self._context.plans.spread(run.plan_hash)
@@ -91,13 +118,9 @@ class DynamoRuns:
         if run.parent is not None:
             child = keys.child(run.parent.run_id, run.parent.visit_id, run.id)
             writes.append(Put(child, {"wait": run.parent.id}, when=()))
-        count = None if max_child_runs is None else self._child_runs.count(run, max_child_runs)
-        writes += [] if count is None else [count]
+        writes += [] if condition is None else condition.writes
         if history:
             writes.append(self._copies.copy_history(run, history, spread))
-        trigger_place = len(writes)
-        if advance is not None:
-            writes += advance_writes(self._context, advance)
         try:
             self._context.table.write(writes)
         except PayloadTooLargeError as problem:
@@ -105,10 +128,8 @@ class DynamoRuns:
         except ConditionFailed as refusal:
             if idempotency is not None and len(writes) > 1 and refusal.failed[1]:
                 return self._earlier_run(run.tenant, *idempotency)
-            if advance is not None and refusal.failed[trigger_place] and not refusal.failed[0]:
-                raise trigger_changed(advance.read) from None
-            if run.root is not None and max_child_runs is not None and not refusal.failed[0]:
-                raise too_many_child_runs(run.root, max_child_runs) from None
+            if condition is not None and not refusal.failed[0]:
+                raise condition.error from None
             existing = self._context.heads.read(run.id)
             self._announce_first(existing, run.created_at)
             return load_run(self._context, existing)

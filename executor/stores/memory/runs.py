@@ -64,12 +64,9 @@ class MemoryRuns:
         idempotency: tuple[str, str] | None = None,
         history: Sequence[Visit] = (),
         max_child_runs: int | None = None,
-        advance: Advance | None = None,
     ) -> Run:
         with self._state.change_runs(due=1):
             step = self._state.plan(run.plan_hash).steps[first.step]
-            if advance is not None and run.id not in self._state.runs:
-                check_advance(self._state, advance)
             earlier = self._find_earlier(run, idempotency)
             if earlier is not None:
                 return earlier
@@ -91,9 +88,17 @@ class MemoryRuns:
                 record.put(deadline_visit(run.id, run.resumes, run.deadline_at))
             record.append([run_started(run)])
             add_fact(self._state, run, RUN_STARTED)
-            if advance is not None:
-                write_advance(self._state, advance)
             return run
+
+    def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
+        with self._state.change_runs(due=1):
+            is_new = run.id not in self._state.runs
+            if is_new:
+                check_advance(self._state, advance)
+            created = self.create(run, first)
+            if is_new:
+                write_advance(self._state, advance)
+            return created
 
     def create_continued(self, continued: ContinuedRun, idempotency: tuple[str, str] | None = None) -> Run:
         run, carried = continued.run, continued.carried

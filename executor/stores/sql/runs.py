@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from noetl.executor.errors import DamagedRunError, StoreAwayError, StoreError
@@ -86,8 +87,25 @@ class SqlRuns:
         idempotency: tuple[str, str] | None = None,
         history: Sequence[Visit] = (),
         max_child_runs: int | None = None,
-        advance: Advance | None = None,
     ) -> Run:
+        count = None
+        if run.root is not None and max_child_runs is not None:
+            # Starts of the same root wait for each other here, so it comes last.
+            count = partial(_count_child_run, root=run.root, now=run.created_at, limit=max_child_runs)
+        return self._create(run, first, idempotency, history, count)
+
+    def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
+        return self._create(run, first, complete=partial(write_advance, advance=advance))
+
+    def _create(
+        self,
+        run: Run,
+        first: Visit,
+        idempotency: tuple[str, str] | None = None,
+        history: Sequence[Visit] = (),
+        complete: Callable[[Writer], None] | None = None,
+    ) -> Run:
+        """Start a run. `complete` adds the last writes of its transaction."""
         with self._starting(run) as db:
             step = self._plans.step(run.plan_hash, first.step)
             is_sequential = self._plans.header(run.plan_hash).sequential
@@ -103,11 +121,8 @@ class SqlRuns:
             visit = enter_step(branch, run.id, first.due_at, count_visit(db, run.id, branch))
             insert_visit(db, visit, run.queue, position=len(history))
             _add_start(db, run)
-            if run.root is not None and max_child_runs is not None:
-                # Starts of the same root wait for each other here, so it comes last.
-                _count_child_run(db, run.root, run.created_at, max_child_runs)
-            if advance is not None:
-                write_advance(db, advance)
+            if complete is not None:
+                complete(db)
         self._context.announce_due(1)
         return run
 

@@ -14,7 +14,8 @@ import pytest
 for part in (
     "cached_results", "consistency", "continued_runs", "damaged_runs", "facts", "failed_items", "keys",
     "open_waits", "plans", "queue",
-    "registry", "run_deletion", "run_lists", "runs", "sequential", "skips", "sweep", "transitions", "triggers", "waits",
+    "registry", "run_deletion", "run_lists", "runs", "sequential", "skips", "sweep", "transitions",
+    "triggers", "waits",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"{__name__}.{part}")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from noetl.executor.model.run import NEVER, Run, RunStatus, WaitKey
+from noetl.executor.model.triggers import Advance
 from noetl.executor.stores.finding import MAX_FINDINGS
 from noetl.executor.stores.interface import Store
 from noetl.testing.run_harness import RunHarness
@@ -22,6 +24,7 @@ from noetl.testing.store_contract.operations import (
     start_waiting_run,
     succeed,
 )
+from noetl.testing.store_contract.triggers import declare, read_trigger, register
 
 
 def finish_run(store: Store, text: str = DIAMOND) -> Run:
@@ -177,3 +180,11 @@ class ConsistencyContract:
         findings = store.maintenance.check_consistency()
         assert len(findings) == MAX_FINDINGS + 1
         assert findings[-1].message == f"more than {MAX_FINDINGS} such findings"
+
+    def test_a_trigger_of_another_version_is_found(self, store: Store) -> None:
+        register(store, declare())
+        trigger = read_trigger(store)
+        lost = replace(trigger, version="9", edition=trigger.edition + 1)
+        assert store.triggers.advance(Advance(trigger, lost))
+        message = "trigger `t` belongs to version 9 of playbook `p`, which is not the newest"
+        assert list_findings(store) == [("lost triggers", None, message)]

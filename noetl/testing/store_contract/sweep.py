@@ -10,6 +10,7 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import NEVER, Lease, RunStatus
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.triggers import FiringOutcome
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.stores.interface import Store, SweepResult
 from noetl.testing.run_harness import LEASE_SECONDS, RunHarness, compile_text
@@ -22,6 +23,7 @@ from noetl.testing.store_contract.operations import (
     start_run,
     start_waiting_run,
 )
+from noetl.testing.store_contract.triggers import advance_by, declare, list_firings, read_trigger, register
 
 FORK = """
     steps:
@@ -218,6 +220,17 @@ class SweepContract:
             start_child(store, root, None, "b", 100.0, root=root.id, max_child_runs=1)
         store.maintenance.sweep(102.0)
         start_child(store, root, None, "b", 102.0, root=root.id, max_child_runs=1)
+
+    def test_firings_are_deleted_after_the_retention_period(self, store: Store) -> None:
+        self.damage.set_retention(store, 100.0)
+        register(store, declare())
+        for now in (1.0, 50.0):
+            assert store.triggers.advance(advance_by(read_trigger(store), now, FiringOutcome.MISSED))
+        store.maintenance.sweep(100.0)
+        assert [firing.fired_at for firing in list_firings(store)] == [50.0, 1.0]
+        store.maintenance.sweep(102.0)
+        assert [firing.fired_at for firing in list_firings(store)] == [50.0]
+        assert read_trigger(store).next_at == 180.0
 
     def test_without_retention_runs_are_kept(self, store: Store) -> None:
         play = begin_run(store, FORK, 0)
