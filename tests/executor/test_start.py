@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from noetl.executor.engine.start import correct_input, new_run
+from noetl.executor.engine.start import correct_input, new_run, new_run_from
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import Run, RunStatus, VisitStatus
 from noetl.executor.model.start_request import StartRequest
@@ -114,6 +114,19 @@ variables: {first: "{{ url }}/{{ host }}", when: "{{ now() }}"}
     started_at = "1970-01-01T00:01:40.000000Z"
     assert run.environment == {"url": "https://h", "deep": {"list": ["h", 1]}, "at": started_at}
     assert run.variables == {"first": "https://h/h", "when": "1970-01-01T00:01:40+00:00"}
+
+
+def test_a_run_names_the_trigger_that_has_started_it() -> None:
+    """Show it to the environment, also after a correction, and to a run that continues this one."""
+    trigger = {"name": "t", "type": "schedule", "scheduled_at": "2026-01-01T00:00:00Z"}
+    plan = compile_text('input: {a: {default: 1}}\nenvironment: {e: "{{ run.trigger }}"}' + STEPS)
+    run, _ = new_run(plan.header, plan.hash, StartRequest(trigger=trigger), now=1.0)
+    assert (run.trigger, run.environment) == (trigger, {"e": trigger})
+    assert correct_input(plan.header, run, {"a": 2})["environment"] == {"e": trigger}
+    continued, _ = new_run_from(plan.header, run, {}, now=2.0)
+    assert (continued.trigger, continued.environment) == (trigger, {"e": trigger})
+    other, _ = new_run(plan.header, plan.hash, StartRequest(), now=1.0)
+    assert (other.trigger, other.environment) == (None, {"e": None})
 
 
 def test_an_environment_entry_without_a_value_is_rejected() -> None:

@@ -308,6 +308,13 @@ class TriggersContract(ContractFixtures):
         store.registry.unregister("other", "q", now=12.0)
         assert due(70.0) == [("default", "soon")]
 
+    def test_a_trigger_does_not_start_a_run_by_a_sweep(self, store: Store) -> None:
+        register(store, declare())
+        trigger = read_trigger(store)
+        store.maintenance.sweep(1e6)
+        assert store.triggers.due(1e6, 10) == [trigger]
+        assert failed_checks(store) == []
+
     def test_a_registration_and_a_firing_do_not_undo_each_other(self, store: Store, second: Store) -> None:
         register(store, declare())
         trigger = read_trigger(store)
