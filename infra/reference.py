@@ -178,13 +178,14 @@ _NOUNS = {
     "InputDeclaration": "a mapping",
     "RetryPolicy": "a mapping",
     "CachePolicy": "a mapping",
+    "CatchUpPolicy": "a mapping",
     "Loop": "a mapping",
     "Repeat": "a mapping",
     "ActionEntry": "an action",
     "TaskEntry": "a call",
     "StepEntry": "a step",
 }
-_PLURALS = {"Step": "steps", "Task": "tasks", "Case": "cases"}
+_PLURALS = {"Step": "steps", "Task": "tasks", "Case": "cases", "TriggerDeclaration": "triggers"}
 
 
 def _types(_: str) -> str:
@@ -305,6 +306,7 @@ def _language_limits() -> list[LimitRow]:
         ("expansion of aliases", f"{reader.MAX_ALIASED_NODES:,} nodes", "NP005"),
         ("steps; cases of a step; targets of a case", steps, "NP701"),
         ("tasks; entries of the `run` of a step or task", tasks, "NP701"),
+        ("triggers", f"{limits.MAX_TRIGGERS}", "NP701"),
         ("cases of all steps; entries of all `run`", totals, "NP701"),
         ("tasks that call each other", f"{names.MAX_TASK_DEPTH} deep", "NP701"),
         ("diagnostics; constructs with a wrong form", findings, "NP902"),

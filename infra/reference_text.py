@@ -22,6 +22,8 @@ CONSTRUCTS: dict[str, type[models.Model]] = {
     "repeat": models.Repeat,
     "retry": models.RetryPolicy,
     "cache": models.CachePolicy,
+    "trigger": models.TriggerDeclaration,
+    "catch-up": models.CatchUpPolicy,
 }
 """The constructs that have a table of keys."""
 
@@ -32,6 +34,7 @@ KEYS: dict[tuple[str, str], str] = {
     ("playbook", "version"): "Any text. Quote it if it looks like a number.",
     ("playbook", "description"): "A text for readers.",
     ("playbook", "input"): "[The inputs of a run](#inputs): for each name a type or a mapping.",
+    ("playbook", "triggers"): "[What starts runs](triggers.md) by itself, such as a schedule.",
     ("playbook", "environment"): "[Configuration](#environment-and-variables).",
     (
         "playbook",
@@ -104,6 +107,21 @@ KEYS: dict[tuple[str, str], str] = {
     ("cache", "key"): "A value with templates that takes the place of the values that the work reads.",
     ("cache", "ttl"): "How long a result is used, from `1s` to `365d`.",
     ("cache", "skip_effects"): "Whether a hit may skip effects outside of the run.",
+    ("trigger", "name"): "Letters, digits, `_`, `-` and `.`; unique in the playbook.",
+    ("trigger", "type"): "What the trigger waits for.",
+    ("trigger", "cron"): "[The times](#cron) at which it fires. One of `cron` and `every` is required.",
+    ("trigger", "every"): "[The interval](#every) at which it fires, at least `1s`.",
+    ("trigger", "timezone"): "The name of the zone of `cron`, and of `start` and `end` without an offset.",
+    ("trigger", "start"): "The first time at which it may fire, in ISO 8601.",
+    ("trigger", "end"): "The time from which on it does not fire, in ISO 8601.",
+    ("trigger", "catch_up"): "[What happens to missed firings](#missed-firings). Default: `last`.",
+    ("trigger", "overlap"): "`skip`: no run starts [while an earlier one goes on](#overlapping-runs).",
+    ("trigger", "jitter"): "[The greatest delay](#jitter) of its firings, at most `24h`.",
+    ("trigger", "input"): "[The inputs of its runs](#inputs-and-conditions), with templates.",
+    ("trigger", "if"): "[A condition](#inputs-and-conditions). No run starts unless it is true.",
+    ("catch-up", "mode"): "Which of the missed firings are performed.",
+    ("catch-up", "within"): "With `all`: how long ago the first of them was, from `1s` to `30d`.",
+    ("catch-up", "limit"): "With `all`: how many are performed, the newest ones.",
 }
 """The meaning of every key of the constructs."""
 
@@ -140,6 +158,7 @@ FAMILIES: dict[str, str] = {
     "NP5": "Actions",
     "NP6": "Time limits",
     "NP7": "Size",
+    "NP8": "Triggers",
     "NP9": "The planner itself",
 }
 """The families of diagnostic codes, by the beginning of their codes."""

@@ -20,9 +20,9 @@ from noetl.api.http.responses import AcceptedRun, JsonResponse, RunLinks
 from noetl.api.routes.dependencies import ReadServices, RunServices
 from noetl.api.routes.waiting import RETRY_AFTER
 from noetl.api.routes.workflows import REPLAYED
-from noetl.api.service.playbooks import RESERVED_TRIGGER_NAMES
 from noetl.api.service.trigger_views import FiringPage, TriggerDetails, TriggerEntry, TriggerPage
 from noetl.api.service.triggers import MAX_NEXT_FIRINGS, NEXT_FIRINGS
+from noetl.planner.syntax.names import RESERVED_TRIGGER_NAMES
 
 router = APIRouter(prefix="/triggers", tags=["triggers"], default_response_class=JsonResponse)
 

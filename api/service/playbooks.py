@@ -22,6 +22,7 @@ from noetl.planner.diagnostics.terminal_text import to_printable
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan
+from noetl.planner.syntax.names import RESERVED_TRIGGER_NAMES
 
 if TYPE_CHECKING:
     from noetl.planner.compile import Compilation
@@ -34,9 +35,6 @@ MAX_SEARCH_READS = 50
 
 MAX_CALLER_LENGTH = 200
 """Number of characters of a caller's name that are kept. An issuer of tokens may write any text into it."""
-
-RESERVED_TRIGGER_NAMES = ("firings", "fire", "pause", "resume")
-"""Names that a trigger of a registered playbook must not have, because its path would be ambiguous."""
 
 _RESERVED_SEGMENTS = ("", ".", "..", "versions", "check-runs")
 """Segments that the name of a playbook must not have between slashes, because its path would be ambiguous."""

@@ -20,7 +20,7 @@ from noetl.planner.program.program import Program
 from noetl.planner.program.template_uses import TemplateUse
 from noetl.planner.syntax.instants import parse_instant
 from noetl.planner.syntax.models import InputDeclaration, TriggerDeclaration
-from noetl.planner.syntax.names import MAX_NAME_LENGTH
+from noetl.planner.syntax.names import MAX_NAME_LENGTH, RESERVED_TRIGGER_NAMES
 from noetl.planner.templates.template import TemplateProblem, has_template, parse_template
 
 if TYPE_CHECKING:
@@ -61,6 +61,9 @@ def _check_name(program: Program, trigger: TriggerDeclaration, first: dict[str, 
             "and start with a letter or digit"
         )
         program.report("NP813", message, path)
+    elif trigger.name in RESERVED_TRIGGER_NAMES:
+        message = f"name of a trigger cannot be `{trigger.name}`, which is a part of addresses"
+        program.report("NP813", message, path, f"rename it to `{trigger.name}-runs`")
     elif trigger.name in first:
         labels = [Label(first[trigger.name], "first definition")]
         program.report("NP813", f"duplicate trigger `{trigger.name}`", path, "rename one of them", labels)
@@ -127,7 +130,9 @@ def _read_cron(program: Program, trigger: TriggerDeclaration) -> Cron | None:
         return None
     if cron.day_or_weekday:
         message = "`cron` matches a date if its day matches, or if its weekday does"
-        program.report("NP809", message, path, "write `*` for one of them, or check the other one in `if`")
+        program.report(
+            "NP809", message, path, "if both must match, write `*` for one of them and test it in `if`"
+        )
     return cron
 
 

@@ -27,6 +27,9 @@ RESERVED_NAMES = frozenset(
 )
 """Words of the language, which cannot be names of values."""
 
+RESERVED_TRIGGER_NAMES = ("firings", "fire", "pause", "resume")
+"""Names that triggers cannot have: they follow the name of a trigger in addresses of the service."""
+
 MAX_NAME_LENGTH = 100
 """How many characters the name of a step or task may have."""
 

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,57 @@ def test_the_name_of_a_called_playbook_cannot_be_markup(noetl: Command, tmp_path
     page = noetl("plan", str(first), "-f", "html").out
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+TRIGGERS = """\
+name: report
+triggers:
+  - {name: nightly, type: schedule, cron: "30 2 * * *", timezone: Europe/Berlin, jitter: 90s, start: "2040-01-01"}
+  - {name: poll, type: schedule, every: 2h, end: "2040-03-25T02:00:00Z"}
+steps: [{name: load, run: [{action: log, message: loaded}]}]
+"""
+
+
+def test_the_next_firings_of_triggers_are_listed(noetl: Command) -> None:
+    outcome = noetl("plan", "-", "--triggers", "-n", "2", "--from", "2040-03-25", stdin=TRIGGERS)
+    assert outcome.exit_code == 0
+    assert outcome.out == (
+        "nightly: 30 2 * * * in Europe/Berlin, delayed by up to 90s\n"
+        "  local time                     UTC\n"
+        "  Sun 2040-03-25 03:00:00+02:00  2040-03-25T01:00:00Z  "
+        "there is no 02:30: the offset changes from +01:00 to +02:00\n"
+        "  Mon 2040-03-26 02:30:00+02:00  2040-03-26T00:30:00Z\n"
+        "\n"
+        "poll: every 2h\n"
+        "  local time                     UTC\n"
+        "  Sun 2040-03-25 00:00:00+00:00  2040-03-25T00:00:00Z\n"
+    )
+    outcome = noetl("plan", "-", "--triggers", "--from", "2040-03-26", stdin=TRIGGERS)
+    assert outcome.out.count("+02:00") == 10
+    assert outcome.out.endswith("\npoll: every 2h\n  no more firings\n")
+
+
+def test_firings_are_listed_from_now_as_json(noetl: Command) -> None:
+    nightly, poll = noetl("plan", "-", "--triggers", "-f", "json", "-n", "1", stdin=TRIGGERS).json
+    assert (nightly["trigger"], nightly["type"], len(nightly["firings"])) == ("nightly", "schedule", 1)
+    assert set(nightly["firings"][0]) == {"scheduled_at", "local", "note"}
+    assert datetime.fromisoformat(poll["firings"][0]["scheduled_at"]) > datetime.now(UTC)
+    assert noetl("plan", "fork.yaml", "--triggers", "-f", "json").json == []
+    assert noetl("plan", "fork.yaml", "--triggers").out == "the playbook has no triggers\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-n", "3"), "-n and --from choose firings: add --triggers"),
+        (("--from", "2040-01-01"), "-n and --from choose firings: add --triggers"),
+        (("--triggers", "-f", "svg"), "--triggers supports the formats text and json, not svg"),
+        (("--triggers", "--from", "soon"), "--from is `soon`; it must be a time such as 2026-01-31T09:00Z,"),
+    ],
+)
+def test_options_of_firings_that_do_not_fit_are_refused(
+    noetl: Command, arguments: tuple[str, ...], message: str
+) -> None:
+    outcome = noetl("plan", "fork.yaml", *arguments)
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"noetl: {message}")
