@@ -427,11 +427,11 @@ def lower_schedule(declared: TriggerDeclaration) -> Schedule:
     policy = declared.catch_up
     return Schedule(
         declared.cron,
-        declared.every,
+        declared.interval,
         declared.timezone,
         start,
         end,
-        LAST if policy is None else CatchUp(policy.mode, policy.within, policy.limit),
+        LAST if policy is None else CatchUp(policy.mode, policy.max_age, policy.limit),
         declared.jitter,
         declared.overlap,
     )

@@ -1,4 +1,4 @@
-"""Checks of triggers: names, schedules, and the inputs of the runs that they start (NP801 to NP815, and NP301).
+"""Checks of triggers: names, schedules, and the inputs of their runs (NP801 to NP815, and NP301).
 
 A template of a trigger is evaluated before there is a run. It reads `trigger`, and calls `now` and `uuid`.
 """
@@ -74,9 +74,9 @@ def _check_schedule(program: Program, trigger: TriggerDeclaration) -> None:
     _check_timing(program, trigger)
     zone = _find_zone(program, trigger)
     cron = None if trigger.cron is None else _read_cron(program, trigger)
-    if zone is None or (cron is None and trigger.every is None):
+    if zone is None or (cron is None and trigger.interval is None):
         return
-    if trigger.cron is None or trigger.every is None:
+    if trigger.cron is None or trigger.interval is None:
         _check_firings(program, trigger, zone, cron)
 
 
@@ -89,7 +89,7 @@ def _check_timing(program: Program, trigger: TriggerDeclaration) -> None:
     if number == 2:
         message = f"trigger `{abbreviate(trigger.name)}` has both `cron` and `every`"
         program.report("NP804", message, (*trigger.path, "every"), "remove one of them", key=True)
-    elif trigger.cron is None and trigger.every is None and number == 0:
+    elif trigger.cron is None and trigger.interval is None and number == 0:
         message = f"trigger `{abbreviate(trigger.name)}` has neither `cron` nor `every`"
         hint = "add a line such as `cron: 30 2 * * MON-FRI` or `every: 10m`"
         program.report("NP804", message, trigger.path, hint)
@@ -143,7 +143,7 @@ def _check_firings(program: Program, trigger: TriggerDeclaration, zone: ZoneInfo
     start, end = (
         None if text is None else parse_instant(text, zone) for text in (trigger.start, trigger.end)
     )
-    schedule = Schedule(trigger.cron, trigger.every, trigger.timezone, start, end)
+    schedule = Schedule(trigger.cron, trigger.interval, trigger.timezone, start, end)
     if schedule.next_after((start or 0.0) - 1) is not None:
         if cron is not None and not cron.is_hourly:
             _report_moved_firing(program, trigger, schedule, cron)

@@ -9,7 +9,7 @@ from noetl.planner.frozen import frozen
 from noetl.planner.schedules.schedule import Schedule
 
 _STEP = 1e-6
-"""The distance of the instants that are told apart, in seconds."""
+"""The distance of two instants, at least, in seconds."""
 
 
 @frozen

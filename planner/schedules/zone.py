@@ -34,7 +34,7 @@ _LAST_YEAR = 9_000
 
 
 class Gap(NamedTuple):
-    """Wall-clock times that a zone does not have: from `first` on, before `end`. `instant` is that of `end`."""
+    """The wall-clock times from `first` to `end`, which a zone does not have. `instant` is that of `end`."""
 
     instant: datetime
     first: datetime

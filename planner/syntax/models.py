@@ -214,7 +214,9 @@ class Task(Model):
 
 class CatchUpPolicy(Model):
     mode: CatchUpMode
-    within: Annotated[float, BeforeValidator(parse_catch_up_time)] = MAX_CATCH_UP_SECONDS
+    max_age: Annotated[float, BeforeValidator(parse_catch_up_time)] = Field(
+        default=MAX_CATCH_UP_SECONDS, alias="within"
+    )
     limit: Annotated[int, Field(ge=1, le=MAX_CATCH_UP)] = MAX_CATCH_UP
 
 
@@ -223,12 +225,12 @@ def _expand_catch_up(value: object) -> object:
 
 
 class TriggerDeclaration(Model):
-    """What starts runs of the playbook by itself. `start` and `end` are texts: `timezone` decides."""
+    """A trigger: it starts runs of the playbook. `start` and `end` are texts, and `timezone` decides."""
 
     name: str
     type: Literal["schedule"]
     cron: str | None = None
-    every: Annotated[float, BeforeValidator(parse_interval)] | None = None
+    interval: Annotated[float, BeforeValidator(parse_interval)] | None = Field(default=None, alias="every")
     timezone: str = "UTC"
     start: Instant | None = None
     end: Instant | None = None

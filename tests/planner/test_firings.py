@@ -39,8 +39,8 @@ timings = st.one_of(st.tuples(crons, st.none()), st.tuples(st.none(), seconds))
 @st.composite
 def schedules(draw: st.DrawFn) -> Schedule:
     """Return any schedule. It may end before its first firing."""
-    (cron, every), (start, end) = draw(timings), draw(spans)
-    return Schedule(cron, every, draw(st.sampled_from(ZONES)), start, end)
+    (cron, interval), (start, end) = draw(timings), draw(spans)
+    return Schedule(cron, interval, draw(st.sampled_from(ZONES)), start, end)
 
 
 @given(schedules(), instants)
@@ -59,30 +59,30 @@ def test_firings_ascend_from_start_to_end(schedule: Schedule, instant: float) ->
 
 @given(schedules(), instants, st.floats(0.0, 1.0))
 def test_no_firing_is_passed_over(schedule: Schedule, instant: float, part: float) -> None:
-    """From each instant before a firing, that firing is the next one."""
+    """A firing is the next one from each instant before it."""
     following = schedule.next_after(instant)
     if following is not None:
-        between = min(instant + (following - instant) * part, following - 0.001)
-        if between >= instant:
-            assert schedule.next_after(between) == following
+        middle = min(instant + (following - instant) * part, following - 0.001)
+        if middle >= instant:
+            assert schedule.next_after(middle) == following
 
 
 @given(seconds, st.none() | instants, instants)
-def test_intervals_are_multiples_from_the_start(every: float, start: float | None, instant: float) -> None:
-    following = Schedule(every_seconds=every, start_at=start).next_after(instant)
+def test_intervals_are_multiples_from_the_start(interval: float, start: float | None, instant: float) -> None:
+    following = Schedule(every_seconds=interval, start_at=start).next_after(instant)
     assert following is not None
-    count = round((following - (start or 0.0)) / every)
+    count = round((following - (start or 0.0)) / interval)
     assert count >= 0
-    assert following == (start or 0.0) + count * every
-    assert following - max(instant, start or 0.0) <= every + 1e-3
+    assert following == (start or 0.0) + count * interval
+    assert following - max(instant, start or 0.0) <= interval + 1e-3
 
 
 @given(instants)
 def test_an_interval_fires_at_its_start(start: float) -> None:
-    for every in (1.0, 0.1 + 1.0, 86_400.0):
-        schedule = Schedule(every_seconds=every, start_at=start)
+    for interval in (1.0, 1.1, 86_400.0):
+        schedule = Schedule(every_seconds=interval, start_at=start)
         assert schedule.next_after(start - 5.0) == start
-        assert schedule.next_after(start) == start + every
+        assert schedule.next_after(start) == start + interval
 
 
 @given(crons, st.sampled_from(ZONES), instants)

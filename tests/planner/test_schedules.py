@@ -71,7 +71,7 @@ def find_changes(zone: ZoneInfo, first: int = 2024, last: int = 2027) -> list[da
 
 @cache
 def zones_that_change() -> dict[str, list[datetime]]:
-    """Return one zone of those with the same offsets around the same changes, with the days of the changes."""
+    """Return one zone of those with equal offsets around equal changes, with the days of the changes."""
     known: set[object] = set()
     found: dict[str, list[datetime]] = {}
     for name in sorted(available_timezones()):

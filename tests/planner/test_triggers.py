@@ -146,7 +146,8 @@ def test_a_mistake_is_marked(text: str, code: str, source: str | None) -> None:
         "name: t, type: webhook",
         "name: t, type: schedule, cron: '0 4 * * *'",
         "name: t, type: schedule, every: 1s, jitter: 24h, catch_up: {mode: all, within: 30d, limit: 1000}",
-        "name: t, type: schedule, cron: '0 8 */2 * FRI', start: '2030-01-01T08:00', end: '2030-02-01T08:00+02:00'",
+        f"name: t, {CHECKED}, start: '2030-01-01T08:00', end: '2030-02-01T08:00+02:00'",
+        "name: t, type: schedule, cron: '0 8 */2 * FRI'",
         "name: t, type: schedule, every: 1h, if: '{{ now() > 0 and uuid() and none != true }}'",
         "name: t, type: schedule, every: 1h, if: '{{ trigger.x | default(1) }}{% if trigger %}{% endif %}'",
     ],
@@ -185,7 +186,7 @@ def test_a_trigger_has_a_timing(missing: str) -> None:
 
 
 def test_an_invalid_timing_is_reported_once() -> None:
-    """It is not reported as missing, too."""
+    """A timing that is wrong is not missing."""
     assert [d.code for d in diagnose(trigger("name: t, type: schedule, crom: '0 4 * * *'"))] == ["NP010"]
     assert [d.code for d in diagnose(trigger("name: t, type: schedule, every: [1]"))] == ["NP012"]
 
@@ -227,14 +228,14 @@ def test_templates_in_lists_and_mappings_may_be_one_of_an_enum() -> None:
 def test_inferred_inputs() -> None:
     steps = "steps: [{name: a, run: [{action: log, message: '{{ day }} {{ b | default(1) }}'}]}]\n"
 
-    def found(values: str, text: str = steps) -> list[str]:
+    def codes(values: str, text: str = steps) -> list[str]:
         playbook = f"triggers: [{{name: t, {CHECKED}, input: {values}}}]\n{text}"
         return [code for code, _ in findings(playbook)]
 
-    assert found("{day: x, b: 1}") == found("{day: x}") == []
-    assert found("{}") == ["NP810"]
-    assert found("{day: x, other: 1}") == ["NP810"]
-    assert found("{day: x, other: 1}", steps.replace("{{ day }}", "{{ day }} {{ input }}")) == []
+    assert codes("{day: x, b: 1}") == codes("{day: x}") == []
+    assert codes("{}") == ["NP810"]
+    assert codes("{day: x, other: 1}") == ["NP810"]
+    assert codes("{day: x, other: 1}", steps.replace("{{ day }}", "{{ day }} {{ input }}")) == []
 
 
 def test_broken_inputs_cause_no_further_findings() -> None:

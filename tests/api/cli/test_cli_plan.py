@@ -222,7 +222,12 @@ def test_the_name_of_a_called_playbook_cannot_be_markup(noetl: Command, tmp_path
 TRIGGERS = """\
 name: report
 triggers:
-  - {name: nightly, type: schedule, cron: "30 2 * * *", timezone: Europe/Berlin, jitter: 90s, start: "2040-01-01"}
+  - name: nightly
+    type: schedule
+    cron: "30 2 * * *"
+    timezone: Europe/Berlin
+    jitter: 90s
+    start: "2040-01-01"
   - {name: poll, type: schedule, every: 2h, end: "2040-03-25T02:00:00Z"}
 steps: [{name: load, run: [{action: log, message: loaded}]}]
 """
