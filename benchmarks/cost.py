@@ -194,13 +194,14 @@ def measure_forks(widths: Sequence[int] = BRANCHES) -> list[report.Row]:
 
 
 def measure_run_tables() -> str:
-    """Return tables of the cost of whole runs, with an emulator in this process."""
+    """Return tables of the cost of whole runs, and of a firing, with an emulator in this process."""
     with ExitStack() as stack:
         queue = stack.enter_context(emulated_account())
         store = open_store()
         assert isinstance(store, DynamoStore)
         meter = stack.enter_context(AwsMeter().attached("dynamodb", "sqs"))
-        return run_cost.render_tables(run_cost.measure_shapes(store, queue, meter))
+        tables = run_cost.render_tables(run_cost.measure_shapes(store, queue, meter))
+        return f"{tables}\ndollars of a million firings of a schedule: {run_cost.measure_firing(store, meter):.2f}\n"
 
 
 @contextmanager

@@ -23,9 +23,11 @@ from benchmarks.meter import PRICES, AwsMeter, AwsUsage
 from benchmarks.playbooks import fan_out, text_chain
 from noetl.executor.actions import catalogue
 from noetl.executor.clients.aws import client
+from noetl.executor.engine.firing import perform_due
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.start import new_run
-from noetl.executor.model.run import END, Claim, Lease
+from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.run import DEFAULT_TENANT, END, Claim, Lease
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.dynamo.attributes import decode_item, size_of
@@ -38,6 +40,14 @@ BATCH = 10
 RESULT_BYTES = 1024
 REPEATS = 5
 GIGABYTE = 1e9
+SCHEDULED = """
+name: scheduled
+triggers: [{name: often, type: schedule, every: 1m}]
+steps: [{name: a, run: [{action: log, message: hello}]}]
+"""
+FIRING_MESSAGES = 3
+"""Requests to SQS for the message about a firing: it is sent, received and deleted."""
+
 PARTS = ("DynamoDB", "SQS", "Lambda", "Logs", "API")
 
 
@@ -110,6 +120,35 @@ def measure_run(store: DynamoStore, queue: str, shape: MeasuredShape, meter: Aws
                 sqs.delete_message_batch(QueueUrl=queue, Entries=entries)
     usage = meter.read()
     return RunMeasurement(usage, invocations, cpu_seconds, _stored_bytes() - bytes_before)
+
+
+def measure_firing(store: DynamoStore, meter: AwsMeter) -> float:
+    """Return dollars of a million firings of a schedule, beyond what as many starts by requests cost.
+
+    A sweep sends a message about each, and an invocation receives and deletes it. The first firing fills the
+    caches.
+    """
+    plan = compile_playbook(SCHEDULED, catalogue()).plan
+    assert plan is not None
+    store.plans.save(plan)
+    playbook = RegisteredPlaybook(DEFAULT_TENANT, plan.header.name, None, plan.hash, store.clock())
+    store.registry.register(playbook, triggers=plan.header.triggers)
+    for _ in range(2):
+        meter.read()
+        began = time.process_time()
+        trigger = store.triggers.get(DEFAULT_TENANT, plan.header.name, "often")
+        assert trigger is not None
+        assert trigger.due_at is not None
+        assert perform_due(store, trigger, trigger.due_at) is not None
+        cpu_seconds = time.process_time() - began
+        fired = meter.read()
+    store.runs.create(*new_run(plan.header, plan.hash, StartRequest(), now=time.time()))
+    started = meter.read()
+    prices = PRICES["per_million"]
+    messages = FIRING_MESSAGES * prices["sqs_requests"]
+    invocation = prices["lambda_requests"] + _log_dollars(PRICES["lambda_log_bytes"])
+    invocation += _compute_dollars(cpu_seconds, PRICES["lambda_memory_megabytes"])
+    return (fired.dollars - started.dollars) * 1e6 + messages + invocation
 
 
 def _stored_bytes() -> int:

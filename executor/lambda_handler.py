@@ -49,7 +49,8 @@ def sweep(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     result = store.maintenance.sweep(store.clock())
     metrics.add("Swept", result.runs)
     metrics.add("SentAgain", result.repaired)
-    metrics.add("Triggers", triggers)
+    if triggers:  # CloudWatch charges for a metric that has a value.
+        metrics.add("Triggers", triggers)
     metrics.write()
     return {"runs": result.runs, "sent_again": result.repaired, "triggers": triggers}
 
