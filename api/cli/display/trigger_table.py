@@ -18,7 +18,7 @@ def format_triggers(
     triggers: Sequence[Mapping[str, Any]], now: float, *, with_header: bool
 ) -> list[tuple[str, ...]]:
     """Return the rows of triggers, which are items of `GET /triggers`. The header is for persons."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             f"{trigger['playbook']}/{trigger['name']}",
             trigger["schedule"],
@@ -34,7 +34,7 @@ def format_triggers(
 
 def format_firings(firings: Sequence[Mapping[str, Any]], *, with_header: bool) -> list[tuple[str, ...]]:
     """Return the rows of firings, which are items of the history of a trigger."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             _cut(firing["scheduled_at"]),
             _cut(firing["fired_at"]),
