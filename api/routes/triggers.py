@@ -41,7 +41,7 @@ register_url_convertor("trigger", _TriggerNameConvertor())
 Playbook = Annotated[
     str, Path(description="The name of a playbook. A slash may stand as it is.", examples=["greet"])
 ]
-Name = Annotated[str, Path(description="The name of a trigger of the playbook.", examples=["nightly"])]
+Trigger = Annotated[str, Path(description="The name of a trigger of the playbook.", examples=["nightly"])]
 
 
 @router.get(
@@ -56,20 +56,20 @@ def list_triggers(services: ReadServices, query: Annotated[TriggerListQuery, Que
 
 
 @router.get(
-    "/{playbook:path}/{name:trigger}/firings",
+    "/{playbook:path}/{trigger:trigger}/firings",
     responses={200: response_body(FiringPage, description="A page of firings.")},
     openapi_extra=problems("not-found", "invalid-cursor"),
 )
 def list_firings(
-    playbook: Playbook, name: Name, services: ReadServices, query: Annotated[FiringQuery, Query()]
+    playbook: Playbook, trigger: Trigger, services: ReadServices, query: Annotated[FiringQuery, Query()]
 ) -> Response:
     """Return the firings of a trigger, the newest first, also of one that was removed."""
-    page = services.triggers.firings(playbook, name, limit=query.limit, cursor=query.cursor)
+    page = services.triggers.firings(playbook, trigger, limit=query.limit, cursor=query.cursor)
     return JsonResponse(page)
 
 
 @router.post(
-    "/{playbook:path}/{name:trigger}/fire",
+    "/{playbook:path}/{trigger:trigger}/fire",
     status_code=202,
     responses={
         202: response_body(
@@ -85,55 +85,59 @@ def list_firings(
 )
 async def fire_trigger(
     playbook: Playbook,
-    name: Name,
+    trigger: Trigger,
     request: Request,
     services: RunServices,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Start the run of a firing by hand: now, or that of an instant of the schedule."""
     fire = await read_fire_request(request, idempotency_key)
-    run, is_replay = await to_thread.run_sync(services.triggers.fire, playbook, name, fire, limiter=_starters)
+    run, is_replay = await to_thread.run_sync(
+        services.triggers.fire, playbook, trigger, fire, limiter=_starters
+    )
     links = RunLinks.of_run(request, run.id)
     headers = {"Location": links.status} | RETRY_AFTER | (REPLAYED if is_replay else {})
     return JsonResponse(AcceptedRun.from_run(run, links), 202, headers=headers)
 
 
 @router.post(
-    "/{playbook:path}/{name:trigger}/pause",
+    "/{playbook:path}/{trigger:trigger}/pause",
     responses={200: response_body(TriggerEntry, description="The trigger is paused.")},
     openapi_extra=problems("not-found", "trigger-changed"),
 )
-def pause_trigger(playbook: Playbook, name: Name, services: RunServices) -> Response:
+def pause_trigger(playbook: Playbook, trigger: Trigger, services: RunServices) -> Response:
     """Pause the trigger: it does not fire until it is resumed. A repeated request changes nothing."""
-    return JsonResponse(services.triggers.pause(playbook, name))
+    return JsonResponse(services.triggers.pause(playbook, trigger))
 
 
 @router.post(
-    "/{playbook:path}/{name:trigger}/resume",
+    "/{playbook:path}/{trigger:trigger}/resume",
     responses={200: response_body(TriggerEntry, description="The trigger is not paused any more.")},
     openapi_extra={**optional_body("TriggerResumeBody"), **problems("not-found", "trigger-changed")},
 )
-async def resume_trigger(playbook: Playbook, name: Name, request: Request, services: RunServices) -> Response:
+async def resume_trigger(
+    playbook: Playbook, trigger: Trigger, request: Request, services: RunServices
+) -> Response:
     """Resume the trigger. Its missed firings are recorded, and performed as `catch_up` says.
 
     A repeated request changes nothing.
     """
     catch_up = await read_catch_up(request)
-    return JsonResponse(await run_in_threadpool(services.triggers.resume, playbook, name, catch_up))
+    return JsonResponse(await run_in_threadpool(services.triggers.resume, playbook, trigger, catch_up))
 
 
 @router.get(
-    "/{playbook:path}/{name:trigger}",
+    "/{playbook:path}/{trigger:trigger}",
     responses={200: response_body(TriggerDetails, description="The trigger.")},
     openapi_extra=problems("not-found"),
 )
 def get_trigger(
     playbook: Playbook,
-    name: Name,
+    trigger: Trigger,
     services: ReadServices,
     firings: Annotated[
         WholeNumber, Query(ge=0, le=MAX_NEXT_FIRINGS, description="How many firings to come are shown.")
     ] = NEXT_FIRINGS,
 ) -> Response:
     """Return a trigger with its declaration, its latest firing, and its next firings."""
-    return JsonResponse(services.triggers.get(playbook, name, firings))
+    return JsonResponse(services.triggers.get(playbook, trigger, firings))

@@ -42,6 +42,13 @@ more than ten minutes for one call. So this phase has a schema of playbooks with
 The phase `stateful` follows links from what it has created, so most of its playbooks are right ones.
 """
 
+TRIGGERED = """\
+name: triggered
+triggers: [{name: yearly, type: schedule, cron: "0 0 1 1 *"}]
+steps: [{name: a, run: [{action: set, set: {n: 1}}]}]
+"""
+"""A playbook with a trigger, which is not removed by a request for another playbook."""
+
 MAX_STEPS = 10
 """How many calls follow each other in the phase `stateful`, along the links of the document."""
 
@@ -120,11 +127,13 @@ def create_resources(address: str, authorization: str) -> dict[str, list[str]]:
             client.post("/workflows/run", json={"playbook": text}, headers={"Prefer": "wait=1"}).json()
             for text in PLAYBOOKS.values()
         ]
-        for text in PLAYBOOKS.values():
+        for text in (*PLAYBOOKS.values(), TRIGGERED):
             client.post("/playbooks", json={"playbook": text}).raise_for_status()
     return {
         "workflow_id": [run["workflow_id"] for run in runs],
         "name": list(PLAYBOOKS),
+        "playbook": ["triggered"],
+        "trigger": ["yearly"],
         "version": ["1"],
         "token": ["unknown"],
         "code": ["NP101"],

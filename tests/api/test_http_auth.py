@@ -33,6 +33,7 @@ name: greet
 steps: [{name: greet, loop: {items: [1]}, run: [{action: log, message: hello}]}]
 output: {said: hello}
 """
+TRIGGERS = 'triggers: [{name: nightly, type: schedule, cron: "30 2 * * *"}]'
 YAML = {"Content-Type": "application/yaml"}
 
 ROW = re.compile(r"^\| `([A-Z]+) (/[^`]*)` \| (?:`(\w+)`|none) \|", re.MULTILINE)
@@ -300,12 +301,13 @@ class TestTenants:
         headers = bearer(keys["admin"]) | YAML
         run = await http.post("/workflows/run", content=GREET, headers=headers | {"Prefer": "wait=20"})
         assert run.json()["status"] == "succeeded"
-        assert (await http.post("/playbooks", content=GREET, headers=headers)).status_code == 201
-        return {"workflow_id": run.json()["workflow_id"], "name": "greet", "version": "1"}
+        assert (await http.post("/playbooks", content=GREET + TRIGGERS, headers=headers)).status_code == 201
+        named = {"name": "greet", "version": "1", "playbook": "greet", "trigger": "nightly"}
+        return {"workflow_id": run.json()["workflow_id"], **named}
 
     @pytest.mark.parametrize(
         ("method", "path"),
-        [(method, path) for method, path, _ in GUARDED if re.search(r"\{(workflow_id|name)\}", path)],
+        [(method, path) for method, path, _ in GUARDED if re.search(r"\{(workflow_id|name|trigger)\}", path)],
     )
     async def test_ids_of_another_tenant_are_unknown(
         self, http: httpx.AsyncClient, keys: dict[str, str], owned: dict[str, str], method: str, path: str
@@ -325,7 +327,7 @@ class TestTenants:
     async def test_lists_have_only_items_of_the_tenant(
         self, http: httpx.AsyncClient, keys: dict[str, str], owned: dict[str, str]
     ) -> None:
-        for path in ("/workflows", "/playbooks"):
+        for path in ("/workflows", "/playbooks", "/triggers"):
             assert (await http.get(path, headers=bearer(keys["foreign"]))).json()["items"] == []
             assert len((await http.get(path, headers=bearer(keys["admin"]))).json()["items"]) == 1
 
