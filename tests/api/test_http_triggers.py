@@ -127,4 +127,4 @@ async def test_wrong_requests_are_refused(service: httpx.AsyncClient) -> None:
     assert_problem(await service.get(NIGHTLY, params={"firings": 101}), 400, "invalid-request")
     assert (await service.post(NIGHTLY)).status_code == 405
     text = TEXT.replace("nightly", "fire")
-    assert_problem(await service.post("/playbooks", json={"playbook": text}), 422, "invalid-name")
+    assert_problem(await service.post("/playbooks", json={"playbook": text}), 422, "invalid-playbook")
