@@ -72,24 +72,22 @@ class DynamoPlaybooks:
             if registered["plan"] != playbook.plan_hash:
                 message = f"version {playbook.version} of `{name}` is registered with another text"
                 raise RejectedError("version_exists", message)
+            writes: list[Write] = []
             if "removed" in registered:
                 del registered["removed"]
                 newest = _newest(versions.values())
                 key = keys.version(tenant, name, registered["version"])
-                name_update = _name_update(playbook, name_item, newest)
-                sets = {"removed": None, "counted": is_counted or None}
-                restored = _decode_playbook(tenant, name, registered)
-                placed = (
-                    replacing_writes(self._context, restored, triggers, playbook.registered_at)
-                    if newest is registered
-                    else []
-                )
-                self._table.write([Update(key, sets), name_update, *count, *placed])
-            return _decode_playbook(tenant, name, registered)
+                writes = [Update(key, {"removed": None, "counted": is_counted or None}), *count]
+            restored = _decode_playbook(tenant, name, registered)
+            if newest is registered:
+                writes += replacing_writes(self._context, restored, triggers, playbook.registered_at)
+            if writes:
+                self._table.write([*writes, _name_update(playbook, name_item, newest)])
+            return restored
         item = _new_item(playbook, versions)
         counted = {"counted": True} if is_counted else {}
         added = _decode_playbook(tenant, name, item)
-        writes: list[Write] = [
+        writes = [
             Put(keys.version(tenant, name, item["version"]), item | counted),
             _name_update(playbook, name_item, item),
             *count,

@@ -188,3 +188,5 @@ class ConsistencyContract:
         assert store.triggers.advance(Advance(trigger, lost))
         message = "trigger `t` belongs to version 9 of playbook `p`, which is not the newest"
         assert list_findings(store) == [("lost triggers", None, message)]
+        register(store, declare())
+        assert list_findings(store) == []

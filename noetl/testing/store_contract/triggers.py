@@ -17,6 +17,7 @@ from noetl.executor.model.triggers import Advance, Firing, FiringOutcome, LiveTr
 from noetl.executor.stores.interface import Store
 from noetl.planner.plan import Plan, Trigger
 from noetl.planner.schedules.schedule import Schedule
+from noetl.planner.syntax.limits import MAX_TRIGGERS
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.operations import claim_visit, failed_checks, run_concurrently
@@ -228,6 +229,16 @@ class TriggersContract(ContractFixtures):
         assert list_names(store) == []
         assert store.registry.register(replace(first, registered_at=200.0), triggers=(declare(),)) == first
         assert read_trigger(store).next_at == 240.0
+
+    def test_all_versions_with_many_triggers_are_removed(self, store: Store) -> None:
+        """Write as many triggers at once as a playbook may have, and remove as many of the version before."""
+        for number in range(21):
+            names = [f"{number % 2} {place:02}" for place in range(MAX_TRIGGERS)]
+            register(store, *map(declare, names), version=str(number), now=float(number))
+            assert list_names(store) == names
+        assert store.registry.unregister("default", "p", now=30.0) == 21
+        assert list_names(store) == []
+        assert failed_checks(store) == []
 
     def test_a_version_that_is_registered_again_changes_nothing(self, store: Store) -> None:
         first = register(store, declare(), now=10.0)
