@@ -40,7 +40,7 @@ steps:
 """
 
 
-class TriggerService:
+class ScheduledPlaybook:
     """A store with the registered versions of one playbook, and its clock."""
 
     def __init__(self, text: str, now: float = START) -> None:
@@ -80,7 +80,7 @@ class TriggerService:
 
 
 def test_a_due_firing_starts_one_run() -> None:
-    service = TriggerService(HOURLY)
+    service = ScheduledPlaybook(HOURLY)
     assert service.perform() == []
     service.clock.advance(HOUR)
     [run] = service.perform()
@@ -96,7 +96,7 @@ def test_a_due_firing_starts_one_run() -> None:
 
 
 def test_the_names_that_a_trigger_reads() -> None:
-    service = TriggerService("""
+    service = ScheduledPlaybook("""
     triggers:
     - name: hourly
       type: schedule
@@ -119,7 +119,7 @@ def test_the_names_that_a_trigger_reads() -> None:
 
 
 def test_missed_firings_are_recorded_together() -> None:
-    service = TriggerService(HOURLY)
+    service = ScheduledPlaybook(HOURLY)
     service.clock.advance(5 * HOUR + 600)
     [run] = service.perform()
     assert run.input == {"day": instant_key(START + 5 * HOUR)}
@@ -133,7 +133,7 @@ def test_missed_firings_are_recorded_together() -> None:
 
 
 def test_all_missed_firings_are_performed_in_order() -> None:
-    service = TriggerService(HOURLY.replace("every: 1h", "every: 1h, catch_up: all"))
+    service = ScheduledPlaybook(HOURLY.replace("every: 1h", "every: 1h, catch_up: all"))
     service.clock.advance(3 * HOUR + 600)
     assert [run.input["day"] for run in service.perform()] == [
         instant_key(START + hours * HOUR) for hours in (1, 2, 3)
@@ -142,7 +142,7 @@ def test_all_missed_firings_are_performed_in_order() -> None:
 
 
 def test_a_false_condition_starts_no_run() -> None:
-    service = TriggerService(
+    service = ScheduledPlaybook(
         HOURLY.replace("every: 1h", 'every: 1h, if: "{{ trigger.previous_at is none }}"')
     )
     service.clock.advance(HOUR)
@@ -161,7 +161,7 @@ def test_a_false_condition_starts_no_run() -> None:
     ],
 )
 def test_an_input_without_a_value_is_rejected(template: str, reason: str) -> None:
-    service = TriggerService(HOURLY)
+    service = ScheduledPlaybook(HOURLY)
     plan = compile_text(HOURLY)
     declared = replace(plan.header.triggers[0], input={"day": template})
     wrong = replace(plan, header=replace(plan.header, triggers=(declared,)))
@@ -177,7 +177,7 @@ def test_an_input_without_a_value_is_rejected(template: str, reason: str) -> Non
 
 
 def test_no_run_starts_while_the_last_one_is_open() -> None:
-    service = TriggerService(HOURLY.replace("every: 1h", "every: 1h, overlap: skip"))
+    service = ScheduledPlaybook(HOURLY.replace("every: 1h", "every: 1h, overlap: skip"))
     service.clock.advance(HOUR)
     [run] = service.perform()
     service.clock.advance(HOUR)
@@ -189,7 +189,7 @@ def test_no_run_starts_while_the_last_one_is_open() -> None:
     assert len(service.perform()) == 2
 
 
-def finish(service: TriggerService, run_id: str) -> None:
+def finish(service: ScheduledPlaybook, run_id: str) -> None:
     """Let a stopped run end."""
     from noetl.executor.engine.invocation import VisitExecutor
     from noetl.executor.model.run import SERVICE_QUEUE, Lease
@@ -205,7 +205,7 @@ def finish(service: TriggerService, run_id: str) -> None:
 
 
 def test_a_jitter_delays_each_firing_equally() -> None:
-    service = TriggerService(HOURLY.replace("every: 1h", "every: 1h, jitter: 30m"))
+    service = ScheduledPlaybook(HOURLY.replace("every: 1h", "every: 1h, jitter: 30m"))
     delay = jitter_of("default", "play", "hourly", 1800.0)
     assert 0 < delay < 1800
     service.clock.now = START + HOUR + delay - 0.001
@@ -217,7 +217,7 @@ def test_a_jitter_delays_each_firing_equally() -> None:
 
 
 def test_one_of_many_processes_performs_a_firing() -> None:
-    service = TriggerService(HOURLY)
+    service = ScheduledPlaybook(HOURLY)
     service.clock.advance(HOUR)
     trigger = service.trigger()
     with ThreadPoolExecutor(8) as pool:
@@ -227,7 +227,7 @@ def test_one_of_many_processes_performs_a_firing() -> None:
 
 
 def test_a_new_version_keeps_the_next_firing_if_its_timing_is_equal() -> None:
-    service = TriggerService(HOURLY)
+    service = ScheduledPlaybook(HOURLY)
     service.clock.advance(0.5 * HOUR)
     service.register(HOURLY + "description: second\n")
     assert (service.trigger().version, service.trigger().next_at) == ("2", START + HOUR)
@@ -239,7 +239,7 @@ def test_a_new_version_keeps_the_next_firing_if_its_timing_is_equal() -> None:
 
 
 def test_a_firing_that_is_due_is_not_lost_in_a_new_version() -> None:
-    service = TriggerService(HOURLY)
+    service = ScheduledPlaybook(HOURLY)
     service.clock.advance(HOUR + 1)
     service.register(HOURLY.replace("every: 1h", "every: 7h"))
     [run] = service.perform()
@@ -248,7 +248,7 @@ def test_a_firing_that_is_due_is_not_lost_in_a_new_version() -> None:
 
 
 def test_firings_of_a_pause_are_missed() -> None:
-    service = TriggerService(HOURLY)
+    service = ScheduledPlaybook(HOURLY)
     store, schedule = service.store, Schedule(every_seconds=HOUR)
     assert store.triggers.advance(pause_trigger(service.trigger(), service.clock()))
     service.clock.advance(3.5 * HOUR)
@@ -263,7 +263,7 @@ def test_firings_of_a_pause_are_missed() -> None:
 def test_firings_of_a_pause_are_performed_on_request(
     mode: CatchUpMode, hours: list[int], missed: int
 ) -> None:
-    service = TriggerService(HOURLY.replace("every: 1h", "every: 1h, catch_up: none"))
+    service = ScheduledPlaybook(HOURLY.replace("every: 1h", "every: 1h, catch_up: none"))
     store = service.store
     store.triggers.advance(pause_trigger(service.trigger(), service.clock()))
     service.clock.advance(3.5 * HOUR)
@@ -281,14 +281,14 @@ def test_firings_of_a_pause_are_performed_on_request(
 
 
 def test_a_paused_trigger_stays_paused_in_a_new_version() -> None:
-    service = TriggerService(HOURLY)
+    service = ScheduledPlaybook(HOURLY)
     service.store.triggers.advance(pause_trigger(service.trigger(), service.clock()))
     service.register(HOURLY.replace("every: 1h", "every: 20m"))
     assert (service.trigger().is_paused, service.trigger().due_at) == (True, None)
 
 
 def test_a_firing_by_hand() -> None:
-    service = TriggerService(HOURLY.replace("every: 1h", 'every: 1h, if: "{{ false }}", overlap: skip'))
+    service = ScheduledPlaybook(HOURLY.replace("every: 1h", 'every: 1h, if: "{{ false }}", overlap: skip'))
     fire = HandFiring("k")
     run = fire_by_hand(service.store, service.trigger(), fire, service.clock())
     assert run.input == {"day": instant_key(START)}
@@ -302,7 +302,7 @@ def test_a_firing_by_hand() -> None:
 
 
 def test_an_instant_that_was_fired_by_hand_is_not_fired_again() -> None:
-    service = TriggerService(HOURLY)
+    service = ScheduledPlaybook(HOURLY)
     early = HandFiring("", instant=START + HOUR)
     run = fire_by_hand(service.store, service.trigger(), early, service.clock())
     service.clock.advance(HOUR)
@@ -314,7 +314,7 @@ def test_an_instant_that_was_fired_by_hand_is_not_fired_again() -> None:
 
 
 def test_a_firing_by_hand_that_does_not_fit() -> None:
-    service = TriggerService(HOURLY)
+    service = ScheduledPlaybook(HOURLY)
     with pytest.raises(RejectedError, match="unknown input `other`") as refusal:
         given = HandFiring("k", input={"other": 1})
         fire_by_hand(service.store, service.trigger(), given, service.clock())
@@ -323,7 +323,7 @@ def test_a_firing_by_hand_that_does_not_fit() -> None:
 
 
 def test_a_firing_by_hand_of_an_older_version_is_refused() -> None:
-    service = TriggerService(HOURLY)
+    service = ScheduledPlaybook(HOURLY)
     old = service.trigger()
     service.register(HOURLY + "description: second\n")
     with pytest.raises(RejectedError, match="was changed meanwhile") as refusal:
@@ -333,7 +333,7 @@ def test_a_firing_by_hand_of_an_older_version_is_refused() -> None:
 
 
 def test_a_firing_by_hand_races_with_the_schedule() -> None:
-    service = TriggerService(HOURLY)
+    service = ScheduledPlaybook(HOURLY)
     old = service.trigger()
     service.clock.advance(HOUR)
     service.perform()
@@ -343,7 +343,7 @@ def test_a_firing_by_hand_races_with_the_schedule() -> None:
 
 
 def test_a_tenant_with_too_many_branches_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    service = TriggerService(HOURLY)
+    service = ScheduledPlaybook(HOURLY)
     service.clock.advance(HOUR)
     refusal = RejectedError("quota_exceeded", "the tenant has too many branches")
 
@@ -361,7 +361,7 @@ def test_a_tenant_with_too_many_branches_waits(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_plan_that_cannot_be_read_delays_only_its_triggers(monkeypatch: pytest.MonkeyPatch) -> None:
-    service = TriggerService(HOURLY)
+    service = ScheduledPlaybook(HOURLY)
     service.clock.advance(HOUR)
 
     def fail(error: StoreError) -> Any:
@@ -382,7 +382,7 @@ def test_a_plan_that_cannot_be_read_delays_only_its_triggers(monkeypatch: pytest
 
 
 def test_records_are_written_as_json() -> None:
-    service = TriggerService(HOURLY)
+    service = ScheduledPlaybook(HOURLY)
     service.clock.advance(3 * HOUR)
     service.perform()
     trigger = service.trigger()
