@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator
 
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import compile_playbook
