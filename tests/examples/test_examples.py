@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -27,6 +28,7 @@ from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.security.capabilities import service_capabilities
 from noetl.executor.stores.interface import Store
 from noetl.planner.compile import compile_playbook
+from noetl.planner.schedules.firings import list_firings
 from noetl.testing.run_harness import RunHarness
 from noetl.testing.store_contract.operations import current_run
 from tests.http_server import StubExchange, StubServer, serve
@@ -342,3 +344,13 @@ class TestCloseDay:
         failed, _ = store.runs.find(RunFilter(parent=play.id, statuses=(RunStatus.FAILED,)))
         errors = [current_run(store, run).error for run in failed]
         assert [error and error["type"] for error in errors] == ["NoOrders"]
+
+    def test_a_service_runs_it_on_the_evenings_from_monday_to_friday(self) -> None:
+        plan = compile_playbook((EXAMPLES / "close_day.yaml").read_bytes(), catalogue()).plan
+        assert plan is not None
+        (trigger,) = plan.header.triggers
+        friday = datetime(2027, 1, 1, 12, tzinfo=UTC).timestamp()
+        assert [firing.local.isoformat() for firing in list_firings(trigger.schedule, friday, 2)] == [
+            "2027-01-01T22:30:00+01:00",
+            "2027-01-04T22:30:00+01:00",
+        ]
