@@ -201,7 +201,8 @@ def measure_run_tables() -> str:
         assert isinstance(store, DynamoStore)
         meter = stack.enter_context(AwsMeter().attached("dynamodb", "sqs"))
         tables = run_cost.render_tables(run_cost.measure_shapes(store, queue, meter))
-        return f"{tables}\ndollars of a million firings of a schedule: {run_cost.measure_firing(store, meter):.2f}\n"
+        firing = run_cost.measure_firing(store, meter)
+        return f"{tables}\ndollars of a million firings of a schedule: {firing:.2f}\n"
 
 
 @contextmanager

@@ -70,8 +70,8 @@ SETTINGS = (
         "store",
         "a number of days, at most 36500",
         "none: runs are kept",
-        "How long after its end a run is deleted. Firings of that age are deleted too, and plans that no run and no"
-        " playbook needs.",
+        "How long after its end a run is deleted. Firings of that age are deleted too, and plans that no run"
+        " and no playbook needs.",
     ),
     Setting(
         "NOETL_WORKERS",

@@ -36,13 +36,22 @@ def open_command_store(
     Raises:
         CommandError: the store is in memory, so it has nothing for this command.
     """
+    check_is_kept(url)
+    with _open(url, create, threads) as store:
+        yield store
+
+
+def check_is_kept(url: str | None) -> None:
+    """Check that the store at `url`, or the one that the environment names, outlasts this process.
+
+    Raises:
+        CommandError: it is in memory.
+    """
     if is_in_memory(url):
         raise CommandError(
             "the store memory:// is lost with its process, so no other command can read it:"
             " name a store with --store or NOETL_STORE"
         )
-    with _open(url, create, threads) as store:
-        yield store
 
 
 NO_QUEUE = (

@@ -2,9 +2,9 @@
 
 Problem: several processes see the same due trigger, and each may die at any point.
 
-Algorithm: a firing is one write of the store: the run with its first visit, the record of the firing, and the
-next instant of the trigger (see `noetl.executor.model.triggers`). It requires that the trigger is as it was
-read, so one process performs the firing. After a crash before the write, the trigger is still due.
+Algorithm: a firing is one write of the store (see `noetl.executor.model.triggers`). It has the run with its
+first visit, the record of the firing, and the next instant of the trigger. It requires that the trigger is as
+it was read, so one process performs the firing. After a crash before the write, the trigger is still due.
 
 Cost: one read of the plan, which is cached, and one transaction.
 
@@ -221,7 +221,7 @@ class Firer:
         return created, created is run
 
     def view(self, trigger: LiveTrigger, instant: float) -> dict[str, Any]:
-        """Return what the templates read under `trigger` for an instant, after which `trigger` is as given."""
+        """Return what templates read under `trigger` at an instant. `trigger` is as it was before that."""
         from zoneinfo import ZoneInfo
 
         schedule = self.declared.schedule

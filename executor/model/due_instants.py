@@ -9,8 +9,9 @@ with the number of those before it that are not. The caller asks again for the n
 
 Cost: proportional to the instants that have passed, at most MAX_COUNTED and those that are performed.
 
-Limits: `next_at` is the first instant, whatever the schedule says: it was found with the rules of its zone at
-that time, or by an earlier version. If more than MAX_COUNTED instants of a cron expression have passed, so many are counted.
+Limits: `next_at` is the first instant, whatever the schedule says now. It was found with earlier rules of its
+zone, or by an earlier version. If more than MAX_COUNTED instants of a cron expression have passed, so many
+are counted.
 """
 
 from __future__ import annotations

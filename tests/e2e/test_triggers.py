@@ -25,7 +25,7 @@ COMMANDS = (("serve", "--port", "0"), ("serve", "--port", "0"), ("worker",), ("w
 TEXT = (
     "name: ticking\ntriggers:\n"
     + "".join(
-        f'- {{name: t{n}, type: schedule, every: 1s, catch_up: all, input: {{at: "{{{{ trigger.scheduled_at }}}}"}}}}\n'
+        f"- {{name: t{n}, type: schedule, every: 1s, catch_up: all, input: {{at: '{{{{ now() }}}}'}}}}\n"
         for n in range(TRIGGERS)
     )
     + "input: {at: {type: string}}\n"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from noetl.api.cli.display.console import CommandError
-from noetl.api.cli.store_option import open_command_services
+from noetl.api.cli.store_option import check_is_kept, open_command_services
 
 if TYPE_CHECKING:
+    from noetl.api.cli.access.playbook_access import PlaybookAccess
     from noetl.api.cli.access.run_access import RunAccess
+    from noetl.api.cli.access.service_client import ServiceClient
     from noetl.api.cli.access.trigger_access import TriggerAccess
+    from noetl.api.service.services import TenantServices
+
+A = TypeVar("A")
 
 UrlOption = Annotated[
     str | None,
@@ -23,51 +28,68 @@ UrlOption = Annotated[
 ]
 
 
-@contextmanager
-def open_runs(store: str | None, url: str | None) -> Iterator[RunAccess]:
+def open_runs(store: str | None, url: str | None) -> AbstractContextManager[RunAccess]:
     """Open the runs of a store, or those of the service at `url`.
 
     Raises:
         CommandError: both are named; the run or the step is unknown; the service cannot be reached, or
             refuses a request.
     """
-    from noetl.api.cli.access.service_client import ServiceClient
     from noetl.api.cli.access.service_runs import ServiceRuns
     from noetl.api.cli.access.store_runs import StoreRuns
-    from noetl.api.service.errors import NotFoundError
+
+    return _open(store, url, StoreRuns, ServiceRuns)
+
+
+def open_triggers(store: str | None, url: str | None) -> AbstractContextManager[TriggerAccess]:
+    """Open the triggers of a store, or those of the service at `url`.
+
+    Raises:
+        CommandError: as `open_runs`; the trigger is unknown.
+    """
+    from noetl.api.cli.access.service_triggers import ServiceTriggers
+    from noetl.api.cli.access.store_triggers import StoreTriggers
+
+    return _open(store, url, StoreTriggers, ServiceTriggers)
+
+
+def open_playbooks(
+    store: str | None, url: str | None, *, create: bool = False
+) -> AbstractContextManager[PlaybookAccess]:
+    """Open the registered playbooks of a store, or those of the service at `url`.
+
+    With `create`, a store that does not exist is created.
+
+    Raises:
+        CommandError: as `open_runs`; the playbook is unknown; the store is in memory.
+    """
+    from noetl.api.cli.access.service_playbooks import ServicePlaybooks
+    from noetl.api.cli.access.store_playbooks import StorePlaybooks
 
     if url is None:
-        with open_command_services(store) as services:
-            yield StoreRuns(services)
-        return
-    if store is not None:
-        raise CommandError("--store contradicts --url; name a store or a service")
-    try:
-        yield ServiceRuns(ServiceClient(url))
-    except NotFoundError as error:
-        raise CommandError(str(error)) from error
+        check_is_kept(store)
+    return _open(store, url, StorePlaybooks, ServicePlaybooks, create=create)
 
 
 @contextmanager
-def open_triggers(store: str | None, url: str | None) -> Iterator[TriggerAccess]:
-    """Open the triggers of a store, or those of the service at `url`, as `open_runs` does.
-
-    Raises:
-        CommandError: both are named; the trigger is unknown; the service cannot be reached, or refuses a
-            request.
-    """
+def _open(
+    store: str | None,
+    url: str | None,
+    of_store: Callable[[TenantServices], A],
+    of_service: Callable[[ServiceClient], A],
+    *,
+    create: bool = False,
+) -> Iterator[A]:
     from noetl.api.cli.access.service_client import ServiceClient
-    from noetl.api.cli.access.service_triggers import ServiceTriggers
-    from noetl.api.cli.access.store_triggers import StoreTriggers
     from noetl.api.service.errors import NotFoundError
 
     if url is None:
-        with open_command_services(store) as services:
-            yield StoreTriggers(services)
+        with open_command_services(store, create=create) as services:
+            yield of_store(services)
         return
     if store is not None:
         raise CommandError("--store contradicts --url; name a store or a service")
     try:
-        yield ServiceTriggers(ServiceClient(url))
+        yield of_service(ServiceClient(url))
     except NotFoundError as error:
         raise CommandError(str(error)) from error

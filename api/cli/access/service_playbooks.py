@@ -1,0 +1,56 @@
+"""Access of commands to the registered playbooks of a service, over HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from noetl.api.cli.access.service_client import ServiceClient, UnknownResourceError
+from noetl.api.cli.access.view_requests import ViewRequests
+from noetl.api.service.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from noetl.api.service.views import PlaybookEntry, PlaybookPage
+    from noetl.planner.plan import Plan
+
+_CREATED = 201
+
+
+class ServicePlaybooks:
+    """The registered playbooks of a service (implements `PlaybookAccess`)."""
+
+    def __init__(self, client: ServiceClient) -> None:
+        self._client = client
+        self._requests = ViewRequests(client)
+
+    def register(self, plan: Plan) -> tuple[PlaybookEntry, bool]:
+        from noetl.api.cli.access.received_views import receive_view
+        from noetl.api.service.views import PlaybookEntry
+
+        response = self._client.request("POST", "/playbooks", {"playbook": plan.source})
+        try:
+            return receive_view(PlaybookEntry, response.body), response.status == _CREATED
+        except (ValueError, TypeError, AttributeError) as error:
+            raise response.unexpected("check --url") from error
+
+    def find(self, name: str | None, limit: int, cursor: str | None) -> PlaybookPage:
+        from noetl.api.service.views import PlaybookPage
+
+        path = "/playbooks" if name is None else f"{_path(name)}/versions"
+        return self._requests.get(PlaybookPage, path, limit=limit, cursor=cursor)
+
+    def text(self, name: str, version: str | None) -> str:
+        from noetl.api.http.responses import PlaybookDocument
+
+        return self._requests.get(PlaybookDocument, _path(name, version)).source
+
+    def remove(self, name: str, version: str | None) -> None:
+        try:
+            self._client.request("DELETE", _path(name, version))
+        except UnknownResourceError as error:
+            raise NotFoundError(str(error)) from error
+
+
+def _path(name: str, version: str | None = None) -> str:
+    path = f"/playbooks/{quote(name, safe='')}"
+    return path if version is None else f"{path}/versions/{quote(version, safe='')}"

@@ -1,0 +1,206 @@
+"""The commands `noetl playbooks …`."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from noetl.api.cli.access.opening import UrlOption, open_playbooks
+from noetl.api.cli.display.console import (
+    CommandError,
+    print_message,
+    write_json,
+    write_stdout,
+    write_table,
+)
+from noetl.api.cli.sources import compile_or_fail, read_source
+from noetl.api.cli.store_option import StoreOption
+
+if TYPE_CHECKING:
+    from noetl.api.cli.access.playbook_access import PlaybookAccess
+    from noetl.api.service.views import PlaybookEntry
+
+app = typer.Typer(
+    name="playbooks",
+    help="Register playbooks in a store or a service, list, show, compare and remove them.",
+    no_args_is_help=True,
+    epilog="Example: noetl playbooks register report.yaml",
+)
+
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME[@VERSION]", help="A registered playbook; without a version the newest.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
+
+_LIST_HEADER = ("PLAYBOOK", "VERSION", "REGISTERED", "BY")
+_TIME_LENGTH = 19
+_EXIT_DIFFERENT = 1
+
+
+@app.command("register", no_args_is_help=True, epilog="Example: noetl playbooks register report.yaml")
+def register_playbooks(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Playbooks; - is standard input.")],
+    json: JsonOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """Register playbooks, and write the name and the version of each to stdout.
+
+    All of them are compiled first, so a wrong one leaves everything as it was. A text that is registered
+    already keeps its version. The triggers of a new version replace those of the version before.
+    """
+    plans = [compile_or_fail(read_source(file)) for file in files]
+    entries: list[PlaybookEntry] = []
+    with open_playbooks(store, url, create=True) as playbooks:
+        for plan in plans:
+            entry, is_new = playbooks.register(plan)
+            entries.append(entry)
+            if not json:
+                write_stdout(f"{entry.name}@{entry.version}\n")
+                print_message(_describe(is_new, len(plan.header.triggers)))
+    if json:
+        from noetl.api.service.views import to_json
+
+        write_json([to_json(entry) for entry in entries])
+
+
+def _describe(is_new: bool, triggers: int) -> str:
+    """Return what the registration of a version has changed.
+
+    >>> _describe(True, 2)
+    'registered; it has 2 triggers, which fire from now on'
+    """
+    if not is_new:
+        return "registered before; nothing has changed"
+    noun = "1 trigger, which fires" if triggers == 1 else f"{triggers} triggers, which fire"
+    return f"registered; it has {noun} from now on" if triggers else "registered"
+
+
+@app.command("list", epilog="Example: noetl playbooks list --name report")
+def list_playbooks(
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="All versions of this playbook.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=1000, metavar="N", help="The maximum number of lines.")
+    ] = 100,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", help="The next_cursor of the previous page.")
+    ] = None,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """List the newest version of each registered playbook, or all versions of one, the newest first."""
+    with open_playbooks(store, url) as playbooks:
+        page = playbooks.find(name, limit, cursor)
+    if json:
+        write_json(page)
+        return
+    write_table(_rows(page.items, with_header=sys.stdout.isatty()))
+    if page.next_cursor:
+        print_message(f"more playbooks: --cursor {page.next_cursor}")
+    elif not page.items:
+        print_message("no playbooks")
+
+
+def _rows(entries: Sequence[PlaybookEntry], *, with_header: bool) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [
+        (entry.name, entry.version, f"{entry.registered_at[:_TIME_LENGTH]}Z", entry.registered_by or "-")
+        for entry in entries
+    ]
+    return [_LIST_HEADER, *rows] if with_header and rows else rows
+
+
+@app.command("show", no_args_is_help=True, epilog="Example: noetl playbooks show report@2")
+def show_playbook(name: NameArgument, store: StoreOption = None, url: UrlOption = None) -> None:
+    """Write the text of a registered playbook to stdout."""
+    with open_playbooks(store, url) as playbooks:
+        write_stdout(playbooks.text(*_split(name)))
+
+
+@app.command("diff", no_args_is_help=True, epilog="Example: noetl playbooks diff report@2")
+def compare_playbooks(
+    name: NameArgument,
+    other: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILE|VERSION]", help="A file, or a version. Default: the version before."),
+    ] = None,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """Compare a registered playbook with the version before it, with another version, or with a file.
+
+    The older text comes first. The exit status is 1 if they differ.
+    """
+    playbook, version = _split(name)
+    with open_playbooks(store, url) as playbooks:
+        chosen = version or playbooks.find(playbook, 1, None).items[0].version
+        text = playbooks.text(playbook, chosen)
+        label = f"{playbook}@{chosen}"
+        if other is not None and not _is_version(playbooks, playbook, other):
+            first, second = (label, text), (other, read_source(other).text)
+        else:
+            earlier = other or _version_before(playbooks, playbook, chosen)
+            first = f"{playbook}@{earlier}", playbooks.text(playbook, earlier)
+            second = label, text
+    lines = difflib.unified_diff(
+        first[1].splitlines(), second[1].splitlines(), first[0], second[0], lineterm=""
+    )
+    shown = "".join(f"{line}\n" for line in lines)
+    write_stdout(shown)
+    if shown:
+        raise typer.Exit(_EXIT_DIFFERENT)
+
+
+@app.command("remove", no_args_is_help=True, epilog="Example: noetl playbooks remove report@1")
+def remove_playbook(
+    name: NameArgument,
+    all_versions: Annotated[
+        bool, typer.Option("--all", help="Remove all versions. Otherwise one must be named.")
+    ] = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """Remove a version of a playbook from the registry, or all. Runs that have not ended keep it there.
+
+    The triggers of the version that is then the newest take the place of those that were removed.
+    """
+    playbook, version = _split(name)
+    if all_versions == (version is not None):
+        raise CommandError(f"name a version, such as {playbook}@1, or add --all for all versions")
+    with open_playbooks(store, url) as playbooks:
+        playbooks.remove(playbook, version)
+    print_message(f"removed {name}")
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """Return the name of a playbook and its version, if one is named.
+
+    >>> _split("team/report@2"), _split("report")
+    (('team/report', '2'), ('report', None))
+    """
+    name, _, version = text.rpartition("@")
+    return (name, version) if name and version else (text, None)
+
+
+def _is_version(playbooks: PlaybookAccess, name: str, text: str) -> bool:
+    """Return whether a text is one of the newest versions of a playbook, and not a file."""
+    return any(entry.version == text for entry in playbooks.find(name, 1000, None).items)
+
+
+def _version_before(playbooks: PlaybookAccess, name: str, version: str) -> str:
+    """Return the version that was registered before another one.
+
+    Raises:
+        CommandError: there is none.
+    """
+    versions = [entry.version for entry in playbooks.find(name, 1000, None).items]
+    earlier = versions[versions.index(version) + 1 :] if version in versions else []
+    if not earlier:
+        raise CommandError(f"there is no version of {name} before {version}; name a file or a version")
+    return earlier[0]

@@ -1,0 +1,137 @@
+"""The commands `noetl playbooks …`, on a store and on a service."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.api.cli.conftest import Command
+from tests.api.cli.test_cli_url import ServedStore
+from tests.e2e.test_serve import run_service
+
+FIRST = "name: team/NAME\nsteps: [{name: a, run: [{action: log, message: one}]}]\n"
+SECOND = FIRST.replace("one", "two")
+SCHEDULED = "triggers: [{name: nightly, type: schedule, every: 1d}]\n"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedStore]:
+    folder = tmp_path_factory.mktemp("service")
+    with run_service(folder) as (_, url):
+        yield ServedStore(url, folder)
+
+
+@pytest.fixture(params=["store", "service"])
+def place(request: pytest.FixtureRequest, service: ServedStore) -> tuple[str, str]:
+    """Option that names the store or the service."""
+    return ("--store", service.store) if request.param == "store" else ("--url", service.url)
+
+
+@pytest.fixture
+def name(place: tuple[str, str], request: pytest.FixtureRequest) -> str:
+    """Name of a playbook that no other test has."""
+    return f"{place[0][2:]}-{request.function.__name__}"
+
+
+def write(name: str, text: str, folder: Path) -> str:
+    path = folder / f"{len(list(folder.iterdir()))}.yaml"
+    path.write_text(text.replace("NAME", name))
+    return str(path)
+
+
+def test_playbooks_are_registered(noetl: Command, place: tuple[str, str], name: str, tmp_path: Path) -> None:
+    first, second = write(name, FIRST, tmp_path), write(name, SECOND + SCHEDULED, tmp_path)
+    result = noetl("playbooks", "register", first, second, *place)
+    assert result.out == f"team/{name}@1\nteam/{name}@2\n"
+    assert result.err.splitlines() == [
+        "registered",
+        "registered; it has 1 trigger, which fires from now on",
+    ]
+    again = noetl("playbooks", "register", second, "--json", *place)
+    assert [entry["version"] for entry in again.json] == ["2"]
+    assert noetl("playbooks", "register", second, *place).err == "registered before; nothing has changed\n"
+    assert noetl("triggers", "list", "--playbook", f"team/{name}", *place).out.startswith(f"team/{name}/n")
+
+
+def test_playbooks_are_listed_and_shown(
+    noetl: Command, place: tuple[str, str], name: str, tmp_path: Path
+) -> None:
+    noetl("playbooks", "register", write(name, FIRST, tmp_path), write(name, SECOND, tmp_path), *place)
+    lines = noetl("playbooks", "list", "--name", f"team/{name}", *place).out.splitlines()
+    assert [line.split()[:2] for line in lines] == [[f"team/{name}", "2"], [f"team/{name}", "1"]]
+    assert re.search(r"  20[-0-9]+T[0-9:]+Z  \S", lines[0])
+    page = noetl("playbooks", "list", "--limit", "1", "--name", f"team/{name}", *place)
+    cursor = re.fullmatch(r"more playbooks: --cursor (\S+)\n", page.err)
+    assert cursor is not None
+    rest = noetl("playbooks", "list", "--name", f"team/{name}", "--cursor", cursor[1], "--json", *place)
+    assert [entry["version"] for entry in rest.json["items"]] == ["1"]
+    assert any(
+        entry.startswith(f"team/{name} ") for entry in noetl("playbooks", "list", *place).out.splitlines()
+    )
+    assert noetl("playbooks", "show", f"team/{name}@1", *place).out == FIRST.replace("NAME", name)
+    assert noetl("playbooks", "show", f"team/{name}", *place).out == SECOND.replace("NAME", name)
+
+
+def test_playbooks_are_compared(noetl: Command, place: tuple[str, str], name: str, tmp_path: Path) -> None:
+    first = write(name, FIRST, tmp_path)
+    noetl("playbooks", "register", first, *place)
+    alone = noetl("playbooks", "diff", f"team/{name}", *place)
+    assert alone.err == f"noetl: there is no version of team/{name} before 1; name a file or a version\n"
+    noetl("playbooks", "register", write(name, SECOND, tmp_path), *place)
+    result = noetl("playbooks", "diff", f"team/{name}", *place)
+    assert result.exit_code == 1
+    assert result.out.splitlines() == [
+        f"--- team/{name}@1",
+        f"+++ team/{name}@2",
+        "@@ -1,2 +1,2 @@",
+        f" name: team/{name}",
+        "-steps: [{name: a, run: [{action: log, message: one}]}]",
+        "+steps: [{name: a, run: [{action: log, message: two}]}]",
+    ]
+    backwards = noetl("playbooks", "diff", f"team/{name}@1", "2", *place)
+    assert backwards.out.splitlines()[:2] == [f"--- team/{name}@2", f"+++ team/{name}@1"]
+    with_file = noetl("playbooks", "diff", f"team/{name}", first, *place)
+    assert with_file.out.splitlines()[:2] == [f"--- team/{name}@2", f"+++ {first}"]
+    equal = noetl("playbooks", "diff", f"team/{name}@1", first, *place)
+    assert (equal.exit_code, equal.out) == (0, "")
+
+
+def test_playbooks_are_removed(noetl: Command, place: tuple[str, str], name: str, tmp_path: Path) -> None:
+    noetl("playbooks", "register", write(name, FIRST, tmp_path), write(name, SECOND, tmp_path), *place)
+    unclear = noetl("playbooks", "remove", f"team/{name}", *place)
+    assert unclear.err == f"noetl: name a version, such as team/{name}@1, or add --all for all versions\n"
+    assert noetl("playbooks", "remove", f"team/{name}@2", *place).err == f"removed team/{name}@2\n"
+    assert noetl("playbooks", "show", f"team/{name}", *place).out == FIRST.replace("NAME", name)
+    assert noetl("playbooks", "remove", f"team/{name}", "--all", *place).err == f"removed team/{name}\n"
+    removed = noetl("playbooks", "show", f"team/{name}", *place)
+    assert removed.err == f"noetl: unknown playbook `team/{name}`\n"
+    for command in (("remove", "--all"), ("diff",)):
+        missing = noetl("playbooks", *command, f"team/{name}", *place)
+        assert missing.err == f"noetl: unknown playbook `team/{name}`\n"
+
+
+def test_a_wrong_playbook_registers_nothing(
+    noetl: Command, place: tuple[str, str], name: str, tmp_path: Path
+) -> None:
+    wrong = write(name, FIRST.replace("action: log", "action: logs"), tmp_path)
+    result = noetl("playbooks", "register", write(name, FIRST, tmp_path), wrong, *place)
+    assert result.exit_code == 1
+    assert "unknown action type `logs`" in result.err
+    assert noetl("playbooks", "show", f"team/{name}", *place).exit_code != 0
+
+
+def test_a_store_is_created_by_the_first_registration(noetl: Command, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/new.db"
+    assert noetl("playbooks", "list", "--store", store).exit_code != 0
+    path = write("x", FIRST, tmp_path)
+    assert noetl("playbooks", "register", path, "--store", store).out == "team/x@1\n"
+    assert noetl("playbooks", "list", "--store", store).out.startswith("team/x  1  ")
+
+
+def test_a_store_in_memory_is_refused(noetl: Command, tmp_path: Path) -> None:
+    path = write("x", FIRST, tmp_path)
+    result = noetl("playbooks", "register", path, "--store", "memory://")
+    assert result.err.startswith("noetl: the store memory:// is lost with its process")
