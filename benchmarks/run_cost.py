@@ -148,7 +148,7 @@ def measure_firing(store: DynamoStore, meter: AwsMeter) -> float:
     messages = FIRING_MESSAGES * prices["sqs_requests"]
     invocation = prices["lambda_requests"] + _log_dollars(PRICES["lambda_log_bytes"])
     invocation += _compute_dollars(cpu_seconds, PRICES["lambda_memory_megabytes"])
-    return (fired.dollars - started.dollars) * 1e6 + messages + invocation
+    return float((fired.dollars - started.dollars) * 1e6 + messages + invocation)
 
 
 def _stored_bytes() -> int:

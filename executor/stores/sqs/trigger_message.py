@@ -60,15 +60,15 @@ class TriggerMessage:
             MessageError: the text is a trigger message of another version.
         """
         try:
-            fields: Any = json.loads(text)
+            fields = json.loads(text)
         except (ValueError, RecursionError):
             return None
         if not isinstance(fields, dict) or "trigger" not in fields:
             return None
-        tenant, playbook, name = (fields.get(key) for key in ("tenant", "playbook", "trigger"))
-        due_at = fields.get("due")
-        are_names = all(isinstance(text, str) for text in (tenant, playbook, name))
+        names: list[Any] = [fields.get(key) for key in ("tenant", "playbook", "trigger")]
+        due_at: Any = fields.get("due")
+        are_names = all(isinstance(name, str) for name in names)
         is_number = isinstance(due_at, int | float) and not isinstance(due_at, bool)
         if fields.get("v") != _FORMAT or not are_names or not is_number:
             raise MessageError("message about a trigger was not sent by this version of noetl")
-        return cls(tenant, playbook, name, float(due_at))
+        return cls(names[0], names[1], names[2], float(due_at))
