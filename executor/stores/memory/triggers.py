@@ -1,7 +1,7 @@
 """Triggers and firings of the store in memory.
 
-The author of a store decides two things: how a write requires that a trigger has not changed since it was
-read, and how due triggers are found. Here the lock orders all writes, and all triggers are examined.
+The author of a store decides how due triggers are found. He also decides how a write requires that a trigger
+is as it was read. Here the lock orders all writes, and all triggers are examined.
 """
 
 from __future__ import annotations
