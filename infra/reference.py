@@ -171,7 +171,7 @@ def _describe_default(schema: Mapping[str, Any], *, is_required: bool) -> str:
         return ""
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
-    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+    return f"`{default:.10g}`" if isinstance(default, float) else f"`{default}`"
 
 
 _NOUNS = {
