@@ -50,7 +50,7 @@ from noetl.executor.model.triggers import (
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Header, Trigger
-from noetl.planner.templates.template import is_true
+from noetl.planner.templates.template import is_true, shared_budget
 
 POSTPONE_SECONDS = 10.0
 """After which time a firing that cannot be performed now is tried again."""
@@ -92,8 +92,11 @@ def perform_due(store: Store, trigger: LiveTrigger, now: float) -> Advance | Non
         return None
     except (RejectedError, StoreError) as problem:
         logger.warning("trigger %s of %s is tried again: %s", trigger.name, trigger.playbook, problem)
-        postponed = postpone(trigger, now + POSTPONE_SECONDS)
-        return postponed if store.triggers.advance(postponed) else None
+    except Exception:
+        # One wrong trigger must not keep the others of the process from firing.
+        logger.exception("trigger %s of %s failed; it is tried again", trigger.name, trigger.playbook)
+    postponed = postpone(trigger, now + POSTPONE_SECONDS)
+    return postponed if store.triggers.advance(postponed) else None
 
 
 def fire_by_hand(store: Store, trigger: LiveTrigger, request: HandFiring, now: float) -> Run:
@@ -171,12 +174,12 @@ class Firer:
         if self.declared.schedule.overlap == "skip" and (running := self._open_run()) is not None:
             reason = f"run {running} of an earlier firing has not ended"
             return self._write(record_firing(advance, firing, FiringOutcome.SKIPPED, reason))
-        view = self.view(advance.written, instant)
         try:
-            if not self._is_wanted(view):
+            given = self._evaluate(self.view(advance.written, instant))
+            if given is None:
                 reason = "`if` is false"
                 return self._write(record_firing(advance, firing, FiringOutcome.FILTERED, reason))
-            _, is_new = self.start(firing, self.render_input(view), advance)
+            _, is_new = self.start(firing, given, advance)
         except ActionError as problem:
             return self._write(record_firing(advance, firing, FiringOutcome.REJECTED, problem.message))
         except RejectedError as problem:
@@ -234,6 +237,16 @@ class Firer:
             "local": local.isoformat(),
         }
 
+    @shared_budget()
+    def _evaluate(self, view: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the inputs of a run, or None if the condition is false.
+
+        Raises:
+            ActionError: an input or the condition has no value.
+        """
+        return self.render_input(view) if self._is_wanted(view) else None
+
+    @shared_budget()
     def render_input(self, view: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs of a run. `view` is what the templates read under `trigger`.
 

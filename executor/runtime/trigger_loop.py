@@ -1,13 +1,27 @@
-"""The loop of a process that fires triggers when they are due."""
+"""The loop of a process that fires triggers when they are due.
+
+Problem: many triggers may be due at once, and their templates are evaluated one after the other. A tenant
+with thousands of them must not delay those of another tenant.
+
+Algorithm: turns. A tenant performs its due triggers for TURN_SECONDS. Then it is passed over, until no other
+tenant has a trigger that is due.
+
+Cost: one query of the store in each POLL_SECONDS, and one for each MAX_DUE firings.
+
+Limits: turns are those of one process. A tenant waits for one turn of each other tenant with due triggers,
+and for the end of one firing.
+"""
 
 from __future__ import annotations
 
 import logging
 import random
 import threading
+import time
 
 from noetl.executor.engine.firing import perform_due
 from noetl.executor.errors import StoreError
+from noetl.executor.model.triggers import LiveTrigger
 from noetl.executor.runtime.store_failures import FailureReasons
 from noetl.executor.stores.interface import QueuedStore, Store
 from noetl.executor.stores.sqs.trigger_message import LOOKAHEAD_SECONDS, TriggerMessage
@@ -20,6 +34,12 @@ TABLE_POLL_SECONDS = 5.0
 
 CONFLICT_SECONDS = 0.02
 """The pause after a round in which another process has performed the first trigger."""
+
+TURN_SECONDS = 0.25
+"""How long one tenant performs its due triggers before those of other tenants follow."""
+
+MAX_PASSED_OVER = 1000
+"""How many tenants are passed over at most. The turns then begin again."""
 
 MAX_DUE = 100
 """Number of due triggers that are read at once."""
@@ -41,6 +61,7 @@ class TriggerLoop:
         self._store = store
         self._stopping = stopping
         self._failures = FailureReasons("triggers are tried again")
+        self._passed_over: set[str] = set()
         self._poll_seconds = POLL_SECONDS if store.queue.claims_in_turn else TABLE_POLL_SECONDS
 
     def run(self) -> None:
@@ -65,19 +86,35 @@ class TriggerLoop:
             StoreError: the store cannot be reached.
         """
         store, now = self._store, self._store.clock()
-        found = store.triggers.due(now + self._poll_seconds, MAX_DUE)
-        due = [trigger for trigger in found if trigger.due_at is not None and trigger.due_at <= now]
+        found = store.triggers.due(now + self._poll_seconds, MAX_DUE, self._passed_over)
+        due: dict[str, list[LiveTrigger]] = {}
+        for trigger in found:
+            if trigger.due_at is not None and trigger.due_at <= now:
+                due.setdefault(trigger.tenant, []).append(trigger)
+        if not due and self._passed_over:
+            self._passed_over.clear()
+            return 0.0
+        if due:
+            counts = [self._perform_turn(tenant, triggers) for tenant, triggers in due.items()]
+            return 0.0 if any(counts) else CONFLICT_SECONDS
+        following = min((t.due_at for t in found if t.due_at is not None), default=now + self._poll_seconds)
+        return max(following - store.clock(), 0.001)
+
+    def _perform_turn(self, tenant: str, due: list[LiveTrigger]) -> int:
+        """Perform due triggers of a tenant, up to the end of its turn. Return the number of firings."""
+        store, ends_at, count = self._store, time.monotonic() + TURN_SECONDS, 0
         random.shuffle(due)
-        count = 0
         for trigger in due:
             # After the first conflict the others have probably been performed, too, so they are read again.
             if self._stopping.is_set() or perform_due(store, trigger, store.clock()) is None:
                 break
             count += 1
-        if due:
-            return 0.0 if count else CONFLICT_SECONDS
-        following = min((t.due_at for t in found if t.due_at is not None), default=now + self._poll_seconds)
-        return max(following - store.clock(), 0.001)
+            if time.monotonic() >= ends_at:
+                break
+        if len(self._passed_over) >= MAX_PASSED_OVER:
+            self._passed_over.clear()
+        self._passed_over.add(tenant)
+        return count
 
 
 def send_trigger_messages(store: QueuedStore, now: float) -> int:

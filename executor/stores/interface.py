@@ -632,8 +632,11 @@ class TriggerStore(Protocol):
         """
         ...
 
-    def due(self, now: float, limit: int) -> list[LiveTrigger]:
-        """Return triggers of all tenants that are due at `now`, those that are due longest first."""
+    def due(self, now: float, limit: int, passed_over: Collection[str] = ()) -> list[LiveTrigger]:
+        """Return triggers that are due at `now`, those that are due longest first.
+
+        They are those of all tenants except `passed_over`.
+        """
         ...
 
     def advance(self, advance: Advance) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -358,6 +359,41 @@ def test_a_tenant_with_too_many_branches_waits(monkeypatch: pytest.MonkeyPatch) 
     service.clock.advance(20)
     [run] = service.perform()
     assert run.input == {"day": instant_key(START + HOUR)}
+
+
+def test_a_trigger_that_fails_is_tried_again_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = ScheduledPlaybook(HOURLY)
+    service.clock.advance(HOUR)
+
+    def fail(*_: object) -> None:
+        raise ValueError("a fault of the engine")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(firing_module, "new_run", fail)
+        assert service.perform() == []
+    assert "trigger hourly of play failed; it is tried again" in caplog.text
+    assert service.trigger().due_at == START + HOUR + firing_module.POSTPONE_SECONDS
+    service.clock.advance(20)
+    assert len(service.perform()) == 1
+
+
+def test_the_templates_of_a_firing_share_one_budget() -> None:
+    text = "{{ range(40000) | map('string') | join | length }}"
+    inputs = ", ".join(f'i{number}: "{text}"' for number in range(20))
+    declared = ", ".join(f"i{number}: integer" for number in range(20))
+    service = ScheduledPlaybook(f"""
+    triggers: [{{name: hourly, type: schedule, every: 1h, input: {{{inputs}}}}}]
+    input: {{{declared}}}
+    steps: [{{name: a, run: [{{action: log, message: hello}}]}}]
+    """)
+    service.clock.advance(HOUR)
+    service.perform()
+    [(outcome, reason, _)] = service.outcomes()
+    assert outcome == "rejected"
+    # Each of them would be evaluated alone.
+    assert re.fullmatch(r"`i[1-9]\d*`: the expressions? .*", str(reason)), reason
 
 
 def test_a_plan_that_cannot_be_read_delays_only_its_triggers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from noetl.executor.errors import MessageError, StoreAwayError
 from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.run import Run
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.triggers import pause_trigger
+from noetl.executor.runtime import trigger_loop
 from noetl.executor.runtime.trigger_loop import (
     MAX_DUE,
     POLL_SECONDS,
@@ -78,9 +80,49 @@ def test_the_loop_performs_what_is_due_and_waits_for_the_next() -> None:
     clock.advance(0.5)
     assert loop.perform_all() == 0.0
     assert count_runs(store) == MAX_DUE
-    assert loop.perform_all() == 0.0
+    # The only tenant is passed over once, and then has its next turn.
+    assert [loop.perform_all() for _ in range(2)] == [0.0, 0.0]
     assert count_runs(store) == MAX_DUE + 20
-    assert loop.perform_all() == POLL_SECONDS
+    assert [loop.perform_all() for _ in range(2)] == [0.0, POLL_SECONDS]
+
+
+@pytest.mark.parametrize("most", [2, 100])
+def test_tenants_fire_in_turn(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock(START)
+    store: Any = TimedStore(clock)
+    for tenant, count in (("many", 6), ("few", 2)):
+        triggers = "".join(f"- {{name: t{n}, type: schedule, every: 40s}}\n" for n in range(count))
+        text = f"name: p\ntriggers:\n{triggers}steps: [{{name: a, run: [{{action: log, message: hello}}]}}]\n"
+        plan = compile_text(text)
+        store.plans.save(plan)
+        playbook = RegisteredPlaybook(tenant, plan.header.name, None, plan.hash, START)
+        store.registry.register(playbook, triggers=plan.header.triggers)
+    monkeypatch.setattr(trigger_loop, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(trigger_loop, "MAX_DUE", most)
+    fired: list[str] = []
+    start = store.runs.fire
+
+    def fire(run: Run, *rest: Any) -> Any:
+        fired.append(run.tenant)
+        return start(run, *rest)
+
+    monkeypatch.setattr(store.runs, "fire", fire)
+    clock.advance(20)
+    loop = TriggerLoop(store, threading.Event())
+    while loop.perform_all() == 0.0:
+        pass
+    assert sorted(fired) == ["few"] * 2 + ["many"] * 6
+    # After each turn of the tenant with more triggers, the other one has its turn.
+    assert set(fired[:2]) == set(fired[2:4]) == {"few", "many"}
+
+
+def test_a_tenant_that_was_passed_over_too_often_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, clock = open_timed_store("40s", playbooks=3)
+    monkeypatch.setattr(trigger_loop, "MAX_PASSED_OVER", 0)
+    clock.advance(20)
+    loop = TriggerLoop(store, threading.Event())
+    assert loop.perform_all() == 0.0
+    assert count_runs(store) == 3
 
 
 def test_a_store_that_bills_requests_is_read_less_often() -> None:

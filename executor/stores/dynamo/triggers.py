@@ -21,7 +21,7 @@ The item of a trigger has `edition`, `version` and `record`, its JSON. That of a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -66,14 +66,22 @@ class DynamoTriggers:
         next_cursor = write_name_cursor(page[-1].playbook, page[-1].name) if len(found) > limit else None
         return page, next_cursor
 
-    def due(self, now: float, limit: int) -> list[LiveTrigger]:
+    def due(self, now: float, limit: int, passed_over: Collection[str] = ()) -> list[LiveTrigger]:
+        passed = {keys.triggers(tenant, None)[0] for tenant in passed_over}
         request: dict[str, Any] = {
             "KeyConditionExpression": "wakes = :triggers AND due <= :now",
             "ExpressionAttributeValues": encode_item({":triggers": keys.TRIGGERS, ":now": now}),
             "Limit": limit,
         }
-        places = map(decode_item, self._context.table.query_index("due", **request)["Items"])
-        items = self._context.table.get_many([keys.ItemKey(place["pk"], place["sk"]) for place in places])
+        places: list[keys.ItemKey] = []
+        while len(places) < limit:
+            page = self._context.table.query_index("due", **request)
+            found = [keys.ItemKey(place["pk"], place["sk"]) for place in map(decode_item, page["Items"])]
+            places += [place for place in found if place.pk not in passed]
+            if "LastEvaluatedKey" not in page:
+                break
+            request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+        items = self._context.table.get_many(places[:limit])
         due = [(item["due"], _decode_trigger(item)) for item in items.values() if item.get("due", now) <= now]
         return [
             trigger for _, trigger in sorted(due, key=lambda entry: entry[0]) if trigger.due_at is not None

@@ -6,7 +6,7 @@ is as it was read. Here the lock orders all writes, and all triggers are examine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from noetl.executor.errors import TriggerChangedError
 from noetl.executor.model.registry import RegisteredPlaybook
@@ -46,10 +46,14 @@ class MemoryTriggers:
         next_cursor = write_name_cursor(page[-1].playbook, page[-1].name) if len(found) > limit else None
         return page, next_cursor
 
-    def due(self, now: float, limit: int) -> list[LiveTrigger]:
+    def due(self, now: float, limit: int, passed_over: Collection[str] = ()) -> list[LiveTrigger]:
         with self._state.lock:
             triggers = list(self._state.triggers.values())
-        timed = [(trigger.due_at, trigger) for trigger in triggers if trigger.due_at is not None]
+        timed = [
+            (trigger.due_at, trigger)
+            for trigger in triggers
+            if trigger.due_at is not None and trigger.tenant not in passed_over
+        ]
         due = [(due_at, trigger) for due_at, trigger in timed if due_at <= now]
         return [trigger for _, trigger in sorted(due, key=lambda entry: entry[0])[:limit]]
 

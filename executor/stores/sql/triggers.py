@@ -14,7 +14,7 @@ Limits: the triggers that are due first are read by every process, and one of th
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from noetl.executor.errors import TriggerChangedError
@@ -57,8 +57,10 @@ class SqlTriggers:
         next_cursor = write_name_cursor(page[-1].playbook, page[-1].name) if len(rows) > limit else None
         return page, next_cursor
 
-    def due(self, now: float, limit: int) -> list[LiveTrigger]:
-        rows = self._context.database.fetch_all("triggers.find_due", now=now, limit=limit)
+    def due(self, now: float, limit: int, passed_over: Collection[str] = ()) -> list[LiveTrigger]:
+        database = self._context.database
+        passed = {"ids": database.encode_list(sorted(passed_over))} if passed_over else {}
+        rows = database.fetch_all("triggers.find_due", now=now, limit=limit, **passed)
         return [_decode_trigger(row) for row in rows]
 
     def advance(self, advance: Advance) -> bool:

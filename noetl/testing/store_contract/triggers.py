@@ -312,6 +312,8 @@ class TriggersContract(ContractFixtures):
         assert due(10.0) == [("default", "soon")]
         assert due(100.0) == [("default", "soon"), ("other", "soon"), ("default", "late")]
         assert due(100.0, 2) == [("default", "soon"), ("other", "soon")]
+        assert second.triggers.due(100.0, 1, {"default", "third"}) == second.triggers.due(100.0, 3)[1:2]
+        assert second.triggers.due(100.0, 9, {"default", "other"}) == []
         soon = read_trigger(store, "soon")
         assert second.triggers.due(10.0, 1) == [soon]
         assert store.triggers.advance(advance_by(soon, 11.0, MISSED))

@@ -10,7 +10,9 @@ and (playbook {binary}, name {binary}) > (:after_playbook, :after_name) -- optio
 order by playbook {binary}, name {binary} limit :limit
 
 -- name: find_due
-select record from triggers where due_at <= :now order by due_at limit :limit
+select record from triggers where due_at <= :now
+and not (tenant {in_ids}) -- optional
+order by due_at limit :limit
 
 -- The triggers of a playbook. Their rows are locked until the end of the transaction.
 -- name: lock_all
