@@ -14,8 +14,9 @@ YAML = "name: one\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n"
 
 
 async def test_an_unknown_parameter_of_the_query_is_refused(http: httpx.AsyncClient) -> None:
+    names = dict.fromkeys(("name", "workflow_id", "token", "code", "playbook", "trigger"), "a")
     calls = [
-        (method.upper(), path.format(name="a", version="1", workflow_id="a", token="a", code="a"), operation)
+        (method.upper(), path.format(version="1", **names), operation)
         for path, methods in described()["paths"].items()
         for method, operation in methods.items()
     ]

@@ -47,7 +47,8 @@ def methods_by_path() -> dict[str, set[str]]:
 async def test_every_path_lists_all_of_its_methods(http: httpx.AsyncClient, path: str) -> None:
     methods = methods_by_path()[path]
     expected = {"OPTIONS", *methods, *(["HEAD"] if "GET" in methods else [])}
-    target = path.format(name="a", version="1", workflow_id="a", token="a", address="a", code="a")
+    names = dict.fromkeys(("name", "workflow_id", "token", "address", "code", "playbook", "trigger"), "a")
+    target = path.format(version="1", **names)
     options = await http.options(target)
     refused = await http.request("PUT", target)
     assert (options.status_code, options.content) == (204, b"")

@@ -244,6 +244,7 @@ class TestNameVisibility:
             "started_at": "1970-01-12T13:46:40.000000Z",
             "playbook": "play",
             "version": "7",
+            "trigger": None,
         }
 
     def test_a_name_without_a_value_fails_the_step(self, store: SqliteStore) -> None:
