@@ -74,12 +74,6 @@ class Cron:
         # It yields the times after the given one.
         return iter(CronSim(self.text, second if local.microsecond else second - timedelta(seconds=1)))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Cron) and self.text.upper().split() == other.text.upper().split()
-
-    def __hash__(self) -> int:
-        return hash(tuple(self.text.upper().split()))
-
 
 def _is_valid_in_any_month(text: str) -> bool:
     *first_fields, _, weekday = text.split() or [""]

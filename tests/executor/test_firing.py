@@ -12,7 +12,7 @@ import pytest
 
 from noetl.executor.engine import firing as firing_module
 from noetl.executor.engine.firing import HandFiring, fire_by_hand, perform_due
-from noetl.executor.errors import RejectedError, StoreAwayError, StoreError
+from noetl.executor.errors import RejectedError, StoreAwayError, StoreError, TriggerChangedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.triggers import (
@@ -331,6 +331,42 @@ def test_a_firing_by_hand_of_an_older_version_is_refused() -> None:
         fire_by_hand(service.store, old, HandFiring("k"), service.clock())
     assert refusal.value.reason == "trigger_changed"
     assert service.runs() == []
+
+
+def test_a_trigger_that_its_plan_does_not_declare() -> None:
+    service = ScheduledPlaybook(HOURLY)
+    unknown = replace(service.trigger(), name="other")
+    assert perform_due(service.store, unknown, START + HOUR) is None
+    with pytest.raises(RejectedError, match="was changed meanwhile"):
+        fire_by_hand(service.store, unknown, HandFiring("k"), START)
+    assert service.runs() == []
+
+
+def test_a_trigger_without_a_next_firing_performs_none() -> None:
+    service = ScheduledPlaybook(HOURLY)
+    ended = replace(service.trigger(), next_at=None, due_at=None)
+    assert perform_due(service.store, ended, START + HOUR) is None
+
+
+def test_a_firing_by_hand_whose_input_has_no_value() -> None:
+    service = ScheduledPlaybook(HOURLY.replace("trigger.scheduled_at", "trigger.next_at / 2"))
+    with pytest.raises(RejectedError, match="`/` cannot take a text and a number") as refusal:
+        fire_by_hand(service.store, service.trigger(), HandFiring("k"), START)
+    assert refusal.value.reason == "invalid_input"
+
+
+def test_a_firing_by_hand_ends_after_some_conflicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = ScheduledPlaybook(HOURLY)
+    tries: list[object] = []
+
+    def fire(*_: object) -> None:
+        tries.append(None)
+        raise TriggerChangedError
+
+    monkeypatch.setattr(service.store.runs, "fire", fire)
+    with pytest.raises(RejectedError, match="was changed meanwhile"):
+        fire_by_hand(service.store, service.trigger(), HandFiring("k"), START)
+    assert len(tries) == firing_module.MAX_CONFLICTS
 
 
 def test_a_firing_by_hand_races_with_the_schedule() -> None:

@@ -144,3 +144,9 @@ def test_gaps_of_a_year(zone: str, expected: list[str]) -> None:
         assert later is not None
         assert gap.instant.replace(tzinfo=None) == gap.end - later
     assert all(first.instant < second.instant for first, second in pairwise(gaps))
+
+
+def test_a_firing_on_the_day_of_a_gap_is_not_moved() -> None:
+    schedule = Schedule(cron="30 12 * * *", timezone="Europe/Berlin")
+    noon = datetime(2025, 3, 30, 12, 30, tzinfo=find_zone("Europe/Berlin"))
+    assert find_moved_time(schedule, noon) is None

@@ -146,6 +146,7 @@ def test_firings_around_each_change_equal_the_rule() -> None:
     [
         ("0 25 * * *", "the hour `25` is wrong"),
         ("0 1", "it has 2 fields, not 5 or 6"),
+        ("0 0 32 * *", "the day `32` is wrong"),
         ("0 0 * * FRI-MON", "the weekday `FRI-MON` is wrong"),
         ("@daily", "a schedule such as `@daily` is written in five fields, `0 0 * * *`"),
         ("0 0 15W * *", "the weekday nearest to a date is not offered"),
@@ -156,6 +157,11 @@ def test_firings_around_each_change_equal_the_rule() -> None:
 def test_expressions_of_other_dialects(text: str, message: str) -> None:
     with pytest.raises(CronError, match=re.escape(message)):
         Cron(text)
+
+
+def test_no_instant_is_looked_for_after_the_year_9000() -> None:
+    start = datetime(8999, 1, 1, tzinfo=UTC)
+    assert next_instant(Cron("0 0 29 2 *"), ZoneInfo("UTC"), start) is None
 
 
 def test_dates_that_never_come() -> None:
