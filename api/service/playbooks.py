@@ -22,7 +22,6 @@ from noetl.planner.diagnostics.terminal_text import to_printable
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan
-from noetl.planner.syntax.names import RESERVED_TRIGGER_NAMES
 
 if TYPE_CHECKING:
     from noetl.planner.compile import Compilation
@@ -88,9 +87,9 @@ class PlaybookService:
 
         Raises:
             PlaybookError: the playbook does not compile.
-            RejectedError: `invalid_name`, if the path of the playbook or of a trigger would be ambiguous;
-                `version_exists`, if the version was registered with another text, even if it has been removed
-                since; `playbook_changed`, if the newest version is not `newest`.
+            RejectedError: `invalid_name`, if the path of the playbook would be ambiguous; `version_exists`,
+                if the version was registered with another text, even if it has been removed since;
+                `playbook_changed`, if the newest version is not `newest`.
         """
         store, tenant = self.context.store, self.context.tenant
         plan = playbook if isinstance(playbook, Plan) else self.context.compiler.plan(playbook)
@@ -98,8 +97,6 @@ class PlaybookService:
         _check_addressable("name", name)
         if version is not None:
             _check_addressable("version", version)
-        for trigger in plan.header.triggers:
-            _check_trigger_name(trigger.name)
         before = store.registry.get(tenant, name, version)
         store.plans.save(plan)
         caller = None if registered_by is None else _cut_caller(registered_by)
@@ -269,19 +266,5 @@ def _check_addressable(kind: str, text: str) -> None:
             f"the {kind} of a registered playbook must be 1 to {MAX_NAME_LENGTH} printable characters"
             " without blanks around them, and no segment between slashes may be empty, `.`, `..`,"
             " `versions` or `check-runs`"
-        )
-        raise RejectedError("invalid_name", message)
-
-
-def _check_trigger_name(name: str) -> None:
-    """Check that the name of a trigger is unambiguous in a path.
-
-    Raises:
-        RejectedError: `invalid_name`.
-    """
-    if name in RESERVED_TRIGGER_NAMES or "/" in name or name in (".", ".."):
-        message = (
-            f"trigger `{name}` must have another name: a name without slashes that is none of `.`, `..`,"
-            f" {', '.join(f'`{reserved}`' for reserved in RESERVED_TRIGGER_NAMES)}"
         )
         raise RejectedError("invalid_name", message)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from noetl.api.service.errors import NotFoundError
+from noetl.api.service.errors import NotFoundError, PlaybookError
 from noetl.api.service.services import TenantServices, create_services
 from noetl.api.service.trigger_views import describe_schedule
 from noetl.api.service.triggers import FireRequest
@@ -242,9 +242,11 @@ def test_a_change_that_others_overtake_is_tried_again(
 
 @pytest.mark.parametrize("name", ["firings", "fire", "pause", "resume"])
 def test_a_trigger_with_the_name_of_a_route_is_not_registered(services: TenantServices, name: str) -> None:
-    with pytest.raises(RejectedError, match=f"trigger `{name}` must have another name") as refusal:
-        services.playbooks.register(with_triggers("a", declare(name, HOURLY)))
-    assert refusal.value.reason == "invalid_name"
+    steps = "steps: [{name: s, run: [{action: log, message: hello}]}]\n"
+    text = f"name: a\ntriggers: [{{name: {name}, type: schedule, every: 1h}}]\n{steps}"
+    with pytest.raises(PlaybookError) as refusal:
+        services.playbooks.register(text)
+    assert [found.code for found in refusal.value.diagnostics if found.severity == "error"] == ["NP813"]
     assert services.triggers.find().items == []
 
 

@@ -72,12 +72,16 @@ def _describe(is_new: bool, triggers: int) -> str:
     """Return what the registration of a version has changed.
 
     >>> _describe(True, 2)
-    'registered; it has 2 triggers, which fire from now on'
+    'registered; services and workers of the store fire its 2 triggers from now on'
     """
     if not is_new:
         return "registered before; nothing has changed"
-    noun = "1 trigger, which fires" if triggers == 1 else f"{triggers} triggers, which fire"
-    return f"registered; it has {noun} from now on" if triggers else "registered"
+    noun = "trigger" if triggers == 1 else f"{triggers} triggers"
+    return (
+        f"registered; services and workers of the store fire its {noun} from now on"
+        if triggers
+        else "registered"
+    )
 
 
 @app.command("list", epilog="Example: noetl playbooks list --name report")

@@ -48,7 +48,7 @@ def test_playbooks_are_registered(noetl: Command, place: tuple[str, str], name: 
     assert result.out == f"team/{name}@1\nteam/{name}@2\n"
     assert result.err.splitlines() == [
         "registered",
-        "registered; it has 1 trigger, which fires from now on",
+        "registered; services and workers of the store fire its trigger from now on",
     ]
     again = noetl("playbooks", "register", second, "--json", *place)
     assert [entry["version"] for entry in again.json] == ["2"]
