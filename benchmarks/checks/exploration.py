@@ -36,7 +36,7 @@ from noetl.executor.engine.rendering import render_parameters
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.json_values import write_json
-from noetl.executor.model.run import Claim, Commit, Lease, Run, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run import Claim, Commit, Lease, Run, RunEnding, RunStatus, Visit, VisitStatus
 from noetl.executor.model.special_visits import end_visit, finally_visit
 from noetl.executor.model.sql import Bind, Sql
 from noetl.executor.model.start_request import StartRequest
@@ -241,8 +241,8 @@ class RunStateStore:
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> None:
         self.commits.append(commit)
 
-    def finish(self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[Any], now: float) -> None:
-        self.results.append((status, result, errors))
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
+        self.results.append((ending.status, ending.result, ending.errors))
 
 
 @dataclass(frozen=True)

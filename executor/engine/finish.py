@@ -52,12 +52,12 @@ def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[
             ending = _evaluate_ending(store, claim.visit, run)
         result, errors = redact_for_storage(ending.result), redact_for_storage(ending.errors)
         reserve_result(result)
-        store.queue.finish(claim, ending.status, result, errors, clock())
         ending = replace(ending, result=result, errors=errors)
+        store.queue.finish(claim, ending, clock())
     except (ActionError, PayloadTooLargeError) as problem:
         too_large = error_record(claim.visit, "PayloadTooLarge", str(problem)) | {"step": None}
         ending = RunEnding(RunStatus.FAILED, None, [too_large])
-        store.queue.finish(claim, ending.status, ending.result, ending.errors, clock())
+        store.queue.finish(claim, ending, clock())
     return run, ending
 
 

@@ -45,6 +45,7 @@ from noetl.executor.model.run import (
     Lease,
     Progress,
     Run,
+    RunEnding,
     RunStatus,
     Visit,
     VisitStatus,
@@ -304,7 +305,7 @@ class _Replay:
         self.record.put(last)
         self.record.run = begin_run(self.record.run, now)
         result, errors = self.find_result()
-        self.store.queue.finish(Claim(self.record.run, last), status, result, errors, now)
+        self.store.queue.finish(Claim(self.record.run, last), RunEnding(status, result, errors), now)
 
     def find_result(self) -> tuple[Any, Sequence[ErrorRecord]]:
         """Return result and errors of the end of the run, which are kept up to a resume."""

@@ -35,7 +35,7 @@ from typing import Any
 
 from noetl.executor.errors import RejectedError, UnknownRunError
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import ErrorRecord, Run, RunStatus
+from noetl.executor.model.run import ErrorRecord, Run, RunEnding, RunStatus
 from noetl.planner.frozen import replace
 from noetl.planner.plan import Header
 
@@ -85,15 +85,15 @@ def shown_status(status: RunStatus, stop: RunStatus | None, active: int, waiting
     return RunStatus.WAITING if not status.is_final and 0 < active == waiting else status
 
 
-def finish_run(run: Run, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float) -> Run:
-    """Return a run that has ended. Its error is the one that stopped it, or else the first of `errors`."""
+def finish_run(run: Run, ending: RunEnding, now: float) -> Run:
+    """Return a run that has ended. Its error is the one that stopped it, or else the first of the ending."""
     return replace(
         run,
-        status=status,
+        status=ending.status,
         stop=run.ending,
-        result=result,
-        errors=tuple(errors),
-        error=next(iter(errors), None) if run.error is None else run.error,
+        result=ending.result,
+        errors=tuple(ending.errors),
+        error=next(iter(ending.errors), None) if run.error is None else run.error,
         finished_at=now,
     )
 

@@ -40,11 +40,11 @@ from noetl.executor.model.request_counts import RequestBatch
 from noetl.executor.model.run import (
     Claim,
     Commit,
-    ErrorRecord,
     HistoryPosition,
     Lease,
     ListedWait,
     Run,
+    RunEnding,
     RunStatus,
     TokenWait,
     Visit,
@@ -465,15 +465,8 @@ class WorkQueue(Protocol):
         """
         ...
 
-    def finish(
-        self,
-        claim: Claim,
-        status: RunStatus,
-        result: Any,
-        errors: Sequence[ErrorRecord],
-        now: float,
-    ) -> None:
-        """Set the final status of a run, and answer the wait of its parent.
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
+        """Set the final status of a run, answer the wait of its parent, and write the entries of the outbox.
 
         Raises:
             FencedError, PayloadTooLargeError: as `commit` does.

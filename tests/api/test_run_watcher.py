@@ -15,7 +15,7 @@ from noetl.api.http.event_stream import encode_event
 from noetl.api.service import run_watcher
 from noetl.api.service.run_watcher import EncodedEvent, RunFeed, RunWatcher, RunWatchers
 from noetl.executor.errors import StoreError
-from noetl.executor.model.run import END, HistoryPosition, Run, RunStatus
+from noetl.executor.model.run import END, HistoryPosition, Run, RunEnding, RunStatus
 from noetl.executor.stores.cursors import BEFORE_ALL_EVENTS, read_event_id
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.memory.store import MemoryStore
@@ -65,7 +65,7 @@ def cancel(store: Store, run: Run) -> None:
     if claim.visit.step != END:  # A visit that has begun finishes first.
         store.queue.commit(succeed(store, claim), 2.0)
         claim = claim_visit(store, run, 2.0)
-    store.queue.finish(claim, RunStatus.CANCELLED, None, [], 2.0)
+    store.queue.finish(claim, RunEnding(RunStatus.CANCELLED, None, []), 2.0)
 
 
 async def read_all(watcher: RunWatcher, run: Run, pause: Callable[[int], Any] | None = None) -> list[str]:

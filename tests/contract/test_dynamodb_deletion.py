@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from noetl.executor.errors import RejectedError, StoreError
-from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.model.run import Run, RunEnding, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.blobs import INLINE_BYTES, Blobs
@@ -78,7 +78,7 @@ def start_tree(store: DynamoStore) -> Run:
     for started in (child, run):
         claim = store.queue.claim(started.queue, LEASE, 2.0)
         assert claim is not None
-        store.queue.finish(claim, RunStatus.CANCELLED, None, [], 2.0)
+        store.queue.finish(claim, RunEnding(RunStatus.CANCELLED, None, []), 2.0)
     store.context.table.update(Update(keys.head(run.id), {"key": keys.idempotency("default", "k").pk}))
     store.context.table.write([Put(keys.idempotency("default", "k"), {"run": run.id, "request": "hash"})])
     assert store.runs.add_bytes(run.id, "logged", 3) == 3
@@ -198,7 +198,7 @@ def test_a_large_tree_is_deleted_in_parts(store: DynamoStore) -> None:
         start_child(store, run, key, f"child{number}", queue="q")
     store.runs.stop(run.id, RunStatus.CANCELLED, 2.0)
     while claim := store.queue.claim("q", LEASE, 2.0):
-        store.queue.finish(claim, RunStatus.CANCELLED, None, [], 2.0)
+        store.queue.finish(claim, RunEnding(RunStatus.CANCELLED, None, []), 2.0)
     with pytest.raises(RejectedError, match="has not ended"):
         store.maintenance.delete_run("default", run.id)
     end_run(store, run, RunStatus.CANCELLED, 2.0)

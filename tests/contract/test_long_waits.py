@@ -13,7 +13,7 @@ import pytest
 from benchmarks.meter import AwsMeter
 from noetl.executor.clients.aws_retry import store_client
 from noetl.executor.errors import StoreError
-from noetl.executor.model.run import NEVER, Claim, Commit, Run, RunStatus, VisitStatus
+from noetl.executor.model.run import NEVER, Claim, Commit, Run, RunEnding, RunStatus, VisitStatus
 from noetl.executor.stores.dynamo import due_index, keys
 from noetl.executor.stores.dynamo.expressions import Update
 from noetl.executor.stores.dynamo.sleeping_runs import is_asleep
@@ -249,7 +249,7 @@ def test_a_stopped_run_leaves_the_index_and_returns_when_it_is_resumed(store: Dy
         assert rows(store) == []
         assert not sleeps(store, run)
         end = claim_message(store, sent[-1][0], NOW + 11.0)
-        store.queue.finish(end, RunStatus.CANCELLED, None, [], NOW + 11.0)
+        store.queue.finish(end, RunEnding(RunStatus.CANCELLED, None, []), NOW + 11.0)
         sent.clear()
         store.runs.resume(run.id, NOW + 20.0, deadline_at=None, values={})
         assert sent == []

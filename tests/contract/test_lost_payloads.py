@@ -13,7 +13,7 @@ import pytest
 from noetl.executor.engine.start import prefix_before
 from noetl.executor.errors import RejectedError, StoreError
 from noetl.executor.model.ids import hash_secret
-from noetl.executor.model.run import Run, RunStatus, WaitKey
+from noetl.executor.model.run import Run, RunEnding, RunStatus, WaitKey
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.dynamo import blobs, consistency
 from noetl.executor.stores.dynamo.store import DynamoStore
@@ -253,7 +253,7 @@ def test_a_run_with_lost_payloads_is_swept_listed_and_cancelled(store: DynamoSto
     assert "any more (2 of 2 values of open runs were checked)" in findings[0].message
     assert fresh.runs.stop(run.id, RunStatus.CANCELLED, 1001.0).stop is RunStatus.CANCELLED
     end = claim_visit(fresh, run, 1002.0)
-    fresh.queue.finish(end, RunStatus.CANCELLED, None, [], 1002.0)
+    fresh.queue.finish(end, RunEnding(RunStatus.CANCELLED, None, []), 1002.0)
     assert fresh.runs.get("default", run.id).status is RunStatus.CANCELLED
 
 

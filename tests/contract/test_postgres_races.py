@@ -20,7 +20,7 @@ from noetl.executor.actions import temporary_types
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import FencedError, RejectedError, StoreError
 from noetl.executor.model.registry import RegisteredPlaybook
-from noetl.executor.model.run import END, Lease, Run, RunStatus, VisitStatus, WaitKey
+from noetl.executor.model.run import END, Lease, Run, RunEnding, RunStatus, VisitStatus, WaitKey
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.plan_uses import UNUSED_SECONDS
@@ -215,7 +215,7 @@ def test_only_one_commit_of_each_visit_is_accepted(stores: list[PostgresStore]) 
                 continue
             with suppress(FencedError):
                 if claim.visit.step == END:
-                    store.queue.finish(claim, RunStatus.SUCCEEDED, None, [], 2.0)
+                    store.queue.finish(claim, RunEnding(RunStatus.SUCCEEDED, None, []), 2.0)
                 else:
                     store.queue.commit(succeed(store, claim, case=0), 2.0)
                 accepted.append(claim.visit.id)
@@ -273,7 +273,7 @@ def test_a_child_ends_while_its_parent_is_cancelled(stores: list[PostgresStore])
         last = stores[0].queue.claim(f"q{index}", LEASE, 2.0)
         assert last is not None and last.visit.step == END
         run_both(
-            partial(stores[0].queue.finish, last, RunStatus.SUCCEEDED, None, [], 3.0),
+            partial(stores[0].queue.finish, last, RunEnding(RunStatus.SUCCEEDED, None, []), 3.0),
             partial(stores[1].runs.stop, parent.id, RunStatus.CANCELLED, 3.0),
         )
         end_run(stores[0], parent, RunStatus.CANCELLED, 4.0)
@@ -292,7 +292,7 @@ def test_a_parent_is_locked_before_its_child(
     assert last is not None
 
     def finish() -> None:
-        store.queue.finish(last, RunStatus.CANCELLED, None, [], 3.0)
+        store.queue.finish(last, RunEnding(RunStatus.CANCELLED, None, []), 3.0)
 
     if how == "resume":
         finish()
@@ -410,7 +410,7 @@ def test_a_wait_is_closed_while_the_child_resumes(
     store.runs.stop(child_run.id, RunStatus.CANCELLED, 2.0)
     last = store.queue.claim("inner", LEASE, 2.0)
     assert last is not None
-    store.queue.finish(last, RunStatus.CANCELLED, None, [], 3.0)
+    store.queue.finish(last, RunEnding(RunStatus.CANCELLED, None, []), 3.0)
     observer.lock_run(parent)
     futures = [
         run_in_thread(store.runs.resume, "child", 4.0, deadline_at=None, values={}),

@@ -18,7 +18,7 @@ import pytest
 
 from noetl.executor.errors import SchemaError, SettingError, StoreError
 from noetl.executor.model.limits import PayloadLimits
-from noetl.executor.model.run import RunStatus, WaitKey
+from noetl.executor.model.run import RunEnding, RunStatus, WaitKey
 from noetl.executor.model.run_filter import OPEN_STATUSES, RunFilter
 from noetl.executor.stores import open_store
 from noetl.executor.stores.cursors import write_cursor, write_wait_cursor
@@ -563,7 +563,7 @@ def test_an_interrupted_deletion_of_a_large_tree_is_completed(
             start_child(store, run, key, f"child{number}", queue="q")
         store.runs.stop(run.id, RunStatus.CANCELLED, 2.0)
         while claim := store.queue.claim("q", LEASE, 2.0):
-            store.queue.finish(claim, RunStatus.CANCELLED, None, [], 2.0)
+            store.queue.finish(claim, RunEnding(RunStatus.CANCELLED, None, []), 2.0)
         end_run(store, run, RunStatus.CANCELLED, 2.0)
         delete_leaves, calls = run_deletion._delete_leaves, iter([True])
 

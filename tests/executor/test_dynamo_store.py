@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from noetl.executor.errors import DamagedRunError, FencedError
-from noetl.executor.model.run import Claim, RunStatus
+from noetl.executor.model.run import Claim, RunEnding, RunStatus
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo import commits, keys
@@ -134,7 +134,7 @@ def test_the_end_of_a_dead_worker_has_a_message_when_that_of_its_step_returns(
         body = DueMessage(run.id, end.id, "@end", end.due_at).encode()
         again = second.queue.claim_message(body, LEASE, end.due_at + 1.0)
         assert isinstance(again, Claim)
-        second.queue.finish(again, RunStatus.SUCCEEDED, None, [], end.due_at + 1.0)
+        second.queue.finish(again, RunEnding(RunStatus.SUCCEEDED, None, []), end.due_at + 1.0)
         assert second.queue.claim_message(message["Body"], LEASE, end.due_at + 2.0) is MessageOutcome.DONE
     assert count_sent(moto_aws, queue) == 1
 

@@ -29,6 +29,7 @@ from noetl.executor.model.run import (
     Commit,
     Lease,
     Progress,
+    RunEnding,
     RunStatus,
     Visit,
     VisitStatus,
@@ -224,7 +225,7 @@ class RandomRun:
         elif claimed.visit.step == END:
             run = self.play.run
             status = final_status(run.ending, run.failed_branches)
-            self.store.queue.finish(claimed, status, {"n": 1}, [], self.clock())
+            self.store.queue.finish(claimed, RunEnding(status, {"n": 1}, []), self.clock())
         elif claimed.visit.progress is not None:
             self.commit(claimed)
         else:

@@ -12,7 +12,7 @@ from noetl.executor.errors import FencedError, NotJsonError, PayloadTooLargeErro
 from noetl.executor.model.events import Event
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.outcome import error_record
-from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run import Run, RunEnding, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_transition import (
     begin_run,
     check_same_request,
@@ -106,15 +106,15 @@ class TestStart:
 
 class TestFinish:
     def test_the_run_has_its_result_and_its_end(self) -> None:
-        ended = finish_run(RUNNING, RunStatus.SUCCEEDED, {"x": 1}, [], 20.0)
+        ended = finish_run(RUNNING, RunEnding(RunStatus.SUCCEEDED, {"x": 1}, []), 20.0)
         assert ended == replace(RUNNING, status=RunStatus.SUCCEEDED, result={"x": 1}, finished_at=20.0)
 
     def test_its_error_is_the_first(self) -> None:
-        ended = finish_run(RUNNING, RunStatus.COMPLETED_WITH_ERRORS, None, [FIRST, SECOND], 20.0)
+        ended = finish_run(RUNNING, RunEnding(RunStatus.COMPLETED_WITH_ERRORS, None, [FIRST, SECOND]), 20.0)
         assert (ended.error, ended.errors) == (FIRST, (FIRST, SECOND))
 
     def test_the_error_that_stopped_it_is_kept(self) -> None:
-        ended = finish_run(replace(RUNNING, error=SECOND), RunStatus.FAILED, None, [FIRST], 20.0)
+        ended = finish_run(replace(RUNNING, error=SECOND), RunEnding(RunStatus.FAILED, None, [FIRST]), 20.0)
         assert ended.error == SECOND
 
     @pytest.mark.parametrize(
@@ -128,13 +128,15 @@ class TestFinish:
         ],
     )
     def test_the_event_is_named_after_the_status(self, status: RunStatus, type: str) -> None:
-        event = run_finished(finish_run(RUNNING, status, None, [], 20.0))
+        event = run_finished(finish_run(RUNNING, RunEnding(status, None, []), 20.0))
         assert (event.type, event.at, event.duration_seconds) == (type, 20.0, 10.0)
         assert event.payload == {"status": status.value}
 
     @pytest.mark.parametrize("started_at", [None, 30.0])
     def test_no_duration_is_negative(self, started_at: float | None) -> None:
-        ended = finish_run(replace(RUNNING, started_at=started_at), RunStatus.FAILED, None, [], 20.0)
+        ended = finish_run(
+            replace(RUNNING, started_at=started_at), RunEnding(RunStatus.FAILED, None, []), 20.0
+        )
         assert run_finished(ended).duration_seconds == 0.0
 
 
@@ -146,7 +148,7 @@ class TestStop:
 
     @pytest.mark.parametrize("status", FINAL)
     def test_an_ended_run_is_stopped_only_with_its_own_status(self, status: RunStatus) -> None:
-        ended = finish_run(RUNNING, status, None, [], 20.0)
+        ended = finish_run(RUNNING, RunEnding(status, None, []), 20.0)
         assert stop_run(ended, status) is ended
         for other in set(FINAL) - {status}:
             with pytest.raises(RejectedError) as refusal:
@@ -179,7 +181,7 @@ class TestPause:
 
     @pytest.mark.parametrize("status", FINAL)
     def test_an_ended_run_is_neither_paused_nor_unpaused(self, status: RunStatus) -> None:
-        ended = finish_run(pause_run(RUNNING, is_ending=False), status, None, [], 20.0)
+        ended = finish_run(pause_run(RUNNING, is_ending=False), RunEnding(status, None, []), 20.0)
         assert (ended.stop, ended.is_paused) == (None, False)
         with pytest.raises(RejectedError, match="has already ended"):
             pause_run(ended, is_ending=False)
@@ -228,7 +230,7 @@ class TestResume:
 
     def test_the_run_starts_again_with_its_branches(self) -> None:
         failed = replace(
-            finish_run(stop_run(RUNNING, RunStatus.FAILED), RunStatus.FAILED, None, [FIRST], 20.0),
+            finish_run(stop_run(RUNNING, RunStatus.FAILED), RunEnding(RunStatus.FAILED, None, [FIRST]), 20.0),
             live=1, failed_branches=2,
         )  # fmt: skip
         resumed = resume_run(failed, 99.0, {"input": {"n": 2}}, reopened_branches=2)
@@ -240,7 +242,7 @@ class TestResume:
 
     @given(st.sampled_from(FINAL), st.integers(0, 3))
     def test_a_resumed_run_is_not_resumed_again(self, status: RunStatus, branches: int) -> None:
-        ended = finish_run(RUNNING, status, None, [], 20.0)
+        ended = finish_run(RUNNING, RunEnding(status, None, []), 20.0)
         assert not is_resumable(resume_run(ended, None, {}, branches), HEADER)
 
 

@@ -18,7 +18,7 @@ from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.errors import TriggerChangedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
-from noetl.executor.model.run import NEVER, Branch, Claim, Commit, Lease, Run, RunStatus, Visit
+from noetl.executor.model.run import NEVER, Branch, Claim, Commit, Lease, Run, RunEnding, RunStatus, Visit
 from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.model.triggers import Advance
 from noetl.executor.model.visit_transition import enter_step
@@ -284,11 +284,11 @@ class WritesEventsOfLostClaims(SqlQueue):
 class EndsInTwoTransactions(SqlQueue):
     """A queue that writes the end of a run and of its last visit in two transactions."""
 
-    def finish(self, claim: Claim, status: RunStatus, *rest: Any) -> None:
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
         with self._context.database.transaction() as db:
             query = "update runs set status = :status, finished_at = :now where id = :id"
-            db.execute(query, status=status, now=rest[-1], id=claim.run.id)
-        super().finish(claim, status, *rest)
+            db.execute(query, status=ending.status, now=now, id=claim.run.id)
+        super().finish(claim, ending, now)
 
 
 _COUNT = itertools.count()

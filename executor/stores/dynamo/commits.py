@@ -17,13 +17,12 @@ Limits: if other commits change the same counters, the transaction is tried up t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import FencedError, StoreError, UnknownRunError
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
-from noetl.executor.model.run import NEVER, Claim, Commit, ErrorRecord, Run, RunStatus, Visit
+from noetl.executor.model.run import NEVER, Claim, Commit, Run, RunEnding, Visit
 from noetl.executor.model.run_transition import finish_run, run_finished
 from noetl.executor.model.visit_transition import (
     claim_lost,
@@ -92,19 +91,17 @@ class Commits:
         self._delete_loop_parts(visit, claim)
         return committed
 
-    def finish(
-        self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float
-    ) -> Item:
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> Item:
         """Write the end of a run, with the answer to its parent; return the head as it was before.
 
         Raises:
             FencedError: the claim is lost.
             PayloadTooLargeError: the result cannot be stored. Nothing was written.
         """
-        self._limits.check_result(encode_json(result), encode_json(list(errors)))
+        self._limits.check_result(encode_json(ending.result), encode_json(list(ending.errors)))
         head = self._read_head(claim.visit)
         self._context.plan_uses.require_after_end(head["plan"])
-        run = finish_run(claim.run, status, result, errors, now)
+        run = finish_run(claim.run, ending, now)
         writes: list[Write] = [
             self._finish_visit(head, claim.visit, now),
             self._finish_head(head, run, now),

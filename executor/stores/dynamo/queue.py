@@ -14,7 +14,14 @@ from typing import Any
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import DamagedRunError, MessageError
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run import (
+    Claim,
+    Commit,
+    Lease,
+    RunEnding,
+    Visit,
+    VisitStatus,
+)
 from noetl.executor.model.visit_transition import MAX_AHEAD_SECONDS
 from noetl.executor.stores.damage import naming_run, reading_run
 from noetl.executor.stores.dynamo import keys
@@ -198,11 +205,9 @@ class DynamoQueue:
             self._receiver.finish(visit.run_id, visit.id, following)
         return following
 
-    def finish(
-        self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float
-    ) -> None:
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
         """Set the final status of a run, and answer the wait of its parent."""
-        head = self._commits.finish(claim, status, result, errors, now)
+        head = self._commits.finish(claim, ending, now)
         self._followups.complete_end(head, now)
         if self._receiver is not None:
             self._receiver.finish(claim.run.id, claim.visit.id)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from noetl.executor.model.bounded_counter import BoundedCounter
 from noetl.executor.model.branch_stack import is_turn_over
@@ -21,10 +20,9 @@ from noetl.executor.model.run import (
     DEADLINE,
     Claim,
     Commit,
-    ErrorRecord,
     Lease,
     Progress,
-    RunStatus,
+    RunEnding,
     Visit,
     VisitStatus,
     WaitKey,
@@ -160,10 +158,8 @@ class MemoryQueue:
             record.append((*commit.events, *branches.events))
             return branches.claimed
 
-    def finish(
-        self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float
-    ) -> None:
-        texts = [_encode(result), _encode(list(errors))]
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
+        texts = [_encode(ending.result), _encode(list(ending.errors))]
         self._state.limits.check_result(*texts)
         with self._state.change_runs():
             held = self._state.find_held(claim.run.id, claim.visit.id, claim.visit.fence)
@@ -173,7 +169,7 @@ class MemoryQueue:
             record.put(finish_end(visit, now))
             record.delete_visits(DEADLINE)
             result, errors = map(json.loads, texts)
-            record.run = finish_run(record.run, status, result, errors, now)
+            record.run = finish_run(record.run, replace(ending, result=result, errors=errors), now)
             record.append([run_finished(record.run)])
             add_fact(self._state, record.run, fact_of_end(record.run, now))
             if record.run.parent is not None:

@@ -36,7 +36,7 @@ from noetl.executor.model.branch_stack import is_turn_over
 from noetl.executor.model.events import Event
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.metrics import LEASE_LOST, fact_of_end, fact_of_outcome, loses_lease
-from noetl.executor.model.run import Claim, Commit, ErrorRecord, Lease, RunStatus, Visit
+from noetl.executor.model.run import Claim, Commit, Lease, RunEnding, RunStatus, Visit
 from noetl.executor.model.run_transition import finish_run, run_finished
 from noetl.executor.model.visit_transition import (
     claim,
@@ -217,12 +217,10 @@ class SqlQueue:
         self._context.announce_due(max(branches.count + is_suspended - (branches.claimed is not None), 0))
         return branches.claimed
 
-    def finish(
-        self, claim: Claim, status: RunStatus, result: Any, errors: Sequence[ErrorRecord], now: float
-    ) -> None:
-        run = finish_run(claim.run, status, result, errors, now)
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
+        run = finish_run(claim.run, ending, now)
         visit = finish_end(claim.visit, now)
-        result_text, errors_text = encode_json(result), encode_json(list(errors))
+        result_text, errors_text = encode_json(ending.result), encode_json(list(ending.errors))
         self._context.limits.check_result(result_text, errors_text)
         with self._context.transaction() as db:
             if run.parent is not None:

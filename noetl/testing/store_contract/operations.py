@@ -24,6 +24,7 @@ from noetl.executor.model.run import (
     Lease,
     Progress,
     Run,
+    RunEnding,
     RunStatus,
     Visit,
     WaitKey,
@@ -131,7 +132,7 @@ def end_run(store: Store, run: Run, status: RunStatus, now: float = 1.0) -> Run:
     """Claim and finish the visit that ends a run, and return the run."""
     claim = claim_visit(store, run, now)
     assert claim.visit.step == END
-    store.queue.finish(claim, status, None, [], now)
+    store.queue.finish(claim, RunEnding(status, None, []), now)
     return current_run(store, run)
 
 

@@ -22,6 +22,7 @@ from noetl.executor.model.run import (
     Claim,
     Lease,
     Progress,
+    RunEnding,
     RunStatus,
     Visit,
     VisitStatus,
@@ -123,7 +124,7 @@ class QueueContract(ContractFixtures):
         store.runs.stop(runs[2].id, RunStatus.CANCELLED, 1.0)
         claim = store.queue.claim("service", LEASE, 2.0, {"a"})
         assert claim is not None
-        store.queue.finish(claim, RunStatus.CANCELLED, None, [], 2.0)
+        store.queue.finish(claim, RunEnding(RunStatus.CANCELLED, None, []), 2.0)
         assert store.queue.count_active("service", "b", 9) == 0
 
     def test_branches_are_claimed_in_the_order_written(self, store: Store) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from noetl.executor.engine.start import prefix_before, restart_from_step
 from noetl.executor.errors import FencedError, RejectedError, UnknownRunError
-from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.model.run import Run, RunEnding, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.interface import Store
 from noetl.testing.run_harness import RunHarness
@@ -126,7 +126,7 @@ class RunDeletionContract:
             store.runs.stop(descendant.id, RunStatus.CANCELLED, 2.0)
             claim = store.queue.claim(queue, LEASE, 2.0)
             assert claim is not None
-            store.queue.finish(claim, RunStatus.CANCELLED, None, [], 2.0)
+            store.queue.finish(claim, RunEnding(RunStatus.CANCELLED, None, []), 2.0)
         for descendant, parent in ((child, run), (grandchild, child)):
             reason, message = refusal_of_deletion(store, descendant)
             assert reason == "child_run"

@@ -18,6 +18,7 @@ from noetl.executor.model.run import (
     END,
     Progress,
     Run,
+    RunEnding,
     RunStatus,
     WaitKey,
 )
@@ -149,13 +150,13 @@ class RunsContract(ContractFixtures):
         assert current_run(store, run).live == 0
         end = claim_visit(store, run)
         assert end.visit.step == END
-        store.queue.finish(end, RunStatus.SUCCEEDED, {"x": [1]}, [], 9.0)
+        store.queue.finish(end, RunEnding(RunStatus.SUCCEEDED, {"x": [1]}, []), 9.0)
         finished = current_run(store, run)
         assert (finished.status, finished.result, finished.finished_at) == ("succeeded", {"x": [1]}, 9.0)
         assert store.runs.events(run.id)[-1].type == "workflow.completed"
         assert store.queue.next_due(run.id) is None
         with pytest.raises(FencedError):
-            store.queue.finish(end, RunStatus.FAILED, None, [], 10.0)
+            store.queue.finish(end, RunEnding(RunStatus.FAILED, None, []), 10.0)
         assert current_run(store, run) == finished
 
     def test_a_failure_parks_ready_visits(self, store: Store) -> None:
@@ -439,7 +440,7 @@ class RunsContract(ContractFixtures):
             for _ in range(3):
                 claim = claim_visit(store, run, 100.0)
                 store.queue.commit(succeed(store, claim, saved={"n": "y"}, data="y"), 100.0)
-            store.queue.finish(claim_visit(store, run, 100.0), RunStatus.SUCCEEDED, "z", [], 100.0)
+            store.queue.finish(claim_visit(store, run, 100.0), RunEnding(RunStatus.SUCCEEDED, "z", []), 100.0)
         readers: list[Callable[[], object]] = [
             lambda: store.runs.find(RunFilter(limit=20)),
             lambda: [store.runs.overview("default", run.id) for run in runs],
@@ -542,7 +543,7 @@ class RunsContract(ContractFixtures):
         store.queue.commit(succeed(store, claim), 1.0)
         end = store.queue.claim("service", LEASE, 1.0)
         assert end is not None
-        store.queue.finish(end, RunStatus.CANCELLED, None, [], 1.0)
+        store.queue.finish(end, RunEnding(RunStatus.CANCELLED, None, []), 1.0)
         runs = [start_run(store, now=float(number), origin="service") for number in range(2, 5)]
         other = start_run(store, DIAMOND, now=5.0, origin="service")
         start_run(store, now=6.0, origin="service", tenant="another")

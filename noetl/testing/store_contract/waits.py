@@ -12,6 +12,7 @@ from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.run import (
     NEVER,
     Progress,
+    RunEnding,
     RunStatus,
     TokenWait,
     VisitStatus,
@@ -396,7 +397,7 @@ class WaitsContract(ContractFixtures):
         assert (store.waits.wait(wait_key(claim)), store.queue.next_due(run.id)) == (Wait("w"), 2.0)
         end = claim_visit(store, run, 2.0)
         assert end.run.id == other.id
-        store.queue.finish(end, status, None, [], 3.0)
+        store.queue.finish(end, RunEnding(status, None, []), 3.0)
         assert store.waits.wait(wait_key(claim)) == Wait("w", answered_at=3.0)
         assert claim_visit(store, run, 3.0).visit.id == claim.visit.id
 
@@ -405,7 +406,7 @@ class WaitsContract(ContractFixtures):
         claim = claim_visit(store, run)
         other = start_child(store, run, wait_key(claim), "c")
         store.runs.stop(other.id, RunStatus.CANCELLED, 2.0)
-        store.queue.finish(claim_visit(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
+        store.queue.finish(claim_visit(store, run, 2.0), RunEnding(RunStatus.CANCELLED, None, []), 3.0)
         store.queue.commit(suspend_claim(claim, "w"), 4.0)
         assert claim_visit(store, run, 4.0).visit.id == claim.visit.id
 
@@ -414,7 +415,7 @@ class WaitsContract(ContractFixtures):
         claim = claim_visit(store, run)
         other = start_child(store, run, wait_key(claim), "c")
         store.runs.stop(other.id, RunStatus.CANCELLED, 2.0)
-        store.queue.finish(claim_visit(store, run, 2.0), RunStatus.CANCELLED, None, [], 3.0)
+        store.queue.finish(claim_visit(store, run, 2.0), RunEnding(RunStatus.CANCELLED, None, []), 3.0)
         store.runs.resume(other.id, 4.0, deadline_at=None, values={})
         assert store.waits.wait(wait_key(claim)) == Wait("w")
         store.queue.commit(suspend_claim(claim, "w"), 5.0)
