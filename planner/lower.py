@@ -50,6 +50,7 @@ from noetl.planner.plan import (
     Retry,
     TaskCall,
     Trigger,
+    TriggerSource,
     Work,
 )
 from noetl.planner.plan import Case as PlanCase
@@ -69,11 +70,14 @@ from noetl.planner.syntax.models import (
     Case,
     Entry,
     RetryPolicy,
+    RunTriggerDeclaration,
+    ScheduleDeclaration,
     Step,
     Task,
     TaskEntry,
     TriggerDeclaration,
 )
+from noetl.planner.trigger_sources import RunEnd
 
 _UNCACHED_KEYS = frozenset({"line", "retry", "timeout_seconds", "cache"})
 """The keys of lowered work on which its result does not depend."""
@@ -290,10 +294,10 @@ class Lowering:
         return Trigger(
             declared.name,
             declared.type,
-            lower_schedule(declared),
+            lower_source(declared),
             declared.input,
             lower_condition(declared.if_),
-            self.program.document.span((*declared.path, "name")).line,
+            line=self.program.document.span((*declared.path, "name")).line,
         )
 
     def count_statistics(
@@ -418,7 +422,15 @@ def lower_condition(condition: str | bool | None) -> str | None:
     return None if condition is None or condition is True else condition
 
 
-def lower_schedule(declared: TriggerDeclaration) -> Schedule:
+def lower_source(declared: TriggerDeclaration) -> TriggerSource:
+    """Return what a valid trigger fires at."""
+    if isinstance(declared, RunTriggerDeclaration):
+        return RunEnd(declared.playbook, tuple(declared.status))
+    assert isinstance(declared, ScheduleDeclaration)
+    return lower_schedule(declared)
+
+
+def lower_schedule(declared: ScheduleDeclaration) -> Schedule:
     """Return the schedule of a trigger whose cron expression and zone are valid."""
     zone = find_zone(declared.timezone)
     start, end = (

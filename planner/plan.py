@@ -14,7 +14,9 @@ from functools import cached_property
 from typing import Any
 
 from noetl.planner.frozen import frozen
+from noetl.planner.notify import Notify
 from noetl.planner.schedules.schedule import Schedule
+from noetl.planner.trigger_sources import RunEnd, Webhook
 
 FORMAT = 3
 """The version of the JSON format of plans, and of what they mean. Runs of older plans keep their meaning."""
@@ -468,25 +470,39 @@ class Input:
         )
 
 
+TriggerSource = Schedule | Webhook | RunEnd
+
+_SOURCES: Mapping[str, type[TriggerSource]] = {"schedule": Schedule, "webhook": Webhook, "run": RunEnd}
+"""What triggers fire at, by their type."""
+
+
 @frozen
 class Trigger:
     """A trigger of a playbook: what starts runs of it by itself.
 
     Attributes:
         name: its name, which is unique in the playbook.
-        type: `schedule`.
+        type: `schedule`, `webhook` or `run`.
+        source: what it fires at.
         input: the inputs of its runs, with templates that read `trigger`.
         condition: the expression under `if`, or None. If it is false, a firing starts no run.
-        schedule: when it fires.
+        key: the expression whose value tells a firing from others, or None for that of the source.
         line: the line of its declaration.
     """
 
     name: str
     type: str
-    schedule: Schedule
+    source: TriggerSource
     input: Mapping[str, Any] = field(default_factory=dict)
     condition: str | bool | None = None
+    key: str | None = None
     line: int = 0
+
+    @property
+    def schedule(self) -> Schedule:
+        """The times at which it fires. Only for a trigger of type `schedule`."""
+        assert isinstance(self.source, Schedule)
+        return self.source
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -494,7 +510,8 @@ class Trigger:
             "type": self.type,
             "input": self.input,
             "if": self.condition,
-            "schedule": self.schedule.to_json(),
+            **({} if self.key is None else {"key": self.key}),
+            self.type: self.source.to_json(),
             "line": self.line,
         }
 
@@ -503,9 +520,10 @@ class Trigger:
         return cls(
             data["name"],
             data["type"],
-            Schedule.from_json(data["schedule"]),
+            _SOURCES[data["type"]].from_json(data[data["type"]]),
             data["input"],
             data["if"],
+            data.get("key"),
             data["line"],
         )
 
@@ -549,6 +567,7 @@ class Header:
     sequential: bool = False
     statistics: Mapping[str, Any] = field(default_factory=dict)
     triggers: tuple[Trigger, ...] = ()
+    notify: Notify | None = None
     format: int = FORMAT
 
     @property
@@ -575,6 +594,7 @@ class Header:
             "statistics": self.statistics,
             # The hash of a plan without triggers stays that of earlier versions.
             **({"triggers": [trigger.to_json() for trigger in self.triggers]} if self.triggers else {}),
+            **({} if self.notify is None else {"notify": self.notify.to_json()}),
         }
 
     @classmethod
@@ -605,6 +625,7 @@ class Header:
             sequential=data["sequential"] and data["statistics"].get("forks", 1) > 0,
             statistics=data["statistics"],
             triggers=tuple(Trigger.from_json(trigger) for trigger in data.get("triggers", ())),
+            notify=Notify.from_json(data["notify"]) if "notify" in data else None,
             format=data["format"],
         )
 

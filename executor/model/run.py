@@ -11,6 +11,7 @@ from noetl.planner.frozen import frozen
 
 if TYPE_CHECKING:
     from noetl.executor.model.events import Event
+    from noetl.executor.model.outbox import OutboxEntry
     from noetl.executor.model.wait_transition import AnswerDeclaration
 
 END = "@end"
@@ -121,11 +122,12 @@ SERVICE_QUEUE = "service"
 
 @frozen
 class RunEnding:
-    """The end of a run: its final status, its result and its errors."""
+    """The end of a run: its final status, its result, its errors, and what is done after it."""
 
     status: RunStatus
     result: Any
     errors: Sequence[ErrorRecord]
+    outbox: Sequence[OutboxEntry] = ()
 
 
 @frozen
@@ -189,7 +191,8 @@ class Run:
     `noetl.executor.model.tracing`). `root` is the run with which its chain of child runs began, or None for
     a run that no run has started. `lost_payload` says that its input, environment and variables were deleted
     from the store. They are empty then. `trigger` has the name, the type and the time of the trigger that
-    started it, or is None. A run that continues another one has the same.
+    started it, or is None. A run that continues another one has the same. `late_at` is when the run is late;
+    only the start of a run has it.
     """
 
     id: str
@@ -224,6 +227,7 @@ class Run:
     errors: Sequence[ErrorRecord] = ()
     lost_payload: str | None = None
     trigger: Mapping[str, Any] | None = None
+    late_at: float | None = None
 
     @property
     def ending(self) -> RunStatus | None:

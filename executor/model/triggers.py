@@ -29,6 +29,7 @@ from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Trigger
 from noetl.planner.schedules.schedule import CatchUpMode, Schedule
+from noetl.planner.trigger_sources import RunEnd, Webhook
 
 MAX_REASON_LENGTH = 500
 """How many characters of the reason of a firing are kept."""
@@ -50,12 +51,14 @@ class LiveTrigger:
 
     Attributes:
         timing: a hash of what decides when it fires.
+        path: the address of a webhook, which no other trigger of the tenant has; None for other types.
+        awaits: the playbook whose ended runs it fires at; None for other types.
         next_at: the instant of its next firing, without its jitter; None if there is none.
         due_at: when that firing is performed; None if there is none, or if the trigger is paused.
         is_paused: whether it is paused. Firings of that time are missed.
         edition: the number of its changes. A write requires the edition that was read.
         catch_up: what happens to firings that were missed while it was paused; None if its schedule says it.
-        last_run: id of the run that its last firing has started.
+        last_run: id of the run that its last firing has started. Only a schedule has this and the next two.
         last_at: the instant that it has performed or missed last.
         last_outcome: the outcome of that instant.
         changed_at: when it was last registered, paused or resumed.
@@ -69,6 +72,8 @@ class LiveTrigger:
     plan_hash: str
     changed_at: float
     timing: str = ""
+    path: str | None = None
+    awaits: str | None = None
     next_at: float | None = None
     due_at: float | None = None
     is_paused: bool = False
@@ -131,11 +136,20 @@ class Firing:
 
 @frozen
 class Advance:
-    """The change of a trigger by a firing: the row as it was read, the new one, and records of firings."""
+    """The change of a trigger by a firing: the row as it was read, the new one, and records of firings.
+
+    If both are equal, only the records are written, and the write requires nothing of the row. A firing whose
+    key alone decides whether it is new has such an advance, so such firings do not wait for each other.
+    """
 
     read: LiveTrigger
     written: LiveTrigger
     firings: Sequence[Firing] = field(default_factory=tuple)
+
+    @property
+    def changes_trigger(self) -> bool:
+        """True if the row changes. It must then be as it was read."""
+        return self.read.edition != self.written.edition
 
 
 def trigger_changed(trigger: LiveTrigger) -> TriggerChangedError:
@@ -194,7 +208,8 @@ def _place_trigger(
     current: LiveTrigger | None, declared: Trigger, playbook: RegisteredPlaybook, now: float
 ) -> LiveTrigger:
     assert playbook.version is not None
-    schedule = declared.schedule
+    source = declared.source
+    is_schedule = isinstance(source, Schedule)
     placed = LiveTrigger(
         playbook.tenant,
         playbook.name,
@@ -203,17 +218,19 @@ def _place_trigger(
         playbook.version,
         playbook.plan_hash,
         now,
-        timing=derived_id(*schedule.timing),
-        next_at=schedule.next_after(now),
+        timing=derived_id(*source.timing),
+        path=source.path if isinstance(source, Webhook) else None,
+        awaits=source.playbook if isinstance(source, RunEnd) else None,
+        next_at=source.next_after(now) if isinstance(source, Schedule) else None,
         # A trigger that was removed and comes back must not have an edition that it had before.
         edition=int(now * 1000),
     )
     if current is not None:
-        has_same_timing = current.timing == placed.timing
+        has_same_timing = current.type == placed.type and current.timing == placed.timing
         is_due = current.due_at is not None and current.due_at <= now
         placed = replace(
             placed,
-            next_at=current.next_at if has_same_timing or is_due else placed.next_at,
+            next_at=current.next_at if is_schedule and (has_same_timing or is_due) else placed.next_at,
             is_paused=current.is_paused,
             edition=current.edition + 1,
             catch_up=current.catch_up if has_same_timing else None,
@@ -221,7 +238,7 @@ def _place_trigger(
             last_at=current.last_at,
             last_outcome=current.last_outcome,
         )
-    return with_due_time(placed, schedule)
+    return with_due_time(placed, source) if isinstance(source, Schedule) else placed
 
 
 def with_due_time(trigger: LiveTrigger, schedule: Schedule) -> LiveTrigger:
@@ -271,7 +288,7 @@ def record_firing(
     written = advance.written
     if written.next_at != advance.read.next_at:
         written = replace(written, last_at=firing.scheduled_at, last_outcome=outcome)
-    if run_id is not None:
+    if run_id is not None and advance.changes_trigger:
         written = replace(written, last_run=run_id)
     return replace(advance, written=written, firings=(*advance.firings, recorded))
 

@@ -32,9 +32,11 @@ from noetl.executor.model.cached_results import (
     CacheHolder,
     CacheRequest,
 )
+from noetl.executor.model.channels import Channel
 from noetl.executor.model.durations import RunTimes
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import StoreMetrics
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
 from noetl.executor.model.request_counts import RequestBatch
 from noetl.executor.model.run import (
@@ -577,7 +579,8 @@ class PlaybookRegistry(Protocol):
 
         Raises:
             RejectedError: `version_exists`, if the version was registered with another text;
-                `playbook_changed`, if the newest version is another one.
+                `playbook_changed`, if the newest version is another one; `path_taken`, if a webhook of
+                another playbook or trigger has the path of one of the triggers.
         """
         ...
 
@@ -625,6 +628,14 @@ class TriggerStore(Protocol):
         """
         ...
 
+    def at_path(self, tenant: str, path: str) -> LiveTrigger | None:
+        """Return the trigger that accepts requests to a path, or None."""
+        ...
+
+    def awaiting(self, tenant: str, playbook: str) -> list[LiveTrigger]:
+        """Return the triggers that fire at the end of runs of a playbook, in the order of their names."""
+        ...
+
     def due(self, now: float, limit: int, passed_over: Collection[str] = ()) -> list[LiveTrigger]:
         """Return triggers that are due at `now`, those that are due longest first.
 
@@ -648,6 +659,73 @@ class TriggerStore(Protocol):
         Raises:
             RejectedError: `invalid_cursor`.
         """
+        ...
+
+
+class OutboxStore(Protocol):
+    """Entries of the outbox: what is done after runs have ended, or if they are late.
+
+    Runs write them: `QueueStore.finish` those of the ending, and the start of a run that of `Run.late_at`.
+    """
+
+    def subscribers(self, tenant: str, playbook: str) -> Subscribers:
+        """Return who must be told of the end of a run of a playbook. This is one read."""
+        ...
+
+    def due(
+        self, kinds: Collection[OutboxKind], now: float, limit: int, passed_over: Collection[str] = ()
+    ) -> list[OutboxEntry]:
+        """Return entries of some kinds that are due at `now`, those that are due longest first.
+
+        They are those of all tenants except `passed_over`.
+        """
+        ...
+
+    def get(self, tenant: str, id: str) -> OutboxEntry | None:
+        """Return an entry, or None if the tenant has no such entry."""
+        ...
+
+    def find(
+        self, tenant: str, kind: OutboxKind, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[OutboxEntry], str | None]:
+        """Return a page of the entries of a kind, the newest first, and the cursor of the next page.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
+        """
+        ...
+
+    def change(
+        self, read: OutboxEntry, written: OutboxEntry | None, added: Sequence[OutboxEntry] = ()
+    ) -> bool:
+        """Replace an entry, or remove it, and add others in the same transaction.
+
+        An added entry that exists already is not changed. Return False if the entry has changed since it was
+        read, and nothing was written.
+        """
+        ...
+
+
+class ChannelStore(Protocol):
+    """Channels to which notifications are sent."""
+
+    def get(self, tenant: str, name: str) -> Channel | None:
+        """Return a channel, or None if the tenant has no such channel."""
+        ...
+
+    def find(self, tenant: str) -> list[Channel]:
+        """Return all channels of a tenant in the order of their names."""
+        ...
+
+    def put(self, channel: Channel, read: Channel | None) -> bool:
+        """Write a channel that was read as `read`, or did not exist.
+
+        Return False if it is not so any more, and nothing was written.
+        """
+        ...
+
+    def remove(self, channel: Channel) -> bool:
+        """Remove a channel as it was read. Return False if it has changed, and nothing was removed."""
         ...
 
 
@@ -850,6 +928,16 @@ class Store(Protocol):
     @property
     def triggers(self) -> TriggerStore:
         """Triggers of playbooks."""
+        ...
+
+    @property
+    def outbox(self) -> OutboxStore:
+        """Entries of the outbox."""
+        ...
+
+    @property
+    def channels(self) -> ChannelStore:
+        """Channels of notifications."""
         ...
 
     @property

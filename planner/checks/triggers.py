@@ -19,7 +19,7 @@ from noetl.planner.kinds import describe_kind_of, is_of_kind
 from noetl.planner.program.program import Program
 from noetl.planner.program.template_uses import TemplateUse
 from noetl.planner.syntax.instants import parse_instant
-from noetl.planner.syntax.models import InputDeclaration, TriggerDeclaration
+from noetl.planner.syntax.models import InputDeclaration, ScheduleDeclaration, TriggerDeclaration
 from noetl.planner.syntax.names import MAX_NAME_LENGTH, RESERVED_TRIGGER_NAMES
 from noetl.planner.templates.template import TemplateProblem, has_template, parse_template
 
@@ -47,7 +47,8 @@ def check_triggers(program: Program) -> None:
     first: dict[str, Span] = {}
     for trigger in program.playbook.triggers:
         _check_name(program, trigger, first)
-        _check_schedule(program, trigger)
+        if isinstance(trigger, ScheduleDeclaration):
+            _check_schedule(program, trigger)
         _check_inputs(program, trigger)
     for use in program.trigger_uses:
         _check_reads(program, use)
@@ -70,7 +71,7 @@ def _check_name(program: Program, trigger: TriggerDeclaration, first: dict[str, 
     first.setdefault(trigger.name, program.document.span(path))
 
 
-def _check_schedule(program: Program, trigger: TriggerDeclaration) -> None:
+def _check_schedule(program: Program, trigger: ScheduleDeclaration) -> None:
     _check_timing(program, trigger)
     zone = _find_zone(program, trigger)
     cron = None if trigger.cron is None else _read_cron(program, trigger)
@@ -80,7 +81,7 @@ def _check_schedule(program: Program, trigger: TriggerDeclaration) -> None:
         _check_firings(program, trigger, zone, cron)
 
 
-def _check_timing(program: Program, trigger: TriggerDeclaration) -> None:
+def _check_timing(program: Program, trigger: ScheduleDeclaration) -> None:
     """Check that a trigger has one of `cron` and `every`. A key whose value is invalid counts."""
     written: Any = program.document.data
     for part in trigger.path:
@@ -95,7 +96,7 @@ def _check_timing(program: Program, trigger: TriggerDeclaration) -> None:
         program.report("NP804", message, trigger.path, hint)
 
 
-def _find_zone(program: Program, trigger: TriggerDeclaration) -> ZoneInfo | None:
+def _find_zone(program: Program, trigger: ScheduleDeclaration) -> ZoneInfo | None:
     from noetl.planner.schedules.zone_names import find_zone, zone_names
 
     try:
@@ -115,7 +116,7 @@ def _city(name: str) -> str:
     return name.rpartition("/")[2].casefold()
 
 
-def _read_cron(program: Program, trigger: TriggerDeclaration) -> Cron | None:
+def _read_cron(program: Program, trigger: ScheduleDeclaration) -> Cron | None:
     from noetl.planner.schedules.cron import Cron, CronError, NoDateError
 
     path = (*trigger.path, "cron")
@@ -136,7 +137,7 @@ def _read_cron(program: Program, trigger: TriggerDeclaration) -> Cron | None:
     return cron
 
 
-def _check_firings(program: Program, trigger: TriggerDeclaration, zone: ZoneInfo, cron: Cron | None) -> None:
+def _check_firings(program: Program, trigger: ScheduleDeclaration, zone: ZoneInfo, cron: Cron | None) -> None:
     """Report a trigger without an instant from `start` to `end`, and the next firing that its zone moves."""
     from noetl.planner.schedules.schedule import Schedule
 
@@ -156,7 +157,7 @@ def _check_firings(program: Program, trigger: TriggerDeclaration, zone: ZoneInfo
 
 
 def _report_moved_firing(
-    program: Program, trigger: TriggerDeclaration, schedule: Schedule, cron: Cron
+    program: Program, trigger: ScheduleDeclaration, schedule: Schedule, cron: Cron
 ) -> None:
     """Report the next time of a trigger that its zone does not have."""
     from noetl.planner.schedules.zone import find_gaps

@@ -18,7 +18,14 @@ from noetl.planner.syntax.durations import (
     parse_ttl,
 )
 from noetl.planner.syntax.instants import check_instant
-from noetl.planner.syntax.models import CachePolicy, CatchUpPolicy, InputType, Playbook, RetryPolicy
+from noetl.planner.syntax.models import (
+    TRIGGER_MODELS,
+    CachePolicy,
+    CatchUpPolicy,
+    InputType,
+    Playbook,
+    RetryPolicy,
+)
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DURATION = {
@@ -72,6 +79,8 @@ def build_json_schema(catalogue: Catalogue) -> dict[str, Any]:
     definitions = schema["$defs"]
     common = {**definitions["ActionEntry"]["properties"], "action": {}}
     definitions["ActionEntry"] = _action_entry_schema(catalogue, common)
+    for trigger_type, model in TRIGGER_MODELS.items():
+        definitions[model.__name__]["properties"]["type"] = {"const": trigger_type, "type": "string"}
     _accept_short_forms(schema)
     for definition in (schema, *definitions.values()):
         _drop_titles(definition)

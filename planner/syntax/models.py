@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
@@ -16,6 +17,7 @@ from noetl.planner.syntax.durations import (
     parse_ttl,
 )
 from noetl.planner.syntax.instants import check_instant
+from noetl.planner.trigger_sources import EndedStatus
 
 DocumentPath = tuple[str | int, ...]
 """The keys and indexes that lead from the root of a document to a value: `("steps", 0, "name")`."""
@@ -224,11 +226,21 @@ def _expand_catch_up(value: object) -> object:
     return {"mode": value} if isinstance(value, str) else value
 
 
+TriggerType = Literal["schedule", "webhook", "run"]
+
+
 class TriggerDeclaration(Model):
-    """A trigger: it starts runs of the playbook. `start` and `end` are texts, and `timezone` decides."""
+    """A trigger: it starts runs of the playbook."""
 
     name: str
-    type: Literal["schedule"]
+    type: TriggerType
+    input: dict[str, Any] = Field(default_factory=dict)
+    if_: str | bool | None = Field(default=None, alias="if")
+
+
+class ScheduleDeclaration(TriggerDeclaration):
+    """A trigger that fires at times. `start` and `end` are texts, and `timezone` decides."""
+
     cron: str | None = None
     interval: Annotated[float, BeforeValidator(parse_interval)] | None = Field(default=None, alias="every")
     timezone: str = "UTC"
@@ -237,8 +249,37 @@ class TriggerDeclaration(Model):
     catch_up: Annotated[CatchUpPolicy, BeforeValidator(_expand_catch_up)] | None = None
     overlap: Literal["skip"] | None = None
     jitter: Annotated[float, BeforeValidator(parse_jitter)] = 0.0
-    input: dict[str, Any] = Field(default_factory=dict)
-    if_: str | bool | None = Field(default=None, alias="if")
+
+
+def _succeeded() -> list[EndedStatus]:
+    return ["succeeded"]
+
+
+class RunTriggerDeclaration(TriggerDeclaration):
+    """A trigger that fires when a run of another playbook has ended."""
+
+    playbook: str
+    status: Annotated[list[EndedStatus], Field(min_length=1)] = Field(default_factory=_succeeded)
+    key: str | None = None
+
+
+def trigger_tag(value: object) -> str:
+    """Return the type of a trigger. One without a valid type is described as a schedule."""
+    type_name = value.get("type") if isinstance(value, dict) else None
+    return type_name if isinstance(type_name, str) and type_name in TRIGGER_MODELS else "schedule"
+
+
+AnyTrigger = Annotated[
+    Annotated[ScheduleDeclaration, Tag("schedule")] | Annotated[RunTriggerDeclaration, Tag("run")],
+    Discriminator(trigger_tag),
+]
+"""A trigger of any type."""
+
+TRIGGER_MODELS: Mapping[str, type[TriggerDeclaration]] = {
+    "schedule": ScheduleDeclaration,
+    "run": RunTriggerDeclaration,
+}
+"""The models of triggers by type."""
 
 
 class Playbook(Model):
@@ -248,7 +289,7 @@ class Playbook(Model):
     version: str | None = None
     description: str | None = None
     input: dict[str, InputDeclaration] | None = None
-    triggers: list[TriggerDeclaration] = Field(default_factory=list)
+    triggers: list[AnyTrigger] = Field(default_factory=list)
     environment: dict[str, Any] = Field(default_factory=dict)
     variables: dict[str, Any] = Field(default_factory=dict)
     start: str | None = None

@@ -95,7 +95,7 @@ class RecoveredData:
                 value = value[part]
             elif isinstance(value, list) and isinstance(part, int) and part < len(value):
                 value = value[part]
-                is_tag = path[-1:] == ("run",)
+                is_tag = path[-1:] in (("run",), ("triggers",))
             else:
                 break
             path = (*path, part)

@@ -16,6 +16,7 @@ from noetl.planner.diagnostics.wording import (
     quote_or_describe,
 )
 from noetl.planner.syntax.models import (
+    TRIGGER_MODELS,
     ActionEntry,
     CachePolicy,
     Case,
@@ -28,11 +29,14 @@ from noetl.planner.syntax.models import (
     Playbook,
     Repeat,
     RetryPolicy,
+    RunTriggerDeclaration,
+    ScheduleDeclaration,
     Step,
     StepEntry,
     Task,
     TaskEntry,
     TriggerDeclaration,
+    trigger_tag,
 )
 
 MINIMAL_PLAYBOOK_HINT = (
@@ -64,6 +68,8 @@ _NOUNS: Mapping[type[Model], str] = {
     RetryPolicy: "`retry`",
     CachePolicy: "`cache`",
     TriggerDeclaration: "a trigger",
+    ScheduleDeclaration: "a trigger",
+    RunTriggerDeclaration: "a trigger",
     CatchUpPolicy: "`catch_up`",
 }
 _ITEM_MODELS: Mapping[str, type[Model]] = {
@@ -88,6 +94,11 @@ _USE_CASE = "write the guard as `case`"
 _USE_RUN = "write the work in `run`"
 _USE_WITH = "pass `args` to the task with `with`"
 _USE_ACTIONS = "write it on the actions of the task"
+_TRIGGER_KEY_HINTS = {
+    **dict.fromkeys(("inputs", "params", "parameters", "args", "with"), "write `input`"),
+    **dict.fromkeys(("when", "condition", "filter"), "write `if`"),
+    "id": "write `name`",
+}
 _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
     Playbook: {
         "vars": "write `variables` for the first values of names",
@@ -144,15 +155,18 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
     },
     Loop: {"over": "write `items`", "in": "write `items`", "until": "write `until` in `repeat`"},
     Repeat: {"while": "write `until`, the condition that ends it", "delay": "write `every`"},
-    TriggerDeclaration: {
+    ScheduleDeclaration: {
+        **_TRIGGER_KEY_HINTS,
         **dict.fromkeys(("tz", "zone", "time_zone"), "write `timezone`"),
         **dict.fromkeys(("schedule", "at", "on"), "write `cron`, such as `cron: 30 2 * * MON-FRI`"),
         **dict.fromkeys(("interval", "rate", "period"), "write `every`, such as `every: 10m`"),
-        **dict.fromkeys(("inputs", "params", "parameters", "args", "with"), "write `input`"),
-        **dict.fromkeys(("when", "condition", "filter"), "write `if`"),
         **dict.fromkeys(("catchup", "backfill", "misfire"), "write `catch_up`"),
         **dict.fromkeys(("concurrency", "max_runs", "max_active_runs"), "write `overlap: skip`"),
-        "id": "write `name`",
+    },
+    RunTriggerDeclaration: {
+        **_TRIGGER_KEY_HINTS,
+        **dict.fromkeys(("workflow", "flow", "after", "on"), "write `playbook`"),
+        **dict.fromkeys(("states", "statuses", "result"), "write `status`"),
     },
     CatchUpPolicy: {
         **dict.fromkeys(("for", "max_age", "window"), "write `within`"),
@@ -230,6 +244,8 @@ def model_at(path: DocumentPath, value: object) -> type[Model]:
             return InputDeclaration
         case (*_, "run", int()) if isinstance(value, dict):
             return next((model for key, model in _ENTRY_MODELS.items() if key in value), ActionEntry)
+        case ("triggers", int()):
+            return TRIGGER_MODELS[trigger_tag(value)]
         case (*_, str(key), int()) if key in _ITEM_MODELS:
             return _ITEM_MODELS[key]
         case (*_, str(key)) if key in _PART_MODELS:

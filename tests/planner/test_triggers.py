@@ -58,7 +58,7 @@ def test_all_keys_are_lowered() -> None:
         ),
         {"day": "{{ trigger.local }}"},
         "{{ trigger.previous_at }}",
-        4,
+        line=4,
     )
 
 

@@ -1,0 +1,83 @@
+"""The outbox: what is done after a run has ended, or if it has not ended in time.
+
+Problem: the end of a run starts other runs and is told to people. The process that ends the run may die
+before it has done so.
+
+Algorithm: the commit that ends a run also writes entries into the outbox of its store (the pattern
+"transactional outbox"). Every process of a service performs those that are due. An entry is removed after it
+was performed, so it is performed at least once. A change requires the edition of the entry that was read.
+
+Cost: one read at the end of a run, and one write for each entry.
+
+Limits: an entry may be performed twice, so its effect has an id that follows from the entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from enum import StrEnum
+from typing import Any
+
+from noetl.planner.frozen import frozen
+
+
+class OutboxKind(StrEnum):
+    """What an entry of the outbox requests.
+
+    `run_ended` fires the triggers that wait for the end of a run. `late` tells of a run that has not ended
+    by then. `notification` is delivered to one channel.
+    """
+
+    RUN_ENDED = "run_ended"
+    LATE = "late"
+    NOTIFICATION = "notification"
+
+
+@frozen
+class OutboxEntry:
+    """One entry of the outbox.
+
+    Attributes:
+        id: 24 hexadecimal digits, which follow from the cause of the entry.
+        created_at: when the cause was committed.
+        due_at: when it is performed; None if it is not performed by itself any more.
+        record: the data of its kind, as JSON.
+        edition: the number of its changes. A write requires the edition that was read.
+        expires_at: when it is deleted although it was not performed; None if never.
+    """
+
+    id: str
+    tenant: str
+    kind: OutboxKind
+    created_at: float
+    due_at: float | None
+    record: Mapping[str, Any]
+    edition: int = 1
+    expires_at: float | None = None
+
+    @property
+    def position(self) -> str:
+        """Place among the entries of its kind: when it was created, and its id."""
+        return f"{self.created_at:020.6f} {self.id}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields by name. Their names are part of the stored format."""
+        return {name: getattr(self, name) for name in self.__match_args__}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> OutboxEntry:
+        return cls(**{**data, "kind": OutboxKind(data["kind"])})
+
+
+@frozen
+class Subscribers:
+    """Who must be told of the end of a run of a playbook.
+
+    Attributes:
+        has_triggers: whether a live trigger waits for the end of its runs.
+        channels: the channels that are told of events of all runs of the tenant: their events by name.
+    """
+
+    has_triggers: bool = False
+    channels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
