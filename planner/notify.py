@@ -1,4 +1,4 @@
-"""The notifications that a playbook requests: who is told of the end of a run, and of a late one."""
+"""The notifications that a playbook requests: about ends of its runs, and about late ones."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any, Literal
 from noetl.planner.frozen import frozen
 
 NotifyEvent = Literal["succeeded", "failed", "cancelled", "late"]
-"""What somebody is told of. `failed` includes `timed_out` and `completed_with_errors`."""
+"""The event of a notification. `failed` includes `timed_out` and `completed_with_errors`."""
 
 
 @frozen
 class Notify:
-    """The channels that are told of an event, by event.
+    """The channels that receive an event, by event.
 
-    `late_seconds` is how long a run may take before it is late; None if nobody is told of that. It counts
-    from the time of the schedule, or else from the start of the run.
+    `late_seconds` is how long a run may take before it is late; None if no channel receives that. It counts
+    from the instant of the schedule, or else from the creation of the run.
     """
 
     channels: Mapping[NotifyEvent, tuple[str, ...]]

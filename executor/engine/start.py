@@ -10,6 +10,7 @@ from noetl.executor.engine.initial_data import InitialData, InitialDataBudget, i
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.declared_values import DeclaredFields
 from noetl.executor.model.ids import derived_id
+from noetl.executor.model.notifications import late_time
 from noetl.executor.model.run import (
     SERVICE_QUEUE,
     FailureState,
@@ -92,6 +93,7 @@ def assemble_run(
         trigger=request.trigger,
     )
     visit_id = derived_id("start", header.start)
+    run = replace(run, late_at=late_time(header, run))
     return run, Visit(visit_id, run_id, header.start, VisitStatus.READY, clock=1, names={}, due_at=now)
 
 
@@ -194,7 +196,8 @@ def new_run_from(header: Header, run: Run, given: Mapping[str, Any], *, now: flo
         trigger=run.trigger,
     )
     new, first_visit = new_run(header, run.plan_hash, request, now=now)
-    return replace(new, resumed_from=run.id), first_visit
+    new = replace(new, resumed_from=run.id)
+    return replace(new, late_at=late_time(header, new)), first_visit
 
 
 def check_can_restart(run: Run, step: Step) -> None:
