@@ -23,8 +23,8 @@ from benchmarks.meter import PRICES, AwsMeter, AwsUsage
 from benchmarks.playbooks import fan_out, text_chain
 from noetl.executor.actions import catalogue
 from noetl.executor.clients.aws import client
-from noetl.executor.engine.firing import perform_due
 from noetl.executor.engine.invocation import VisitExecutor
+from noetl.executor.engine.schedule_firing import perform_due
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import DEFAULT_TENANT, END, Claim, Lease

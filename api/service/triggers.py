@@ -176,7 +176,7 @@ class TriggerService:
             NotFoundError: the newest version of the playbook has no such trigger.
             RejectedError: `not_scheduled`; `invalid_input`; `quota_exceeded`; `trigger_changed`.
         """
-        from noetl.executor.engine.firing import HandFiring, fire_by_hand
+        from noetl.executor.engine.hand_firing import HandFiring, fire_by_hand
 
         trigger, header = self._read(playbook, name)
         instant = request.instant

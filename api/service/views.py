@@ -328,11 +328,16 @@ class RunProgress(View, schema_name="Progress"):
 
 
 class RunTrigger(View, schema_name="RunTrigger"):
-    """Trigger that has started a run, and the instant at which it has fired."""
+    """Trigger that has started a run.
+
+    `scheduled_at` is the instant of a schedule. `workflow_id` is the run at whose end a trigger of type `run`
+    has fired.
+    """
 
     name: str
     type: str
-    scheduled_at: Timestamp
+    scheduled_at: Timestamp | None
+    workflow_id: str | None = None
 
 
 def trigger_of(run: RunSummary) -> RunTrigger | None:

@@ -16,7 +16,7 @@ class Channel:
     Attributes:
         type: `webhook`, `slack`, `eventbridge` or `apprise`.
         target: the address; it may be `{{ secrets.NAME }}`.
-        events: the events of all runs of the tenant that it is told of.
+        events: the events of all runs of the tenant that it receives.
         settings: further values of its type, such as the secret that signs.
         is_paused: whether nothing is sent. Notifications wait.
         paused_reason: why it was paused by itself; None if a person has paused it.

@@ -1,6 +1,6 @@
-"""The outbox: what is done after a run has ended, or if it has not ended in time.
+"""The outbox: work that follows from the end of a run, or from a run that is late.
 
-Problem: the end of a run starts other runs and is told to people. The process that ends the run may die
+Problem: the end of a run starts other runs, and notifies people. The process that ends the run may die
 before it has done so.
 
 Algorithm: the commit that ends a run also writes entries into the outbox of its store (the pattern
@@ -19,14 +19,16 @@ from dataclasses import field
 from enum import StrEnum
 from typing import Any
 
+from noetl.executor.model.ids import derived_id
+from noetl.executor.model.run import Run, RunStatus
 from noetl.planner.frozen import frozen
 
 
 class OutboxKind(StrEnum):
-    """What an entry of the outbox requests.
+    """The work that an entry of the outbox requests.
 
-    `run_ended` fires the triggers that wait for the end of a run. `late` tells of a run that has not ended
-    by then. `notification` is delivered to one channel.
+    `run_ended` fires the triggers that await the end of a run. `late` notifies of a run that has not ended by
+    then. `notification` is delivered to one channel.
     """
 
     RUN_ENDED = "run_ended"
@@ -70,13 +72,30 @@ class OutboxEntry:
         return cls(**{**data, "kind": OutboxKind(data["kind"])})
 
 
+def ended_entry(run: Run, status: RunStatus, now: float) -> OutboxEntry:
+    """Return the entry that fires the triggers which await the end of a run, with the status `status`."""
+    return OutboxEntry(
+        derived_id("run_ended", run.id, run.resumes),
+        run.tenant,
+        OutboxKind.RUN_ENDED,
+        created_at=now,
+        due_at=now,
+        record={
+            "run_id": run.id,
+            "playbook": run.playbook,
+            "status": status.value,
+            "ending": run.resumes,
+        },
+    )
+
+
 @frozen
 class Subscribers:
-    """Who must be told of the end of a run of a playbook.
+    """The triggers and channels that the end of a run of a playbook concerns.
 
     Attributes:
-        has_triggers: whether a live trigger waits for the end of its runs.
-        channels: the channels that are told of events of all runs of the tenant: their events by name.
+        has_triggers: whether a live trigger awaits the end of its runs.
+        channels: the channels that receive events of all runs of the tenant: their events by name.
     """
 
     has_triggers: bool = False

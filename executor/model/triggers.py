@@ -105,6 +105,7 @@ class Firing:
         count: the number of missed firings that it stands for, of which it is the newest.
         run_id: id of the run that was started.
         reason: why no run was started.
+        ended_run: the run at whose end it was performed.
     """
 
     id: str
@@ -119,6 +120,7 @@ class Firing:
     count: int = 1
     run_id: str | None = None
     reason: str | None = None
+    ended_run: str | None = None
 
     @property
     def position(self) -> str:
@@ -265,7 +267,11 @@ def advance_schedule(trigger: LiveTrigger, schedule: Schedule, due: DueInstants,
 
 def fire_schedule(trigger: LiveTrigger, instant: float, now: float) -> Firing:
     """Return the firing of a trigger at an instant. Its outcome is not known yet."""
-    key = instant_key(instant)
+    return replace(new_firing(trigger, instant_key(instant), now), scheduled_at=instant)
+
+
+def new_firing(trigger: LiveTrigger, key: str, now: float) -> Firing:
+    """Return the firing of a trigger with a key. Its outcome is not known yet."""
     return Firing(
         firing_id(trigger.tenant, trigger.playbook, trigger.name, key),
         trigger.tenant,
@@ -275,8 +281,22 @@ def fire_schedule(trigger: LiveTrigger, instant: float, now: float) -> Firing:
         key,
         fired_at=now,
         outcome=FiringOutcome.STARTED,
-        scheduled_at=instant,
     )
+
+
+def describe_cause(trigger: LiveTrigger, firing: Firing) -> dict[str, Any]:
+    """Return what the run of a firing knows of its trigger: `run.trigger` of its templates.
+
+    `scheduled_at` is the instant of a schedule. `workflow_id` is the ended run that a trigger of type `run`
+    fires at. Other types have None for both.
+    """
+    instant = firing.scheduled_at
+    return {
+        "name": trigger.name,
+        "type": trigger.type,
+        "scheduled_at": None if instant is None else instant_key(instant),
+        "workflow_id": firing.ended_run,
+    }
 
 
 def record_firing(

@@ -19,7 +19,7 @@ import random
 import threading
 import time
 
-from noetl.executor.engine.firing import perform_due
+from noetl.executor.engine.schedule_firing import perform_due
 from noetl.executor.errors import StoreError
 from noetl.executor.model.triggers import LiveTrigger
 from noetl.executor.runtime.store_failures import FailureReasons

@@ -669,7 +669,7 @@ class OutboxStore(Protocol):
     """
 
     def subscribers(self, tenant: str, playbook: str) -> Subscribers:
-        """Return who must be told of the end of a run of a playbook. This is one read."""
+        """Return the triggers and channels that the end of a run of a playbook concerns, with one read."""
         ...
 
     def due(

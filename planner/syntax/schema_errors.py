@@ -165,7 +165,7 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
     },
     RunTriggerDeclaration: {
         **_TRIGGER_KEY_HINTS,
-        **dict.fromkeys(("workflow", "flow", "after", "on"), "write `playbook`"),
+        **dict.fromkeys(("flow", "after", "on"), "write `playbook`"),
         **dict.fromkeys(("states", "statuses", "result"), "write `status`"),
     },
     CatchUpPolicy: {

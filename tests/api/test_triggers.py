@@ -11,7 +11,7 @@ from noetl.api.service.services import TenantServices, create_services
 from noetl.api.service.trigger_views import describe_schedule
 from noetl.api.service.triggers import FireRequest
 from noetl.executor.actions import catalogue
-from noetl.executor.engine.firing import perform_due
+from noetl.executor.engine.schedule_firing import perform_due
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.triggers import Advance, FiringOutcome
 from noetl.executor.stores.memory.store import MemoryStore

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from noetl.executor.engine import firing as firing_module
-from noetl.executor.engine.firing import HandFiring, fire_by_hand, perform_due
+from noetl.executor.engine import hand_firing as hand_module
+from noetl.executor.engine.hand_firing import HandFiring, fire_by_hand
+from noetl.executor.engine.schedule_firing import POSTPONE_SECONDS, perform_due
 from noetl.executor.errors import RejectedError, StoreAwayError, StoreError, TriggerChangedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run, RunStatus
@@ -88,7 +90,12 @@ def test_a_due_firing_starts_one_run() -> None:
     instant = instant_key(START + HOUR)
     assert run.id == firing_id("default", "play", "hourly", instant)
     assert run.input == {"day": instant}
-    assert run.trigger == {"name": "hourly", "type": "schedule", "scheduled_at": instant}
+    assert run.trigger == {
+        "name": "hourly",
+        "type": "schedule",
+        "scheduled_at": instant,
+        "workflow_id": None,
+    }
     assert (run.version, run.status, run.created_at) == ("1", RunStatus.QUEUED, START + HOUR)
     trigger = service.trigger()
     assert (trigger.next_at, trigger.due_at, trigger.last_run) == (START + 2 * HOUR, START + 2 * HOUR, run.id)
@@ -366,7 +373,7 @@ def test_a_firing_by_hand_ends_after_some_conflicts(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(service.store.runs, "fire", fire)
     with pytest.raises(RejectedError, match="was changed meanwhile"):
         fire_by_hand(service.store, service.trigger(), HandFiring("k"), START)
-    assert len(tries) == firing_module.MAX_CONFLICTS
+    assert len(tries) == hand_module.MAX_CONFLICTS
 
 
 def test_a_firing_by_hand_races_with_the_schedule() -> None:
@@ -391,7 +398,7 @@ def test_a_tenant_with_too_many_branches_waits(monkeypatch: pytest.MonkeyPatch) 
         patched.setattr(firing_module, "check_branch_quota", refuse)
         assert service.perform() == []
     assert service.outcomes() == []
-    assert service.trigger().due_at == START + HOUR + firing_module.POSTPONE_SECONDS
+    assert service.trigger().due_at == START + HOUR + POSTPONE_SECONDS
     service.clock.advance(20)
     [run] = service.perform()
     assert run.input == {"day": instant_key(START + HOUR)}
@@ -410,7 +417,7 @@ def test_a_trigger_that_fails_is_tried_again_later(
         patched.setattr(firing_module, "new_run", fail)
         assert service.perform() == []
     assert "trigger hourly of play failed; it is tried again" in caplog.text
-    assert service.trigger().due_at == START + HOUR + firing_module.POSTPONE_SECONDS
+    assert service.trigger().due_at == START + HOUR + POSTPONE_SECONDS
     service.clock.advance(20)
     assert len(service.perform()) == 1
 
@@ -445,7 +452,7 @@ def test_a_plan_that_cannot_be_read_delays_only_its_triggers(monkeypatch: pytest
     with monkeypatch.context() as patched:
         patched.setattr(service.store.plans, "header", fail(StoreError("The plan is lost.")))
         assert service.perform() == []
-        assert service.trigger().due_at == START + HOUR + firing_module.POSTPONE_SECONDS
+        assert service.trigger().due_at == START + HOUR + POSTPONE_SECONDS
         patched.setattr(service.store.plans, "header", fail(StoreAwayError("The store is away.")))
         with pytest.raises(StoreAwayError):
             perform_due(service.store, service.trigger(), service.clock())

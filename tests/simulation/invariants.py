@@ -51,7 +51,7 @@ def require(condition: object, invariant: str, message: str) -> None:
 
 
 @dataclass(frozen=True)
-class RunEnd:
+class ObservedEnd:
     """The part of a run's end that depends neither on faults nor on the store."""
 
     status: RunStatus
@@ -63,14 +63,14 @@ class RunEnd:
     """Number of idempotency keys of the performances at each (is the run itself, step, visit, type)."""
 
 
-def end_of(play: FinishedPlay) -> RunEnd:
+def end_of(play: FinishedPlay) -> ObservedEnd:
     """Return the end of a simulated run."""
     run = play.run
     keys: Counter[tuple[bool, str, int, str]] = Counter()
     for run_id, step, number, type, _ in play.observations.performances:
         keys[run_id == run.id, step, number, type] += 1
     visits = [visit for visit in play.visits if not visit.step.startswith("@")]
-    return RunEnd(
+    return ObservedEnd(
         run.status,
         run.result,
         tuple(sorted(error["type"] for error in run.errors)),
@@ -281,7 +281,7 @@ def _check_work(scenario: Scenario, play: FinishedPlay, expected: FinishedPlay |
         require(visit.attempt <= max_attempts, "I10", message)
 
 
-def _check_same_end(scenario: Scenario, end: RunEnd, expected: RunEnd, play: FinishedPlay) -> None:
+def _check_same_end(scenario: Scenario, end: ObservedEnd, expected: ObservedEnd, play: FinishedPlay) -> None:
     if scenario.may_interrupt or _has_action_fault(play):
         return
     for name in ("status", "result", "errors"):

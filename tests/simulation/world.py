@@ -20,9 +20,9 @@ from unittest import mock
 from noetl.executor.actions import handler
 from noetl.executor.actions.action import Call
 from noetl.executor.engine.event_buffer import EventBuffer
-from noetl.executor.engine.firing import perform_due
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.item_threads import HelperCount
+from noetl.executor.engine.schedule_firing import perform_due
 from noetl.executor.engine.start import correct_input, new_run
 from noetl.executor.errors import ActionError, RejectedError, StoreError
 from noetl.executor.model.events import Event

@@ -50,7 +50,7 @@ from noetl.api.service.loop_states import ItemState
 if TYPE_CHECKING:
     from noetl.api.cli.access.run_access import RunAccess
     from noetl.api.service.data_views import RunDetails, StepData
-    from noetl.api.service.views import EventEntry, StepReport
+    from noetl.api.service.views import EventEntry, RunTrigger, StepReport
     from noetl.executor.model.run import ErrorRecord
     from noetl.planner.plan import Plan
 
@@ -308,6 +308,12 @@ def show_log(
                 time.sleep(_FOLLOW_SECONDS)
 
 
+def _describe_trigger(trigger: RunTrigger) -> str:
+    """Return a trigger with what it has fired at, if that is a time or a run."""
+    cause = trigger.scheduled_at or (trigger.workflow_id and f"after run {trigger.workflow_id}")
+    return f"{trigger.name}  {cause}" if cause else trigger.name
+
+
 def _write_status(report: RunDetails, plan: Plan | None) -> None:
     """Write the status of a run and of its steps. The plan of a damaged run is not read."""
     from noetl.api.cli.display.past_state import format_event
@@ -323,7 +329,7 @@ def _write_status(report: RunDetails, plan: Plan | None) -> None:
         ("finished", report.finished_at),
         ("time", (report.finished_at and format_split(vars(report))) or None),
         ("parent", report.parent),
-        ("trigger", report.trigger and f"{report.trigger.name}  {report.trigger.scheduled_at}"),
+        ("trigger", report.trigger and _describe_trigger(report.trigger)),
         ("from", report.resumed_from),
         ("at", report.moment and format_event(report.moment)),
     ):

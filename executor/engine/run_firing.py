@@ -1,0 +1,130 @@
+"""The firing of triggers that await the end of runs of another playbook.
+
+Problem: the process that ends a run may die before it has started the runs that await this.
+
+Algorithm: the end of a run writes an entry of the outbox (see `noetl.executor.model.outbox`). Each trigger
+that awaits the playbook is fired, and then the entry is removed. The key of a firing names the run and its
+ending. So an entry that is performed twice starts each run once, and a run that is resumed and ends again
+fires again.
+
+Cost: one read of the triggers, and one of the ended run with its result.
+
+Limits: the triggers that are live when the entry is performed are fired, which is about a second after the
+end of the run. A run whose result was deleted meanwhile, or that was resumed, fires without its result.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from noetl.executor.engine.firing import Firer, read_firer
+from noetl.executor.errors import ActionError, RejectedError, StoreAwayError, StoreError
+from noetl.executor.model.outbox import OutboxEntry
+from noetl.executor.model.run import Run
+from noetl.executor.model.triggers import (
+    Advance,
+    FiringOutcome,
+    LiveTrigger,
+    new_firing,
+    record_firing,
+)
+from noetl.executor.stores.interface import Store
+from noetl.planner.frozen import replace
+from noetl.planner.trigger_sources import RunEnd
+
+POSTPONE_SECONDS = 10.0
+"""After which time an entry that cannot be performed now is tried again."""
+
+logger = logging.getLogger("noetl.executor")
+
+
+def perform_run_end(store: Store, entry: OutboxEntry, now: float) -> bool:
+    """Fire the triggers that await the end of a run. Return whether the entry was removed or postponed.
+
+    Raises:
+        StoreAwayError: the store cannot be reached.
+    """
+    try:
+        triggers = store.triggers.awaiting(entry.tenant, entry.record["playbook"])
+        view = _view_entry(store, entry) if triggers else {}
+        for trigger in triggers:
+            if (firer := read_firer(store, trigger, now)) is not None:
+                _fire(firer, entry, view)
+        return store.outbox.change(entry, None)
+    except StoreAwayError:
+        raise
+    except (RejectedError, StoreError) as problem:
+        logger.warning("the end of run %s fires its triggers later: %s", entry.record["run_id"], problem)
+    except Exception:
+        # One wrong trigger must not keep the others of the process from firing.
+        logger.exception("the end of run %s fires its triggers later", entry.record["run_id"])
+    later = replace(entry, due_at=now + POSTPONE_SECONDS, edition=entry.edition + 1)
+    return store.outbox.change(entry, later)
+
+
+def view_run(run: Run) -> dict[str, Any]:
+    """Return what templates read under `trigger` for the end of a run."""
+    return {
+        "workflow_id": run.id,
+        "playbook": run.playbook,
+        "status": run.status.value,
+        "result": run.result,
+        "error": run.error,
+    }
+
+
+def end_key(run_id: str, ending: int) -> str:
+    """Return the key of the firings at an ending of a run: the number of its resumes before that."""
+    return f"{run_id} {ending}"
+
+
+def read_ended_run(store: Store, trigger: LiveTrigger, run_id: str) -> Run:
+    """Return an ended run of the playbook that a trigger awaits.
+
+    Raises:
+        RejectedError: `invalid_input`, if there is no such run, or if it has not ended.
+    """
+    run = store.runs.get(trigger.tenant, run_id)
+    if run is None or run.playbook != trigger.awaits:
+        message = (
+            f"trigger `{trigger.name}` awaits runs of `{trigger.awaits}`, and `{run_id}` is none of them"
+        )
+        raise RejectedError("invalid_input", message)
+    if not run.status.is_final:
+        raise RejectedError("invalid_input", f"run {run_id} has not ended; wait for its end")
+    return run
+
+
+def _view_entry(store: Store, entry: OutboxEntry) -> dict[str, Any]:
+    record = entry.record
+    run = store.runs.get(entry.tenant, record["run_id"])
+    if run is not None and run.status.is_final and run.resumes == record["ending"]:
+        return view_run(run)
+    return {
+        "workflow_id": record["run_id"],
+        "playbook": record["playbook"],
+        "status": record["status"],
+        "result": None,
+        "error": None,
+    }
+
+
+def _fire(firer: Firer, entry: OutboxEntry, view: Mapping[str, Any]) -> None:
+    source, record = firer.declared.source, entry.record
+    if not isinstance(source, RunEnd) or record["status"] not in source.statuses:
+        return
+    advance = Advance(firer.trigger, firer.trigger)
+    # The records of a firing that is performed again have the same time, so that they are one record.
+    firing = new_firing(firer.trigger, end_key(record["run_id"], record["ending"]), entry.created_at)
+    firing = replace(firing, ended_run=record["run_id"])
+    try:
+        firing = firer.with_key(firing, view)
+    except ActionError as problem:
+        firer.write(record_firing(advance, firing, FiringOutcome.REJECTED, problem.message))
+        return
+    if firer.trigger.is_paused:
+        firer.write(record_firing(advance, firing, FiringOutcome.MISSED, "the trigger was paused"))
+    else:
+        firer.fire(firing, view, advance)

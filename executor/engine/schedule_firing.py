@@ -1,0 +1,111 @@
+"""The firing of schedules.
+
+Problem: several processes see the same due trigger, and each may die at any point.
+
+Algorithm: a firing also writes the next instant of the trigger. It requires that the trigger is as it was
+read, so one process performs the firing. After a crash before the write, the trigger is still due.
+
+Cost: as that of each firing.
+
+Limits: a trigger that cannot be performed now is tried again after POSTPONE_SECONDS. Its tenant may have too
+many branches, or its plan cannot be read.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from noetl.executor.engine.firing import Firer, read_firer
+from noetl.executor.errors import RejectedError, StoreAwayError, StoreError, TriggerChangedError
+from noetl.executor.model.due_instants import find_due
+from noetl.executor.model.triggers import (
+    Advance,
+    FiringOutcome,
+    LiveTrigger,
+    advance_schedule,
+    fire_schedule,
+    instant_key,
+    jitter_of,
+    postpone,
+    record_firing,
+)
+from noetl.executor.stores.interface import Store
+from noetl.planner.frozen import replace
+from noetl.planner.schedules.schedule import Schedule
+
+POSTPONE_SECONDS = 10.0
+"""After which time a firing that cannot be performed now is tried again."""
+
+logger = logging.getLogger("noetl.executor")
+
+
+def perform_due(store: Store, trigger: LiveTrigger, now: float) -> Advance | None:
+    """Perform the oldest due firing of a schedule, and record those that were missed before it.
+
+    Return what was written, or None if nothing is due, or if another process has performed it.
+
+    Raises:
+        StoreAwayError: the store cannot be reached.
+    """
+    try:
+        firer = read_firer(store, trigger, now)
+        return None if firer is None else _perform(firer)
+    except StoreAwayError:
+        raise
+    except TriggerChangedError:
+        return None
+    except (RejectedError, StoreError) as problem:
+        logger.warning("trigger %s of %s is tried again: %s", trigger.name, trigger.playbook, problem)
+    except Exception:
+        # One wrong trigger must not keep the others of the process from firing.
+        logger.exception("trigger %s of %s failed; it is tried again", trigger.name, trigger.playbook)
+    postponed = postpone(trigger, now + POSTPONE_SECONDS)
+    return postponed if store.triggers.advance(postponed) else None
+
+
+def view_schedule(trigger: LiveTrigger, schedule: Schedule, instant: float) -> dict[str, Any]:
+    """Return what templates read under `trigger` at an instant. `trigger` is as it was before that."""
+    from zoneinfo import ZoneInfo
+
+    following = schedule.next_after(instant)
+    local = datetime.fromtimestamp(instant, UTC).astimezone(ZoneInfo(schedule.timezone))
+    return {
+        "scheduled_at": instant_key(instant),
+        "previous_at": None if trigger.last_at is None else instant_key(trigger.last_at),
+        "next_at": None if following is None else instant_key(following),
+        "local": local.isoformat(),
+    }
+
+
+def _perform(firer: Firer) -> Advance | None:
+    """Perform the oldest due firing. Return what was written, or None if nothing was.
+
+    Raises:
+        RejectedError: `quota_exceeded`.
+        TriggerChangedError: another process has changed the trigger.
+    """
+    trigger, schedule = firer.trigger, firer.declared.schedule
+    if trigger.next_at is None:
+        return None
+    delay = jitter_of(trigger.tenant, trigger.playbook, trigger.name, schedule.jitter_seconds)
+    catch_up = None if trigger.catch_up is None else replace(schedule.catch_up, mode=trigger.catch_up)
+    due = find_due(schedule, trigger.next_at, firer.now - delay, catch_up)
+    advance = advance_schedule(trigger, schedule, due, firer.now)
+    if due.performed is None:
+        return firer.write(advance) if due.missed else None
+    firing = fire_schedule(trigger, due.performed, firer.now)
+    if schedule.overlap == "skip" and (running := _open_run(firer)) is not None:
+        reason = f"run {running} of an earlier firing has not ended"
+        return firer.write(record_firing(advance, firing, FiringOutcome.SKIPPED, reason))
+    return firer.fire(firing, view_schedule(advance.written, schedule, due.performed), advance)
+
+
+def _open_run(firer: Firer) -> str | None:
+    """Return the id of the run that the last firing has started, if it has not ended."""
+    run_id = firer.trigger.last_run
+    if run_id is None:
+        return None
+    position = firer.store.runs.positions([run_id]).get(run_id)
+    return None if position is None or position.status.is_final else run_id
