@@ -125,6 +125,8 @@ class _RequestStore:
         self.waits = guard("waits")
         self.registry = guard("registry")
         self.triggers = guard("triggers")
+        self.outbox = guard("outbox")
+        self.channels = guard("channels")
         self.keys = guard("keys")
         self.cache = guard("cache")
         self.facts = guard("facts")

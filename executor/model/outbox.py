@@ -41,7 +41,7 @@ class OutboxEntry:
     """One entry of the outbox.
 
     Attributes:
-        id: 24 hexadecimal digits, which follow from the cause of the entry.
+        id: hexadecimal digits, which follow from the cause of the entry.
         created_at: when the cause was committed.
         due_at: when it is performed; None if it is not performed by itself any more.
         record: the data of its kind, as JSON.
@@ -100,3 +100,18 @@ class Subscribers:
 
     has_triggers: bool = False
     channels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def entries_of_start(run: Run) -> tuple[OutboxEntry, ...]:
+    """Return the entries that the start of a run writes: that of a late run, if it may be late."""
+    if run.late_at is None:
+        return ()
+    entry = OutboxEntry(
+        derived_id("late", run.id),
+        run.tenant,
+        OutboxKind.LATE,
+        run.created_at,
+        run.late_at,
+        {"run_id": run.id, "playbook": run.playbook},
+    )
+    return (entry,)

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from noetl.executor.errors import TriggerChangedError
+from noetl.executor.errors import RejectedError, TriggerChangedError
 from noetl.executor.model.due_instants import DueInstants, count_passed
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.registry import RegisteredPlaybook
@@ -161,6 +161,12 @@ def trigger_changed(trigger: LiveTrigger) -> TriggerChangedError:
     )
 
 
+def path_taken(path: str, playbook: str, trigger: str) -> RejectedError:
+    """Return the error of a registration whose path belongs to another trigger."""
+    message = f"path `{path}` belongs to trigger `{trigger}` of playbook `{playbook}`"
+    return RejectedError("path_taken", message)
+
+
 def firing_id(tenant: str, playbook: str, trigger: str, key: str) -> str:
     """Return the id of a firing and of its run: 24 hexadecimal digits."""
     parts = f"firing\x1f{tenant}\x1f{playbook}\x1f{trigger}\x1f{key}"
@@ -195,7 +201,11 @@ def place_triggers(
     `current` are those of the version that was the newest before. A trigger is known by its name. It stays
     paused, and keeps its next firing unless its timing has changed. A trigger of that version is not written
     again.
+
+    Raises:
+        RejectedError: `path_taken`, if two of the triggers have the same path.
     """
+    _check_paths(playbook.name, declared)
     known = {trigger.name: trigger for trigger in current}
     pairs = [(known.pop(trigger.name, None), trigger) for trigger in declared]
     written = [
@@ -204,6 +214,16 @@ def place_triggers(
         if earlier is None or earlier.version != playbook.version
     ]
     return written, list(known.values())
+
+
+def _check_paths(playbook: str, declared: Sequence[Trigger]) -> None:
+    owners: dict[str, str] = {}
+    for trigger in declared:
+        if isinstance(trigger.source, Webhook):
+            path = trigger.source.path
+            if path in owners:
+                raise path_taken(path, playbook, owners[path])
+            owners[path] = trigger.name
 
 
 def _place_trigger(

@@ -39,6 +39,7 @@ from noetl.executor.stores.dynamo.carried_times import measure_commit
 from noetl.executor.stores.dynamo.claimed_visits import read_origin
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Put, Update, Write
+from noetl.executor.stores.dynamo.outbox import write_with_entries
 from noetl.executor.stores.dynamo.run_items import append_event, spread_of
 from noetl.executor.stores.dynamo.sleeping_runs import can_sleep, sleep_update
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
@@ -92,7 +93,7 @@ class Commits:
         return committed
 
     def finish(self, claim: Claim, ending: RunEnding, now: float) -> Item:
-        """Write the end of a run, with the answer to its parent; return the head as it was before.
+        """Write the end of a run, with the answer to its parent and its entries of the outbox; return the head as it was before.
 
         Raises:
             FencedError: the claim is lost.
@@ -112,7 +113,7 @@ class Commits:
             key = keys.wait(parent.run_id, parent.visit_id, parent.id, spread)
             writes.append(Update(key, {"answer": b"null", "answered": now}))
         try:
-            self._context.table.write(writes)
+            write_with_entries(self._context.table, writes, ending.outbox)
         except ConditionFailed:
             raise FencedError(f"the claim of the end of run {run.id} is lost") from None
         self._context.claims.remove(claim.visit)

@@ -35,6 +35,12 @@ SHARDS = 8
 Each accepts a thousand writes a second.
 """
 
+PATH_SHARDS = 16
+"""Number of items that share the paths of webhooks of a tenant.
+
+One transaction writes all of them, next to the triggers of two versions.
+"""
+
 
 class ItemKey(NamedTuple):
     """The primary key of an item: partition key and sort key."""
@@ -201,6 +207,37 @@ def firing(tenant: str, playbook: str, name: str, position: str) -> ItemKey:
     """Return the key of a firing of a trigger; sort keys are in the order of firings."""
     text = f"{len(tenant)}.{tenant}{len(playbook)}.{playbook}{name}".encode("utf-8", "surrogatepass")
     return ItemKey(f"F#{hashlib.sha256(text).hexdigest()}", position)
+
+
+def path_shard(tenant: str, path: str) -> ItemKey:
+    """Return the key of the item with a path of a webhook, of PATH_SHARDS for each tenant."""
+    number = hashlib.blake2b(path.encode(), digest_size=4).digest()[0] % PATH_SHARDS
+    return ItemKey(f"H#{tenant}#{number}", "P")
+
+
+def outbox_entry(tenant: str, id: str) -> ItemKey:
+    """Return the key of an entry of the outbox. Its sort key is its tenant."""
+    return ItemKey(f"Y#{id}", tenant)
+
+
+def outbox_kind(kind: str) -> str:
+    """Return the partition of the index `due` with the entries of a kind that are due some time."""
+    return f"outbox#{kind}"
+
+
+def outbox_list(tenant: str, kind: str) -> str:
+    """Return the partition of the index `runs` with the entries of a kind of a tenant."""
+    return f"outbox#{kind}#{tenant}"
+
+
+def channel(tenant: str, name: str) -> ItemKey:
+    """Return the key of a channel; sort keys are in the order of names."""
+    return ItemKey(f"C#{tenant}", f"N#{name}")
+
+
+def subscribers(tenant: str) -> ItemKey:
+    """Return the key of the item that says who is told of ends of runs of a tenant."""
+    return ItemKey(f"C#{tenant}", "S")
 
 
 def cached_result(tenant: str, digest: str) -> ItemKey:

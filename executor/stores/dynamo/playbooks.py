@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from noetl.executor.clients.aws_retry import ConditionFailed
-from noetl.executor.errors import RejectedError, StoreError
+from noetl.executor.errors import PayloadTooLargeError, RejectedError, StoreError
 from noetl.executor.model.registry import RegisteredPlaybook, require_newest
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.dynamo import keys
@@ -24,8 +24,11 @@ from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.triggers import removing_writes, replacing_writes
 from noetl.planner.plan import Trigger
 
-MAX_REMOVED = 19
-"""Number of versions that one transaction removes, with their plans and the triggers of two versions."""
+MAX_REMOVED = 10
+"""Number of versions that one transaction removes, with their plans.
+
+It may also write the triggers of two versions, all items of their paths, and that of the subscribers.
+"""
 
 
 class DynamoPlaybooks:
@@ -43,6 +46,9 @@ class DynamoPlaybooks:
                 return self._register(playbook, newest, triggers)
             except ConditionFailed:
                 continue
+            except PayloadTooLargeError as problem:
+                message = f"playbook `{playbook.name}` cannot be registered: {problem}"
+                raise RejectedError("too_large", message) from None
         raise StoreError(f"Playbook `{playbook.name}` could not be registered: too many concurrent writers.")
 
     def _register(
@@ -162,7 +168,7 @@ class DynamoPlaybooks:
         """Return the writes of the triggers when `newest` is the newest version after a removal."""
         tenant, name, now = playbook.tenant, playbook.name, playbook.registered_at
         if newest is None:
-            return removing_writes(self._context, tenant, name)
+            return removing_writes(self._context, playbook)
         # Without its plan, the newest version has no triggers.
         has_plan = self._table.get(keys.plan(newest["plan"]), ("pk",)) is not None
         triggers = self._context.plans.header(newest["plan"]).triggers if has_plan else ()

@@ -13,6 +13,7 @@ from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
 from noetl.executor.model.events import Event
+from noetl.executor.model.outbox import entries_of_start
 from noetl.executor.model.run import DEADLINE, END, HistoryPosition, Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
@@ -26,6 +27,7 @@ from noetl.executor.stores.dynamo.claimed_visits import read_claimed_visit
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Put, Update, Write
 from noetl.executor.stores.dynamo.history import RunHistory
+from noetl.executor.stores.dynamo.outbox import entry_writes
 from noetl.executor.stores.dynamo.resumes import Resumes
 from noetl.executor.stores.dynamo.run_copies import RunCopies
 from noetl.executor.stores.dynamo.run_items import (
@@ -121,6 +123,7 @@ class DynamoRuns:
         writes += [] if condition is None else condition.writes
         if history:
             writes.append(self._copies.copy_history(run, history, spread))
+        writes += entry_writes(entries_of_start(run))
         try:
             self._context.table.write(writes)
         except PayloadTooLargeError as problem:
@@ -155,7 +158,7 @@ class DynamoRuns:
             writes.append(put_request(run, idempotency))
             head["key"] = keys.idempotency(run.tenant, idempotency[0]).pk
         try:
-            context.table.write([*writes, completion])
+            context.table.write([*writes, completion, *entry_writes(entries_of_start(run))])
         except PayloadTooLargeError as problem:
             raise RejectedError("too_large", f"the run cannot be stored: {problem}") from None
         except ConditionFailed as refusal:

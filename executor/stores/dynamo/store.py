@@ -13,6 +13,7 @@ from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.api_keys import DynamoApiKeys
 from noetl.executor.stores.dynamo.cached_results import DynamoCache
+from noetl.executor.stores.dynamo.channels import DynamoChannels
 from noetl.executor.stores.dynamo.child_run_counts import ChildRunCounts
 from noetl.executor.stores.dynamo.claims import Claims
 from noetl.executor.stores.dynamo.commits import Commits
@@ -21,6 +22,7 @@ from noetl.executor.stores.dynamo.facts import DynamoFacts
 from noetl.executor.stores.dynamo.followups import Followups
 from noetl.executor.stores.dynamo.joins import DynamoJoins
 from noetl.executor.stores.dynamo.maintenance import DynamoMaintenance
+from noetl.executor.stores.dynamo.outbox import DynamoOutbox
 from noetl.executor.stores.dynamo.pauses import Pauses
 from noetl.executor.stores.dynamo.playbooks import DynamoPlaybooks
 from noetl.executor.stores.dynamo.queue import DynamoQueue
@@ -85,6 +87,8 @@ class DynamoStore:
         self.waits = DynamoWaits(context, wakeups, limits)
         self.registry = DynamoPlaybooks(context)
         self.triggers = DynamoTriggers(context)
+        self.outbox = DynamoOutbox(table)
+        self.channels = DynamoChannels(table)
         self.keys = DynamoApiKeys(table)
         self.cache = DynamoCache(context)
         self.facts = DynamoFacts()

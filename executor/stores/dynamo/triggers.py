@@ -6,8 +6,9 @@ Algorithm: optimistic concurrency. An item for each trigger has its edition, and
 was read. All triggers of a tenant are in one partition, in the order of their playbooks and names. A firing
 is an item of its own in a partition of its trigger.
 
-A trigger that is due some time has a place in the index `due`, in a partition that all triggers share. What
-the index returns is read again from the table, since the index is behind it.
+A trigger that is due some time has a place in the index `due`, in a partition that all triggers share
+(`due_items.py`). Other items lead to the trigger of a path (`webhook_paths.py`), and to the triggers that
+wait for the end of a run (`subscribers.py`).
 
 Cost: a firing adds two items to the transaction that starts its run. A look for due triggers is one query,
 and one read for each 100 that are due.
@@ -23,7 +24,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
-from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.registry import RegisteredPlaybook
@@ -35,11 +35,17 @@ from noetl.executor.stores.cursors import (
     write_name_cursor,
 )
 from noetl.executor.stores.dynamo import keys
-from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
+from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
-from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, Delete, Put, Write
+from noetl.executor.stores.dynamo.due_items import find_due_items
+from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, Delete, Put, Update, Write
+from noetl.executor.stores.dynamo.subscribers import find_awaiting, triggers_update
+from noetl.executor.stores.dynamo.webhook_paths import find_owner, path_updates
 from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.plan import Trigger
+
+MAX_MOVES = 3
+"""Number of times that a path is looked up, if registrations move it between its triggers meanwhile."""
 
 _FIRST_POSITION = "0"
 """Text before all positions of firings."""
@@ -66,30 +72,35 @@ class DynamoTriggers:
         next_cursor = write_name_cursor(page[-1].playbook, page[-1].name) if len(found) > limit else None
         return page, next_cursor
 
+    def at_path(self, tenant: str, path: str) -> LiveTrigger | None:
+        for _ in range(MAX_MOVES):
+            owner = find_owner(self._context.table, tenant, path)
+            if owner is None:
+                return None
+            trigger = self.get(tenant, *owner)
+            if trigger is not None and trigger.path == path:
+                return trigger
+        return None
+
+    def awaiting(self, tenant: str, playbook: str) -> list[LiveTrigger]:
+        table = self._context.table
+        places = [keys.trigger(tenant, *names) for names in find_awaiting(table, tenant, playbook)]
+        items = table.get_many(places)
+        triggers = [_decode_trigger(items[place]) for place in places if place in items]
+        return [trigger for trigger in triggers if trigger.awaits == playbook]
+
     def due(self, now: float, limit: int, passed_over: Collection[str] = ()) -> list[LiveTrigger]:
         passed = {keys.triggers(tenant, None)[0] for tenant in passed_over}
-        request: dict[str, Any] = {
-            "KeyConditionExpression": "wakes = :triggers AND due <= :now",
-            "ExpressionAttributeValues": encode_item({":triggers": keys.TRIGGERS, ":now": now}),
-            "Limit": limit,
-        }
-        places: list[keys.ItemKey] = []
-        while len(places) < limit:
-            page = self._context.table.query_index("due", **request)
-            found = [keys.ItemKey(place["pk"], place["sk"]) for place in map(decode_item, page["Items"])]
-            places += [place for place in found if place.pk not in passed]
-            if "LastEvaluatedKey" not in page:
-                break
-            request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
-        items = self._context.table.get_many(places[:limit])
-        due = [(item["due"], _decode_trigger(item)) for item in items.values() if item.get("due", now) <= now]
-        return [
-            trigger for _, trigger in sorted(due, key=lambda entry: entry[0]) if trigger.due_at is not None
-        ]
+        items = find_due_items(
+            self._context.table, keys.TRIGGERS, now, limit, lambda place: place.pk in passed
+        )
+        return [_decode_trigger(item) for item in items]
 
     def advance(self, advance: Advance) -> bool:
+        writes = advance_writes(self._context, advance)
         try:
-            self._context.table.write(advance_writes(self._context, advance))
+            if writes:
+                self._context.table.write(writes)
         except ConditionFailed:
             return False
         return True
@@ -111,9 +122,12 @@ class DynamoTriggers:
 
 
 def advance_writes(context: DynamoContext, advance: Advance) -> list[Write]:
-    """Return the write of a trigger, which requires the edition that was read, and those of its firings."""
+    """Return the write of a trigger, which requires the edition that was read, and those of its firings.
+
+    A trigger that does not change is not written.
+    """
     seconds = context.plan_uses.retention_seconds
-    writes: list[Write] = [_put(advance.written, advance.read)]
+    writes: list[Write] = [_put(advance.written, advance.read)] if advance.changes_trigger else []
     for firing in advance.firings:
         key = keys.firing(firing.tenant, firing.playbook, firing.trigger, firing.position)
         item: Item = {"record": encode_json(firing.to_json())}
@@ -126,15 +140,41 @@ def advance_writes(context: DynamoContext, advance: Advance) -> list[Write]:
 def replacing_writes(
     context: DynamoContext, playbook: RegisteredPlaybook, declared: Sequence[Trigger], now: float
 ) -> list[Write]:
-    """Return the writes that let the triggers of a playbook be those of its newest version."""
+    """Return the writes that let the triggers of a playbook be those of its newest version.
+
+    Raises:
+        RejectedError: `path_taken`.
+    """
     known = _read_triggers(context, playbook.tenant, playbook.name)
     written, removed = place_triggers(list(known.values()), declared, playbook, now)
-    return [_put(trigger, known.get(trigger.name)) for trigger in written] + [*map(_delete, removed)]
+    placed = {**known, **{trigger.name: trigger for trigger in written}}
+    for trigger in removed:
+        del placed[trigger.name]
+    return [
+        *(_put(trigger, known.get(trigger.name)) for trigger in written),
+        *map(_delete, removed),
+        *_lookup_writes(context, playbook, known.values(), placed.values()),
+    ]
 
 
-def removing_writes(context: DynamoContext, tenant: str, playbook: str) -> list[Write]:
+def removing_writes(context: DynamoContext, playbook: RegisteredPlaybook) -> list[Write]:
     """Return the writes that remove all triggers of a playbook. Their firings stay."""
-    return [_delete(trigger) for trigger in _read_triggers(context, tenant, playbook).values()]
+    known = _read_triggers(context, playbook.tenant, playbook.name).values()
+    return [*map(_delete, known), *_lookup_writes(context, playbook, known, ())]
+
+
+def _lookup_writes(
+    context: DynamoContext,
+    playbook: RegisteredPlaybook,
+    before: Collection[LiveTrigger],
+    after: Collection[LiveTrigger],
+) -> list[Update]:
+    """Return the writes by which triggers are found: at their paths, and by the ends for which they wait."""
+    tenant, name = playbook.tenant, playbook.name
+    return [
+        *path_updates(context.table, tenant, name, before, after),
+        *triggers_update(tenant, name, before, after),
+    ]
 
 
 def _read_triggers(context: DynamoContext, tenant: str, playbook: str) -> Mapping[str, LiveTrigger]:

@@ -44,6 +44,7 @@ from noetl.executor.model.visit_transition import (
 from noetl.executor.model.worker_identity import is_dead
 from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.facts import add_fact
+from noetl.executor.stores.memory.outbox import add_entries
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.memory.waits import give_answer
 from noetl.planner.frozen import replace
@@ -174,6 +175,7 @@ class MemoryQueue:
             add_fact(self._state, record.run, fact_of_end(record.run, now))
             if record.run.parent is not None:
                 give_answer(self._state, record.run.parent, None, now)
+            add_entries(self._state, ending.outbox)
 
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode

@@ -28,26 +28,24 @@ class MemoryRegistry:
         self, playbook: RegisteredPlaybook, *, newest: str | None = None, triggers: Sequence[Trigger] = ()
     ) -> RegisteredPlaybook:
         with self._state.lock:
-            registered = self._add(playbook, newest)
-            if self.get(playbook.tenant, playbook.name) == registered:
-                replace_triggers(self._state, registered, triggers, playbook.registered_at)
-            return registered
-
-    def _add(self, playbook: RegisteredPlaybook, newest: str | None) -> RegisteredPlaybook:
-        """Register a playbook, or return the one that was registered before."""
-        with self._state.lock:
             require_newest(playbook, self.get(playbook.tenant, playbook.name), newest)
             versions = self._state.playbooks.setdefault((playbook.tenant, playbook.name), {})
-            registered = self._find_registered(playbook)
-            if registered is not None:
-                versions[str(registered.playbook.version)] = replace(registered, is_removed=False)
-                return registered.playbook
-            number = max((entry.number for entry in versions.values()), default=0) + 1
-            while playbook.version is None and str(number) in versions:
-                number += 1
-            added = replace(playbook, version=playbook.version or str(number))
-            versions[str(added.version)] = RegistryEntry(number, added)
-            return added
+            entry = self._find_registered(playbook) or self._number(playbook)
+            registered = entry.playbook
+            if all(
+                entry.number >= kept.number for kept in self._newest_first(registered.tenant, registered.name)
+            ):
+                replace_triggers(self._state, registered, triggers, playbook.registered_at)
+            versions[str(registered.version)] = replace(entry, is_removed=False)
+            return registered
+
+    def _number(self, playbook: RegisteredPlaybook) -> RegistryEntry:
+        """Return the entry of a playbook that is new, with the next number of its name."""
+        versions = self._state.playbooks[playbook.tenant, playbook.name]
+        number = max((entry.number for entry in versions.values()), default=0) + 1
+        while playbook.version is None and str(number) in versions:
+            number += 1
+        return RegistryEntry(number, replace(playbook, version=playbook.version or str(number)))
 
     def get(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
         with self._state.lock:
@@ -79,14 +77,15 @@ class MemoryRegistry:
             removed = [
                 key for key, entry in versions.items() if not entry.is_removed and version in (None, key)
             ]
-            for key in removed:
-                versions[key] = replace(versions[key], is_removed=True)
-            latest = self.get(tenant, name)
-            if latest is None:
+            kept = [e for e in self._newest_first(tenant, name) if e.playbook.version not in removed]
+            if not kept:
                 remove_triggers(self._state, tenant, name)
             elif removed:
+                latest = kept[0].playbook
                 plan = self._state.plans.get(latest.plan_hash)
                 replace_triggers(self._state, latest, () if plan is None else plan.header.triggers, now)
+            for key in removed:
+                versions[key] = replace(versions[key], is_removed=True)
             return len(removed)
 
     def _newest_first(self, tenant: str, name: str) -> list[RegistryEntry]:

@@ -16,6 +16,7 @@ from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import RUN_STARTED
+from noetl.executor.model.outbox import entries_of_start
 from noetl.executor.model.run import (
     DEADLINE,
     END,
@@ -45,6 +46,7 @@ from noetl.executor.model.visit_transition import enter_step, is_waiting, mark_s
 from noetl.executor.stores.cursors import read_cursor, read_event_id, write_cursor
 from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.facts import add_fact
+from noetl.executor.stores.memory.outbox import add_entries
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.memory.triggers import check_advance, write_advance
 from noetl.executor.stores.memory.waits import delete_answer
@@ -87,6 +89,7 @@ class MemoryRuns:
             if run.deadline_at is not None:
                 record.put(deadline_visit(run.id, run.resumes, run.deadline_at))
             record.append([run_started(run)])
+            add_entries(self._state, entries_of_start(run))
             add_fact(self._state, run, RUN_STARTED)
             return run
 
@@ -123,6 +126,7 @@ class MemoryRuns:
             if run.deadline_at is not None:
                 record.put(deadline_visit(run.id, run.resumes, run.deadline_at))
             record.append([run_started(run)])
+            add_entries(self._state, entries_of_start(run))
             add_fact(self._state, run, RUN_STARTED)
             return run
 

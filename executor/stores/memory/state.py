@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 
 from noetl.executor.model.branch_stack import BranchStack
 from noetl.executor.model.cached_results import CacheEntry, CacheHolder
+from noetl.executor.model.channels import Channel
 from noetl.executor.model.events import Event
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.metrics import FactTotal
+from noetl.executor.model.outbox import OutboxEntry
 from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
 from noetl.executor.model.run import Branch, Pointers, Run, Visit, Wait, WaitKey
 from noetl.executor.model.run_transition import unknown_run
@@ -130,6 +132,10 @@ class MemoryState:
         """Triggers by tenant, playbook and name."""
         self.firings: dict[tuple[str, str, str], dict[str, Firing]] = {}
         """Firings of each trigger, by their positions."""
+        self.outbox: dict[tuple[str, str], OutboxEntry] = {}
+        """Entries of the outbox, by tenant and id."""
+        self.channels: dict[tuple[str, str], Channel] = {}
+        """Channels by tenant and name."""
         self.keys: dict[str, ApiKey] = {}
         self.request_counts: dict[str, dict[int, int]] = {}
         """Requests of each caller in the slots of its window."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.memory.cached_results import MemoryCache
+from noetl.executor.stores.memory.channels import MemoryChannels
 from noetl.executor.stores.memory.facts import MemoryFacts
 from noetl.executor.stores.memory.keys import MemoryKeys
 from noetl.executor.stores.memory.maintenance import MemoryMaintenance
+from noetl.executor.stores.memory.outbox import MemoryOutbox
 from noetl.executor.stores.memory.pauses import MemoryPauses
 from noetl.executor.stores.memory.plans import MemoryPlans
 from noetl.executor.stores.memory.queue import MemoryQueue
@@ -43,6 +45,8 @@ class MemoryStore:
         self.waits = MemoryWaits(state)
         self.registry = MemoryRegistry(state)
         self.triggers = MemoryTriggers(state)
+        self.outbox = MemoryOutbox(state)
+        self.channels = MemoryChannels(state)
         self.keys = MemoryKeys(state)
         self.cache = MemoryCache(state)
         self.facts = MemoryFacts(state)

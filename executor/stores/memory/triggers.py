@@ -10,7 +10,14 @@ from collections.abc import Collection, Sequence
 
 from noetl.executor.errors import TriggerChangedError
 from noetl.executor.model.registry import RegisteredPlaybook
-from noetl.executor.model.triggers import Advance, Firing, LiveTrigger, place_triggers, trigger_changed
+from noetl.executor.model.triggers import (
+    Advance,
+    Firing,
+    LiveTrigger,
+    path_taken,
+    place_triggers,
+    trigger_changed,
+)
 from noetl.executor.stores.cursors import (
     read_key_cursor,
     read_name_cursor,
@@ -46,6 +53,16 @@ class MemoryTriggers:
         next_cursor = write_name_cursor(page[-1].playbook, page[-1].name) if len(found) > limit else None
         return page, next_cursor
 
+    def at_path(self, tenant: str, path: str) -> LiveTrigger | None:
+        with self._state.lock:
+            triggers = list(self._state.triggers.values())
+        return next((t for t in triggers if (t.tenant, t.path) == (tenant, path)), None)
+
+    def awaiting(self, tenant: str, playbook: str) -> list[LiveTrigger]:
+        with self._state.lock:
+            triggers = sorted(self._state.triggers.items())
+        return [trigger for key, trigger in triggers if (key[0], trigger.awaits) == (tenant, playbook)]
+
     def due(self, now: float, limit: int, passed_over: Collection[str] = ()) -> list[LiveTrigger]:
         with self._state.lock:
             triggers = list(self._state.triggers.values())
@@ -78,12 +95,14 @@ class MemoryTriggers:
 
 
 def check_advance(state: MemoryState, advance: Advance) -> None:
-    """Check that a trigger is as it was read.
+    """Check that a trigger that changes is as it was read.
 
     Raises:
         TriggerChangedError: another process has changed it.
     """
     read = advance.read
+    if not advance.changes_trigger:
+        return
     current = state.triggers.get((read.tenant, read.playbook, read.name))
     if current is None or current.edition != read.edition:
         raise trigger_changed(read)
@@ -93,17 +112,26 @@ def write_advance(state: MemoryState, advance: Advance) -> None:
     """Write a trigger and the records of its firings."""
     written = advance.written
     key = (written.tenant, written.playbook, written.name)
-    state.triggers[key] = written
+    if advance.changes_trigger:
+        state.triggers[key] = written
     state.firings.setdefault(key, {}).update({firing.position: firing for firing in advance.firings})
 
 
 def replace_triggers(
     state: MemoryState, playbook: RegisteredPlaybook, declared: Sequence[Trigger], now: float
 ) -> None:
-    """Let the triggers of a playbook be those of its newest version."""
+    """Let the triggers of a playbook be those of its newest version.
+
+    Raises:
+        RejectedError: `path_taken`. Nothing has changed.
+    """
     key = (playbook.tenant, playbook.name)
     current = [trigger for trigger in state.triggers.values() if (trigger.tenant, trigger.playbook) == key]
     written, removed = place_triggers(current, declared, playbook, now)
+    paths = {trigger.path for trigger in written if trigger.path is not None}
+    for owner in state.triggers.values():
+        if owner.tenant == playbook.tenant and owner.playbook != playbook.name and owner.path in paths:
+            raise path_taken(owner.path, owner.playbook, owner.name)
     for trigger in removed:
         del state.triggers[*key, trigger.name]
     for trigger in written:

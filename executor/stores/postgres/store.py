@@ -61,6 +61,8 @@ class PostgresStore(SqlStore):
             self.waits,
             self.registry,
             self.triggers,
+            self.outbox,
+            self.channels,
             self.keys,
             self.cache,
             self.facts,

@@ -31,6 +31,7 @@ from noetl.executor.stores.plan_uses import MAX_DELETED_PLANS, UNUSED_SECONDS
 from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.facts import SqlFacts
+from noetl.executor.stores.sql.outbox import delete_expired_entries
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import encode_json, run_from_row
 from noetl.executor.stores.sql.run_deletion import delete_rows, delete_tree
@@ -152,6 +153,7 @@ class SqlMaintenance:
         Return whether more may be left.
         """
         self._delete_cached_results(now)
+        delete_expired_entries(self._context, now)
         if self._context.retention_seconds is None:
             return False
         has_more_runs = self._delete_runs(now - self._context.retention_seconds)

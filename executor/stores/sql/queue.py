@@ -52,6 +52,7 @@ from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Result, Writer
 from noetl.executor.stores.sql.facts import add_fact
 from noetl.executor.stores.sql.history import append_events
+from noetl.executor.stores.sql.outbox import add_entries
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import (
     Row,
@@ -244,6 +245,7 @@ class SqlQueue:
             append_events(db, run.id, row["seq"], [run_finished(ended)])
             if run.parent is not None:
                 give_answer(db, run.parent, "null", now)
+            add_entries(db, ending.outbox)
         self._context.announce_due()
 
 

@@ -16,6 +16,7 @@ from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import RUN_STARTED
+from noetl.executor.model.outbox import entries_of_start
 from noetl.executor.model.run import (
     SERVICE_QUEUE,
     Branch,
@@ -55,6 +56,7 @@ from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.facts import add_fact
 from noetl.executor.stores.sql.history import append_events
+from noetl.executor.stores.sql.outbox import add_entries
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import (
     decode_events,
@@ -345,10 +347,11 @@ def _begin(
 
 
 def _add_start(db: Writer, run: Run) -> None:
-    """Add what each new run has: its deadline, its tags, and the event of its start."""
+    """Add what each new run has: its deadline, its tags, the event of its start, and its entry of the outbox."""
     if run.deadline_at is not None:
         insert_visit(db, deadline_visit(run.id, run.resumes, run.deadline_at), run.queue, position=0)
     _add_tags(db, run.id, run.tags)
+    add_entries(db, entries_of_start(run))
     append_events(db, run.id, 1, [run_started(run)])
     add_fact(db, run.id, RUN_STARTED)
 

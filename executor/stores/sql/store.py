@@ -13,10 +13,12 @@ from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.interface import StoreMaintenance, WorkQueue
 from noetl.executor.stores.sql.api_keys import SqlApiKeys
 from noetl.executor.stores.sql.cached_results import SqlCache
+from noetl.executor.stores.sql.channels import SqlChannels
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Database
 from noetl.executor.stores.sql.facts import SqlFacts
 from noetl.executor.stores.sql.maintenance import SqlMaintenance
+from noetl.executor.stores.sql.outbox import SqlOutbox
 from noetl.executor.stores.sql.pauses import SqlPauses
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.playbooks import SqlPlaybooks
@@ -43,6 +45,8 @@ class SqlStore:
         self.waits = SqlWaits(self.context)
         self.registry = SqlPlaybooks(self.context, self.plans)
         self.triggers = SqlTriggers(self.context)
+        self.outbox = SqlOutbox(self.context)
+        self.channels = SqlChannels(self.context)
         self.keys = SqlApiKeys(self.context)
         self.cache = SqlCache(self.context)
         self.maintenance: StoreMaintenance = SqlMaintenance(self.context, self.plans, facts)

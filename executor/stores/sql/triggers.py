@@ -3,7 +3,8 @@
 Problem: several processes perform the firings that are due, while versions of the playbook are registered.
 
 Algorithm: optimistic concurrency. A write names the edition that was read, and changes nothing if the row has
-another. A registration locks all triggers of its playbook before it replaces them.
+another. A registration locks all triggers of its playbook before it replaces them. It also locks the paths of
+its tenant, if it takes one.
 
 Cost: a firing adds a row to the transaction that starts its run, and updates one. A partial index has the
 triggers that are due some time.
@@ -19,7 +20,14 @@ from typing import Any
 
 from noetl.executor.errors import TriggerChangedError
 from noetl.executor.model.registry import RegisteredPlaybook
-from noetl.executor.model.triggers import Advance, Firing, LiveTrigger, place_triggers, trigger_changed
+from noetl.executor.model.triggers import (
+    Advance,
+    Firing,
+    LiveTrigger,
+    path_taken,
+    place_triggers,
+    trigger_changed,
+)
 from noetl.executor.stores.cursors import (
     read_key_cursor,
     read_name_cursor,
@@ -57,6 +65,14 @@ class SqlTriggers:
         next_cursor = write_name_cursor(page[-1].playbook, page[-1].name) if len(rows) > limit else None
         return page, next_cursor
 
+    def at_path(self, tenant: str, path: str) -> LiveTrigger | None:
+        rows = self._context.database.fetch_all("triggers.find_at_path", tenant=tenant, path=path)
+        return _decode_trigger(rows[0]) if rows else None
+
+    def awaiting(self, tenant: str, playbook: str) -> list[LiveTrigger]:
+        rows = self._context.database.fetch_all("triggers.find_awaiting", tenant=tenant, awaits=playbook)
+        return [_decode_trigger(row) for row in rows]
+
     def due(self, now: float, limit: int, passed_over: Collection[str] = ()) -> list[LiveTrigger]:
         database = self._context.database
         passed = {"ids": database.encode_list(sorted(passed_over))} if passed_over else {}
@@ -89,9 +105,10 @@ def write_advance(db: Writer, advance: Advance) -> None:
     Raises:
         TriggerChangedError: another process has changed the trigger since it was read.
     """
-    values = _trigger_values(advance.written)
-    if db.execute("triggers.advance", edition_before=advance.read.edition, **values).rowcount == 0:
-        raise trigger_changed(advance.read)
+    if advance.changes_trigger:
+        values = _trigger_values(advance.written)
+        if db.execute("triggers.advance", edition_before=advance.read.edition, **values).rowcount == 0:
+            raise trigger_changed(advance.read)
     for firing in advance.firings:
         db.execute(
             "triggers.add_firing",
@@ -107,14 +124,37 @@ def write_advance(db: Writer, advance: Advance) -> None:
 def replace_triggers(
     db: Writer, playbook: RegisteredPlaybook, declared: Sequence[Trigger], now: float
 ) -> None:
-    """Let the triggers of a playbook be those of its newest version."""
+    """Let the triggers of a playbook be those of its newest version.
+
+    Raises:
+        RejectedError: `path_taken`.
+    """
     key = {"tenant": playbook.tenant, "playbook": playbook.name}
     current = [_decode_trigger(row) for row in db.execute("triggers.lock_all", **key).fetchall()]
     written, removed = place_triggers(current, declared, playbook, now)
     for trigger in removed:
         db.execute("triggers.remove", name=trigger.name, **key)
+    _take_paths(db, current, written)
     for trigger in written:
-        db.execute("triggers.put", **_trigger_values(trigger))
+        db.execute("triggers.put", path=trigger.path, awaits=trigger.awaits, **_trigger_values(trigger))
+
+
+def _take_paths(db: Writer, current: Sequence[LiveTrigger], written: Sequence[LiveTrigger]) -> None:
+    """Let triggers give up their paths, and check that no other trigger has those that are written."""
+    paths = {trigger.name: trigger.path for trigger in written}
+    for trigger in current:
+        if trigger.path is not None and paths.get(trigger.name, trigger.path) != trigger.path:
+            key = {"tenant": trigger.tenant, "playbook": trigger.playbook}
+            db.execute("triggers.release_path", name=trigger.name, **key)
+    kept = {(trigger.name, trigger.path) for trigger in current}
+    taken = [t for t in written if t.path is not None and (t.name, t.path) not in kept]
+    if taken:
+        db.lock_name(f"paths\n{taken[0].tenant}")
+    for trigger in taken:
+        row = db.execute("triggers.find_at_path", tenant=trigger.tenant, path=trigger.path).fetchone()
+        if row is not None:
+            owner = _decode_trigger(row)
+            raise path_taken(str(trigger.path), owner.playbook, owner.name)
 
 
 def remove_triggers(db: Writer, tenant: str, playbook: str) -> None:

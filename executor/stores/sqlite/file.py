@@ -58,6 +58,7 @@ SCRIPTS = {
     24: "own_pauses.sql",
     25: "cached_results.sql",
     26: "triggers.sql",
+    27: "outbox.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

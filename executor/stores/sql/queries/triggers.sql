@@ -9,6 +9,13 @@ and playbook = :playbook -- optional
 and (playbook {binary}, name {binary}) > (:after_playbook, :after_name) -- optional
 order by playbook {binary}, name {binary} limit :limit
 
+-- name: find_at_path
+select record from triggers where tenant = :tenant and path = :path
+
+-- name: find_awaiting
+select record from triggers where tenant = :tenant and awaits = :awaits
+order by playbook {binary}, name {binary}
+
 -- name: find_due
 select record from triggers where due_at <= :now
 and not (tenant {in_ids}) -- optional
@@ -23,10 +30,14 @@ update triggers set version = :version, due_at = :due_at, edition = :edition, re
 where tenant = :tenant and playbook = :playbook and name = :name and edition = :edition_before
 
 -- name: put
-insert into triggers (tenant, playbook, name, version, due_at, edition, record)
-values (:tenant, :playbook, :name, :version, :due_at, :edition, :record)
-on conflict (tenant, playbook, name) do update set version = excluded.version, due_at = excluded.due_at,
-    edition = excluded.edition, record = excluded.record
+insert into triggers (tenant, playbook, name, version, path, awaits, due_at, edition, record)
+values (:tenant, :playbook, :name, :version, :path, :awaits, :due_at, :edition, :record)
+on conflict (tenant, playbook, name) do update set version = excluded.version, path = excluded.path,
+    awaits = excluded.awaits, due_at = excluded.due_at, edition = excluded.edition, record = excluded.record
+
+-- A trigger gives its path up before another one takes it in the same transaction.
+-- name: release_path
+update triggers set path = null where tenant = :tenant and playbook = :playbook and name = :name
 
 -- name: remove
 delete from triggers where tenant = :tenant and playbook = :playbook and name = :name

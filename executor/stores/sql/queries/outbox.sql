@@ -1,0 +1,41 @@
+-- The outbox: what is done after runs have ended, or if they are late.
+
+-- Who is told of the end of a run of a playbook: a row without a name if a trigger waits for it, and a row
+-- for each channel.
+-- name: find_subscribers
+select null as name, null as events
+where exists (select 1 from triggers where tenant = :tenant and awaits = :playbook)
+union all
+select name, events from channels where tenant = :tenant and events is not null
+
+-- name: find_due
+select record from outbox where kind = :kind and due_at <= :now
+and not (tenant {in_ids}) -- optional
+order by due_at limit :limit
+
+-- name: get
+select record from outbox where tenant = :tenant and id = :id
+
+-- name: find
+select record from outbox where tenant = :tenant and kind = :kind
+and position < :before -- optional
+order by position desc limit :limit
+
+-- name: add
+insert into outbox (tenant, id, kind, position, due_at, expires_at, edition, record)
+values (:tenant, :id, :kind, :position, :due_at, :expires_at, :edition, :record) on conflict do nothing
+
+-- name: change
+update outbox set due_at = :due_at, expires_at = :expires_at, edition = :edition, record = :record
+where tenant = :tenant and id = :id and edition = :edition_before
+
+-- name: remove
+delete from outbox where tenant = :tenant and id = :id and edition = :edition_before
+
+-- name: find_expired
+select 1 from outbox where expires_at <= :now limit 1
+
+-- name: delete_expired
+delete from outbox where (tenant, id) in (
+    select tenant, id from outbox where expires_at <= :now order by expires_at limit :limit
+)
