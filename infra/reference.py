@@ -106,6 +106,8 @@ def _keys(construct: str) -> str:
     definition = schema if model is models.Playbook else schema["$defs"].get(model.__name__, {})
     if model is models.ActionEntry:
         definition = {"properties": _common_action_keys(schema), "required": ["action"]}
+    if issubclass(model, models.TriggerDeclaration):
+        definition = _trigger_keys(schema, model)
     required = definition.get("required", ())
     rows = (
         (
@@ -119,6 +121,17 @@ def _keys(construct: str) -> str:
     return _table(("key", "type", "default", "meaning"), rows)
 
 
+def _trigger_keys(schema: Mapping[str, Any], model: type[models.TriggerDeclaration]) -> dict[str, Any]:
+    """Return the keys that all triggers have, or those that only one type has."""
+    is_common = model is models.TriggerDeclaration
+    definition = schema["$defs"][(models.ScheduleDeclaration if is_common else model).__name__]
+    common = {field.alias or name for name, field in models.TriggerDeclaration.model_fields.items()}
+    keys = {key: value for key, value in definition["properties"].items() if (key in common) is is_common}
+    if is_common:
+        keys["type"] = {"enum": list(models.TRIGGER_MODELS)}
+    return {**definition, "properties": keys}
+
+
 def _common_action_keys(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of every action. The schema repeats them for each type, so the first type is enough."""
     first_type = schema["$defs"]["ActionEntry"]["allOf"][0]
@@ -127,8 +140,11 @@ def _common_action_keys(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _describe_type(schema: Mapping[str, Any]) -> str:
-    if "`500ms`" in schema.get("description", ""):
+    description = schema.get("description", "")
+    if "`500ms`" in description:
         return "a duration"
+    if "`512KiB`" in description:
+        return "a size"
     if alternatives := schema.get("anyOf") or schema.get("oneOf"):
         words = [
             _describe_type(alternative) for alternative in alternatives if alternative.get("type") != "null"
@@ -149,7 +165,9 @@ def _describe_type(schema: Mapping[str, Any]) -> str:
             return _describe_number(schema)
         case "array":
             items = schema.get("items") or {}
-            return f"a list of {_PLURALS[items['$ref'].rpartition('/')[2]]}" if "$ref" in items else "a list"
+            first = next(iter(items.get("oneOf", ())), items)
+            plural = _PLURALS.get(first.get("$ref", "").rpartition("/")[2])
+            return "a list" if plural is None else f"a list of {plural}"
         case "object":
             return "a mapping"
     return "anything"
@@ -179,13 +197,14 @@ _NOUNS = {
     "RetryPolicy": "a mapping",
     "CachePolicy": "a mapping",
     "CatchUpPolicy": "a mapping",
+    "WebhookAuthDeclaration": "a mapping",
     "Loop": "a mapping",
     "Repeat": "a mapping",
     "ActionEntry": "an action",
     "TaskEntry": "a call",
     "StepEntry": "a step",
 }
-_PLURALS = {"Step": "steps", "Task": "tasks", "Case": "cases", "TriggerDeclaration": "triggers"}
+_PLURALS = {"Step": "steps", "Task": "tasks", "Case": "cases", "ScheduleDeclaration": "triggers"}
 
 
 def _types(_: str) -> str:

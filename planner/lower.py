@@ -69,6 +69,7 @@ from noetl.planner.syntax.models import (
     CachePolicy,
     Case,
     Entry,
+    KeyedTriggerDeclaration,
     RetryPolicy,
     RunTriggerDeclaration,
     ScheduleDeclaration,
@@ -76,8 +77,10 @@ from noetl.planner.syntax.models import (
     Task,
     TaskEntry,
     TriggerDeclaration,
+    WebhookDeclaration,
 )
-from noetl.planner.trigger_sources import RunEnd
+from noetl.planner.syntax.names import find_secret_name
+from noetl.planner.trigger_sources import DEFAULT_TOLERANCE_SECONDS, RunEnd, Webhook, WebhookAuth
 
 _UNCACHED_KEYS = frozenset({"line", "retry", "timeout_seconds", "cache"})
 """The keys of lowered work on which its result does not depend."""
@@ -297,6 +300,7 @@ class Lowering:
             lower_source(declared),
             declared.input,
             lower_condition(declared.if_),
+            declared.key if isinstance(declared, KeyedTriggerDeclaration) else None,
             line=self.program.document.span((*declared.path, "name")).line,
         )
 
@@ -426,8 +430,32 @@ def lower_source(declared: TriggerDeclaration) -> TriggerSource:
     """Return what a valid trigger fires at."""
     if isinstance(declared, RunTriggerDeclaration):
         return RunEnd(declared.playbook, tuple(declared.status))
+    if isinstance(declared, WebhookDeclaration):
+        return lower_webhook(declared)
     assert isinstance(declared, ScheduleDeclaration)
     return lower_schedule(declared)
+
+
+def lower_webhook(declared: WebhookDeclaration) -> Webhook:
+    """Return the webhook of a trigger whose secrets are names."""
+    auth = declared.auth
+    return Webhook(
+        declared.address,
+        WebhookAuth(
+            auth.scheme,
+            tuple(name for name in map(find_secret_name, auth.secret) if name is not None),
+            auth.header or "",
+            auth.prefix or "",
+            auth.algorithm or "sha256",
+            auth.encoding or "hex",
+            DEFAULT_TOLERANCE_SECONDS if auth.tolerance is None else auth.tolerance,
+        ),
+        declared.method,
+        declared.max_bytes,
+        declared.answer,
+        declared.wait,
+        declared.remember,
+    )
 
 
 def lower_schedule(declared: ScheduleDeclaration) -> Schedule:

@@ -14,6 +14,9 @@ EndedStatus = Literal["succeeded", "completed_with_errors", "failed", "cancelled
 MAX_WEBHOOK_BYTES = 5 * 1024 * 1024
 MAX_WEBHOOK_WAIT_SECONDS = 25.0
 
+DEFAULT_TOLERANCE_SECONDS = 300.0
+"""How far a signed time may be from that of the store, if a playbook says nothing else."""
+
 
 @frozen
 class WebhookAuth:
@@ -34,7 +37,7 @@ class WebhookAuth:
     prefix: str = ""
     algorithm: Literal["sha1", "sha256", "sha512"] = "sha256"
     encoding: Literal["hex", "base64"] = "hex"
-    tolerance_seconds: float = 300.0
+    tolerance_seconds: float = DEFAULT_TOLERANCE_SECONDS
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields by name. Their names are part of the stored format."""

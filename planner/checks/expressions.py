@@ -5,7 +5,7 @@ from __future__ import annotations
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import as_code, join_words
 from noetl.planner.program.program import Program
-from noetl.planner.syntax.models import ActionEntry, DocumentPath, TaskEntry
+from noetl.planner.syntax.models import ActionEntry, DocumentPath, KeyedTriggerDeclaration, TaskEntry
 from noetl.planner.templates.foreign_syntax import GUARD_HINTS
 from noetl.planner.templates.template import TemplateProblem, parse_template
 
@@ -28,11 +28,17 @@ def check_expressions(program: Program) -> None:
             _check_guard(program, entry.retry.if_, (*entry.path, "retry", "if"))
     for trigger in program.playbook.triggers:
         _check_guard(program, trigger.if_, (*trigger.path, "if"))
+        if isinstance(trigger, KeyedTriggerDeclaration):
+            _check_guard(program, trigger.key, (*trigger.path, "key"), subject="`key`")
     _check_secrets(program)
 
 
 def _check_guard(
-    program: Program, guard: str | bool | None, path: DocumentPath, keywords: tuple[str, ...] = ()
+    program: Program,
+    guard: str | bool | None,
+    path: DocumentPath,
+    keywords: tuple[str, ...] = (),
+    subject: str = "guard",
 ) -> None:
     """Report a guard that is neither an expression nor one of `keywords`."""
     if guard is None or guard in keywords or (isinstance(guard, bool) and not keywords):
@@ -46,10 +52,14 @@ def _check_guard(
     word = text.strip()
     expression = f"{{{{ {word} }}}}"
     is_bare_expression = "{" not in text and _is_expression(expression)
-    hint = f'write `"{expression}"`' if is_bare_expression else "put the whole guard into one `{{ }}`"
+    hint = (
+        f'write `"{expression}"`'
+        if is_bare_expression
+        else f"put the whole {subject.strip('`')} into one `{{{{ }}}}`"
+    )
     is_keyword_position = bool(keywords) and word not in program.defined_names
     foreign_hint = GUARD_HINTS.get(word.lower()) if is_keyword_position else None
-    message = f"guard must be {join_words(['a single `{{ expression }}`', *as_code(keywords)])}"
+    message = f"{subject} must be {join_words(['a single `{{ expression }}`', *as_code(keywords)])}"
     program.report("NP407", message, path, foreign_hint or did_you_mean(text, keywords) or hint)
 
 

@@ -29,8 +29,15 @@ if TYPE_CHECKING:
     from noetl.planner.schedules.cron import Cron
     from noetl.planner.schedules.schedule import Schedule
 
-TRIGGER_ATTRIBUTES = frozenset({"scheduled_at", "previous_at", "next_at", "local"})
-"""The attributes of `trigger` in the templates of a schedule."""
+TRIGGER_ATTRIBUTES: Mapping[str, frozenset[str]] = {
+    "schedule": frozenset({"scheduled_at", "previous_at", "next_at", "local"}),
+    "webhook": frozenset({"method", "headers", "query", "body", "id"}),
+    "run": frozenset({"workflow_id", "status", "result", "error"}),
+}
+"""The attributes of `trigger` in templates, by the type of the trigger."""
+
+_TEXT_ATTRIBUTES = frozenset({"scheduled_at", "local", "method", "id", "workflow_id", "status"})
+"""The attributes whose values are always text."""
 
 READABLE_NAMES = ("trigger", "now", "uuid")
 """What templates of a trigger read."""
@@ -50,8 +57,9 @@ def check_triggers(program: Program) -> None:
         if isinstance(trigger, ScheduleDeclaration):
             _check_schedule(program, trigger)
         _check_inputs(program, trigger)
+    types = {trigger.path: trigger.type for trigger in program.playbook.triggers}
     for use in program.trigger_uses:
-        _check_reads(program, use)
+        _check_reads(program, use, types[use.path[:2]])
 
 
 def _check_name(program: Program, trigger: TriggerDeclaration, first: dict[str, Span]) -> None:
@@ -221,6 +229,7 @@ def _find_mismatch(declared: InputDeclaration, value: Any) -> str | None:
 
 
 _TEXTS = ("string", "any")
+_TEXT_ACCESSES = frozenset((name,) for name in _TEXT_ATTRIBUTES)
 
 
 def _is_always_text(source: str) -> bool:
@@ -229,10 +238,9 @@ def _is_always_text(source: str) -> bool:
         template = parse_template(source)
     except TemplateProblem:
         return False
-    return not template.is_expression or template.access_path in (
-        ("trigger", "scheduled_at"),
-        ("trigger", "local"),
-    )
+    access = template.access_path
+    is_text = access is not None and access[0] == "trigger" and access[1:] in _TEXT_ACCESSES
+    return not template.is_expression or is_text
 
 
 def _contains_template(value: Any) -> bool:
@@ -243,12 +251,12 @@ def _contains_template(value: Any) -> bool:
     return isinstance(value, str) and has_template(value)
 
 
-def _check_reads(program: Program, use: TemplateUse) -> None:
+def _check_reads(program: Program, use: TemplateUse, trigger_type: str) -> None:
     """Report the names and the attributes that a template of a trigger cannot read."""
     for access, offset in use.template.reads.items():
         name = access[0]
         if name == "trigger":
-            _check_attribute(program, use, access, offset)
+            _check_attribute(program, use, access, offset, TRIGGER_ATTRIBUTES[trigger_type])
         elif name not in READABLE_NAMES and name not in _CONSTANTS:
             message = f"`{name}` cannot be read in a trigger, which is evaluated before there is a run"
             hint = program.diagnostics.did_you_mean(name, READABLE_NAMES)
@@ -257,14 +265,16 @@ def _check_reads(program: Program, use: TemplateUse) -> None:
             program.diagnostics.add("NP301", message, span, hint)
 
 
-def _check_attribute(program: Program, use: TemplateUse, access: tuple[str, ...], offset: int) -> None:
-    if len(access) == 1 or access[1] in TRIGGER_ATTRIBUTES:
+def _check_attribute(
+    program: Program, use: TemplateUse, access: tuple[str, ...], offset: int, attributes: frozenset[str]
+) -> None:
+    if len(access) == 1 or access[1] in attributes:
         return
     name = access[1]
     if handles_undefined(use.template, "trigger", name):
         return
-    hint = program.diagnostics.did_you_mean(name, TRIGGER_ATTRIBUTES)
-    hint = hint or f"attributes: {', '.join(as_code(sorted(TRIGGER_ATTRIBUTES)))}"
+    hint = program.diagnostics.did_you_mean(name, attributes)
+    hint = hint or f"attributes: {', '.join(as_code(sorted(attributes)))}"
     start = max(use.template.source.find(name, offset + len("trigger")), 0)
     span = program.document.text_span(use.path, start, start + len(name))
     program.diagnostics.add("NP815", f"`trigger` has no attribute `{name}`", span, hint)

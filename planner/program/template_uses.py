@@ -15,6 +15,7 @@ from noetl.planner.syntax.models import (
     ActionEntry,
     DocumentPath,
     Entry,
+    KeyedTriggerDeclaration,
     Loop,
     Playbook,
     Step,
@@ -42,7 +43,7 @@ class TemplateScope(StrEnum):
     AFTER_WORK = "after"
     """A condition of `retry` or `repeat`, which is evaluated after the work of a step."""
     TRIGGER = "triggers"
-    """The input or the condition of a trigger, which is evaluated before there is a run."""
+    """The input, the condition or the key of a trigger, which is evaluated before there is a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,8 @@ class _TemplateCollector:
         for trigger in playbook.triggers:
             yield from self.parse_all(_find_texts(trigger.input, (*trigger.path, "input")), context)
             yield from self.parse_all(_find_texts(trigger.if_, (*trigger.path, "if")), context)
+            if isinstance(trigger, KeyedTriggerDeclaration):
+                yield from self.parse_all(_find_texts(trigger.key, (*trigger.path, "key")), context)
 
     def parse_all(
         self, texts: Iterator[_Text], context: _Context, entry_path: DocumentPath = ()

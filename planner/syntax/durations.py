@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from noetl.planner.schedules.schedule import MAX_CATCH_UP_SECONDS, MAX_JITTER_SECONDS
+from noetl.planner.trigger_sources import MAX_WEBHOOK_WAIT_SECONDS
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _MAX_SECONDS = 36_500 * 86_400
@@ -49,6 +50,33 @@ def parse_catch_up_time(value: object) -> float:
         ValueError: the value is not a duration, or is too short or too long.
     """
     return _parse_bounded(value, 1.0, MAX_CATCH_UP_SECONDS, "the time must be from `1s` to `30d`")
+
+
+def parse_tolerance(value: object) -> float:
+    """Return the seconds by which the signed time of a request may differ from that of the service.
+
+    Raises:
+        ValueError: the value is not a duration, or is too short or too long.
+    """
+    return _parse_bounded(value, 1.0, 86_400.0, "the time must be from `1s` to `1d`")
+
+
+def parse_webhook_wait(value: object) -> float:
+    """Return the seconds for which the sender of a request waits for a result.
+
+    Raises:
+        ValueError: the value is not a duration, or is too long.
+    """
+    return _parse_bounded(value, 0.0, MAX_WEBHOOK_WAIT_SECONDS, "the time must be at most `25s`")
+
+
+def parse_remember_time(value: object) -> float:
+    """Return the seconds for which a repeated request is recognised.
+
+    Raises:
+        ValueError: the value is not a duration, or is too short or too long.
+    """
+    return _parse_bounded(value, 60.0, 365 * 86_400.0, "the time must be from `1m` to `365d`")
 
 
 def _parse_bounded(value: object, shortest: float, longest: float, message: str) -> float:

@@ -15,7 +15,10 @@ from noetl.planner.syntax.durations import (
     parse_duration,
     parse_interval,
     parse_jitter,
+    parse_remember_time,
+    parse_tolerance,
     parse_ttl,
+    parse_webhook_wait,
 )
 from noetl.planner.syntax.instants import check_instant
 from noetl.planner.syntax.models import (
@@ -25,14 +28,33 @@ from noetl.planner.syntax.models import (
     InputType,
     Playbook,
     RetryPolicy,
+    expand_secret,
 )
+from noetl.planner.syntax.sizes import parse_body_size
+from noetl.planner.trigger_sources import MAX_WEBHOOK_BYTES
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DURATION = {
     "description": "`500ms`, `5s`, `2m`, `1h`, `3d` or a number of seconds.",
     "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$"}],
 }
-_PARSERS_OF_DURATIONS = (parse_duration, parse_ttl, parse_interval, parse_jitter, parse_catch_up_time)
+_PARSERS_OF_DURATIONS = (
+    parse_duration,
+    parse_ttl,
+    parse_interval,
+    parse_jitter,
+    parse_catch_up_time,
+    parse_remember_time,
+    parse_tolerance,
+    parse_webhook_wait,
+)
+_SIZE = {
+    "description": "`512KiB`, `1MiB` or a number of bytes.",
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": MAX_WEBHOOK_BYTES},
+        {"type": "string", "pattern": r"^\d+(\.\d+)?(B|kB|KB|MB|KiB|MiB)$"},
+    ],
+}
 _INSTANT = {
     "description": "An instant in ISO 8601. Without an offset it is a time of `timezone`.",
     "type": "string",
@@ -63,7 +85,11 @@ class _WrittenFormGenerator(GenerateJsonSchema):
             return dict(_DURATION)
         if function is check_instant:
             return dict(_INSTANT)
+        if function is parse_body_size:
+            return dict(_SIZE)
         converted = super().function_before_schema(schema)
+        if function is expand_secret:
+            return {"anyOf": [{"type": "string"}, converted]}
         if schema["schema"].get("cls") is RetryPolicy:
             return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1000}, converted]}
         if schema["schema"].get("cls") is CachePolicy:

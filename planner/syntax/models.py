@@ -14,10 +14,14 @@ from noetl.planner.syntax.durations import (
     parse_duration,
     parse_interval,
     parse_jitter,
+    parse_remember_time,
+    parse_tolerance,
     parse_ttl,
+    parse_webhook_wait,
 )
 from noetl.planner.syntax.instants import check_instant
-from noetl.planner.trigger_sources import EndedStatus
+from noetl.planner.syntax.sizes import parse_body_size
+from noetl.planner.trigger_sources import EndedStatus, WebhookScheme
 
 DocumentPath = tuple[str | int, ...]
 """The keys and indexes that lead from the root of a document to a value: `("steps", 0, "name")`."""
@@ -226,6 +230,9 @@ def _expand_catch_up(value: object) -> object:
     return {"mode": value} if isinstance(value, str) else value
 
 
+MAX_WEBHOOK_SECRETS = 5
+"""How many secrets of a webhook are valid at the same time."""
+
 TriggerType = Literal["schedule", "webhook", "run"]
 
 
@@ -251,16 +258,52 @@ class ScheduleDeclaration(TriggerDeclaration):
     jitter: Annotated[float, BeforeValidator(parse_jitter)] = 0.0
 
 
+class KeyedTriggerDeclaration(TriggerDeclaration):
+    """A trigger that may have a `key`, which tells its firings from each other."""
+
+    key: str | None = None
+
+
+def expand_secret(value: object) -> object:
+    """Return the list of secrets that a single one stands for."""
+    return [value] if isinstance(value, str) else value
+
+
+class WebhookAuthDeclaration(Model):
+    """The recognition of the sender of a webhook. A key that is not written is None, or an empty list."""
+
+    scheme: WebhookScheme
+    secret: Annotated[
+        list[str], Field(min_length=1, max_length=MAX_WEBHOOK_SECRETS), BeforeValidator(expand_secret)
+    ] = Field(default_factory=list)
+    header: str | None = None
+    prefix: str | None = None
+    algorithm: Literal["sha1", "sha256", "sha512"] | None = None
+    encoding: Literal["hex", "base64"] | None = None
+    tolerance: Annotated[float, BeforeValidator(parse_tolerance)] | None = None
+
+
+class WebhookDeclaration(KeyedTriggerDeclaration):
+    """A trigger that fires at requests to an address. `address` is its `path`."""
+
+    address: str = Field(alias="path")
+    auth: WebhookAuthDeclaration
+    method: Literal["POST", "PUT"] = "POST"
+    max_bytes: Annotated[int, BeforeValidator(parse_body_size)] = 1024 * 1024
+    answer: Literal["accepted", "result"] = "accepted"
+    wait: Annotated[float, BeforeValidator(parse_webhook_wait)] = 10.0
+    remember: Annotated[float, BeforeValidator(parse_remember_time)] = 7 * 86_400.0
+
+
 def _succeeded() -> list[EndedStatus]:
     return ["succeeded"]
 
 
-class RunTriggerDeclaration(TriggerDeclaration):
+class RunTriggerDeclaration(KeyedTriggerDeclaration):
     """A trigger that fires when a run of another playbook has ended."""
 
     playbook: str
     status: Annotated[list[EndedStatus], Field(min_length=1)] = Field(default_factory=_succeeded)
-    key: str | None = None
 
 
 def trigger_tag(value: object) -> str:
@@ -270,13 +313,16 @@ def trigger_tag(value: object) -> str:
 
 
 AnyTrigger = Annotated[
-    Annotated[ScheduleDeclaration, Tag("schedule")] | Annotated[RunTriggerDeclaration, Tag("run")],
+    Annotated[ScheduleDeclaration, Tag("schedule")]
+    | Annotated[WebhookDeclaration, Tag("webhook")]
+    | Annotated[RunTriggerDeclaration, Tag("run")],
     Discriminator(trigger_tag),
 ]
 """A trigger of any type."""
 
 TRIGGER_MODELS: Mapping[str, type[TriggerDeclaration]] = {
     "schedule": ScheduleDeclaration,
+    "webhook": WebhookDeclaration,
     "run": RunTriggerDeclaration,
 }
 """The models of triggers by type."""

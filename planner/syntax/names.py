@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 RESERVED_NAMES = frozenset(
     [
         "input",
@@ -38,6 +40,19 @@ INTERNAL_PREFIX = "@"
 
 MAX_TASK_DEPTH = 32
 """How deep tasks may call each other."""
+
+
+_SECRET_READ = re.compile(r"\{\{\s*secrets\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
+
+
+def find_secret_name(text: str) -> str | None:
+    """Return the name of the secret that a text is, or None if it is anything else.
+
+    >>> find_secret_name("{{ secrets.STRIPE }}"), find_secret_name("a{{ secrets.STRIPE }}")
+    ('STRIPE', None)
+    """
+    match = _SECRET_READ.fullmatch(text.strip())
+    return match[1] if match else None
 
 
 def find_identifier_problem(name: str) -> str | None:

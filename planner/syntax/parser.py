@@ -37,6 +37,7 @@ from noetl.planner.syntax.models import (
     Step,
     Task,
     TaskEntry,
+    WebhookDeclaration,
 )
 from noetl.planner.syntax.recovery import RecoveredData
 from noetl.planner.syntax.schema_errors import (
@@ -63,6 +64,7 @@ _CONSTRUCT_KEYS: dict[type[Model], tuple[str, ...]] = {
     Case: ("run",),
     ActionEntry: ("retry", "loop", "cache"),
     TaskEntry: ("loop",),
+    WebhookDeclaration: ("auth",),
 }
 
 _ErrorGroup = tuple[tuple[DocumentPath, str | None], list[Any]]

@@ -36,6 +36,8 @@ from noetl.planner.syntax.models import (
     Task,
     TaskEntry,
     TriggerDeclaration,
+    WebhookAuthDeclaration,
+    WebhookDeclaration,
     trigger_tag,
 )
 
@@ -70,6 +72,8 @@ _NOUNS: Mapping[type[Model], str] = {
     TriggerDeclaration: "a trigger",
     ScheduleDeclaration: "a trigger",
     RunTriggerDeclaration: "a trigger",
+    WebhookDeclaration: "a trigger",
+    WebhookAuthDeclaration: "`auth`",
     CatchUpPolicy: "`catch_up`",
 }
 _ITEM_MODELS: Mapping[str, type[Model]] = {
@@ -163,6 +167,27 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         **dict.fromkeys(("catchup", "backfill", "misfire"), "write `catch_up`"),
         **dict.fromkeys(("concurrency", "max_runs", "max_active_runs"), "write `overlap: skip`"),
     },
+    WebhookDeclaration: {
+        **_TRIGGER_KEY_HINTS,
+        **dict.fromkeys(
+            ("url", "route", "endpoint", "uri", "address"), "write `path`, such as `path: stripe/paid`"
+        ),
+        **dict.fromkeys(("methods", "verb"), "write `method: POST` or `method: PUT`"),
+        **dict.fromkeys(("secret", "scheme", "signature", "token"), "write it in `auth`"),
+        **dict.fromkeys(("max_size", "size", "limit"), "write `max_bytes`, such as `max_bytes: 1MiB`"),
+        **dict.fromkeys(("response", "respond", "reply"), "write `answer: accepted` or `answer: result`"),
+        **dict.fromkeys(("timeout", "max_wait"), "write `wait`, such as `wait: 10s`"),
+        **dict.fromkeys(
+            ("dedupe", "deduplicate", "replay", "ttl"), "write `remember`, such as `remember: 7d`"
+        ),
+        **dict.fromkeys(("idempotency_key", "unique"), "write `key`"),
+    },
+    WebhookAuthDeclaration: {
+        **dict.fromkeys(("type", "kind"), "write `scheme`"),
+        **dict.fromkeys(("key", "secrets", "token", "password"), 'write `secret: "{{ secrets.NAME }}"`'),
+        **dict.fromkeys(("hash", "digest"), "write `algorithm`"),
+        **dict.fromkeys(("max_age", "skew", "leeway"), "write `tolerance`"),
+    },
     RunTriggerDeclaration: {
         **_TRIGGER_KEY_HINTS,
         **dict.fromkeys(("flow", "after", "on"), "write `playbook`"),
@@ -189,6 +214,8 @@ _MAX_LISTED_KEYS = 6
 _MISSING_KEY_HINTS = {
     "steps": MINIMAL_PLAYBOOK_HINT,
     "case": "write `case: default` if the case has no condition",
+    "auth": 'write `auth: {scheme: github, secret: "{{ secrets.NAME }}"}`',
+    "path": "write the address of the webhook, such as `path: stripe/paid`",
 }
 _MAPPING_HINTS = {
     "input": "write each input as `NAME: TYPE`, such as `region: string`",
@@ -200,6 +227,7 @@ _MAPPING_HINTS = {
     "retry": "write a number of attempts, or a mapping such as `{attempts: 3, delay: 5s}`",
     "cache": "write a duration, or a mapping such as `{key: VALUE, ttl: 1d}`",
     "catch_up": "write `none`, `last` or `all`, or a mapping such as `{mode: all, within: 1d}`",
+    "auth": 'write `auth: {scheme: github, secret: "{{ secrets.NAME }}"}`',
     "triggers": "begin each trigger with `- name: NAME`",
     "steps": "begin each step with `- name: NAME`",
     "tasks": "write the work of the task in `run`",
@@ -214,6 +242,9 @@ _DURATION_BOUNDS = {
     "every": "of at least 1 second",
     "within": "from 1 second to 30 days",
     "jitter": "of at most 24 hours",
+    "wait": "of at most 25 seconds",
+    "remember": "from 1 minute to 365 days",
+    "tolerance": "from 1 second to 1 day",
 }
 """The bounds of durations that have other bounds than zero, by key. `every` has them in a trigger."""
 _TYPE_ALIASES = {
@@ -244,6 +275,8 @@ def model_at(path: DocumentPath, value: object) -> type[Model]:
             return InputDeclaration
         case (*_, "run", int()) if isinstance(value, dict):
             return next((model for key, model in _ENTRY_MODELS.items() if key in value), ActionEntry)
+        case ("triggers", int(), "auth"):
+            return WebhookAuthDeclaration
         case ("triggers", int()):
             return TRIGGER_MODELS[trigger_tag(value)]
         case (*_, str(key), int()) if key in _ITEM_MODELS:
@@ -329,7 +362,7 @@ def describe_wrong_value(
             "NP012", f"`{key}` must be {join_words(as_code(choices))}, not {quote_or_describe(value)}", hint
         )
     if kind == "value_error":
-        return _describe_wrong_time(path, key, value)
+        return _describe_wrong_quantity(path, key, value)
     if kind in ("greater_than_equal", "less_than_equal"):
         bound = f"at least {context['ge']:g}" if "ge" in context else f"at most {context['le']:g}"
         return SchemaViolation("NP012", f"`{key}` must be {bound}")
@@ -348,11 +381,14 @@ def describe_wrong_value(
     return SchemaViolation("NP012", message, _value_hint(path, kinds, value))
 
 
-def _describe_wrong_time(path: DocumentPath, key: str, value: object) -> SchemaViolation:
-    """Return the violation for a value that is no duration or no instant."""
+def _describe_wrong_quantity(path: DocumentPath, key: str, value: object) -> SchemaViolation:
+    """Return the violation for a value that is no duration, no instant or no size."""
     if key in ("start", "end"):
         message = f"`{key}` must be an instant, not {quote_or_describe(value)}"
         return SchemaViolation("NP012", message, "write a time such as `2030-01-31T08:00:00Z`")
+    if key == "max_bytes":
+        message = f"`{key}` must be a size of at most 5 MiB, not {quote_or_describe(value)}"
+        return SchemaViolation("NP012", message, "write `512KiB`, `1MiB` or a number of bytes")
     bounds = _DURATION_BOUNDS.get(key) if path[0] == "triggers" or key != "every" else None
     message = f"`{key}` must be a duration{f' {bounds}' if bounds else ''}, not {quote_or_describe(value)}"
     return SchemaViolation("NP012", message, _DURATION_HINT)

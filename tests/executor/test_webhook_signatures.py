@@ -194,7 +194,8 @@ def test_a_body_is_signed_as_standard_webhooks_publishes_it() -> None:
 @pytest.mark.parametrize("prefix", ["", "sha=", "v0:"])
 @given(body=st.binary(max_size=50))
 def test_an_hmac_is_read_as_it_is_declared(algorithm: str, encoding: str, prefix: str, body: bytes) -> None:
-    auth = WebhookAuth("hmac", header="X-Signature", prefix=prefix, algorithm=algorithm, encoding=encoding)  # type: ignore[arg-type]
+    written = {"algorithm": algorithm, "encoding": encoding, "prefix": prefix, "header": "X-Signature"}
+    auth = WebhookAuth.from_json({**WebhookAuth("hmac").to_json(), **written})
     digest = hmac.new(b"key", body, getattr(hashlib, algorithm)).digest()
     text = digest.hex() if encoding == "hex" else base64.b64encode(digest).decode()
     headers = {"x-signature": f" {prefix}{text} "}
