@@ -67,6 +67,7 @@ from noetl.testing.store_contract.operations import (
     succeed,
     suspend_claim,
 )
+from noetl.testing.store_contract.outbox import add, entry
 from tests.aws import Client
 
 LIMIT = 4096
@@ -307,6 +308,13 @@ class TestRetention:
         assert len(counts) > 1
         assert sum(item["started"] for item in counts) == 40
         assert {item["expires"] for item in counts} == {100 + 2 * DAY_SECONDS}
+
+    def test_entries_of_the_outbox_expire(self, store: DynamoStore) -> None:
+        add(store, entry("a", expires_at=100.5), entry("b"))
+        items = {item["pk"]: item for item in store.context.table.scan()}
+        assert (items["Y#a"]["expires"], "expires" in items["Y#b"]) == (100, False)
+        assert store.outbox.change(entry("a", expires_at=100.5), entry("a", edition=2))
+        assert "expires" not in (store.context.table.get(keys.outbox_entry("default", "a")) or {})
 
     def test_no_counter_refuses_a_child_run_before_the_limit(self) -> None:
         limit = 10_000

@@ -77,7 +77,7 @@ class MemoryRuns:
                 if started >= max_child_runs:
                     raise too_many_child_runs(run.root, max_child_runs)
                 self._state.child_runs[run.root] = (started + 1, run.created_at)
-            record = self._state.runs[run.id] = RunRecord(run)
+            record = self._state.runs[run.id] = RunRecord(replace(run, late_at=None))
             record.put(*history)
             record.visit_counts[first.step] += 1
             if self._state.plan(run.plan_hash).header.sequential:
@@ -110,7 +110,7 @@ class MemoryRuns:
             earlier = self._find_earlier(run, idempotency)
             if earlier is not None:
                 return earlier
-            record = self._state.runs[run.id] = RunRecord(run)
+            record = self._state.runs[run.id] = RunRecord(replace(run, late_at=None))
             record.put(*continued.history, *carried.visits)
             record.visit_counts.update(carried.counts)
             if is_sequential:

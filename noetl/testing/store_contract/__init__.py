@@ -13,9 +13,9 @@ import pytest
 
 for part in (
     "cached_results", "consistency", "continued_runs", "damaged_runs", "facts", "failed_items", "keys",
-    "open_waits", "plans", "queue",
+    "open_waits", "outbox", "plans", "queue",
     "registry", "run_deletion", "run_lists", "runs", "sequential", "skips", "sweep", "transitions",
-    "triggers", "waits",
+    "trigger_lookups", "triggers", "waits",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"{__name__}.{part}")
 
@@ -28,6 +28,7 @@ from noetl.testing.store_contract.facts import FactsContract
 from noetl.testing.store_contract.failed_items import FailedItemsContract
 from noetl.testing.store_contract.keys import KeysContract
 from noetl.testing.store_contract.open_waits import OpenWaitsContract
+from noetl.testing.store_contract.outbox import ChannelsContract, OutboxContract
 from noetl.testing.store_contract.pauses import PausesContract
 from noetl.testing.store_contract.plan_deletion import PlanDeletionContract
 from noetl.testing.store_contract.plans import PlansContract
@@ -41,11 +42,13 @@ from noetl.testing.store_contract.skips import SkipsContract
 from noetl.testing.store_contract.sweep import SweepContract
 from noetl.testing.store_contract.switches import SwitchesContract
 from noetl.testing.store_contract.transitions import RepairTransitionsContract, TransitionsContract
+from noetl.testing.store_contract.trigger_lookups import TriggerLookupsContract
 from noetl.testing.store_contract.triggers import TriggersContract
 from noetl.testing.store_contract.waits import WaitsContract
 
 __all__ = [
     "CachedResultsContract",
+    "ChannelsContract",
     "ConsistencyContract",
     "ContinuedRunsContract",
     "DamagedRunsContract",
@@ -54,6 +57,7 @@ __all__ = [
     "KeysContract",
     "MaintenanceContract",
     "OpenWaitsContract",
+    "OutboxContract",
     "PausesContract",
     "PlanDeletionContract",
     "PlansContract",
@@ -71,6 +75,7 @@ __all__ = [
     "SweepDamage",
     "SwitchesContract",
     "TransitionsContract",
+    "TriggerLookupsContract",
     "TriggersContract",
     "WaitsContract",
 ]
@@ -81,6 +86,9 @@ class StoreContract(
     KeysContract,
     RegistryContract,
     TriggersContract,
+    TriggerLookupsContract,
+    OutboxContract,
+    ChannelsContract,
     RunsContract,
     RunListsContract,
     RunDeletionContract,

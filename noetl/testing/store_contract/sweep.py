@@ -23,6 +23,7 @@ from noetl.testing.store_contract.operations import (
     start_run,
     start_waiting_run,
 )
+from noetl.testing.store_contract.outbox import NOTIFICATION, add, entry
 from noetl.testing.store_contract.triggers import advance_by, declare, list_firings, read_trigger, register
 
 FORK = """
@@ -220,6 +221,15 @@ class SweepContract:
             start_child(store, root, None, "b", 100.0, root=root.id, max_child_runs=1)
         store.maintenance.sweep(102.0)
         start_child(store, root, None, "b", 102.0, root=root.id, max_child_runs=1)
+
+    def test_expired_entries_of_the_outbox_are_deleted(self, store: Store) -> None:
+        add(store, entry("a", expires_at=100.0), entry("b", expires_at=200.0, due_at=None), entry("c"))
+        store.maintenance.sweep(99.0)
+        assert store.outbox.get("default", "a") is not None
+        store.maintenance.sweep(100.0)
+        assert [store.outbox.get("default", id) is None for id in "abc"] == [True, False, False]
+        store.maintenance.sweep(200.0)
+        assert store.outbox.find("default", NOTIFICATION) == ([entry("c")], None)
 
     def test_firings_are_deleted_after_the_retention_period(self, store: Store) -> None:
         self.damage.set_retention(store, 100.0)

@@ -1,0 +1,290 @@
+"""The contract of stores for the outbox and for channels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from noetl.executor.engine.start import new_run
+from noetl.executor.errors import FencedError, RejectedError
+from noetl.executor.model.channels import Channel
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers, entries_of_start
+from noetl.executor.model.run import Claim, Run, RunEnding, RunStatus
+from noetl.executor.model.start_request import StartRequest
+from noetl.executor.model.triggers import FiringOutcome
+from noetl.executor.stores.interface import Store
+from noetl.testing.store_contract.fixtures import ContractFixtures
+from noetl.testing.store_contract.operations import (
+    claim_visit,
+    current_run,
+    end_run,
+    failed_checks,
+    run_concurrently,
+    start_run,
+)
+from noetl.testing.store_contract.trigger_lookups import record, run_end, webhook
+from noetl.testing.store_contract.triggers import fire, read_trigger, register, save_plan
+
+ENDED, LATE, NOTIFICATION = OutboxKind.RUN_ENDED, OutboxKind.LATE, OutboxKind.NOTIFICATION
+
+
+def entry(id: str, kind: OutboxKind = NOTIFICATION, **fields: Any) -> OutboxEntry:
+    values = {"tenant": "default", "created_at": 1.0, "due_at": 5.0, "record": {"run_id": "é", "n": [1]}}
+    return OutboxEntry(id=id, kind=kind, **{**values, **fields})
+
+
+def claim_end(store: Store) -> Claim:
+    """Return the claim of the visit that ends a new run."""
+    run = start_run(store)
+    store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+    return claim_visit(store, run, 1.0)
+
+
+def finish(store: Store, claim: Claim, *entries: OutboxEntry) -> None:
+    store.queue.finish(claim, RunEnding(RunStatus.CANCELLED, None, [], entries), 2.0)
+
+
+def add(store: Store, *entries: OutboxEntry) -> None:
+    """Add entries as the end of a run does."""
+    finish(store, claim_end(store), *entries)
+
+
+def due(store: Store, now: float, *kinds: OutboxKind, limit: int = 10, passed: Any = ()) -> list[str]:
+    return [found.id for found in store.outbox.due(kinds, now, limit, passed)]
+
+
+def start_late_run(store: Store, late_at: float | None = 9.0, run_id: str = "r1", now: float = 3.0) -> Run:
+    """Start a run that is late at a time."""
+    plan = save_plan(store)
+    request = StartRequest(origin="local", run_id=run_id)
+    run, first = new_run(plan.header, plan.hash, request, now=now)
+    return store.runs.create(replace(run, late_at=late_at), first)
+
+
+def channel(name: str, **fields: Any) -> Channel:
+    values = {"tenant": "default", "type": "webhook", "target": "https://é.example", "created_at": 1.0}
+    return Channel(name=name, **{**values, **fields})
+
+
+class OutboxContract(ContractFixtures):
+    """Tests of the outbox."""
+
+    def test_the_end_of_a_run_writes_its_entries(self, store: Store, second: Store) -> None:
+        entries = [entry("a", ENDED), entry("b", due_at=None, expires_at=1e10), entry("c", LATE, edition=7)]
+        claim = claim_end(store)
+        assert [second.outbox.get("default", added.id) for added in entries] == [None] * 3
+        finish(store, claim, *entries)
+        assert [second.outbox.get("default", added.id) for added in entries] == entries
+        assert second.outbox.get("other", "a") is None
+        assert current_run(second, claim.run).status is RunStatus.CANCELLED
+        assert failed_checks(store) == []
+
+    def test_a_lost_claim_writes_no_entry(self, store: Store) -> None:
+        claim = claim_end(store)
+        claim_visit(store, claim.run, 100.0)
+        with pytest.raises(FencedError):
+            finish(store, claim, entry("a"))
+        assert store.outbox.get("default", "a") is None
+
+    def test_the_end_of_a_run_does_not_change_an_entry(self, store: Store) -> None:
+        add(store, entry("a", record={"first": True}))
+        add(store, entry("a"), entry("b"))
+        assert store.outbox.get("default", "a") == entry("a", record={"first": True})
+        assert store.outbox.get("default", "b") == entry("b")
+
+    def test_the_start_of_a_run_writes_an_entry_for_its_lateness(self, store: Store, second: Store) -> None:
+        run = start_late_run(store)
+        (late,) = second.outbox.due([LATE], 9.0, 10)
+        assert (late,) == entries_of_start(run)
+        assert (late.due_at, late.created_at, late.tenant) == (9.0, 3.0, "default")
+        assert late.record == {"run_id": "r1", "playbook": "p"}
+        assert second.outbox.change(late, None)
+        assert start_late_run(store, now=4.0) == replace(run, late_at=None) == current_run(second, run)
+        assert due(second, 1e9, LATE) == []
+        start_late_run(store, None, "r2")
+        assert due(second, 1e9, LATE) == []
+
+    def test_a_firing_writes_an_entry_for_the_lateness_of_its_run(self, store: Store) -> None:
+        register(store, webhook("t", "a"))
+        trigger = read_trigger(store)
+        run = fire(store, record(trigger, "k", FiringOutcome.STARTED), 5.0)
+        plan_header = store.plans.header(run.plan_hash)
+        request = StartRequest(origin="local", run_id="late")
+        late, first = new_run(plan_header, run.plan_hash, request, now=5.0)
+        late = replace(late, late_at=8.0)
+        assert due(store, 1e9, LATE) == []
+        for _ in range(2):
+            store.runs.fire(late, first, record(trigger, "l", FiringOutcome.STARTED))
+        assert due(store, 1e9, LATE) == [entries_of_start(late)[0].id]
+
+    def test_entries_of_a_deleted_run_stay(self, store: Store) -> None:
+        run = start_late_run(store)
+        store.runs.stop(run.id, RunStatus.CANCELLED, 4.0)
+        end_run(store, run, RunStatus.CANCELLED, 4.0)
+        assert store.maintenance.delete_run("default", run.id)
+        assert due(store, 9.0, LATE) == [entries_of_start(run)[0].id]
+        assert failed_checks(store) == []
+
+    def test_entries_are_due_in_their_order(self, store: Store, second: Store) -> None:
+        add(
+            store,
+            entry("late", LATE, due_at=7.0),
+            entry("soon", due_at=3.5),
+            entry("then", due_at=6.0),
+            entry("never", due_at=None),
+            entry("ended", ENDED, due_at=5.0, tenant="other"),
+        )
+        kinds = (ENDED, LATE, NOTIFICATION)
+        assert due(second, 3.4, *kinds) == []
+        assert due(second, 3.5, *kinds) == ["soon"]
+        assert due(second, 9.0, *kinds) == ["soon", "ended", "then", "late"]
+        assert due(second, 9.0, *kinds, limit=2) == ["soon", "ended"]
+        assert due(second, 9.0, NOTIFICATION) == ["soon", "then"]
+        assert due(second, 9.0, LATE, ENDED) == ["ended", "late"]
+        assert due(second, 9.0, *kinds, passed={"default", "third"}) == ["ended"]
+        assert due(second, 9.0, *kinds, limit=1, passed={"other"}) == ["soon"]
+        assert due(second, 9.0) == []
+        soon = entry("soon", due_at=3.5)
+        assert store.outbox.change(soon, replace(soon, due_at=8.0, edition=2))
+        assert due(second, 9.0, NOTIFICATION) == ["then", "soon"]
+        assert store.outbox.change(replace(soon, edition=2), None)
+        assert due(second, 9.0, NOTIFICATION) == ["then"]
+
+    def test_entries_of_a_kind_are_listed_in_pages_newest_first(self, store: Store, second: Store) -> None:
+        add(store, *(entry(f"n{n}", created_at=float(n), due_at=None if n % 2 else 5.0) for n in range(5)))
+        add(store, entry("other", ENDED), entry("theirs", tenant="other", created_at=9.0))
+        found: list[str] = []
+        cursor: str | None = None
+        for size in (2, 2, 1):
+            page, cursor = second.outbox.find("default", NOTIFICATION, limit=2, cursor=cursor)
+            assert len(page) == size
+            found += [each.id for each in page]
+        assert (cursor, found) == (None, ["n4", "n3", "n2", "n1", "n0"])
+        assert second.outbox.find("default", ENDED) == ([entry("other", ENDED)], None)
+        assert second.outbox.find("default", LATE) == ([], None)
+        assert second.outbox.find("third", NOTIFICATION) == ([], None)
+        last = entry("n3", created_at=3.0, due_at=None)
+        assert store.outbox.change(last, replace(last, due_at=6.0, edition=2))
+        assert store.outbox.change(entry("n4", created_at=4.0), None)
+        page, _ = second.outbox.find("default", NOTIFICATION)
+        assert [each.id for each in page] == ["n3", "n2", "n1", "n0"]
+        assert page[0].due_at == 6.0
+
+    @pytest.mark.parametrize("cursor", ["x", "bnVsbA==", "MQ==", "Ilx1ZDgzZCI="])
+    def test_an_invalid_cursor_of_the_outbox_is_rejected(self, store: Store, cursor: str) -> None:
+        with pytest.raises(RejectedError) as rejected:
+            store.outbox.find("default", NOTIFICATION, cursor=cursor)
+        assert rejected.value.reason == "invalid_cursor"
+
+    def test_an_entry_changes_as_it_was_read(self, store: Store, second: Store) -> None:
+        first = entry("a")
+        add(store, first)
+        changed = replace(first, due_at=None, record={"attempts": 1}, edition=2, expires_at=1e9)
+        assert second.outbox.change(first, changed)
+        assert not store.outbox.change(first, replace(first, due_at=8.0, edition=2), [entry("b")])
+        assert not store.outbox.change(first, None, [entry("b")])
+        assert not store.outbox.change(entry("c"), None, [entry("b")])
+        assert not store.outbox.change(entry("c"), entry("c", edition=2))
+        assert (store.outbox.get("default", "a"), store.outbox.get("default", "b")) == (changed, None)
+        assert store.outbox.change(changed, replace(changed, due_at=8.0, expires_at=None, edition=3))
+        assert due(second, 8.0, NOTIFICATION) == ["a"]
+
+    def test_a_change_adds_entries(self, store: Store, second: Store) -> None:
+        kept = entry("b", record={"kept": True}, due_at=None)
+        add(store, entry("a", LATE), kept)
+        assert store.outbox.change(entry("a", LATE), None, [entry("c"), entry("b"), entry("d")])
+        found = [second.outbox.get("default", id) for id in "abcd"]
+        assert found == [None, kept, entry("c"), entry("d")]
+        assert due(second, 9.0, LATE, NOTIFICATION) in (["c", "d"], ["d", "c"])
+        assert store.outbox.change(entry("c"), entry("c", edition=2), [entry("b")])
+        assert second.outbox.get("default", "b") == kept
+
+    def test_one_of_concurrent_changes_of_an_entry_is_written(self, store: Store, second: Store) -> None:
+        read = entry("a")
+        add(store, read)
+        written = [None, *(replace(read, record={"n": n}, edition=2) for n in range(1, 6))]
+        changed = run_concurrently(
+            6,
+            lambda n: (store, second)[n % 2].outbox.change(read, written[n], [entry(f"b{n}"), entry("c")]),
+        )
+        assert sum(changed) == 1
+        winner = changed.index(True)
+        assert store.outbox.get("default", "a") == written[winner]
+        assert [n for n in range(6) if store.outbox.get("default", f"b{n}")] == [winner]
+
+    def test_subscribers_of_an_end_are_triggers_and_channels(self, store: Store, second: Store) -> None:
+        assert store.outbox.subscribers("default", "x") == Subscribers()
+        register(store, run_end("e", "x"))
+        assert store.channels.put(channel("ops", events=("failed", "late")), None)
+        assert store.channels.put(channel("quiet"), None)
+        assert store.channels.put(channel("paused", events=("failed",), is_paused=True), None)
+        assert store.channels.put(channel("theirs", tenant="other", events=("failed",)), None)
+        events = {"ops": ("failed", "late"), "paused": ("failed",)}
+        assert second.outbox.subscribers("default", "x") == Subscribers(has_triggers=True, channels=events)
+        assert second.outbox.subscribers("default", "y") == Subscribers(channels=events)
+        assert second.outbox.subscribers("other", "x").channels == {"theirs": ("failed",)}
+
+
+class ChannelsContract(ContractFixtures):
+    """Tests of channels."""
+
+    def test_a_channel_is_found(self, store: Store, second: Store) -> None:
+        assert (store.channels.get("default", "ops"), store.channels.find("default")) == (None, [])
+        ops = channel("ops", events=("failed",), settings={"secret": "S", "n": [1]}, paused_reason="410")
+        assert store.channels.put(ops, None)
+        assert store.channels.put(channel("Audit"), None)
+        assert store.channels.put(channel("é", tenant="other"), None)
+        assert second.channels.get("default", "ops") == ops
+        assert second.channels.get("other", "ops") is None
+        assert second.channels.find("default") == [channel("Audit"), ops]
+        assert failed_checks(store) == []
+
+    def test_a_channel_changes_as_it_was_read(self, store: Store, second: Store) -> None:
+        first = channel("ops", events=("failed",))
+        assert store.channels.put(first, None)
+        assert not second.channels.put(channel("ops"), None)
+        paused = replace(first, is_paused=True, edition=2)
+        assert second.channels.put(paused, first)
+        assert not store.channels.put(replace(first, events=(), edition=2), first)
+        assert not store.channels.remove(first)
+        assert not store.channels.put(channel("new"), channel("new"))
+        assert not store.channels.remove(channel("new", events=("late",)))
+        assert store.channels.find("default") == [paused]
+        assert store.outbox.subscribers("default", "x").channels == {"ops": ("failed",)}
+
+    def test_subscribers_follow_the_events_of_a_channel(self, store: Store, second: Store) -> None:
+        def events() -> Any:
+            return second.outbox.subscribers("default", "x").channels.get("ops")
+
+        first = channel("ops", events=("failed",))
+        written = [
+            first,
+            replace(first, events=("late", "failed"), edition=2),
+            replace(first, events=(), edition=3),
+            replace(first, events=("late",), edition=4),
+        ]
+        read = None
+        for each in written:
+            assert store.channels.put(each, read)
+            assert events() == (each.events or None)
+            read = each
+        assert store.channels.remove(written[-1])
+        assert (events(), second.channels.get("default", "ops")) == (None, None)
+        assert second.channels.put(first, None)
+        assert events() == ("failed",)
+
+    def test_one_of_concurrent_channels_of_a_name_is_written(self, store: Store, second: Store) -> None:
+        written = run_concurrently(
+            6, lambda n: (store, second)[n % 2].channels.put(channel("ops", events=(f"e{n}",)), None)
+        )
+        assert sum(written) == 1
+        winner = written.index(True)
+        assert store.outbox.subscribers("default", "x").channels == {"ops": (f"e{winner}",)}
+
+    def test_concurrent_channels_of_several_names_are_written(self, store: Store, second: Store) -> None:
+        run_concurrently(
+            6, lambda n: (store, second)[n % 2].channels.put(channel(f"c{n}", events=("late",)), None)
+        )
+        assert store.outbox.subscribers("default", "x").channels == {f"c{n}": ("late",) for n in range(6)}
