@@ -198,6 +198,8 @@ _NOUNS = {
     "CachePolicy": "a mapping",
     "CatchUpPolicy": "a mapping",
     "WebhookAuthDeclaration": "a mapping",
+    "NotifyDeclaration": "a mapping",
+    "LatePolicy": "a mapping",
     "Loop": "a mapping",
     "Repeat": "a mapping",
     "ActionEntry": "an action",

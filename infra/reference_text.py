@@ -28,6 +28,8 @@ CONSTRUCTS: dict[str, type[models.Model]] = {
     "auth": models.WebhookAuthDeclaration,
     "run-trigger": models.RunTriggerDeclaration,
     "catch-up": models.CatchUpPolicy,
+    "notify": models.NotifyDeclaration,
+    "late": models.LatePolicy,
 }
 """The constructs that have a table of keys."""
 
@@ -39,6 +41,7 @@ KEYS: dict[tuple[str, str], str] = {
     ("playbook", "description"): "A text for readers.",
     ("playbook", "input"): "[The inputs of a run](#inputs): for each name a type or a mapping.",
     ("playbook", "triggers"): "[What starts runs](triggers.md) by itself, such as a schedule.",
+    ("playbook", "notify"): "[The channels](notifications.md) that receive ends of runs, and late runs.",
     ("playbook", "environment"): "[Configuration](#environment-and-variables).",
     (
         "playbook",
@@ -153,6 +156,15 @@ KEYS: dict[tuple[str, str], str] = {
     ("run-trigger", "playbook"): "The playbook whose ended runs it fires at.",
     ("run-trigger", "status"): "A list of the statuses of the runs.",
     ("run-trigger", "key"): "What tells a firing from others. Default: the run and the number of its ending.",
+    (
+        "notify",
+        "failed",
+    ): "The channels of runs that end as `failed`, `timed_out` or `completed_with_errors`.",
+    ("notify", "succeeded"): "The channels of runs that end as `succeeded`.",
+    ("notify", "cancelled"): "The channels of runs that end as `cancelled`.",
+    ("notify", "late"): "[When a run is late](#late-runs): a duration, or a mapping with the channels.",
+    ("late", "after"): "How long a run may take, from `1s` to `365d`.",
+    ("late", "to"): "The channels of late runs. Default: those of `failed`.",
     ("catch-up", "mode"): "Which of the missed firings are performed.",
     ("catch-up", "within"): "With `all`: how long ago the first of them was, from `1s` to `30d`.",
     ("catch-up", "limit"): "With `all`: how many are performed, the newest ones.",
@@ -192,7 +204,7 @@ FAMILIES: dict[str, str] = {
     "NP5": "Actions",
     "NP6": "Time limits",
     "NP7": "Size",
-    "NP8": "Triggers",
+    "NP8": "Triggers and notifications",
     "NP9": "The planner itself",
 }
 """The families of diagnostic codes, by the beginning of their codes."""

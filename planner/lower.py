@@ -36,6 +36,7 @@ from noetl.planner.dataflow.liveness import (
 from noetl.planner.graph.joins import ROOT
 from noetl.planner.graph.visit_bounds import compute_visit_bound
 from noetl.planner.guards.coverage import is_error_aware
+from noetl.planner.notify import Notify, NotifyEvent
 from noetl.planner.plan import (
     MAX_COUNTED_VISITS,
     NO_RETRY,
@@ -70,6 +71,7 @@ from noetl.planner.syntax.models import (
     Case,
     Entry,
     KeyedTriggerDeclaration,
+    NotifyDeclaration,
     RetryPolicy,
     RunTriggerDeclaration,
     ScheduleDeclaration,
@@ -141,6 +143,7 @@ class Lowering:
             sequential=self.is_sequential,
             statistics=self.count_statistics(steps, tasks),
             triggers=tuple(map(self.lower_trigger, self.playbook.triggers)),
+            notify=lower_notify(self.playbook.notify),
         )
         return Plan(header, steps, tasks, self.program.document.text)
 
@@ -424,6 +427,24 @@ def lower_condition(condition: str | bool | None) -> str | None:
     if condition is False:
         return "{{ false }}"
     return None if condition is None or condition is True else condition
+
+
+def lower_notify(declared: NotifyDeclaration | None) -> Notify | None:
+    """Return the channels of each event, or None if no channel receives anything.
+
+    The channels of `failed` receive late runs if `late` names none.
+    """
+    if declared is None:
+        return None
+    late = declared.late
+    named: Mapping[NotifyEvent, list[str] | None] = {
+        "failed": declared.failed,
+        "succeeded": declared.succeeded,
+        "cancelled": declared.cancelled,
+        "late": None if late is None else late.receivers or declared.failed,
+    }
+    channels = {event: tuple(dict.fromkeys(names)) for event, names in named.items() if names}
+    return Notify(channels, None if late is None else late.after) if channels else None
 
 
 def lower_source(declared: TriggerDeclaration) -> TriggerSource:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from noetl.planner.frozen import frozen
 
+MAX_CHANNELS = 20
+"""How many channels may receive an event. Stores write one entry for each at the end of a run."""
+
+MAX_CHANNEL_NAME = 63
+"""How many characters the name of a channel may have."""
+
+_CHANNEL_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_CHANNEL_NAME - 1}}}")
+
 NotifyEvent = Literal["succeeded", "failed", "cancelled", "late"]
 """The event of a notification. `failed` includes `timed_out` and `completed_with_errors`."""
+
+
+def is_channel_name(name: str) -> bool:
+    """Return whether a channel may have this name.
+
+    >>> is_channel_name("on-call"), is_channel_name("on call"), is_channel_name("")
+    (True, False, False)
+    """
+    return _CHANNEL_NAME.fullmatch(name) is not None
 
 
 @frozen

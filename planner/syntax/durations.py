@@ -79,6 +79,19 @@ def parse_remember_time(value: object) -> float:
     return _parse_bounded(value, 60.0, 365 * 86_400.0, "the time must be from `1m` to `365d`")
 
 
+MIN_LATE_SECONDS, MAX_LATE_SECONDS = 1.0, 365 * 86_400.0
+"""The shortest and the longest time after which a run may be late."""
+
+
+def parse_late_time(value: object) -> float:
+    """Return the seconds after which a run is late.
+
+    Raises:
+        ValueError: the value is not a duration, or is too short or too long.
+    """
+    return _parse_bounded(value, MIN_LATE_SECONDS, MAX_LATE_SECONDS, "the time must be from `1s` to `365d`")
+
+
 def _parse_bounded(value: object, shortest: float, longest: float, message: str) -> float:
     seconds = parse_duration(value)
     if not shortest <= seconds <= longest:

@@ -15,6 +15,7 @@ from noetl.planner.syntax.durations import (
     parse_duration,
     parse_interval,
     parse_jitter,
+    parse_late_time,
     parse_remember_time,
     parse_tolerance,
     parse_ttl,
@@ -26,8 +27,10 @@ from noetl.planner.syntax.models import (
     CachePolicy,
     CatchUpPolicy,
     InputType,
+    LatePolicy,
     Playbook,
     RetryPolicy,
+    expand_channels,
     expand_secret,
 )
 from noetl.planner.syntax.sizes import parse_body_size
@@ -47,6 +50,7 @@ _PARSERS_OF_DURATIONS = (
     parse_remember_time,
     parse_tolerance,
     parse_webhook_wait,
+    parse_late_time,
 )
 _SIZE = {
     "description": "`512KiB`, `1MiB` or a number of bytes.",
@@ -88,11 +92,11 @@ class _WrittenFormGenerator(GenerateJsonSchema):
         if function is parse_body_size:
             return dict(_SIZE)
         converted = super().function_before_schema(schema)
-        if function is expand_secret:
+        if function in (expand_secret, expand_channels):
             return {"anyOf": [{"type": "string"}, converted]}
         if schema["schema"].get("cls") is RetryPolicy:
             return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1000}, converted]}
-        if schema["schema"].get("cls") is CachePolicy:
+        if schema["schema"].get("cls") in (CachePolicy, LatePolicy):
             return {"anyOf": [*_DURATION["anyOf"], converted]}
         if schema["schema"].get("cls") is CatchUpPolicy:
             return {"anyOf": [{"enum": list(get_args(CatchUpMode))}, converted]}

@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
 from noetl.planner.catalogue import ActionDeclaration
+from noetl.planner.notify import MAX_CHANNELS
 from noetl.planner.schedules.schedule import MAX_CATCH_UP, MAX_CATCH_UP_SECONDS, CatchUpMode
 from noetl.planner.syntax.durations import (
     parse_catch_up_time,
     parse_duration,
     parse_interval,
     parse_jitter,
+    parse_late_time,
     parse_remember_time,
     parse_tolerance,
     parse_ttl,
@@ -328,6 +330,36 @@ TRIGGER_MODELS: Mapping[str, type[TriggerDeclaration]] = {
 """The models of triggers by type."""
 
 
+def expand_channels(value: object) -> object:
+    """Return the list of channels that a name alone stands for."""
+    return [value] if isinstance(value, str) else value
+
+
+Channels = Annotated[
+    list[str], Field(min_length=1, max_length=MAX_CHANNELS), BeforeValidator(expand_channels)
+]
+"""The names of channels, or one name."""
+
+
+class LatePolicy(Model):
+    after: Annotated[float, BeforeValidator(parse_late_time)]
+    receivers: Channels | None = Field(default=None, alias="to")
+
+
+def _expand_late(value: object) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {"after": value} if isinstance(value, str) or is_number else value
+
+
+class NotifyDeclaration(Model):
+    """The channels that receive events of runs. A late run is one that has not ended in time."""
+
+    failed: Channels | None = None
+    succeeded: Channels | None = None
+    cancelled: Channels | None = None
+    late: Annotated[LatePolicy, BeforeValidator(_expand_late)] | None = None
+
+
 class Playbook(Model):
     api_version: Literal["noetl.io/v1"] = Field(default="noetl.io/v1", alias="apiVersion")
     kind: Literal["Playbook"] = "Playbook"
@@ -336,6 +368,7 @@ class Playbook(Model):
     description: str | None = None
     input: dict[str, InputDeclaration] | None = None
     triggers: list[AnyTrigger] = Field(default_factory=list)
+    notify: NotifyDeclaration | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
     variables: dict[str, Any] = Field(default_factory=dict)
     start: str | None = None

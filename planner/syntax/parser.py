@@ -33,6 +33,7 @@ from noetl.planner.syntax.models import (
     Case,
     DocumentPath,
     Model,
+    NotifyDeclaration,
     Playbook,
     Step,
     Task,
@@ -58,13 +59,14 @@ MAX_SCHEMA_VIOLATIONS = 1_000
 
 # The keys of each model whose values are constructs with a path.
 _CONSTRUCT_KEYS: dict[type[Model], tuple[str, ...]] = {
-    Playbook: ("input", "triggers", "retry", "tasks", "steps"),
+    Playbook: ("input", "triggers", "notify", "retry", "tasks", "steps"),
     Step: ("run", "rule", "loop", "repeat", "retry", "cache"),
     Task: ("run",),
     Case: ("run",),
     ActionEntry: ("retry", "loop", "cache"),
     TaskEntry: ("loop",),
     WebhookDeclaration: ("auth",),
+    NotifyDeclaration: ("late",),
 }
 
 _ErrorGroup = tuple[tuple[DocumentPath, str | None], list[Any]]

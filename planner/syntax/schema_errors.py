@@ -24,8 +24,10 @@ from noetl.planner.syntax.models import (
     DocumentPath,
     FieldDeclaration,
     InputDeclaration,
+    LatePolicy,
     Loop,
     Model,
+    NotifyDeclaration,
     Playbook,
     Repeat,
     RetryPolicy,
@@ -75,6 +77,8 @@ _NOUNS: Mapping[type[Model], str] = {
     WebhookDeclaration: "a trigger",
     WebhookAuthDeclaration: "`auth`",
     CatchUpPolicy: "`catch_up`",
+    NotifyDeclaration: "`notify`",
+    LatePolicy: "`late`",
 }
 _ITEM_MODELS: Mapping[str, type[Model]] = {
     "steps": Step,
@@ -97,6 +101,7 @@ _USE_RULE = "write the next step in `rule`"
 _USE_CASE = "write the guard as `case`"
 _USE_RUN = "write the work in `run`"
 _USE_WITH = "pass `args` to the task with `with`"
+_USE_NOTIFY = "write `notify`, such as `notify: {failed: CHANNEL}`"
 _USE_ACTIONS = "write it on the actions of the task"
 _TRIGGER_KEY_HINTS = {
     **dict.fromkeys(("inputs", "params", "parameters", "args", "with"), "write `input`"),
@@ -111,6 +116,7 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         "parameters": "declare the arguments of a run in `input`",
         "outputs": "write `output` for the result",
         "title": "write `name`",
+        **dict.fromkeys(("notifications", "alerts", "on_failure", "on_success"), _USE_NOTIFY),
     },
     InputDeclaration: {
         **dict.fromkeys(("required", "optional"), "write a `default` for an input that is not required"),
@@ -197,6 +203,19 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         **dict.fromkeys(("for", "max_age", "window"), "write `within`"),
         **dict.fromkeys(("max", "count"), "write `limit`"),
     },
+    NotifyDeclaration: {
+        **dict.fromkeys(("success", "on_success", "ok", "ended"), "write `succeeded`"),
+        **dict.fromkeys(("failure", "on_failure", "error", "errors"), "write `failed`"),
+        **dict.fromkeys(
+            ("timed_out", "timeout", "completed_with_errors"), "write `failed`, which includes it"
+        ),
+        **dict.fromkeys(("cancel", "canceled"), "write `cancelled`"),
+        **dict.fromkeys(("sla", "overdue", "deadline"), "write `late`, such as `late: 30m`"),
+    },
+    LatePolicy: {
+        **dict.fromkeys(("for", "time", "duration", "limit"), "write `after`"),
+        **dict.fromkeys(("channel", "channels", "notify"), "write `to`"),
+    },
 }
 
 _ERROR_KINDS: Mapping[str, tuple[str, ...]] = {
@@ -210,6 +229,10 @@ _ERROR_KINDS: Mapping[str, tuple[str, ...]] = {
     "model_type": ("a mapping",),
 }
 """What a value must be, by the type of the pydantic error."""
+_KEYS_OF_WORK = frozenset({"action", "task", "step", "run"})
+"""The keys of work, which `notify` does not do."""
+_ACTION_IN_NOTIFY = "`notify` must name channels, not actions"
+_USE_CHANNELS = "name a channel, such as `failed: ops`, or do the work in the step that `finally` names"
 _MAX_LISTED_KEYS = 6
 _MISSING_KEY_HINTS = {
     "steps": MINIMAL_PLAYBOOK_HINT,
@@ -229,6 +252,8 @@ _MAPPING_HINTS = {
     "catch_up": "write `none`, `last` or `all`, or a mapping such as `{mode: all, within: 1d}`",
     "auth": 'write `auth: {scheme: github, secret: "{{ secrets.NAME }}"}`',
     "triggers": "begin each trigger with `- name: NAME`",
+    "notify": "write the channels of an event, such as `notify: {failed: CHANNEL}`",
+    "late": "write a duration, or a mapping such as `{after: 30m, to: CHANNEL}`",
     "steps": "begin each step with `- name: NAME`",
     "tasks": "write the work of the task in `run`",
     "rule": "begin each case with `- case: CONDITION`",
@@ -241,6 +266,8 @@ _DURATION_BOUNDS = {
     "ttl": "from 1 second to 365 days",
     "every": "of at least 1 second",
     "within": "from 1 second to 30 days",
+    "late": "from 1 second to 365 days",
+    "after": "from 1 second to 365 days",
     "jitter": "of at most 24 hours",
     "wait": "of at most 25 seconds",
     "remember": "from 1 minute to 365 days",
@@ -277,6 +304,10 @@ def model_at(path: DocumentPath, value: object) -> type[Model]:
             return next((model for key, model in _ENTRY_MODELS.items() if key in value), ActionEntry)
         case ("triggers", int(), "auth"):
             return WebhookAuthDeclaration
+        case ("notify",):
+            return NotifyDeclaration
+        case ("notify", "late"):
+            return LatePolicy
         case ("triggers", int()):
             return TRIGGER_MODELS[trigger_tag(value)]
         case (*_, str(key), int()) if key in _ITEM_MODELS:
@@ -293,7 +324,7 @@ def keys_of(model: type[Model]) -> list[str]:
 
 def find_intended_key(key: str, model: type[Model]) -> str | None:
     """Return the key of the construct that an unknown key most resembles, or None if there is none."""
-    if key in _MISPLACED_KEY_HINTS.get(model, ()):
+    if key in _MISPLACED_KEY_HINTS.get(model, ()) or (model is NotifyDeclaration and key in _KEYS_OF_WORK):
         return None
     matches = get_close_matches(key, keys_of(model), n=1, cutoff=0.7)
     return matches[0] if matches else None
@@ -309,6 +340,8 @@ def find_intended_entry_key(value: object) -> tuple[str, str] | None:
 
 def describe_unknown_key(key: str, model: type[Model]) -> SchemaViolation:
     """Return the violation for a key that the construct does not have."""
+    if model in (NotifyDeclaration, LatePolicy) and key in _KEYS_OF_WORK:
+        return SchemaViolation("NP850", _ACTION_IN_NOTIFY, _USE_CHANNELS, at_key=True)
     keys = keys_of(model)
     hint = _MISPLACED_KEY_HINTS.get(model, {}).get(key)
     if intended := find_intended_key(key, model):
@@ -349,6 +382,12 @@ def describe_wrong_value(
     """
     key = next(part for part in reversed(path) if isinstance(part, str))
     kind, context = errors[0]["type"], errors[0].get("ctx", {})
+    if path[0] == "notify" and _is_work(value):
+        return SchemaViolation("NP850", _ACTION_IN_NOTIFY, _USE_CHANNELS)
+    if kind == "too_long":
+        return SchemaViolation(
+            "NP012", f"`{key}` must have at most {context['max_length']} entries", at_key=True
+        )
     if kind == "too_short":
         code = "NP011" if path == ("steps",) else "NP012"
         return SchemaViolation(code, f"`{key}` must have at least one entry", at_key=True)
@@ -373,12 +412,22 @@ def describe_wrong_value(
     )
     if _is_declaration(path):
         kinds.insert(0, "a type")
+    elif path[0] == "notify" and "a list" in kinds:
+        kinds = ["the name of a channel", "a list of names"]
+    elif key == "late":
+        kinds.insert(0, "a duration")
     elif key == "retry":
         kinds.insert(0, "a number of attempts")
     elif key == "cache":
         kinds.insert(0, "a duration")
     message = f"{_subject_of(path, key)} must be {join_words(kinds)}, not {describe_value(value)}"
     return SchemaViolation("NP012", message, _value_hint(path, kinds, value))
+
+
+def _is_work(value: object) -> bool:
+    """Return whether a value of `notify` is written as an action, or has one."""
+    values = value if isinstance(value, list) else [value]
+    return any(isinstance(item, dict) and not _KEYS_OF_WORK.isdisjoint(item) for item in values)
 
 
 def _describe_wrong_quantity(path: DocumentPath, key: str, value: object) -> SchemaViolation:
