@@ -19,6 +19,7 @@ from noetl.api.http.responses import (
     RunLinks,
 )
 from noetl.api.service.cached_results import CachedEntry, CachePage, ClearReport
+from noetl.api.service.calendar_views import CalendarPage, CalendarTrigger, PastFiring
 from noetl.api.service.data_views import (
     ActionReport,
     AttemptReport,
@@ -405,6 +406,36 @@ _VIEWS: tuple[View, ...] = (
                 count=1,
                 workflow_id=_RUN,
                 reason=None,
+            )
+        ],
+        next_cursor=None,
+    ),
+    CalendarPage(
+        since="2026-01-25T23:00:00.000000Z",
+        until="2026-03-01T23:00:00.000000Z",
+        items=[
+            CalendarTrigger(
+                playbook="greet",
+                name="nightly",
+                paused=False,
+                schedule="cron 30 2 * * MON-FRI, Europe/Berlin",
+                timezone="Europe/Berlin",
+                firings=[
+                    PastFiring(
+                        fired_at="2026-01-30T01:30:00.012000Z",
+                        scheduled_at="2026-01-30T01:30:00.000000Z",
+                        outcome=FiringOutcome.STARTED,
+                        count=1,
+                        workflow_id=_RUN,
+                        status=RunStatus.SUCCEEDED,
+                        reason=None,
+                    )
+                ],
+                has_earlier=False,
+                planned=[
+                    ScheduledFiring(scheduled_at=_NEXT, local="2026-02-02T02:30:00+01:00", due_at=_NEXT)
+                ],
+                has_later=False,
             )
         ],
         next_cursor=None,

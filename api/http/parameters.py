@@ -28,6 +28,11 @@ from pydantic import (
 
 from noetl.api.http.problems import Problem
 from noetl.api.service.cached_results import ENTRIES_PER_PAGE, CacheQuery
+from noetl.api.service.calendar import (
+    CALENDAR_TRIGGERS,
+    MAX_CALENDAR_TRIGGERS,
+    CalendarRequest,
+)
 from noetl.api.service.inbox import MAX_QUESTIONS, QUESTIONS_PER_PAGE
 from noetl.api.service.loop_items import ITEMS_PER_PAGE, MAX_ITEMS_PER_PAGE, ItemQuery
 from noetl.api.service.loop_states import ItemState
@@ -497,6 +502,38 @@ class FiringQuery(BaseModel):
         FIRINGS_PER_PAGE, ge=1, le=MAX_FIRINGS, description="The most firings of the page."
     )
     cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
+
+
+class CalendarQuery(BaseModel):
+    """The query parameters of the calendar of schedules."""
+
+    since: Time | None = Field(
+        None, description="The first time of the calendar. Without a zone, it is in UTC. Default: a week ago."
+    )
+    until: Time | None = Field(
+        None,
+        description=(
+            "The end of the calendar, at most 45 days later. Without a zone, it is in UTC."
+            " Default: two weeks later."
+        ),
+    )
+    playbook: str | None = Field(None, description="Only schedules of this playbook.", examples=["nightly"])
+    trigger: str | None = Field(None, description="Only schedules with this name.", examples=["early"])
+    limit: WholeNumber = Field(
+        CALENDAR_TRIGGERS, ge=1, le=MAX_CALENDAR_TRIGGERS, description="The most triggers of the page."
+    )
+    cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
+
+    def to_request(self) -> CalendarRequest:
+        """Return the request of the query. A time without a zone is in UTC."""
+        return CalendarRequest(
+            self.playbook,
+            self.trigger,
+            _to_seconds(self.since),
+            _to_seconds(self.until),
+            self.limit,
+            self.cursor,
+        )
 
 
 async def check_parameters(request: Request) -> None:

@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 
 from noetl.api.service.bulk import BulkService
 from noetl.api.service.cached_results import CacheService
+from noetl.api.service.calendar import CalendarService
 from noetl.api.service.callbacks import CallbackService
 from noetl.api.service.changed_restarts import ChangedRestartService
 from noetl.api.service.compiler import PlaybookCompiler
@@ -55,6 +56,7 @@ class TenantServices:
         self.cache = CacheService(context)
         self.playbooks = PlaybookService(context)
         self.triggers = TriggerService(context)
+        self.calendar = CalendarService(context)
         self.statistics = StatisticsService(context)
         self.callbacks = CallbackService(context)
 

@@ -125,7 +125,7 @@ class Firing:
     @property
     def position(self) -> str:
         """Place among the firings of its trigger: when it was performed, its instant, and its id."""
-        return f"{self.fired_at:020.6f} {self.scheduled_at or 0:020.6f} {self.id}"
+        return f"{position_at(self.fired_at)} {self.scheduled_at or 0:020.6f} {self.id}"
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields by name. Their names are part of the stored format."""
@@ -152,6 +152,15 @@ class Advance:
     def changes_trigger(self) -> bool:
         """True if the row changes. It must then be as it was read."""
         return self.read.edition != self.written.edition
+
+
+def position_at(instant: float) -> str:
+    """Return the text before the positions of all firings that were performed at an instant or later.
+
+    >>> position_at(1_700_000_000.0)
+    '0001700000000.000000'
+    """
+    return f"{instant:020.6f}"
 
 
 def trigger_changed(trigger: LiveTrigger) -> TriggerChangedError:

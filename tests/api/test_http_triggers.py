@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from noetl.api.service.calendar_views import CalendarPage
 from noetl.api.service.trigger_views import FiringPage, TriggerDetails, TriggerEntry, TriggerPage
 from tests.api.responses import assert_problem, read_view
 
@@ -105,6 +106,24 @@ async def test_a_trigger_is_paused_and_resumed(service: httpx.AsyncClient) -> No
         assert not read_view(TriggerEntry, response.json()).paused
 
 
+async def test_a_calendar_has_runs_and_firings_to_come(service: httpx.AsyncClient) -> None:
+    started = (await service.post(f"{NIGHTLY}/fire")).json()["workflow_id"]
+    await read_result(service, started)
+    response = await service.get("/triggers/calendar", params={"playbook": "team/load"})
+    nightly, yearly = read_view(CalendarPage, response.json()).items
+    assert [(firing.workflow_id, firing.status) for firing in nightly.firings] == [(started, "succeeded")]
+    assert ([firing.local[11:16] for firing in nightly.planned], yearly.firings) == (["02:30"] * 7, [])
+    options = {
+        "trigger": "yearly",
+        "since": "2040-01-01T00:00:00Z",
+        "until": "2040-01-02T00:00:00",
+        "limit": "2",
+    }
+    page = read_view(CalendarPage, (await service.get("/triggers/calendar", params=options)).json())
+    assert page.until == "2040-01-02T00:00:00.000000Z"
+    assert [firing.due_at for firing in page.items[0].planned] == ["2040-01-01T00:00:00.000000Z"]
+
+
 async def test_wrong_requests_are_refused(service: httpx.AsyncClient) -> None:
     for method, path in (
         ("GET", "/triggers/team/load/none"),
@@ -124,6 +143,8 @@ async def test_wrong_requests_are_refused(service: httpx.AsyncClient) -> None:
     assert_problem(await service.post(f"{NIGHTLY}/resume", json={"catch_up": "some"}), 422, "invalid-body")
     assert_problem(await service.get("/triggers", params={"cursor": "x"}), 400, "invalid-cursor")
     assert_problem(await service.get(f"{NIGHTLY}/firings", params={"cursor": "x"}), 400, "invalid-cursor")
+    assert_problem(await service.get("/triggers/calendar", params={"cursor": "x"}), 400, "invalid-cursor")
+    assert_problem(await service.get("/triggers/calendar", params={"since": "today"}), 400, "invalid-request")
     assert_problem(await service.get(NIGHTLY, params={"firings": 101}), 400, "invalid-request")
     assert (await service.post(NIGHTLY)).status_code == 405
     text = TEXT.replace("nightly", "fire")

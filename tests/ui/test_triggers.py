@@ -41,7 +41,7 @@ def registered(service: ServedPage) -> Iterator[None]:
 def open_triggers(page: Page, service: ServedPage, trigger: str = "early") -> Locator:
     """Open the tab, choose a trigger, and return what the page shows of it."""
     page.goto(f"{service.url}/ui/playbooks/nightly")
-    page.get_by_role("link", name="Triggers").click()
+    page.get_by_role("navigation", name="Parts of").get_by_role("link", name="Triggers").click()
     page.get_by_role("row").get_by_role("link", name=trigger, exact=True).click()
     shown = page.get_by_role("region", name=f"Trigger {trigger}")
     expect(shown.get_by_role("heading", name="History")).to_be_visible()

@@ -20,6 +20,7 @@ const EditView = lazy(async () => (await import("./editor/view")).EditView);
 const CompareView = lazy(async () => (await import("./compare/view")).CompareView);
 const PlaybooksView = lazy(async () => (await import("./playbooks/view")).PlaybooksView);
 const FoundRun = lazy(async () => (await import("./run/resolve")).FoundRun);
+const TriggersView = lazy(async () => (await import("./triggers/view")).TriggersView);
 const InboxView = lazy(async () => (await import("./inbox/view")).InboxView);
 
 const CONNECTION: Record<Connection, string> = {
@@ -79,6 +80,7 @@ function View() {
   if (name === "inbox") return <InboxView />;
   if (name === "playbooks" && ((id === "new" && parts.length === 2) || parts[2] === "edit")) return <EditView key={parts.join("/")} />;
   if (name === "playbooks") return <PlaybooksView />;
+  if (name === "triggers") return <TriggersView />;
   if (name === "compare") return <CompareView />;
   return (
     <main>
@@ -106,6 +108,9 @@ function Head({ connection: [connection, lastData] }: { connection: [Connection,
         </a>
         <a href={linkTo(["playbooks"])} aria-current={parts[0] === "playbooks" ? "page" : undefined}>
           Playbooks
+        </a>
+        <a href={linkTo(["triggers"])} aria-current={parts[0] === "triggers" ? "page" : undefined}>
+          Triggers
         </a>
         <a href={linkTo(["inbox"])} aria-current={parts[0] === "inbox" ? "page" : undefined}>
           Inbox {waiting > 0 && <b class="badge">{inbox.data?.next_cursor ? `${count(waiting)}+` : count(waiting)}</b>}

@@ -29,6 +29,7 @@ const SIGNS: Record<string, Sign> = {
   queued: { word: "Queued", tone: "quiet", parts: [RING, ["line", "M4.4 7h.01M7 7h.01M9.6 7h.01"]] },
   cancelled: { word: "Cancelled", tone: "quiet", parts: [RING, ["line", "M3 11L11 3"]] },
   timed_out: { word: "Timed out", tone: "bad", parts: [["line", "M3.5 1.5H10.5M3.5 12.5H10.5M4.2 1.5V4L7 7 4.2 10V12.5M9.8 1.5V4L7 7 9.8 10V12.5"]] },
+  missed: { word: "Missed", tone: "wait", parts: [RING, ["line", "M4.6 4.6L9.4 9.4M4.6 9.4L9.4 4.6"]] },
   may: { word: "May run", tone: "quiet", parts: [["ring dashed", RING[1]]] },
   added: { word: "Added", tone: "ok", parts: [DISC, ["tick", "M7 3.5V10.5M3.5 7H10.5"]] },
   removed: { word: "Removed", tone: "bad", parts: [DISC, ["tick", "M3.5 7H10.5"]] },

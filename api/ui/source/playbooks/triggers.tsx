@@ -7,7 +7,7 @@ import { useState } from "preact/hooks";
 
 import { go, linkTo, useAddress } from "../address";
 import type { Page } from "../answers";
-import { plural, shortId } from "../format";
+import { shortId } from "../format";
 import { Action } from "../parts/action";
 import { describe, useAnswer, useShared } from "../parts/context";
 import { useRequestKey } from "../parts/request_key";
@@ -18,18 +18,12 @@ import type { DeclaredInput, FiringEntry, TriggerDetails, TriggerEntry } from ".
 import { playbookLink } from "./addresses";
 import { InputField } from "./field";
 import { readTexts, type Texts } from "./inputs";
+import { Outcome, Trouble } from "./outcome";
 
 const READ_MS = 15_000;
 const MAX_TRIGGERS = 200;
 const SHOWN_FIRINGS = 20;
 const CATCH_UP = { none: "are not performed", last: "the last is performed", all: "all are performed" };
-const OUTCOMES: Record<string, [word: string, tone: string]> = {
-  started: ["Started", ""],
-  skipped: ["Skipped", "wait"],
-  filtered: ["Filtered", ""],
-  missed: ["Missed", "wait"],
-  rejected: ["Rejected", "bad"],
-};
 
 export function TriggersTab({ name }: { name: string }) {
   const { params } = useAddress();
@@ -77,25 +71,6 @@ export function TriggersTab({ name }: { name: string }) {
       </table>
       {chosen !== undefined && <Trigger key={chosen} playbook={name} name={chosen} onChange={reload} />}
     </div>
-  );
-}
-
-function Trouble({ words }: { words: string }) {
-  return (
-    <p class="problem" role="alert">
-      {printable(words)}
-    </p>
-  );
-}
-
-function Outcome({ outcome, number = 1 }: { outcome: string | null; number?: number }) {
-  if (outcome === null) return <>none yet</>;
-  const [word, tone] = OUTCOMES[outcome] ?? [outcome, ""];
-  return (
-    <span class={tone}>
-      {printable(word)}
-      {number > 1 && ` ${plural(number, "time")}`}
-    </span>
   );
 }
 
@@ -153,6 +128,7 @@ function Trigger({ playbook, name, onChange }: Props) {
             ))}
           </select>
         </label>
+        <a href={linkTo(["triggers", "calendar"], new URLSearchParams({ playbook, trigger: name }))}>Calendar</a>
         <output role="alert" class="bad">
           {printable(refusal || problem)}
         </output>

@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-R72PDJKF.js";import"./chunk-HPMP3WEO.js";import"./chunk-XZFBJ6H3.js";import"./chunk-KRIDZECG.js";import"./chunk-ZUMJ6VU3.js";import"./chunk-RTIDTJFH.js";import"./chunk-LZREOAD6.js";import"./chunk-HF6LHW4F.js";import"./chunk-UY3JUWKA.js";import"./chunk-CMYX6GEQ.js";export{a as Drawer,b as LogLines};

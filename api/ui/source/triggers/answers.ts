@@ -1,0 +1,45 @@
+/** The answers of the service about all triggers, as far as these views read them. */
+
+import type { RunState } from "../answers";
+
+export interface PastFiring {
+  fired_at: string;
+  scheduled_at: string | null;
+  outcome: string;
+  count: number;
+  workflow_id: string | null;
+  status: RunState | null;
+  reason: string | null;
+}
+
+export interface CalendarTrigger {
+  playbook: string;
+  name: string;
+  paused: boolean;
+  schedule: string;
+  timezone: string;
+  firings: PastFiring[];
+  has_earlier: boolean;
+  planned: { scheduled_at: string; due_at: string }[];
+  has_later: boolean;
+}
+
+export interface CalendarPage {
+  since: string;
+  until: string;
+  items: CalendarTrigger[];
+  next_cursor: string | null;
+}
+
+export interface ListedTrigger {
+  playbook: string;
+  name: string;
+  type: string;
+  paused: boolean;
+  schedule: string;
+  due_at: string | null;
+  last_at: string | null;
+  last_outcome: string | null;
+  last_run: string | null;
+  changed_at: string;
+}
