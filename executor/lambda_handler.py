@@ -39,13 +39,13 @@ def sweep(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
 
     Return how many runs were examined, and how many messages of both kinds were sent.
     """
+    from noetl.executor.runtime.due_messages import send_due_messages
     from noetl.executor.runtime.message_batch import InvocationMetrics, warm_state
-    from noetl.executor.runtime.trigger_loop import send_trigger_messages
 
     log_as_json_lines()
     metrics = InvocationMetrics(context.function_name)
     store = warm_state().store
-    triggers = send_trigger_messages(store, store.clock())
+    triggers = send_due_messages(store, store.clock())
     result = store.maintenance.sweep(store.clock())
     metrics.add("Swept", result.runs)
     metrics.add("SentAgain", result.repaired)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from noetl.executor.engine.end_entries import find_entries
 from noetl.executor.engine.final_state import FinalState, final_names, final_steps, find_lost_state
 from noetl.executor.engine.rendering import render
 from noetl.executor.engine.scope import Scope
@@ -52,13 +53,22 @@ def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[
             ending = _evaluate_ending(store, claim.visit, run)
         result, errors = redact_for_storage(ending.result), redact_for_storage(ending.errors)
         reserve_result(result)
-        ending = replace(ending, result=result, errors=errors)
-        store.queue.finish(claim, ending, clock())
+        ending = _write_ending(store, claim, run, replace(ending, result=result, errors=errors), clock())
     except (ActionError, PayloadTooLargeError) as problem:
         too_large = error_record(claim.visit, "PayloadTooLarge", str(problem)) | {"step": None}
-        ending = RunEnding(RunStatus.FAILED, None, [too_large])
-        store.queue.finish(claim, ending, clock())
+        ending = _write_ending(store, claim, run, RunEnding(RunStatus.FAILED, None, [too_large]), clock())
     return run, ending
+
+
+def _write_ending(store: Store, claim: Claim, run: Run, ending: RunEnding, now: float) -> RunEnding:
+    """Write the end of a run with the entries of the outbox that follow from it. Return the ending with them.
+
+    Raises:
+        FencedError, PayloadTooLargeError: as `finish` of the store does.
+    """
+    told = replace(ending, outbox=find_entries(store, run, ending, now))
+    store.queue.finish(claim, told, now)
+    return told
 
 
 def _evaluate_ending(store: Store, visit: Visit, run: Run) -> RunEnding:

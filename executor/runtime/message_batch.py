@@ -37,6 +37,7 @@ from noetl.executor.security.secret_sources import register_local_secrets
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import MessageOutcome, QueuedStore
 from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.executor.stores.sqs.outbox_message import OutboxMessage
 from noetl.executor.stores.sqs.trigger_message import TriggerMessage
 from noetl.planner.frozen import frozen, replace
 
@@ -172,10 +173,11 @@ class MessageBatch:
         id = str(record.get("messageId", ""))
         token = LOG_CONTEXT.set({"request_id": self._request_id})
         try:
-            trigger = TriggerMessage.decode(str(record.get("body", "")))
+            text = str(record.get("body", ""))
+            message = TriggerMessage.decode(text) or OutboxMessage.decode(text)
             with counting_reads():
-                if trigger is not None:
-                    return id if self._must_fire_again(trigger, record) else None
+                if message is not None:
+                    return id if self._must_fire_again(message, record) else None
                 return id if self._must_be_delivered_again(record) else None
         except MessageError as error:
             logger.error("unknown message %s: %s", id, error)  # noqa: TRY400  The traceback adds nothing.
@@ -187,19 +189,19 @@ class MessageBatch:
             LOG_CONTEXT.reset(token)
         return id
 
-    def _must_fire_again(self, message: TriggerMessage, record: Mapping[str, Any]) -> bool:
-        """Perform the due firings of a trigger. Return whether the message must be delivered again.
+    def _must_fire_again(self, message: TriggerMessage | OutboxMessage, record: Mapping[str, Any]) -> bool:
+        """Perform what a message names, if it is due. Return whether the message must be delivered again.
 
         One that was received too often is dropped, since the next sweep sends another.
         """
-        from noetl.executor.runtime.trigger_loop import perform_message
+        from noetl.executor.runtime.due_messages import perform_message
 
         if self._give_up:
             return False
         try:
             is_performed = perform_message(self._warm.store, message)
         except StoreError as error:
-            logger.warning("the store failed; trigger %s is tried again: %s", message.name, error)
+            logger.warning("the store failed; %s is tried again: %s", message, error)
             self._metrics.add("StoreFailures")
             with retrying_until(self._started + self._seconds):
                 self._return.shorten([record])

@@ -1,12 +1,12 @@
-"""The loop of a process that fires triggers when they are due.
+"""The loop of a process that fires triggers when they are due, or when a run that they await has ended.
 
 Problem: many triggers may be due at once, and their templates are evaluated one after the other. A tenant
 with thousands of them must not delay those of another tenant.
 
-Algorithm: turns. A tenant performs its due triggers for TURN_SECONDS. Then it is passed over, until no other
-tenant has a trigger that is due.
+Algorithm: turns. A tenant performs its due work for TURN_SECONDS: triggers that are due, and entries of the
+outbox. Then it is passed over, until no other tenant has due work.
 
-Cost: one query of the store in each POLL_SECONDS, and one for each MAX_DUE firings.
+Cost: two queries of the store in each POLL_SECONDS, and two for each MAX_DUE firings.
 
 Limits: turns are those of one process. A tenant waits for one turn of each other tenant with due triggers,
 and for the end of one firing.
@@ -19,15 +19,16 @@ import random
 import threading
 import time
 
+from noetl.executor.engine.outbox import PERFORMED_KINDS, perform_entry
 from noetl.executor.engine.schedule_firing import perform_due
 from noetl.executor.errors import StoreError
+from noetl.executor.model.outbox import OutboxEntry
 from noetl.executor.model.triggers import LiveTrigger
 from noetl.executor.runtime.store_failures import FailureReasons
-from noetl.executor.stores.interface import QueuedStore, Store
-from noetl.executor.stores.sqs.trigger_message import LOOKAHEAD_SECONDS, TriggerMessage
+from noetl.executor.stores.interface import Store
 
 POLL_SECONDS = 1.0
-"""How often a process reads which triggers are due. It reads those until the next time, too."""
+"""How often a process reads what is due. It reads those until the next time, too."""
 
 TABLE_POLL_SECONDS = 5.0
 """The same for a store that bills each request."""
@@ -42,10 +43,9 @@ MAX_PASSED_OVER = 1000
 """How many tenants are passed over at most. The turns then begin again."""
 
 MAX_DUE = 100
-"""Number of due triggers that are read at once."""
+"""Number of due triggers, and of entries of the outbox, that are read at once."""
 
-MAX_MESSAGES = 10_000
-"""Number of trigger messages that a sweep sends."""
+DueWork = LiveTrigger | OutboxEntry
 
 logger = logging.getLogger("noetl.executor")
 
@@ -80,33 +80,37 @@ class TriggerLoop:
                 logger.exception("a trigger could not be performed; it is tried again")
 
     def perform_all(self) -> float:
-        """Perform the firings that are due. Return after how many seconds others are.
+        """Perform the work that is due. Return after how many seconds other work is.
 
         Raises:
             StoreError: the store cannot be reached.
         """
         store, now = self._store, self._store.clock()
-        found = store.triggers.due(now + self._poll_seconds, MAX_DUE, self._passed_over)
-        due: dict[str, list[LiveTrigger]] = {}
-        for trigger in found:
-            if trigger.due_at is not None and trigger.due_at <= now:
-                due.setdefault(trigger.tenant, []).append(trigger)
+        until = now + self._poll_seconds
+        found: list[DueWork] = [
+            *store.outbox.due(PERFORMED_KINDS, until, MAX_DUE, self._passed_over),
+            *store.triggers.due(until, MAX_DUE, self._passed_over),
+        ]
+        due: dict[str, list[DueWork]] = {}
+        for work in found:
+            if work.due_at is not None and work.due_at <= now:
+                due.setdefault(work.tenant, []).append(work)
         if not due and self._passed_over:
             self._passed_over.clear()
             return 0.0
         if due:
-            counts = [self._perform_turn(tenant, triggers) for tenant, triggers in due.items()]
+            counts = [self._perform_turn(tenant, listed) for tenant, listed in due.items()]
             return 0.0 if any(counts) else CONFLICT_SECONDS
-        following = min((t.due_at for t in found if t.due_at is not None), default=now + self._poll_seconds)
+        following = min((work.due_at for work in found if work.due_at is not None), default=until)
         return max(following - store.clock(), 0.001)
 
-    def _perform_turn(self, tenant: str, due: list[LiveTrigger]) -> int:
-        """Perform due triggers of a tenant, up to the end of its turn. Return the number of firings."""
+    def _perform_turn(self, tenant: str, due: list[DueWork]) -> int:
+        """Perform due work of a tenant, up to the end of its turn. Return how much was performed."""
         store, ends_at, count = self._store, time.monotonic() + TURN_SECONDS, 0
         random.shuffle(due)
-        for trigger in due:
+        for work in due:
             # After the first conflict the others have probably been performed, too, so they are read again.
-            if self._stopping.is_set() or perform_due(store, trigger, store.clock()) is None:
+            if self._stopping.is_set() or not _perform(store, work):
                 break
             count += 1
             if time.monotonic() >= ends_at:
@@ -117,37 +121,8 @@ class TriggerLoop:
         return count
 
 
-def send_trigger_messages(store: QueuedStore, now: float) -> int:
-    """Send messages about the triggers that are due soon, and return their number."""
-    if store.message_queue is None:
-        return 0
-    due = store.triggers.due(now + LOOKAHEAD_SECONDS, MAX_MESSAGES)
-    messages = [
-        TriggerMessage(trigger.tenant, trigger.playbook, trigger.name, trigger.due_at)
-        for trigger in due
-        if trigger.due_at is not None
-    ]
-    store.message_queue.send(messages, now)
-    return len(messages)
-
-
-def perform_message(store: QueuedStore, message: TriggerMessage) -> bool:
-    """Perform the firings of a trigger that are due, and send a message about the next if that is due soon.
-
-    Return whether a firing was performed.
-    """
-    trigger = store.triggers.get(message.tenant, message.playbook, message.name)
-    if trigger is None or trigger.due_at is None or trigger.due_at > message.due_at:
-        return False
-    is_performed = False
-    while trigger.due_at is not None and trigger.due_at <= store.clock():
-        advance = perform_due(store, trigger, store.clock())
-        if advance is None:
-            return is_performed
-        is_performed, trigger = True, advance.written
-    now = store.clock()
-    if store.message_queue is not None and trigger.due_at is not None:
-        if trigger.due_at <= now + LOOKAHEAD_SECONDS:
-            following = TriggerMessage(trigger.tenant, trigger.playbook, trigger.name, trigger.due_at)
-            store.message_queue.send([following], now)
-    return is_performed
+def _perform(store: Store, work: DueWork) -> bool:
+    """Perform due work, and return whether this process has done it."""
+    if isinstance(work, OutboxEntry):
+        return perform_entry(store, work, store.clock())
+    return perform_due(store, work, store.clock()) is not None

@@ -12,7 +12,10 @@ from noetl.executor.clients.aws_retry import call_with_retries, each_try, store_
 from noetl.executor.errors import ActionError, StoreError
 from noetl.executor.model.run import NEVER
 from noetl.executor.stores.sqs.due_message import MAX_DELAY_SECONDS, DueMessage
+from noetl.executor.stores.sqs.outbox_message import OutboxMessage
 from noetl.executor.stores.sqs.trigger_message import TriggerMessage
+
+QueueMessage = DueMessage | TriggerMessage | OutboxMessage
 
 MAX_BATCH = 10
 """Number of messages that one call of SQS sends or receives at most."""
@@ -27,8 +30,8 @@ class MessageQueue:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def send(self, messages: Sequence[DueMessage | TriggerMessage], now: float) -> None:
-        """Send messages, each delayed until its visit or its trigger is due.
+    def send(self, messages: Sequence[QueueMessage], now: float) -> None:
+        """Send messages, each delayed until what it names is due.
 
         Skip visits that only an answer makes due.
 
@@ -91,7 +94,7 @@ class MessageQueue:
         return response
 
 
-def _to_entry(message: DueMessage | TriggerMessage, now: float) -> dict[str, Any]:
+def _to_entry(message: QueueMessage, now: float) -> dict[str, Any]:
     """Return the parameters of SQS for a message.
 
     >>> _to_entry(DueMessage("r", "v", "s", 2.0, tenant="acme"), now=2.0)["MessageGroupId"]

@@ -1,0 +1,15 @@
+"""The entries of the outbox that follow from the end of a run: who is told of it, and what it starts."""
+
+from __future__ import annotations
+
+from noetl.executor.model.outbox import OutboxEntry, ended_entry
+from noetl.executor.model.run import SERVICE_QUEUE, Run, RunEnding
+from noetl.executor.stores.interface import Store
+
+
+def find_entries(store: Store, run: Run, ending: RunEnding, now: float) -> list[OutboxEntry]:
+    """Return the entries of the outbox that the end of a run writes. A local run writes none."""
+    if run.queue != SERVICE_QUEUE:
+        return []
+    subscribers = store.outbox.subscribers(run.tenant, run.playbook)
+    return [ended_entry(run, ending.status, now)] if subscribers.has_triggers else []
