@@ -37,38 +37,34 @@ from noetl.planner.trigger_sources import RunEnd
 POSTPONE_SECONDS = 10.0
 """After which time an entry that cannot be performed now is tried again."""
 
+View = Mapping[str, Any]
+"""The values that templates read under `trigger`."""
+
 logger = logging.getLogger("noetl.executor")
 
 
 def perform_run_end(store: Store, entry: OutboxEntry, now: float) -> bool:
     """Fire the triggers that await the end of a run. Return whether the entry was removed or postponed.
 
+    It is postponed if a trigger cannot be fired now. The others are fired first.
+
     Raises:
         StoreAwayError: the store cannot be reached.
     """
-    try:
-        triggers = store.triggers.awaiting(entry.tenant, entry.record["playbook"])
-        view = _view_entry(store, entry) if triggers else {}
-        for trigger in triggers:
-            if (firer := read_firer(store, trigger, now)) is not None:
-                _fire(firer, entry, view)
-        return store.outbox.change(entry, None)
-    except StoreAwayError:
-        raise
-    except (RejectedError, StoreError) as problem:
-        logger.warning("the end of run %s fires its triggers later: %s", entry.record["run_id"], problem)
-    except Exception:
-        # One wrong trigger must not keep the others of the process from firing.
-        logger.exception("the end of run %s fires its triggers later", entry.record["run_id"])
-    later = replace(entry, due_at=now + POSTPONE_SECONDS, edition=entry.edition + 1)
-    return store.outbox.change(entry, later)
+    triggers = store.triggers.awaiting(entry.tenant, entry.record["playbook"])
+    if triggers:
+        view = _view_entry(store, entry)
+        fired = [_try_to_fire(store, trigger, entry, view, now) for trigger in triggers]
+        if not all(fired):
+            postponed = replace(entry, due_at=now + POSTPONE_SECONDS, edition=entry.edition + 1)
+            return store.outbox.change(entry, postponed)
+    return store.outbox.change(entry, None)
 
 
 def view_run(run: Run) -> dict[str, Any]:
     """Return what templates read under `trigger` for the end of a run."""
     return {
         "workflow_id": run.id,
-        "playbook": run.playbook,
         "status": run.status.value,
         "result": run.result,
         "error": run.error,
@@ -104,14 +100,35 @@ def _view_entry(store: Store, entry: OutboxEntry) -> dict[str, Any]:
         return view_run(run)
     return {
         "workflow_id": record["run_id"],
-        "playbook": record["playbook"],
         "status": record["status"],
         "result": None,
         "error": None,
     }
 
 
-def _fire(firer: Firer, entry: OutboxEntry, view: Mapping[str, Any]) -> None:
+def _try_to_fire(store: Store, trigger: LiveTrigger, entry: OutboxEntry, view: View, now: float) -> bool:
+    """Fire a trigger, and return False if it must be tried again.
+
+    Raises:
+        StoreAwayError: the store cannot be reached.
+    """
+    try:
+        firer = read_firer(store, trigger, now)
+        if firer is not None:
+            _fire(firer, entry, view)
+    except StoreAwayError:
+        raise
+    except (RejectedError, StoreError) as problem:
+        logger.warning("trigger %s of %s is tried again: %s", trigger.name, trigger.playbook, problem)
+        return False
+    except Exception:
+        # One wrong trigger must not keep the others of the process from firing.
+        logger.exception("trigger %s of %s failed; it is tried again", trigger.name, trigger.playbook)
+        return False
+    return True
+
+
+def _fire(firer: Firer, entry: OutboxEntry, view: View) -> None:
     source, record = firer.declared.source, entry.record
     if not isinstance(source, RunEnd) or record["status"] not in source.statuses:
         return

@@ -23,11 +23,9 @@ def send_due_messages(store: QueuedStore, now: float) -> int:
     if store.message_queue is None:
         return 0
     until = now + LOOKAHEAD_SECONDS
-    messages = _messages_about(
-        [*store.triggers.due(until, MAX_MESSAGES), *store.outbox.due(PERFORMED_KINDS, until, MAX_MESSAGES)]
-    )
-    store.message_queue.send(messages, now)
-    return len(messages)
+    triggers = store.triggers.due(until, MAX_MESSAGES)
+    entries = store.outbox.due(PERFORMED_KINDS, until, MAX_MESSAGES)
+    return send_messages_about(store, [*triggers, *entries])
 
 
 def perform_message(store: QueuedStore, message: TriggerMessage | OutboxMessage) -> bool:
@@ -51,7 +49,7 @@ def _perform_trigger(store: QueuedStore, message: TriggerMessage) -> bool:
         if advance is None:
             return is_performed
         is_performed, trigger = True, advance.written
-    _send_next(store, trigger)
+    send_messages_about(store, [trigger])
     return is_performed
 
 
@@ -63,25 +61,22 @@ def _perform_entry(store: QueuedStore, message: OutboxMessage) -> bool:
     is_performed = perform_entry(store, entry, now)
     moved = store.outbox.get(message.tenant, message.id)
     if moved is not None:
-        _send_next(store, moved)
+        send_messages_about(store, [moved])
     return is_performed
 
 
-def _send_next(store: QueuedStore, work: LiveTrigger | OutboxEntry) -> None:
-    """Send a message about the next time of a trigger or an entry, unless a sweep is in time to do so."""
-    now = store.clock()
-    is_soon = work.due_at is not None and work.due_at <= now + LOOKAHEAD_SECONDS
-    if store.message_queue is not None and is_soon:
-        store.message_queue.send(_messages_about([work]), now)
-
-
-def _messages_about(due: Sequence[LiveTrigger | OutboxEntry]) -> list[TriggerMessage | OutboxMessage]:
+def send_messages_about(store: QueuedStore, work: Sequence[LiveTrigger | OutboxEntry]) -> int:
+    """Send messages about triggers and entries that are due before the next sweep. Return their number."""
+    queue, now = store.message_queue, store.clock()
+    if queue is None:
+        return 0
     messages: list[TriggerMessage | OutboxMessage] = []
-    for work in due:
-        if work.due_at is None:
+    for item in work:
+        if item.due_at is None or item.due_at > now + LOOKAHEAD_SECONDS:
             continue
-        if isinstance(work, OutboxEntry):
-            messages.append(OutboxMessage(work.tenant, work.id, work.due_at))
+        if isinstance(item, OutboxEntry):
+            messages.append(OutboxMessage(item.tenant, item.id, item.due_at))
         else:
-            messages.append(TriggerMessage(work.tenant, work.playbook, work.name, work.due_at))
-    return messages
+            messages.append(TriggerMessage(item.tenant, item.playbook, item.name, item.due_at))
+    queue.send(messages, now)
+    return len(messages)

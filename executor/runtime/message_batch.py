@@ -297,8 +297,14 @@ class MessageBatch:
         )
 
     def _record_run_end(self, run: Run, ending: RunEnding) -> None:
+        from noetl.executor.runtime.due_messages import send_messages_about
+
         log_run_end(run, ending, self._warm.store.clock())
         self._metrics.add("RunsEnded")
+        try:
+            send_messages_about(self._warm.store, ending.outbox)
+        except StoreError as error:
+            logger.warning("what follows from run %s waits for the next sweep: %s", run.id, error)
         if ending.status in (RunStatus.FAILED, RunStatus.TIMED_OUT):
             self._metrics.add("RunsFailed")
 

@@ -8,26 +8,23 @@ from typing import Any
 
 import pytest
 
-from noetl.executor.errors import MessageError, StoreAwayError
+from noetl.executor.errors import MessageError, StoreAwayError, StoreError
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.triggers import pause_trigger
 from noetl.executor.runtime import trigger_loop
-from noetl.executor.runtime.trigger_loop import (
-    MAX_DUE,
-    POLL_SECONDS,
-    TABLE_POLL_SECONDS,
-    TriggerLoop,
-    perform_message,
-    send_trigger_messages,
-)
+from noetl.executor.runtime.due_messages import perform_message, send_due_messages, send_messages_about
+from noetl.executor.runtime.trigger_loop import MAX_DUE, POLL_SECONDS, TABLE_POLL_SECONDS, TriggerLoop
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.executor.stores.sqs.outbox_message import OutboxMessage
 from noetl.executor.stores.sqs.trigger_message import TriggerMessage
 from noetl.executor.worker import Worker, WorkerSettings
-from noetl.testing.run_harness import FakeClock, compile_text
+from noetl.planner.frozen import replace
+from noetl.testing.run_harness import FakeClock, RunHarness, compile_text
 
 START = 1_000_000_020.0
 
@@ -71,7 +68,8 @@ def count_runs(store: Any) -> int:
     return len(store.runs.find(RunFilter("default", limit=10_000))[0])
 
 
-def test_the_loop_performs_what_is_due_and_waits_for_the_next() -> None:
+def test_the_loop_performs_what_is_due_and_waits_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trigger_loop, "TURN_SECONDS", 3600.0)
     store, clock = open_timed_store("40s", playbooks=MAX_DUE + 20)
     loop = TriggerLoop(store, threading.Event())
     assert loop.perform_all() == POLL_SECONDS
@@ -188,12 +186,12 @@ def test_a_worker_performs_triggers() -> None:
 
 def test_a_sweep_sends_messages_about_what_is_due_soon() -> None:
     store, clock = open_timed_store("40s")
-    assert send_trigger_messages(store, clock()) == 1
+    assert send_due_messages(store, clock()) == 1
     assert store.message_queue.sent == [TriggerMessage("default", "play0", "tick", START + 20)]
     store, clock = open_timed_store("3000s")
-    assert send_trigger_messages(store, clock()) == 0
+    assert send_due_messages(store, clock()) == 0
     store.message_queue = None
-    assert send_trigger_messages(store, clock() + 3000) == 0
+    assert send_due_messages(store, clock() + 3000) == 0
 
 
 def test_messages_of_one_trigger_do_not_multiply() -> None:
@@ -201,7 +199,7 @@ def test_messages_of_one_trigger_do_not_multiply() -> None:
     queue = store.message_queue
     for second in range(1, 241):
         if second % 60 == 1:
-            send_trigger_messages(store, clock())
+            send_due_messages(store, clock())
         due = [message for message in queue.sent if message.due_at <= clock()]
         queue.sent = [message for message in queue.sent if message.due_at > clock()]
         for message in due:
@@ -237,6 +235,94 @@ def test_a_message_about_a_trigger_that_does_not_fire() -> None:
     clock.advance(30)
     assert not perform_message(store, TriggerMessage("default", "play0", "tick", START + 10))
     assert (count_runs(store), store.message_queue.sent) == (0, [])
+
+
+AWAITING = """
+name: after
+triggers: [{name: done, type: run, playbook: play}]
+steps: [{name: a, run: [{action: log, message: hello}]}]
+"""
+
+
+def end_awaited_run() -> tuple[Any, FakeClock, OutboxMessage]:
+    """Return a store in which a run has ended that a trigger awaits, its clock, and the message about that."""
+    clock = FakeClock(START)
+    store: Any = TimedStore(clock)
+    plan = compile_text(AWAITING)
+    store.plans.save(plan)
+    playbook = RegisteredPlaybook("default", "after", None, plan.hash, START)
+    store.registry.register(playbook, triggers=plan.header.triggers)
+    text = "steps: [{name: a, run: [{action: log, message: hello}]}]"
+    RunHarness(store, text, clock=clock, origin="service").finish()
+    [entry] = store.outbox.due([OutboxKind.RUN_ENDED], START, 10)
+    return store, clock, OutboxMessage("default", entry.id, START)
+
+
+def test_the_loop_performs_what_follows_from_the_end_of_a_run() -> None:
+    store, _, _ = end_awaited_run()
+    loop = TriggerLoop(store, threading.Event())
+    assert loop.perform_all() == 0.0
+    assert count_runs(store) == 2
+    assert [loop.perform_all() for _ in range(2)] == [0.0, POLL_SECONDS]
+
+
+def test_a_message_about_the_end_of_a_run_is_performed_once() -> None:
+    store, clock, message = end_awaited_run()
+    assert send_due_messages(store, clock()) == 1
+    assert store.message_queue.sent == [message]
+    assert perform_message(store, message)
+    assert not perform_message(store, message)
+    assert count_runs(store) == 2
+    assert store.message_queue.sent == [message]
+
+
+def test_an_entry_that_is_tried_again_has_a_message_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, clock, message = end_awaited_run()
+
+    def header(_: str) -> Any:
+        raise StoreError("The plan is lost.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.plans, "header", header)
+        assert perform_message(store, message)
+    assert store.message_queue.sent == [OutboxMessage("default", message.id, START + 10)]
+    # It is not due yet, and a copy of the first message is about another time.
+    assert not perform_message(store, store.message_queue.sent[0])
+    assert not perform_message(store, message)
+    clock.advance(10)
+    assert perform_message(store, store.message_queue.sent[0])
+    assert count_runs(store) == 2
+
+
+def test_messages_about_nothing() -> None:
+    store, _, message = end_awaited_run()
+    later = OutboxEntry("e", "default", OutboxKind.LATE, START, START + 90, {})
+    assert send_messages_about(store, [later, replace(later, due_at=None)]) == 0
+    store.message_queue = None
+    assert send_messages_about(store, [replace(later, due_at=START)]) == 0
+    assert not perform_message(store, OutboxMessage("default", "unknown", message.due_at))
+
+
+def test_an_outbox_message_is_no_other_message() -> None:
+    message = OutboxMessage("default", "0a1b", START)
+    assert OutboxMessage.decode(message.encode()) == message
+    assert TriggerMessage.decode(message.encode()) is None
+    for text in (TriggerMessage("d", "p", "t", 1.0).encode(), "", "no JSON", "[1]", "{}"):
+        assert OutboxMessage.decode(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"v":2,"outbox":"e","tenant":"d","due":1.0}',
+        '{"v":1,"outbox":7,"tenant":"d","due":1.0}',
+        '{"v":1,"outbox":"e","tenant":"d","due":true}',
+        '{"v":1,"outbox":"e"}',
+    ],
+)
+def test_an_outbox_message_of_another_version(text: str) -> None:
+    with pytest.raises(MessageError, match="outbox"):
+        OutboxMessage.decode(text)
 
 
 def test_a_trigger_message_is_no_message_about_a_visit() -> None:
