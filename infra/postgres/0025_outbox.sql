@@ -19,8 +19,8 @@ create table outbox (
 create index outbox_due on outbox (kind, due_at) where due_at is not null;
 create index outbox_position on outbox (tenant, kind, position);
 create index outbox_expires on outbox (expires_at) where expires_at is not null;
--- Channels to which notifications are sent. `record` is their JSON. `events` are the events of all runs of
--- the tenant that they are told of, as JSON; null if there are none.
+-- Channels to which notifications are sent. `record` is their JSON. `events` are those events of all runs of
+-- the tenant that they receive, as JSON; null if there are none.
 create table channels (
     tenant text not null,
     name text not null,

@@ -65,7 +65,7 @@ class DynamoBackend:
             return self.store.maintenance.check_consistency()
 
     def dump(self) -> list[str]:
-        """Return the items of all runs, without the pages of their history and without waits.
+        """Return the items of all runs and of the outbox, without the pages of their history and without waits.
 
         Readers write the pages, and a wait has no effect after the end of a run.
         """
@@ -73,7 +73,7 @@ class DynamoBackend:
             items = [
                 item
                 for item in self.store.context.table.scan()
-                if item["pk"][0] in "RTI" and item["sk"][0] != "E"
+                if item["pk"][0] in "RTIY" and item["sk"][0] != "E"
             ]
         return sorted(str(sorted(item.items())) for item in items if item["sk"][0] != "W")
 

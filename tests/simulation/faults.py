@@ -157,7 +157,18 @@ def _create_error(port: str, problem: str, *, unwritten: bool) -> Exception:
     return StoreError(f"The store {problem}.")
 
 
-STORE_PARTS = ("plans", "runs", "pauses", "queue", "waits", "registry", "triggers", "keys", "maintenance")
+STORE_PARTS = (
+    "plans",
+    "runs",
+    "pauses",
+    "queue",
+    "waits",
+    "registry",
+    "triggers",
+    "outbox",
+    "keys",
+    "maintenance",
+)
 
 
 class FaultInjectingStore:

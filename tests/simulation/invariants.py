@@ -16,6 +16,7 @@
 | I13 | A fault costs a bounded number of calls. |
 | I15 | Nothing happens before its time. |
 | I16 | An instant of a trigger is performed once, and its record names the run. |
+| I17 | An entry of the outbox exists if and only if the run has started, or has ended. |
 
 With `at_most_once`, I10 requires that an attempt is done once at most.
 """
@@ -25,7 +26,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -33,12 +34,19 @@ from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import hash_secret
+from noetl.executor.model.outbox import OutboxKind, ended_entry, entries_of_start
 from noetl.executor.model.run import Lease, RunStatus
 from noetl.executor.stores.cursors import read_event_id
 from noetl.testing.run_harness import LEASE_SECONDS
 from tests.simulation.faults import Fault
 from tests.simulation.scenarios import Scenario
-from tests.simulation.world import FinishedPlay, InvariantViolation, SimulatedWorld, read_trigger
+from tests.simulation.world import (
+    LATE_AT,
+    FinishedPlay,
+    InvariantViolation,
+    SimulatedWorld,
+    read_trigger,
+)
 
 MAX_EXTRA_CALLS_PER_FAULT = 400
 """Calls that a run may make more than without faults, for each fault."""
@@ -89,7 +97,7 @@ def history_of(play: FinishedPlay) -> list[tuple[Any, ...]]:
 
 
 class HistoryWatch:
-    """A check of invariant I1 after every round."""
+    """A check of the invariants I1 and I17 after every round."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -101,6 +109,22 @@ class HistoryWatch:
         places = [read_event_id(world.run_id, event.id) for event in latest]
         require(places == sorted(set(places)), "I1", "the ids of events do not increase")
         self.events = events
+        if world.scenario.has_entries:
+            _check_entries(world)
+
+
+def _check_entries(world: SimulatedWorld) -> None:
+    """Check that the outbox has the entry of the start of the run, and one for each of its ends."""
+    store = world.raw_store
+    run = store.runs.get("default", world.run_id)
+    ends = [
+        ended_entry(replace(run, resumes=number), run.status, 0.0).id for number in range(run.resumes + 1)
+    ]
+    found = [store.outbox.get("default", id) is not None for id in ends]
+    ended = [True] * run.resumes + [run.finished_at is not None]
+    require(found == ended, "I17", f"the ends {ended} have the entries {found}")
+    late, _ = store.outbox.find("default", OutboxKind.LATE)
+    require(late == list(entries_of_start(replace(run, late_at=LATE_AT))), "I17", f"late entries: {late}")
 
 
 def check_invariants(

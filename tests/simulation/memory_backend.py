@@ -32,7 +32,8 @@ class MemoryBackend:
             id: {name: value for name, value in vars(record).items() if name not in ("waits", "closed_waits")}
             for id, record in records.items()
         }
-        return {id: str(values) for id, values in without_waits.items()}
+        entries = {"outbox": str(sorted(self.store.state.outbox.items()))}
+        return {id: str(values) for id, values in without_waits.items()} | entries
 
     def close(self) -> None:
         self.store.close()

@@ -25,6 +25,7 @@ from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.sql import branches as sql_branches
 from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit
 from noetl.executor.stores.sql.history import append_events
+from noetl.executor.stores.sql.outbox import add_entries
 from noetl.executor.stores.sql.queue import SqlQueue
 from noetl.executor.stores.sql.runs import SqlRuns
 from noetl.executor.stores.sql.triggers import write_advance
@@ -281,6 +282,24 @@ class WritesEventsOfLostClaims(SqlQueue):
         return is_held
 
 
+class WritesEntriesSeparately(SqlQueue):
+    """A queue that writes the end of a run and its entries of the outbox in two transactions."""
+
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
+        super().finish(claim, replace(ending, outbox=()), now)
+        with self._context.database.transaction() as db:
+            add_entries(db, ending.outbox)
+
+
+class WritesEntriesBeforeTheEnd(SqlQueue):
+    """A queue that writes the entries of the outbox before the end of a run."""
+
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
+        with self._context.database.transaction() as db:
+            add_entries(db, ending.outbox)
+        super().finish(claim, ending, now)
+
+
 class EndsInTwoTransactions(SqlQueue):
     """A queue that writes the end of a run and of its last visit in two transactions."""
 
@@ -373,6 +392,10 @@ MUTANTS = (
         patches={_FLUSH_BATCH: _drop_before_writing},
     ),
     Mutant("end in two transactions", ("chain",), frozenset({"I5", "I6", "I7"}), EndsInTwoTransactions),
+    Mutant("entries after the end", ("entries of the outbox",), frozenset({"I17"}), WritesEntriesSeparately),
+    Mutant(
+        "entries before the end", ("entries of the outbox",), frozenset({"I17"}), WritesEntriesBeforeTheEnd
+    ),
     Mutant(
         "id not derived from its cause",
         ("detached workflow",),

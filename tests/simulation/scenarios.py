@@ -45,7 +45,8 @@ class Scenario:
     With `answers_before_commit`, callbacks are answered just before the commit that suspends their step.
     With `may_interrupt` (`at_most_once`), the end depends on faults, and only the invariants are checked.
     With `renews_claims`, the claim of a step is renewed during each of its actions. With `is_fired`, the
-    trigger of the playbook starts the run.
+    trigger of the playbook starts the run. With `has_entries`, the start and each end of the run write an
+    entry into the outbox.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Scenario:
     may_interrupt: bool = False
     renews_claims: bool = False
     is_fired: bool = False
+    has_entries: bool = False
 
     @cached_property
     def plan(self) -> Plan:
@@ -520,6 +522,20 @@ SCENARIOS = (
         result={"z": 3},
         acts=(OperatorAct(RunStatus.FAILED, "resume", {"good": True}),),
         input={"good": False},
+    ),
+    Scenario(
+        "entries of the outbox",
+        """
+        input: {good: boolean}
+        steps:
+        - {name: a, run: [WORK], rule: [{case: default, run: [b]}]}
+        - {name: b, run: [{action: fail, message: no, if: "{{ not good }}"}, {action: set, set: {x: 1}}]}
+        output: {x: "{{ x }}"}
+        """,
+        result={"x": 1},
+        acts=(OperatorAct(RunStatus.FAILED, "resume", {"good": True}),),
+        input={"good": False},
+        has_entries=True,
     ),
     Scenario(
         "failed items of a loop",

@@ -12,7 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,8 +27,9 @@ from noetl.executor.engine.start import correct_input, new_run
 from noetl.executor.errors import ActionError, RejectedError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import hash_secret
+from noetl.executor.model.outbox import ended_entry
 from noetl.executor.model.registry import RegisteredPlaybook
-from noetl.executor.model.run import NEVER, Claim, Lease, Run, RunStatus, Visit
+from noetl.executor.model.run import NEVER, Claim, Lease, Run, RunEnding, RunStatus, Visit
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.triggers import LiveTrigger
@@ -42,6 +43,9 @@ from tests.simulation.scenarios import CHILD, WORK, OperatorAct, Scenario
 
 MAX_ROUNDS = 400
 MAX_WAIT_SECONDS = 4 * 3600
+LATE_AT = 1e12
+"""When a run is late that has entries of the outbox."""
+
 SUSPENDING_ACTIONS = frozenset({"wait", "callback", "workflow"})
 _CHILD_PLAN = compile_text(CHILD.replace("WORK", WORK))
 
@@ -142,7 +146,8 @@ class SimulatedWorld:
         raise InvariantViolation("I6", "the run does not end")
 
     def _wrap_store(self) -> FaultInjectingStore:
-        return FaultInjectingStore(self.raw_store, self.points, self._before_call, self._observe_call)
+        store = _EntryAddingPart(self.raw_store) if self.scenario.has_entries else self.raw_store
+        return FaultInjectingStore(store, self.points, self._before_call, self._observe_call)
 
     def _play_round(self, check: Callable[[SimulatedWorld], object] | None) -> bool:
         """Perform one action, or advance the clock. Return whether nothing is left to do."""
@@ -212,6 +217,8 @@ class SimulatedWorld:
             StartRequest(self.scenario.input, origin="local", queue="local"),
             now=self.clock(),
         )
+        if self.scenario.has_entries:
+            run = replace(run, late_at=LATE_AT)
         stored_run = self.store.runs.create(run, first_visit, ("key", "body"))
         self.run_id, self.queue = stored_run.id, stored_run.queue
 
@@ -437,6 +444,22 @@ class SimulatedWorld:
         self.has_ended = True
         calls, injected = list(self.points.calls), list(self.points.injected)
         return FinishedPlay(run, visits, events, children, self.observations, calls, injected)
+
+
+class _EntryAddingPart:
+    """A store, or its queue, that adds an entry to the outbox at each end of a run."""
+
+    def __init__(self, part: Any) -> None:
+        self._part = part
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._part, name)
+        return _EntryAddingPart(attribute) if name == "queue" else attribute
+
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
+        """End a run with an entry."""
+        entry = ended_entry(claim.run, ending.status, now)
+        self._part.finish(claim, replace(ending, outbox=(entry,)), now)
 
 
 def _is_claim_after(newer: Visit, committed: Visit) -> bool:

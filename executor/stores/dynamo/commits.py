@@ -93,7 +93,9 @@ class Commits:
         return committed
 
     def finish(self, claim: Claim, ending: RunEnding, now: float) -> Item:
-        """Write the end of a run, with the answer to its parent and its entries of the outbox; return the head as it was before.
+        """Write the end of a run, the answer to its parent, and its entries of the outbox.
+
+        Return the head as it was before.
 
         Raises:
             FencedError: the claim is lost.

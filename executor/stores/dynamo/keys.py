@@ -236,7 +236,7 @@ def channel(tenant: str, name: str) -> ItemKey:
 
 
 def subscribers(tenant: str) -> ItemKey:
-    """Return the key of the item that says who is told of ends of runs of a tenant."""
+    """Return the key of the item with the triggers and channels that ends of runs of a tenant concern."""
     return ItemKey(f"C#{tenant}", "S")
 
 

@@ -1,18 +1,18 @@
-"""The item of a tenant that says who is told of ends of its runs.
+"""The item of a tenant that has the triggers and channels which ends of its runs concern.
 
-Problem: the end of each run must know whether a trigger waits for it, and which channels are told of it. One
-read must suffice.
+Problem: the end of each run must know whether a trigger awaits it, and which channels receive it. One read
+must suffice.
 
 Algorithm: a materialized view. An attribute of the item belongs to one playbook, and has its triggers with
-the playbooks that they wait for. Another belongs to one channel, and has its events. The transaction that
+the playbooks that they await. Another belongs to one channel, and has its events. The transaction that
 writes the triggers or the channel also writes their attribute. Its conditions are those of the triggers and
 of the channel, so concurrent registrations of several playbooks do not overwrite each other.
 
-Cost: one read, and one more item in a transaction that changes who is told. A trigger takes some 80 bytes of
-the item. 4 KB are one unit of a read.
+Cost: one read, and one more item in a transaction that changes these triggers or events. A trigger takes some
+80 bytes of the item. 4 KB are one unit of a read.
 
-Limits: the item has at most 400 KB. This is the room of some 4,000 triggers with names of usual length, and
-the registration of another one is rejected. Transactions that change the item at the same time are tried
+Limits: the item has at most 400 KB. These are some 4,000 triggers with names of usual length, and the
+registration of another one is rejected. Transactions that change the item at the same time are tried
 again.
 """
 
@@ -34,7 +34,7 @@ _CHANNEL = "C#"
 
 
 def read_subscribers(table: DynamoTable, tenant: str, playbook: str) -> Subscribers:
-    """Return who is told of the end of a run of a playbook."""
+    """Return the triggers and channels that the end of a run of a playbook concerns."""
     item = table.get(keys.subscribers(tenant)) or {}
     return Subscribers(
         has_triggers=any(
@@ -52,7 +52,7 @@ def read_subscribers(table: DynamoTable, tenant: str, playbook: str) -> Subscrib
 
 
 def find_awaiting(table: DynamoTable, tenant: str, playbook: str) -> list[tuple[str, str]]:
-    """Return playbook and name of each trigger that waits for ends of runs of a playbook, in their order."""
+    """Return playbook and name of each trigger that awaits ends of runs of a playbook, in their order."""
     item = table.get(keys.subscribers(tenant)) or {}
     return sorted(
         (attribute.removeprefix(_PLAYBOOK), name)
@@ -66,8 +66,11 @@ def find_awaiting(table: DynamoTable, tenant: str, playbook: str) -> list[tuple[
 def triggers_update(
     tenant: str, playbook: str, before: Iterable[LiveTrigger], after: Iterable[LiveTrigger]
 ) -> list[Update]:
-    """Return the write of the triggers of a playbook, unless they wait for the same ends as before."""
-    awaited_before, awaited = ([[t.name, t.awaits] for t in each if t.awaits] for each in (before, after))
+    """Return the write of the triggers of a playbook, unless they await the same ends as before."""
+    awaited_before, awaited = (
+        [[trigger.name, trigger.awaits] for trigger in triggers if trigger.awaits]
+        for triggers in (before, after)
+    )
     if sorted(awaited_before) == sorted(awaited):
         return []
     return [Update(keys.subscribers(tenant), {_PLAYBOOK + playbook: awaited or None})]

@@ -160,7 +160,7 @@ class OutboxContract(ContractFixtures):
         for size in (2, 2, 1):
             page, cursor = second.outbox.find("default", NOTIFICATION, limit=2, cursor=cursor)
             assert len(page) == size
-            found += [each.id for each in page]
+            found += [listed.id for listed in page]
         assert (cursor, found) == (None, ["n4", "n3", "n2", "n1", "n0"])
         assert second.outbox.find("default", ENDED) == ([entry("other", ENDED)], None)
         assert second.outbox.find("default", LATE) == ([], None)
@@ -169,7 +169,7 @@ class OutboxContract(ContractFixtures):
         assert store.outbox.change(last, replace(last, due_at=6.0, edition=2))
         assert store.outbox.change(entry("n4", created_at=4.0), None)
         page, _ = second.outbox.find("default", NOTIFICATION)
-        assert [each.id for each in page] == ["n3", "n2", "n1", "n0"]
+        assert [listed.id for listed in page] == ["n3", "n2", "n1", "n0"]
         assert page[0].due_at == 6.0
 
     @pytest.mark.parametrize("cursor", ["x", "bnVsbA==", "MQ==", "Ilx1ZDgzZCI="])
@@ -266,10 +266,10 @@ class ChannelsContract(ContractFixtures):
             replace(first, events=("late",), edition=4),
         ]
         read = None
-        for each in written:
-            assert store.channels.put(each, read)
-            assert events() == (each.events or None)
-            read = each
+        for changed in written:
+            assert store.channels.put(changed, read)
+            assert events() == (changed.events or None)
+            read = changed
         assert store.channels.remove(written[-1])
         assert (events(), second.channels.get("default", "ops")) == (None, None)
         assert second.channels.put(first, None)

@@ -1,7 +1,7 @@
 -- The outbox: what is done after runs have ended, or if they are late.
 
--- Who is told of the end of a run of a playbook: a row without a name if a trigger waits for it, and a row
--- for each channel.
+-- The triggers and channels that the end of a run of a playbook concerns: a row without a name if there are
+-- triggers, and a row for each channel.
 -- name: find_subscribers
 select null as name, null as events
 where exists (select 1 from triggers where tenant = :tenant and awaits = :playbook)
