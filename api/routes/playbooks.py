@@ -75,6 +75,7 @@ Newest = Annotated[
         **playbook_body("PlaybookBody"),
         **problems(
             "version-exists",
+            "path-taken",
             "playbook-changed",
             "invalid-name",
             "invalid-playbook",
