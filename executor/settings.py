@@ -281,13 +281,6 @@ SETTINGS = (
         "Whether `shell` may run commands.",
     ),
     Setting(
-        "NOETL_ALLOW_UNSIGNED_WEBHOOKS",
-        "capabilities",
-        "`1` or `0`",
-        "`0`",
-        "Whether [webhooks](triggers.md#senders) of the scheme `none` accept requests.",
-    ),
-    Setting(
         "NOETL_COMMAND_MEMORY",
         "capabilities",
         "a whole number of MiB",
@@ -423,16 +416,15 @@ SETTINGS = (
         "rates",
         "a number of requests in a minute; `0` is no limit",
         "`60`",
-        "How many requests with wrong credentials an address may send to a process. As many may have unknown"
-        " tokens of callbacks, and as many may be requests to webhooks that are not signed.",
+        "How many requests with wrong credentials an address may send to a process, and how many with unknown"
+        " tokens of callbacks.",
     ),
     Setting(
         "NOETL_RATE_CALLBACKS",
         "rates",
         "a number of requests in a minute; `0` is no limit",
         "`30000`",
-        "How many answers, forms and heartbeats of callbacks an address may send to a process, and how many"
-        " requests to webhooks.",
+        "How many answers, forms and heartbeats of callbacks an address may send to a process.",
     ),
     Setting(
         "NOETL_API_KEY",

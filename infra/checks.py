@@ -76,8 +76,6 @@ CALLBACK_ROUTES = (
     "GET /workflows/callbacks/{token}",
     "POST /workflows/callbacks/{token}",
     "POST /workflows/callbacks/{token}/heartbeat",
-    "POST /hooks/{tenant}/{path+}",
-    "PUT /hooks/{tenant}/{path+}",
 )
 PUBLIC_ROUTES = (
     *CALLBACK_ROUTES,

@@ -75,7 +75,6 @@ Newest = Annotated[
         **playbook_body("PlaybookBody"),
         **problems(
             "version-exists",
-            "path-taken",
             "playbook-changed",
             "invalid-name",
             "invalid-playbook",

@@ -3,7 +3,7 @@
 Problem: a response, its schema in `/openapi.json` and the objects of the service must agree.
 
 Algorithm: each JSON object is a view, which the service returns. The fields of its class are the members of
-the object, after those of its base. `members` converts it, and `noetl.api.http.schemas` derives its schema. A field with a default is
+the object. `members` converts it, and `noetl.api.http.schemas` derives its schema. A field with a default is
 left out of the JSON object while it is None. Every other field is a member of each object.
 
 Cost: no conversion, because the attributes of a view are the members of its JSON object. The class of a view
@@ -43,8 +43,7 @@ class View:
 
     def __init_subclass__(cls, *, schema_name: str) -> None:
         SCHEMA_NAMES[cls] = schema_name
-        own_names = tuple(name for name in cls.__annotations__ if name in vars(cls))
-        cls._optional_names = (*cls._optional_names, *own_names)
+        cls._optional_names = tuple(name for name in cls.__annotations__ if name in vars(cls))
 
     def __init__(self, /, **values: Any) -> None:
         for name in self._optional_names:
@@ -332,13 +331,14 @@ class RunTrigger(View, schema_name="RunTrigger"):
     """Trigger that has started a run.
 
     `scheduled_at` is the instant of a schedule. `workflow_id` is the run at whose end a trigger of type `run`
-    has fired.
+    has fired. `backfill` is the backfill that has fired the trigger.
     """
 
     name: str
     type: str
     scheduled_at: Timestamp | None
     workflow_id: str | None = None
+    backfill: str | None = None
 
 
 def trigger_of(run: RunSummary) -> RunTrigger | None:

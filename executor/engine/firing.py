@@ -53,6 +53,9 @@ def declared_trigger(header: Header, name: str) -> Trigger | None:
     return next((declared for declared in header.triggers if declared.name == name), None)
 
 
+BACKFILL_TAG = "backfill"
+"""The key of the tag that runs of a backfill have."""
+
 MAX_KEY_BYTES = 1024
 """The greatest length of a key that a playbook gives."""
 
@@ -110,6 +113,7 @@ class Firer:
             version=trigger.version,
             run_id=firing.id,
             trigger=describe_cause(trigger, firing),
+            tags=() if firing.backfill is None else (f"{BACKFILL_TAG}={firing.backfill}",),
         )
         run, first_visit = new_run(self.header, trigger.plan_hash, request, now=self.now)
         check_branch_quota(self.store, trigger.tenant, SERVICE_QUEUE)

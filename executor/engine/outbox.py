@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from noetl.executor.engine.backfill import perform_backfill
 from noetl.executor.engine.run_firing import perform_run_end
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind
 from noetl.executor.stores.interface import Store
 
 _PERFORMERS: Mapping[OutboxKind, Callable[[Store, OutboxEntry, float], bool]] = {
     OutboxKind.RUN_ENDED: perform_run_end,
+    OutboxKind.BACKFILL: perform_backfill,
 }
 
 PERFORMED_KINDS = tuple(_PERFORMERS)

@@ -76,6 +76,7 @@ def view_schedule(trigger: LiveTrigger, schedule: Schedule, instant: float) -> d
         "previous_at": None if trigger.last_at is None else instant_key(trigger.last_at),
         "next_at": None if following is None else instant_key(following),
         "local": local.isoformat(),
+        "partition": None,
     }
 
 

@@ -28,12 +28,15 @@ class OutboxKind(StrEnum):
     """The work that an entry of the outbox requests.
 
     `run_ended` fires the triggers that await the end of a run. `late` notifies of a run that has not ended by
-    then. `notification` is delivered to one channel.
+    then. `notification` is delivered to one channel. `backfill` starts runs for many partitions, and
+    `partitions` keeps a piece of its list.
     """
 
     RUN_ENDED = "run_ended"
     LATE = "late"
     NOTIFICATION = "notification"
+    BACKFILL = "backfill"
+    PARTITIONS = "partitions"
 
 
 @frozen

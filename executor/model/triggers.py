@@ -106,6 +106,7 @@ class Firing:
         run_id: id of the run that was started.
         reason: why no run was started.
         ended_run: the run at whose end it was performed.
+        backfill: the backfill that has performed it.
     """
 
     id: str
@@ -121,6 +122,7 @@ class Firing:
     run_id: str | None = None
     reason: str | None = None
     ended_run: str | None = None
+    backfill: str | None = None
 
     @property
     def position(self) -> str:
@@ -317,7 +319,7 @@ def describe_cause(trigger: LiveTrigger, firing: Firing) -> dict[str, Any]:
     """Return what the run of a firing knows of its trigger: `run.trigger` of its templates.
 
     `scheduled_at` is the instant of a schedule. `workflow_id` is the ended run that a trigger of type `run`
-    fires at. Other types have None for both.
+    fires at. `backfill` is the backfill that has fired the trigger. Each is None if it does not apply.
     """
     instant = firing.scheduled_at
     return {
@@ -325,6 +327,7 @@ def describe_cause(trigger: LiveTrigger, firing: Firing) -> dict[str, Any]:
         "type": trigger.type,
         "scheduled_at": None if instant is None else instant_key(instant),
         "workflow_id": firing.ended_run,
+        "backfill": firing.backfill,
     }
 
 
@@ -355,12 +358,6 @@ def postpone(trigger: LiveTrigger, due_at: float) -> Advance:
 def pause_trigger(trigger: LiveTrigger, now: float) -> Advance:
     """Return the paused trigger. It keeps its next firing, so that its resumption knows what was missed."""
     written = replace(trigger, is_paused=True, due_at=None, changed_at=now, edition=trigger.edition + 1)
-    return Advance(trigger, written)
-
-
-def unpause_trigger(trigger: LiveTrigger, now: float) -> Advance:
-    """Return a trigger that does not fire at times, and is not paused any more."""
-    written = replace(trigger, is_paused=False, changed_at=now, edition=trigger.edition + 1)
     return Advance(trigger, written)
 
 

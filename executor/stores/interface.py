@@ -666,7 +666,12 @@ class OutboxStore(Protocol):
     """Entries of the outbox: what is done after runs have ended, or if they are late.
 
     Runs write them: `QueueStore.finish` those of the ending, and the start of a run that of `Run.late_at`.
+    A backfill is an entry that follows from no run.
     """
+
+    def add(self, entry: OutboxEntry) -> bool:
+        """Add an entry. Return False if the tenant has one with its id, which is not changed."""
+        ...
 
     def subscribers(self, tenant: str, playbook: str) -> Subscribers:
         """Return the triggers and channels that the end of a run of a playbook concerns, with one read."""

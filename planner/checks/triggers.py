@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from noetl.planner.schedules.schedule import Schedule
 
 TRIGGER_ATTRIBUTES: Mapping[str, frozenset[str]] = {
-    "schedule": frozenset({"scheduled_at", "previous_at", "next_at", "local"}),
+    "schedule": frozenset({"scheduled_at", "previous_at", "next_at", "local", "partition"}),
     "webhook": frozenset({"method", "headers", "query", "body", "id"}),
     "run": frozenset({"workflow_id", "status", "result", "error"}),
 }

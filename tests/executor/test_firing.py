@@ -95,6 +95,7 @@ def test_a_due_firing_starts_one_run() -> None:
         "type": "schedule",
         "scheduled_at": instant,
         "workflow_id": None,
+        "backfill": None,
     }
     assert (run.version, run.status, run.created_at) == ("1", RunStatus.QUEUED, START + HOUR)
     trigger = service.trigger()
@@ -121,6 +122,7 @@ def test_the_names_that_a_trigger_reads() -> None:
         "previous_at": "2025-03-29T01:30:00Z",
         "next_at": "2025-03-31T00:30:00Z",
         "local": "2025-03-30T03:00:00+02:00",
+        "partition": None,
     }
     assert run.input["fired"] == "2025-03-30T01:00:30+00:00"
     assert len(run.input["id"]) == 36

@@ -41,6 +41,17 @@ class DynamoOutbox:
     def __init__(self, table: DynamoTable) -> None:
         self._table = table
 
+    def add(self, entry: OutboxEntry) -> bool:
+        put = _put(entry, ABSENT)
+        try:
+            self._table.write([put])
+        except ConditionFailed as refusal:
+            # The response to the own write may have been lost.
+            current = refusal.items[0]
+            is_same = current is not None and current["record"] == put.item["record"]
+            return is_same and refusal.may_have_been_applied
+        return True
+
     def subscribers(self, tenant: str, playbook: str) -> Subscribers:
         return read_subscribers(self._table, tenant, playbook)
 

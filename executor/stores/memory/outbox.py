@@ -19,6 +19,10 @@ class MemoryOutbox:
     def __init__(self, state: MemoryState) -> None:
         self._state = state
 
+    def add(self, entry: OutboxEntry) -> bool:
+        with self._state.lock:
+            return self._state.outbox.setdefault((entry.tenant, entry.id), entry) is entry
+
     def subscribers(self, tenant: str, playbook: str) -> Subscribers:
         with self._state.lock:
             triggers = list(self._state.triggers.values())

@@ -35,6 +35,10 @@ class SqlOutbox:
     def __init__(self, context: SqlContext) -> None:
         self._context = context
 
+    def add(self, entry: OutboxEntry) -> bool:
+        with self._context.database.transaction() as db:
+            return db.execute("outbox.add", **_new_values(entry)).rowcount == 1
+
     def subscribers(self, tenant: str, playbook: str) -> Subscribers:
         rows = self._context.database.fetch_all("outbox.find_subscribers", tenant=tenant, playbook=playbook)
         events = {row["name"]: tuple(json.loads(row["events"])) for row in rows if row["name"] is not None}
@@ -83,17 +87,8 @@ class SqlOutbox:
 
 def add_entries(db: Writer, entries: Iterable[OutboxEntry]) -> None:
     """Add entries. One that exists already is not changed."""
-    rows = [
-        {
-            "tenant": entry.tenant,
-            "id": entry.id,
-            "kind": entry.kind,
-            "position": entry.position,
-            **_changed_values(entry),
-        }
-        # Two transactions that add the same entries lock them in one order.
-        for entry in sorted(entries, key=lambda entry: entry.id)
-    ]
+    # Two transactions that add the same entries lock them in one order.
+    rows = [_new_values(entry) for entry in sorted(entries, key=lambda entry: entry.id)]
     db.executemany("outbox.add", rows)
 
 
@@ -102,6 +97,17 @@ def delete_expired_entries(context: SqlContext, now: float) -> None:
     if context.database.fetch_all("outbox.find_expired", now=now):
         with context.database.transaction() as db:
             db.execute("outbox.delete_expired", now=now, limit=MAX_DELETED_ENTRIES)
+
+
+def _new_values(entry: OutboxEntry) -> dict[str, Any]:
+    """Return the values of the columns of a new row."""
+    return {
+        "tenant": entry.tenant,
+        "id": entry.id,
+        "kind": entry.kind,
+        "position": entry.position,
+        **_changed_values(entry),
+    }
 
 
 def _changed_values(entry: OutboxEntry) -> dict[str, Any]:

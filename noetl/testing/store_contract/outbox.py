@@ -81,6 +81,21 @@ class OutboxContract(ContractFixtures):
         assert current_run(second, claim.run).status is RunStatus.CANCELLED
         assert failed_checks(store) == []
 
+    def test_an_entry_is_added_once(self, store: Store, second: Store) -> None:
+        first = entry("a", OutboxKind.BACKFILL, expires_at=1e10)
+        assert store.outbox.add(first)
+        assert not second.outbox.add(replace(first, record={"other": 1}))
+        assert second.outbox.get("default", "a") == first
+        assert store.outbox.add(replace(first, tenant="other"))
+        assert due(second, 5.0, OutboxKind.BACKFILL) == ["a", "a"]
+        added = run_concurrently(
+            4, lambda index: (store, second)[index % 2].outbox.add(entry("b", record={"n": index}))
+        )
+        assert sum(added) == 1
+        found = store.outbox.get("default", "b")
+        assert found is not None
+        assert found.record == {"n": added.index(True)}
+
     def test_a_lost_claim_writes_no_entry(self, store: Store) -> None:
         claim = claim_end(store)
         claim_visit(store, claim.run, 100.0)

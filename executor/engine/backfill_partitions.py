@@ -1,0 +1,164 @@
+"""The partitions of a backfill, in their order, and the attempts at them.
+
+Problem: a backfill may have 100,000 partitions, some of which had runs before it.
+
+Algorithm: the instants are enumerated from the cursor on, so no list of them is stored. The ids of the runs
+of a partition follow from the number of the attempt. So one query of the store finds the last attempt at each
+of many partitions.
+
+Cost: PROBED_ATTEMPTS ids of the query for each partition, and more for one with more attempts.
+
+Limits: an attempt whose run was deleted is not known any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from noetl.executor.engine.schedule_firing import view_schedule
+from noetl.executor.errors import StoreError
+from noetl.executor.model.backfills import LIST_PIECE, Backfill, Partition, PartitionRange, piece_id
+from noetl.executor.model.run import RunStatus
+from noetl.executor.model.triggers import firing_id, instant_key
+from noetl.executor.stores.interface import Store
+from noetl.planner.frozen import frozen
+from noetl.planner.schedules.schedule import Schedule
+
+PROBED_ATTEMPTS = 2
+"""Number of attempts at a partition that one query looks for."""
+
+_JUST_BEFORE = 1e-6
+_FIRST_SPAN = 60.0
+_LAST_SPAN = 10 * 366 * 86_400.0
+
+
+def next_instant(partitions: PartitionRange, schedule: Schedule, instant: float) -> float | None:
+    """Return the first partition from an instant on, or None.
+
+    >>> days = PartitionRange(2, 0.0, 172800.0, 86400.0)
+    >>> next_instant(days, Schedule(every_seconds=1), 1.0), next_instant(days, Schedule(every_seconds=1), 1e6)
+    (86400.0, None)
+    """
+    assert partitions.start_at is not None
+    assert partitions.end_at is not None
+    earliest = max(instant, partitions.start_at)
+    source = schedule
+    if partitions.every_seconds is not None:
+        source = Schedule(every_seconds=partitions.every_seconds, start_at=partitions.start_at)
+    following = source.next_after(earliest - _JUST_BEFORE)
+    return None if following is None or following >= partitions.end_at else following
+
+
+def count_instants(partitions: PartitionRange, schedule: Schedule, most: int) -> int:
+    """Return the number of instants of a range, at most `most`."""
+    assert partitions.start_at is not None
+    count, instant = 0, next_instant(partitions, schedule, partitions.start_at)
+    while instant is not None and count < most:
+        count, instant = count + 1, next_instant(partitions, schedule, instant + 2 * _JUST_BEFORE)
+    return count
+
+
+def read_partitions(
+    store: Store, backfill: Backfill, schedule: Schedule, number: int
+) -> tuple[list[Partition], float | None]:
+    """Return up to `number` partitions from the cursor of a backfill on, and the cursor after them.
+
+    Raises:
+        StoreError: the list was deleted.
+    """
+    cursor = backfill.cursor
+    if cursor is None:
+        return [], None
+    if backfill.range.is_list:
+        return _read_list(store, backfill, int(cursor), number)
+    found: list[Partition] = []
+    while cursor is not None and len(found) < number:
+        found.append(Partition.at_instant(cursor))
+        cursor = next_instant(backfill.range, schedule, cursor + 2 * _JUST_BEFORE)
+    return found, cursor
+
+
+def _read_list(
+    store: Store, backfill: Backfill, position: int, number: int
+) -> tuple[list[Partition], float | None]:
+    piece = store.outbox.get(backfill.tenant, piece_id(backfill.id, position // LIST_PIECE))
+    if piece is None:
+        raise StoreError(f"the list of backfill {backfill.id} was deleted")
+    start = position % LIST_PIECE
+    found = [Partition(value) for value in piece.record["values"][start : start + number]]
+    following = position + len(found)
+    return found, None if following >= backfill.range.total else float(following)
+
+
+@frozen
+class Attempt:
+    """The last attempt at a partition: its number, the id of its run, and the status of the run."""
+
+    number: int
+    run_id: str
+    status: RunStatus
+
+
+def run_id_of(backfill: Backfill, partition: Partition, attempt: int) -> str:
+    """Return the id of the run of an attempt at a partition."""
+    key = partition.attempt_key(attempt)
+    return firing_id(backfill.tenant, backfill.playbook, backfill.trigger, key)
+
+
+def find_last_attempts(
+    store: Store, backfill: Backfill, partitions: Sequence[Partition]
+) -> dict[str, Attempt]:
+    """Return the last attempt at each partition that has one, by the text of the partition."""
+    last: dict[str, Attempt] = {}
+    probed, first = list(partitions), 0
+    while probed:
+        ids = {
+            run_id_of(backfill, partition, number): (partition, number)
+            for partition in probed
+            for number in range(first, first + PROBED_ATTEMPTS)
+        }
+        positions = store.runs.positions(list(ids))
+        first += PROBED_ATTEMPTS
+        continued: dict[str, Partition] = {}
+        for run_id, (partition, number) in ids.items():
+            if run_id in positions:
+                last[partition.text] = Attempt(number, run_id, positions[run_id].status)
+                if number == first - 1:
+                    continued[partition.text] = partition
+        probed = list(continued.values())
+    return last
+
+
+def view_partition(backfill: Backfill, schedule: Schedule, partition: Partition) -> dict[str, Any]:
+    """Return what the templates of a trigger read under `trigger` for a partition."""
+    instant, distance = partition.instant, backfill.range.every_seconds
+    if instant is None:
+        names = ("scheduled_at", "previous_at", "next_at", "local")
+        return dict.fromkeys(names) | {"partition": partition.value}
+    view = view_schedule(backfill.fired_trigger, schedule, instant)
+    if distance is not None:
+        before, after = instant_key(instant - distance), instant_key(instant + distance)
+        return view | {"previous_at": before, "next_at": after}
+    previous = find_previous(schedule, instant)
+    return view | {"previous_at": None if previous is None else instant_key(previous)}
+
+
+def find_previous(schedule: Schedule, instant: float) -> float | None:
+    """Return the last instant of a schedule before one of its instants, or None.
+
+    >>> find_previous(Schedule(every_seconds=3600), 7200.0)
+    3600.0
+    >>> find_previous(Schedule(cron="0 9 * * MON"), 1704704400.0)
+    1704099600.0
+    """
+    span = _FIRST_SPAN
+    while span < _LAST_SPAN:
+        found = schedule.next_after(instant - span)
+        previous = None
+        while found is not None and found < instant - _JUST_BEFORE:
+            previous, found = found, schedule.next_after(found)
+        if previous is not None:
+            return previous
+        span *= 4
+    return None
