@@ -1,4 +1,4 @@
-"""A worker: threads that claim and execute due visits, one that renews their claims, and those of triggers."""
+"""A worker: threads that claim and execute due visits, one that renews claims, and those of triggers."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from noetl.planner.frozen import frozen
 from noetl.planner.notify import Notify
-from noetl.planner.schedules.schedule import Schedule
 from noetl.planner.polled_sources import Folder
+from noetl.planner.schedules.schedule import Schedule
 from noetl.planner.trigger_sources import RunEnd, Webhook
 
 FORMAT = 3

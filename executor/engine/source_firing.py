@@ -4,7 +4,7 @@ Problem: several processes read the same source, and each may die after it has r
 
 Algorithm: the key of a firing names the item. So an item that is read again starts no second run. Its records
 have the time at which the source got it, so that they are one record. The firing is committed before the
-source is told that the item was read.
+item is removed from its source.
 
 Cost: as that of each firing.
 

@@ -8,7 +8,7 @@ the trigger names. The key of its firing is its path, size and time of change. T
 that it has fired, and asks the store about the others, so a restart fires nothing twice.
 
 Cost: one query of the triggers, and one list of each folder, in SCAN_SECONDS. A change of the folder itself
-is seen after LOOK_SECONDS. A file costs one query and one firing.
+is seen after CHECK_SECONDS. A file costs one query and one firing.
 
 Limits: a scan visits MAX_ENTRIES entries of a folder. A trigger fires MAX_FIRINGS files, and then the others
 have their turn. Files that are older than the retention of runs are not read.
@@ -42,8 +42,8 @@ from noetl.planner.polled_sources import Folder
 SCAN_SECONDS = 10.0
 """How often each folder is listed."""
 
-LOOK_SECONDS = 1.0
-"""How often a process looks whether a file was added to a folder, or removed from it."""
+CHECK_SECONDS = 1.0
+"""How often a process checks whether a file was added to a folder, or removed from it."""
 
 MAX_ENTRIES = 100_000
 """How many entries of a folder a scan visits, with those of the folders below."""
@@ -68,7 +68,7 @@ class FoundFile:
 
     @property
     def key(self) -> str:
-        """What tells the file from others, and from an earlier content of the same file."""
+        """The name of this content of the file, which tells it from others."""
         return f"{self.size} {self.changed_ns} {self.path}"
 
     def to_item(self) -> SourceItem:
@@ -120,7 +120,7 @@ def _read_file(root: Path, folder: Path, path: Path) -> FoundFile | None:
 
 @dataclass(slots=True, eq=False, repr=False)
 class FolderMemory:
-    """What a process remembers of the folder of a trigger.
+    """The memory of a process about the folder of a trigger.
 
     Attributes:
         trigger: the trigger when the folder was last listed.
@@ -194,7 +194,7 @@ class FolderLoop:
                 break
             self._visit(memory, now)
         following = min((memory.scan_at for memory in self._memories.values()), default=now + SCAN_SECONDS)
-        pause = LOOK_SECONDS if self._memories else SCAN_SECONDS
+        pause = CHECK_SECONDS if self._memories else SCAN_SECONDS
         return min(max(following - self._clock(), 0.0), pause)
 
     def _read_triggers(self) -> None:
@@ -231,7 +231,9 @@ class FolderLoop:
             self._read_at = memory.scan_at = now
         except TooManyEntriesError:
             memory.scan_at = now + SCAN_SECONDS
-            self._warn(trigger, f"has over {MAX_ENTRIES:,} entries and is not read: move files that were read")
+            self._warn(
+                trigger, f"has over {MAX_ENTRIES:,} entries and is not read: move files that were read"
+            )
         except ActionError as problem:
             memory.scan_at = now + SCAN_SECONDS
             self._warn(trigger, f"cannot be read: {problem.message}")

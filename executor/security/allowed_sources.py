@@ -66,9 +66,8 @@ def read_allowed_sources(environ: Mapping[str, str]) -> AllowedSources:
             continue
         rule = _RULE.fullmatch(text.strip())
         if rule is None:
-            raise SettingError(
-                f"{SOURCES_SETTING}: {text.strip()!r} must have the form `folder:PATH` or `TENANT/folder:PATH`."
-            )
+            message = f"{text.strip()!r} must have the form `folder:PATH` or `TENANT/folder:PATH`"
+            raise SettingError(f"{SOURCES_SETTING}: {message}.")
         owner = (rule["tenant"] or DEFAULT_TENANT, rule["kind"])
         rules[owner] = (*rules.get(owner, ()), _read_folder(rule["name"]))
     return AllowedSources(rules)
