@@ -16,6 +16,7 @@ from noetl.planner.dataflow.narrowing import handles_undefined
 from noetl.planner.diagnostics.diagnostic import Label, Span, suggest
 from noetl.planner.diagnostics.wording import abbreviate, as_code, join_words
 from noetl.planner.kinds import describe_kind_of, is_of_kind
+from noetl.planner.plan import Input
 from noetl.planner.program.program import Program
 from noetl.planner.program.template_uses import TemplateUse
 from noetl.planner.syntax.instants import parse_instant
@@ -33,13 +34,10 @@ TRIGGER_ATTRIBUTES: Mapping[str, frozenset[str]] = {
     "schedule": frozenset({"scheduled_at", "previous_at", "next_at", "local", "partition"}),
     "webhook": frozenset({"method", "headers", "query", "body", "id"}),
     "run": frozenset({"workflow_id", "status", "result", "error"}),
-    "folder": frozenset({"path", "name", "size"}),
 }
 """The attributes of `trigger` in templates, by the type of the trigger."""
 
-_TEXT_ATTRIBUTES = frozenset(
-    {"scheduled_at", "local", "method", "id", "workflow_id", "status", "path", "name"}
-)
+_TEXT_ATTRIBUTES = frozenset({"scheduled_at", "local", "method", "id", "workflow_id", "status"})
 """The attributes whose values are always text."""
 
 READABLE_NAMES = ("trigger", "now", "uuid")
@@ -209,7 +207,7 @@ def _check_inputs(program: Program, trigger: TriggerDeclaration) -> None:
         if name not in known and not is_open:
             hint = program.diagnostics.did_you_mean(name, known) or "declare it under `input`"
             program.report("NP810", f"unknown input `{abbreviate(name)}`", path, hint, key=True)
-        elif declaration is not None and (problem := _find_mismatch(declaration, value)) is not None:
+        elif declaration is not None and (problem := find_mismatch(declaration, value)) is not None:
             program.report("NP810", f"input `{abbreviate(name)}` {problem}", path)
     for name in required - trigger.input.keys():
         message = f"trigger `{abbreviate(trigger.name)}` has no input `{abbreviate(name)}`"
@@ -217,7 +215,7 @@ def _check_inputs(program: Program, trigger: TriggerDeclaration) -> None:
         program.report("NP810", message, (*trigger.path, "name"), hint)
 
 
-def _find_mismatch(declared: InputDeclaration, value: Any) -> str | None:
+def find_mismatch(declared: InputDeclaration | Input, value: Any) -> str | None:
     """Return the problem of a value whose kind is known before a firing, or None."""
     if isinstance(value, str) and has_template(value):
         is_text = _is_always_text(value)

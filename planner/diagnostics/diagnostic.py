@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import nsmallest
 from itertools import pairwise
@@ -99,6 +99,17 @@ class Diagnostic:
         if self.fix is not None:
             finding["fix"] = self.fix.to_json()
         return finding
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Diagnostic:
+        """Return the finding that `to_json` describes, without its fix.
+
+        Raises:
+            LookupError, TypeError, ValueError: it describes no finding.
+        """
+        span = Span(*(int(data[name]) for name in ("line", "column", "end_line", "end_column")))
+        hint = None if data["hint"] is None else str(data["hint"])
+        return cls(str(data["code"]), str(data["message"]), span, hint, Severity(data["severity"]))
 
 
 class Diagnostics:

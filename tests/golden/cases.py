@@ -5,9 +5,13 @@ The explanation pages of `noetl explain` contain a failing example, its report a
 
 from __future__ import annotations
 
+import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+import yaml
 
 from noetl.executor.actions import catalogue
 from noetl.executor.security.capabilities import ACTIONS_SETTING
@@ -15,6 +19,8 @@ from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics import explanations
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.diagnostics.render import CheckedFile, render_concise, render_full, to_plain_text
+from noetl.planner.registration.checks import check_registration
+from tests.planner.registered import KnownPlaybooks
 
 FOLDER = Path(__file__).parent
 PAGES_FOLDER = Path(explanations.__file__).parent
@@ -36,6 +42,10 @@ class PageExample(NamedTuple):
     passing: str
 
 
+REGISTRATION_CODES = frozenset({"NP816", "NP817", "NP818", "NP819", "NP822"})
+"""The codes that are reported when a playbook is registered, among those of `registered/playbooks.yaml`."""
+
+
 def cases() -> list[Path]:
     """Return the paths of the playbooks, in order."""
     return sorted(FOLDER.glob("NP*/*.yaml"))
@@ -51,7 +61,16 @@ def compile_for_code(text: str, code: str) -> tuple[Diagnostic, ...]:
     known = catalogue()
     if code in ENABLED_ACTIONS:
         known = known.restricted_to(ENABLED_ACTIONS[code], ACTIONS_SETTING)
-    return compile_playbook(text, known, TARGETS.get(code)).diagnostics
+    compilation = compile_playbook(text, known, TARGETS.get(code))
+    if code not in REGISTRATION_CODES or compilation.plan is None:
+        return compilation.diagnostics
+    return check_registration(compilation.plan, _registered_playbooks(), known)
+
+
+@cache
+def _registered_playbooks() -> KnownPlaybooks:
+    playbooks = yaml.safe_load((FOLDER / "registered" / "playbooks.yaml").read_text(encoding="utf-8"))
+    return KnownPlaybooks(*map(json.dumps, playbooks))
 
 
 def render_report(case: Path) -> str:

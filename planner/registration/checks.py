@@ -1,0 +1,184 @@
+"""The checks of a registration: the playbooks that a new version uses, and those that use it.
+
+Problem: a playbook is compiled alone, but it calls others, waits for their runs, and is called itself.
+
+Algorithm: each use of another playbook is compared with the version that it names, or with the newest
+(NP817, NP818). The inputs and the result of the new version may differ from those of the version before. Then
+each use of it by another playbook is compared with both. It breaks if it fits the old one only (NP822).
+
+Cost: one read for each used playbook. If the interface has changed, one for each registered playbook, and for
+those that use the new one their plans.
+
+Limits: MAX_USED playbooks are compared, and plans of callers with MAX_CALLER_STEPS steps together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import cache
+from typing import NamedTuple
+
+from noetl.planner.diagnostics.diagnostic import Diagnostic, did_you_mean
+from noetl.planner.diagnostics.wording import abbreviate
+from noetl.planner.frozen import replace
+from noetl.planner.plan import Header, Plan
+from noetl.planner.registration.call_sites import Catalogued, may_call
+from noetl.planner.registration.circles import check_circles
+from noetl.planner.registration.findings import PlanPlace, RegistrationFindings, key_of
+from noetl.planner.registration.fit import Misfit, list_versions
+from noetl.planner.registration.registry import RegisteredPlan, RegisteredPlaybooks
+from noetl.planner.registration.result_reads import find_result_names
+from noetl.planner.registration.uses import PlaybookUse, UsesOfPlan
+from noetl.planner.trigger_sources import RunEnd
+
+MAX_USED = 200
+"""How many playbooks that a new version uses are read."""
+
+MAX_CALLER_STEPS = 50_000
+"""How many steps the plans have together that are searched for uses of the new version."""
+
+ResultNames = Callable[[], Collection[str]]
+"""Returns the names of the entries that the result of a version may have."""
+
+
+def check_registration(
+    plan: Plan, registered: RegisteredPlaybooks, action_types: Catalogued, *, is_forced: bool = False
+) -> tuple[Diagnostic, ...]:
+    """Return the errors of a new version of a playbook among the registered ones.
+
+    If it is forced, only what never ends is an error.
+    """
+    findings = RegistrationFindings(plan)
+    if not is_forced:
+        _check_used_playbooks(findings, registered, action_types)
+        _check_callers(findings, registered, action_types)
+    check_circles(findings, registered, action_types)
+    return findings.to_diagnostics()
+
+
+def has_uses(plan: Plan, action_types: Catalogued) -> bool:
+    """Return whether a plan uses other playbooks."""
+    header = plan.header
+    awaits = any(isinstance(trigger.source, RunEnd) for trigger in header.triggers)
+    return awaits or may_call(header.statistics, action_types)
+
+
+def _check_used_playbooks(
+    findings: RegistrationFindings, registered: RegisteredPlaybooks, action_types: Catalogued
+) -> None:
+    """Report uses of unknown playbooks, and uses that do not fit."""
+    plan = findings.plan
+    if not has_uses(plan, action_types):
+        return
+    own_version = RegisteredPlan(plan.hash, plan.header, plan.header.version)
+
+    @cache
+    def find(name: str, version: str | None) -> _Version | None:
+        if name == plan.header.name and version in (None, plan.header.version):
+            return _Version(own_version, _result_names(own_version, lambda _: plan))
+        found = registered.find(name, version)
+        return None if found is None else _Version(found, _result_names(found, registered.plan))
+
+    for use in UsesOfPlan(plan, action_types).find():
+        if find.cache_info().currsize >= MAX_USED:
+            return
+        version = find(use.playbook, use.version)
+        if version is None:
+            _report_unknown(findings, registered, use)
+            continue
+        for misfit in use.find_misfits(version.registered.header, version.result_names):
+            findings.report("NP818", misfit.message, misfit.place, misfit.hint)
+
+
+class _Version(NamedTuple):
+    """A version of a playbook, with the names of the entries of its result."""
+
+    registered: RegisteredPlan
+    result_names: ResultNames
+
+
+def _result_names(registered: RegisteredPlan, read: Callable[[RegisteredPlan], Plan]) -> ResultNames:
+    @cache
+    def find() -> Collection[str]:
+        header = registered.header
+        steps = read(registered).steps.values() if header.output is None else ()
+        return find_result_names(header, steps)
+
+    return find
+
+
+def _report_unknown(
+    findings: RegistrationFindings, registered: RegisteredPlaybooks, use: PlaybookUse
+) -> None:
+    shown = abbreviate(use.playbook)
+    versions = registered.versions(use.playbook) if use.version is not None else ()
+    if use.version is not None and versions:
+        hint = did_you_mean(use.version, versions) or list_versions(versions)
+        message = f"unknown version `{abbreviate(use.version)}` of the playbook `{shown}`"
+        findings.report("NP817", message, PlanPlace((*use.path, "version")), hint)
+        return
+    names = {*registered.names(), findings.plan.header.name}
+    hint = did_you_mean(use.playbook, names) or "register it first"
+    findings.report("NP817", f"unknown playbook `{shown}`", use.place, hint)
+
+
+def _check_callers(
+    findings: RegistrationFindings, registered: RegisteredPlaybooks, action_types: Catalogued
+) -> None:
+    """Report uses by other playbooks that fit the version before, and not the new one."""
+    plan = findings.plan
+    before = registered.find(plan.header.name)
+    if before is None or before.plan_hash == plan.hash:
+        return
+    old_names = _result_names(before, registered.plan)
+    new_names = _result_names(RegisteredPlan(plan.hash, plan.header), lambda _: plan)
+    if _inputs_of(before.header) == _inputs_of(plan.header) and set(old_names()) <= set(new_names()):
+        return
+    for caller, use in _find_callers(plan.header.name, registered, action_types):
+        old_messages = {misfit.message for misfit in use.find_misfits(before.header, old_names)}
+        for misfit in use.find_misfits(plan.header, new_names):
+            if misfit.message not in old_messages:
+                _report_broken_caller(findings, caller, use, misfit)
+
+
+def _inputs_of(header: Header) -> tuple[object, ...]:
+    """Return what callers must know of the inputs of a playbook."""
+    inputs = {
+        name: replace(declared, line=0, description=None, inferred=False, default=None)
+        for name, declared in header.inputs.items()
+    }
+    return inputs, header.accepts_other_inputs
+
+
+def _find_callers(
+    name: str, registered: RegisteredPlaybooks, action_types: Catalogued
+) -> Iterator[tuple[RegisteredPlan, PlaybookUse]]:
+    """Yield the newest versions of other playbooks that use the newest version of a playbook."""
+    steps_left = MAX_CALLER_STEPS
+    for caller in registered.newest_versions():
+        header = caller.header
+        if header.name == name:
+            continue
+        awaits = any(
+            isinstance(trigger.source, RunEnd) and trigger.source.playbook == name
+            for trigger in header.triggers
+        )
+        if not awaits and not may_call(header.statistics, action_types):
+            continue
+        steps_left -= header.statistics.get("steps", 0)
+        if steps_left < 0:
+            return
+        uses: Iterable[PlaybookUse] = UsesOfPlan(registered.plan(caller), action_types).find(name)
+        yield from ((caller, use) for use in uses if use.version is None)
+
+
+def _report_broken_caller(
+    findings: RegistrationFindings, caller: RegisteredPlan, use: PlaybookUse, misfit: Misfit
+) -> None:
+    label = abbreviate(f"{caller.header.name}@{caller.version}")
+    section = findings.plan.header.inputs if misfit.cause[0] == "input" else findings.plan.header.output
+    is_written = section is not None and (len(misfit.cause) == 1 or misfit.cause[1] in section)
+    place = key_of(*misfit.cause) if is_written else key_of("name")
+    message = f"line {use.line} of `{label}` would break: {misfit.message}"
+    hint = "keep what callers use, or change them first, or force the registration"
+    findings.report("NP822", message, place, hint)

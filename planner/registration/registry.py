@@ -1,0 +1,51 @@
+"""The registered playbooks as the checks of a registration read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from noetl.planner.plan import Header, Plan, Trigger
+
+
+class RegisteredPlan(NamedTuple):
+    """A registered version of a playbook. `version` is None for one that is about to get a number."""
+
+    plan_hash: str
+    header: Header
+    version: str | None = None
+
+
+class AwaitingTrigger(NamedTuple):
+    """A trigger that fires at the end of runs of a playbook, and the playbook that it belongs to."""
+
+    playbook: str
+    trigger: Trigger
+
+
+class RegisteredPlaybooks(Protocol):
+    """The registered playbooks of one tenant."""
+
+    def find(self, name: str, version: str | None = None) -> RegisteredPlan | None:
+        """Return a version of a playbook, or the newest, or None if there is none."""
+        ...
+
+    def plan(self, registered: RegisteredPlan) -> Plan:
+        """Return the complete plan of a version."""
+        ...
+
+    def names(self) -> Sequence[str]:
+        """Return the names of playbooks, as words that may have been meant."""
+        ...
+
+    def versions(self, name: str) -> Sequence[str]:
+        """Return versions of a playbook, the newest first."""
+        ...
+
+    def awaiting(self, name: str) -> Iterable[AwaitingTrigger]:
+        """Return the triggers that fire at the end of runs of a playbook."""
+        ...
+
+    def newest_versions(self) -> Iterable[RegisteredPlan]:
+        """Return the newest versions of the playbooks, up to a bound."""
+        ...
