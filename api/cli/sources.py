@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -151,6 +152,13 @@ def compile_with_findings(
     if checked.diagnostics:
         print_report(render_full([checked]))
     return compilation.plan, tuple(compilation.diagnostics)
+
+
+def report_findings(source: PlaybookSource, diagnostics: Iterable[Diagnostic]) -> CommandError:
+    """Print the findings about a playbook in full, and return the error that ends the command."""
+    from noetl.planner.diagnostics.render import CheckedFile
+
+    return _report_errors(CheckedFile(source.file, source.text, tuple(diagnostics)))
 
 
 def _report_errors(checked: CheckedFile) -> CommandError:

@@ -23,6 +23,7 @@ from noetl.api.service.errors import (
     PlaybookError,
     ServiceBusyError,
     TenantBusyError,
+    UnfitPlaybookError,
     WorkLimitError,
 )
 from noetl.api.service.switch_views import VerdictEntry
@@ -266,6 +267,10 @@ def _problem_of_store(error: StoreError) -> Problem:
 def _problem_of_playbook(error: PlaybookError) -> Problem:
     count = sum(diagnostic.severity == "error" for diagnostic in error.diagnostics)
     detail = f"The playbook has {count} error{'' if count == 1 else 's'}; nothing was started or stored."
+    if isinstance(error, UnfitPlaybookError):
+        # `noetl check` does not report these errors, so the detail names the first.
+        first = error.diagnostics[0]
+        detail += f" Line {first.span.line}: {first.message} ({first.hint})."
     diagnostics = [diagnostic.to_json() for diagnostic in error.diagnostics]
     return Problem(422, detail, slug="invalid-playbook", diagnostics=diagnostics)
 

@@ -63,6 +63,11 @@ Newest = Annotated[
     ),
 ]
 
+Force = Annotated[
+    bool,
+    Query(description="Register it although it does not fit the registered playbooks (NP817, NP818, NP822)."),
+]
+
 
 @router.post(
     "",
@@ -84,10 +89,17 @@ Newest = Annotated[
         ),
     },
 )
-async def register_playbook(request: Request, services: AdminServices, newest: Newest = None) -> Response:
-    """Register the playbook in the body under its name and version. 200 if it is registered already."""
+async def register_playbook(
+    request: Request, services: AdminServices, newest: Newest = None, force: Force = False
+) -> Response:
+    """Register the playbook in the body under its name and version. 200 if it is registered already.
+
+    422 if it does not fit the registered playbooks that it uses, or those that use it.
+    """
     playbook = await compile_long(request, services, await read_playbook(request))
-    register = partial(services.playbooks.register, playbook, caller_name(request), newest=newest)
+    register = partial(
+        services.playbooks.register, playbook, caller_name(request), newest=newest, is_forced=force
+    )
     entry, is_new = await run_in_threadpool(register)
     location = PlaybookLinks.of_entry(request, entry).self
     return JsonResponse(entry, 201 if is_new else 200, headers={"Location": location})

@@ -17,6 +17,10 @@ class PlaybookError(Exception):
         self.diagnostics = tuple(diagnostics)
 
 
+class UnfitPlaybookError(PlaybookError):
+    """The playbook compiles, but it does not fit the registered ones."""
+
+
 class NotFoundError(Exception):
     """The tenant has no run or playbook of that id or name. The message is a sentence."""
 

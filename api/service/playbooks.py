@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference, plan_of
-from noetl.api.service.errors import NotFoundError
+from noetl.api.service.errors import NotFoundError, UnfitPlaybookError
 from noetl.api.service.graph_views import PlanDescription
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import (
@@ -78,15 +78,18 @@ class PlaybookService:
         registered_by: str | None = None,
         *,
         newest: str | None = None,
+        is_forced: bool = False,
     ) -> tuple[PlaybookEntry, bool]:
         """Register a playbook, its text or its plan. Return its entry, and whether it is new.
 
         `registered_by` is the name of the caller, if it is known. Without a `version`, a playbook gets the
         next number. Registering the same text again changes nothing. `newest` is the newest version that the
-        caller knows. If it is empty, the caller knows of none.
+        caller knows. If it is empty, the caller knows of none. With `is_forced`, it need not fit the
+        registered playbooks.
 
         Raises:
             PlaybookError: the playbook does not compile.
+            UnfitPlaybookError: it does not fit the registered ones.
             RejectedError: `invalid_name`, if the path of the playbook would be ambiguous; `version_exists`,
                 if the version was registered with another text, even if it has been removed since;
                 `playbook_changed`, if the newest version is not `newest`.
@@ -98,6 +101,8 @@ class PlaybookService:
         if version is not None:
             _check_addressable("version", version)
         before = store.registry.get(tenant, name, version)
+        if before is None or (version is None and before.plan_hash != plan.hash):
+            self._check_among_registered(plan, is_forced=is_forced)
         store.plans.save(plan)
         caller = None if registered_by is None else _cut_caller(registered_by)
         registered_at = round(self.context.clock(), 6)
@@ -115,6 +120,22 @@ class PlaybookService:
                 raise
             registered = before
         return _entry(registered), registered != before
+
+    def _check_among_registered(self, plan: Plan, *, is_forced: bool) -> None:
+        """Check that a new version fits the playbooks that it uses, and those that use it.
+
+        Raises:
+            UnfitPlaybookError: it does not.
+        """
+        from noetl.api.service.registered_plans import check_among_registered
+
+        context = self.context
+        action_types = context.compiler.catalogue
+        findings = check_among_registered(
+            context.store, context.tenant, plan, action_types, is_forced=is_forced
+        )
+        if findings:
+            raise UnfitPlaybookError(findings)
 
     def find(self, name: str | None = None, *, limit: int = 100, cursor: str | None = None) -> PlaybookPage:
         """Return one page of the registry, with the cursor of the next page.

@@ -12,8 +12,12 @@ if TYPE_CHECKING:
 class PlaybookAccess(Protocol):
     """The playbooks that a command can reach. Methods about one raise NotFoundError if there is none."""
 
-    def register(self, plan: Plan) -> tuple[PlaybookEntry, bool]:
-        """Register a compiled playbook. Return its entry, and whether it is new."""
+    def register(self, plan: Plan, *, is_forced: bool = False) -> tuple[PlaybookEntry, bool]:
+        """Register a compiled playbook. Return its entry, and whether it is new.
+
+        Raises:
+            PlaybookError: it does not fit the registered playbooks, and is not forced.
+        """
         ...
 
     def find(self, name: str | None, limit: int, cursor: str | None) -> PlaybookPage:

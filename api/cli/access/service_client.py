@@ -24,6 +24,14 @@ class UnknownResourceError(CommandError):
     """A response 404 with a problem document: the service does not have what the request names."""
 
 
+class RefusedPlaybookError(CommandError):
+    """A response to a playbook that is not accepted. `diagnostics` are its findings as received."""
+
+    def __init__(self, message: str, diagnostics: object) -> None:
+        super().__init__(message, EXIT_FAILED)
+        self.diagnostics = diagnostics
+
+
 class ServiceClient:
     """A client of a remote service. NOETL_API_KEY has its credentials."""
 
@@ -55,6 +63,7 @@ class ServiceClient:
 
         Raises:
             UnknownResourceError: the service does not have what the request names.
+            RefusedPlaybookError: the service does not accept a playbook.
             OutageError: the service is away for too long, and `outlast_outages` was called before.
             CommandError: the request fails, or the service refuses it.
         """
@@ -91,6 +100,8 @@ class ServiceClient:
             lines[-1] += " Set NOETL_API_KEY."
         if response.status == _NOT_FOUND and response.body.get("type") == "urn:noetl:problem:not-found":
             raise UnknownResourceError(str(response.body.get("detail")))
+        if response.body.get("type") == "urn:noetl:problem:invalid-playbook":
+            raise RefusedPlaybookError("\n".join(lines), response.body.get("diagnostics"))
         raise CommandError("\n".join(lines), EXIT_FAILED)
 
     def _passing_failure(self, response: ServiceResponse) -> CommandError:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from noetl.api.cli.access.service_client import ServiceClient, UnknownResourceError
+from noetl.api.cli.access.service_client import (
+    RefusedPlaybookError,
+    ServiceClient,
+    UnknownResourceError,
+)
 from noetl.api.cli.access.view_requests import ViewRequests
-from noetl.api.service.errors import NotFoundError
+from noetl.api.service.errors import NotFoundError, PlaybookError
 
 if TYPE_CHECKING:
     from noetl.api.service.views import PlaybookEntry, PlaybookPage
+    from noetl.planner.diagnostics.diagnostic import Diagnostic
     from noetl.planner.plan import Plan
 
 _CREATED = 201
@@ -23,11 +28,15 @@ class ServicePlaybooks:
         self._client = client
         self._requests = ViewRequests(client)
 
-    def register(self, plan: Plan) -> tuple[PlaybookEntry, bool]:
+    def register(self, plan: Plan, *, is_forced: bool = False) -> tuple[PlaybookEntry, bool]:
         from noetl.api.cli.access.received_views import receive_view
         from noetl.api.service.views import PlaybookEntry
 
-        response = self._client.request("POST", "/playbooks", {"playbook": plan.source})
+        query = {"force": "true"} if is_forced else None
+        try:
+            response = self._client.request("POST", "/playbooks", {"playbook": plan.source}, query)
+        except RefusedPlaybookError as refusal:
+            raise PlaybookError(_read_diagnostics(refusal)) from refusal
         try:
             return receive_view(PlaybookEntry, response.body), response.status == _CREATED
         except (ValueError, TypeError, AttributeError) as error:
@@ -49,6 +58,24 @@ class ServicePlaybooks:
             self._client.request("DELETE", _path(name, version))
         except UnknownResourceError as error:
             raise NotFoundError(str(error)) from error
+
+
+def _read_diagnostics(refusal: RefusedPlaybookError) -> list[Diagnostic]:
+    """Return the findings of a refused playbook.
+
+    Raises:
+        RefusedPlaybookError: the refusal itself, if it has no findings in the form of this version.
+    """
+    from noetl.planner.diagnostics.diagnostic import Diagnostic
+
+    received = refusal.diagnostics
+    try:
+        findings = list(map(Diagnostic.from_json, received)) if isinstance(received, list) else []
+    except (LookupError, TypeError, ValueError):
+        findings = []
+    if not findings:
+        raise refusal
+    return findings
 
 
 def _path(name: str, version: str | None = None) -> str:

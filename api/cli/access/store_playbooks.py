@@ -18,8 +18,8 @@ class StorePlaybooks:
     def __init__(self, services: TenantServices) -> None:
         self._playbooks = services.playbooks
 
-    def register(self, plan: Plan) -> tuple[PlaybookEntry, bool]:
-        return self._playbooks.register(plan, user_name())
+    def register(self, plan: Plan, *, is_forced: bool = False) -> tuple[PlaybookEntry, bool]:
+        return self._playbooks.register(plan, user_name(), is_forced=is_forced)
 
     def find(self, name: str | None, limit: int, cursor: str | None) -> PlaybookPage:
         return self._playbooks.find(name, limit=limit, cursor=cursor)

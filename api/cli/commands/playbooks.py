@@ -17,8 +17,10 @@ from noetl.api.cli.display.console import (
     write_stdout,
     write_table,
 )
-from noetl.api.cli.sources import compile_or_fail, read_source
+from noetl.api.cli.registration_order import order_by_use
+from noetl.api.cli.sources import compile_or_fail, read_source, report_findings
 from noetl.api.cli.store_option import StoreOption
+from noetl.api.service.errors import PlaybookError
 
 if TYPE_CHECKING:
     from noetl.api.cli.access.playbook_access import PlaybookAccess
@@ -44,20 +46,30 @@ _EXIT_DIFFERENT = 1
 @app.command("register", no_args_is_help=True, epilog="Example: noetl playbooks register report.yaml")
 def register_playbooks(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Playbooks; - is standard input.")],
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also if one does not fit the playbooks that it uses, or its callers."),
+    ] = False,
     json: JsonOption = False,
     store: StoreOption = None,
     url: UrlOption = None,
 ) -> None:
     """Register playbooks, and write the name and the version of each to stdout.
 
-    All of them are compiled first, so a wrong one leaves everything as it was. A text that is registered
-    already keeps its version. The triggers of a new version replace those of the version before.
+    All of them are compiled first, so a wrong one leaves everything as it was. Those that others call are
+    registered before them. A text that is registered already keeps its version. The triggers of a new version
+    replace those of the version before.
     """
-    plans = [compile_or_fail(read_source(file)) for file in files]
+    sources = [read_source(file) for file in files]
+    plans = [compile_or_fail(source) for source in sources]
     entries: list[PlaybookEntry] = []
     with open_playbooks(store, url, create=True) as playbooks:
-        for plan in plans:
-            entry, is_new = playbooks.register(plan)
+        for number in order_by_use(plans):
+            plan = plans[number]
+            try:
+                entry, is_new = playbooks.register(plan, is_forced=force)
+            except PlaybookError as error:
+                raise report_findings(sources[number], error.diagnostics) from error
             entries.append(entry)
             if not json:
                 write_stdout(f"{entry.name}@{entry.version}\n")

@@ -135,3 +135,67 @@ def test_a_store_in_memory_is_refused(noetl: Command, tmp_path: Path) -> None:
     path = write("x", FIRST, tmp_path)
     result = noetl("playbooks", "register", path, "--store", "memory://")
     assert result.err.startswith("noetl: the store memory:// is lost with its process")
+
+
+CALLED = "name: team/NAME\ninput: {day: string}\nsteps: [{name: a, run: [{action: log, message: one}]}]\n"
+CALLER = """\
+name: NAME-caller
+steps:
+  - name: a
+    run:
+      - action: workflow
+        playbook: team/NAME
+        input: {day: x}
+"""
+AFTER = (
+    "name: NAME-after\ntriggers: [{name: t, type: run, playbook: NAME-caller}]\n" + FIRST.partition("\n")[2]
+)
+
+
+def test_a_playbook_that_does_not_fit_is_refused(
+    noetl: Command, place: tuple[str, str], name: str, tmp_path: Path
+) -> None:
+    caller = write(name, CALLER, tmp_path)
+    refused = noetl("playbooks", "register", caller, *place)
+    assert (refused.exit_code, refused.out) == (1, "")
+    assert refused.err.splitlines() == [
+        f"error[NP817]: unknown playbook `team/{name}`",
+        f" --> {caller}:6:19",
+        "  |",
+        f"6 |         playbook: team/{name}",
+        "  |" + " " * 19 + "^" * len(f"team/{name}"),
+        "  |",
+        "  = help: register it first",
+        "",
+        "noetl: 1 error in 1 file",
+    ]
+    assert noetl("playbooks", "register", caller, "--force", *place).out == f"{name}-caller@1\n"
+    changed = write(name, CALLED.replace("day", "date"), tmp_path)
+    noetl("playbooks", "register", write(name, CALLED, tmp_path), *place)
+    broken = noetl("playbooks", "register", changed, *place)
+    assert broken.exit_code == 1
+    assert f"error[NP822]: line 5 of `{name}-caller@1` would break" in broken.err
+    assert noetl("playbooks", "register", changed, "--force", *place).out == f"team/{name}@2\n"
+
+
+def test_used_playbooks_are_registered_first(
+    noetl: Command, place: tuple[str, str], name: str, tmp_path: Path
+) -> None:
+    texts = (AFTER, CALLER, CALLED, CALLED.replace("one", "two"))
+    files = [write(name, text, tmp_path) for text in texts]
+    result = noetl("playbooks", "register", *files, *place)
+    assert result.out.split() == [f"team/{name}@1", f"team/{name}@2", f"{name}-caller@1", f"{name}-after@1"]
+
+
+def test_playbooks_that_use_each_other_keep_their_order(
+    noetl: Command, place: tuple[str, str], name: str, tmp_path: Path
+) -> None:
+    call = "{action: workflow, playbook: NAME-TO, if: '{{ run.id }}'}"
+    text = f"name: NAME-FROM\nsteps: [{{name: a, run: [{call}]}}]\n"
+    files = [
+        write(name, text.replace("FROM", caller).replace("TO", called), tmp_path)
+        for caller, called in (("a", "b"), ("b", "a"))
+    ]
+    assert f"unknown playbook `{name}-b`" in noetl("playbooks", "register", *files, *place).err
+    result = noetl("playbooks", "register", "--force", *files, *place)
+    assert result.out.split() == [f"{name}-a@1", f"{name}-b@1"]

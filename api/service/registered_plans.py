@@ -1,0 +1,72 @@
+"""The registered playbooks of a tenant, as the checks of a registration read them from the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.stores.interface import Store
+from noetl.planner.diagnostics.diagnostic import Diagnostic
+from noetl.planner.frozen import frozen
+from noetl.planner.plan import Plan
+from noetl.planner.registration.call_sites import Catalogued
+from noetl.planner.registration.checks import check_registration
+from noetl.planner.registration.registry import AwaitingTrigger, RegisteredPlan
+
+MAX_NAMES = 1000
+"""How many names and versions are compared with a word that is unknown."""
+
+MAX_CALLERS = 1000
+"""How many playbooks are searched for uses of a new version whose interface has changed."""
+
+_PAGE_SIZE = 200
+
+
+@frozen
+class StoredPlaybooks:
+    """The registered playbooks of one tenant (implements `RegisteredPlaybooks`)."""
+
+    store: Store
+    tenant: str
+
+    def find(self, name: str, version: str | None = None) -> RegisteredPlan | None:
+        found = self.store.registry.get(self.tenant, name, version)
+        return None if found is None else self._read(found)
+
+    def plan(self, registered: RegisteredPlan) -> Plan:
+        return self.store.plans.get(registered.plan_hash)
+
+    def names(self) -> Sequence[str]:
+        return [playbook.name for playbook in self._find(None, MAX_NAMES)]
+
+    def versions(self, name: str) -> Sequence[str]:
+        return [playbook.version or "" for playbook in self._find(name, MAX_NAMES)]
+
+    def awaiting(self, name: str) -> Iterator[AwaitingTrigger]:
+        for trigger in self.store.triggers.awaiting(self.tenant, name):
+            header = self.store.plans.header(trigger.plan_hash)
+            declared = next(declared for declared in header.triggers if declared.name == trigger.name)
+            yield AwaitingTrigger(trigger.playbook, declared)
+
+    def newest_versions(self) -> Iterator[RegisteredPlan]:
+        return map(self._read, self._find(None, MAX_CALLERS))
+
+    def _find(self, name: str | None, limit: int) -> Iterator[RegisteredPlaybook]:
+        """Yield the newest versions of all playbooks, or all versions of one, at most `limit`."""
+        cursor = None
+        for _ in range(limit // _PAGE_SIZE):
+            page, cursor = self.store.registry.find(self.tenant, name, limit=_PAGE_SIZE, cursor=cursor)
+            yield from page
+            if cursor is None:
+                return
+
+    def _read(self, playbook: RegisteredPlaybook) -> RegisteredPlan:
+        header = self.store.plans.header(playbook.plan_hash)
+        return RegisteredPlan(playbook.plan_hash, header, playbook.version)
+
+
+def check_among_registered(
+    store: Store, tenant: str, plan: Plan, action_types: Catalogued, *, is_forced: bool
+) -> tuple[Diagnostic, ...]:
+    """Return the errors of a new version of a playbook among the registered ones of a tenant."""
+    return check_registration(plan, StoredPlaybooks(store, tenant), action_types, is_forced=is_forced)

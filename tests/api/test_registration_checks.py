@@ -1,0 +1,147 @@
+"""Registration of playbooks that use others, over the service and over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from noetl.api.service import registered_plans
+from noetl.api.service.errors import PlaybookError
+from noetl.api.service.registered_plans import StoredPlaybooks
+from noetl.api.service.services import TenantServices, create_services
+from noetl.executor.actions import catalogue
+from noetl.executor.stores import open_store
+from noetl.executor.stores.interface import Store
+from tests.api.responses import assert_problem
+
+QUIET = "steps: [{name: a, run: [{action: log, message: x}]}]\n"
+IMPORT = """\
+name: import
+input: {day: string}
+steps: [{name: a, run: [{action: set, set: {rows: 1}}]}]
+output: {rows: "{{ rows }}"}
+"""
+CALLER = """\
+name: caller
+steps:
+  - name: a
+    run:
+      - {action: workflow, playbook: import, input: {day: x}, as: loaded}
+      - {action: log, message: "{{ loaded.rows }}"}
+"""
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/noetl.db"
+    opened = open_store(url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def services(store: Store) -> TenantServices:
+    return create_services(store, catalogue())
+
+
+def refused_codes(services: TenantServices, text: str, *, is_forced: bool = False) -> list[str]:
+    """Return the codes of the findings about a refused playbook."""
+    with pytest.raises(PlaybookError) as refusal:
+        services.playbooks.register(text, is_forced=is_forced)
+    return [found.code for found in refusal.value.diagnostics]
+
+
+def awaiting(name: str, playbook: str, condition: str = "") -> str:
+    return f"name: {name}\ntriggers: [{{name: t, type: run, playbook: {playbook}{condition}}}]\n{QUIET}"
+
+
+def test_a_playbook_must_fit_those_that_it_uses(services: TenantServices) -> None:
+    assert refused_codes(services, CALLER) == ["NP817"]
+    services.playbooks.register(IMPORT)
+    assert refused_codes(services, CALLER.replace("loaded.rows", "loaded.lines")) == ["NP818"]
+    assert services.playbooks.register(CALLER)[1]
+    assert not services.playbooks.register(CALLER)[1]
+    versioned = CALLER.replace("playbook: import", "playbook: import, version: '1'")
+    assert refused_codes(services, versioned.replace("'1'", "'2'")) == ["NP817"]
+    assert services.playbooks.register(versioned)[1]
+
+
+def test_callers_must_fit_a_new_version(services: TenantServices) -> None:
+    services.playbooks.register(IMPORT)
+    services.playbooks.register(CALLER)
+    changed = IMPORT.replace("output: {rows", "output: {lines")
+    assert refused_codes(services, changed) == ["NP822"]
+    assert services.playbooks.find("import").items[0].version == "1"
+    entry, is_new = services.playbooks.register(changed, is_forced=True)
+    assert (entry.version, is_new) == ("2", True)
+    assert not services.playbooks.register(changed)[1]
+    assert services.playbooks.register(IMPORT)[1]
+
+
+def test_a_version_that_is_registered_is_not_checked_again(services: TenantServices) -> None:
+    versioned = "version: '7'\n" + CALLER
+    services.playbooks.register(IMPORT)
+    services.playbooks.register(versioned)
+    services.playbooks.unregister("import")
+    assert not services.playbooks.register(versioned)[1]
+    assert refused_codes(services, CALLER) == ["NP817"]
+
+
+def test_playbooks_must_not_lead_to_each_other_without_end(services: TenantServices) -> None:
+    services.playbooks.register(f"name: b\n{QUIET}")
+    services.playbooks.register(awaiting("a", "b"))
+    for is_forced in (False, True):
+        assert refused_codes(services, awaiting("b", "a"), is_forced=is_forced) == ["NP816"]
+    assert services.playbooks.register(awaiting("b", "a", ", if: '{{ now() }}'"))[1]
+    again = CALLER.replace("playbook: import", "playbook: caller")
+    assert refused_codes(services, again, is_forced=True) == ["NP819"]
+
+
+def test_only_some_playbooks_are_searched(
+    services: TenantServices, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abcde":
+        services.playbooks.register(f"name: {name}\n{QUIET}")
+    services.playbooks.register(IMPORT)
+    services.playbooks.register(CALLER.replace("name: caller", "name: z"))
+    monkeypatch.setattr(registered_plans, "_PAGE_SIZE", 2)
+    stored = StoredPlaybooks(store, services.tenant)
+    assert list(stored.names()) == ["a", "b", "c", "d", "e", "import", "z"]
+    assert [found.header.name for found in stored.newest_versions()] == list(stored.names())
+    assert list(stored.versions("a")) == ["1"]
+    monkeypatch.setattr(registered_plans, "MAX_CALLERS", 6)
+    assert services.playbooks.register(IMPORT.replace("output: {rows", "output: {lines"))[1]
+
+
+def test_other_tenants_do_not_count(store: Store) -> None:
+    services = create_services(store, catalogue())
+    services.playbooks.register(IMPORT)
+    assert refused_codes(services.for_tenant("other"), CALLER) == ["NP817"]
+
+
+@pytest.mark.anyio
+async def test_the_problem_has_the_findings(http: httpx.AsyncClient) -> None:
+    response = await http.post("/playbooks", json={"playbook": CALLER})
+    assert_problem(response, 422, "invalid-playbook")
+    (found,) = response.json()["diagnostics"]
+    assert (found["code"], found["line"], found["column"], found["end_column"]) == ("NP817", 5, 38, 44)
+    assert (found["severity"], found["hint"]) == ("error", "register it first")
+    assert response.json()["detail"] == (
+        "The playbook has 1 error; nothing was started or stored. "
+        "Line 5: unknown playbook `import` (register it first)."
+    )
+    forced = await http.post("/playbooks?force=true", json={"playbook": CALLER})
+    assert forced.status_code == 201
+    await http.post("/playbooks", json={"playbook": IMPORT})
+    broken = await http.post("/playbooks", json={"playbook": IMPORT.replace("day: string", "date: string")})
+    assert [found["code"] for found in broken.json()["diagnostics"]] == ["NP822", "NP822"]
+
+
+@pytest.mark.anyio
+async def test_a_long_playbook_is_checked(http: httpx.AsyncClient) -> None:
+    comment = "# long\n" * 2000
+    response = await http.post("/playbooks", json={"playbook": comment + CALLER})
+    assert [(found["code"], found["line"]) for found in response.json()["diagnostics"]] == [("NP817", 2005)]
