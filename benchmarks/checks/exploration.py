@@ -36,6 +36,7 @@ from noetl.executor.engine.rendering import render_parameters
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.json_values import write_json
+from noetl.executor.model.outbox import Subscribers
 from noetl.executor.model.run import Claim, Commit, Lease, Run, RunEnding, RunStatus, Visit, VisitStatus
 from noetl.executor.model.special_visits import end_visit, finally_visit
 from noetl.executor.model.sql import Bind, Sql
@@ -214,7 +215,7 @@ class RunStateStore:
 
     def __init__(self, plan: Plan, run: Run) -> None:
         self.plans = StoredPlan(plan)
-        self.runs = self.queue = self
+        self.runs = self.queue = self.outbox = self
         self.run_ = run
         self.state = RunState()
         self.commits: list[Commit] = []
@@ -237,6 +238,9 @@ class RunStateStore:
 
     def add_bytes(self, run_id: str, kind: str, size: int) -> int:
         return size
+
+    def subscribers(self, tenant: str, playbook: str) -> Subscribers:
+        return Subscribers()
 
     def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> None:
         self.commits.append(commit)

@@ -41,6 +41,14 @@ LOST_TRIGGER = (
 )
 """Message of the check `lost triggers`."""
 
+LOST_LOOKUP = (
+    "trigger `{name}` of playbook `{playbook}` is not found by its path, or by the ends that it awaits"
+)
+"""Message of the check `lookups of triggers` for a trigger."""
+
+WRONG_LOOKUP = "`{lookup}` leads to trigger `{name}` of playbook `{playbook}`, which is not so"
+"""Message of the check `lookups of triggers` for a path, or for a playbook whose ends are awaited."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:

@@ -605,6 +605,9 @@ class PlaybookRegistry(Protocol):
         """Remove one version of a playbook, or all, and return their number; runs are not affected.
 
         The triggers of the version that is the newest then replace those of its name.
+
+        Raises:
+            RejectedError: `path_taken`, as `register` does. Nothing was removed.
         """
         ...
 

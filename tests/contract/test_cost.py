@@ -30,6 +30,8 @@ from noetl.testing.store_contract.operations import (
     succeed,
     suspend_claim,
 )
+from noetl.testing.store_contract.outbox import channel, claim_end, entry, finish, start_late_run
+from noetl.testing.store_contract.trigger_lookups import run_end
 from noetl.testing.store_contract.triggers import advance_by, declare, fire, read_trigger, register
 from tests.aws import Client
 from tests.tool_environments import ROOT
@@ -63,6 +65,44 @@ def test_a_firing_is_one_request_after_the_read_of_its_trigger(queue: str) -> No
         fired = meter.read()
     assert fired.requests == {("dynamodb", "GetItem"): 1, ("dynamodb", "TransactWriteItems"): 1}
     assert (fired.read_units, fired.write_units - started.write_units) == (1.0, 7.0)
+
+
+def test_the_subscribers_of_an_end_are_one_read(queue: str) -> None:
+    store = open_store()
+    register(store, *(run_end(f"e{number}", "p") for number in range(10)))
+    for number in range(3):
+        assert store.channels.put(channel(f"c{number}", events=("failed", "late")), None)
+    with AwsMeter().attached("dynamodb") as meter:
+        subscribers = store.outbox.subscribers("default", "p")
+        usage = meter.read()
+    assert (subscribers.has_triggers, len(subscribers.channels)) == (True, 3)
+    assert (usage.requests, usage.read_units) == ({("dynamodb", "GetItem"): 1}, 1.0)
+
+
+def test_the_end_of_a_run_pays_only_for_its_entries(queue: str) -> None:
+    """An entry takes two units in the transaction, and one in each of two indexes."""
+    store = open_store()
+    spent = []
+    for entries in ((), (entry("a"),), (entry("b"), entry("c", due_at=None))):
+        claim = claim_end(store)
+        with AwsMeter().attached("dynamodb", "sqs") as meter:
+            finish(store, claim, *entries)
+            spent.append(meter.read())
+    requests = {("dynamodb", "GetItem"): 1, ("dynamodb", "TransactWriteItems"): 1}
+    assert [usage.requests for usage in spent] == [requests] * 3
+    assert [usage.write_units - spent[0].write_units for usage in spent] == [0.0, 4.0, 7.0]
+
+
+def test_the_start_of_a_run_that_may_be_late_is_one_request(queue: str) -> None:
+    store = open_store()
+    spent = []
+    for number, late_at in enumerate((None, None, 9.0)):
+        with AwsMeter().attached("dynamodb") as meter:
+            start_late_run(store, late_at, f"r{number}")
+            spent.append(meter.read())
+    assert spent[1].requests == {("dynamodb", "PutItem"): 1}
+    assert spent[2].requests == {("dynamodb", "TransactWriteItems"): 1}
+    assert spent[2].write_units - spent[1].write_units == 5.0
 
 
 @pytest.mark.timeout(600)

@@ -65,7 +65,7 @@ class DynamoBackend:
             return self.store.maintenance.check_consistency()
 
     def dump(self) -> list[str]:
-        """Return the items of all runs and of the outbox, without the pages of their history and without waits.
+        """Return the items of runs and of the outbox, without waits and without pages of the history.
 
         Readers write the pages, and a wait has no effect after the end of a run.
         """

@@ -6,8 +6,9 @@ Algorithm: reference checking, as in fsck (McKusick and Kowalski 1994). One scan
 no run and no plan. Each run is then read by itself. A finding about a run is reported if it is found again
 in each of CHECKS_PER_RUN reads.
 
-Cost: one scan of the table, and one read of each run, or CHECKS_PER_RUN reads of a run with findings. Then a
-request to the bucket for each of up to MAX_CHECKED_PAYLOADS values of open runs.
+Cost: one scan of the table, and one read of each run, or CHECKS_PER_RUN reads of a run with findings. Two
+reads and a query for each tenant with triggers. Then a request to the bucket for each of up to
+MAX_CHECKED_PAYLOADS values of open runs.
 
 Limits: an inconsistency that lasts longer than the reads of an active run is reported although it would
 vanish.
@@ -29,6 +30,7 @@ from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.due_index import DueIndex
 from noetl.executor.stores.dynamo.run_items import has_ended, is_paused, run_id_of
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
+from noetl.executor.stores.dynamo.triggers import find_wrong_lookups
 from noetl.executor.stores.finding import (
     LOST_TRIGGER,
     UNKNOWN_PLAN_OF_VERSION,
@@ -62,6 +64,8 @@ class ConsistencyCheck:
         for item in self._context.table.scan(_SCANNED):
             scan.add(item)
         findings = [*self._check_services(), *scan.findings()]
+        for tenant in sorted(scan.tenants_with_lookups):
+            findings += self._check_lookups(tenant)
         payloads: list[_Payload] = []
         for findings_of_run, payloads_of_run in self._context.in_parallel(
             self._check_run, sorted(scan.heads)
@@ -86,6 +90,17 @@ class ConsistencyCheck:
                 key = payload.stored[1:].decode("ascii")
                 counts = {"checked": len(checked), "count": len(payloads)}
                 yield finding_of_run("lost payloads", payload.run_id, key=key, **counts)
+
+    def _check_lookups(self, tenant: str) -> list[Finding]:
+        """Return findings about triggers and what leads to them, which CHECKS_PER_RUN reads have found."""
+        confirmed = find_wrong_lookups(self._context, tenant)
+        for _ in range(1, CHECKS_PER_RUN):
+            if not confirmed:
+                break
+            time.sleep(PAUSE_SECONDS)
+            again = find_wrong_lookups(self._context, tenant)
+            confirmed = [message for message in confirmed if message in again]
+        return [Finding("lookups of triggers", message) for message in confirmed]
 
     def _check_services(self) -> Iterable[Finding]:
         """Yield findings about the bucket, the index of due visits and the queue of the store."""
@@ -188,6 +203,7 @@ class _TableScan:
     messages_by_plan: dict[str, str] = field(default_factory=dict)
     newest: dict[tuple[str, str], str] = field(default_factory=dict)
     triggers: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    tenants_with_lookups: set[str] = field(default_factory=set)
 
     def add(self, item: Item) -> None:
         """Add an item of the scan; items that will expire are ignored."""
@@ -213,6 +229,11 @@ class _TableScan:
         elif kind == "L":
             playbook, _, name = item["sk"][2:].partition("\x00")
             self.triggers[rest, playbook, name] = item["version"]
+            self.tenants_with_lookups.add(rest)
+        elif kind == "H":
+            self.tenants_with_lookups.add(rest.rpartition("#")[0])
+        elif kind == "C" and item["sk"] == "S":
+            self.tenants_with_lookups.add(rest)
 
     def findings(self) -> Iterable[Finding]:
         """Yield findings about items of unknown runs and plans."""

@@ -215,6 +215,11 @@ def path_shard(tenant: str, path: str) -> ItemKey:
     return ItemKey(f"H#{tenant}#{number}", "P")
 
 
+def path_shards(tenant: str) -> list[ItemKey]:
+    """Return the keys of all items with paths of a tenant."""
+    return [ItemKey(f"H#{tenant}#{number}", "P") for number in range(PATH_SHARDS)]
+
+
 def outbox_entry(tenant: str, id: str) -> ItemKey:
     """Return the key of an entry of the outbox. Its sort key is its tenant."""
     return ItemKey(f"Y#{id}", tenant)

@@ -47,8 +47,8 @@ class DynamoPlaybooks:
             except ConditionFailed:
                 continue
             except PayloadTooLargeError as problem:
-                message = f"playbook `{playbook.name}` cannot be registered: {problem}"
-                raise RejectedError("too_large", message) from None
+                message = f"the triggers of playbook `{playbook.name}` exceed an item of DynamoDB"
+                raise RejectedError("too_large", message) from problem
         raise StoreError(f"Playbook `{playbook.name}` could not be registered: too many concurrent writers.")
 
     def _register(

@@ -18,7 +18,7 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from noetl.executor.model.outbox import Subscribers
 from noetl.executor.model.triggers import LiveTrigger
@@ -53,14 +53,17 @@ def read_subscribers(table: DynamoTable, tenant: str, playbook: str) -> Subscrib
 
 def find_awaiting(table: DynamoTable, tenant: str, playbook: str) -> list[tuple[str, str]]:
     """Return playbook and name of each trigger that awaits ends of runs of a playbook, in their order."""
+    triggers = list_awaited(table, tenant)
+    return sorted((owner, name) for awaited, owner, name in triggers if awaited == playbook)
+
+
+def list_awaited(table: DynamoTable, tenant: str) -> Iterator[tuple[str, str, str]]:
+    """Yield each playbook whose ends a trigger awaits, with the playbook and the name of the trigger."""
     item = table.get(keys.subscribers(tenant)) or {}
-    return sorted(
-        (attribute.removeprefix(_PLAYBOOK), name)
-        for attribute, triggers in item.items()
-        if attribute.startswith(_PLAYBOOK)
-        for name, awaited in triggers
-        if awaited == playbook
-    )
+    for attribute, triggers in item.items():
+        if attribute.startswith(_PLAYBOOK):
+            for name, awaited in triggers:
+                yield awaited, attribute.removeprefix(_PLAYBOOK), name
 
 
 def triggers_update(

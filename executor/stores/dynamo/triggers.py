@@ -39,8 +39,9 @@ from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.due_items import find_due_items
 from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, Delete, Put, Update, Write
-from noetl.executor.stores.dynamo.subscribers import find_awaiting, triggers_update
-from noetl.executor.stores.dynamo.webhook_paths import find_owner, path_updates
+from noetl.executor.stores.dynamo.subscribers import find_awaiting, list_awaited, triggers_update
+from noetl.executor.stores.dynamo.webhook_paths import find_owner, list_paths, path_updates
+from noetl.executor.stores.finding import LOST_LOOKUP, WRONG_LOOKUP
 from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.plan import Trigger
 
@@ -175,6 +176,23 @@ def _lookup_writes(
         *path_updates(context.table, tenant, name, before, after),
         *triggers_update(tenant, name, before, after),
     ]
+
+
+def find_wrong_lookups(context: DynamoContext, tenant: str) -> list[str]:
+    """Return a message for each trigger that its path or an end does not lead to, or wrongly leads to."""
+    table = context.table
+    found = {*list_paths(table, tenant), *list_awaited(table, tenant)}
+    expected = {
+        (lookup, trigger.playbook, trigger.name)
+        for trigger in map(_decode_trigger, table.query(*keys.triggers(tenant)))
+        if (lookup := trigger.path or trigger.awaits) is not None
+    }
+    lost = [LOST_LOOKUP.format(playbook=playbook, name=name) for _, playbook, name in expected - found]
+    wrong = [
+        WRONG_LOOKUP.format(lookup=lookup, playbook=playbook, name=name)
+        for lookup, playbook, name in found - expected
+    ]
+    return sorted(lost + wrong)
 
 
 def _read_triggers(context: DynamoContext, tenant: str, playbook: str) -> Mapping[str, LiveTrigger]:

@@ -15,7 +15,7 @@ Limits: an item has at most 400 KB, so a tenant has some 50,000 paths. The regis
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from noetl.executor.model.triggers import LiveTrigger, path_taken
 from noetl.executor.stores.dynamo import keys
@@ -30,6 +30,14 @@ def find_owner(table: DynamoTable, tenant: str, path: str) -> tuple[str, str] | 
     """Return playbook and name of the trigger that has a path, or None."""
     owner = (table.get(keys.path_shard(tenant, path), (_PATH + path,)) or {}).get(_PATH + path)
     return None if owner is None else (owner[0], owner[1])
+
+
+def list_paths(table: DynamoTable, tenant: str) -> Iterator[tuple[str, str, str]]:
+    """Yield each path of a tenant, with the playbook and the name of its trigger."""
+    for item in table.get_many(keys.path_shards(tenant)).values():
+        for attribute, owner in item.items():
+            if attribute.startswith(_PATH):
+                yield attribute.removeprefix(_PATH), owner[0], owner[1]
 
 
 def path_updates(

@@ -347,7 +347,7 @@ def _begin(
 
 
 def _add_start(db: Writer, run: Run) -> None:
-    """Add what each new run has: its deadline, its tags, the event of its start, and entries of the outbox."""
+    """Add what each new run has: its deadline, its tags, the event of its start, and its entries."""
     if run.deadline_at is not None:
         insert_visit(db, deadline_visit(run.id, run.resumes, run.deadline_at), run.queue, position=0)
     _add_tags(db, run.id, run.tags)

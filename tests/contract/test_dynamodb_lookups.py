@@ -1,0 +1,76 @@
+"""The items of a DynamoDB store that lead to triggers: by their paths, and by the ends that they await."""
+
+from __future__ import annotations
+
+import pytest
+
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.triggers import LiveTrigger
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.expressions import Update
+from noetl.executor.stores.dynamo.store import DynamoStore
+from noetl.infra.dynamodb import upgrade
+from noetl.testing.store_contract.operations import findings_of
+from noetl.testing.store_contract.trigger_lookups import run_end, webhook
+from noetl.testing.store_contract.triggers import register
+from tests.aws import Client
+
+
+@pytest.fixture
+def store(aws: Client) -> DynamoStore:
+    upgrade("noetl")
+    return DynamoStore("noetl")
+
+
+def test_wrong_lookups_of_triggers_are_found(store: DynamoStore) -> None:
+    register(store, webhook("w", "a"), run_end("e", "x"))
+    store.registry.unregister("default", "p", now=1.0)
+    register(store, webhook("w", "a"), run_end("e", "x"), name="q", tenant="other", now=2.0)
+    assert findings_of(store) == []
+    moved = {"P#a": None, f"P#{path_in_shard_of('a')}": ["q", "gone"]}
+    store.context.table.write([Update(keys.path_shard("other", "a"), moved)])
+    store.context.table.write([Update(keys.subscribers("default"), {"T#p": [["e", "y"]]})])
+    assert [(finding.check, finding.message) for finding in findings_of(store)] == [
+        ("lookups of triggers", "`y` leads to trigger `e` of playbook `p`, which is not so"),
+        (
+            "lookups of triggers",
+            f"`{path_in_shard_of('a')}` leads to trigger `gone` of playbook `q`, which is not so",
+        ),
+        (
+            "lookups of triggers",
+            "trigger `w` of playbook `q` is not found by its path, or by the ends that it awaits",
+        ),
+    ]
+
+
+def path_in_shard_of(path: str) -> str:
+    """Return another path that has the same item."""
+    numbered = (f"{path}/{number}" for number in range(1000))
+    return next(other for other in numbered if keys.path_shard("t", other) == keys.path_shard("t", path))
+
+
+def test_a_path_that_moves_meanwhile_is_looked_up_again(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(store, webhook("v", "a"), webhook("w", "b"), now=1.0)
+    get = store.triggers.get
+    moves: list[str] = []
+
+    def move_first(tenant: str, playbook: str, name: str) -> LiveTrigger | None:
+        if not moves:
+            moves.append(name)
+            register(store, webhook("v", "b"), webhook("w", "a"), now=2.0)
+        return get(tenant, playbook, name)
+
+    monkeypatch.setattr(store.triggers, "get", move_first)
+    trigger = store.triggers.at_path("default", "a")
+    assert (trigger and trigger.name, moves) == ("w", ["v"])
+
+
+def test_subscribers_that_exceed_their_item_are_rejected(store: DynamoStore) -> None:
+    with pytest.raises(RejectedError) as rejected:
+        for number in range(40):
+            register(store, run_end("e", f"{number} {'x' * 12_000}"), name=f"p{number}")
+    assert rejected.value.reason == "too_large"
+    assert rejected.value.message == "the triggers of playbook `p34` exceed an item of DynamoDB"
+    assert len(store.triggers.find("default")[0]) == 34
