@@ -358,6 +358,14 @@ SETTINGS = (
         " and `action:shell` allows an action that sends nothing to a host.",
     ),
     Setting(
+        "NOETL_TRIGGER_SOURCES",
+        "capabilities",
+        "rules such as `folder:orders` or `acme/folder:acme/in`, separated by `;` or line breaks",
+        "none: triggers read no source",
+        "The sources that triggers may read. `TENANT/` begins a rule of another tenant than `default`."
+        " A folder is below that of `NOETL_FILES_ROOT`, and its rule allows the folders below it.",
+    ),
+    Setting(
         "NOETL_SECRETS_PREFIX",
         "secrets",
         "a prefix of names",

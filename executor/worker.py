@@ -1,4 +1,4 @@
-"""A worker: threads that claim and execute due visits, one that renews their claims, and one for triggers."""
+"""A worker: threads that claim and execute due visits, one that renews claims, and those of triggers."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from noetl.executor.errors import DamagedRunError, SettingError, StoreError
 from noetl.executor.model.run import SERVICE_QUEUE, Claim, Lease, Run
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.precedence import working_for
+from noetl.executor.runtime.folder_loop import FolderLoop
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
 from noetl.executor.runtime.persistent_store import make_persistent
 from noetl.executor.runtime.store_failures import CLAIM, EXECUTE, StoreFailures
@@ -157,7 +158,10 @@ class Worker:
         self._renewal = threading.Thread(target=self._renew_claims, name="noetl-lease", daemon=True)
         self._retention = threading.Thread(target=self._delete_old_runs, name="noetl-retention", daemon=True)
         loop = TriggerLoop(store, self._stopping)
-        self._triggers = threading.Thread(target=loop.run, name="noetl-triggers", daemon=True)
+        folders = FolderLoop(store, settings.capabilities, self._stopping)
+        self._triggers = [threading.Thread(target=loop.run, name="noetl-triggers", daemon=True)]
+        if folders.is_needed:
+            self._triggers.append(threading.Thread(target=folders.run, name="noetl-folders", daemon=True))
 
     def start(self) -> None:
         """Start to execute visits. Take over the claims of dead workers of this machine at once.
@@ -171,7 +175,7 @@ class Worker:
         register_local_secrets()
         self._store.queue.release_dead(self._queue, self._store.clock())
         # A local run has a queue of its own, and no triggers.
-        triggers = (self._triggers,) if self._queue == SERVICE_QUEUE else ()
+        triggers = self._triggers if self._queue == SERVICE_QUEUE else ()
         for thread in (*self._threads, self._renewal, self._retention, *triggers):
             thread.start()
 
@@ -184,7 +188,7 @@ class Worker:
         self._stopping.set()
         self._store.work.notify()
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        for thread in (*self._threads, self._triggers) if drain else ():
+        for thread in (*self._threads, *self._triggers) if drain else ():
             if thread.ident is not None:
                 thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
         self._finished.set()

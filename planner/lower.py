@@ -19,6 +19,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
 import networkx as nx
@@ -57,6 +58,7 @@ from noetl.planner.plan import (
 from noetl.planner.plan import Case as PlanCase
 from noetl.planner.plan import Step as PlanStep
 from noetl.planner.plan import Task as PlanTask
+from noetl.planner.polled_sources import Folder
 from noetl.planner.program.cache_reads import CacheReads
 from noetl.planner.program.program import Program
 from noetl.planner.program.template_uses import TemplateScope, TemplateUse
@@ -70,6 +72,7 @@ from noetl.planner.syntax.models import (
     CachePolicy,
     Case,
     Entry,
+    FolderDeclaration,
     KeyedTriggerDeclaration,
     NotifyDeclaration,
     RetryPolicy,
@@ -453,6 +456,8 @@ def lower_source(declared: TriggerDeclaration) -> TriggerSource:
         return RunEnd(declared.playbook, tuple(declared.status))
     if isinstance(declared, WebhookDeclaration):
         return lower_webhook(declared)
+    if isinstance(declared, FolderDeclaration):
+        return Folder(str(PurePosixPath(declared.folder)), declared.glob, declared.settle)
     assert isinstance(declared, ScheduleDeclaration)
     return lower_schedule(declared)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from noetl.executor.errors import SettingError
 from noetl.executor.model.arriving_data import read_arrival_limit
+from noetl.executor.security.allowed_sources import AllowedSources, read_allowed_sources
 from noetl.executor.security.secret_hosts import SecretHosts, read_secret_hosts
 from noetl.planner.frozen import frozen
 
@@ -57,7 +58,8 @@ class Capabilities:
     `actions` are the action types that may be used; None means all. `log_bytes` is how much a run may log,
     and `file_bytes` how much it may write to files; None means any amount. `command_limits` are
     the limits of the processes of a command, by the name of the resource in the module `resource`.
-    `secret_hosts` are the hosts to which each secret may go.
+    `secret_hosts` are the hosts to which each secret may go. `trigger_sources` are the sources that triggers
+    of each tenant may read.
     """
 
     files_root: Path | None = None
@@ -72,6 +74,7 @@ class Capabilities:
     file_bytes: int | None = DEFAULT_FILE_BYTES
     command_limits: tuple[tuple[str, int], ...] = _DEFAULT_LIMITS
     secret_hosts: SecretHosts = field(default_factory=SecretHosts)
+    trigger_sources: AllowedSources = field(default_factory=AllowedSources)
 
 
 def local_run_capabilities(folder: Path) -> Capabilities:
@@ -122,6 +125,7 @@ def service_capabilities(environ: Mapping[str, str]) -> Capabilities:
         file_bytes=_read_bytes(environ, "NOETL_FILE_BYTES", DEFAULT_FILE_BYTES),
         command_limits=_read_command_limits(environ),
         secret_hosts=read_secret_hosts(environ),
+        trigger_sources=read_allowed_sources(environ),
     )
 
 

@@ -34,10 +34,13 @@ TRIGGER_ATTRIBUTES: Mapping[str, frozenset[str]] = {
     "schedule": frozenset({"scheduled_at", "previous_at", "next_at", "local", "partition"}),
     "webhook": frozenset({"method", "headers", "query", "body", "id"}),
     "run": frozenset({"workflow_id", "status", "result", "error"}),
+    "folder": frozenset({"path", "name", "size"}),
 }
 """The attributes of `trigger` in templates, by the type of the trigger."""
 
-_TEXT_ATTRIBUTES = frozenset({"scheduled_at", "local", "method", "id", "workflow_id", "status"})
+_TEXT_ATTRIBUTES = frozenset(
+    {"scheduled_at", "local", "method", "id", "workflow_id", "status", "path", "name"}
+)
 """The attributes whose values are always text."""
 
 READABLE_NAMES = ("trigger", "now", "uuid")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from noetl.planner.polled_sources import MAX_SETTLE_SECONDS
 from noetl.planner.schedules.schedule import MAX_CATCH_UP_SECONDS, MAX_JITTER_SECONDS
 from noetl.planner.trigger_sources import MAX_WEBHOOK_WAIT_SECONDS
 
@@ -90,6 +91,15 @@ def parse_late_time(value: object) -> float:
         ValueError: the value is not a duration, or is too short or too long.
     """
     return _parse_bounded(value, MIN_LATE_SECONDS, MAX_LATE_SECONDS, "the time must be from `1s` to `365d`")
+
+
+def parse_settle_time(value: object) -> float:
+    """Return the seconds for which a file must stay unchanged.
+
+    Raises:
+        ValueError: the value is not a duration, or is too long.
+    """
+    return _parse_bounded(value, 0.0, MAX_SETTLE_SECONDS, "the time must be at most `1h`")
 
 
 def _parse_bounded(value: object, shortest: float, longest: float, message: str) -> float:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.notify import MAX_CHANNELS
+from noetl.planner.polled_sources import DEFAULT_SETTLE_SECONDS
 from noetl.planner.schedules.schedule import MAX_CATCH_UP, MAX_CATCH_UP_SECONDS, CatchUpMode
 from noetl.planner.syntax.durations import (
     parse_catch_up_time,
@@ -17,6 +18,7 @@ from noetl.planner.syntax.durations import (
     parse_jitter,
     parse_late_time,
     parse_remember_time,
+    parse_settle_time,
     parse_tolerance,
     parse_ttl,
     parse_webhook_wait,
@@ -235,7 +237,7 @@ def _expand_catch_up(value: object) -> object:
 MAX_WEBHOOK_SECRETS = 5
 """How many secrets of a webhook are valid at the same time."""
 
-TriggerType = Literal["schedule", "webhook", "run"]
+TriggerType = Literal["schedule", "webhook", "run", "folder"]
 
 
 class TriggerDeclaration(Model):
@@ -308,6 +310,14 @@ class RunTriggerDeclaration(KeyedTriggerDeclaration):
     status: Annotated[list[EndedStatus], Field(min_length=1)] = Field(default_factory=_succeeded)
 
 
+class FolderDeclaration(KeyedTriggerDeclaration):
+    """A trigger that fires at files of a folder."""
+
+    folder: str
+    glob: str = "*"
+    settle: Annotated[float, BeforeValidator(parse_settle_time)] = DEFAULT_SETTLE_SECONDS
+
+
 def trigger_tag(value: object) -> str:
     """Return the type of a trigger. One without a valid type is described as a schedule."""
     type_name = value.get("type") if isinstance(value, dict) else None
@@ -317,7 +327,8 @@ def trigger_tag(value: object) -> str:
 AnyTrigger = Annotated[
     Annotated[ScheduleDeclaration, Tag("schedule")]
     | Annotated[WebhookDeclaration, Tag("webhook")]
-    | Annotated[RunTriggerDeclaration, Tag("run")],
+    | Annotated[RunTriggerDeclaration, Tag("run")]
+    | Annotated[FolderDeclaration, Tag("folder")],
     Discriminator(trigger_tag),
 ]
 """A trigger of any type."""
@@ -326,6 +337,7 @@ TRIGGER_MODELS: Mapping[str, type[TriggerDeclaration]] = {
     "schedule": ScheduleDeclaration,
     "webhook": WebhookDeclaration,
     "run": RunTriggerDeclaration,
+    "folder": FolderDeclaration,
 }
 """The models of triggers by type."""
 

@@ -23,6 +23,7 @@ from noetl.planner.syntax.models import (
     CatchUpPolicy,
     DocumentPath,
     FieldDeclaration,
+    FolderDeclaration,
     InputDeclaration,
     LatePolicy,
     Loop,
@@ -74,6 +75,7 @@ _NOUNS: Mapping[type[Model], str] = {
     TriggerDeclaration: "a trigger",
     ScheduleDeclaration: "a trigger",
     RunTriggerDeclaration: "a trigger",
+    FolderDeclaration: "a trigger",
     WebhookDeclaration: "a trigger",
     WebhookAuthDeclaration: "`auth`",
     CatchUpPolicy: "`catch_up`",
@@ -199,6 +201,12 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         **dict.fromkeys(("flow", "after", "on"), "write `playbook`"),
         **dict.fromkeys(("states", "statuses", "result"), "write `status`"),
     },
+    FolderDeclaration: {
+        **_TRIGGER_KEY_HINTS,
+        **dict.fromkeys(("directory", "dir", "path", "watch"), "write `folder`, such as `folder: orders`"),
+        **dict.fromkeys(("pattern", "files", "match"), 'write `glob`, such as `glob: "*.csv"`'),
+        **dict.fromkeys(("wait", "delay", "debounce"), "write `settle`, such as `settle: 2s`"),
+    },
     CatchUpPolicy: {
         **dict.fromkeys(("for", "max_age", "window"), "write `within`"),
         **dict.fromkeys(("max", "count"), "write `limit`"),
@@ -238,6 +246,7 @@ _MISSING_KEY_HINTS = {
     "steps": MINIMAL_PLAYBOOK_HINT,
     "case": "write `case: default` if the case has no condition",
     "auth": 'write `auth: {scheme: github, secret: "{{ secrets.NAME }}"}`',
+    "folder": "write the folder, such as `folder: orders`",
     "path": "write the address of the webhook, such as `path: stripe/paid`",
 }
 _MAPPING_HINTS = {
@@ -271,6 +280,7 @@ _DURATION_BOUNDS = {
     "jitter": "of at most 24 hours",
     "wait": "of at most 25 seconds",
     "remember": "from 1 minute to 365 days",
+    "settle": "of at most 1 hour",
     "tolerance": "from 1 second to 1 day",
 }
 """The bounds of durations that have other bounds than zero, by key. `every` has them in a trigger."""

@@ -1,0 +1,69 @@
+"""The firing of triggers whose source is read: files of a folder.
+
+Problem: several processes read the same source, and each may die after it has read an item.
+
+Algorithm: the key of a firing names the item. So an item that is read again starts no second run. Its records
+have the time at which the source got it, so that they are one record. The firing is committed before the
+item is removed from its source.
+
+Cost: as that of each firing.
+
+Limits: an item that is rejected or filtered is evaluated again if it is read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from noetl.executor.engine.firing import Firer
+from noetl.executor.errors import ActionError
+from noetl.executor.model.triggers import Advance, Firing, FiringOutcome, new_firing, record_firing
+from noetl.planner.frozen import frozen
+
+
+@frozen
+class SourceItem:
+    """An item of a source.
+
+    Attributes:
+        key: what tells it from the other items of the source.
+        arrived_at: when the source got it.
+        view: what templates read under `trigger`.
+    """
+
+    key: str
+    arrived_at: float
+    view: Mapping[str, Any]
+
+
+def item_firing(firer: Firer, item: SourceItem) -> Firing:
+    """Return the firing of an item. Its outcome is not known yet.
+
+    Raises:
+        ActionError: the `key` of the trigger has no value.
+    """
+    return firer.with_key(_new_firing(firer, item), item.view)
+
+
+def fire_item(firer: Firer, item: SourceItem) -> None:
+    """Fire a trigger for an item of its source, once.
+
+    Raises:
+        RejectedError: `quota_exceeded`.
+        TriggerChangedError: the trigger was changed or removed.
+        StoreError: the store cannot be reached, or the plan cannot be read.
+    """
+    advance = Advance(firer.trigger, firer.trigger)
+    try:
+        firing = item_firing(firer, item)
+    except ActionError as problem:
+        rejected = _new_firing(firer, item)
+        firer.write(record_firing(advance, rejected, FiringOutcome.REJECTED, problem.message))
+        return
+    firer.fire(firing, item.view, advance)
+
+
+def _new_firing(firer: Firer, item: SourceItem) -> Firing:
+    # After a registration or a pause, an item that is evaluated again has a record of its own.
+    return new_firing(firer.trigger, item.key, max(item.arrived_at, firer.trigger.changed_at))

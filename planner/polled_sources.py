@@ -1,0 +1,39 @@
+"""The sources of triggers that a service reads by itself: folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from noetl.planner.frozen import frozen
+
+DEFAULT_SETTLE_SECONDS = 2.0
+MAX_SETTLE_SECONDS = 3600.0
+
+
+@frozen
+class Folder:
+    """Files of a folder, each of which starts a run.
+
+    Attributes:
+        folder: the folder below that of NOETL_FILES_ROOT.
+        glob: the pattern of the files below the folder.
+        settle_seconds: for how long a file must stay as it is before it counts.
+    """
+
+    folder: str
+    glob: str = "*"
+    settle_seconds: float = DEFAULT_SETTLE_SECONDS
+
+    @property
+    def timing(self) -> tuple[Any, ...]:
+        """The values that decide when it fires, which are not times."""
+        return ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields by name. Their names are part of the stored format."""
+        return {name: getattr(self, name) for name in self.__match_args__}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Folder:
+        return cls(**data)
