@@ -6,6 +6,7 @@ import itertools
 import random
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import pytest
 
 from noetl.api.service.services import create_services
 from noetl.executor.actions import catalogue
+from noetl.executor.model.outbox import OutboxKind
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.model.triggers import Firing, FiringOutcome
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
@@ -31,6 +34,13 @@ TEXT = (
     + "input: {at: {type: string}}\n"
     + 'steps: [{name: a, run: [{action: log, message: "{{ at }}"}]}]\n'
 )
+
+AFTER = """
+name: after
+triggers: [{name: ended, type: run, playbook: ticking, input: {id: "{{ trigger.workflow_id }}"}}]
+input: {id: string}
+steps: [{name: a, run: [{action: log, message: "{{ id }}"}]}]
+"""
 
 Start = Callable[[tuple[str, ...]], subprocess.Popen[str]]
 
@@ -71,9 +81,16 @@ def find_firings(store: Store, trigger: str) -> list[Firing]:
             return sorted(firings, key=lambda firing: firing.scheduled_at or 0.0)
 
 
+def find_runs(store: Store, playbook: str) -> list[RunSummary]:
+    """Return all runs of a playbook."""
+    return store.runs.find(RunFilter("default", playbook=playbook, limit=10_000))[0]
+
+
 @pytest.mark.timeout(300)
 def test_killed_processes_fire_each_instant_once(start: Start, store: Store) -> None:
-    create_services(store, catalogue()).playbooks.register(TEXT)
+    services = create_services(store, catalogue())
+    services.playbooks.register(TEXT)
+    services.playbooks.register(AFTER)
     processes = [start(command) for command in COMMANDS]
     while (trigger := store.triggers.get("default", "ticking", "t0")) is None or trigger.last_run is None:
         time.sleep(0.1)
@@ -98,10 +115,22 @@ def test_killed_processes_fire_each_instant_once(start: Start, store: Store) -> 
         trigger = store.triggers.get("default", "ticking", f"t{number}")
         assert trigger is not None
         assert (trigger.last_run, trigger.last_at) == (firings[-1].run_id, instants[-1])
-    runs = {run.id for run in store.runs.find(RunFilter("default", limit=10_000))[0]}
-    assert runs == started
+    assert {run.id for run in find_runs(store, "ticking")} == started
     # What is left is executed by a worker that starts afterwards; it fires further instants meanwhile.
     worker = start(("worker",))
     while any(not position.status.is_final for position in store.runs.positions(sorted(started)).values()):
         assert worker.poll() is None
         time.sleep(0.1)
+    # Each run that has ended started one run that awaits it, or its entry is still in the outbox.
+    while entries := store.outbox.due([OutboxKind.RUN_ENDED], store.clock() - 2, 1):
+        assert worker.poll() is None, entries
+        time.sleep(0.1)
+    worker.kill()
+    worker.wait()
+    ended = {run.id for run in find_runs(store, "ticking") if run.status.is_final}
+    pending = {
+        entry.record["run_id"] for entry in store.outbox.due([OutboxKind.RUN_ENDED], store.clock(), 10_000)
+    }
+    awaited = Counter(str((run.trigger or {})["workflow_id"]) for run in find_runs(store, "after"))
+    assert set(awaited.values()) == {1}
+    assert ended - pending <= awaited.keys() <= ended

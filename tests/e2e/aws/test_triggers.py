@@ -1,4 +1,4 @@
-"""Schedules through the deployed sweep, queue, table and functions."""
+"""Triggers through the deployed sweep, queue, table and functions."""
 
 from __future__ import annotations
 
@@ -23,9 +23,20 @@ steps: [{name: a, run: [{action: set, set: {seen: "{{ scheduled }} {{ local }}"}
 """
 
 
-def find_firings(service: DeployedService) -> list[dict[str, Any]]:
-    """Return the firings, the oldest first."""
-    return list(service.http.get("/triggers/ticking/often/firings").json()["items"][::-1])
+AFTER = """
+name: after
+triggers:
+- {name: ended, type: run, playbook: single, input: {id: "{{ trigger.workflow_id }}", n: "{{ trigger.result.n }}"}}
+input: {id: string, n: integer}
+steps: [{name: a, run: [{action: set, set: {seen: "{{ id }} {{ n }}"}}]}]
+"""
+
+SINGLE = "name: single\nsteps: [{name: a, run: [{action: set, set: {n: 7}}]}]\n"
+
+
+def find_firings(service: DeployedService, trigger: str = "ticking/often") -> list[dict[str, Any]]:
+    """Return the firings of a trigger, the oldest first."""
+    return list(service.http.get(f"/triggers/{trigger}/firings").json()["items"][::-1])
 
 
 def test_the_sweep_and_messages_fire_a_schedule(service: DeployedService, stack: DeployedStack) -> None:
@@ -44,3 +55,21 @@ def test_the_sweep_and_messages_fire_a_schedule(service: DeployedService, stack:
     assert len({firing["scheduled_at"] for firing in firings}) == len(firings)
     for firing in firings:
         assert service.result(firing["workflow_id"])["status"] == "succeeded"
+
+
+def test_the_end_of_a_run_starts_the_run_that_awaits_it(service: DeployedService) -> None:
+    for text in (AFTER, SINGLE):
+        answer = service.http.post("/playbooks", content=text, headers=CONTENT)
+        assert answer.status_code == 201, answer.text
+    started = service.http.post("/playbooks/single/versions/1/runs").json()
+    ended = service.result(started["workflow_id"])
+    assert ended["status"] == "succeeded"
+    deadline = time.monotonic() + SECONDS
+    # No sweep runs meanwhile: the invocation that has ended the run sends the message.
+    while not (firings := find_firings(service, "after/ended")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    [firing] = firings
+    assert firing["outcome"] == "started"
+    result = service.result(firing["workflow_id"])
+    assert result["result"]["seen"] == f"{started['workflow_id']} 7"
