@@ -1,4 +1,4 @@
-"""The entries of the outbox that follow from the end of a run: who is told of it, and what it starts."""
+"""The entries of the outbox that follow from the end of a run."""
 
 from __future__ import annotations
 

@@ -66,9 +66,9 @@ def _write_ending(store: Store, claim: Claim, run: Run, ending: RunEnding, now: 
     Raises:
         FencedError, PayloadTooLargeError: as `finish` of the store does.
     """
-    told = replace(ending, outbox=find_entries(store, run, ending, now))
-    store.queue.finish(claim, told, now)
-    return told
+    written = replace(ending, outbox=find_entries(store, run, ending, now))
+    store.queue.finish(claim, written, now)
+    return written
 
 
 def _evaluate_ending(store: Store, visit: Visit, run: Run) -> RunEnding:

@@ -19,7 +19,7 @@ MAX_MESSAGES = 10_000
 
 
 def send_due_messages(store: QueuedStore, now: float) -> int:
-    """Send messages about the triggers and the entries of the outbox that are due soon. Return their number."""
+    """Send messages about triggers and entries of the outbox that are due soon. Return their number."""
     if store.message_queue is None:
         return 0
     until = now + LOOKAHEAD_SECONDS

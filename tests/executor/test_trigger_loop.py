@@ -245,7 +245,7 @@ steps: [{name: a, run: [{action: log, message: hello}]}]
 
 
 def end_awaited_run() -> tuple[Any, FakeClock, OutboxMessage]:
-    """Return a store in which a run has ended that a trigger awaits, its clock, and the message about that."""
+    """Return a store in which a run has ended that a trigger awaits, its clock, and the message."""
     clock = FakeClock(START)
     store: Any = TimedStore(clock)
     plan = compile_text(AWAITING)

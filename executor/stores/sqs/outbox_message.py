@@ -1,7 +1,6 @@
 """An outbox message: the JSON text of an SQS message that says that an entry of the outbox is due.
 
-Problem: nothing runs in AWS between two sweeps, which are a minute apart, and what follows from the end of a
-run should not wait for the next.
+Problem: sweeps in AWS are a minute apart, and what follows from the end of a run should not wait for one.
 
 Algorithm: as that of trigger messages (see `noetl.executor.stores.sqs.trigger_message`). The commit that ends
 a run sends a message about each entry that it has written. A message names the time for which it was sent. If

@@ -26,7 +26,10 @@ steps: [{name: a, run: [{action: set, set: {seen: "{{ scheduled }} {{ local }}"}
 AFTER = """
 name: after
 triggers:
-- {name: ended, type: run, playbook: single, input: {id: "{{ trigger.workflow_id }}", n: "{{ trigger.result.n }}"}}
+- name: ended
+  type: run
+  playbook: single
+  input: {id: "{{ trigger.workflow_id }}", n: "{{ trigger.result.n }}"}
 input: {id: string, n: integer}
 steps: [{name: a, run: [{action: set, set: {seen: "{{ id }} {{ n }}"}}]}]
 """
