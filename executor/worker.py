@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import field
 
+from noetl.executor.channels.sender import Sender
+from noetl.executor.engine.delivery import Courier
 from noetl.executor.engine.external import FindPlaybook, read_public_url
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.item_threads import read_item_threads
@@ -25,6 +27,7 @@ from noetl.executor.model.worker_identity import process_name
 from noetl.executor.precedence import working_for
 from noetl.executor.runtime.folder_loop import FolderLoop
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
+from noetl.executor.runtime.notification_loop import NotificationLoop
 from noetl.executor.runtime.persistent_store import make_persistent
 from noetl.executor.runtime.store_failures import CLAIM, EXECUTE, StoreFailures
 from noetl.executor.runtime.tenant_shares import TenantShares
@@ -159,9 +162,14 @@ class Worker:
         self._retention = threading.Thread(target=self._delete_old_runs, name="noetl-retention", daemon=True)
         loop = TriggerLoop(store, self._stopping)
         folders = FolderLoop(store, settings.capabilities, self._stopping)
-        self._triggers = [threading.Thread(target=loop.run, name="noetl-triggers", daemon=True)]
+        sender = Sender(
+            settings.capabilities.networks, settings.capabilities.secret_hosts, stopping=self._stopping
+        )
+        notifications = NotificationLoop(Courier(store, sender, settings.public_url), self._stopping)
+        loops = {"noetl-triggers": loop.run, "noetl-notifications": notifications.run}
         if folders.is_needed:
-            self._triggers.append(threading.Thread(target=folders.run, name="noetl-folders", daemon=True))
+            loops["noetl-folders"] = folders.run
+        self._loops = [threading.Thread(target=run, name=name, daemon=True) for name, run in loops.items()]
 
     def start(self) -> None:
         """Start to execute visits. Take over the claims of dead workers of this machine at once.
@@ -174,9 +182,9 @@ class Worker:
         keeps_inputs()
         register_local_secrets()
         self._store.queue.release_dead(self._queue, self._store.clock())
-        # A local run has a queue of its own, and no triggers.
-        triggers = self._triggers if self._queue == SERVICE_QUEUE else ()
-        for thread in (*self._threads, self._renewal, self._retention, *triggers):
+        # A local run has a queue of its own, no triggers and no notifications.
+        loops = self._loops if self._queue == SERVICE_QUEUE else ()
+        for thread in (*self._threads, self._renewal, self._retention, *loops):
             thread.start()
 
     def stop(self, *, drain: bool = True, timeout_seconds: float | None = None) -> None:
@@ -188,7 +196,7 @@ class Worker:
         self._stopping.set()
         self._store.work.notify()
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        for thread in (*self._threads, *self._triggers) if drain else ():
+        for thread in (*self._threads, *self._loops) if drain else ():
             if thread.ident is not None:
                 thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
         self._finished.set()

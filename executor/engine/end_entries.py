@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from noetl.executor.model.notifications import notification_entries
 from noetl.executor.model.outbox import OutboxEntry, ended_entry
 from noetl.executor.model.run import SERVICE_QUEUE, Run, RunEnding
 from noetl.executor.stores.interface import Store
@@ -12,4 +13,6 @@ def find_entries(store: Store, run: Run, ending: RunEnding, now: float) -> list[
     if run.queue != SERVICE_QUEUE:
         return []
     subscribers = store.outbox.subscribers(run.tenant, run.playbook)
-    return [ended_entry(run, ending.status, now)] if subscribers.has_triggers else []
+    notify = store.plans.header(run.plan_hash).notify
+    ended = [ended_entry(run, ending.status, now)] if subscribers.has_triggers else []
+    return [*ended, *notification_entries(run, ending, notify, subscribers, now)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from noetl.executor.engine.backfill import perform_backfill
+from noetl.executor.engine.delivery import deliver, perform_late
 from noetl.executor.engine.run_firing import perform_run_end
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind
 from noetl.executor.stores.interface import Store
@@ -12,14 +13,19 @@ from noetl.executor.stores.interface import Store
 _PERFORMERS: Mapping[OutboxKind, Callable[[Store, OutboxEntry, float], bool]] = {
     OutboxKind.RUN_ENDED: perform_run_end,
     OutboxKind.BACKFILL: perform_backfill,
+    OutboxKind.LATE: perform_late,
+    OutboxKind.NOTIFICATION: deliver,
 }
 
-PERFORMED_KINDS = tuple(_PERFORMERS)
-"""The kinds of entries that are performed at once. Notifications are delivered by threads of their own."""
+ALL_KINDS = tuple(_PERFORMERS)
+"""The kinds of entries that an invocation performs."""
+
+PERFORMED_KINDS = tuple(kind for kind in _PERFORMERS if kind is not OutboxKind.NOTIFICATION)
+"""The kinds that the loop of a process performs. Notifications are delivered by threads of their own."""
 
 
 def perform_entry(store: Store, entry: OutboxEntry, now: float) -> bool:
-    """Perform a due entry of one of PERFORMED_KINDS. Return whether this process has removed or moved it.
+    """Perform a due entry. Return whether this process has removed or moved it.
 
     Raises:
         StoreAwayError: the store cannot be reached.

@@ -20,6 +20,7 @@ class Channel:
         settings: further values of its type, such as the secret that signs.
         is_paused: whether nothing is sent. Notifications wait.
         paused_reason: why it was paused by itself; None if a person has paused it.
+        retry_at: when the next notification is tried, as its receiver cannot be reached; None if it can.
         edition: the number of its changes. A write requires the edition that was read.
     """
 
@@ -32,6 +33,7 @@ class Channel:
     settings: Mapping[str, Any] = field(default_factory=dict)
     is_paused: bool = False
     paused_reason: str | None = None
+    retry_at: float | None = None
     edition: int = 1
 
     def to_json(self) -> dict[str, Any]:

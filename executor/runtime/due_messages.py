@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from noetl.executor.engine.outbox import PERFORMED_KINDS, perform_entry
+from noetl.executor.engine.outbox import ALL_KINDS, perform_entry
 from noetl.executor.engine.schedule_firing import perform_due
 from noetl.executor.model.outbox import OutboxEntry
 from noetl.executor.model.triggers import LiveTrigger
@@ -24,7 +24,7 @@ def send_due_messages(store: QueuedStore, now: float) -> int:
         return 0
     until = now + LOOKAHEAD_SECONDS
     triggers = store.triggers.due(until, MAX_MESSAGES)
-    entries = store.outbox.due(PERFORMED_KINDS, until, MAX_MESSAGES)
+    entries = store.outbox.due(ALL_KINDS, until, MAX_MESSAGES)
     return send_messages_about(store, [*triggers, *entries])
 
 

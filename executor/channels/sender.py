@@ -1,0 +1,96 @@
+"""The sender of messages: it reads the secrets of a channel and sends a message by the way of its type."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import field
+
+from noetl.executor.channels.http_post import parse_target
+from noetl.executor.channels.message import Message
+from noetl.executor.errors import ActionError
+from noetl.executor.model.channels import Channel
+from noetl.executor.model.deliveries import DeliveryFailure
+from noetl.executor.security.secret_access import SecretAccess
+from noetl.executor.security.secret_hosts import SecretHosts
+from noetl.executor.security.secret_sources import resolve_secret
+from noetl.executor.security.webhook_signatures import SigningSecretError
+from noetl.planner.frozen import frozen
+
+_SECRET = re.compile(r"\s*\{\{\s*secrets\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}\s*")
+
+
+def secret_name(text: str) -> str | None:
+    """Return the name of the secret that a value of a channel is, or None if it is a literal.
+
+    >>> secret_name("{{ secrets.SLACK }}"), secret_name("https://example.com")
+    ('SLACK', None)
+    """
+    match = _SECRET.fullmatch(text)
+    return None if match is None else match[1]
+
+
+@frozen
+class Sender:
+    """A sender of messages, with the networks and the hosts of secrets that the operator allows."""
+
+    networks: tuple[str, ...] = ()
+    secret_hosts: SecretHosts = field(default_factory=SecretHosts)
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def send(self, channel: Channel, message: Message, now: float) -> DeliveryFailure | None:
+        """Send a message to a channel. Return None if its receiver has accepted it.
+
+        Raises:
+            CancelledError: `stopping` was set.
+        """
+        try:
+            if channel.type == "eventbridge":
+                from noetl.executor.channels.eventbridge import put_event
+
+                return put_event(channel.target, message)
+            return self._post(channel, message, now)
+        except ActionError as error:
+            return DeliveryFailure(error.message, is_away=False)
+        except SigningSecretError as error:
+            return DeliveryFailure(f"the signing secret is invalid: {error}", is_away=False)
+
+    def _post(self, channel: Channel, message: Message, now: float) -> DeliveryFailure | None:
+        """Send a message by HTTP.
+
+        Raises:
+            ActionError: the URL or a secret cannot be read, or must not be used.
+            SigningSecretError: the secret that signs has no valid base64.
+            CancelledError: `stopping` was set.
+        """
+        from noetl.executor.channels.slack import slack_post
+        from noetl.executor.channels.webhook import webhook_post
+
+        url = parse_target(self._read_target(channel))
+        if channel.type == "slack":
+            post = slack_post(url, message)
+        else:
+            post = webhook_post(url, message, self._read_secret(channel), now)
+        return post.send(self.networks, self.stopping)
+
+    def _read_target(self, channel: Channel) -> str:
+        """Return the URL. One that is a secret must be allowed to go to its own host."""
+        name = secret_name(channel.target)
+        if name is None:
+            return channel.target
+        access = SecretAccess(channel.tenant, self.secret_hosts, self.environ)
+        target = access.reveal(name)
+        host = parse_target(target).host
+        access.set_destination(lambda: (host,), "the host of the channel")
+        return target
+
+    def _read_secret(self, channel: Channel) -> str | None:
+        """Return the secret that signs. It leaves the process as a hash only, so it may sign for any host."""
+        text = channel.settings.get("secret")
+        if text is None:
+            return None
+        name = secret_name(text)
+        return text if name is None else resolve_secret(name, self.environ, channel.tenant)

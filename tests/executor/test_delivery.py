@@ -1,0 +1,625 @@
+"""The delivery of notifications to real receivers: retries, pauses of channels, and the order of a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from noetl.executor.channels import http_post
+from noetl.executor.channels.sender import Sender
+from noetl.executor.engine import delivery
+from noetl.executor.engine.delivery import Courier, make_courier, perform_late
+from noetl.executor.engine.start import new_run
+from noetl.executor.errors import StoreAwayError
+from noetl.executor.model.channels import Channel
+from noetl.executor.model.deliveries import (
+    LEASE_SECONDS,
+    MAX_ATTEMPTS,
+    PROBE_SECONDS,
+    RETRY_SECONDS,
+    begin_attempt,
+    delivery_state,
+    give_up,
+    retry_delivery,
+)
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind, entries_of_start
+from noetl.executor.model.run import RunEnding, RunStatus
+from noetl.executor.model.start_request import StartRequest
+from noetl.executor.runtime import notification_loop
+from noetl.executor.runtime.notification_loop import NotificationLoop
+from noetl.executor.security.capabilities import Capabilities
+from noetl.executor.security.secret_hosts import SecretHosts
+from noetl.executor.security.webhook_signatures import check_signature
+from noetl.executor.stores.memory.store import MemoryStore
+from noetl.executor.worker import Worker, WorkerSettings
+from noetl.planner.frozen import replace
+from noetl.planner.trigger_sources import WebhookAuth
+from noetl.testing.run_harness import FakeClock, compile_text
+from noetl.testing.store_contract.outbox import add, claim_end, start_late_run
+from tests.http_server import StubExchange, StubServer, find_free_port, serve
+
+START = 1_000_000_000.0
+SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+LOOPBACK = ("127.0.0.0/8",)
+
+
+class PostOffice:
+    """A store with a fake clock, and what delivers its notifications."""
+
+    def __init__(self, **options: Any) -> None:
+        self.clock = FakeClock(START)
+        self.store: Any = MemoryStore()
+        self.store.clock = self.clock
+        self.courier = Courier(self.store, Sender(LOOPBACK, **options), "https://noetl.example.com/")
+
+    def add_channel(self, target: str, name: str = "ops", **fields: Any) -> Channel:
+        values = {"tenant": "default", "type": "webhook", "created_at": START, **fields}
+        channel = Channel(name=name, target=target, **values)
+        assert self.store.channels.put(channel, None)
+        return channel
+
+    def add(self, id: str = "n1", channel: str = "ops", **record: Any) -> OutboxEntry:
+        data = {
+            "event": "failed",
+            "channel": channel,
+            "run_id": "r1234567890",
+            "playbook": "import",
+            "version": "3",
+            "status": "failed",
+            "attempts": 0,
+            "waits_for": [],
+        }
+        tenant = record.pop("tenant", "default")
+        values = {**data, **record}
+        entry = OutboxEntry(id, tenant, OutboxKind.NOTIFICATION, self.clock(), self.clock(), values)
+        add(self.store, entry)
+        return entry
+
+    def read(self, id: str = "n1") -> OutboxEntry | None:
+        return self.store.outbox.get("default", id)  # type: ignore[no-any-return]
+
+    def existing(self, id: str = "n1") -> OutboxEntry:
+        entry = self.read(id)
+        assert entry is not None
+        return entry
+
+    def deliver_due(self) -> list[str]:
+        """Deliver everything that is due once. Return the ids."""
+        due = self.store.outbox.due([OutboxKind.NOTIFICATION], self.clock(), 100)
+        for entry in due:
+            self.courier.deliver(entry, self.clock())
+        return [entry.id for entry in due]
+
+    def due_in(self, id: str = "n1") -> float | None:
+        due_at = self.existing(id).due_at
+        return None if due_at is None else due_at - self.clock()
+
+
+def answering(*statuses: int, **headers: Any) -> Callable[[StubExchange], None]:
+    """Return what answers with these statuses in turn. The last one is repeated."""
+    left = list(statuses)
+
+    def answer(exchange: StubExchange) -> None:
+        exchange.reply(left.pop(0) if len(left) > 1 else left[0], **headers)
+
+    return answer
+
+
+@contextmanager
+def receiver(*statuses: int, **headers: str) -> Iterator[StubServer]:
+    with serve(answering(*(statuses or (204,)), **headers)) as server:
+        yield server
+
+
+@contextmanager
+def silent_receiver() -> Iterator[tuple[StubServer, threading.Event]]:
+    """Serve without an answer. Return the server, and what is set at the first request."""
+    requested, released = threading.Event(), threading.Event()
+
+    def hang(_exchange: StubExchange) -> None:
+        requested.set()
+        released.wait(30)
+
+    with serve(hang) as server:
+        try:
+            yield server, requested
+        finally:
+            released.set()
+
+
+class TestSuccess:
+    def test_a_signed_message_arrives_and_its_entry_is_removed(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        post = PostOffice()
+        with receiver(200) as server, caplog.at_level(logging.INFO, "noetl.notifications"):
+            post.add_channel(server.url("/hook"), settings={"secret": SECRET})
+            post.add(error={"type": "Timeout", "step": "load", "message": "too slow"})
+            post.deliver_due()
+        (request,) = server.requests
+        body = json.loads(request.body)
+        assert body == {
+            "type": "run.failed",
+            "timestamp": "2001-09-09T01:46:40.000000Z",
+            "data": {
+                "tenant": "default",
+                "workflow_id": "r1234567890",
+                "playbook": "import",
+                "version": "3",
+                "status": "failed",
+                "error": {"type": "Timeout", "step": "load", "message": "too slow"},
+                "url": "https://noetl.example.com/ui/runs/r1234567890",
+            },
+        }
+        assert (request.method, request.target, request.headers["webhook-id"]) == ("POST", "/hook", "msg_n1")
+        assert request.headers["idempotency-key"] == "msg_n1"
+        assert post.read() is None
+        assert [record.message for record in caplog.records] == ["notification.sent: import to ops"]
+        check_signature(WebhookAuth("standard"), [SECRET], request.headers, request.body, START)
+
+    def test_slack_receives_a_text_with_a_link(self) -> None:
+        post = PostOffice()
+        with receiver(200) as server:
+            post.add_channel(server.url("/services/T/B/x"), type="slack")
+            post.add(error={"type": "E", "step": None, "message": "<!channel> & more"})
+            post.add("n2", event="late", status="running")
+            post.add("n3", event="test", status="test")
+            post.deliver_due()
+        texts = [json.loads(request.body)["text"] for request in server.requests]
+        link = "https://noetl.example.com/ui/runs/r1234567890"
+        assert texts == [
+            f"import has failed (run r1234567): E: &lt;!channel&gt; &amp; more\n{link}",
+            f"import is late (run r1234567)\n{link}",
+            "This is a test of NoETL. The channel works.",
+        ]
+
+    def test_without_a_public_address_there_is_no_link(self) -> None:
+        post = PostOffice()
+        courier = replace(post.courier, public_url=None)
+        with receiver() as server:
+            post.add_channel(server.url())
+            courier.deliver(post.add(error={"type": "E", "step": "a", "message": "no"}), START)
+        assert json.loads(server.requests[0].body)["data"]["url"] is None
+        assert "webhook-signature" not in server.requests[0].headers
+
+
+class TestRetries:
+    def test_a_receiver_that_is_away_for_a_day_gets_all_attempts_with_one_id(self) -> None:
+        post = PostOffice()
+        with receiver(503) as server:
+            post.add_channel(server.url())
+            post.add()
+            pauses = []
+            for _ in range(MAX_ATTEMPTS - 1):
+                post.deliver_due()
+                pauses.append(post.due_in())
+                post.clock.advance(pauses[-1] or 0.0)
+            assert pauses == list(RETRY_SECONDS)
+            assert sum(RETRY_SECONDS) > 75 * 3600
+            assert delivery_state(post.existing()) == "pending"
+            post.deliver_due()
+        failed = post.existing()
+        assert delivery_state(failed) == "undelivered"
+        assert failed.due_at is None
+        assert failed.expires_at == post.clock() + 30 * 86_400
+        assert failed.record["problem"] == f"`127.0.0.1:{server.port}` answered 503"
+        assert {request.headers["webhook-id"] for request in server.requests} == {"msg_n1"}
+        assert len(server.requests) == MAX_ATTEMPTS
+        # A person sends it again, with all attempts.
+        with receiver(200) as server:
+            channel = post.store.channels.get("default", "ops")
+            moved = replace(channel, target=server.url(), edition=channel.edition + 1)
+            assert post.store.channels.put(moved, channel)
+            assert post.store.outbox.change(failed, retry_delivery(failed, post.clock()))
+            post.clock.advance(PROBE_SECONDS)
+            post.deliver_due()
+        assert post.read() is None
+
+    @pytest.mark.parametrize(
+        ("status", "headers", "seconds"),
+        [
+            (429, {"retry_after": "120"}, 120.0),
+            (503, {"retry_after": "1"}, 5.0),
+            (503, {"retry_after": "soon"}, 5.0),
+            (400, {"retry_after": "120"}, 5.0),
+            (302, {"location": "http://127.0.0.1:1/"}, 5.0),
+        ],
+    )
+    def test_the_receiver_may_ask_for_a_later_time(
+        self, status: int, headers: dict[str, str], seconds: float
+    ) -> None:
+        post = PostOffice()
+        with receiver(status, **headers) as server:
+            post.add_channel(server.url())
+            post.add()
+            post.deliver_due()
+            assert post.due_in() == seconds
+            assert len(server.requests) == 1
+
+    def test_a_receiver_that_is_too_slow_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(http_post, "SEND_SECONDS", 0.2)
+        post = PostOffice()
+        with silent_receiver() as (server, _):
+            post.add_channel(server.url())
+            post.add()
+            post.deliver_due()
+        assert post.existing().record["problem"] == f"`127.0.0.1:{server.port}` did not answer within 0.2 s"
+
+    def test_a_redirect_is_not_followed(self) -> None:
+        post = PostOffice()
+        with receiver(307, location="/other") as server:
+            post.add_channel(server.url())
+            post.add()
+            post.deliver_due()
+        assert len(server.requests) == 1
+        assert "redirects are not followed" in post.existing().record["problem"]
+
+    def test_a_port_without_a_receiver_fails(self) -> None:
+        post = PostOffice()
+        port = find_free_port()
+        post.add_channel(f"http://127.0.0.1:{port}/")
+        post.add()
+        post.deliver_due()
+        assert f"no response from `127.0.0.1:{port}`" in post.existing().record["problem"]
+
+    def test_a_process_that_dies_after_the_request_sends_it_again_with_the_same_id(self) -> None:
+        post = PostOffice()
+        change, calls = post.store.outbox.change, []
+
+        def die_second(*arguments: Any) -> bool:
+            calls.append(arguments)
+            if len(calls) == 2:
+                raise StoreAwayError("killed")
+            return change(*arguments)  # type: ignore[no-any-return]
+
+        with receiver() as server:
+            post.add_channel(server.url())
+            entry = post.add()
+            post.store.outbox.change = die_second
+            with pytest.raises(StoreAwayError):
+                post.courier.deliver(entry, post.clock())
+            assert post.due_in() == LEASE_SECONDS
+            # Another process does not send it meanwhile.
+            assert post.deliver_due() == []
+            assert not post.courier.deliver(entry, post.clock())
+            post.clock.advance(LEASE_SECONDS)
+            assert post.deliver_due() == ["n1"]
+        assert [request.headers["webhook-id"] for request in server.requests] == ["msg_n1"] * 2
+        assert post.read() is None
+
+
+class TestChannels:
+    def test_410_pauses_the_channel_with_its_reason(self, caplog: pytest.LogCaptureFixture) -> None:
+        post = PostOffice()
+        with receiver(410, 204) as server:
+            post.add_channel(server.url())
+            post.add()
+            post.add("n2")
+            post.deliver_due()
+            channel = post.store.channels.get("default", "ops")
+            assert channel.is_paused
+            assert channel.paused_reason == f"`127.0.0.1:{server.port}` answered 410 Gone"
+            assert len(server.requests) == 1
+        assert [delivery_state(post.existing(id)) for id in ("n1", "n2")] == ["held", "held"]
+        assert post.existing().expires_at is not None
+        assert "channel.paused: import to ops" in [record.message for record in caplog.records]
+
+    def test_one_that_is_resumed_while_an_entry_is_held_sends_it(self) -> None:
+        post = PostOffice()
+        channel = post.add_channel("http://127.0.0.1:1", is_paused=True)
+        get, reads = post.store.channels.get, []
+
+        def resume_meanwhile(*arguments: Any) -> Channel | None:
+            reads.append(arguments)
+            if len(reads) == 2:
+                post.store.channels.put(replace(channel, is_paused=False, edition=2), channel)
+            return get(*arguments)  # type: ignore[no-any-return]
+
+        post.add()
+        post.store.channels.get = resume_meanwhile
+        post.deliver_due()
+        assert (post.due_in(), delivery_state(post.existing())) == (0.0, "pending")
+
+    def test_one_that_does_not_exist_leaves_its_notifications_undelivered(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        post = PostOffice()
+        post.add()
+        post.deliver_due()
+        assert delivery_state(post.existing()) == "undelivered"
+        assert post.existing().record["problem"] == "channel `ops` does not exist"
+        assert [record.message for record in caplog.records] == ["notification.failed: import to ops"]
+
+    def test_an_address_inside_is_refused(self) -> None:
+        post = PostOffice()
+        courier = replace(post.courier, sender=Sender())
+        with receiver() as server:
+            post.add_channel(server.url())
+            courier.deliver(post.add(), START)
+        assert server.requests == []
+        assert "`webhook` must not reach" in post.existing().record["problem"]
+
+    def test_the_url_and_the_secret_may_be_secrets(self) -> None:
+        with receiver() as server:
+            environ = {"NOETL_SECRET_HOOK": server.url("/private"), "NOETL_SECRET_SIGN": SECRET}
+            hosts = SecretHosts({("default", "HOOK"): ("127.0.0.1",)})
+            post = PostOffice(secret_hosts=hosts, environ=environ)
+            post.add_channel("{{ secrets.HOOK }}", settings={"secret": "{{ secrets.SIGN }}"})
+            post.add()
+            post.deliver_due()
+            assert [request.target for request in server.requests] == ["/private"]
+            assert server.requests[0].headers["webhook-signature"].startswith("v1,")
+            refused = PostOffice(environ=environ)
+            refused.add_channel("{{ secrets.HOOK }}")
+            refused.add()
+            refused.deliver_due()
+            assert len(server.requests) == 1
+        assert "secret `HOOK` must not go to" in refused.existing().record["problem"]
+
+    @pytest.mark.parametrize(
+        ("target", "settings", "problem"),
+        [
+            ("ftp://example.com", {}, "must begin with http"),
+            ("http://me:word@127.0.0.1/", {}, "must not contain a user name"),
+            ("{{ secrets.NONE }}", {}, "unknown secret `NONE`"),
+            ("http://127.0.0.1:1", {"secret": "whsec_?"}, "the signing secret is invalid"),
+        ],
+    )
+    def test_a_channel_that_cannot_send_fails_with_a_reason(
+        self, target: str, settings: dict[str, str], problem: str
+    ) -> None:
+        post = PostOffice(environ={})
+        post.add_channel(target, settings=settings)
+        post.add()
+        post.deliver_due()
+        assert problem in post.existing().record["problem"]
+
+
+class TestProbes:
+    def test_a_channel_that_fails_has_one_probe_at_a_time(self) -> None:
+        post = PostOffice()
+        with receiver(503, 503, 503, 200) as server:
+            post.add_channel(server.url())
+            for number in range(20):
+                post.add(f"n{number:02}")
+            post.deliver_due()
+            # The others were moved to the time of the next attempt of the first.
+            assert len(server.requests) == 1
+            assert {post.due_in(f"n{number:02}") for number in range(20)} == {5.0}
+            post.clock.advance(5)
+            post.deliver_due()
+            assert len(server.requests) == 2
+            post.clock.advance(PROBE_SECONDS)
+            post.deliver_due()
+            assert len(server.requests) == 3
+            for _ in range(40):
+                post.clock.advance(PROBE_SECONDS)
+                post.deliver_due()
+        # The fourth request has succeeded, so all others followed.
+        assert len(server.requests) == 3 + 20
+        assert [post.read(f"n{number:02}") for number in range(20)] == [None] * 20
+        assert post.store.channels.get("default", "ops").retry_at is None
+
+    def test_a_status_of_400_to_499_delays_no_other_notification(self) -> None:
+        post = PostOffice()
+        with receiver(422, 200) as server:
+            post.add_channel(server.url())
+            post.add()
+            post.add("n2")
+            post.deliver_due()
+            assert len(server.requests) == 2
+        assert post.due_in() == 5.0
+        assert post.read("n2") is None
+
+    def test_another_process_that_probes_first_wins(self) -> None:
+        post = PostOffice()
+        channel = post.add_channel("http://127.0.0.1:1", retry_at=START - 1)
+        entry = post.add()
+        put = post.store.channels.put
+
+        def lose(written: Channel, read: Channel | None) -> bool:
+            put(replace(channel, retry_at=START + 20, edition=2), channel)
+            return put(written, read)  # type: ignore[no-any-return]
+
+        post.store.channels.put = lose
+        post.courier.deliver(entry, post.clock())
+        assert post.due_in() == delivery.TURN_SECONDS
+        assert post.existing().record["attempts"] == 0
+
+
+class TestOrder:
+    def test_those_of_a_run_and_a_channel_arrive_in_order(self) -> None:
+        post = PostOffice()
+        with receiver(422, 200) as server:
+            post.add_channel(server.url())
+            post.add("late", event="late", status="running")
+            post.clock.advance(1)
+            post.add("end", waits_for=["gone", "late"])
+            post.clock.advance(-1)
+            post.deliver_due()
+            post.clock.advance(1)
+            post.deliver_due()
+            # The first one has failed, so the second one waits for its next attempt.
+            assert (post.due_in("late"), post.due_in("end")) == (4.0, 5.0)
+            post.clock.advance(4)
+            post.deliver_due()
+            post.clock.advance(1)
+            post.deliver_due()
+        types = [json.loads(request.body)["type"] for request in server.requests]
+        assert types == ["run.late", "run.late", "run.failed"]
+
+    def test_one_waits_while_the_earlier_one_is_sent_but_not_for_an_undelivered_one(self) -> None:
+        post = PostOffice()
+        with receiver() as server:
+            post.add_channel(server.url())
+            first = post.add("first")
+            started = begin_attempt(first, post.clock())
+            assert post.store.outbox.change(first, started)
+            post.clock.advance(1)
+            post.add("second", waits_for=["first"])
+            post.deliver_due()
+            assert (server.requests, post.due_in("second")) == ([], delivery.TURN_SECONDS)
+            given_up = give_up(started, "no", post.clock())
+            assert post.store.outbox.change(started, given_up)
+            post.clock.advance(1)
+            post.deliver_due()
+        assert post.read("second") is None
+
+
+class TestLate:
+    def add_late_run(self, post: PostOffice) -> OutboxEntry:
+        run = start_late_run(post.store, late_at=START)
+        (entry,) = entries_of_start(run)
+        assert post.store.outbox.get("default", entry.id) == entry
+        return entry
+
+    def test_a_run_that_goes_on_is_reported_once(self) -> None:
+        post = PostOffice()
+        entry = self.add_late_run(post)
+        post.add_channel("http://127.0.0.1:1", events=("late",))
+        assert perform_late(post.store, entry, post.clock())
+        assert post.store.outbox.get("default", entry.id) is None
+        ((added,), _) = post.store.outbox.find("default", OutboxKind.NOTIFICATION)
+        assert (added.record["event"], added.record["channel"], added.record["run_id"]) == (
+            "late",
+            "ops",
+            "r1",
+        )
+        assert post.store.runs.get("default", "r1").status.is_final is False
+        # Another process has read the same entry.
+        assert not perform_late(post.store, entry, post.clock())
+
+    def test_a_run_that_has_ended_or_is_deleted_is_not_reported(self) -> None:
+        post = PostOffice()
+        post.add_channel("http://127.0.0.1:1", events=("late",))
+        ended = claim_end(post.store)
+        late = OutboxEntry(
+            "e1", "default", OutboxKind.LATE, START, START, {"run_id": ended.run.id, "playbook": "p"}
+        )
+        deleted = replace(late, id="e2", record={"run_id": "gone", "playbook": "p"})
+        post.store.queue.finish(ended, RunEnding(RunStatus.SUCCEEDED, None, [], (late, deleted)), START)
+        assert perform_late(post.store, late, START)
+        assert perform_late(post.store, deleted, START)
+        assert post.store.outbox.find("default", OutboxKind.NOTIFICATION)[0] == []
+
+
+class TestLoop:
+    def test_a_slow_receiver_does_not_delay_others(self) -> None:
+        post = PostOffice()
+        stopping = threading.Event()
+        sender = Sender(LOOPBACK, stopping=stopping)
+        loop = NotificationLoop(replace(post.courier, sender=sender), stopping)
+        with silent_receiver() as (slow, slow_began), receiver() as quick:
+            post.add_channel(slow.url(), "slow")
+            post.add_channel(quick.url(), "quick")
+            for number in range(150):
+                post.add(f"s{number:03}", "slow")
+            post.add("q1", "quick")
+            post.add_channel(quick.url(), "quick", tenant="other")
+            post.add("q2", "quick", tenant="other")
+            thread = threading.Thread(target=loop.run)
+            thread.start()
+            try:
+                assert slow_began.wait(10)
+                deadline = time.monotonic() + 20
+                while not quick.requests and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                received = len(slow.requests)
+            finally:
+                stopping.set()
+                thread.join(10)
+            assert not thread.is_alive()
+        assert [json.loads(request.body)["data"]["tenant"] for request in quick.requests][:1] == ["other"]
+        assert received == 1
+
+    def test_a_tenant_has_at_most_half_of_the_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        post = PostOffice()
+        for number in range(8):
+            post.add_channel("http://127.0.0.1:1", f"c{number}")
+            post.add(f"n{number}", f"c{number}")
+        post.add_channel("http://127.0.0.1:1", tenant="other")
+        post.add("o1", tenant="other")
+        begun, is_released = [], threading.Event()
+
+        class Waiting(Courier):
+            """A courier that waits."""
+
+            def deliver(self, entry: OutboxEntry, now: float) -> bool:
+                begun.append(entry.tenant)
+                return is_released.wait(10)
+
+        monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
+        loop = NotificationLoop(Waiting(post.store, post.courier.sender), threading.Event())
+        with ThreadPoolExecutor(8) as senders:
+            assert loop.start_due(senders) == 4 + 1
+            assert loop.start_due(senders) == 0
+            is_released.set()
+        assert sorted(begun) == ["default"] * 4 + ["other"]
+
+    def test_an_unexpected_failure_delays_its_notification_only(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        post = PostOffice()
+        post.add_channel("http://127.0.0.1:1")
+        post.add(waits_for=None)
+        loop = NotificationLoop(post.courier, threading.Event())
+        with ThreadPoolExecutor(1) as senders:
+            assert loop.start_due(senders) == 1
+        assert post.due_in() == LEASE_SECONDS
+        assert "could not be sent" in caplog.text
+
+
+def test_a_process_takes_its_settings_from_the_environment() -> None:
+    environ = {"NOETL_ALLOW_NETWORKS": "127.0.0.0/8", "NOETL_PUBLIC_URL": "https://noetl.example.com"}
+    courier = make_courier(MemoryStore(), environ)
+    assert (courier.sender.networks, courier.public_url) == (LOOPBACK, "https://noetl.example.com")
+
+
+def test_a_worker_reports_late_runs_and_ends_of_runs() -> None:
+    store: Any = MemoryStore()
+    plan = compile_text("""
+        name: import
+        notify: {failed: ops, cancelled: ops, late: 1s}
+        steps:
+          - name: pause
+            run: [{action: wait, seconds: 600}]
+    """)
+    failing = compile_text("""
+        name: load
+        notify: {failed: ops}
+        steps: [{name: load, run: [{action: fail, message: no rows}]}]
+    """)
+    store.plans.save(plan)
+    store.plans.save(failing)
+    with receiver() as server:
+        assert store.channels.put(Channel("default", "ops", "webhook", server.url(), 1.0), None)
+        worker = Worker(store, WorkerSettings(Capabilities(networks=LOOPBACK), threads=1))
+        worker.start()
+        try:
+            run = store.runs.create(*new_run(plan.header, plan.hash, StartRequest(), now=store.clock()))
+            wait_for_requests(server, 1)
+            store.runs.stop(run.id, RunStatus.CANCELLED, store.clock())
+            wait_for_requests(server, 2)
+            store.runs.create(*new_run(failing.header, failing.hash, StartRequest(), now=store.clock()))
+            wait_for_requests(server, 3)
+        finally:
+            worker.stop()
+    bodies = [json.loads(request.body) for request in server.requests]
+    assert [body["type"] for body in bodies] == ["run.late", "run.cancelled", "run.failed"]
+    assert bodies[0]["data"]["status"] in ("queued", "running", "waiting")
+    assert bodies[2]["data"]["error"]["message"] == "no rows"
+
+
+def wait_for_requests(server: StubServer, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(server.requests) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
