@@ -188,6 +188,26 @@ def declared_access(route: BaseRoute) -> RouteAccess:
     return declarations[0]
 
 
+def identify_caller(request: Request, scope: str) -> Caller:
+    """Return the caller of a request to a public route, who must have a scope. It blocks.
+
+    Raises:
+        Problem: 401, 403, 429 or 503.
+    """
+    context: AppContext = request.app.state.context
+    authenticator = context.services().authenticator
+    if not authenticator.is_required():
+        return LOCAL_CALLER  # The middleware has accepted the address.
+    authorization = request.headers.getlist("authorization")
+    credentials, address = next(iter(authorization), None), peer_address(request.scope)
+    if credentials is not None and context.services().limits.familiar.tenant_of(credentials) is None:
+        context.services().limits.failures.check(address)
+    caller = _counted(context, credentials, lambda: authenticator.authenticate(authorization), address)
+    if not caller.may(scope):
+        raise insufficient_scope(scope)
+    return caller
+
+
 def peer_address(scope: Scope) -> str:
     """Return the address of the peer that has sent a request."""
     client = scope.get("client")
@@ -338,26 +358,29 @@ class AccessControl:
                     return authenticator.authenticate_ticket(credentials.ticket, credentials.run_id)
                 return authenticator.authenticate(credentials.authorization)
 
-            caller = self._counted(text, identify, peer_address(scope))
+            caller = _counted(self._context, text, identify, peer_address(scope))
             if access.scope is not None and not caller.may(access.scope):
                 raise insufficient_scope(access.scope)
             return caller
 
         return await run_in_threadpool(authenticate)
 
-    def _counted(self, credentials: str | None, identify: Callable[[], Caller], address: str) -> Caller:
-        """Return the caller of a request whom `identify` returns, and count the request.
 
-        Raises:
-            Problem: 401, 429 or 503.
-        """
-        limits = self._context.services().limits
-        if credentials is None or limits.familiar.tenant_of(credentials) is not None:
-            caller = identify()
-        else:
-            limits.failures.take(address)
-            caller = identify()
-            limits.failures.give_back(address)
-            limits.familiar.add(credentials, caller.tenant)
-        limits.callers.check(caller)
-        return caller
+def _counted(
+    context: AppContext, credentials: str | None, identify: Callable[[], Caller], address: str
+) -> Caller:
+    """Return the caller of a request whom `identify` returns, and count the request.
+
+    Raises:
+        Problem: 401, 429 or 503.
+    """
+    limits = context.services().limits
+    if credentials is None or limits.familiar.tenant_of(credentials) is not None:
+        caller = identify()
+    else:
+        limits.failures.take(address)
+        caller = identify()
+        limits.failures.give_back(address)
+        limits.familiar.add(credentials, caller.tenant)
+    limits.callers.check(caller)
+    return caller

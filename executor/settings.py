@@ -281,6 +281,13 @@ SETTINGS = (
         "Whether `shell` may run commands.",
     ),
     Setting(
+        "NOETL_ALLOW_UNSIGNED_WEBHOOKS",
+        "capabilities",
+        "`1` or `0`",
+        "`0`",
+        "Whether [webhooks](triggers.md#senders) of the scheme `none` accept requests.",
+    ),
+    Setting(
         "NOETL_COMMAND_MEMORY",
         "capabilities",
         "a whole number of MiB",
@@ -424,15 +431,16 @@ SETTINGS = (
         "rates",
         "a number of requests in a minute; `0` is no limit",
         "`60`",
-        "How many requests with wrong credentials an address may send to a process, and how many with unknown"
-        " tokens of callbacks.",
+        "How many requests with wrong credentials an address may send to a process. As many may have unknown"
+        " tokens of callbacks, and as many may be requests to webhooks that are not signed.",
     ),
     Setting(
         "NOETL_RATE_CALLBACKS",
         "rates",
         "a number of requests in a minute; `0` is no limit",
         "`30000`",
-        "How many answers, forms and heartbeats of callbacks an address may send to a process.",
+        "How many answers, forms and heartbeats of callbacks an address may send to a process, and how many"
+        " requests to webhooks.",
     ),
     Setting(
         "NOETL_API_KEY",

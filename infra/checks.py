@@ -76,6 +76,8 @@ CALLBACK_ROUTES = (
     "GET /workflows/callbacks/{token}",
     "POST /workflows/callbacks/{token}",
     "POST /workflows/callbacks/{token}/heartbeat",
+    "POST /hooks/{tenant}/{path+}",
+    "PUT /hooks/{tenant}/{path+}",
 )
 PUBLIC_ROUTES = (
     *CALLBACK_ROUTES,

@@ -52,6 +52,8 @@ CountRequests = Callable[[RequestBatch], bool]
 class RateSettings:
     """Requests in a minute: of a key or token, of a tenant, failed ones and callbacks of an address.
 
+    Webhooks of an address have the limit of its callbacks.
+
     0 is no limit.
     """
 
@@ -282,6 +284,8 @@ class RequestLimits:
     familiar: FamiliarCredentials
     callbacks: AddressLimiter
     unknown_tokens: AddressLimiter
+    webhooks: AddressLimiter
+    unknown_senders: AddressLimiter
 
 
 def create_request_limits(settings: RateSettings, count: CountRequests) -> RequestLimits:
@@ -292,4 +296,6 @@ def create_request_limits(settings: RateSettings, count: CountRequests) -> Reque
         FamiliarCredentials(),
         AddressLimiter("callbacks", settings.callbacks),
         AddressLimiter("unknown-tokens", settings.failures),
+        AddressLimiter("webhooks", settings.callbacks),
+        AddressLimiter("unknown-senders", settings.failures),
     )

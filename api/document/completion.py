@@ -46,6 +46,7 @@ PROBLEM_TYPES_KEY = "x-problem-types"
 TAGS = {
     "workflows": "Runs: start, status, result, history, graph, cancel and resume.",
     "callbacks": "Answers of external systems and persons to steps that wait.",
+    "webhooks": "Requests of other systems that start runs.",
     "playbooks": "The registry of playbooks.",
     "triggers": "What starts runs by itself: triggers, their firings, and firings by hand.",
     "plans": "The compiler, without a run.",

@@ -17,6 +17,7 @@ from noetl.api.http.responses import (
     PlaybookDocument,
     PlaybookLinks,
     RunLinks,
+    WebhookReceipt,
 )
 from noetl.api.service.cached_results import CachedEntry, CachePage, ClearReport
 from noetl.api.service.calendar_views import CalendarPage, CalendarTrigger, PastFiring
@@ -187,6 +188,7 @@ _TRIGGER = TriggerEntry(
     type="schedule",
     version="1",
     paused=False,
+    summary="cron 30 2 * * MON-FRI, Europe/Berlin",
     schedule="cron 30 2 * * MON-FRI, Europe/Berlin",
     next_at=_NEXT,
     due_at=_NEXT,
@@ -198,6 +200,7 @@ _TRIGGER = TriggerEntry(
 _VIEWS: tuple[View, ...] = (
     AcceptedRun(workflow_id=_RUN, status=RunStatus.QUEUED, playbook="greet", plan_hash=_HASH, links=_LINKS),
     CallbackReceipt(status="accepted"),
+    WebhookReceipt(outcome=FiringOutcome.STARTED, workflow_id=_RUN),
     EventPage(
         items=[
             EventEntry(
@@ -390,6 +393,7 @@ _VIEWS: tuple[View, ...] = (
         ),
         input={"who": "{{ trigger.scheduled_at }}"},
         condition=None,
+        key=None,
         inputs={"who": {"type": "string"}},
         line=3,
         firings=[ScheduledFiring(scheduled_at=_NEXT, local="2026-02-02T02:30:00+01:00", due_at=_NEXT)],

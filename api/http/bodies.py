@@ -250,6 +250,9 @@ class FireBody(RequestBody):
     input: Annotated[ObjectMember, Field(description="Values that replace those of the trigger's input.")] = (
         None
     )
+    data: Annotated[
+        ObjectMember, Field(description="For a webhook: what its templates read under `trigger`.")
+    ] = None
 
 
 class TriggerResumeBody(RequestBody):

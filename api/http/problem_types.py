@@ -40,6 +40,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     ),
     "invalid-interval": ProblemType(400, "2,880 intervals; a histogram has 1 to 500 intervals of `step`"),
     "unauthenticated": ProblemType(401, "The API key is unknown or revoked.", _CHALLENGE),
+    "unsigned": ProblemType(401, "The signature of the request is missing or wrong.", _CHALLENGE),
     "insufficient-scope": ProblemType(
         403, "The credentials do not have the required scope `run`.", _CHALLENGE
     ),
@@ -49,8 +50,15 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
         " machine are served.",
         title="Only this machine is served",
     ),
+    "unsigned-webhook": ProblemType(
+        403,
+        "The webhook has no authentication, and the operator does not allow that"
+        " (NOETL_ALLOW_UNSIGNED_WEBHOOKS).",
+        title="Webhook without authentication",
+    ),
     "not-found": ProblemType(404, "unknown run `7c0b1f2ad1f04b0d9f1e2a3c`"),
     "unknown-token": ProblemType(404, "no step has ever waited for this answer"),
+    "wrong-method": ProblemType(405, "PUT is not allowed at this webhook.", ("Allow",)),
     "not-acceptable": ProblemType(
         406, "The header Accept allows none of the media types of this response: application/json."
     ),
@@ -117,6 +125,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "superseded-plan": ProblemType(CONFLICT, "the playbook was compiled by an earlier version of NoETL"),
     "playbook-changed": ProblemType(CONFLICT, "the newest version of `greet` is `15`, and not `14` any more"),
     "trigger-changed": ProblemType(CONFLICT, "trigger `nightly` of `greet` was changed meanwhile: try again"),
+    "path-taken": ProblemType(CONFLICT, "path `shop/paid` belongs to trigger `paid` of playbook `shop`"),
     "version-exists": ProblemType(CONFLICT, "version `1` of `greet` is registered with another text"),
     "closed": ProblemType(410, "the step does not wait for an answer any more"),
     "answer-too-large": ProblemType(
@@ -172,9 +181,14 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "internal-error": ProblemType(
         500, "Internal error. The service log has the details under this reference."
     ),
+    "run-failed": ProblemType(502, "The run 7c0b1f2ad1f04b0d9f1e2a3c ended as failed."),
     "not-supported": ProblemType(501, "Graphviz is not installed."),
     "issuer-unavailable": ProblemType(503, "The keys of the token issuer cannot be read.", _RETRY),
     "not-set-up": ProblemType(503, "The service is not configured. The service log names the setting."),
+    "trigger-paused": ProblemType(503, "The webhook is paused.", _RETRY),
+    "webhook-not-set-up": ProblemType(
+        503, "The webhook is not set up. The service log says what is missing.", _RETRY
+    ),
     "service-busy": ProblemType(503, "64 jobs wait already.", _RETRY),
     "store-unavailable": ProblemType(503, "The store cannot be reached.", _RETRY),
     "too-many-bodies": ProblemType(503, "512 unfinished bodies are open in this process.", _RETRY),

@@ -128,6 +128,11 @@ def unauthenticated(detail: str, *, error: str | None = "invalid_token") -> Prob
     return Problem(401, detail, slug="unauthenticated", headers={"WWW-Authenticate": challenge})
 
 
+def unsigned(detail: str) -> Problem:
+    """Return the problem of a request to a webhook that its expected sender has not signed."""
+    return Problem(401, detail, slug="unsigned", headers={"WWW-Authenticate": 'Signature realm="noetl"'})
+
+
 def insufficient_scope(scope: str) -> Problem:
     """Return the problem of a caller whose credentials do not have `scope` (RFC 6750)."""
     challenge = f'Bearer realm="noetl", error="insufficient_scope", scope="{scope}"'

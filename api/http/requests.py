@@ -247,7 +247,7 @@ async def read_fire_request(request: Request, key: str | None) -> FireRequest:
     _content_type(request, (JSON_TYPE,))
     fire = await _decode(body, lambda value: parse_body(FireBody, value))
     instant = None if fire.instant is None else datetime.fromisoformat(fire.instant.upper()).timestamp()
-    return FireRequest(instant, fire.input or {}, key)
+    return FireRequest(instant, fire.input or {}, key, fire.data)
 
 
 async def read_catch_up(request: Request) -> CatchUpMode:
@@ -399,21 +399,58 @@ def decode_json(body: bytes, subject: str) -> Any:
         raise Problem(400, detail, slug="malformed-json") from None
 
 
+async def parse_webhook_body(request: Request, body: bytes) -> Any:
+    """Return what the body of a request to a webhook means: JSON, the texts of a form, or text.
+
+    An empty body is None.
+
+    Raises:
+        Problem: 400 or 415.
+    """
+    if not body:
+        return None
+    header = Message()
+    header["content-type"] = request.headers.get("content-type", "")
+    content_type = header.get_content_type()
+    if content_type == JSON_TYPE or content_type.endswith("+json"):
+        return await _decode(body, lambda value: value)
+    if content_type == FORM_TYPE:
+        return _parse_form(body)
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text or request.headers.get("content-encoding", "identity").lower() != "identity":
+        detail = "The body must be JSON, a form or text, in UTF-8 and not compressed."
+        types = {"Accept-Post": f"{JSON_TYPE}, {FORM_TYPE}, text/plain"}
+        raise Problem(415, detail, slug="unsupported-media-type", headers=types)
+    return text
+
+
 async def _read_body(request: Request) -> bytes:
+    return await read_limited_body(request, MAX_BODY_BYTES)
+
+
+async def read_limited_body(request: Request, max_bytes: int) -> bytes:
+    """Return the bytes of the body of a request.
+
+    Raises:
+        Problem: 413, if there are more than `max_bytes`.
+    """
     too_large = Problem(
         413,
-        f"The body must have at most {MAX_BODY_BYTES:,} bytes.",
+        f"The body must have at most {max_bytes:,} bytes.",
         slug="too-large",
         headers={"Connection": "close"},
     )
     declared_length = request.headers.get("content-length", "")
     is_number = declared_length.isascii() and declared_length.isdigit()
-    if is_number and int(declared_length[:20]) > MAX_BODY_BYTES:
+    if is_number and int(declared_length[:20]) > max_bytes:
         raise too_large
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY_BYTES:
+        if len(body) > max_bytes:
             raise too_large
     return bytes(body)
 

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 from noetl.api.service.playbooks import PlaybookText
 from noetl.api.service.views import PlaybookEntry, Timestamp, View, members
 from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.model.triggers import FiringOutcome
 
 
 class JsonResponse(JSONResponse):
@@ -90,6 +91,16 @@ class AcceptedRun(View, schema_name="Accepted"):
             plan_hash=run.plan_hash,
             links=links,
         )
+
+
+class WebhookReceipt(View, schema_name="WebhookReceipt"):
+    """Answer to a request of another system.
+
+    `outcome` is `started`, or `filtered` if the condition of the trigger is false. `workflow_id` is the run.
+    """
+
+    outcome: FiringOutcome
+    workflow_id: str | None
 
 
 class PlaybookLinks(View, schema_name="PlaybookLinks"):

@@ -33,12 +33,20 @@ def response_model(view: type) -> type[BaseModel]:
     """Return the pydantic model with the fields of a view or of a typed dictionary."""
     hints = get_type_hints(view, include_extras=True)
     fields: dict[str, Any] = {}
-    for name in view.__annotations__:
+    for name in hints:
+        if name.startswith("_"):
+            continue
         if get_origin(hints[name]) is NotRequired:
             fields[name] = (_model_type(get_args(hints[name])[0]) | None, None)
         else:
-            fields[name] = (_model_type(hints[name]), view.__dict__.get(name, ...))
+            fields[name] = (_model_type(hints[name]), _default_of(view, name))
     return create_model(SCHEMA_NAMES[view], __doc__=view.__doc__, **fields)
+
+
+def _default_of(view: type, name: str) -> Any:
+    """Return the default of a member of a view, which a base may declare; without one, an ellipsis."""
+    owners = (vars(owner) for owner in view.__mro__ if owner.__module__ != dict.__module__)
+    return next((members[name] for members in owners if name in members), ...)
 
 
 def _model_type(hint: Any) -> Any:

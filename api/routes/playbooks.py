@@ -80,6 +80,7 @@ Force = Annotated[
         **playbook_body("PlaybookBody"),
         **problems(
             "version-exists",
+            "path-taken",
             "playbook-changed",
             "invalid-name",
             "invalid-playbook",

@@ -28,6 +28,7 @@ from noetl.api.service.statistics import StatisticsService
 from noetl.api.service.switches import SwitchService
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.triggers import TriggerService
+from noetl.api.service.webhooks import WebhookService
 from noetl.executor.model.run import DEFAULT_TENANT
 from noetl.executor.stores.interface import Store
 from noetl.planner.catalogue import Catalogue
@@ -57,6 +58,7 @@ class TenantServices:
         self.playbooks = PlaybookService(context)
         self.triggers = TriggerService(context)
         self.calendar = CalendarService(context)
+        self.webhooks = WebhookService(context)
         self.statistics = StatisticsService(context)
         self.callbacks = CallbackService(context)
 

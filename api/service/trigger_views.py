@@ -8,7 +8,9 @@ from typing import Any, Literal
 from noetl.api.service.views import Timestamp, View
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.triggers import Firing, FiringOutcome, LiveTrigger
+from noetl.planner.plan import Trigger, TriggerSource
 from noetl.planner.schedules.schedule import Schedule
+from noetl.planner.trigger_sources import EndedStatus, RunEnd, Webhook, WebhookScheme
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
@@ -16,9 +18,10 @@ _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 class TriggerEntry(View, schema_name="Trigger"):
     """Trigger of the newest version of a playbook.
 
-    `schedule` is its schedule in the words of the playbook. `next_at` is the instant at which it fires next,
-    and `due_at` is later by its jitter. It is null if the trigger is paused or does not fire any more.
-    `last_at`, `last_outcome` and `last_run` describe its latest firing.
+    `summary` says on one line what it fires at. `schedule` is that of a schedule, in the words of the
+    playbook. `next_at` is the instant at which it fires next, and `due_at` is later by its jitter. It is null
+    if the trigger is paused, does not fire any more, or does not fire at times. `last_at`, `last_outcome` and
+    `last_run` describe its latest firing.
     """
 
     playbook: str
@@ -26,7 +29,8 @@ class TriggerEntry(View, schema_name="Trigger"):
     type: str
     version: str
     paused: bool
-    schedule: str
+    summary: str
+    schedule: str | None
     next_at: Timestamp | None
     due_at: Timestamp | None
     last_at: Timestamp | None
@@ -35,8 +39,8 @@ class TriggerEntry(View, schema_name="Trigger"):
     changed_at: Timestamp
 
     @classmethod
-    def from_trigger(cls, trigger: LiveTrigger, schedule: Schedule) -> TriggerEntry:
-        return cls(**_members_of(trigger, schedule))
+    def from_trigger(cls, trigger: LiveTrigger, source: TriggerSource, last: Firing | None) -> TriggerEntry:
+        return cls(**_members_of(trigger, source, last))
 
 
 class TriggerPage(View, schema_name="TriggerPage"):
@@ -89,37 +93,64 @@ class ScheduleEntry(View, schema_name="Schedule"):
         )
 
 
-class TriggerDetails(View, schema_name="TriggerDetails"):
-    """Trigger with its declaration, and its next firings.
+class WebhookEntry(View, schema_name="Webhook"):
+    """Webhook of a trigger. Its address is `/hooks/`, the tenant, and `path`.
 
-    The first members are those of `Trigger`. `input` has the inputs of its runs with their templates, and
-    `condition` is the expression under `if`. `inputs` are the declared inputs of the playbook. `line` is that
-    of the declaration. `firings` are the next firings, also of a trigger that is paused.
+    `secrets` are the names of its secrets. `header` is that of the signature, where the playbook names one.
     """
 
-    playbook: str
-    name: str
-    type: str
-    version: str
-    paused: bool
-    schedule: str
-    next_at: Timestamp | None
-    due_at: Timestamp | None
-    last_at: Timestamp | None
-    last_outcome: FiringOutcome | None
-    last_run: str | None
-    changed_at: Timestamp
-    definition: ScheduleEntry
+    path: str
+    method: Literal["POST", "PUT"]
+    scheme: WebhookScheme
+    secrets: Sequence[str]
+    header: str | None
+    max_bytes: int
+    answer: Literal["accepted", "result"]
+    wait_seconds: float
+    remember_seconds: float
+
+    @classmethod
+    def from_webhook(cls, webhook: Webhook) -> WebhookEntry:
+        return cls(
+            path=webhook.path,
+            method=webhook.method,
+            scheme=webhook.auth.scheme,
+            secrets=webhook.auth.secrets,
+            header=webhook.auth.header or None,
+            max_bytes=webhook.max_bytes,
+            answer=webhook.answer,
+            wait_seconds=webhook.wait_seconds,
+            remember_seconds=webhook.remember_seconds,
+        )
+
+
+class RunEndEntry(View, schema_name="RunEnd"):
+    """Ends of runs that a trigger fires at: of which playbook, and with which statuses."""
+
+    awaits: str
+    statuses: Sequence[EndedStatus]
+
+    @classmethod
+    def from_run_end(cls, source: RunEnd) -> RunEndEntry:
+        return cls(awaits=source.playbook, statuses=source.statuses)
+
+
+class TriggerDetails(TriggerEntry, schema_name="TriggerDetails"):
+    """Trigger with its declaration, and its next firings.
+
+    The first members are those of `Trigger`. `definition` depends on its type. `input` has the inputs of its
+    runs with their templates. `condition` is the expression under `if`, and `key` that under `key`. `inputs`
+    are the declared inputs of the playbook. `line` is that of the declaration. `firings` are the next firings
+    of a schedule, also of one that is paused.
+    """
+
+    definition: ScheduleEntry | WebhookEntry | RunEndEntry
     input: Mapping[str, Any]
     condition: str | bool | None
+    key: str | None
     inputs: Mapping[str, Any]
     line: int
     firings: Sequence[ScheduledFiring]
-
-    @classmethod
-    def from_trigger(cls, trigger: LiveTrigger, schedule: Schedule, **declared: Any) -> TriggerDetails:
-        definition = ScheduleEntry.from_schedule(schedule)
-        return cls(**_members_of(trigger, schedule), definition=definition, **declared)
 
 
 class FiringEntry(View, schema_name="Firing"):
@@ -158,21 +189,65 @@ class FiringPage(View, schema_name="FiringPage"):
     next_cursor: str | None
 
 
-def _members_of(trigger: LiveTrigger, schedule: Schedule) -> dict[str, Any]:
+def describe_trigger(
+    trigger: LiveTrigger, declared: Trigger, last: Firing | None, **others: Any
+) -> TriggerDetails:
+    """Return the details of a trigger. `others` are the members that do not follow from its declaration."""
+    return TriggerDetails(
+        **_members_of(trigger, declared.source, last),
+        definition=_definition_of(declared.source),
+        input=declared.input,
+        condition=declared.condition,
+        key=declared.key,
+        line=declared.line,
+        **others,
+    )
+
+
+def _members_of(trigger: LiveTrigger, source: TriggerSource, last: Firing | None) -> dict[str, Any]:
+    """Return the members of a trigger. `last` is its latest firing, which a schedule has itself."""
+    is_schedule = isinstance(source, Schedule)
+    summary = describe_source(source)
     return {
         "playbook": trigger.playbook,
         "name": trigger.name,
         "type": trigger.type,
         "version": trigger.version,
         "paused": trigger.is_paused,
-        "schedule": describe_schedule(schedule),
+        "summary": summary,
+        "schedule": summary if is_schedule else None,
         "next_at": timestamp(trigger.next_at),
         "due_at": timestamp(trigger.due_at),
-        "last_at": timestamp(trigger.last_at),
-        "last_outcome": trigger.last_outcome,
-        "last_run": trigger.last_run,
+        "last_at": timestamp(trigger.last_at if last is None else last.fired_at),
+        "last_outcome": trigger.last_outcome if last is None else last.outcome,
+        "last_run": trigger.last_run if last is None else last.run_id,
         "changed_at": timestamp(trigger.changed_at),
     }
+
+
+def _definition_of(source: TriggerSource) -> ScheduleEntry | WebhookEntry | RunEndEntry:
+    match source:
+        case Webhook():
+            return WebhookEntry.from_webhook(source)
+        case RunEnd():
+            return RunEndEntry.from_run_end(source)
+    return ScheduleEntry.from_schedule(source)
+
+
+def describe_source(source: TriggerSource) -> str:
+    """Return on one line what a trigger fires at.
+
+    >>> describe_source(Webhook("shop/paid", WebhookAuth("stripe", ("SHOP",))))
+    'POST shop/paid, stripe'
+    >>> describe_source(RunEnd("import", ("failed", "timed_out")))
+    'after import: failed, timed_out'
+    """
+    match source:
+        case Webhook():
+            return f"{source.method} {source.path}, {source.auth.scheme}"
+        case RunEnd():
+            return f"after {source.playbook}: {', '.join(source.statuses)}"
+    return describe_schedule(source)
 
 
 def describe_schedule(schedule: Schedule) -> str:

@@ -30,18 +30,21 @@ from noetl.api.service.trigger_views import (
     TriggerDetails,
     TriggerEntry,
     TriggerPage,
+    describe_trigger,
 )
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.run import Run
 from noetl.executor.model.triggers import (
     Advance,
+    Firing,
     LiveTrigger,
     firing_id,
     instant_key,
     jitter_of,
     pause_trigger,
     resume_trigger,
+    unpause_trigger,
 )
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen
@@ -69,12 +72,14 @@ class FireRequest:
     """A request to fire a trigger by hand.
 
     `instant` is one of its schedule, in seconds since the epoch; None is now. `input` replaces values of the
-    input. Without an instant, the same `idempotency_key` starts one run.
+    input. Without an instant, the same `idempotency_key` starts one run. `data` are what templates of a
+    webhook read under `trigger`.
     """
 
     instant: float | None = None
     input: Mapping[str, Any] = field(default_factory=dict)
     idempotency_key: str | None = None
+    data: Mapping[str, Any] | None = None
 
 
 @frozen
@@ -94,8 +99,7 @@ class TriggerService:
         store, header_of = self.context.store, cache(self.context.store.plans.header)
         triggers, next_cursor = store.triggers.find(self.context.tenant, playbook, limit=limit, cursor=cursor)
         items = [
-            TriggerEntry.from_trigger(trigger, _declaration(header_of(trigger.plan_hash), trigger).schedule)
-            for trigger in triggers
+            self._entry(trigger, _declaration(header_of(trigger.plan_hash), trigger)) for trigger in triggers
         ]
         return TriggerPage(items=items, next_cursor=next_cursor)
 
@@ -107,15 +111,12 @@ class TriggerService:
         """
         trigger, header = self._read(playbook, name)
         declared = _declaration(header, trigger)
-        firings = islice(_next_firings(trigger, declared.schedule, self.context.clock()), count)
-        return TriggerDetails.from_trigger(
-            trigger,
-            declared.schedule,
-            input=declared.input,
-            condition=declared.condition,
-            inputs=header.to_json()["inputs"],
-            line=declared.line,
-            firings=list(firings),
+        firings: list[ScheduledFiring] = []
+        if isinstance(declared.source, Schedule):
+            firings = list(islice(_next_firings(trigger, declared.source, self.context.clock()), count))
+        inputs = header.to_json()["inputs"]
+        return describe_trigger(
+            trigger, declared, self._latest_firing(trigger), inputs=inputs, firings=firings
         )
 
     def firings(
@@ -143,7 +144,7 @@ class TriggerService:
             RejectedError: `trigger_changed`.
         """
 
-        def pause(trigger: LiveTrigger, _schedule: Schedule) -> Advance | None:
+        def pause(trigger: LiveTrigger, _declared: Trigger) -> Advance | None:
             return None if trigger.is_paused else pause_trigger(trigger, self.context.clock())
 
         return self._change(playbook, name, pause)
@@ -158,12 +159,12 @@ class TriggerService:
             RejectedError: `trigger_changed`.
         """
 
-        def resume(trigger: LiveTrigger, schedule: Schedule) -> Advance | None:
-            return (
-                resume_trigger(trigger, schedule, self.context.clock(), catch_up)
-                if trigger.is_paused
-                else None
-            )
+        def resume(trigger: LiveTrigger, declared: Trigger) -> Advance | None:
+            if not trigger.is_paused:
+                return None
+            if isinstance(declared.source, Schedule):
+                return resume_trigger(trigger, declared.source, self.context.clock(), catch_up)
+            return unpause_trigger(trigger, self.context.clock())
 
         return self._change(playbook, name, resume)
 
@@ -181,7 +182,10 @@ class TriggerService:
         trigger, header = self._read(playbook, name)
         instant = request.instant
         if instant is not None:
-            _check_instant(trigger, _declaration(header, trigger).schedule, instant)
+            _check_instant(trigger, _declaration(header, trigger), instant)
+        if request.data is not None and trigger.type != "webhook":
+            message = f"trigger `{trigger.name}` is no webhook, so it takes no data"
+            raise RejectedError("invalid_input", message)
         key = request.idempotency_key or secrets.token_hex(8)
         run_id = firing_id(
             trigger.tenant,
@@ -190,23 +194,34 @@ class TriggerService:
             f"manual {key}" if instant is None else instant_key(instant),
         )
         is_known = self.context.store.runs.summary(trigger.tenant, run_id) is not None
-        firing = HandFiring(key, instant, request.input)
+        firing = HandFiring(key, instant, request.input, data=request.data)
         return fire_by_hand(self.context.store, trigger, firing, self.context.clock()), is_known
 
     def _change(
-        self, playbook: str, name: str, change: Callable[[LiveTrigger, Schedule], Advance | None]
+        self, playbook: str, name: str, change: Callable[[LiveTrigger, Trigger], Advance | None]
     ) -> TriggerEntry:
         """Write a change of a trigger, and return the trigger. None is no change."""
         for _ in range(MAX_TRIES):
             trigger, header = self._read(playbook, name)
-            schedule = _declaration(header, trigger).schedule
-            advance = change(trigger, schedule)
+            declared = _declaration(header, trigger)
+            advance = change(trigger, declared)
             if advance is None:
-                return TriggerEntry.from_trigger(trigger, schedule)
+                return self._entry(trigger, declared)
             if self.context.store.triggers.advance(advance):
-                return TriggerEntry.from_trigger(advance.written, schedule)
+                return self._entry(advance.written, declared)
         message = f"trigger `{name}` of `{playbook}` was changed meanwhile: try again"
         raise RejectedError("trigger_changed", message)
+
+    def _entry(self, trigger: LiveTrigger, declared: Trigger) -> TriggerEntry:
+        return TriggerEntry.from_trigger(trigger, declared.source, self._latest_firing(trigger))
+
+    def _latest_firing(self, trigger: LiveTrigger) -> Firing | None:
+        """Return the latest firing of a trigger that does not know it itself. A schedule does."""
+        if trigger.type == "schedule":
+            return None
+        key = (trigger.tenant, trigger.playbook, trigger.name)
+        found, _ = self.context.store.triggers.firings(*key, limit=1)
+        return found[0] if found else None
 
     def _read(self, playbook: str, name: str) -> tuple[LiveTrigger, Header]:
         trigger = self._get(playbook, name)
@@ -239,12 +254,15 @@ def _next_firings(trigger: LiveTrigger, schedule: Schedule, now: float) -> Itera
         instant = schedule.next_after(instant)
 
 
-def _check_instant(trigger: LiveTrigger, schedule: Schedule, instant: float) -> None:
+def _check_instant(trigger: LiveTrigger, declared: Trigger, instant: float) -> None:
     """Check that a schedule fires at an instant.
 
     Raises:
         RejectedError: `not_scheduled`.
     """
+    schedule = declared.source
+    if not isinstance(schedule, Schedule):
+        raise RejectedError("not_scheduled", f"trigger `{trigger.name}` does not fire at times")
     following = schedule.next_after(instant - _JUST_BEFORE)
     if following is None or abs(following - instant) > _JUST_BEFORE:
         problem = f"trigger `{trigger.name}` does not fire at {instant_key(instant)}"

@@ -3,7 +3,7 @@
 Problem: a response, its schema in `/openapi.json` and the objects of the service must agree.
 
 Algorithm: each JSON object is a view, which the service returns. The fields of its class are the members of
-the object. `members` converts it, and `noetl.api.http.schemas` derives its schema. A field with a default is
+the object, after those of its base. `members` converts it, and `noetl.api.http.schemas` derives its schema. A field with a default is
 left out of the JSON object while it is None. Every other field is a member of each object.
 
 Cost: no conversion, because the attributes of a view are the members of its JSON object. The class of a view
@@ -43,7 +43,8 @@ class View:
 
     def __init_subclass__(cls, *, schema_name: str) -> None:
         SCHEMA_NAMES[cls] = schema_name
-        cls._optional_names = tuple(name for name in cls.__annotations__ if name in vars(cls))
+        own_names = tuple(name for name in cls.__annotations__ if name in vars(cls))
+        cls._optional_names = (*cls._optional_names, *own_names)
 
     def __init__(self, /, **values: Any) -> None:
         for name in self._optional_names:

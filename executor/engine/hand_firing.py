@@ -20,7 +20,7 @@ from noetl.executor.model.triggers import (
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.schedules.schedule import Schedule
-from noetl.planner.trigger_sources import RunEnd
+from noetl.planner.trigger_sources import RunEnd, Webhook
 
 MAX_CONFLICTS = 10
 """How often a firing by hand is tried again after another process has changed the trigger."""
@@ -33,7 +33,8 @@ class HandFiring:
     `key` tells it from other requests; the same key starts one run. `input` replaces values of the input of
     the trigger. `instant` is an instant of a schedule: the run is then the one that the schedule starts at
     that instant. `run_id` is an ended run of the awaited playbook: the run is then the one that its end
-    starts. `data` are what templates read under `trigger` of a webhook.
+    starts. `data` are what templates read under `trigger` of a webhook: parts of a
+    request, the others of which are empty.
     """
 
     key: str
@@ -91,7 +92,17 @@ def _prepare(firer: Firer, request: HandFiring) -> tuple[Firing, Mapping[str, An
         view = view_schedule(trigger, source, instant)
         key = key if request.instant is None else instant_key(request.instant)
         return replace(new_firing(trigger, key, firer.now), scheduled_at=instant), view
-    return new_firing(trigger, key, firer.now), request.data or {}
+    view = dict(request.data or {})
+    if isinstance(source, Webhook):
+        empty: dict[str, Any] = {
+            "method": source.method,
+            "headers": {},
+            "query": {},
+            "body": None,
+            "id": request.key,
+        }
+        view = empty | view
+    return new_firing(trigger, key, firer.now), view
 
 
 def _advance_of(firer: Firer) -> Advance:

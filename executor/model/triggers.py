@@ -361,6 +361,12 @@ def pause_trigger(trigger: LiveTrigger, now: float) -> Advance:
     return Advance(trigger, written)
 
 
+def unpause_trigger(trigger: LiveTrigger, now: float) -> Advance:
+    """Return a trigger that does not fire at times, and is not paused any more."""
+    written = replace(trigger, is_paused=False, changed_at=now, edition=trigger.edition + 1)
+    return Advance(trigger, written)
+
+
 def resume_trigger(
     trigger: LiveTrigger, schedule: Schedule, now: float, catch_up: CatchUpMode = "none"
 ) -> Advance:

@@ -9,12 +9,8 @@ from noetl.planner.diagnostics.diagnostic import Label, Span
 from noetl.planner.diagnostics.wording import abbreviate, as_code, join_words
 from noetl.planner.program.program import Program
 from noetl.planner.syntax.models import WebhookAuthDeclaration, WebhookDeclaration
-from noetl.planner.syntax.names import find_secret_name
+from noetl.planner.syntax.names import MAX_WEBHOOK_PATH_LENGTH, find_secret_name, is_webhook_path
 
-MAX_PATH_LENGTH = 200
-"""How many characters the address of a webhook may have."""
-
-_PATH = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 
 _KEYS: Mapping[str, Sequence[str]] = {
@@ -49,14 +45,13 @@ def check_webhooks(program: Program) -> None:
 def _check_address(program: Program, trigger: WebhookDeclaration, first: dict[str, Span]) -> None:
     path = (*trigger.path, "path")
     address = trigger.address
-    is_dotted = any(segment in (".", "..") for segment in address.split("/"))
-    if len(address) > MAX_PATH_LENGTH or not _PATH.fullmatch(address) or is_dotted:
+    if not is_webhook_path(address):
         message = (
-            f"path of a webhook must be at most {MAX_PATH_LENGTH} letters, digits, `_`, `-` or `.`, "
+            f"path of a webhook must be at most {MAX_WEBHOOK_PATH_LENGTH} letters, digits, `_`, `-` or `.`, "
             "in segments between `/`"
         )
         intended = address.strip("/")
-        hint = f"write `{intended}`" if intended != address and _PATH.fullmatch(intended) else None
+        hint = f"write `{intended}`" if intended != address and is_webhook_path(intended) else None
         program.report("NP813", message, path, hint)
     elif address in first:
         labels = [Label(first[address], "first use")]

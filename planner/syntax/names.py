@@ -42,6 +42,22 @@ MAX_TASK_DEPTH = 32
 """How deep tasks may call each other."""
 
 
+MAX_WEBHOOK_PATH_LENGTH = 200
+"""How many characters the path of a webhook may have."""
+
+_WEBHOOK_PATH = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*")
+
+
+def is_webhook_path(path: str) -> bool:
+    """Return whether a webhook may have this path.
+
+    >>> is_webhook_path("stripe/paid"), is_webhook_path("a/../b"), is_webhook_path("a/")
+    (True, False, False)
+    """
+    is_dotted = any(segment in (".", "..") for segment in path.split("/"))
+    return len(path) <= MAX_WEBHOOK_PATH_LENGTH and bool(_WEBHOOK_PATH.fullmatch(path)) and not is_dotted
+
+
 _SECRET_READ = re.compile(r"\{\{\s*secrets\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
 
 

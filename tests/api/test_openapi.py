@@ -140,7 +140,7 @@ def test_the_playbook_is_a_part_of_the_document() -> None:
 def test_requests_of_no_call_are_described_once() -> None:
     document = described()
     methods = {method for operations in document["paths"].values() for method in operations}
-    assert methods == {"get", "post", "patch", "delete"}
+    assert methods == {"get", "post", "put", "patch", "delete"}
     responses = document["components"]["responses"]
     references = {entry["$ref"] for entry in document["x-other-responses"].values()}
     assert references == {f"#/components/responses/{name}" for name in responses}

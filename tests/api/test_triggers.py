@@ -8,7 +8,7 @@ import pytest
 
 from noetl.api.service.errors import NotFoundError, PlaybookError
 from noetl.api.service.services import TenantServices, create_services
-from noetl.api.service.trigger_views import describe_schedule
+from noetl.api.service.trigger_views import ScheduleEntry, describe_schedule
 from noetl.api.service.triggers import FireRequest
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.schedule_firing import perform_due
@@ -95,6 +95,7 @@ def test_the_next_firings_are_in_the_zone_and_with_the_jitter(services: TenantSe
     assert (details.next_at, details.due_at) == (first.scheduled_at, first.due_at)
     assert first.scheduled_at == "2001-09-10T00:30:00.000000Z"
     assert first.scheduled_at < first.due_at < "2001-09-10T00:31:00"
+    assert isinstance(details.definition, ScheduleEntry)
     assert (details.condition, details.line, details.definition.jitter_seconds) == ("{{ true }}", 3, 60.0)
     assert details.inputs["day"]["default"] == "none"
     assert services.triggers.get("a", "t", 0).firings == []

@@ -41,7 +41,7 @@ def _receive(hint: Any, value: Any) -> Any:
         return value
     arguments = get_args(hint)
     if get_origin(hint) in (Union, UnionType):
-        return _receive(next(kind for kind in arguments if kind is not type(None)), value)
+        return _receive(_alternative(arguments, value), value)
     if isinstance(hint, type) and issubclass(hint, View):
         hints = get_type_hints(hint, include_extras=True)
         return hint(
@@ -54,3 +54,13 @@ def _receive(hint: Any, value: Any) -> Any:
     if get_origin(hint) is Mapping:
         return {key: _receive(arguments[1], member) for key, member in value.items()}
     return value
+
+
+def _alternative(kinds: tuple[Any, ...], value: Any) -> Any:
+    """Return the kind of a union that a value has. Views differ by the names of their members."""
+    present = [kind for kind in kinds if kind is not type(None)]
+    for kind in present[:-1]:
+        is_view = isinstance(kind, type) and issubclass(kind, View)
+        if not is_view or get_type_hints(kind).keys() - {"_optional_names"} <= value.keys():
+            return kind
+    return present[-1]

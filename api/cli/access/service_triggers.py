@@ -57,6 +57,7 @@ class ServiceTriggers:
 
         body: dict[str, Any] = {"input": dict(request.input)}
         body |= {} if request.instant is None else {"at": instant_key(request.instant)}
+        body |= {} if request.data is None else {"data": dict(request.data)}
         return self._requests.send(AcceptedRun, "POST", _path(playbook, name, "fire"), body).workflow_id
 
 

@@ -55,7 +55,7 @@ def list_triggers(
     store: StoreOption = None,
     url: UrlOption = None,
 ) -> None:
-    """List the triggers of registered playbooks: schedule, next firing, and the outcome of the last."""
+    """List the triggers of registered playbooks: what they fire at, the next firing, and the outcome of the last."""
     from noetl.api.cli.display.trigger_table import format_triggers
     from noetl.api.service.views import to_json
 
@@ -83,7 +83,7 @@ def show_trigger(
     store: StoreOption = None,
     url: UrlOption = None,
 ) -> None:
-    """Show a trigger: its schedule, its latest firing, and its next firings in UTC and in its zone."""
+    """Show a trigger: what it fires at, its latest firing, and the next firings of a schedule."""
     from noetl.api.cli.display.trigger_table import format_details
     from noetl.api.service.views import to_json
 
@@ -136,6 +136,14 @@ def fire_trigger(
             help="An instant of the schedule: 2026-01-31T09:00Z. It starts the run that the schedule would.",
         ),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="FILE|-",
+            help='For a webhook: what its templates read under `trigger`, as JSON, such as {"body": {}}.',
+        ),
+    ] = None,
     inputs: InputPairsOption = None,
     input_file: InputFileOption = None,
     json: JsonOption = False,
@@ -152,11 +160,12 @@ def fire_trigger(
     playbook, name = _split(trigger)
     values = read_input_file(input_file) if input_file is not None else {}
     seconds = None if instant is None else _parse_instant(instant)
+    view = None if data is None else read_input_file(data)
     with open_triggers(store, url) as triggers:
         if inputs:
             declared = triggers.get(playbook, name, 0).inputs
             values |= parse_input_pairs(inputs, {key: value["type"] for key, value in declared.items()})
-        run_id = triggers.fire(playbook, name, FireRequest(seconds, values))
+        run_id = triggers.fire(playbook, name, FireRequest(seconds, values, data=view))
     if json:
         write_json({"workflow_id": run_id})
     else:
@@ -194,6 +203,8 @@ def resume_trigger(
         entry = triggers.resume(playbook, name, catch_up.value)
     if json:
         write_json(entry)
+    elif entry.schedule is None:
+        print_message(f"trigger {trigger} fires again: {entry.summary}")
     elif entry.due_at is None:
         print_message(f"trigger {trigger} does not fire any more")
     else:

@@ -8,14 +8,21 @@ from typing import Any
 from noetl.planner.plan import Trigger
 from noetl.planner.schedules.firings import PlannedFiring, list_firings
 from noetl.planner.schedules.schedule import Schedule
+from noetl.planner.trigger_sources import RunEnd, Webhook
 
 FiringList = tuple[Trigger, list[PlannedFiring]]
-"""A trigger with its next firings."""
+"""A trigger with its next firings. One that does not fire at times has none."""
 
 
 def find_firings(triggers: Iterable[Trigger], start: float, number: int) -> list[FiringList]:
     """Return at most `number` firings of each trigger, from an instant on."""
-    return [(trigger, list_firings(trigger.schedule, start, number)) for trigger in triggers]
+    return [
+        (
+            trigger,
+            list_firings(source, start, number) if isinstance(source := trigger.source, Schedule) else [],
+        )
+        for trigger in triggers
+    ]
 
 
 def firings_to_json(lists: Iterable[FiringList]) -> list[dict[str, Any]]:
@@ -34,7 +41,12 @@ def format_firings(lists: Sequence[FiringList]) -> str:
 
 
 def _format_list(trigger: Trigger, firings: Sequence[PlannedFiring]) -> str:
-    title = f"{trigger.name}: {describe_schedule(trigger.schedule)}\n"
+    source = trigger.source
+    if isinstance(source, Webhook):
+        return f"{trigger.name}: {source.method} /hooks/TENANT/{source.path}, {source.auth.scheme}\n"
+    if isinstance(source, RunEnd):
+        return f"{trigger.name}: after runs of {source.playbook}: {', '.join(source.statuses)}\n"
+    title = f"{trigger.name}: {describe_schedule(source)}\n"
     if not firings:
         return f"{title}  no more firings\n"
     rows = [("local time", "UTC", "")] + [

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from noetl.api.cli.display.run_board import format_countdown, parse_time
 from noetl.executor.model.json_values import write_json
 from noetl.planner.diagnostics.terminal_text import to_printable
 
-_LIST_HEADER = ("TRIGGER", "SCHEDULE", "NEXT", "LAST", "OUTCOME", "RUN")
+_LIST_HEADER = ("TRIGGER", "FIRES AT", "NEXT", "LAST", "OUTCOME", "RUN")
 _HISTORY_HEADER = ("SCHEDULED", "FIRED", "OUTCOME", "RUN", "REASON")
 _TIME_LENGTH = 19
 
@@ -21,7 +21,7 @@ def format_triggers(
     rows: list[tuple[str, ...]] = [
         (
             f"{trigger['playbook']}/{trigger['name']}",
-            trigger["schedule"],
+            to_printable(trigger["summary"]),
             _format_next(trigger, now),
             _cut(trigger["last_at"]),
             trigger["last_outcome"] or "-",
@@ -49,16 +49,12 @@ def format_firings(firings: Sequence[Mapping[str, Any]], *, with_header: bool) -
 
 def format_details(trigger: Mapping[str, Any], now: float) -> str:
     """Return the lines about a trigger: its declaration, its latest firing, and its next firings."""
-    definition, last = trigger["definition"], trigger["last_at"]
-    catch_up = definition["catch_up"]
+    last = trigger["last_at"]
     lines = [f"{trigger['playbook']}/{trigger['name']}  version {trigger['version']}"]
     for label, value in (
         ("schedule", trigger["schedule"]),
-        ("start", definition["start_at"]),
-        ("end", definition["end_at"]),
-        ("jitter", f"{definition['jitter_seconds']:g} s" if definition["jitter_seconds"] else None),
-        ("overlap", definition["overlap"]),
-        ("catch up", catch_up["mode"]),
+        *_DEFINITIONS[trigger["type"]](trigger["definition"]),
+        ("key", trigger["key"]),
         ("if", None if trigger["condition"] is None else str(trigger["condition"])),
         ("input", write_json(trigger["input"]) if trigger["input"] else None),
         ("state", "paused" if trigger["paused"] else None),
@@ -69,9 +65,42 @@ def format_details(trigger: Mapping[str, Any], now: float) -> str:
     for index, firing in enumerate(trigger["firings"]):
         label = "" if index else "next"
         lines.append(f"{label:<9}{_cut(firing['due_at'])}  {firing['local']}  {_remaining(firing, now)}")
-    if not trigger["firings"]:
+    if trigger["schedule"] is not None and not trigger["firings"]:
         lines.append(f"{'next':<9}it does not fire any more")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _schedule_lines(definition: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    """Yield a label and a value for each part of a schedule. A part that is not there is None."""
+    yield "start", definition["start_at"]
+    yield "end", definition["end_at"]
+    yield "jitter", f"{definition['jitter_seconds']:g} s" if definition["jitter_seconds"] else None
+    yield "overlap", definition["overlap"]
+    yield "catch up", definition["catch_up"]["mode"]
+
+
+def _webhook_lines(definition: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    yield "path", definition["path"]
+    yield "method", definition["method"]
+    yield "scheme", definition["scheme"]
+    yield "secrets", ", ".join(definition["secrets"]) or None
+    yield "header", definition["header"]
+    yield "size", f"at most {definition['max_bytes']:,} bytes"
+    answer = definition["answer"]
+    yield "answer", f"{answer} within {definition['wait_seconds']:g} s" if answer == "result" else answer
+
+
+def _run_end_lines(definition: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    yield "after", definition["awaits"]
+    yield "status", ", ".join(definition["statuses"])
+
+
+_DEFINITIONS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[tuple[str, str | None]]]] = {
+    "schedule": _schedule_lines,
+    "webhook": _webhook_lines,
+    "run": _run_end_lines,
+}
+"""The parts of a definition, by the type of the trigger."""
 
 
 def _format_next(trigger: Mapping[str, Any], now: float) -> str:

@@ -1,0 +1,253 @@
+"""The firing of webhooks: the check of the sender of a request, and the run that the request starts.
+
+Problem: a sender repeats a request until it has an answer, so the same request arrives several times, also
+at several processes at once. For the time `remember` it must start one run. After that, it starts another.
+
+Algorithm: the id of the run follows from the key of the request and the number of a window of time, which is
+as long as `remember`. A request gets the run of its window, or that of the window before, if that run is
+younger than `remember`. The windows of each key begin at another time. Near the border of two windows, two
+processes may be in different ones. There a firing requires that the trigger is as it was read (optimistic
+concurrency), so that one of them sees the run of the other.
+
+Cost: two reads of a run and one transaction; for a repeated request one read.
+
+Limits: a process that stands still for more than BORDER_SECONDS in the middle of a firing may start a second
+run. A run that was deleted is not known any more, so its request starts a new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from noetl.executor.engine.firing import MAX_KEY_BYTES, Firer, read_firer
+from noetl.executor.errors import ActionError, RejectedError, TriggerChangedError
+from noetl.executor.model.triggers import (
+    Advance,
+    Firing,
+    FiringOutcome,
+    LiveTrigger,
+    firing_id,
+    new_firing,
+    record_firing,
+)
+from noetl.executor.security.redaction import redact_for_storage
+from noetl.executor.security.secret_sources import resolve_secret
+from noetl.executor.security.webhook_signatures import (
+    STANDARD_HEADERS,
+    SigningSecretError,
+    check_signature,
+    signature_headers,
+)
+from noetl.executor.stores.interface import Store
+from noetl.planner.frozen import frozen, replace
+from noetl.planner.trigger_sources import Webhook, WebhookAuth
+
+BORDER_SECONDS = 600.0
+"""How near the border of two windows a firing requires that no other process fires the trigger."""
+
+MAX_CONFLICTS = 10
+"""How often a request is tried again after another process has changed the trigger."""
+
+_CREDENTIALS = re.compile(r"authorization|cookie|token|secret|signature|password|api-?key|credential")
+_KEY_HEADER = "idempotency-key"
+
+logger = logging.getLogger("noetl.executor")
+
+
+class MissingSecretError(Exception):
+    """A webhook none of whose secrets can be read. The log names them, and the sender must not see them."""
+
+
+@frozen
+class WebhookRequest:
+    """A request to a webhook, whose sender was recognised.
+
+    `headers` have names in lower case. `body` are its bytes, and `value` is what they mean.
+    """
+
+    method: str
+    headers: Mapping[str, str]
+    query: Mapping[str, str]
+    body: bytes
+    value: Any
+
+
+@frozen
+class Delivery:
+    """The result of a request: its outcome, the run that it has started, or why there is none.
+
+    `is_repeat` is true if an earlier request has started the run.
+    """
+
+    outcome: FiringOutcome
+    run_id: str | None = None
+    reason: str | None = None
+    is_repeat: bool = False
+
+
+def find_webhook(store: Store, tenant: str, path: str, now: float) -> Firer | None:
+    """Return what fires the webhook at a path, or None if the tenant has none."""
+    trigger = store.triggers.at_path(tenant, path)
+    return None if trigger is None else read_firer(store, trigger, now)
+
+
+def check_sender(
+    firer: Firer, headers: Mapping[str, str], body: bytes, environ: Mapping[str, str] = os.environ
+) -> None:
+    """Check that the expected sender has signed a request. A scheme without signatures is not checked here.
+
+    Raises:
+        SignatureError: another sender has sent it, or it is too old.
+        MissingSecretError: no secret of the webhook can be read.
+    """
+    auth = webhook_of(firer).auth
+    if auth.scheme in ("api_key", "none"):
+        return
+    secrets = []
+    for name in auth.secrets:
+        try:
+            secrets.append(resolve_secret(name, environ, firer.trigger.tenant))
+        except ActionError as problem:
+            logger.warning(
+                "webhook %s of %s: %s", firer.trigger.name, firer.trigger.playbook, problem.message
+            )
+    if not secrets:
+        raise MissingSecretError("no secret of the webhook can be read")
+    try:
+        check_signature(auth, secrets, headers, body, firer.now)
+    except SigningSecretError as problem:
+        logger.warning("webhook %s of %s: %s", firer.trigger.name, firer.trigger.playbook, problem)
+        raise MissingSecretError("a secret of the webhook is not valid") from None
+
+
+def webhook_of(firer: Firer) -> Webhook:
+    """Return the webhook that a trigger declares."""
+    source = firer.declared.source
+    assert isinstance(source, Webhook)
+    return source
+
+
+def perform_request(firer: Firer, request: WebhookRequest, clock: Callable[[], float]) -> Delivery:
+    """Start the run of a request, or return that of an earlier one with the same key.
+
+    `clock` is read when the request is tried again.
+
+    Raises:
+        RejectedError: `quota_exceeded`; `trigger_changed`.
+    """
+    store, webhook = firer.store, webhook_of(firer)
+    key = source_key(webhook.auth, request)
+    view = redact_for_storage(view_request(webhook.auth, request, key))
+    current: Firer | None = firer
+    for _ in range(MAX_CONFLICTS):
+        if current is None:
+            break
+        try:
+            firing = current.with_key(new_firing(current.trigger, key, current.now), view)
+        except ActionError as problem:
+            firing = new_firing(current.trigger, key, current.now)
+            return _reject(current, firing, problem)
+        try:
+            delivery = _perform(current, firing, view, webhook.remember_seconds)
+        except TriggerChangedError:
+            delivery = None
+        if delivery is not None:
+            return delivery
+        trigger = firer.trigger
+        read = store.triggers.get(trigger.tenant, trigger.playbook, trigger.name)
+        current = None if read is None else read_firer(store, read, clock())
+    message = f"trigger `{firer.trigger.name}` of `{firer.trigger.playbook}` was changed meanwhile: try again"
+    raise RejectedError("trigger_changed", message)
+
+
+def _perform(firer: Firer, firing: Firing, view: Mapping[str, Any], remember: float) -> Delivery | None:
+    """Perform a firing, or return None if another process has changed the trigger."""
+    trigger, now = firer.trigger, firer.now
+    window = RememberWindow(firing.id, remember)
+    is_near_border = window.is_near_border(now)
+    written = trigger
+    if is_near_border:
+        # The runs are read after the trigger, which must not change until the firing is written.
+        written = replace(trigger, edition=trigger.edition + 1)
+    number = window.number_at(now)
+    for near in (number, number - 1, *((number + 1,) if is_near_border else ())):
+        run_id = _with_window(trigger, firing, near).id
+        earlier = firer.store.runs.summary(trigger.tenant, run_id)
+        if earlier is not None and now - earlier.created_at < remember:
+            return Delivery(FiringOutcome.STARTED, earlier.id, is_repeat=True)
+    performed = firer.fire(_with_window(trigger, firing, number), view, Advance(trigger, written))
+    if performed is None:
+        return None
+    if not performed.firings:
+        run_id = _with_window(trigger, firing, number).id
+        return Delivery(FiringOutcome.STARTED, run_id, is_repeat=True)
+    record = performed.firings[-1]
+    return Delivery(record.outcome, record.run_id, record.reason)
+
+
+def _reject(firer: Firer, firing: Firing, problem: ActionError) -> Delivery:
+    advance = Advance(firer.trigger, firer.trigger)
+    firer.write(record_firing(advance, firing, FiringOutcome.REJECTED, problem.message))
+    return Delivery(FiringOutcome.REJECTED, reason=problem.message)
+
+
+@frozen
+class RememberWindow:
+    """The windows of time of a key: they are as long as it is remembered, and begin at a time of its own."""
+
+    key: str
+    seconds: float
+
+    @property
+    def _offset(self) -> float:
+        return int(hashlib.sha256(self.key.encode()).hexdigest()[:12], 16) / 16**12 * self.seconds
+
+    def number_at(self, now: float) -> int:
+        """Return the number of the window of a time."""
+        return math.floor((now + self._offset) / self.seconds)
+
+    def is_near_border(self, now: float) -> bool:
+        """Return whether another process may be in another window at this time."""
+        passed = (now + self._offset) % self.seconds
+        return min(passed, self.seconds - passed) <= min(BORDER_SECONDS, self.seconds / 2)
+
+
+def _with_window(trigger: LiveTrigger, firing: Firing, number: int) -> Firing:
+    key = f"{firing.key} {number}"
+    return replace(firing, key=key, id=firing_id(trigger.tenant, trigger.playbook, trigger.name, key))
+
+
+def source_key(auth: WebhookAuth, request: WebhookRequest) -> str:
+    """Return what tells a request from others. What a sender signs takes precedence over the body."""
+    name = None
+    if auth.scheme == "standard":
+        name = request.headers.get(STANDARD_HEADERS[0])
+    elif auth.scheme == "stripe" and isinstance(request.value, Mapping):
+        name = request.value.get("id")
+    elif auth.scheme in ("api_key", "none"):
+        name = request.headers.get(_KEY_HEADER)
+    if not isinstance(name, str) or not name or len(name.encode("utf-8", "replace")) > MAX_KEY_BYTES:
+        return f"body {hashlib.sha256(request.body).hexdigest()}"
+    return f"id {name}"
+
+
+def view_request(auth: WebhookAuth, request: WebhookRequest, key: str) -> dict[str, Any]:
+    """Return what templates read under `trigger`: the request without credentials and signatures."""
+    hidden = signature_headers(auth)
+    return {
+        "method": request.method,
+        "headers": {
+            name: value
+            for name, value in request.headers.items()
+            if name not in hidden and not _CREDENTIALS.search(name)
+        },
+        "query": dict(request.query),
+        "body": request.value,
+        "id": key.partition(" ")[2],
+    }
