@@ -16,7 +16,15 @@ from noetl.planner.plan import Plan
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "images"
 PAGE = ROOT / "docs" / "how-to" / "read-a-picture.md"
-EXAMPLES = ("quickstart", "retry_and_recover", "fan_out", "approval", "close_day", "onboard_user")
+EXAMPLES = (
+    "quickstart",
+    "retry_and_recover",
+    "fan_out",
+    "approval",
+    "close_day",
+    "onboard_user",
+    "paid_invoice",
+)
 
 WIDTH = 90
 

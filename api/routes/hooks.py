@@ -10,7 +10,8 @@ recognised.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
@@ -20,6 +21,7 @@ from starlette.responses import Response
 
 from noetl.api.access import identify_caller, peer_address
 from noetl.api.auth.authentication import Caller
+from noetl.api.auth.rate_limits import AddressLimiter
 from noetl.api.http.openapi import (
     FORM_TYPE,
     JSON_TYPE,
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/hooks", tags=["webhooks"], default_response_class=JsonResponse)
 
 RETRY_LATER = {"Retry-After": "60"}
-"""The header for a sender that may try again, after a person has paused or mended something."""
+"""The header for a sender that may try again, after a person has resumed or corrected something."""
 
 _receivers = CapacityLimiter(4)
 """Threads that start runs of requests, whose conditions and inputs are evaluated."""
@@ -131,18 +133,16 @@ async def put_to_webhook(
 async def _receive(request: Request, services: TenantServices, path: str) -> Response:
     limits, address = opened_services(request).limits, peer_address(request.scope)
     limits.webhooks.take(address)
-    limits.unknown_senders.take(address)
-    firer = await run_in_threadpool(services.webhooks.find, path)
-    webhook = _webhook_of(firer)
-    if request.method != webhook.method:
-        limits.unknown_senders.give_back(address)
-        detail = f"{request.method} is not allowed at this webhook."
-        raise Problem(405, detail, slug="wrong-method", headers={"Allow": webhook.method})
-    caller = await _check_caller(request, services, webhook)
-    body = await read_limited_body(request, webhook.max_bytes)
     headers = _headers_of(request)
-    await _check_signature(request, services, firer, headers, body)
-    limits.unknown_senders.give_back(address)
+    with _counted_failures(limits.unknown_senders, address):
+        firer = await run_in_threadpool(services.webhooks.find, path)
+        webhook = _webhook_of(firer)
+        if request.method != webhook.method:
+            detail = f"{request.method} is not allowed at this webhook."
+            raise Problem(405, detail, slug="wrong-method", headers={"Allow": webhook.method})
+        caller = await _check_caller(request, services, webhook)
+        body = await read_limited_body(request, webhook.max_bytes)
+        await _check_signature(request, services, firer, headers, body)
     if webhook.auth.scheme != "api_key":
         await run_in_threadpool(limits.callers.check, caller)
     if firer.trigger.is_paused:
@@ -152,6 +152,27 @@ async def _receive(request: Request, services: TenantServices, path: str) -> Res
         _deliver, request, services, firer, headers, (body, value), limiter=_receivers
     )
     return await _answer(request, services, webhook, delivery)
+
+
+@contextmanager
+def _counted_failures(limiter: AddressLimiter, address: str) -> Iterator[None]:
+    """Count the failed attempts of an address to be recognised. Beyond the limit, all of them are 429.
+
+    A signed request is accepted nevertheless: other senders may have the same address, and not all repeat.
+    """
+    refusal: Problem | None = None
+    try:
+        limiter.take(address)
+    except Problem as problem:
+        refusal = problem
+    try:
+        yield
+    except (NotFoundError, Problem):
+        if refusal is not None:
+            raise refusal from None
+        raise
+    if refusal is None:
+        limiter.give_back(address)
 
 
 async def _check_caller(request: Request, services: TenantServices, webhook: Webhook) -> Caller:

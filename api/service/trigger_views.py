@@ -190,9 +190,9 @@ class FiringPage(View, schema_name="FiringPage"):
 
 
 def describe_trigger(
-    trigger: LiveTrigger, declared: Trigger, last: Firing | None, **others: Any
+    trigger: LiveTrigger, declared: Trigger, last: Firing | None, **further: Any
 ) -> TriggerDetails:
-    """Return the details of a trigger. `others` are the members that do not follow from its declaration."""
+    """Return the details of a trigger. `further` are the members that do not follow from its declaration."""
     return TriggerDetails(
         **_members_of(trigger, declared.source, last),
         definition=_definition_of(declared.source),
@@ -200,7 +200,7 @@ def describe_trigger(
         condition=declared.condition,
         key=declared.key,
         line=declared.line,
-        **others,
+        **further,
     )
 
 

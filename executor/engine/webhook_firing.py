@@ -3,8 +3,8 @@
 Problem: a sender repeats a request until it has an answer, so the same request arrives several times, also
 at several processes at once. For the time `remember` it must start one run. After that, it starts another.
 
-Algorithm: the id of the run follows from the key of the request and the number of a window of time, which is
-as long as `remember`. A request gets the run of its window, or that of the window before, if that run is
+Algorithm: the id of the run follows from the key of the request and the number of a window of time. A window
+is as long as `remember`. A request gets the run of its window, or that of the window before, if that run is
 younger than `remember`. The windows of each key begin at another time. Near the border of two windows, two
 processes may be in different ones. There a firing requires that the trigger is as it was read (optimistic
 concurrency), so that one of them sees the run of the other.

@@ -198,9 +198,9 @@ async def test_a_missing_secret_is_not_named_to_the_sender(
     assert "LOST" in caplog.text
 
 
-def standard(body: bytes, id: str = "msg_1", at: float | None = None) -> dict[str, str]:
+def standard(body: bytes, id: str = "msg_1", signed_at: float | None = None) -> dict[str, str]:
     """Return the headers that Standard Webhooks sends with a body."""
-    return sign_standard(STANDARD_SECRET, id, time.time() if at is None else at, body)
+    return sign_standard(STANDARD_SECRET, id, time.time() if signed_at is None else signed_at, body)
 
 
 async def test_the_answer_is_the_result_of_the_run(service: httpx.AsyncClient) -> None:
@@ -223,7 +223,7 @@ async def test_the_answer_is_the_result_of_the_run(service: httpx.AsyncClient) -
 
 
 async def test_an_old_signature_is_refused(service: httpx.AsyncClient) -> None:
-    headers = standard(b"{}", at=time.time() - 400)
+    headers = standard(b"{}", signed_at=time.time() - 400)
     response = await service.post("/hooks/default/paid", content=b"{}", headers=headers)
     assert_problem(response, 401, "unsigned")
 
@@ -319,3 +319,18 @@ async def test_a_path_belongs_to_one_trigger_of_a_tenant(service: httpx.AsyncCli
     response = await service.post("/playbooks", json={"playbook": text})
     assert_problem(response, 409, "path-taken")
     assert "shop/orders" in response.json()["detail"]
+
+
+async def test_unsigned_requests_are_limited(service: httpx.AsyncClient) -> None:
+    """An address has 60 of them in a minute. Signed requests do not count, and are accepted after that."""
+    statuses = []
+    for number in range(70):
+        response = await push(service, b"{}", **{"X-Hub-Signature-256": f"sha256={number}"})
+        statuses.append(response.status_code)
+        if response.status_code == 429:
+            assert response.headers["Retry-After"]
+            break
+    assert (statuses[:-1], statuses[-1]) == ([401] * (len(statuses) - 1), 429)
+    assert len(statuses) > 60
+    assert (await service.post("/hooks/default/nothing")).status_code == 429
+    assert (await push(service, b'{"number": 1}')).status_code == 202

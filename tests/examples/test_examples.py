@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hmac
 import json
 import os
 import re
@@ -21,8 +22,15 @@ from noetl.api.cli.local.playbook_finder import SiblingPlaybookFinder
 from noetl.executor.actions import catalogue
 from noetl.executor.actions._postgres_pool import CONNECTION_POOL
 from noetl.executor.engine.invocation import VisitExecutor
+from noetl.executor.engine.webhook_firing import (
+    WebhookRequest,
+    check_sender,
+    find_webhook,
+    perform_request,
+)
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.ids import hash_secret
+from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.security.capabilities import service_capabilities
@@ -354,3 +362,37 @@ class TestCloseDay:
             "2027-01-01T22:30:00+01:00",
             "2027-01-04T22:30:00+01:00",
         ]
+
+
+class TestPaidInvoice:
+    @pytest.mark.parametrize(("cents", "is_large"), [(99_999, False), (100_000, True)])
+    def test_an_invoice_is_booked_and_a_large_one_is_announced(
+        self, example: Example, cents: int, is_large: bool
+    ) -> None:
+        play = example("paid_invoice", invoice="in_1", cents=cents)
+        assert play.status is RunStatus.SUCCEEDED
+        assert play.result == {"invoice": "in_1", "amount": f"{cents / 100:.2f} EUR".replace("0.00", "0.0")}
+        assert ("announce" in play.visit_counts) is is_large
+
+    def test_a_signed_request_of_stripe_starts_it(self, store: Store) -> None:
+        """The body is a part of an event of the type `invoice.paid`."""
+        plan = compile_playbook((EXAMPLES / "paid_invoice.yaml").read_bytes(), catalogue()).plan
+        assert plan is not None
+        store.plans.save(plan)
+        playbook = RegisteredPlaybook("default", "paid_invoice", None, plan.hash, store.clock())
+        store.registry.register(playbook, triggers=plan.header.triggers)
+        invoice = {"id": "in_1", "amount_paid": 250_000, "currency": "usd"}
+        event = {"id": "evt_1", "type": "invoice.paid", "data": {"object": invoice}}
+        body, secret = json.dumps(event).encode(), "whsec_of_stripe"
+        firer = find_webhook(store, "default", "stripe/paid", store.clock())
+        assert firer is not None
+        signed = f"{int(firer.now)}.".encode() + body
+        signature = hmac.digest(secret.encode(), signed, "sha256").hex()
+        headers = {"stripe-signature": f"t={int(firer.now)},v1={signature}"}
+        check_sender(firer, headers, body, {"NOETL_SECRET_STRIPE_WEBHOOK": secret})
+        request = WebhookRequest("POST", headers, {}, body, event)
+        delivery = perform_request(firer, request, store.clock)
+        assert delivery.run_id is not None
+        run = store.runs.get("default", delivery.run_id)
+        assert run is not None
+        assert run.input == {"invoice": "in_1", "cents": 250_000, "currency": "usd"}

@@ -55,7 +55,7 @@ def list_triggers(
     store: StoreOption = None,
     url: UrlOption = None,
 ) -> None:
-    """List the triggers of registered playbooks: what they fire at, the next firing, and the outcome of the last."""
+    """List the triggers of registered playbooks: what they fire at, the next firing, the last outcome."""
     from noetl.api.cli.display.trigger_table import format_triggers
     from noetl.api.service.views import to_json
 
