@@ -9,6 +9,7 @@ from noetl.api.service.views import Timestamp, View
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.triggers import Firing, FiringOutcome, LiveTrigger
 from noetl.planner.plan import Trigger, TriggerSource
+from noetl.planner.polled_sources import Folder
 from noetl.planner.schedules.schedule import Schedule
 from noetl.planner.trigger_sources import EndedStatus, RunEnd, Webhook, WebhookScheme
 
@@ -135,6 +136,22 @@ class RunEndEntry(View, schema_name="RunEnd"):
         return cls(awaits=source.playbook, statuses=source.statuses)
 
 
+class FolderEntry(View, schema_name="Folder"):
+    """Folder whose files a trigger fires at, below the folder of files of the service."""
+
+    folder: str
+    glob: str
+    settle_seconds: float
+
+    @classmethod
+    def from_folder(cls, source: Folder) -> FolderEntry:
+        return cls(folder=source.folder, glob=source.glob, settle_seconds=source.settle_seconds)
+
+
+Definition = ScheduleEntry | WebhookEntry | RunEndEntry | FolderEntry
+"""What a trigger fires at, by its type."""
+
+
 class TriggerDetails(TriggerEntry, schema_name="TriggerDetails"):
     """Trigger with its declaration, and its next firings.
 
@@ -144,7 +161,7 @@ class TriggerDetails(TriggerEntry, schema_name="TriggerDetails"):
     of a schedule, also of one that is paused.
     """
 
-    definition: ScheduleEntry | WebhookEntry | RunEndEntry
+    definition: ScheduleEntry | WebhookEntry | RunEndEntry | FolderEntry
     input: Mapping[str, Any]
     condition: str | bool | None
     key: str | None
@@ -225,12 +242,14 @@ def _members_of(trigger: LiveTrigger, source: TriggerSource, last: Firing | None
     }
 
 
-def _definition_of(source: TriggerSource) -> ScheduleEntry | WebhookEntry | RunEndEntry:
+def _definition_of(source: TriggerSource) -> Definition:
     match source:
         case Webhook():
             return WebhookEntry.from_webhook(source)
         case RunEnd():
             return RunEndEntry.from_run_end(source)
+        case Folder():
+            return FolderEntry.from_folder(source)
     return ScheduleEntry.from_schedule(source)
 
 
@@ -247,6 +266,8 @@ def describe_source(source: TriggerSource) -> str:
             return f"{source.method} {source.path}, {source.auth.scheme}"
         case RunEnd():
             return f"after {source.playbook}: {', '.join(source.statuses)}"
+        case Folder():
+            return f"folder {source.folder}, {source.glob}"
     return describe_schedule(source)
 
 

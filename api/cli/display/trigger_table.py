@@ -95,10 +95,17 @@ def _run_end_lines(definition: Mapping[str, Any]) -> Iterator[tuple[str, str | N
     yield "status", ", ".join(definition["statuses"])
 
 
+def _folder_lines(definition: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    yield "folder", definition["folder"]
+    yield "files", definition["glob"]
+    yield "settle", f"{definition['settle_seconds']:g} s"
+
+
 _DEFINITIONS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[tuple[str, str | None]]]] = {
     "schedule": _schedule_lines,
     "webhook": _webhook_lines,
     "run": _run_end_lines,
+    "folder": _folder_lines,
 }
 """The parts of a definition, by the type of the trigger."""
 
