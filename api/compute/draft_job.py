@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Any
 
 from noetl.api.service.compiler import PlaybookCompiler
-from noetl.api.service.draft_views import DraftPartEntry, DraftScope, PlaybookDraft, ScopeNameEntry
+from noetl.api.service.draft_views import (
+    DraftPartEntry,
+    DraftScheduleEntry,
+    DraftScope,
+    NextFiring,
+    PlaybookDraft,
+    ScopeNameEntry,
+)
 from noetl.api.service.graph_views import RunGraph
 from noetl.api.service.views import DiagnosticEntry
 from noetl.planner.editing.draft import read_draft
+from noetl.planner.editing.next_firings import DraftSchedule
 from noetl.planner.editing.scope import NameScope
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan
@@ -31,7 +40,9 @@ class DraftJob:
     @property
     def key(self) -> str:
         text = self.text.encode("utf-8", "surrogatepass") if isinstance(self.text, str) else self.text
-        return f"draft:{self.line}:{self.draws}:{hashlib.sha256(text).hexdigest()}"
+        # The next firings of schedules change with the time.
+        minute = int(time.time() // 60) if b"triggers" in text else 0
+        return f"draft:{self.line}:{self.draws}:{minute}:{hashlib.sha256(text).hexdigest()}"
 
     def perform(self, compiler: PlaybookCompiler) -> bytes:
         from noetl.api.http.responses import JsonResponse
@@ -49,11 +60,19 @@ class DraftJob:
             diagnostics=[DiagnosticEntry(**finding.to_json()) for finding in draft.compilation.diagnostics],
             steps=[DraftPartEntry(name=step.name, line=step.line) for step in draft.steps],
             tasks=[DraftPartEntry(name=task.name, line=task.line) for task in draft.tasks],
+            schedules=[_describe_schedule(schedule) for schedule in draft.schedules],
             scope=None if draft.scope is None else _describe_scope(draft.scope),
             drawing=drawing,
             drawing_problem=problem,
         )
         return bytes(JsonResponse(view).body)
+
+
+def _describe_schedule(schedule: DraftSchedule) -> DraftScheduleEntry:
+    firings = [NextFiring(**firing.to_json()) for firing in schedule.firings]
+    return DraftScheduleEntry(
+        trigger=schedule.trigger, line=schedule.line, timezone=schedule.timezone, firings=firings
+    )
 
 
 def _describe_scope(scope: NameScope) -> DraftScope:

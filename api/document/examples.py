@@ -36,8 +36,10 @@ from noetl.api.service.data_views import (
 from noetl.api.service.draft_views import (
     CodeExplanation,
     DraftPartEntry,
+    DraftScheduleEntry,
     DraftScope,
     LanguageWords,
+    NextFiring,
     PlaybookDraft,
     ScopeNameEntry,
 )
@@ -226,6 +228,18 @@ _VIEWS: tuple[View, ...] = (
         diagnostics=[],
         steps=[DraftPartEntry(name="hello", line=3)],
         tasks=[],
+        schedules=[
+            DraftScheduleEntry(
+                trigger="nightly",
+                line=4,
+                timezone="Europe/Berlin",
+                firings=[
+                    NextFiring(
+                        scheduled_at="2026-02-02T01:30:00Z", local="2026-02-02T02:30:00+01:00", note=None
+                    )
+                ],
+            )
+        ],
         scope=DraftScope(
             step="hello",
             task=None,
@@ -237,6 +251,8 @@ _VIEWS: tuple[View, ...] = (
     LanguageWords(
         playbook_schema={"properties": {"name": {"type": "string"}}},
         attributes={"loop": ["first", "index", "last"]},
+        trigger_attributes={"schedule": ["local", "scheduled_at"]},
+        trigger_names=["trigger", "now", "uuid"],
         filters=["length"],
         tests=["defined"],
         functions=["now"],

@@ -23,6 +23,7 @@ Code = Annotated[str, Path(description="The code of a finding.", examples=["NP10
 def get_language(services: ReadServices) -> Response:
     """Return the words of the language: keys, action types with their parameters, attributes and filters."""
     from noetl.planner.checks.references import ATTRIBUTES, FINALLY_ATTRIBUTES
+    from noetl.planner.checks.triggers import READABLE_NAMES, TRIGGER_ATTRIBUTES
     from noetl.planner.syntax.json_schema import build_json_schema
     from noetl.planner.templates.sandbox import FUNCTIONS, SANDBOX
 
@@ -33,6 +34,8 @@ def get_language(services: ReadServices) -> Response:
     words = LanguageWords(
         playbook_schema=build_json_schema(allowed),
         attributes=attributes,
+        trigger_attributes={type: sorted(words) for type, words in TRIGGER_ATTRIBUTES.items()},
+        trigger_names=READABLE_NAMES,
         filters=sorted(SANDBOX.filters),
         tests=sorted(SANDBOX.tests),
         functions=sorted(FUNCTIONS),

@@ -37,11 +37,29 @@ class DraftScope(View, schema_name="DraftScope"):
     names: Sequence[ScopeNameEntry]
 
 
+class NextFiring(View, schema_name="NextFiring"):
+    """Firing to come, in UTC and in the zone of its schedule. `note` says what a change of the offset does."""
+
+    scheduled_at: str
+    local: str
+    note: str | None
+
+
+class DraftScheduleEntry(View, schema_name="DraftSchedule"):
+    """Schedule of a draft: the line of its `cron` or `every`, its zone, and its next firings."""
+
+    trigger: str
+    line: int
+    timezone: str
+    firings: Sequence[NextFiring]
+
+
 class PlaybookDraft(View, schema_name="PlaybookDraft"):
     """Draft of a playbook, which may have errors: its findings, its steps and tasks, and its drawing.
 
     A text that cannot be parsed has findings only. `hash` and `drawing` are null if there are errors.
-    `drawing_problem` says why a plan without errors has no drawing. `scope` is null without a line.
+    `schedules` are those without errors. `drawing_problem` says why a plan without errors has no drawing.
+    `scope` is null without a line.
     """
 
     is_parsed: bool
@@ -51,6 +69,7 @@ class PlaybookDraft(View, schema_name="PlaybookDraft"):
     diagnostics: Sequence[DiagnosticEntry]
     steps: Sequence[DraftPartEntry]
     tasks: Sequence[DraftPartEntry]
+    schedules: Sequence[DraftScheduleEntry]
     scope: DraftScope | None
     drawing: RunGraph | None
     drawing_problem: str | None
@@ -60,11 +79,14 @@ class LanguageWords(View, schema_name="LanguageWords"):
     """Words of the language, from the declarations that the checks use.
 
     `playbook_schema` is the JSON Schema of playbooks, with the action types that are allowed here.
-    `attributes` has the names of the language with their attributes.
+    `attributes` has the names of the language with their attributes, and `trigger_attributes` those of
+    `trigger` by the type of the trigger. `trigger_names` are all names that templates of triggers read.
     """
 
     playbook_schema: Mapping[str, Any]
     attributes: Mapping[str, Sequence[str]]
+    trigger_attributes: Mapping[str, Sequence[str]]
+    trigger_names: Sequence[str]
     filters: Sequence[str]
     tests: Sequence[str]
     functions: Sequence[str]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from noetl.planner.catalogue import Catalogue
 from noetl.planner.compile import Compilation, compile_program
+from noetl.planner.editing.next_firings import DraftSchedule, find_next_firings
 from noetl.planner.editing.scope import NameScope, find_scope
 from noetl.planner.gc_control import gc_paused
 from noetl.planner.templates.template import temporary_templates
@@ -21,7 +23,7 @@ class DraftPart:
 
 @dataclass(frozen=True)
 class Draft:
-    """The compilation of a text, its steps and tasks, and the names in scope at a line.
+    """The compilation of a text, its steps, tasks and schedules, and the names in scope at a line.
 
     `is_parsed` is false for a text that could not be parsed: nothing but its findings is known.
     """
@@ -33,6 +35,7 @@ class Draft:
     steps: tuple[DraftPart, ...] = ()
     tasks: tuple[DraftPart, ...] = ()
     scope: NameScope | None = None
+    schedules: tuple[DraftSchedule, ...] = ()
 
 
 def read_draft(text: str | bytes, catalogue: Catalogue, line: int | None = None) -> Draft:
@@ -47,4 +50,5 @@ def read_draft(text: str | bytes, catalogue: Catalogue, line: int | None = None)
             for parts in (playbook.steps, playbook.tasks)
         )
         scope = None if line is None else find_scope(program, line)
-        return Draft(compilation, True, playbook.name, playbook.version, steps, tasks, scope)
+        schedules = find_next_firings(program, datetime.now(UTC).timestamp())
+        return Draft(compilation, True, playbook.name, playbook.version, steps, tasks, scope, schedules)

@@ -393,3 +393,58 @@ def test_the_editor_has_no_barriers(
         assert find_barriers(page, axe) == []
         page.keyboard.press("Control+z")
         expect(page.locator(".message")).to_be_hidden()
+
+
+def test_keys_and_values_of_triggers_are_completed(page: Page, service: ServedPage) -> None:
+    open_editor(page, register(service, "complete_triggers"))
+    go_to(page, "name: complete_triggers")
+    for line, offered in (
+        ("triggers:", None),
+        ("  - name: nightly", None),
+        ("    type: sch", "schedule"),
+        ("    cr", "cron"),
+        ('    cron: "30 2 * * *"', None),
+        ("    timezone: Europe/Berl", "Europe/Berlin"),
+        ("    overlap: s", "skip"),
+        ('    input: {day: "{{ trigger.loc', "local"),
+        ("  - name: after", None),
+        ("    type: run", None),
+        ("    stat", "status"),
+        ("    status: [fai", "failed"),
+        ('    input: {id: "{{ trigger.work', "workflow_id"),
+        ('    if: "{{ tri', "trigger"),
+    ):
+        page.keyboard.press("Enter")
+        page.keyboard.press("Home")
+        page.keyboard.type(line)
+        if offered:
+            expect(options(page).first).to_contain_text(offered)
+            page.keyboard.press("Enter")
+        else:
+            page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Home")
+    page.keyboard.type("    ")
+    page.keyboard.press("Control+ ")
+    expect(options(page).filter(has_text="playbook")).to_be_visible()
+    expect(options(page).filter(has_text="cron")).to_have_count(0)
+
+
+def test_a_schedule_shows_its_next_firings(browser: Browser, service: ServedPage, axe: str) -> None:
+    schedule = (
+        '- {name: nightly, type: schedule, cron: "30 2 * * *", start: 2040-03-24, timezone: Europe/Berlin}'
+    )
+    playbook = PLAYBOOK.format(name="next_firings") + f"triggers:\n  {schedule}\n"
+    for scheme in ("light", "dark"):
+        with open_page(browser, color_scheme=scheme) as page:
+            text = open_editor(page, register(service, "next_firings", playbook))
+            hint = text.locator(".hint")
+            expect(hint).to_contain_text(
+                "next: Sat 2040-03-24 02:30, Sun 2040-03-25 03:00 (there is no 02:30"
+            )
+            expect(hint).to_contain_text("Mon 2040-03-26 02:30, Europe/Berlin")
+            assert find_barriers(page, axe) == []
+            go_to(page, "nightly")
+            page.keyboard.press("Backspace")
+            page.keyboard.type(", end: 2040-03-25}")
+            expect(hint).to_have_text("next: Sat 2040-03-24 02:30, Europe/Berlin")

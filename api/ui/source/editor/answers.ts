@@ -30,6 +30,13 @@ export interface ScopeName {
   may_lack: boolean;
 }
 
+export interface DraftSchedule {
+  trigger: string;
+  line: number;
+  timezone: string;
+  firings: { scheduled_at: string; local: string; note: string | null }[];
+}
+
 export interface Draft {
   is_parsed: boolean;
   name: string | null;
@@ -38,6 +45,7 @@ export interface Draft {
   diagnostics: Finding[];
   steps: { name: string; line: number }[];
   tasks: { name: string; line: number }[];
+  schedules: DraftSchedule[];
   scope: { step: string | null; task: string | null; names: ScopeName[] } | null;
   drawing: DrawnGraph | null;
   drawing_problem: string | null;
@@ -65,6 +73,8 @@ export interface Schema {
 export interface Language {
   playbook_schema: Schema;
   attributes: Record<string, string[]>;
+  trigger_attributes: Record<string, string[]>;
+  trigger_names: string[];
   filters: string[];
   tests: string[];
   functions: string[];

@@ -4,10 +4,10 @@ import type { Completion, CompletionContext, CompletionResult } from "@codemirro
 
 import { printable } from "../parts/value";
 import type { Draft, Language, ScopeName } from "./answers";
-import { placeAt } from "./place";
+import { placeAt, triggerAt } from "./place";
 import { describeAction, keysAt, valuesAt } from "./schema";
 
-const WORD = /[\p{L}\p{N}_.-]*$/u;
+const WORD = /[\p{L}\p{N}_./+-]*$/u;
 const NAME = /[\p{L}\p{N}_]*$/u;
 const LANGUAGE_NAMES: Record<string, string> = {
   steps: "the steps of this run, as this branch knows them",
@@ -31,20 +31,40 @@ export function completeWith(known: () => Known): (context: CompletionContext) =
     const template = before.lastIndexOf("{{");
     const { language, draft } = known();
     if (template >= 0 && !before.slice(template).includes("}}")) {
-      return completeExpression(context, before.slice(template + 2), language, draft);
+      const trigger = triggerAt(context.state.doc.toString().split("\n"), line.number - 1);
+      return completeExpression(context, before.slice(template + 2), (start) =>
+        trigger === null ? expressionOptions(start, language, draft) : triggerOptions(start, trigger, language),
+      );
     }
     return completeText(context, language, draft);
   };
 }
 
-function completeExpression(context: CompletionContext, code: string, language: Language | null, draft: Draft | null): CompletionResult | null {
+function completeExpression(context: CompletionContext, code: string, find: (start: string) => Completion[]): CompletionResult | null {
   const word = NAME.exec(code)?.[0] ?? "";
   const start = code.slice(0, code.length - word.length);
   const from = context.pos - word.length;
   if (/['"][^'"]*$/.test(start) && (start.match(/['"]/g)?.length ?? 0) % 2 === 1) return null;
-  const options = expressionOptions(start, language, draft);
+  const options = find(start);
   if (!word && !context.explicit && !/[.|({\s]$/.test(start)) return null;
   return options.length ? { from, options, validFor: /^[\p{L}\p{N}_]*$/u } : null;
+}
+
+/** Return what a template of a trigger reads: little, as there is no run yet. */
+function triggerOptions(start: string, type: string, language: Language | null): Completion[] {
+  const isFilter = /\|\s*$/.test(start) || /\bis\s+(not\s+)?$/.test(start);
+  if (isFilter) return expressionOptions(start, language, null);
+  const owner = /([\p{L}\p{N}_]+)(?:\.[\p{L}\p{N}_]+)*\.$/u.exec(start);
+  if (owner && !/(^|[^.\p{L}\p{N}_])trigger\.$/u.test(start)) return [];
+  if (owner) {
+    const words = language?.trigger_attributes ?? {};
+    return (words[type] ?? [...new Set(Object.values(words).flat())]).map((label) => ({ label, type: "property", detail: "of trigger" }));
+  }
+  return (language?.trigger_names ?? []).map((label) =>
+    label === "trigger"
+      ? { label, type: "keyword", detail: "what has fired", boost: 1 }
+      : { label, type: "function", detail: "function", apply: `${label}()` },
+  );
 }
 
 function expressionOptions(start: string, language: Language | null, draft: Draft | null): Completion[] {
@@ -91,7 +111,7 @@ function completeText(context: CompletionContext, language: Language | null, dra
   if (place.prefix !== word) return null;
   if (!word && !context.explicit) return null;
   const options = place.key === null ? itemOptions(place, language, draft) : valueOptions(place, language, draft);
-  return options.length ? { from: context.pos - word.length, options, validFor: /^[\p{L}\p{N}_.-]*$/u } : null;
+  return options.length ? { from: context.pos - word.length, options, validFor: /^[\p{L}\p{N}_./+-]*$/u } : null;
 }
 
 type Place = ReturnType<typeof placeAt>;
@@ -106,6 +126,9 @@ function itemOptions(place: Place, language: Language | null, draft: Draft | nul
     apply: `${key}: `,
     boost: isRequired ? 2 : key === "action" ? 1 : 0,
   }));
+  if (language && place.path.at(-1) === "-" && !place.siblings.size) {
+    options.push(...valuesAt(language.playbook_schema, place).map((label) => ({ label, type: "enum" })));
+  }
   const isRun = place.path.at(-1) === "-" && (place.path.at(-2) === "run" || (place.path[0] === "tasks" && place.path.length === 3));
   if (isRun && !place.siblings.size) {
     if (place.path.includes("rule")) options.push(...partOptions("step", draft?.steps));
@@ -120,9 +143,15 @@ function valueOptions(place: Place, language: Language | null, draft: Draft | nu
   if (key === "task") return partOptions("task", draft?.tasks);
   if (key === "case") return ["default", "error"].map((label) => ({ label, type: "keyword" }));
   if (!language) return [];
+  if (key === "timezone" && place.path[0] === "triggers") return zoneOptions();
   const values = valuesAt(language.playbook_schema, place);
   if (key !== "action") return values.map((label) => ({ label, type: "enum" }));
   return values.map((label) => ({ label, type: "type", info: describeAction(language.playbook_schema, label) || undefined }));
+}
+
+/** Return the names of zones that the browser knows. */
+function zoneOptions(): Completion[] {
+  return ["UTC", ...Intl.supportedValuesOf("timeZone")].map((label) => ({ label, type: "enum" }));
 }
 
 function partOptions(kind: "step" | "task", parts: Draft["steps"] = []): Completion[] {

@@ -150,3 +150,19 @@ function inFlow(place: Place): Place {
   });
   return { ...place, path, key: innermost.isMap ? innermost.key : null, prefix: text.slice(start).trimStart(), siblings: innermost.siblings };
 }
+
+/** Return the type of the trigger in which a line is, "" if it has none yet, or null for a line outside of triggers. */
+export function triggerAt(lines: readonly string[], line: number): string | null {
+  let first = line;
+  while (first >= 0 && !/^[^\s#-]/.test(lines[first] ?? "")) first--;
+  if (!/^triggers\s*:/.test(lines[first] ?? "")) return null;
+  const isItem = (text: string) => /^\s*-(\s|$)/.test(text);
+  const items = lines.slice(first + 1).findIndex(isItem);
+  const indent = items < 0 ? 0 : /^ */.exec(lines[first + 1 + items] ?? "")?.[0].length ?? 0;
+  const starts = (text: string) => isItem(text) && /^ */.exec(text)?.[0].length === indent;
+  let start = line;
+  while (start > first && !starts(lines[start] ?? "")) start--;
+  let end = line + 1;
+  while (end < lines.length && !starts(lines[end] ?? "") && !/^[^\s#-]/.test(lines[end] ?? "")) end++;
+  return /(?:^|[\s{,])type\s*:\s*["']?(\w+)/.exec(lines.slice(start, end).join("\n"))?.[1] ?? "";
+}

@@ -39,6 +39,14 @@ function expand(root: Schema, parts: readonly Schema[], action: string | null): 
   return expanded;
 }
 
+/** Return the parts that may describe a mapping. Triggers have a type, which decides about the other keys. */
+function ofType(parts: Schema[], place: Place): Schema[] {
+  const written = place.siblings.get("type")?.replace(/\s+#.*/, "").replace(/^(["'])(.*)\1$/, "$2");
+  const typeOf = (part: Schema) => part.properties?.["type"]?.const;
+  const isKnown = written !== undefined && parts.some((part) => typeOf(part) === written);
+  return isKnown ? parts.filter((part) => [undefined, written].includes(typeOf(part) as string | undefined)) : parts;
+}
+
 export interface KnownKey {
   key: string;
   description: string;
@@ -48,7 +56,7 @@ export interface KnownKey {
 /** Return the keys that the mapping of a place may have besides those that it has. */
 export function keysAt(root: Schema, place: Place): KnownKey[] {
   const known = new Map<string, KnownKey>();
-  for (const part of partsAt(root, place)) {
+  for (const part of ofType(partsAt(root, place), place)) {
     for (const [key, { description = "" }] of Object.entries(part.properties ?? {})) {
       if (place.siblings.has(key) || known.get(key)?.description) continue;
       known.set(key, { key, description, isRequired: part.required?.includes(key) ?? false });
@@ -70,7 +78,7 @@ export function valuesAt(root: Schema, place: Place): string[] {
 
 function valueParts(root: Schema, place: Place, path: string[]): Schema[] {
   if (place.key === null) return partsAt(root, place);
-  const owners = partsAt(root, place);
+  const owners = ofType(partsAt(root, place), place);
   const found = owners.flatMap((part) => {
     const named = part.properties?.[path[path.length - 1] as string];
     return named ? [named] : typeof part.additionalProperties === "object" ? [part.additionalProperties] : [];

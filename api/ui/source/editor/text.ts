@@ -23,6 +23,7 @@ import { tags } from "@lezer/highlight";
 
 import { changeMarks } from "./changes";
 import { completeWith, type Known } from "./complete";
+import { hints } from "./hints";
 import { applyFix, explain, goToNext, markAt, marks } from "./marks";
 import { THEME } from "./theme";
 
@@ -91,6 +92,7 @@ export function showText(host: HTMLElement, options: TextOptions): EditorView {
       templates,
       tooltips({ position: "fixed" }),
       marks,
+      hints,
       changeMarks,
       autocompletion({ override: [completeWith(options.known)], icons: false, activateOnTypingDelay: 50, interactionDelay: 0 }),
       EditorView.editorAttributes.of((view) => (completionStatus(view.state) ? { class: "completing" } : null)),

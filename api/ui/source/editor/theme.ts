@@ -29,6 +29,7 @@ export const THEME = EditorView.theme({
   ".cm-searchMatch": { background: "var(--wait-tint)", outline: "1px solid var(--wait)" },
   ".cm-specialChar": { color: "var(--bad)" },
   ".template, .template *": { color: "var(--wait)" },
+  ".hint": { color: "var(--ink3)", fontFamily: "Inter, system-ui, sans-serif", fontSize: "12px", paddingLeft: "24px" },
   ".finding": { textDecoration: "underline wavy 1px", textUnderlineOffset: "3px" },
   ".finding.error": { textDecorationColor: "var(--bad)" },
   ".finding.warning": { textDecorationColor: "var(--wait)" },

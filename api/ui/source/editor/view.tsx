@@ -15,6 +15,7 @@ import { Explanation } from "./explanation";
 import { Findings, STATES } from "./findings";
 import { EditorHead } from "./head";
 import { addLook } from "./look";
+import { setSchedules } from "./hints";
 import { goToNext, marks, setFindings, type Mark } from "./marks";
 import { useSaving } from "./saving";
 import { readStored, store } from "./storage";
@@ -94,7 +95,7 @@ function Editor({ name, opened }: { name: string; opened: Registered | null }) {
     return () => shown.destroy();
   }, []);
   useEffect(() => {
-    if (draft && checked.text === view.current?.state.doc.toString()) view.current?.dispatch({ effects: setFindings.of(draft.diagnostics) });
+    if (draft && checked.text === view.current?.state.doc.toString()) view.current?.dispatch({ effects: [setFindings.of(draft.diagnostics), setSchedules.of(draft.schedules)] });
   }, [checked]);
   useLeaving(isChanged && !isStored);
   useEffect(() => {

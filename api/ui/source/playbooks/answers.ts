@@ -79,19 +79,44 @@ export interface PlaybookStatistics {
 
 export interface TriggerEntry {
   name: string;
+  type: string;
   version: string;
   paused: boolean;
-  schedule: string;
+  /** What it fires at, on one line. */
+  summary: string;
   due_at: string | null;
   last_at: string | null;
   last_outcome: string | null;
   last_run: string | null;
 }
 
+export interface ScheduleDefinition {
+  jitter_seconds: number;
+  overlap: string | null;
+}
+
+export interface WebhookDefinition {
+  /** The path below the address of the service. */
+  address: string;
+  method: string;
+  scheme: string;
+  secrets: string[];
+  header: string | null;
+  max_bytes: number;
+  answer: "accepted" | "result";
+  wait_seconds: number;
+}
+
+export interface RunEndDefinition {
+  awaits: string;
+  statuses: string[];
+}
+
 export interface TriggerDetails extends TriggerEntry {
-  definition: { jitter_seconds: number; overlap: string | null };
+  definition: ScheduleDefinition | WebhookDefinition | RunEndDefinition;
   input: Record<string, unknown>;
   condition: string | boolean | null;
+  key: string | null;
   inputs: Record<string, DeclaredInput>;
   firings: { scheduled_at: string; local: string; due_at: string }[];
 }

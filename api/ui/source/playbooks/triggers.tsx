@@ -1,24 +1,23 @@
 /**
- * The triggers of a playbook: schedule, next firings and last outcome, and one of them with its history. It is paused,
+ * The triggers of a playbook: what each fires at, next firing and last outcome, and one of them with its history. It is paused,
  * resumed and fired by hand here. What the service answers changes words, and moves nothing.
  */
 
 import { useState } from "preact/hooks";
 
-import { go, linkTo, useAddress } from "../address";
+import { linkTo, useAddress } from "../address";
 import type { Page } from "../answers";
 import { shortId } from "../format";
 import { Action } from "../parts/action";
 import { describe, useAnswer, useShared } from "../parts/context";
-import { useRequestKey } from "../parts/request_key";
 import { Time } from "../parts/times";
 import { printable } from "../parts/value";
-import { Problem, query } from "../service";
-import type { DeclaredInput, FiringEntry, TriggerDetails, TriggerEntry } from "./answers";
+import { query } from "../service";
+import type { FiringEntry, TriggerDetails, TriggerEntry } from "./answers";
 import { playbookLink } from "./addresses";
-import { InputField } from "./field";
-import { readTexts, type Texts } from "./inputs";
+import { FireForm } from "./fire";
 import { Outcome, Trouble } from "./outcome";
+import { overlapWords, SourceRows } from "./source";
 
 const READ_MS = 15_000;
 const MAX_TRIGGERS = 200;
@@ -45,7 +44,7 @@ export function TriggersTab({ name }: { name: string }) {
         <thead>
           <tr>
             <th scope="col">Trigger</th>
-            <th scope="col">Schedule</th>
+            <th scope="col">Fires at</th>
             <th scope="col">Next</th>
             <th scope="col">Last</th>
           </tr>
@@ -59,9 +58,9 @@ export function TriggersTab({ name }: { name: string }) {
                 </a>
               </th>
               <td>
-                <bdi>{printable(trigger.schedule)}</bdi>
+                <bdi>{printable(trigger.summary)}</bdi>
               </td>
-              <td>{trigger.paused ? <span class="wait">Paused</span> : trigger.due_at ? <Time at={trigger.due_at} /> : "never"}</td>
+              <td>{trigger.paused ? <span class="wait">Paused</span> : trigger.due_at ? <Time at={trigger.due_at} /> : trigger.type === "schedule" && "never"}</td>
               <td>
                 <Outcome outcome={trigger.last_outcome} /> <Time at={trigger.last_at} />
               </td>
@@ -115,20 +114,24 @@ function Trigger({ playbook, name, onChange }: Props) {
         <Action reason={data.paused ? "it is paused" : ""} onAct={() => change("pause")}>
           Pause
         </Action>
-        <Action reason={data.paused ? "" : "it is not paused"} onAct={() => change("resume", { catch_up: catchUp })}>
+        <Action reason={data.paused ? "" : "it is not paused"} onAct={() => change("resume", data.type === "schedule" ? { catch_up: catchUp } : undefined)}>
           Resume
         </Action>
-        <label>
-          Missed firings{" "}
-          <select disabled={!data.paused} value={catchUp} onChange={(event) => setCatchUp(event.currentTarget.value as keyof typeof CATCH_UP)}>
-            {Object.entries(CATCH_UP).map(([mode, words]) => (
-              <option key={mode} value={mode}>
-                {words}
-              </option>
-            ))}
-          </select>
-        </label>
-        <a href={linkTo(["triggers", "calendar"], new URLSearchParams({ playbook, trigger: name }))}>Calendar</a>
+        {data.type === "schedule" && (
+          <>
+            <label>
+              Missed firings{" "}
+              <select disabled={!data.paused} value={catchUp} onChange={(event) => setCatchUp(event.currentTarget.value as keyof typeof CATCH_UP)}>
+                {Object.entries(CATCH_UP).map(([mode, words]) => (
+                  <option key={mode} value={mode}>
+                    {words}
+                  </option>
+                ))}
+              </select>
+            </label>
+            <a href={linkTo(["triggers", "calendar"], new URLSearchParams({ playbook, trigger: name }))}>Calendar</a>
+          </>
+        )}
         <output role="alert" class="bad">
           {printable(refusal || problem)}
         </output>
@@ -140,17 +143,12 @@ function Trigger({ playbook, name, onChange }: Props) {
 }
 
 function Declaration({ trigger }: { trigger: TriggerDetails }) {
-  const { definition, firings, condition } = trigger;
-  const late = definition.jitter_seconds ? `, up to ${definition.jitter_seconds} s later` : "";
+  const { condition, key } = trigger;
+  const overlap = overlapWords(trigger);
   return (
     <dl class="declared">
-      <div>
-        <dt>Schedule</dt>
-        <dd>
-          <bdi>{printable(trigger.schedule + late)}</bdi>
-        </dd>
-      </div>
-      {(condition !== null || definition.overlap) && (
+      <SourceRows trigger={trigger} />
+      {(condition !== null || overlap) && (
         <div>
           <dt>Starts a run</dt>
           <dd>
@@ -159,28 +157,20 @@ function Declaration({ trigger }: { trigger: TriggerDetails }) {
                 if <code>{printable(String(condition))}</code>{" "}
               </>
             )}
-            {definition.overlap && "unless the last run goes on"}
+            {overlap}
+          </dd>
+        </div>
+      )}
+      {key !== null && (
+        <div>
+          <dt>Once for each</dt>
+          <dd>
+            <code>{printable(key)}</code>
           </dd>
         </div>
       )}
       <div>
-        <dt>{trigger.paused ? "Next, without the pause" : "Next"}</dt>
-        <dd>
-          {firings.length ? (
-            <ul>
-              {firings.map(({ due_at: due }, index) => (
-                <li key={index}>
-                  <Time at={due} />
-                </li>
-              ))}
-            </ul>
-          ) : (
-            "It does not fire any more."
-          )}
-        </dd>
-      </div>
-      <div>
-        <dt>Last</dt>
+        <dt>{trigger.type === "webhook" ? "Last delivery" : "Last"}</dt>
         <dd>
           <Outcome outcome={trigger.last_outcome} /> <Time at={trigger.last_at} />
         </dd>
@@ -195,95 +185,6 @@ function Declaration({ trigger }: { trigger: TriggerDetails }) {
 
 function RunLink({ id }: { id: string }) {
   return <a href={linkTo(["runs", id])}>{shortId(id)}</a>;
-}
-
-/** Return a declared input as the form shows it. What the trigger gives needs no value. */
-function givenField(field: DeclaredInput, given: unknown): DeclaredInput {
-  if (given === undefined) return field;
-  const words = `If empty: ${typeof given === "string" ? given : JSON.stringify(given)}`;
-  return { ...field, required: false, inferred: true, description: [field.description, words].filter(Boolean).join(" ") };
-}
-
-function FireForm({ path, trigger }: { path: string; trigger: TriggerDetails }) {
-  const { service } = useShared();
-  const [texts, setTexts] = useState<Texts>({});
-  const [errors, setErrors] = useState<Texts>({});
-  const [instant, setInstant] = useState("");
-  const [refusal, setRefusal] = useState("");
-  const requests = useRequestKey();
-  const [isSending, setIsSending] = useState(false);
-  const fields = Object.fromEntries(Object.entries(trigger.inputs).map(([name, field]) => [name, givenField(field, trigger.input[name])]));
-  const isKnown = trigger.firings.some(({ scheduled_at: time }) => time === instant);
-  const fire = async () => {
-    const { input, errors: wrong } = readTexts(fields, texts);
-    setErrors(wrong);
-    setRefusal(Object.keys(wrong).length ? "The trigger was not fired." : "");
-    if (Object.keys(wrong).length || isSending) return;
-    setIsSending(true);
-    const body = { input, ...(isKnown ? { at: instant } : {}) };
-    try {
-      const headers = { "Idempotency-Key": requests.keyOf(JSON.stringify(body)) };
-      const run = await service.read<{ workflow_id: string }>(`${path}/fire`, { method: "POST", body, headers });
-      go(linkTo(["runs", run.workflow_id]));
-    } catch (error) {
-      const found = error instanceof Problem ? error.fields : [];
-      setErrors(Object.fromEntries(found.map(({ name, message }) => [name, message])));
-      const isForbidden = error instanceof Problem && error.status === 403;
-      setRefusal(isForbidden ? "This key may not fire triggers. It needs the scope `run`." : describe(error));
-    } finally {
-      setIsSending(false);
-    }
-  };
-  return (
-    <details class="fire">
-      <summary>Fire by hand</summary>
-      <form
-        class="start-form"
-        noValidate
-        onSubmit={(event) => {
-          event.preventDefault();
-          void fire();
-        }}
-        onKeyDown={(event) => {
-          if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
-          event.preventDefault();
-          void fire();
-        }}
-      >
-        <div class="field">
-          <label for="fire-instant">When</label>
-          <select id="fire-instant" value={isKnown ? instant : ""} onChange={(event) => setInstant(event.currentTarget.value)}>
-            <option value="">Now</option>
-            {trigger.firings.map(({ scheduled_at: time, local }) => (
-              <option key={time} value={time}>
-                Now, for {local.slice(0, 16).replace("T", " ")}
-              </option>
-            ))}
-          </select>
-        </div>
-        {Object.entries(fields).map(([name, field], index) => (
-          <InputField
-            key={name}
-            id={`fire-${index}`}
-            name={name}
-            field={field}
-            text={texts[name] ?? ""}
-            error={errors[name]}
-            onText={(text) => setTexts((old) => ({ ...old, [name]: text }))}
-          />
-        ))}
-        <div class="actions">
-          <button type="submit" class="primary" aria-disabled={isSending}>
-            Fire
-          </button>
-          <kbd>Ctrl Enter</kbd>
-          <output role="alert" class="bad">
-            {printable(refusal)}
-          </output>
-        </div>
-      </form>
-    </details>
-  );
 }
 
 function History({ path }: { path: string }) {
@@ -310,7 +211,7 @@ function History({ path }: { path: string }) {
         <table class="firings">
           <thead>
             <tr>
-              <th scope="col">Scheduled</th>
+              <th scope="col">Time</th>
               <th scope="col">Outcome</th>
               <th scope="col">Run, or why there is none</th>
             </tr>

@@ -36,7 +36,7 @@ export interface ListedTrigger {
   name: string;
   type: string;
   paused: boolean;
-  schedule: string;
+  summary: string;
   due_at: string | null;
   last_at: string | null;
   last_outcome: string | null;

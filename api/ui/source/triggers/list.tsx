@@ -102,7 +102,7 @@ function Row({ trigger, onChange }: RowProps) {
       </th>
       <td>{printable(trigger.type)}</td>
       <td>
-        <bdi>{printable(trigger.schedule)}</bdi>
+        <bdi>{printable(trigger.summary)}</bdi>
       </td>
       <td>{paused ? <span class="wait">Paused</span> : <Time at={trigger.due_at} />}</td>
       <td>
