@@ -431,20 +431,24 @@ def test_keys_and_values_of_triggers_are_completed(page: Page, service: ServedPa
 
 
 def test_a_schedule_shows_its_next_firings(browser: Browser, service: ServedPage, axe: str) -> None:
-    schedule = (
-        '- {name: nightly, type: schedule, cron: "30 2 * * *", start: 2040-03-24, timezone: Europe/Berlin}'
-    )
-    playbook = PLAYBOOK.format(name="next_firings") + f"triggers:\n  {schedule}\n"
+    schedule = """\
+triggers:
+  - name: nightly
+    type: schedule
+    cron: "30 2 * * *"
+    start: 2040-03-24
+    timezone: Europe/Berlin
+"""
     for scheme in ("light", "dark"):
         with open_page(browser, color_scheme=scheme) as page:
-            text = open_editor(page, register(service, "next_firings", playbook))
-            hint = text.locator(".hint")
+            address = register(service, "next_firings", PLAYBOOK.format(name="next_firings") + schedule)
+            hint = open_editor(page, address).locator(".hint")
             expect(hint).to_contain_text(
                 "next: Sat 2040-03-24 02:30, Sun 2040-03-25 03:00 (there is no 02:30"
             )
             expect(hint).to_contain_text("Mon 2040-03-26 02:30, Europe/Berlin")
             assert find_barriers(page, axe) == []
-            go_to(page, "nightly")
-            page.keyboard.press("Backspace")
-            page.keyboard.type(", end: 2040-03-25}")
+            go_to(page, "timezone:")
+            page.keyboard.press("Enter")
+            page.keyboard.type("end: 2040-03-25")
             expect(hint).to_have_text("next: Sat 2040-03-24 02:30, Europe/Berlin")

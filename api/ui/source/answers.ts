@@ -165,7 +165,7 @@ export interface DrawnGraph {
 }
 
 export interface RunDetails extends RunEntry {
-  trigger?: { name: string; type: string; scheduled_at: string };
+  trigger?: { name: string; type: string; scheduled_at?: string | null; workflow_id?: string | null; backfill?: string | null };
   plan_hash: string;
   duration_ms: number | null;
   work_ms?: number | null;

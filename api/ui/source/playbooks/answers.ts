@@ -82,12 +82,17 @@ export interface TriggerEntry {
   type: string;
   version: string;
   paused: boolean;
-  /** What it fires at, on one line. */
-  summary: string;
+  /** What it fires at, on one line. That of a schedule is `schedule`, too. */
+  summary?: string;
+  schedule: string | null;
   due_at: string | null;
   last_at: string | null;
   last_outcome: string | null;
   last_run: string | null;
+}
+
+export function summaryOf({ summary, schedule }: Pick<TriggerEntry, "summary" | "schedule">): string {
+  return summary ?? schedule ?? "";
 }
 
 export interface ScheduleDefinition {
@@ -116,7 +121,7 @@ export interface TriggerDetails extends TriggerEntry {
   definition: ScheduleDefinition | WebhookDefinition | RunEndDefinition;
   input: Record<string, unknown>;
   condition: string | boolean | null;
-  key: string | null;
+  key?: string | null;
   inputs: Record<string, DeclaredInput>;
   firings: { scheduled_at: string; local: string; due_at: string }[];
 }

@@ -9,7 +9,7 @@ import { wordOf } from "../parts/state";
 import { Time } from "../parts/times";
 import { printable } from "../parts/value";
 import { playbookLink } from "./addresses";
-import type { RunEndDefinition, ScheduleDefinition, TriggerDetails, WebhookDefinition } from "./answers";
+import { summaryOf, type RunEndDefinition, type ScheduleDefinition, type TriggerDetails, type WebhookDefinition } from "./answers";
 
 /** The rows of a declaration that depend on its type. */
 export function SourceRows({ trigger }: { trigger: TriggerDetails }) {
@@ -42,7 +42,7 @@ function ScheduleRows({ trigger, schedule }: { trigger: TriggerDetails; schedule
   return (
     <>
       <Row name="Schedule">
-        <bdi>{printable(trigger.summary + late)}</bdi>
+        <bdi>{printable(summaryOf(trigger) + late)}</bdi>
       </Row>
       <Row name={trigger.paused ? "Next, without the pause" : "Next"}>
         {trigger.firings.length ? (

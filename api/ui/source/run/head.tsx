@@ -184,7 +184,21 @@ function Facts({ run, now }: { run: RunDetails; now: number }) {
             <a href={linkTo(["playbooks", run.playbook, "triggers"], new URLSearchParams({ trigger: run.trigger.name }))}>
               <bdi>{printable(run.trigger.name)}</bdi>
             </a>
-            , scheduled at <Time at={run.trigger.scheduled_at} />
+            {run.trigger.scheduled_at && (
+              <>
+                , scheduled at <Time at={run.trigger.scheduled_at} />
+              </>
+            )}
+            {run.trigger.workflow_id && (
+              <>
+                , after <a href={linkTo(["runs", run.trigger.workflow_id])}>{shortId(run.trigger.workflow_id)}</a>
+              </>
+            )}
+            {run.trigger.backfill && (
+              <>
+                , by backfill <bdi>{printable(run.trigger.backfill)}</bdi>
+              </>
+            )}
           </>
         )}
         {run.resumed_from && (

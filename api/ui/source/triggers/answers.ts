@@ -36,7 +36,8 @@ export interface ListedTrigger {
   name: string;
   type: string;
   paused: boolean;
-  summary: string;
+  summary?: string;
+  schedule: string | null;
   due_at: string | null;
   last_at: string | null;
   last_outcome: string | null;
