@@ -15,13 +15,15 @@ from psycopg.conninfo import make_conninfo
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, StoreError
 from noetl.executor.model.limits import PayloadLimits
+from noetl.executor.model.outbox import OutboxKind
 from noetl.executor.model.run import Claim, RunStatus, WaitKey
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
-from noetl.executor.stores.cursors import write_cursor, write_wait_cursor
+from noetl.executor.stores.cursors import write_cursor, write_key_cursor, write_wait_cursor
 from noetl.executor.stores.postgres.database import SCHEMA_VERSION, STATEMENTS, PostgresResult, PostgresWriter
 from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.executor.stores.sql.outbox import delete_expired_entries
 from noetl.executor.stores.sql.statements import to_numbered
 from noetl.infra.migrations import migrations, upgrade
 from noetl.planner.plan import Plan
@@ -340,6 +342,35 @@ class TestQueries:
         for plan in plans:
             assert plan.count("using waits_open") == 2, plan
             assert "Seq Scan" not in plan and "Sort" not in plan, plan
+
+    def test_triggers_and_entries_are_found_by_an_index(
+        self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with store.database.transaction() as db:
+            db.execute(
+                "insert into triggers (tenant, playbook, name, version, path, awaits, edition, record)"
+                " select 't' || n % 3, 'p' || n, 't', '1', case when n % 9 = 0 then 'a' || n end,"
+                " case when n % 7 = 0 then 'p' || n % 100 end, 1, '{}' from generate_series(1, 20000) n"
+            )
+            db.execute(
+                "insert into outbox (tenant, id, kind, position, due_at, expires_at, edition, record)"
+                " select 't' || n % 3, 'e' || n, case when n % 5 = 0 then 'late' else 'notification' end,"
+                " 10000 + n, case when n % 2 = 0 then n end, case when n % 3 = 0 then n end, 1, '{}'"
+                " from generate_series(1, 20000) n"
+            )
+            db.execute("analyze triggers, outbox")
+
+        def run_queries() -> None:
+            assert store.triggers.at_path("t1", "none") is None
+            assert store.triggers.awaiting("t1", "none") == []
+            assert not store.outbox.subscribers("t1", "none").has_triggers
+            assert store.outbox.due([OutboxKind.LATE], 1.0, 20) == []
+            assert store.outbox.find("t3", OutboxKind.LATE, cursor=write_key_cursor("5")) == ([], None)
+            delete_expired_entries(store.context, 0.0)
+
+        for table in ("triggers where", "outbox where"):
+            for plan in self.explain_queries(store, run_queries, monkeypatch, table):
+                assert "Seq Scan" not in plan, plan
 
     def test_the_latest_visits_are_read_from_an_index(
         self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch

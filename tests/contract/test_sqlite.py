@@ -18,10 +18,11 @@ import pytest
 
 from noetl.executor.errors import SchemaError, SettingError, StoreError
 from noetl.executor.model.limits import PayloadLimits
+from noetl.executor.model.outbox import OutboxKind, Subscribers
 from noetl.executor.model.run import RunEnding, RunStatus, WaitKey
 from noetl.executor.model.run_filter import OPEN_STATUSES, RunFilter
 from noetl.executor.stores import open_store
-from noetl.executor.stores.cursors import write_cursor, write_wait_cursor
+from noetl.executor.stores.cursors import write_cursor, write_key_cursor, write_wait_cursor
 from noetl.executor.stores.plan_uses import TOUCH_SECONDS, UNUSED_SECONDS
 from noetl.executor.stores.sql import facts, run_deletion
 from noetl.executor.stores.sqlite import file
@@ -40,6 +41,8 @@ from noetl.testing.store_contract.operations import (
     succeed,
 )
 from noetl.testing.store_contract.plan_deletion import save_plan, start_saved
+from noetl.testing.store_contract.trigger_lookups import webhook
+from noetl.testing.store_contract.triggers import declare, read_trigger, register
 from tests.contract.earlier_waits import EARLIER_WAITS
 from tests.contract.payload_poison import check_payloads_are_not_read
 from tests.contract.sql_damage import SqlDamage
@@ -256,6 +259,51 @@ def test_a_page_of_open_waits_uses_an_index(tmp_path: Path) -> None:
             plan = [row["detail"] for row in db.execute(f"explain query plan {query}")]
             assert "waits_open" in plan[0], plan
             assert not [line for line in plan if "SCAN" in line or "TEMP B-TREE" in line], plan
+
+
+def test_triggers_and_entries_are_found_by_indexes(tmp_path: Path) -> None:
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        db = store.file.connection()
+        cursor = write_key_cursor("5")
+        for operation, index in (
+            (partial(store.triggers.at_path, "default", "a"), "triggers_path (tenant=? AND path=?)"),
+            (partial(store.triggers.awaiting, "default", "p"), "triggers_awaits (tenant=? AND awaits=?)"),
+            (partial(store.outbox.subscribers, "default", "p"), "triggers_awaits (tenant=? AND awaits=?)"),
+            (partial(store.outbox.due, [OutboxKind.LATE], 1.0, 9), "outbox_due (kind=? AND due_at<?)"),
+            (partial(store.outbox.find, "default", OutboxKind.LATE), "outbox_position (tenant=? AND kind=?)"),
+            (partial(store.outbox.find, "default", OutboxKind.LATE, cursor=cursor), "position<?"),
+        ):
+            (query,) = trace_queries(db, operation)
+            plan = [row["detail"] for row in db.execute(f"explain query plan {query}")]
+            assert any(index in line for line in plan), plan
+            assert not [line for line in plan if "SCAN" in line and "CONSTANT" not in line], plan
+
+
+def test_an_upgrade_keeps_triggers(tmp_path: Path) -> None:
+    """A trigger that was stored before there were webhooks has neither a path nor awaited ends."""
+    path = tmp_path / "noetl.db"
+    with closing(SqliteStore(str(path))) as store:
+        register(store, declare())
+        trigger = read_trigger(store)
+        record = {name: value for name, value in trigger.to_json().items() if name not in ("path", "awaits")}
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("drop index triggers_path")
+        db.execute("drop index triggers_awaits")
+        for statement in (
+            "alter table triggers drop column path",
+            "alter table triggers drop column awaits",
+            "drop table outbox",
+            "drop table channels",
+        ):
+            db.execute(statement)
+        db.execute("update triggers set record = ?", [json.dumps(record)])
+        db.execute("pragma user_version = 26")
+        db.commit()
+    with closing(SqliteStore(str(path))) as store:
+        assert read_trigger(store) == trigger
+        assert store.outbox.subscribers("default", "p") == Subscribers()
+        register(store, webhook("t", "a"), now=1.0)
+        assert store.triggers.at_path("default", "a") == read_trigger(store)
 
 
 def test_an_upgrade_lists_open_waits_of_runs_that_have_not_ended(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ where tenant = :tenant and id = :id and edition = :edition_before
 delete from outbox where tenant = :tenant and id = :id and edition = :edition_before
 
 -- name: find_expired
-select 1 from outbox where expires_at <= :now limit 1
+select 1 from outbox where expires_at <= :now order by expires_at limit 1
 
 -- name: delete_expired
 delete from outbox where (tenant, id) in (

@@ -12,8 +12,11 @@ order by playbook {binary}, name {binary} limit :limit
 -- name: find_at_path
 select record from triggers where tenant = :tenant and path = :path
 
+-- The subquery lets SQLite use the index of awaited ends, and not read all triggers of the tenant.
 -- name: find_awaiting
-select record from triggers where tenant = :tenant and awaits = :awaits
+select record from triggers where (tenant, playbook, name) in (
+    select tenant, playbook, name from triggers where tenant = :tenant and awaits = :awaits
+)
 order by playbook {binary}, name {binary}
 
 -- name: find_due
