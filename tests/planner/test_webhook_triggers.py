@@ -31,8 +31,9 @@ def lower_trigger(text: str, head: str = "") -> Trigger:
 
 def test_all_keys_are_lowered() -> None:
     text = (
-        "name: paid, type: webhook, path: shop/paid, method: PUT, max_bytes: 512KiB, answer: result,"
-        " wait: 5s, remember: 1h, key: '{{ trigger.body.id }}', if: '{{ trigger.query.ok }}', input: {day: x},"
+        "name: paid, type: webhook, path: shop/paid, method: PUT, max_bytes: 512KiB,"
+        " answer: result, wait: 5s, remember: 1h, key: '{{ trigger.body.id }}',"
+        " if: '{{ trigger.query.ok }}', input: {day: x},"
         " auth: {scheme: hmac, secret: ['{{ secrets.NEW }}', '{{secrets.OLD}}'], header: X-Signature,"
         " prefix: 'sha=', algorithm: sha512, encoding: base64}"
     )

@@ -276,3 +276,24 @@ def test_options_of_firings_that_do_not_fit_are_refused(
     outcome = noetl("plan", "fork.yaml", *arguments)
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert outcome.err.startswith(f"noetl: {message}")
+
+
+def test_triggers_that_do_not_fire_at_times_are_listed_without_any(noetl: Command) -> None:
+    text = (
+        "name: play\ntriggers:\n"
+        "- {name: hook, type: webhook, path: shop/paid, auth: {scheme: api_key}}\n"
+        "- {name: after, type: run, playbook: load}\n"
+        "- {name: arrived, type: folder, folder: in}\n"
+        "steps: [{name: a, run: [{action: log, message: ok}]}]\n"
+    )
+    assert noetl("plan", "-", "--triggers", stdin=text).out.split("\n\n") == [
+        "hook: POST /hooks/TENANT/shop/paid, api_key",
+        "after: after runs of load: succeeded",
+        "arrived: files * of folder in\n",
+    ]
+    listed = noetl("plan", "-", "--triggers", "-f", "json", stdin=text).json
+    assert [(entry["type"], entry["firings"]) for entry in listed] == [
+        ("webhook", []),
+        ("run", []),
+        ("folder", []),
+    ]

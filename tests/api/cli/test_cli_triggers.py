@@ -37,7 +37,26 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedStore]:
     with run_service(folder) as (_, url):
         response = httpx.post(f"{url}/playbooks", json={"playbook": TEXT}, timeout=60)
         assert response.status_code == 201, response.text
+        response = httpx.post(f"{url}/playbooks", json={"playbook": HOOKED}, timeout=60)
+        assert response.status_code == 201, response.text
         yield ServedStore(url, folder)
+
+
+HOOKED = """\
+name: hooked
+version: "1"
+input: {number: {type: integer, default: 0}}
+triggers:
+  - {name: sent, type: webhook, path: shop/sent, auth: {scheme: api_key}, key: "{{ trigger.body.key }}",
+     answer: result, if: "{{ trigger.body.ok }}", input: {number: "{{ trigger.body.number }}"}}
+  - {name: signed, type: webhook, path: shop/signed, method: PUT,
+     auth: {scheme: hmac, secret: "{{ secrets.A }}", header: X-Sign}}
+  - {name: after, type: run, playbook: team/load, status: [failed, timed_out]}
+  - {name: arrived, type: folder, folder: orders/in, glob: "*.csv"}
+steps:
+  - name: keep
+    run: [{action: set, set: {kept: "{{ input.number }}"}}]
+"""
 
 
 @pytest.fixture(params=["store", "service"])
@@ -47,14 +66,14 @@ def place(request: pytest.FixtureRequest, service: ServedStore) -> tuple[str, st
 
 
 def test_triggers_are_listed(noetl: Command, place: tuple[str, str]) -> None:
-    ended, nightly = noetl("triggers", "list", *place).out.splitlines()
+    ended, nightly = noetl("triggers", "list", "--playbook", "team/load", *place).out.splitlines()
     assert re.match(r"team/load/ended    every 1h +-  ", ended)
     pattern = r"team/load/nightly  cron 30 2 \* \* \*, Europe/Berlin  20[-0-9]+T0[01]:30:0\dZ  in \d+ "
     assert re.match(pattern, nightly)
-    first = noetl("triggers", "list", "--limit", "1", *place)
+    first = noetl("triggers", "list", "--playbook", "team/load", "--limit", "1", *place)
     cursor = re.fullmatch(r"more triggers: --cursor (\S+)\n", first.err)
     assert cursor is not None
-    page = noetl("triggers", "list", "--cursor", cursor[1], "--json", *place).json
+    page = noetl("triggers", "list", "--playbook", "team/load", "--cursor", cursor[1], "--json", *place).json
     assert [entry["name"] for entry in page["items"]] == ["nightly"]
     assert noetl("triggers", "list", "--playbook", "load", *place).err == "no triggers\n"
 
@@ -151,3 +170,60 @@ def test_a_firing_that_is_due_is_now() -> None:
     details = RESPONSE_EXAMPLES["TriggerDetails"]
     assert format_details(details, 4e9).splitlines()[-1].endswith("  now")
     assert format_details({**details, "paused": True}, 0.0).count("paused") == 1
+
+
+def test_triggers_of_all_types_are_listed(noetl: Command, place: tuple[str, str]) -> None:
+    rows = [
+        line.split("  ")
+        for line in noetl("triggers", "list", "--playbook", "hooked", *place).out.splitlines()
+    ]
+    shown = {row[0]: [cell.strip() for cell in row if cell.strip()][1] for row in rows}
+    assert shown == {
+        "hooked/after": "after team/load: failed, timed_out",
+        "hooked/arrived": "folder orders/in, *.csv",
+        "hooked/sent": "POST shop/sent, api_key",
+        "hooked/signed": "PUT shop/signed, hmac",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "sent",
+            ["path     shop/sent", "scheme   api_key", "answer   result within 10 s", "key      {{ trigger"],
+        ),
+        ("signed", ["method   PUT", "secrets  A", "header   X-Sign", "size     at most 1,048,576 bytes"]),
+        ("after", ["after    team/load", "status   failed, timed_out"]),
+        ("arrived", ["folder   orders/in", "files    *.csv", "settle   2 s"]),
+    ],
+)
+def test_a_trigger_is_shown_by_the_parts_of_its_type(
+    noetl: Command, place: tuple[str, str], name: str, lines: list[str]
+) -> None:
+    shown = noetl("triggers", "show", f"hooked/{name}", *place).out
+    assert [line for line in lines if line not in shown] == []
+    assert "\nnext" not in shown
+    assert "schedule" not in shown
+
+
+def test_a_webhook_is_fired_by_hand_with_a_request(
+    noetl: Command, place: tuple[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps({"body": {"number": 7, "key": "k", "ok": False}}), "utf-8")
+    run_id = noetl("triggers", "fire", "hooked/sent", "--data", str(file), *place).out.strip()
+    history = noetl("triggers", "history", "hooked/sent", *place).out
+    assert run_id in history
+    shown = noetl("triggers", "show", "hooked/sent", *place).out
+    assert f"started  {run_id}" in shown
+    refused = noetl("triggers", "fire", NIGHTLY, "--data", str(file), *place)
+    assert "is no webhook" in refused.err
+    assert "not fire at times" in noetl("triggers", "fire", "hooked/sent", "--at", "2040-01-01", *place).err
+
+
+def test_a_webhook_is_paused_and_resumed(noetl: Command, place: tuple[str, str]) -> None:
+    assert "is paused" in noetl("triggers", "pause", "hooked/signed", *place).err
+    assert "paused" in noetl("triggers", "list", "--playbook", "hooked", *place).out
+    resumed = noetl("triggers", "resume", "hooked/signed", *place).err
+    assert resumed == "trigger hooked/signed fires again: PUT shop/signed, hmac\n"

@@ -12,6 +12,9 @@ from tests.aws import REGION
 from tests.e2e.aws.service import DeployedService
 from tests.e2e.aws.stack import OWNER, DeployedStack, build, deploy
 
+SECRETS_PREFIX = "e2e/"
+"""What the names of secrets of the stack begin with."""
+
 REPORT_LINES = pytest.StashKey[list[str]]()
 
 
@@ -56,7 +59,7 @@ def account(aws_server: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def stack(account: str, built: Path) -> DeployedStack:
     """A deployed stack of the template."""
-    return deploy(account, built, AllowedNetworks="127.0.0.0/8")
+    return deploy(account, built, AllowedNetworks="127.0.0.0/8", SecretsPrefix=SECRETS_PREFIX)
 
 
 @pytest.fixture(scope="session")
