@@ -367,10 +367,11 @@ SETTINGS = (
     Setting(
         "NOETL_TRIGGER_SOURCES",
         "capabilities",
-        "rules such as `folder:orders` or `acme/folder:acme/in`, separated by `;` or line breaks",
+        "rules such as `folder:orders` or `acme/sqs:URL`, separated by `;` or line breaks",
         "none: triggers read no source",
         "The sources that triggers may read. `TENANT/` begins a rule of another tenant than `default`."
-        " A folder is below that of `NOETL_FILES_ROOT`, and its rule allows the folders below it.",
+        " A folder is below that of `NOETL_FILES_ROOT`, and its rule allows the folders below it."
+        " `sqs` has the URL of a queue.",
     ),
     Setting(
         "NOETL_SECRETS_PREFIX",

@@ -29,6 +29,7 @@ from noetl.executor.runtime.folder_loop import FolderLoop
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
 from noetl.executor.runtime.notification_loop import NotificationLoop
 from noetl.executor.runtime.persistent_store import make_persistent
+from noetl.executor.runtime.queue_loop import QueueLoop
 from noetl.executor.runtime.store_failures import CLAIM, EXECUTE, StoreFailures
 from noetl.executor.runtime.tenant_shares import TenantShares
 from noetl.executor.runtime.trigger_loop import TriggerLoop
@@ -169,6 +170,9 @@ class Worker:
         loops = {"noetl-triggers": loop.run, "noetl-notifications": notifications.run}
         if folders.is_needed:
             loops["noetl-folders"] = folders.run
+        queues = QueueLoop(store, settings.capabilities.trigger_sources, self._stopping)
+        if queues.is_needed:
+            loops["noetl-queues"] = queues.run
         self._loops = [threading.Thread(target=run, name=name, daemon=True) for name, run in loops.items()]
 
     def start(self) -> None:

@@ -58,7 +58,7 @@ from noetl.planner.plan import (
 from noetl.planner.plan import Case as PlanCase
 from noetl.planner.plan import Step as PlanStep
 from noetl.planner.plan import Task as PlanTask
-from noetl.planner.polled_sources import Folder
+from noetl.planner.polled_sources import Folder, Queue
 from noetl.planner.program.cache_reads import CacheReads
 from noetl.planner.program.program import Program
 from noetl.planner.program.template_uses import TemplateScope, TemplateUse
@@ -75,6 +75,7 @@ from noetl.planner.syntax.models import (
     FolderDeclaration,
     KeyedTriggerDeclaration,
     NotifyDeclaration,
+    QueueDeclaration,
     RetryPolicy,
     RunTriggerDeclaration,
     ScheduleDeclaration,
@@ -458,6 +459,8 @@ def lower_source(declared: TriggerDeclaration) -> TriggerSource:
         return lower_webhook(declared)
     if isinstance(declared, FolderDeclaration):
         return Folder(str(PurePosixPath(declared.folder)), declared.glob, declared.settle)
+    if isinstance(declared, QueueDeclaration):
+        return Queue(declared.url)
     assert isinstance(declared, ScheduleDeclaration)
     return lower_schedule(declared)
 

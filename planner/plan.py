@@ -15,7 +15,7 @@ from typing import Any
 
 from noetl.planner.frozen import frozen
 from noetl.planner.notify import Notify
-from noetl.planner.polled_sources import Folder
+from noetl.planner.polled_sources import Folder, Queue
 from noetl.planner.schedules.schedule import Schedule
 from noetl.planner.trigger_sources import RunEnd, Webhook
 
@@ -471,13 +471,14 @@ class Input:
         )
 
 
-TriggerSource = Schedule | Webhook | RunEnd | Folder
+TriggerSource = Schedule | Webhook | RunEnd | Folder | Queue
 
 _SOURCES: Mapping[str, type[TriggerSource]] = {
     "schedule": Schedule,
     "webhook": Webhook,
     "run": RunEnd,
     "folder": Folder,
+    "queue": Queue,
 }
 """What triggers fire at, by their type."""
 
@@ -488,7 +489,7 @@ class Trigger:
 
     Attributes:
         name: its name, which is unique in the playbook.
-        type: `schedule`, `webhook`, `run` or `folder`.
+        type: `schedule`, `webhook`, `run`, `folder` or `queue`.
         source: what it fires at.
         input: the inputs of its runs, with templates that read `trigger`.
         condition: the expression under `if`, or None. If it is false, a firing starts no run.

@@ -1,4 +1,4 @@
-"""The sources of triggers that a service reads by itself: folders."""
+"""The sources of triggers that a service reads by itself: folders and queues."""
 
 from __future__ import annotations
 
@@ -36,4 +36,24 @@ class Folder:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Folder:
+        return cls(**data)
+
+
+@frozen
+class Queue:
+    """Messages of a queue of SQS, each of which starts a run. `url` is its address."""
+
+    url: str
+
+    @property
+    def timing(self) -> tuple[Any, ...]:
+        """The values that decide when it fires, which are not times."""
+        return ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields by name. Their names are part of the stored format."""
+        return {"url": self.url}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Queue:
         return cls(**data)

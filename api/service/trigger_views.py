@@ -9,7 +9,7 @@ from noetl.api.service.views import Timestamp, View
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.triggers import Firing, FiringOutcome, LiveTrigger
 from noetl.planner.plan import Trigger, TriggerSource
-from noetl.planner.polled_sources import Folder
+from noetl.planner.polled_sources import Folder, Queue
 from noetl.planner.schedules.schedule import Schedule
 from noetl.planner.trigger_sources import EndedStatus, RunEnd, Webhook, WebhookScheme
 
@@ -148,7 +148,17 @@ class FolderEntry(View, schema_name="Folder"):
         return cls(folder=source.folder, glob=source.glob, settle_seconds=source.settle_seconds)
 
 
-Definition = ScheduleEntry | WebhookEntry | RunEndEntry | FolderEntry
+class QueueEntry(View, schema_name="Queue"):
+    """Queue of SQS whose messages a trigger fires at. `sqs` is its URL."""
+
+    sqs: str
+
+    @classmethod
+    def from_queue(cls, source: Queue) -> QueueEntry:
+        return cls(sqs=source.url)
+
+
+Definition = ScheduleEntry | WebhookEntry | RunEndEntry | FolderEntry | QueueEntry
 """What a trigger fires at, by its type."""
 
 
@@ -161,7 +171,7 @@ class TriggerDetails(TriggerEntry, schema_name="TriggerDetails"):
     of a schedule, also of one that is paused.
     """
 
-    definition: ScheduleEntry | WebhookEntry | RunEndEntry | FolderEntry
+    definition: ScheduleEntry | WebhookEntry | RunEndEntry | FolderEntry | QueueEntry
     input: Mapping[str, Any]
     condition: str | bool | None
     key: str | None
@@ -250,6 +260,8 @@ def _definition_of(source: TriggerSource) -> Definition:
             return RunEndEntry.from_run_end(source)
         case Folder():
             return FolderEntry.from_folder(source)
+        case Queue():
+            return QueueEntry.from_queue(source)
     return ScheduleEntry.from_schedule(source)
 
 
@@ -268,6 +280,8 @@ def describe_source(source: TriggerSource) -> str:
             return f"after {source.playbook}: {', '.join(source.statuses)}"
         case Folder():
             return f"folder {source.folder}, {source.glob}"
+        case Queue():
+            return f"queue {source.url}"
     return describe_schedule(source)
 
 

@@ -1,4 +1,4 @@
-"""The firing of triggers whose source is read: files of a folder.
+"""The firing of triggers whose source is read: files of a folder, messages of a queue.
 
 Problem: several processes read the same source, and each may die after it has read an item.
 
@@ -18,7 +18,14 @@ from typing import Any
 
 from noetl.executor.engine.firing import Firer
 from noetl.executor.errors import ActionError
-from noetl.executor.model.triggers import Advance, Firing, FiringOutcome, new_firing, record_firing
+from noetl.executor.model.triggers import (
+    Advance,
+    Firing,
+    FiringOutcome,
+    new_firing,
+    record_firing,
+    trigger_changed,
+)
 from noetl.planner.frozen import frozen
 
 
@@ -46,8 +53,8 @@ def item_firing(firer: Firer, item: SourceItem) -> Firing:
     return firer.with_key(_new_firing(firer, item), item.view)
 
 
-def fire_item(firer: Firer, item: SourceItem) -> None:
-    """Fire a trigger for an item of its source, once.
+def fire_item(firer: Firer, item: SourceItem) -> FiringOutcome:
+    """Fire a trigger for an item of its source, once. Return the outcome.
 
     Raises:
         RejectedError: `quota_exceeded`.
@@ -59,9 +66,13 @@ def fire_item(firer: Firer, item: SourceItem) -> None:
         firing = item_firing(firer, item)
     except ActionError as problem:
         rejected = _new_firing(firer, item)
-        firer.write(record_firing(advance, rejected, FiringOutcome.REJECTED, problem.message))
-        return
-    firer.fire(firing, item.view, advance)
+        written = firer.write(record_firing(advance, rejected, FiringOutcome.REJECTED, problem.message))
+    else:
+        written = firer.fire(firing, item.view, advance)
+    if written is None:
+        raise trigger_changed(firer.trigger)
+    # A run that was started before has no new record.
+    return written.firings[-1].outcome if written.firings else FiringOutcome.STARTED
 
 
 def _new_firing(firer: Firer, item: SourceItem) -> Firing:

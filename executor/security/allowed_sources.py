@@ -1,7 +1,8 @@
-"""Sources that triggers may read: the folders that an operator allows each tenant.
+"""Sources that triggers may read: the folders and queues that an operator allows each tenant.
 
-A tenant may write the name of any folder into a playbook. A trigger that reads it would give its files to
-the runs of that tenant. So a service reads only the sources that its operator has listed for the tenant.
+A tenant may write the name of any folder or queue into a playbook. A trigger that reads it would give its
+files or messages to the runs of that tenant. So a service reads only the sources that its operator has
+listed for the tenant.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from noetl.planner.frozen import frozen
 SOURCES_SETTING = "NOETL_TRIGGER_SOURCES"
 """The setting that lists the sources of each tenant."""
 
-SourceKind = Literal["folder"]
+SourceKind = Literal["folder", "sqs"]
 
-_RULE = re.compile(r"(?:(?P<tenant>[^/:\s]+)/)?(?P<kind>folder):(?P<name>\S.*)")
+_RULE = re.compile(r"(?:(?P<tenant>[^/:\s]+)/)?(?P<kind>folder|sqs):(?P<name>\S.*)")
 
 
 @frozen
@@ -39,6 +40,10 @@ class AllowedSources:
         """Return whether a tenant may read a folder: one that is listed, or one below it."""
         path = PurePosixPath(folder)
         return any(path.is_relative_to(name) for name in self.rules.get((tenant, "folder"), ()))
+
+    def allows_queue(self, tenant: str, url: str) -> bool:
+        """Return whether a tenant may read a queue of SQS."""
+        return url in self.rules.get((tenant, "sqs"), ())
 
 
 def describe_rule(tenant: str, kind: SourceKind, name: str) -> str:
@@ -66,10 +71,17 @@ def read_allowed_sources(environ: Mapping[str, str]) -> AllowedSources:
             continue
         rule = _RULE.fullmatch(text.strip())
         if rule is None:
-            message = f"{text.strip()!r} must have the form `folder:PATH` or `TENANT/folder:PATH`"
+            message = (
+                f"{text.strip()!r} must have the form `folder:PATH` or `sqs:URL`, or begin with `TENANT/`"
+            )
             raise SettingError(f"{SOURCES_SETTING}: {message}.")
         owner = (rule["tenant"] or DEFAULT_TENANT, rule["kind"])
-        rules[owner] = (*rules.get(owner, ()), _read_folder(rule["name"]))
+        name = rule["name"]
+        if rule["kind"] == "folder":
+            name = _read_folder(name)
+        elif name == environ.get("NOETL_QUEUE", "").strip():
+            raise SettingError(f"{SOURCES_SETTING}: {name!r} is the queue of runs (NOETL_QUEUE).")
+        rules[owner] = (*rules.get(owner, ()), name)
     return AllowedSources(rules)
 
 

@@ -1,15 +1,19 @@
-"""Checks of the sources that a service reads by itself: folders (NP813)."""
+"""Checks of the sources that a service reads by itself: folders and queues (NP813)."""
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 
 from noetl.planner.program.program import Program
-from noetl.planner.syntax.models import DocumentPath, FolderDeclaration
+from noetl.planner.syntax.models import DocumentPath, FolderDeclaration, QueueDeclaration
 from noetl.planner.templates.template import has_template
 
 MAX_SOURCE_LENGTH = 1000
 """How many characters a folder or a pattern may have."""
+
+
+_QUEUE_URL = re.compile(r"https?://[^/\s?#@{]+/\d+/[A-Za-z0-9_-]{1,80}(?:\.fifo)?")
 
 
 def check_sources(program: Program) -> None:
@@ -18,6 +22,10 @@ def check_sources(program: Program) -> None:
         if isinstance(trigger, FolderDeclaration):
             _check_relative(program, trigger.folder, (*trigger.path, "folder"), "`orders`")
             _check_relative(program, trigger.glob, (*trigger.path, "glob"), "`*.csv`")
+        elif isinstance(trigger, QueueDeclaration) and not _QUEUE_URL.fullmatch(trigger.url):
+            hint = "write an address such as `https://sqs.eu-central-1.amazonaws.com/123456789012/orders`"
+            path = (*trigger.path, "sqs")
+            program.report("NP813", "`sqs` must be the URL of a queue, without a template", path, hint)
 
 
 def _check_relative(program: Program, text: str, path: DocumentPath, example: str) -> None:

@@ -35,6 +35,7 @@ TRIGGER_ATTRIBUTES: Mapping[str, frozenset[str]] = {
     "webhook": frozenset({"method", "headers", "query", "body", "id"}),
     "run": frozenset({"workflow_id", "status", "result", "error"}),
     "folder": frozenset({"path", "name", "size"}),
+    "queue": frozenset({"id", "body", "attributes", "receives"}),
 }
 """The attributes of `trigger` in templates, by the type of the trigger."""
 

@@ -237,7 +237,7 @@ def _expand_catch_up(value: object) -> object:
 MAX_WEBHOOK_SECRETS = 5
 """How many secrets of a webhook are valid at the same time."""
 
-TriggerType = Literal["schedule", "webhook", "run", "folder"]
+TriggerType = Literal["schedule", "webhook", "run", "folder", "queue"]
 
 
 class TriggerDeclaration(Model):
@@ -318,6 +318,12 @@ class FolderDeclaration(KeyedTriggerDeclaration):
     settle: Annotated[float, BeforeValidator(parse_settle_time)] = DEFAULT_SETTLE_SECONDS
 
 
+class QueueDeclaration(KeyedTriggerDeclaration):
+    """A trigger that fires at messages of a queue. `url` is its key `sqs`."""
+
+    url: str = Field(alias="sqs")
+
+
 def trigger_tag(value: object) -> str:
     """Return the type of a trigger. One without a valid type is described as a schedule."""
     type_name = value.get("type") if isinstance(value, dict) else None
@@ -328,7 +334,8 @@ AnyTrigger = Annotated[
     Annotated[ScheduleDeclaration, Tag("schedule")]
     | Annotated[WebhookDeclaration, Tag("webhook")]
     | Annotated[RunTriggerDeclaration, Tag("run")]
-    | Annotated[FolderDeclaration, Tag("folder")],
+    | Annotated[FolderDeclaration, Tag("folder")]
+    | Annotated[QueueDeclaration, Tag("queue")],
     Discriminator(trigger_tag),
 ]
 """A trigger of any type."""
@@ -338,6 +345,7 @@ TRIGGER_MODELS: Mapping[str, type[TriggerDeclaration]] = {
     "webhook": WebhookDeclaration,
     "run": RunTriggerDeclaration,
     "folder": FolderDeclaration,
+    "queue": QueueDeclaration,
 }
 """The models of triggers by type."""
 

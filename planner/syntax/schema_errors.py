@@ -30,6 +30,7 @@ from noetl.planner.syntax.models import (
     Model,
     NotifyDeclaration,
     Playbook,
+    QueueDeclaration,
     Repeat,
     RetryPolicy,
     RunTriggerDeclaration,
@@ -76,6 +77,7 @@ _NOUNS: Mapping[type[Model], str] = {
     ScheduleDeclaration: "a trigger",
     RunTriggerDeclaration: "a trigger",
     FolderDeclaration: "a trigger",
+    QueueDeclaration: "a trigger",
     WebhookDeclaration: "a trigger",
     WebhookAuthDeclaration: "`auth`",
     CatchUpPolicy: "`catch_up`",
@@ -207,6 +209,11 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         **dict.fromkeys(("pattern", "files", "match"), 'write `glob`, such as `glob: "*.csv"`'),
         **dict.fromkeys(("wait", "delay", "debounce"), "write `settle`, such as `settle: 2s`"),
     },
+    QueueDeclaration: {
+        **_TRIGGER_KEY_HINTS,
+        **dict.fromkeys(("queue", "url", "queue_url", "arn"), "write `sqs` and the URL of the queue"),
+        "max_receives": "set the redrive policy of the queue",
+    },
     CatchUpPolicy: {
         **dict.fromkeys(("for", "max_age", "window"), "write `within`"),
         **dict.fromkeys(("max", "count"), "write `limit`"),
@@ -246,6 +253,7 @@ _MISSING_KEY_HINTS = {
     "steps": MINIMAL_PLAYBOOK_HINT,
     "case": "write `case: default` if the case has no condition",
     "auth": 'write `auth: {scheme: github, secret: "{{ secrets.NAME }}"}`',
+    "sqs": "write the URL of the queue, which begins with `https://sqs.`",
     "folder": "write the folder, such as `folder: orders`",
     "path": "write the address of the webhook, such as `path: stripe/paid`",
 }

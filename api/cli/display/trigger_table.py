@@ -101,11 +101,16 @@ def _folder_lines(definition: Mapping[str, Any]) -> Iterator[tuple[str, str | No
     yield "settle", f"{definition['settle_seconds']:g} s"
 
 
+def _queue_lines(definition: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    yield "queue", definition["sqs"]
+
+
 _DEFINITIONS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[tuple[str, str | None]]]] = {
     "schedule": _schedule_lines,
     "webhook": _webhook_lines,
     "run": _run_end_lines,
     "folder": _folder_lines,
+    "queue": _queue_lines,
 }
 """The parts of a definition, by the type of the trigger."""
 

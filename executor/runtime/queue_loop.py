@@ -1,0 +1,260 @@
+"""The loop of a process that fires triggers for the messages of queues.
+
+Problem: a process may die after it has started the run of a message, and before it has deleted the message.
+
+Algorithm: late acknowledgement. The key of a firing is the id of the message. The firing is committed, and
+then the message is deleted. A message that is received again starts no second run. One whose inputs are refused is
+not deleted, so the redrive policy of its queue moves it to the dead-letter queue. Queues have turns of one
+batch, in the order of their tenants.
+
+Cost: one query of the triggers of each tenant in REFRESH_SECONDS. A batch of ten messages costs one request
+that receives them, one that deletes them, and one firing each.
+
+Limits: one thread reads all queues, so an idle queue delays the others by WAIT_SECONDS. If several triggers
+read one queue, each of them gets each message, except those that are paused.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from noetl.executor.clients import aws
+from noetl.executor.engine.firing import Firer, read_firer
+from noetl.executor.engine.quotas import check_branch_quota
+from noetl.executor.engine.source_firing import SourceItem, fire_item
+from noetl.executor.errors import ActionError, RejectedError, StoreAwayError, StoreError, TriggerChangedError
+from noetl.executor.model.json_values import read_json
+from noetl.executor.model.run import SERVICE_QUEUE
+from noetl.executor.model.triggers import FiringOutcome, LiveTrigger
+from noetl.executor.runtime.source_triggers import find_source_triggers
+from noetl.executor.runtime.store_failures import FailureReasons
+from noetl.executor.security.allowed_sources import SOURCES_SETTING, AllowedSources, describe_rule
+from noetl.executor.stores.interface import Store
+from noetl.planner.polled_sources import Queue
+
+REFRESH_SECONDS = 10.0
+"""How often a process reads which triggers read queues."""
+
+WAIT_SECONDS = 1
+"""How long a queue without messages is waited for."""
+
+PAUSE_SECONDS = 10.0
+"""After which time a queue that cannot be read now is read again."""
+
+MAX_BATCH = 10
+"""How many messages are received at once."""
+
+_REGION = re.compile(r"https?://sqs\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/")
+
+logger = logging.getLogger("noetl.executor")
+
+
+def view_message(
+    id: str, body: str, attributes: Mapping[str, Mapping[str, Any]], receives: str
+) -> dict[str, Any]:
+    """Return what templates read under `trigger` for a message. A body that is no JSON is text."""
+    try:
+        value = read_json(body)
+    except (ValueError, RecursionError):
+        value = body
+    return {
+        "id": id,
+        "body": value,
+        "attributes": {name: _read_attribute(attribute) for name, attribute in attributes.items()},
+        "receives": int(receives) if receives.isdecimal() else 1,
+    }
+
+
+def _read_attribute(attribute: Mapping[str, Any]) -> str:
+    """Return the text of an attribute. Bytes are in base64."""
+    fields = {name.casefold(): value for name, value in attribute.items()}
+    binary = fields.get("binaryvalue")
+    if isinstance(binary, bytes):
+        return b64encode(binary).decode()
+    return str(fields.get("stringvalue") or binary or "")
+
+
+def fire_message(firers: Iterable[Firer], item: SourceItem) -> bool:
+    """Fire all triggers of a queue for a message. Return whether it may be deleted.
+
+    Raises:
+        RejectedError: `quota_exceeded`.
+        TriggerChangedError: a trigger was changed or removed.
+        StoreError: the store cannot be reached, or a plan cannot be read.
+    """
+    outcomes = [fire_item(firer, item) for firer in firers]
+    return bool(outcomes) and FiringOutcome.REJECTED not in outcomes
+
+
+class QueueLoop:
+    """A loop that fires triggers for the messages of queues until `stopping` is set.
+
+    Every process of a service has one if a queue is allowed. SQS gives a message to one of them.
+    """
+
+    def __init__(self, store: Store, allowed: AllowedSources, stopping: threading.Event) -> None:
+        self._store = store
+        self._allowed = allowed
+        self._stopping = stopping
+        self._queues: dict[str, list[LiveTrigger]] = {}
+        self._paused_until: dict[str, float] = {}
+        self._refresh_at = 0.0
+        self._failures = FailureReasons("queues are read again")
+        self._warned: set[tuple[str, ...]] = set()
+
+    @property
+    def is_needed(self) -> bool:
+        """True if a tenant may read a queue."""
+        return bool(self._allowed.tenants(("sqs",)))
+
+    def run(self) -> None:
+        """Fire messages when they arrive, until the process stops."""
+        pause = 0.0
+        while not self._stopping.wait(pause):
+            try:
+                pause = 0.0 if self.read_all() else WAIT_SECONDS
+                self._failures.clear()
+            except StoreError as error:
+                pause = PAUSE_SECONDS
+                if not self._stopping.is_set():
+                    self._failures.log(error)
+            except Exception:
+                pause = PAUSE_SECONDS
+                logger.exception("queues could not be read; they are read again")
+
+    def read_all(self) -> int:
+        """Receive a batch of each queue, and fire its messages. Return how many queues were read.
+
+        Raises:
+            StoreError: the store cannot be reached.
+        """
+        now = time.monotonic()
+        if now >= self._refresh_at:
+            self._read_triggers()
+            self._refresh_at = now + REFRESH_SECONDS
+        count = 0
+        for url, triggers in list(self._queues.items()):
+            if self._stopping.is_set():
+                break
+            if self._paused_until.get(url, 0.0) > time.monotonic():
+                continue
+            count += 1
+            try:
+                self._read_queue(url, triggers)
+            except StoreAwayError:
+                raise
+            except TriggerChangedError:
+                self._refresh_at = now
+            except ActionError as problem:
+                self._pause(url)
+                self._warn(url, problem.message)
+            except (RejectedError, StoreError) as problem:
+                self._pause(url)
+                logger.warning("queue %s is read again: %s", url, problem)
+            except Exception:
+                # One wrong trigger must not keep the others of the process from firing.
+                self._pause(url)
+                logger.exception("queue %s could not be read; it is read again", url)
+        return count
+
+    def _pause(self, url: str) -> None:
+        self._paused_until[url] = time.monotonic() + PAUSE_SECONDS
+
+    def _read_triggers(self) -> None:
+        """Read which triggers read which queues."""
+        queues: dict[str, list[LiveTrigger]] = {}
+        for trigger in find_source_triggers(self._store, self._allowed.tenants(("sqs",)), "queue"):
+            firer = read_firer(self._store, trigger, self._store.clock())
+            if firer is None or not isinstance(firer.declared.source, Queue):
+                continue
+            url = firer.declared.source.url
+            if self._allowed.allows_queue(trigger.tenant, url):
+                queues.setdefault(url, []).append(trigger)
+            else:
+                rule = describe_rule(trigger.tenant, "sqs", url)
+                self._warn(url, f"{SOURCES_SETTING} needs the rule `{rule}`")
+        self._queues = queues
+        self._paused_until = {url: until for url, until in self._paused_until.items() if url in queues}
+
+    def _read_queue(self, url: str, triggers: Sequence[LiveTrigger]) -> None:
+        """Receive a batch of a queue, fire its messages, and delete those that have fired.
+
+        Raises:
+            ActionError: SQS refuses the request.
+            RejectedError: `quota_exceeded`.
+            TriggerChangedError: a trigger was changed or removed.
+            StoreError: the store cannot be reached.
+        """
+        for tenant in {trigger.tenant for trigger in triggers}:
+            check_branch_quota(self._store, tenant, SERVICE_QUEUE)
+        region = _REGION.match(url)
+        client = aws.client("sqs", region and region["region"])
+        messages = _call(
+            url,
+            client.receive_message,
+            QueueUrl=url,
+            MaxNumberOfMessages=MAX_BATCH,
+            WaitTimeSeconds=WAIT_SECONDS,
+            MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
+            MessageAttributeNames=["All"],
+        ).get("Messages", ())
+        if not messages:
+            return
+        handles: list[str] = []
+        try:
+            firers = [self._read_current(trigger) for trigger in triggers]
+            for message in messages:
+                if fire_message(firers, _to_item(message)):
+                    handles.append(message["ReceiptHandle"])  # noqa: PERF401  A failure must keep these.
+        finally:
+            if handles:
+                entries = [{"Id": str(n), "ReceiptHandle": handle} for n, handle in enumerate(handles)]
+                _call(url, client.delete_message_batch, QueueUrl=url, Entries=entries)
+
+    def _read_current(self, trigger: LiveTrigger) -> Firer:
+        """Return what fires a trigger, if it is as it was.
+
+        Raises:
+            TriggerChangedError: it was changed, paused or removed.
+        """
+        current = self._store.triggers.get(trigger.tenant, trigger.playbook, trigger.name)
+        firer = None if current != trigger else read_firer(self._store, trigger, self._store.clock())
+        if firer is None:
+            raise TriggerChangedError(f"trigger `{trigger.name}` of `{trigger.playbook}` was changed")
+        return firer
+
+    def _warn(self, url: str, problem: str) -> None:
+        """Log a problem of a queue, once."""
+        if (url, problem) not in self._warned:
+            self._warned.add((url, problem))
+            logger.warning("queue %s is not read: %s", url, problem)
+
+
+def _to_item(message: Mapping[str, Any]) -> SourceItem:
+    system, id = message.get("Attributes", {}), str(message["MessageId"])
+    view = view_message(
+        id,
+        str(message["Body"]),
+        message.get("MessageAttributes", {}),
+        str(system.get("ApproximateReceiveCount", "")),
+    )
+    return SourceItem(id, float(system.get("SentTimestamp", 0)) / 1000, view)
+
+
+def _call(url: str, method: Any, **parameters: Any) -> Mapping[str, Any]:
+    """Call SQS.
+
+    Raises:
+        ActionError: SQS refuses the request, or cannot be reached.
+    """
+    try:
+        response: Mapping[str, Any] = method(**parameters)
+    except Exception as error:
+        raise aws.translate_error(error, f"queue `{url}`") from error
+    return response

@@ -1,0 +1,284 @@
+"""The loop that fires triggers for the messages of queues, with an emulator of AWS."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+from noetl.executor.engine.source_firing import fire_item
+from noetl.executor.errors import RejectedError, SettingError, StoreAwayError, StoreError
+from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.triggers import Advance, pause_trigger
+from noetl.executor.runtime import queue_loop
+from noetl.executor.runtime.queue_loop import QueueLoop, view_message
+from noetl.executor.security.allowed_sources import read_allowed_sources
+from noetl.executor.security.capabilities import Capabilities
+from noetl.executor.stores.memory.store import MemoryStore
+from noetl.executor.worker import Worker, WorkerSettings
+from noetl.planner.frozen import replace
+from noetl.testing.run_harness import compile_text
+from tests.aws import Client
+
+pytestmark = pytest.mark.xdist_group("aws")
+
+TEXT = """
+triggers:
+- name: ordered
+  type: queue
+  sqs: URL
+  input:
+    id: "{{ trigger.id }}"
+    body: "{{ trigger.body }}"
+    attributes: "{{ trigger.attributes }}"
+    receives: "{{ trigger.receives }}"
+input: {id: string, body: any, attributes: object, receives: integer}
+steps: [{name: a, run: [{action: log, message: "{{ input.id }}"}]}]
+"""
+
+
+class ReadQueue:
+    """A queue of the emulator, a store with a playbook that reads it, and a process."""
+
+    def __init__(self, aws: Client, text: str = TEXT, rules: str = "sqs:URL", **attributes: str) -> None:
+        self.sqs = aws("sqs")
+        given = {"VisibilityTimeout": "1", **attributes}
+        self.url: str = self.sqs.create_queue(QueueName="orders", Attributes=given)["QueueUrl"]
+        self.rules = rules.replace("URL", self.url)
+        self.store = MemoryStore()
+        self.register(text)
+        self.restart()
+
+    def register(self, text: str, tenant: str = "default", version: str | None = None) -> None:
+        plan = compile_text(text.replace("URL", self.url))
+        self.store.plans.save(plan)
+        playbook = RegisteredPlaybook(tenant, plan.header.name, version, plan.hash, self.store.clock())
+        self.store.registry.register(playbook, triggers=plan.header.triggers)
+
+    def restart(self) -> None:
+        """Replace the process by another, which remembers nothing."""
+        allowed = read_allowed_sources({"NOETL_TRIGGER_SOURCES": self.rules})
+        self.loop = QueueLoop(self.store, allowed, threading.Event())
+
+    def send(self, body: str, **attributes: Any) -> str:
+        sent = self.sqs.send_message(QueueUrl=self.url, MessageBody=body, MessageAttributes=attributes)
+        return str(sent["MessageId"])
+
+    def read(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.loop.read_all()
+
+    def firings(self, name: str = "ordered", tenant: str = "default") -> list[Any]:
+        return self.store.triggers.firings(tenant, "play", name, limit=1000)[0][::-1]
+
+    def inputs(self) -> list[Any]:
+        runs = [self.store.runs.get("default", f.run_id) for f in self.firings() if f.run_id]
+        return [run.input for run in runs if run is not None]
+
+    def messages(self) -> int:
+        """Return how many messages the queue has, also those that are invisible."""
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        found = self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)["Attributes"]
+        return sum(int(found[name]) for name in names)
+
+
+def test_each_message_starts_one_run_and_is_deleted(aws: Client) -> None:
+    queue = ReadQueue(aws)
+    color = {"DataType": "String", "StringValue": "red"}
+    data = {"DataType": "Binary", "BinaryValue": b"\x00\xff"}
+    first = queue.send('{"order": [1, 2]}', color=color, data=data)
+    second = queue.send("no JSON")
+    queue.read(2)
+    assert sorted(queue.inputs(), key=lambda item: str(item["body"])) == [
+        {"id": second, "body": "no JSON", "attributes": {}, "receives": 1},
+        {
+            "id": first,
+            "body": {"order": [1, 2]},
+            "attributes": {"color": "red", "data": "AP8="},
+            "receives": 1,
+        },
+    ]
+    assert queue.messages() == 0
+
+
+def test_a_process_that_dies_before_the_deletion_starts_no_second_run(
+    aws: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = ReadQueue(aws)
+    queue.send("1")
+    call = queue_loop._call
+
+    def die(url: str, method: Any, **parameters: Any) -> Any:
+        if "Entries" in parameters:
+            raise SystemExit
+        return call(url, method, **parameters)
+
+    monkeypatch.setattr(queue_loop, "_call", die)
+    with pytest.raises(SystemExit):
+        queue.read()
+    monkeypatch.undo()
+    assert (len(queue.inputs()), queue.messages()) == (1, 1)
+    queue.restart()
+    while queue.messages():
+        queue.read()
+    assert len(queue.inputs()) == len(queue.firings()) == 1
+
+
+def test_a_message_is_deleted_only_after_its_firing(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = ReadQueue(aws)
+    for number in range(3):
+        queue.send(str(number))
+    fired: list[Any] = []
+
+    def fail(firer: Any, item: Any) -> Any:
+        if len(fired) == 1:
+            raise StoreAwayError("away")
+        fired.append(item.key)
+        return fire_item(firer, item)
+
+    monkeypatch.setattr(queue_loop, "fire_item", fail)
+    with pytest.raises(StoreAwayError):
+        while True:
+            queue.read()
+    assert queue.messages() == 2
+    monkeypatch.setattr(queue_loop, "fire_item", fire_item)
+    while queue.messages():
+        queue.read()
+    assert sorted(item["body"] for item in queue.inputs()) == [0, 1, 2]
+
+
+def test_a_refused_message_ends_in_the_dead_letter_queue(aws: Client) -> None:
+    dead = aws("sqs").create_queue(QueueName="dead")["QueueUrl"]
+    arn = aws("sqs").get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"][
+        "QueueArn"
+    ]
+    redrive = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 2})
+    queue = ReadQueue(aws, TEXT.replace("body: any", "body: object"), RedrivePolicy=redrive)
+    id = queue.send("text")
+    while queue.messages():
+        queue.read()
+    assert [firing.outcome.value for firing in queue.firings()] == ["rejected"]
+    received = aws("sqs").receive_message(QueueUrl=dead)["Messages"]
+    assert [message["MessageId"] for message in received] == [id]
+
+
+def test_all_triggers_of_a_queue_get_each_message(aws: Client) -> None:
+    queue = ReadQueue(aws, rules="sqs:URL; acme/sqs:URL")
+    queue.register(TEXT.replace("  input:", '  if: "{{ trigger.body == 1 }}"\n  input:', 1), "acme")
+    queue.register(TEXT, "other")
+    queue.send("1")
+    queue.send("2")
+    queue.read(3)
+    assert len(queue.inputs()) == 2
+    assert sorted(f.outcome.value for f in queue.firings(tenant="acme")) == ["filtered", "started"]
+    assert queue.firings(tenant="other") == []
+    assert queue.messages() == 0
+
+
+@pytest.mark.parametrize("rules", ["", "sqs:https://sqs.test/1/other", "acme/sqs:URL", "folder:in"])
+def test_a_queue_is_read_only_if_the_operator_allows_it(
+    aws: Client, rules: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = ReadQueue(aws, rules=rules)
+    queue.send("1")
+    with caplog.at_level(logging.WARNING):
+        queue.read(2)
+    assert (queue.firings(), queue.messages()) == ([], 1)
+    rule = f"NOETL_TRIGGER_SOURCES needs the rule `sqs:{queue.url}`"
+    expected = [f"queue {queue.url} is not read: {rule}"] if rules.startswith("sqs") else []
+    assert caplog.messages == expected
+
+
+def test_a_paused_trigger_receives_nothing(aws: Client) -> None:
+    queue = ReadQueue(aws)
+    queue.read()
+    trigger = queue.store.triggers.get("default", "play", "ordered")
+    assert trigger is not None
+    paused = pause_trigger(trigger, queue.store.clock())
+    queue.store.triggers.advance(paused)
+    queue.send("1")
+    # The process does not know of the pause yet: the message returns.
+    queue.read(3)
+    assert (queue.firings(), queue.messages()) == ([], 1)
+    queue.store.triggers.advance(Advance(paused.written, replace(trigger, edition=trigger.edition + 2)))
+    queue.restart()
+    while queue.messages():
+        queue.read()
+    assert len(queue.inputs()) == 1
+
+
+def test_a_full_quota_receives_nothing(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = ReadQueue(aws)
+    queue.send("1")
+
+    def refuse(*_: Any) -> None:
+        raise RejectedError("quota_exceeded", "too many branches")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(queue_loop, "check_branch_quota", refuse)
+        assert [queue.loop.read_all() for _ in range(2)] == [1, 0]
+    queue.restart()
+    queue.read()
+    assert [item["receives"] for item in queue.inputs()] == [1]
+
+
+def test_a_queue_that_cannot_be_read_delays_no_other(
+    aws: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = ReadQueue(aws, rules="sqs:URL; sqs:URL-none; acme/sqs:URL")
+    queue.register(f"name: none\n{TEXT.replace('URL', 'URL-none')}")
+    queue.send("1")
+    with caplog.at_level(logging.WARNING):
+        queue.read(2)
+    assert len(queue.inputs()) == 1
+    assert len(caplog.messages) == 1
+    assert f"queue {queue.url}-none is not read: " in caplog.text
+    problems: list[Exception] = [StoreError("damaged"), ValueError("wrong")]
+
+    def fail(*_: Any) -> Any:
+        raise problems.pop(0)
+
+    monkeypatch.setattr(queue_loop, "fire_item", fail)
+    monkeypatch.setattr(queue_loop, "PAUSE_SECONDS", 0.0)
+    queue.send("2")
+    while problems:
+        queue.read()
+    assert "queue could not be read" not in caplog.text
+    assert f"queue {queue.url} is read again: damaged" in caplog.text
+    assert f"queue {queue.url} could not be read; it is read again" in caplog.text
+
+
+def test_a_worker_of_a_service_reads_queues(aws: Client) -> None:
+    queue = ReadQueue(aws)
+    queue.send("1")
+    allowed = read_allowed_sources({"NOETL_TRIGGER_SOURCES": queue.rules})
+    worker = Worker(queue.store, WorkerSettings(Capabilities(trigger_sources=allowed), threads=1))
+    worker.start()
+    try:
+        seen = queue.store.changes.count
+        while not queue.inputs():
+            queue.store.changes.wait(seen, 1.0)
+        run_id = queue.firings()[0].run_id
+        assert worker.wait_until_finished("default", run_id, 30).status.is_final
+    finally:
+        worker.stop()
+
+
+def test_the_queue_of_runs_is_no_source() -> None:
+    url = "https://sqs.us-east-1.amazonaws.com/123456789012/noetl"
+    with pytest.raises(SettingError, match="is the queue of runs"):
+        read_allowed_sources({"NOETL_TRIGGER_SOURCES": f"sqs:{url}", "NOETL_QUEUE": url})
+
+
+def test_attributes_of_functions_are_read_as_those_of_workers() -> None:
+    attributes = {"a": {"stringValue": "x", "dataType": "String"}, "b": {"binaryValue": "AP8="}, "c": {}}
+    view = view_message("id", "[NaN]", attributes, "")
+    assert view == {
+        "id": "id",
+        "body": "[NaN]",
+        "attributes": {"a": "x", "b": "AP8=", "c": ""},
+        "receives": 1,
+    }
