@@ -18,17 +18,28 @@ def read_input_file(file: str) -> dict[str, Any]:
     Raises:
         CommandError: the file cannot be read, or is not an object in JSON.
     """
+    text = read_text_file(file)
     try:
-        value = read_json(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CommandError(f"cannot read {file}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise CommandError(f"{file} is not UTF-8; save it as UTF-8") from error
+        value = read_json(text)
     except ValueError as error:
         raise CommandError(f"{file} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise CommandError(f'{file} must hold an object of inputs by name, such as {{"user_id": 7}}')
     return value
+
+
+def read_text_file(file: str) -> str:
+    """Return the text of a file.
+
+    Raises:
+        CommandError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"cannot read {file}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{file} is not UTF-8; save it as UTF-8") from error
 
 
 def parse_input_pairs(pairs: Sequence[str], types: Mapping[str, str], option: str = "-i") -> dict[str, Any]:

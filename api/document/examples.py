@@ -19,6 +19,12 @@ from noetl.api.http.responses import (
     RunLinks,
     WebhookReceipt,
 )
+from noetl.api.service.backfill_views import (
+    BackfillEntry,
+    BackfillNumbers,
+    BackfillPage,
+    PartitionRun,
+)
 from noetl.api.service.cached_results import CachedEntry, CachePage, ClearReport
 from noetl.api.service.calendar_views import CalendarPage, CalendarTrigger, PastFiring
 from noetl.api.service.data_views import (
@@ -98,6 +104,7 @@ from noetl.api.service.views import (
     StepState,
     View,
 )
+from noetl.executor.model.backfills import BackfillState
 from noetl.executor.model.run import ErrorRecord, RunStatus
 from noetl.executor.model.triggers import FiringOutcome
 from noetl.planner.diagnostics.codes import Severity
@@ -184,6 +191,26 @@ _FAILURE = ErrorRecord(
     item={"number": 17, "total": 500, "value": '"you"'},
 )
 _NEXT = "2026-02-02T01:30:00.000000Z"
+_BACKFILL = BackfillEntry(
+    id="5d1f0a7c3b9e4f2aa1c47e60",
+    playbook="greet",
+    trigger="nightly",
+    version="1",
+    state=BackfillState.RUNNING,
+    created_at="2026-01-31T09:30:00.000000Z",
+    finished_at=None,
+    start_at="2025-12-31T23:00:00.000000Z",
+    end_at="2026-01-30T23:00:00.000000Z",
+    every_seconds=None,
+    partitions=30,
+    limit=1,
+    redo=None,
+    retry=None,
+    counts=BackfillNumbers(passed=4, started=3, succeeded=1, failed=1, skipped=1, filtered=0, rejected=0),
+    open=[PartitionRun(partition="2026-01-04T01:30:00Z", workflow_id=_RUN)],
+    failures=[PartitionRun(partition="2026-01-02T01:30:00Z", workflow_id="8d1c2e3bd1f04b0d9f1e2a3c")],
+    reason=None,
+)
 _TRIGGER = TriggerEntry(
     playbook="greet",
     name="nightly",
@@ -430,6 +457,8 @@ _VIEWS: tuple[View, ...] = (
         ],
         next_cursor=None,
     ),
+    _BACKFILL,
+    BackfillPage(items=[_BACKFILL], next_cursor=None),
     CalendarPage(
         since="2026-01-25T23:00:00.000000Z",
         until="2026-03-01T23:00:00.000000Z",

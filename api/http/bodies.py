@@ -27,8 +27,10 @@ from pydantic import (
 from noetl.api.http.openapi import SCHEMA_REFERENCE
 from noetl.api.http.problems import Problem
 from noetl.api.service.switches import MAX_WAIT_SECONDS
+from noetl.executor.model.backfills import MAX_OPEN_RUNS
 from noetl.executor.model.run_tags import MAX_TAG_LENGTH, MAX_TAGS
 from noetl.planner.diagnostics.diagnostic import did_you_mean
+from noetl.planner.syntax.durations import parse_interval
 
 MAX_IDS = 100
 MIN_YEAR, MAX_YEAR = "2000", "2499"
@@ -263,6 +265,71 @@ class TriggerResumeBody(RequestBody):
     )
 
 
+def _check_interval(value: str) -> str:
+    """Return the text of a duration.
+
+    Raises:
+        ValueError: it is no duration, or is too short.
+    """
+    parse_interval(value)
+    return value
+
+
+Interval = Annotated[
+    str,
+    AfterValidator(_check_interval),
+    WithJsonSchema({"type": "string", "pattern": r"^[1-9][0-9]{0,3}(s|m|h|d)$"}),
+]
+"""A duration of at least a second, as text."""
+
+_EXPECTED_TIME = Expected("a time such as 2026-01-31 or 2026-01-31T09:30:00Z")
+
+
+class BackfillBody(RequestBody):
+    """A backfill of a trigger: from a time to another, or for a list of partitions."""
+
+    playbook: str = Field(description="The name of a playbook.")
+    trigger: str = Field(description="The name of a trigger of its newest version, of type `schedule`.")
+    start: Annotated[str | None, _EXPECTED_TIME] = Field(
+        None,
+        alias="from",
+        description="The first instant. A time without an offset is one of the zone of the trigger.",
+    )
+    end: Annotated[str | None, _EXPECTED_TIME] = Field(
+        None, alias="to", description="The time before which all instants are."
+    )
+    interval: Annotated[Interval | None, Expected("a duration such as `1d`")] = Field(
+        None,
+        alias="every",
+        description="The distance of the instants. Without it, they are those of the schedule.",
+    )
+    partitions: Annotated[
+        list[str | int | float] | None, Expected("a list of texts and numbers, each with at most 256 bytes")
+    ] = Field(None, description="The list of the partitions, instead of `from` and `to`.")
+    limit: Annotated[
+        int, Field(ge=1, le=MAX_OPEN_RUNS), Expected(f"a whole number from 1 to {MAX_OPEN_RUNS}")
+    ] = Field(1, description="How many runs may be open at once.")
+    redo: Annotated[Literal["failed", "all"] | None, Expected("`failed` or `all`")] = Field(
+        None, description="Which partitions that had a run before get another one. Default: none."
+    )
+
+
+class BackfillCancelBody(RequestBody):
+    """The cancellation of a backfill."""
+
+    runs: Annotated[bool, Expected("true or false")] = Field(
+        False, description="Whether its open runs are cancelled, too."
+    )
+
+
+class BackfillRetryBody(RequestBody):
+    """A retry of the failed runs of a backfill."""
+
+    fresh: Annotated[bool, Expected("true or false")] = Field(
+        False, description="Whether new runs are started. Otherwise the failed runs are resumed."
+    )
+
+
 REQUEST_BODIES: tuple[type[RequestBody], ...] = (
     SubmissionBody,
     PlaybookBody,
@@ -274,6 +341,9 @@ REQUEST_BODIES: tuple[type[RequestBody], ...] = (
     TagsBody,
     FireBody,
     TriggerResumeBody,
+    BackfillBody,
+    BackfillCancelBody,
+    BackfillRetryBody,
 )
 
 

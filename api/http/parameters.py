@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from noetl.api.http.problems import Problem
+from noetl.api.service.backfills import BACKFILLS_PER_PAGE, MAX_BACKFILLS
 from noetl.api.service.cached_results import ENTRIES_PER_PAGE, CacheQuery
 from noetl.api.service.calendar import (
     CALENDAR_TRIGGERS,
@@ -500,6 +501,15 @@ class FiringQuery(BaseModel):
 
     limit: WholeNumber = Field(
         FIRINGS_PER_PAGE, ge=1, le=MAX_FIRINGS, description="The most firings of the page."
+    )
+    cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
+
+
+class BackfillQuery(BaseModel):
+    """The query parameters of the list of backfills."""
+
+    limit: WholeNumber = Field(
+        BACKFILLS_PER_PAGE, ge=1, le=MAX_BACKFILLS, description="The most backfills of the page."
     )
     cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
 

@@ -124,6 +124,16 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     ),
     "superseded-plan": ProblemType(CONFLICT, "the playbook was compiled by an earlier version of NoETL"),
     "playbook-changed": ProblemType(CONFLICT, "the newest version of `greet` is `15`, and not `14` any more"),
+    "backfill-changed": ProblemType(
+        CONFLICT, "backfill 7c0b1f2ad1f04b0d9f1e2a3c was changed meanwhile: try again"
+    ),
+    "backfill-ended": ProblemType(
+        CONFLICT, "backfill 7c0b1f2ad1f04b0d9f1e2a3c has succeeded; it cannot be paused"
+    ),
+    "backfill-open": ProblemType(
+        CONFLICT,
+        "backfill 7c0b1f2ad1f04b0d9f1e2a3c has not ended, so its failed runs cannot be retried",
+    ),
     "trigger-changed": ProblemType(CONFLICT, "trigger `nightly` of `greet` was changed meanwhile: try again"),
     "path-taken": ProblemType(CONFLICT, "path `shop/paid` belongs to trigger `paid` of playbook `shop`"),
     "version-exists": ProblemType(CONFLICT, "version `1` of `greet` is registered with another text"),
@@ -146,6 +156,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
         422, "the result that is given for step `load` has no `page.rows`, which `set` reads (line 7)"
     ),
     "inside-region": ProblemType(422, "step `b` is on one of several branches that join at `c`"),
+    "invalid-backfill": ProblemType(422, "`to` must not be in the future: it is 2026-01-31T09:30:00Z"),
     "invalid-answer": ProblemType(422, "missing field `approved`"),
     "invalid-body": ProblemType(422, "The body has no `playbook`."),
     "invalid-input": ProblemType(422, "input `count` must be an integer"),

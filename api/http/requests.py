@@ -37,12 +37,15 @@ from noetl.api.service.past_restarts import PastRestart
 from noetl.api.service.runs import ResumeRequest
 from noetl.api.service.switches import PlaybookChange
 from noetl.api.service.triggers import FireRequest
+from noetl.executor.engine.backfill_start import BackfillRequest
+from noetl.executor.model.backfills import RetryMode
 from noetl.executor.model.json_values import MAX_DEPTH, nests_deeper
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.start_request import StartRequest
 from noetl.planner.frozen import frozen
 from noetl.planner.schedules.schedule import CatchUpMode
+from noetl.planner.syntax.durations import parse_interval
 
 if TYPE_CHECKING:
     from noetl.api.http.bodies import PlaybookReferenceBody, ResumeBody
@@ -263,6 +266,55 @@ async def read_catch_up(request: Request) -> CatchUpMode:
         return "none"
     _content_type(request, (JSON_TYPE,))
     return (await _decode(body, lambda value: parse_body(TriggerResumeBody, value))).catch_up
+
+
+async def read_backfill_start(request: Request, key: str | None) -> tuple[str, str, BackfillRequest]:
+    """Return a playbook, its trigger, and a request to start a backfill with its `Idempotency-Key`.
+
+    Raises:
+        Problem: 400, 413, 415 or 422.
+    """
+    from noetl.api.http.bodies import BackfillBody, parse_body
+
+    body = await _read_body(request)
+    _content_type(request, (JSON_TYPE,))
+    given = await _decode(body, lambda value: parse_body(BackfillBody, value))
+    interval = None if given.interval is None else parse_interval(given.interval)
+    start = BackfillRequest(
+        given.start, given.end, interval, given.partitions, given.limit, given.redo, idempotency_key=key
+    )
+    return given.playbook, given.trigger, start
+
+
+async def read_backfill_cancellation(request: Request) -> bool:
+    """Return whether a cancelled backfill cancels its open runs. The body may be empty.
+
+    Raises:
+        Problem: 400, 413, 415 or 422.
+    """
+    from noetl.api.http.bodies import BackfillCancelBody, parse_body
+
+    body = await _read_body(request)
+    if not body:
+        return False
+    _content_type(request, (JSON_TYPE,))
+    return (await _decode(body, lambda value: parse_body(BackfillCancelBody, value))).runs
+
+
+async def read_backfill_retry(request: Request) -> RetryMode:
+    """Return what happens to the failed runs of a backfill. The body may be empty.
+
+    Raises:
+        Problem: 400, 413, 415 or 422.
+    """
+    from noetl.api.http.bodies import BackfillRetryBody, parse_body
+
+    body = await _read_body(request)
+    if not body:
+        return "resume"
+    _content_type(request, (JSON_TYPE,))
+    retry = await _decode(body, lambda value: parse_body(BackfillRetryBody, value))
+    return "fresh" if retry.fresh else "resume"
 
 
 async def read_run_selection(request: Request, run_filter: RunFilter | None) -> Sequence[str] | RunFilter:

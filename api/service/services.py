@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
 
+from noetl.api.service.backfills import BackfillService
 from noetl.api.service.bulk import BulkService
 from noetl.api.service.cached_results import CacheService
 from noetl.api.service.calendar import CalendarService
@@ -57,6 +58,7 @@ class TenantServices:
         self.cache = CacheService(context)
         self.playbooks = PlaybookService(context)
         self.triggers = TriggerService(context)
+        self.backfills = BackfillService(context)
         self.calendar = CalendarService(context)
         self.webhooks = WebhookService(context)
         self.statistics = StatisticsService(context)

@@ -24,6 +24,12 @@ from noetl.planner.frozen import replace
 
 MAX_TRIES = 10
 
+_ENDS = {
+    BackfillState.SUCCEEDED: "has succeeded",
+    BackfillState.FAILED: "has failed",
+    BackfillState.CANCELLED: "was cancelled",
+}
+
 
 def read_backfill(store: Store, tenant: str, backfill_id: str) -> Backfill | None:
     """Return a backfill, or None if the tenant has no such backfill."""
@@ -127,7 +133,7 @@ def _first_cursor(store: Store, backfill: Backfill) -> float | None:
 
 def _check_open(backfill: Backfill, act: str) -> None:
     if backfill.state.is_final:
-        message = f"backfill {backfill.id} is {backfill.state.value}; it cannot be {act}"
+        message = f"backfill {backfill.id} {_ENDS[backfill.state]}; it cannot be {act}"
         raise RejectedError("backfill_ended", message)
 
 

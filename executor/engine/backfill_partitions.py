@@ -18,7 +18,7 @@ from typing import Any
 
 from noetl.executor.engine.schedule_firing import view_schedule
 from noetl.executor.errors import StoreError
-from noetl.executor.model.backfills import LIST_PIECE, Backfill, Partition, PartitionRange, piece_id
+from noetl.executor.model.backfills import LIST_SLICE, Backfill, Partition, PartitionRange, slice_id
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.triggers import firing_id, instant_key
 from noetl.executor.stores.interface import Store
@@ -82,11 +82,11 @@ def read_partitions(
 def _read_list(
     store: Store, backfill: Backfill, position: int, number: int
 ) -> tuple[list[Partition], float | None]:
-    piece = store.outbox.get(backfill.tenant, piece_id(backfill.id, position // LIST_PIECE))
-    if piece is None:
+    list_slice = store.outbox.get(backfill.tenant, slice_id(backfill.id, position // LIST_SLICE))
+    if list_slice is None:
         raise StoreError(f"the list of backfill {backfill.id} was deleted")
-    start = position % LIST_PIECE
-    found = [Partition(value) for value in piece.record["values"][start : start + number]]
+    start = position % LIST_SLICE
+    found = [Partition(value) for value in list_slice.record["values"][start : start + number]]
     following = position + len(found)
     return found, None if following >= backfill.range.total else float(following)
 

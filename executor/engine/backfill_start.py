@@ -26,18 +26,21 @@ from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.kinds import describe_kind_of
 from noetl.planner.schedules.schedule import Schedule
+from noetl.planner.schedules.zone_names import find_zone
+from noetl.planner.syntax.instants import check_instant, parse_instant
 
 
 @frozen
 class BackfillRequest:
     """A request to start a backfill: for the instants from `start` to `end`, or for a list.
 
-    `end` is no instant of it. Without `every_seconds`, the instants are those of the schedule of the trigger.
-    The same `idempotency_key` with the same request starts one backfill.
+    Both are times of ISO 8601. Without an offset, they are times of the zone of the trigger. `end` is no
+    instant of it. Without `every_seconds`, the instants are those of the schedule of the trigger. The same
+    `idempotency_key` with the same request starts one backfill.
     """
 
-    start: float | None = None
-    end: float | None = None
+    start: str | None = None
+    end: str | None = None
     every_seconds: float | None = None
     partitions: Sequence[Any] | None = None
     limit: int = 1
@@ -136,7 +139,10 @@ def _find_range(
     Raises:
         RejectedError: `invalid_backfill`.
     """
-    start, end, distance = request.start, request.end, request.every_seconds
+    distance = request.every_seconds
+    start, end = (
+        _read_time(name, text, schedule) for name, text in (("from", request.start), ("to", request.end))
+    )
     if request.partitions is not None:
         if start is not None or end is not None or distance is not None:
             raise _invalid("a list of partitions contradicts `from`, `to` and `every`")
@@ -158,6 +164,23 @@ def _find_range(
         message = f"the trigger has no instant from {instant_key(start)} to {instant_key(end)}"
         raise _invalid(message)
     return replace(partitions, total=total), next_instant(partitions, schedule, start)
+
+
+def _read_time(name: str, text: str | None, schedule: Schedule) -> float | None:
+    """Return the seconds since the epoch of a time.
+
+    Raises:
+        RejectedError: `invalid_backfill`, if the text is no time.
+    """
+    if text is None:
+        return None
+    try:
+        return parse_instant(check_instant(text), find_zone(schedule.timezone))
+    except (ValueError, OverflowError):
+        message = (
+            f"`{name}` must be a time such as 2026-01-31 or 2026-01-31T09:30:00Z, not {abbreviate(text)}"
+        )
+        raise _invalid(message) from None
 
 
 def _check_list(values: Sequence[Any]) -> None:

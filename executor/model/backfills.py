@@ -10,7 +10,7 @@ Several attempts at one partition are numbered. The next attempt has the next fr
 
 Cost: two writes of the entry for the partitions that are started together, and a write for each run.
 
-Limits: a list is kept in pieces of LIST_PIECE partitions, since an item of a store has a greatest size.
+Limits: a list is kept in slices of LIST_SLICE partitions, since an item of a store has a greatest size.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_OPEN_RUNS = 100
 MAX_PARTITION_BYTES = 256
 """The greatest length of a partition of a list."""
 
-LIST_PIECE = 500
+LIST_SLICE = 500
 """Number of partitions of a list that one entry keeps."""
 
 KEEP_SECONDS = 365 * 86_400.0
@@ -68,7 +68,7 @@ class PartitionRange:
         total: the number of partitions.
         start_at: the first instant that may be one; None for a list.
         end_at: the instant before which all are; None for a list.
-        every_seconds: their distance from `start_at` on; None if they are those of the schedule of the trigger.
+        every_seconds: their distance from `start_at` on; None if they are those of the schedule.
     """
 
     total: int
@@ -298,18 +298,18 @@ def list_entries(backfill: Backfill, values: Sequence[str | int | float]) -> lis
     """Return the entries that keep the list of a backfill. They are never due."""
     return [
         OutboxEntry(
-            piece_id(backfill.id, start // LIST_PIECE),
+            slice_id(backfill.id, start // LIST_SLICE),
             backfill.tenant,
             OutboxKind.PARTITIONS,
             backfill.created_at,
             due_at=None,
-            record={"backfill": backfill.id, "values": list(values[start : start + LIST_PIECE])},
+            record={"backfill": backfill.id, "values": list(values[start : start + LIST_SLICE])},
             expires_at=backfill.created_at + KEEP_SECONDS,
         )
-        for start in range(0, len(values), LIST_PIECE)
+        for start in range(0, len(values), LIST_SLICE)
     ]
 
 
-def piece_id(backfill_id: str, number: int) -> str:
-    """Return the id of the entry that keeps a piece of the list of a backfill."""
+def slice_id(backfill_id: str, number: int) -> str:
+    """Return the id of the entry that keeps a slice of the list of a backfill."""
     return derived_id("partitions", backfill_id, number)

@@ -29,7 +29,7 @@ class OutboxKind(StrEnum):
 
     `run_ended` fires the triggers that await the end of a run. `late` notifies of a run that has not ended by
     then. `notification` is delivered to one channel. `backfill` starts runs for many partitions, and
-    `partitions` keeps a piece of its list.
+    `partitions` keeps a slice of its list.
     """
 
     RUN_ENDED = "run_ended"

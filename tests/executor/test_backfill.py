@@ -21,7 +21,7 @@ from noetl.executor.engine.backfill_start import BackfillRequest, start_backfill
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import RejectedError, StoreAwayError
 from noetl.executor.model.backfills import (
-    LIST_PIECE,
+    LIST_SLICE,
     MAX_PARTITIONS,
     Backfill,
     BackfillCounts,
@@ -57,10 +57,6 @@ variables: {bad: []}
 """
 
 
-def instant(text: str) -> float:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
-
-
 def failing(*days: str) -> str:
     """Return the playbook, whose runs of some days fail."""
     return DAILY.replace("bad: []", f"bad: {list(days)}")
@@ -85,6 +81,9 @@ class BackfillBench:
     def start(self, days: int = 3, **options: Any) -> Backfill:
         """Start a backfill of some days, or of a list."""
         options = {"start": FROM, "end": FROM + days * DAY} | options
+        for name in ("start", "end"):
+            value = options[name]
+            options[name] = instant_key(value) if isinstance(value, float) else value
         trigger = self.store.triggers.get("default", "play", "daily")
         assert trigger is not None
         request = BackfillRequest(**options)
@@ -105,12 +104,12 @@ class BackfillBench:
 
     def perform_due(self) -> int:
         """Perform the turns that are due now, and return their number."""
-        turns = 0
+        count = 0
         while due := self.store.outbox.due([OutboxKind.BACKFILL], self.clock(), 10):
             for entry in due:
                 assert perform_backfill(self.store, entry, self.clock())
-                turns += 1
-        return turns
+                count += 1
+        return count
 
     def execute(self) -> None:
         """Execute all visits of runs that are due."""
@@ -146,7 +145,7 @@ def bench() -> BackfillBench:
 
 
 def test_each_instant_from_the_first_time_to_before_the_last_starts_a_run(bench: BackfillBench) -> None:
-    bench.start(start=instant("2025-01-01T01:30"), end=instant("2025-01-03T01:30"))
+    bench.start(start="2025-01-01T02:30", end="2025-01-03T01:30:00Z")
     backfill = bench.finish()
     assert (backfill.state, backfill.range.total) == (BackfillState.SUCCEEDED, 2)
     assert bench.days() == ["2025-01-01T01:30:00Z", "2025-01-02T01:30:00Z"]
@@ -216,8 +215,8 @@ def test_each_partition_of_a_list_starts_a_run(bench: BackfillBench) -> None:
     assert bench.backfill.state is BackfillState.FAILED
 
 
-def test_a_list_of_several_pieces_is_read_in_order(bench: BackfillBench) -> None:
-    values = [f"p{number:04}" for number in range(LIST_PIECE + 3)]
+def test_a_list_of_several_slices_is_read_in_order(bench: BackfillBench) -> None:
+    values = [f"p{number:04}" for number in range(LIST_SLICE + 3)]
     bench.start(partitions=values, start=None, end=None, limit=100)
     assert bench.finish().state is BackfillState.SUCCEEDED
     assert bench.days() == values
@@ -314,7 +313,7 @@ def test_a_cancelled_backfill_leaves_its_runs(bench: BackfillBench) -> None:
     bench.finish()
     assert bench.counts == {"passed": 1, "started": 1, "succeeded": 1}
     for change in (pause_backfill, resume_backfill):
-        with pytest.raises(RejectedError, match=r"is cancelled; it cannot be (paused|resumed)"):
+        with pytest.raises(RejectedError, match=r"was cancelled; it cannot be (paused|resumed)"):
             change(bench.store, "default", bench.id)
     with pytest.raises(RejectedError, match="was cancelled"):
         retry_backfill(bench.store, "default", bench.id, "resume")
@@ -561,6 +560,9 @@ def test_the_same_key_starts_one_backfill(bench: BackfillBench) -> None:
         ({"start": FROM, "end": FROM}, "`from` must be before `to`"),
         ({"start": FROM + DAY, "end": FROM}, "2025-03-29T00:00:00Z is not before 2025-03-28T00:00:00Z"),
         ({"end": NOW + 1.0}, "`to` must not be in the future"),
+        ({"start": "x"}, "`from` must be a time such as 2026-01-31 or 2026-01-31T09:30:00Z, not x"),
+        ({"end": "9999-12-31"}, "`to` must be a time"),
+        ({"end": "2999-12-31"}, "`to` must not be in the future"),
         ({"end": None}, "needs `from` and `to`, or a list"),
         ({"start": None}, "needs `from` and `to`, or a list"),
         ({"partitions": ["a"]}, "contradicts `from`, `to` and `every`"),
@@ -603,8 +605,8 @@ def test_100_000_partitions_are_not_too_many(bench: BackfillBench) -> None:
 
 def test_an_unknown_backfill_is_none(bench: BackfillBench) -> None:
     bench.start(**LIST)
-    piece = bench.store.outbox.find("default", OutboxKind.PARTITIONS)[0][0]
-    for id in ("unknown", piece.id):
+    list_slice = bench.store.outbox.find("default", OutboxKind.PARTITIONS)[0][0]
+    for id in ("unknown", list_slice.id):
         for change in (pause_backfill, resume_backfill, cancel_backfill, read_backfill):
             assert change(bench.store, "default", id) is None
     assert read_backfill(bench.store, "other", bench.id) is None
@@ -619,8 +621,8 @@ def test_a_person_gives_way_to_turns(bench: BackfillBench, monkeypatch: pytest.M
 
 def test_a_lost_list_is_tried_again(bench: BackfillBench, caplog: pytest.LogCaptureFixture) -> None:
     bench.start(**LIST)
-    [piece] = bench.store.outbox.find("default", OutboxKind.PARTITIONS)[0]
-    assert bench.store.outbox.change(piece, None)
+    [list_slice] = bench.store.outbox.find("default", OutboxKind.PARTITIONS)[0]
+    assert bench.store.outbox.change(list_slice, None)
     assert bench.perform_due() == 1
     assert "was deleted" in caplog.text
 
@@ -628,3 +630,22 @@ def test_a_lost_list_is_tried_again(bench: BackfillBench, caplog: pytest.LogCapt
 def test_the_record_of_a_backfill_can_be_read_again(bench: BackfillBench) -> None:
     backfill = replace(bench.start(), counts=BackfillCounts(passed=1), failures=(("a", instant_key(0.0)),))
     assert Backfill.from_json(backfill.to_json()) == backfill
+
+
+def test_two_backfills_share_their_instants(bench: BackfillBench) -> None:
+    """Start two backfills of the same instants, and one that starts what has ended again."""
+    ids = [bench.start(days=10, limit=3).id for _ in range(2)]
+    for backfill_id in ids:
+        bench.id = backfill_id
+        bench.finish()
+    assert len(bench.runs()) == len(set(bench.days())) == 10
+    ids = [bench.start(days=10, limit=3, redo="all").id for _ in range(2)]
+    for _ in range(100):
+        bench.perform_due()
+        open_days = [run.input["day"] for run in bench.runs() if not run.status.is_final]
+        assert len(open_days) == len(set(open_days))
+        bench.execute()
+        bench.clock.advance(1.0)
+    for backfill_id in ids:
+        bench.id = backfill_id
+        assert bench.backfill.state is BackfillState.SUCCEEDED

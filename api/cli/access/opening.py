@@ -12,6 +12,7 @@ from noetl.api.cli.display.console import CommandError
 from noetl.api.cli.store_option import check_is_kept, open_command_services
 
 if TYPE_CHECKING:
+    from noetl.api.cli.access.backfill_access import BackfillAccess
     from noetl.api.cli.access.playbook_access import PlaybookAccess
     from noetl.api.cli.access.run_access import RunAccess
     from noetl.api.cli.access.service_client import ServiceClient
@@ -51,6 +52,18 @@ def open_triggers(store: str | None, url: str | None) -> AbstractContextManager[
     from noetl.api.cli.access.store_triggers import StoreTriggers
 
     return _open(store, url, StoreTriggers, ServiceTriggers)
+
+
+def open_backfills(store: str | None, url: str | None) -> AbstractContextManager[BackfillAccess]:
+    """Open the backfills of a store, or those of the service at `url`.
+
+    Raises:
+        CommandError: as `open_runs`; the backfill or the trigger is unknown.
+    """
+    from noetl.api.cli.access.service_backfills import ServiceBackfills
+    from noetl.api.cli.access.store_backfills import StoreBackfills
+
+    return _open(store, url, StoreBackfills, ServiceBackfills)
 
 
 def open_playbooks(
