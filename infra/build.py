@@ -67,7 +67,18 @@ class FunctionPackage:
 PACKAGES = {
     "step": FunctionPackage(
         ("planner", "executor"),
-        ("testing", "planner/checks", "planner/draw", "planner/diagnostics/explanations"),
+        (
+            "testing",
+            "planner/checks",
+            "planner/dataflow",
+            "planner/diagnostics/explanations",
+            "planner/draw",
+            "planner/editing",
+            "planner/graph",
+            "planner/guards",
+            "planner/program",
+            "planner/registration",
+        ),
         ("ahocorasick-rs", "cronsim", "google-re2", "httpx", "jinja2", "psycopg", "tzdata"),
         10 * MEGABYTE,
     ),
