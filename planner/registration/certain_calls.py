@@ -9,8 +9,8 @@ branch. The least solution has the steps from which a run can end without a call
 Cost: linear in the number of cases and targets.
 
 Limits: guards are not evaluated: each case may be taken, and without `default` also none. A call with a
-condition, a loop or a cache does not count, nor one that is forgiven. A step that may fail without an end of the
-run can be left.
+condition, a loop or a cache does not count, nor one that is forgiven. A step that may fail without an end of
+the run can be left.
 """
 
 from __future__ import annotations

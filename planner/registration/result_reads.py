@@ -1,9 +1,10 @@
-"""Reads of results: the entries that a playbook reads of the playbooks that it calls or awaits.
+"""The entries of results that a playbook reads of the playbooks that it calls or awaits.
 
 Problem: a name may be saved in several places, and a template may handle a value that is missing.
 
-Algorithm: only reads count of which one call is the source. They read the name that the call alone saves with
-`as`, or `trigger.result`. If the call is the last work of its step, `steps.NAME.result` and `result.data` count.
+Algorithm: only reads count of which one call is the source. They read the name that the call alone saves
+with `as`, or `trigger.result`. If the call is the last work of its step, `steps.NAME.result` and
+`result.data` count, too.
 
 Cost: one parse of each text, which is cached.
 

@@ -1,4 +1,4 @@
-"""The uses of other playbooks in a plan: the calls of its actions, and the runs that its triggers wait for."""
+"""Uses of other playbooks in a plan: calls of its actions, and runs that its triggers wait for."""
 
 from __future__ import annotations
 
