@@ -376,6 +376,14 @@ class TestTriggersInACircle:
         registered.add(compiled(f"name: a\n{QUIET}"))
         assert findings_among(registered, awaiting("b", "a")) == []
 
+    def test_a_playbook_that_awaits_itself(self) -> None:
+        for is_forced in (False, True):
+            (found,) = diagnose_among(KnownPlaybooks(), awaiting("a", "a"), is_forced=is_forced)
+            assert found.message == "`run` triggers in a circle: `a` → `a`"
+        condition = ", if: '{{ trigger.result.more }}'"
+        body = "output: {more: false}\n" + QUIET
+        assert diagnose_among(KnownPlaybooks(), awaiting("a", "a", condition, body)) == ()
+
     def test_a_condition_ends_a_circle(self) -> None:
         condition = ", if: '{{ now() }}'"
         assert findings_among(KnownPlaybooks(awaiting("b", "a", condition)), awaiting("a", "b")) == []
