@@ -110,7 +110,7 @@ class RunEntry(View, schema_name="Summary"):
 
     `headline` is present in lists: at most 120 characters with the first error, what the run waits for, or
     the step at work. It is empty if the run has succeeded or was cancelled. Otherwise, `steps` is present in
-    lists too.
+    lists too. `trigger` is the name of the trigger that has started the run.
     """
 
     workflow_id: str
@@ -119,6 +119,7 @@ class RunEntry(View, schema_name="Summary"):
     version: str | None
     parent: str | None = None
     resumed_from: str | None = None
+    trigger: str | None = None
     created_at: Timestamp
     started_at: Timestamp | None
     finished_at: Timestamp | None
@@ -137,6 +138,7 @@ class RunEntry(View, schema_name="Summary"):
             version=run.version,
             parent=parent_of(run),
             resumed_from=run.resumed_from,
+            trigger=None if run.trigger is None else run.trigger["name"],
             created_at=timestamp(run.created_at),
             started_at=timestamp(run.started_at),
             finished_at=timestamp(run.finished_at),

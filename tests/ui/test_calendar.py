@@ -151,3 +151,19 @@ def test_a_trigger_leads_to_its_calendar(page: Page, service: ServedPage) -> Non
     )
     page.get_by_role("link", name="All schedules").click()
     expect(page.get_by_role("region", name="Schedules")).to_contain_text("calendar/broken/yearly")
+
+
+@pytest.mark.parametrize("options", VIEWS)
+def test_the_list_of_runs_says_which_trigger_has_started_one(
+    browser: Browser, service: ServedPage, axe: str, options: dict[str, object]
+) -> None:
+    run_id = fire(service, "calendar/load/noon", "succeeded")
+    assert service.http.get("/workflows", params={"id": run_id}).json()["items"][0]["trigger"] == "noon"
+    with open_page(browser, **options) as page:
+        page.goto(f"{service.url}/ui/runs?playbook=calendar/load&since=all")
+        row = page.get_by_role("row").filter(has=page.locator(f'a[href="/ui/runs/{run_id}"]'))
+        expect(row).to_be_visible()
+        assert find_barriers(page, axe) == []
+        if "viewport" not in options:  # A phone has no tags.
+            row.get_by_role("link", name="by noon").click()
+            expect(page.get_by_role("region", name="Trigger noon")).to_be_visible()

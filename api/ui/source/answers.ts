@@ -43,6 +43,8 @@ export interface RunEntry {
 
 /** An entry of a list of runs. */
 export interface ListedRun extends RunEntry {
+  /** The name of the trigger that has started the run. */
+  trigger?: string | null;
   steps?: { done: number; total: number } | null;
 }
 

@@ -21,6 +21,7 @@ const CompareView = lazy(async () => (await import("./compare/view")).CompareVie
 const PlaybooksView = lazy(async () => (await import("./playbooks/view")).PlaybooksView);
 const FoundRun = lazy(async () => (await import("./run/resolve")).FoundRun);
 const TriggersView = lazy(async () => (await import("./triggers/view")).TriggersView);
+const NotificationsView = lazy(async () => (await import("./notifications/view")).NotificationsView);
 const InboxView = lazy(async () => (await import("./inbox/view")).InboxView);
 
 const CONNECTION: Record<Connection, string> = {
@@ -81,6 +82,7 @@ function View() {
   if (name === "playbooks" && ((id === "new" && parts.length === 2) || parts[2] === "edit")) return <EditView key={parts.join("/")} />;
   if (name === "playbooks") return <PlaybooksView />;
   if (name === "triggers") return <TriggersView />;
+  if (name === "notifications") return <NotificationsView />;
   if (name === "compare") return <CompareView />;
   return (
     <main>
@@ -111,6 +113,9 @@ function Head({ connection: [connection, lastData] }: { connection: [Connection,
         </a>
         <a href={linkTo(["triggers"])} aria-current={parts[0] === "triggers" ? "page" : undefined}>
           Triggers
+        </a>
+        <a href={linkTo(["notifications"])} aria-current={parts[0] === "notifications" ? "page" : undefined}>
+          Notifications
         </a>
         <a href={linkTo(["inbox"])} aria-current={parts[0] === "inbox" ? "page" : undefined}>
           Inbox {waiting > 0 && <b class="badge">{inbox.data?.next_cursor ? `${count(waiting)}+` : count(waiting)}</b>}

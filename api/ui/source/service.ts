@@ -73,7 +73,8 @@ export class Service {
       const response = await this.fetch(path, options);
       if (response.ok && options.method && path.startsWith("/workflows")) dispatchEvent(new Event(CHANGED));
       if (response.ok || response.status === 304) return response;
-      if (response.status === 403 && options.method) this.isReader = true;
+      // Channels need another scope than runs.
+      if (response.status === 403 && options.method && !path.startsWith("/channels")) this.isReader = true;
       if (response.status !== 401) throw await readProblem(response);
       if (this.key === used) await this.changeKey(used !== "");
     }

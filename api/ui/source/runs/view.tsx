@@ -337,6 +337,15 @@ function RunRow({ run, place, now, isCurrent, isSelected, isGone, onToggle }: Ro
         <bdi>{printable(run.headline ?? "")}</bdi>
       </span>
       <span role="gridcell" class="c5">
+        {run.trigger && (
+          <a
+            class="tag"
+            title={`Started by trigger ${printable(run.trigger)}`}
+            href={linkTo(["playbooks", run.playbook, "triggers"], new URLSearchParams({ trigger: run.trigger }))}
+          >
+            by <bdi>{printable(run.trigger)}</bdi>
+          </a>
+        )}
         {run.tags.map((tag) => (
           <bdi class="tag" key={tag}>
             {printable(tag)}

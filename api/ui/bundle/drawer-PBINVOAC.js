@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-WRFDKC2X.js";import"./chunk-BK6MH7WZ.js";import"./chunk-XZFBJ6H3.js";import"./chunk-KRIDZECG.js";import"./chunk-DKJNIV4L.js";import"./chunk-RTIDTJFH.js";import"./chunk-LZREOAD6.js";import"./chunk-HF6LHW4F.js";import"./chunk-UY3JUWKA.js";import"./chunk-CMYX6GEQ.js";export{a as Drawer,b as LogLines};
