@@ -255,6 +255,9 @@ class FireBody(RequestBody):
     data: Annotated[
         ObjectMember, Field(description="For a webhook: what its templates read under `trigger`.")
     ] = None
+    run: Annotated[str | None, Expected("the id of a run")] = Field(
+        None, description="For a trigger that awaits runs: the id of an ended run of the awaited playbook."
+    )
 
 
 class TriggerResumeBody(RequestBody):

@@ -250,7 +250,7 @@ async def read_fire_request(request: Request, key: str | None) -> FireRequest:
     _content_type(request, (JSON_TYPE,))
     fire = await _decode(body, lambda value: parse_body(FireBody, value))
     instant = None if fire.instant is None else datetime.fromisoformat(fire.instant.upper()).timestamp()
-    return FireRequest(instant, fire.input or {}, key, fire.data)
+    return FireRequest(instant, fire.input or {}, key, fire.data, fire.run)
 
 
 async def read_catch_up(request: Request) -> CatchUpMode:

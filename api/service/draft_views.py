@@ -38,7 +38,7 @@ class DraftScope(View, schema_name="DraftScope"):
 
 
 class NextFiring(View, schema_name="NextFiring"):
-    """Firing to come, in UTC and in the zone of its schedule. `note` says what a change of the offset does."""
+    """Firing to come, in UTC and in the zone of its schedule. `note` is about a change of the offset."""
 
     scheduled_at: str
     local: str

@@ -95,12 +95,13 @@ class ScheduleEntry(View, schema_name="Schedule"):
 
 
 class WebhookEntry(View, schema_name="Webhook"):
-    """Webhook of a trigger. Its address is `/hooks/`, the tenant, and `path`.
+    """Webhook of a trigger. `address` is the path below the address of the service.
 
     `secrets` are the names of its secrets. `header` is that of the signature, where the playbook names one.
     """
 
     path: str
+    address: str
     method: Literal["POST", "PUT"]
     scheme: WebhookScheme
     secrets: Sequence[str]
@@ -111,9 +112,10 @@ class WebhookEntry(View, schema_name="Webhook"):
     remember_seconds: float
 
     @classmethod
-    def from_webhook(cls, webhook: Webhook) -> WebhookEntry:
+    def from_webhook(cls, webhook: Webhook, tenant: str) -> WebhookEntry:
         return cls(
             path=webhook.path,
+            address=f"/hooks/{tenant}/{webhook.path}",
             method=webhook.method,
             scheme=webhook.auth.scheme,
             secrets=webhook.auth.secrets,
@@ -222,7 +224,7 @@ def describe_trigger(
     """Return the details of a trigger. `further` are the members that do not follow from its declaration."""
     return TriggerDetails(
         **_members_of(trigger, declared.source, last),
-        definition=_definition_of(declared.source),
+        definition=_definition_of(declared.source, trigger.tenant),
         input=declared.input,
         condition=declared.condition,
         key=declared.key,
@@ -252,10 +254,10 @@ def _members_of(trigger: LiveTrigger, source: TriggerSource, last: Firing | None
     }
 
 
-def _definition_of(source: TriggerSource) -> Definition:
+def _definition_of(source: TriggerSource, tenant: str) -> Definition:
     match source:
         case Webhook():
-            return WebhookEntry.from_webhook(source)
+            return WebhookEntry.from_webhook(source, tenant)
         case RunEnd():
             return RunEndEntry.from_run_end(source)
         case Folder():

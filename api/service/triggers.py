@@ -73,13 +73,14 @@ class FireRequest:
 
     `instant` is one of its schedule, in seconds since the epoch; None is now. `input` replaces values of the
     input. Without an instant, the same `idempotency_key` starts one run. `data` are what templates of a
-    webhook read under `trigger`.
+    webhook read under `trigger`. `run_id` is an ended run that a trigger of type `run` awaits.
     """
 
     instant: float | None = None
     input: Mapping[str, Any] = field(default_factory=dict)
     idempotency_key: str | None = None
     data: Mapping[str, Any] | None = None
+    run_id: str | None = None
 
 
 @frozen
@@ -183,19 +184,23 @@ class TriggerService:
         instant = request.instant
         if instant is not None:
             _check_instant(trigger, _declaration(header, trigger), instant)
-        if request.data is not None and trigger.type != "webhook":
-            message = f"trigger `{trigger.name}` is no webhook, so it takes no data"
-            raise RejectedError("invalid_input", message)
+        _check_cause(trigger, request)
         key = request.idempotency_key or secrets.token_hex(8)
-        run_id = firing_id(
-            trigger.tenant,
-            playbook,
-            name,
-            f"manual {key}" if instant is None else instant_key(instant),
-        )
+        run_id = firing_id(trigger.tenant, playbook, name, self._firing_key(request, key))
         is_known = self.context.store.runs.summary(trigger.tenant, run_id) is not None
-        firing = HandFiring(key, instant, request.input, data=request.data)
+        firing = HandFiring(key, instant, request.input, request.run_id, request.data)
         return fire_by_hand(self.context.store, trigger, firing, self.context.clock()), is_known
+
+    def _firing_key(self, request: FireRequest, key: str) -> str:
+        """Return the key of the firing of a request. `key` is that of the request."""
+        from noetl.executor.engine.run_firing import end_key
+
+        if request.instant is not None:
+            return instant_key(request.instant)
+        if request.run_id is not None:
+            ended = self.context.store.runs.summary(self.context.tenant, request.run_id)
+            return f"manual {key}" if ended is None else end_key(ended.id, ended.resumes)
+        return f"manual {key}"
 
     def _change(
         self, playbook: str, name: str, change: Callable[[LiveTrigger, Trigger], Advance | None]
@@ -252,6 +257,18 @@ def _next_firings(trigger: LiveTrigger, schedule: Schedule, now: float) -> Itera
             due_at=timestamp(instant + delay),
         )
         instant = schedule.next_after(instant)
+
+
+def _check_cause(trigger: LiveTrigger, request: FireRequest) -> None:
+    """Check that a request has only what the type of its trigger takes.
+
+    Raises:
+        RejectedError: `invalid_input`.
+    """
+    if request.data is not None and trigger.type != "webhook":
+        raise RejectedError("invalid_input", f"trigger `{trigger.name}` is no webhook, so it takes no data")
+    if request.run_id is not None and trigger.type != "run":
+        raise RejectedError("invalid_input", f"trigger `{trigger.name}` awaits no runs, so it takes no run")
 
 
 def _check_instant(trigger: LiveTrigger, declared: Trigger, instant: float) -> None:

@@ -149,3 +149,25 @@ async def test_wrong_requests_are_refused(service: httpx.AsyncClient) -> None:
     assert (await service.post(NIGHTLY)).status_code == 405
     text = TEXT.replace("nightly", "fire")
     assert_problem(await service.post("/playbooks", json={"playbook": text}), 422, "invalid-playbook")
+
+
+async def test_a_trigger_that_awaits_runs_is_fired_for_an_ended_run(service: httpx.AsyncClient) -> None:
+    text = (
+        "name: after\ninput: {id: {type: string, default: none}}\n"
+        'triggers: [{name: ended, type: run, playbook: team/load, input: {id: "{{ trigger.workflow_id }}"}}]\n'
+        'steps: [{name: a, run: [{action: set, set: {of: "{{ input.id }}"}}]}]\n'
+    )
+    assert (await service.post("/playbooks", json={"playbook": text})).status_code == 201
+    awaited = (await service.post(f"{NIGHTLY}/fire")).json()["workflow_id"]
+    await read_result(service, awaited)
+    first, second = [
+        await service.post("/triggers/after/ended/fire", json={"run": awaited}) for _ in range(2)
+    ]
+    assert await read_result(service, first.json()["workflow_id"]) == {"of": awaited}
+    assert second.json()["workflow_id"] == first.json()["workflow_id"]
+    for path, body in (
+        (f"{NIGHTLY}/fire", {"run": awaited}),
+        (f"{NIGHTLY}/fire", {"data": {}}),
+        ("/triggers/after/ended/fire", {"run": "none"}),
+    ):
+        assert_problem(await service.post(path, json=body), 422, "invalid-input")

@@ -82,17 +82,12 @@ export interface TriggerEntry {
   type: string;
   version: string;
   paused: boolean;
-  /** What it fires at, on one line. That of a schedule is `schedule`, too. */
-  summary?: string;
-  schedule: string | null;
+  /** What it fires at, on one line. */
+  summary: string;
   due_at: string | null;
   last_at: string | null;
   last_outcome: string | null;
   last_run: string | null;
-}
-
-export function summaryOf({ summary, schedule }: Pick<TriggerEntry, "summary" | "schedule">): string {
-  return summary ?? schedule ?? "";
 }
 
 export interface ScheduleDefinition {
@@ -117,11 +112,17 @@ export interface RunEndDefinition {
   statuses: string[];
 }
 
+export interface FolderDefinition {
+  folder: string;
+  glob: string;
+  settle_seconds: number;
+}
+
 export interface TriggerDetails extends TriggerEntry {
-  definition: ScheduleDefinition | WebhookDefinition | RunEndDefinition;
+  definition: ScheduleDefinition | WebhookDefinition | RunEndDefinition | FolderDefinition;
   input: Record<string, unknown>;
   condition: string | boolean | null;
-  key?: string | null;
+  key: string | null;
   inputs: Record<string, DeclaredInput>;
   firings: { scheduled_at: string; local: string; due_at: string }[];
 }

@@ -9,7 +9,7 @@ import { wordOf } from "../parts/state";
 import { Time } from "../parts/times";
 import { printable } from "../parts/value";
 import { playbookLink } from "./addresses";
-import { summaryOf, type RunEndDefinition, type ScheduleDefinition, type TriggerDetails, type WebhookDefinition } from "./answers";
+import type { FolderDefinition, RunEndDefinition, ScheduleDefinition, TriggerDetails, WebhookDefinition } from "./answers";
 
 /** The rows of a declaration that depend on its type. */
 export function SourceRows({ trigger }: { trigger: TriggerDetails }) {
@@ -18,8 +18,16 @@ export function SourceRows({ trigger }: { trigger: TriggerDetails }) {
       return <WebhookRows webhook={trigger.definition as WebhookDefinition} />;
     case "run":
       return <RunEndRows end={trigger.definition as RunEndDefinition} />;
-    default:
+    case "folder":
+      return <FolderRows folder={trigger.definition as FolderDefinition} />;
+    case "schedule":
       return <ScheduleRows trigger={trigger} schedule={trigger.definition as ScheduleDefinition} />;
+    default:
+      return (
+        <Row name="Fires at">
+          <bdi>{printable(trigger.summary)}</bdi>
+        </Row>
+      );
   }
 }
 
@@ -42,7 +50,7 @@ function ScheduleRows({ trigger, schedule }: { trigger: TriggerDetails; schedule
   return (
     <>
       <Row name="Schedule">
-        <bdi>{printable(summaryOf(trigger) + late)}</bdi>
+        <bdi>{printable(trigger.summary + late)}</bdi>
       </Row>
       <Row name={trigger.paused ? "Next, without the pause" : "Next"}>
         {trigger.firings.length ? (
@@ -108,6 +116,19 @@ function RunEndRows({ end }: { end: RunEndDefinition }) {
         </a>
       </Row>
       <Row name="That end as">{end.statuses.map((status) => wordOf(status).toLowerCase()).join(", ")}</Row>
+    </>
+  );
+}
+
+function FolderRows({ folder }: { folder: FolderDefinition }) {
+  return (
+    <>
+      <Row name="Folder">
+        <bdi>{printable(folder.folder)}</bdi>
+      </Row>
+      <Row name="Files">
+        <code>{printable(folder.glob)}</code>, unchanged for {folder.settle_seconds} s
+      </Row>
     </>
   );
 }

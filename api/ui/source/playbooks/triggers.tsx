@@ -13,7 +13,7 @@ import { describe, useAnswer, useShared } from "../parts/context";
 import { Time } from "../parts/times";
 import { printable } from "../parts/value";
 import { query } from "../service";
-import { summaryOf, type FiringEntry, type TriggerDetails, type TriggerEntry } from "./answers";
+import type { FiringEntry, TriggerDetails, TriggerEntry } from "./answers";
 import { playbookLink } from "./addresses";
 import { FireForm } from "./fire";
 import { Outcome, Trouble } from "./outcome";
@@ -58,7 +58,7 @@ export function TriggersTab({ name }: { name: string }) {
                 </a>
               </th>
               <td>
-                <bdi>{printable(summaryOf(trigger))}</bdi>
+                <bdi>{printable(trigger.summary)}</bdi>
               </td>
               <td>{trigger.paused ? <span class="wait">Paused</span> : trigger.due_at ? <Time at={trigger.due_at} /> : trigger.type === "schedule" && "never"}</td>
               <td>

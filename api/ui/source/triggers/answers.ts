@@ -36,8 +36,7 @@ export interface ListedTrigger {
   name: string;
   type: string;
   paused: boolean;
-  summary?: string;
-  schedule: string | null;
+  summary: string;
   due_at: string | null;
   last_at: string | null;
   last_outcome: string | null;

@@ -10,7 +10,6 @@ import { describe, useAnswer, useShared } from "../parts/context";
 import { Time } from "../parts/times";
 import { printable } from "../parts/value";
 import { playbookLink } from "../playbooks/addresses";
-import { summaryOf } from "../playbooks/answers";
 import { Outcome, Trouble } from "../playbooks/outcome";
 import { query } from "../service";
 import type { ListedTrigger } from "./answers";
@@ -103,7 +102,7 @@ function Row({ trigger, onChange }: RowProps) {
       </th>
       <td>{printable(trigger.type)}</td>
       <td>
-        <bdi>{printable(summaryOf(trigger))}</bdi>
+        <bdi>{printable(trigger.summary)}</bdi>
       </td>
       <td>{paused ? <span class="wait">Paused</span> : <Time at={trigger.due_at} />}</td>
       <td>
