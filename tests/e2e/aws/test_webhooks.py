@@ -6,8 +6,6 @@ import hashlib
 import hmac
 import json
 
-import httpx
-
 from tests.e2e.aws.conftest import SECRETS_PREFIX
 from tests.e2e.aws.service import DeployedService
 from tests.e2e.aws.stack import CONTENT, DeployedStack
@@ -35,7 +33,7 @@ def test_a_signed_request_through_the_gateway_starts_one_run(
     body = b'{ "number":  5, "text": "\xc3\xa4" }\n'
     signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
     headers = {"X-Hub-Signature-256": f"sha256={signature}", "Content-Type": "application/json"}
-    with httpx.Client(base_url=service.http.base_url, timeout=60) as stranger:
+    with stack.http(None) as stranger:
         refused = stranger.post("/hooks/default/git/pushed", content=body + b" ", headers=headers)
         assert refused.status_code == 401, refused.text
         assert refused.json()["type"] == "urn:noetl:problem:unsigned"
