@@ -48,6 +48,7 @@ TAGS = {
     "callbacks": "Answers of external systems and persons to steps that wait.",
     "webhooks": "Requests of other systems that start runs.",
     "playbooks": "The registry of playbooks.",
+    "notifications": "Where notifications are sent, and those that were not delivered yet.",
     "triggers": "What starts runs by itself: triggers, their firings, and firings by hand.",
     "plans": "The compiler, without a run.",
     "cache": "Cached results of work.",

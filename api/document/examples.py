@@ -27,6 +27,14 @@ from noetl.api.service.backfill_views import (
 )
 from noetl.api.service.cached_results import CachedEntry, CachePage, ClearReport
 from noetl.api.service.calendar_views import CalendarPage, CalendarTrigger, PastFiring
+from noetl.api.service.channel_views import (
+    ChannelEntry,
+    ChannelPage,
+    ChannelTest,
+    NotificationEntry,
+    NotificationPage,
+    StoredChannel,
+)
 from noetl.api.service.data_views import (
     ActionReport,
     AttemptReport,
@@ -189,6 +197,33 @@ _FAILURE = ErrorRecord(
     details=None,
     line=5,
     item={"number": 17, "total": 500, "value": '"you"'},
+)
+_CHANNEL = ChannelEntry(
+    name="ops",
+    type="webhook",
+    url="https://hooks.example.com/…",
+    events=["failed", "late"],
+    signed=True,
+    paused=False,
+    paused_reason=None,
+    retry_at=None,
+    created_at="2026-01-29T10:00:00.000000Z",
+)
+_NOTIFICATION = NotificationEntry(
+    id="5f1c7c0b1f2ad1f04b0d9f1e",
+    channel="ops",
+    event="failed",
+    workflow_id=_RUN,
+    playbook="greet",
+    version="1",
+    status="timed_out",
+    state="pending",
+    attempts=2,
+    created_at="2026-01-30T01:30:00.000000Z",
+    due_at="2026-01-30T01:35:05.000000Z",
+    expires_at=None,
+    failed_at="2026-01-30T01:30:05.000000Z",
+    problem="`hooks.example.com` answered 503",
 )
 _NEXT = "2026-02-02T01:30:00.000000Z"
 _BACKFILL = BackfillEntry(
@@ -420,6 +455,12 @@ _VIEWS: tuple[View, ...] = (
         has_more=False,
     ),
     ClearReport(cleared=3),
+    _CHANNEL,
+    ChannelPage(items=[_CHANNEL]),
+    StoredChannel(**vars(_CHANNEL), secret="whsec_MDEyMzQ1Njc4OWFiY2RlZg=="),  # noqa: S106
+    ChannelTest(delivered=False, problem="`hooks.example.com` answered 404"),
+    _NOTIFICATION,
+    NotificationPage(items=[_NOTIFICATION], next_cursor=None),
     _TRIGGER,
     TriggerPage(items=[_TRIGGER], next_cursor=None),
     TriggerDetails(
@@ -617,6 +658,7 @@ BODY_EXAMPLES: dict[str, Any] = {
     "TagsBody": {"add": ["env=prod"], "remove": ["draft"]},
     "FireBody": {"input": {"who": "you"}},
     "TriggerResumeBody": {"catch_up": "last"},
+    "ChannelBody": {"url": "https://hooks.example.com/noetl", "events": ["failed", "late"]},
     "AnswerBody": {"step": "ask", "answer": {"approved": True}},
     "ResumeBody": {"input": {"who": "you"}},
     "SubmissionBody": {"playbook": _PLAYBOOK, "input": {"who": "you"}, "tags": ["nightly"]},

@@ -260,6 +260,24 @@ class FireBody(RequestBody):
     )
 
 
+class ChannelBody(RequestBody):
+    """A channel to which notifications are sent."""
+
+    url: Annotated[str, Expected("an address, or `{{ secrets.NAME }}`")] = Field(
+        description="The address, or `{{ secrets.NAME }}`. For `eventbridge`, the name or the ARN of a bus."
+    )
+    type: Annotated[
+        Literal["webhook", "slack", "eventbridge"], Expected("`webhook`, `slack` or `eventbridge`")
+    ] = "webhook"
+    events: Annotated[
+        list[Literal["failed", "succeeded", "cancelled", "late"]],
+        Expected("a list of `failed`, `succeeded`, `cancelled` and `late`"),
+    ] = Field(default_factory=list, description="The events of all runs that it receives.")
+    secret: Annotated[str | None, Expected("a text")] = Field(
+        None, description="The secret that signs, for `webhook`: `whsec_` and base64, or a `secrets.NAME`."
+    )
+
+
 class TriggerResumeBody(RequestBody):
     """A request to resume a trigger, with the use of the firings that were missed during its pause."""
 
@@ -347,6 +365,7 @@ REQUEST_BODIES: tuple[type[RequestBody], ...] = (
     BackfillBody,
     BackfillCancelBody,
     BackfillRetryBody,
+    ChannelBody,
 )
 
 

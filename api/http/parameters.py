@@ -37,6 +37,7 @@ from noetl.api.service.calendar import (
 from noetl.api.service.inbox import MAX_QUESTIONS, QUESTIONS_PER_PAGE
 from noetl.api.service.loop_items import ITEMS_PER_PAGE, MAX_ITEMS_PER_PAGE, ItemQuery
 from noetl.api.service.loop_states import ItemState
+from noetl.api.service.notifications import MAX_NOTIFICATIONS, NOTIFICATIONS_PER_PAGE
 from noetl.api.service.run_data import LINES_PER_PAGE
 from noetl.api.service.run_lists import parse_step
 from noetl.api.service.runs import EVENTS_PER_PAGE
@@ -48,6 +49,7 @@ from noetl.api.service.triggers import (
     TRIGGERS_PER_PAGE,
 )
 from noetl.executor.model.cached_results import MAX_LISTED
+from noetl.executor.model.deliveries import DeliveryState
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, RunFilter
 from noetl.executor.model.tracing import parse_trace
@@ -482,6 +484,16 @@ class InboxQuery(BaseModel):
     )
     limit: WholeNumber = Field(
         QUESTIONS_PER_PAGE, ge=1, le=MAX_QUESTIONS, description="The most questions of the page."
+    )
+    cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
+
+
+class NotificationQuery(BaseModel):
+    """The query parameters of the list of notifications."""
+
+    state: DeliveryState | None = Field(None, description="Only notifications in this state.")
+    limit: WholeNumber = Field(
+        NOTIFICATIONS_PER_PAGE, ge=1, le=MAX_NOTIFICATIONS, description="The most notifications of the page."
     )
     cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
 

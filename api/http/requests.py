@@ -31,6 +31,7 @@ from fastapi import Request
 from noetl.api.http.openapi import FORM_TYPE, JSON_TYPE, YAML_TYPES
 from noetl.api.http.problems import Problem
 from noetl.api.service.changed_restarts import ChangedRestart
+from noetl.api.service.channels import ChannelRequest
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference
 from noetl.api.service.inbox import AnswerRequest
 from noetl.api.service.past_restarts import PastRestart
@@ -251,6 +252,20 @@ async def read_fire_request(request: Request, key: str | None) -> FireRequest:
     fire = await _decode(body, lambda value: parse_body(FireBody, value))
     instant = None if fire.instant is None else datetime.fromisoformat(fire.instant.upper()).timestamp()
     return FireRequest(instant, fire.input or {}, key, fire.data, fire.run)
+
+
+async def read_channel_request(request: Request) -> ChannelRequest:
+    """Return a channel as a request declares it.
+
+    Raises:
+        Problem: 400, 413, 415 or 422.
+    """
+    from noetl.api.http.bodies import ChannelBody, parse_body
+
+    body = await _read_body(request)
+    _content_type(request, (JSON_TYPE,))
+    declared = await _decode(body, lambda value: parse_body(ChannelBody, value))
+    return ChannelRequest(declared.url, declared.type, tuple(declared.events), declared.secret)
 
 
 async def read_catch_up(request: Request) -> CatchUpMode:

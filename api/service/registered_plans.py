@@ -48,6 +48,9 @@ class StoredPlaybooks:
             declared = next(declared for declared in header.triggers if declared.name == trigger.name)
             yield AwaitingTrigger(trigger.playbook, declared)
 
+    def channels(self) -> Sequence[str]:
+        return [channel.name for channel in self.store.channels.find(self.tenant)]
+
     def newest_versions(self) -> Iterator[RegisteredPlan]:
         return map(self._read, self._find(None, MAX_CALLERS))
 

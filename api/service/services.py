@@ -12,10 +12,12 @@ from noetl.api.service.cached_results import CacheService
 from noetl.api.service.calendar import CalendarService
 from noetl.api.service.callbacks import CallbackService
 from noetl.api.service.changed_restarts import ChangedRestartService
+from noetl.api.service.channels import ChannelService
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.evaluation import EvaluationService
 from noetl.api.service.inbox import InboxService
 from noetl.api.service.loop_items import LoopItemService
+from noetl.api.service.notifications import NotificationService
 from noetl.api.service.past_restarts import PastRestartService
 from noetl.api.service.past_runs import PastRunService
 from noetl.api.service.plan_loops import find_loop_steps
@@ -61,6 +63,8 @@ class TenantServices:
         self.backfills = BackfillService(context)
         self.calendar = CalendarService(context)
         self.webhooks = WebhookService(context)
+        self.channels = ChannelService(context)
+        self.notifications = NotificationService(context)
         self.statistics = StatisticsService(context)
         self.callbacks = CallbackService(context)
 

@@ -14,7 +14,7 @@ _ESCAPED = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"))
 
 
 def slack_post(url: httpx.URL, message: Message) -> HttpPost:
-    """Return the request. Control sequences of Slack in the text are escaped, so no text mentions a person."""
+    """Return the request. Control sequences of Slack are escaped, so no text mentions a person."""
     text = message.text
     for sign, escaped in _ESCAPED:
         text = text.replace(sign, escaped)

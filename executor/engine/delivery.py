@@ -59,7 +59,7 @@ logger = logging.getLogger("noetl.notifications")
 
 @frozen
 class Courier:
-    """The delivery of the notifications of a store. `public_url` is the address of the service, if it is known."""
+    """The delivery of notifications of a store. `public_url` is the address of the service, if known."""
 
     store: Store
     sender: Sender
@@ -133,7 +133,7 @@ class Courier:
         self._change_channel(channel, lambda current: delay_channel(current, next_at))
 
     def _hold(self, entry: OutboxEntry, now: float) -> bool:
-        """Store that an entry waits for its paused channel. If the channel was resumed meanwhile, it is due at once."""
+        """Store that an entry waits for its paused channel. If that was resumed meanwhile, it is due at once."""
         held = hold(entry, now)
         if not self.store.outbox.change(entry, held):
             return False

@@ -5,6 +5,7 @@ Problem: a playbook is compiled alone, but it calls others, waits for their runs
 Algorithm: each use of another playbook is compared with the version that it names, or with the newest
 (NP817, NP818). The inputs and the result of the new version may differ from those of the version before. Then
 each use of it by another playbook is compared with both. It breaks if it fits the old one only (NP822).
+Channels that `notify` names must exist (NP851).
 
 Cost: one read for each used playbook. If the interface has changed, one for each registered playbook, and for
 those that use the new one their plans.
@@ -23,6 +24,7 @@ from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import replace
 from noetl.planner.plan import Header, Plan
 from noetl.planner.registration.call_sites import Catalogued, may_call
+from noetl.planner.registration.channels import check_channels
 from noetl.planner.registration.circles import check_circles
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings, key_of
 from noetl.planner.registration.fit import Misfit, list_versions
@@ -50,6 +52,7 @@ def check_registration(
     """
     findings = RegistrationFindings(plan)
     if not is_forced:
+        check_channels(findings, registered)
         _check_used_playbooks(findings, registered, action_types)
         _check_callers(findings, registered, action_types)
     check_circles(findings, registered, action_types)

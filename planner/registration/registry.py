@@ -46,6 +46,10 @@ class RegisteredPlaybooks(Protocol):
         """Return the triggers that fire at the end of runs of a playbook."""
         ...
 
+    def channels(self) -> Sequence[str]:
+        """Return the names of all channels of the tenant."""
+        ...
+
     def newest_versions(self) -> Iterable[RegisteredPlan]:
         """Return the newest versions of the playbooks, up to a bound."""
         ...

@@ -61,6 +61,9 @@ class KnownPlaybooks:
                 if isinstance(trigger.source, RunEnd) and trigger.source.playbook == name:
                     yield AwaitingTrigger(registered.header.name, trigger)
 
+    def channels(self) -> Sequence[str]:
+        return ["ops", "audit"]
+
     def newest_versions(self) -> Iterable[RegisteredPlan]:
         return [versions[0] for versions in self._versions.values()]
 

@@ -13,6 +13,7 @@ from noetl.api.cli.store_option import check_is_kept, open_command_services
 
 if TYPE_CHECKING:
     from noetl.api.cli.access.backfill_access import BackfillAccess
+    from noetl.api.cli.access.channel_access import ChannelAccess
     from noetl.api.cli.access.playbook_access import PlaybookAccess
     from noetl.api.cli.access.run_access import RunAccess
     from noetl.api.cli.access.service_client import ServiceClient
@@ -64,6 +65,24 @@ def open_backfills(store: str | None, url: str | None) -> AbstractContextManager
     from noetl.api.cli.access.store_backfills import StoreBackfills
 
     return _open(store, url, StoreBackfills, ServiceBackfills)
+
+
+def open_channels(
+    store: str | None, url: str | None, *, create: bool = False
+) -> AbstractContextManager[ChannelAccess]:
+    """Open the channels and notifications of a store, or those of the service at `url`.
+
+    With `create`, a store that does not exist is created.
+
+    Raises:
+        CommandError: as `open_runs`; the channel or the notification is unknown; the store is in memory.
+    """
+    from noetl.api.cli.access.service_channels import ServiceChannels
+    from noetl.api.cli.access.store_channels import StoreChannels
+
+    if url is None and create:
+        check_is_kept(store)
+    return _open(store, url, StoreChannels, ServiceChannels, create=create)
 
 
 def open_playbooks(

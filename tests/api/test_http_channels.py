@@ -1,0 +1,147 @@
+"""Channels and notifications over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from noetl.api.service.channel_views import (
+    ChannelEntry,
+    ChannelPage,
+    ChannelTest,
+    NotificationEntry,
+    NotificationPage,
+    StoredChannel,
+)
+from noetl.api.service.channels import MAX_CHANNELS
+from tests.api.responses import assert_problem, read_view
+from tests.http_server import StubServer, serve
+
+pytestmark = pytest.mark.anyio
+
+SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+FAILING = """\
+name: load
+notify: {failed: ops}
+steps: [{name: load, run: [{action: fail, message: no rows}]}]
+"""
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubServer]:
+    """Receiver that accepts everything. Actions may reach it."""
+    monkeypatch.setenv("NOETL_ALLOW_NETWORKS", "127.0.0.0/8")
+    with serve(lambda exchange: exchange.reply(204)) as server:
+        yield server
+
+
+async def put(http: httpx.AsyncClient, name: str = "ops", status: int = 201, **body: Any) -> Any:
+    response = await http.put(f"/channels/{name}", json={"url": "https://hooks.test/T/secret", **body})
+    assert response.status_code == status, response.text
+    return response.json()
+
+
+async def test_a_channel_is_added_changed_and_removed(http: httpx.AsyncClient) -> None:
+    added = read_view(StoredChannel, await put(http, events=["late", "failed"]))
+    assert (added.name, added.type, added.url) == ("ops", "webhook", "https://hooks.test/…")
+    assert (added.events, added.signed, added.paused) == (["failed", "late"], True, False)
+    assert added.secret is not None
+    assert added.secret.startswith("whsec_")
+    # It keeps its secret, which is not shown again.
+    changed = read_view(StoredChannel, await put(http, status=200, url="https://other.test/"))
+    assert (changed.url, changed.events, changed.signed) == ("https://other.test", [], True)
+    assert (changed.secret, changed.created_at) == (None, added.created_at)
+    assert read_view(StoredChannel, await put(http, "given", secret=SECRET)).secret is None
+    slack = read_view(StoredChannel, await put(http, "slack", type="slack", url="{{ secrets.SLACK }}"))
+    assert (slack.url, slack.signed, slack.secret) == ("{{ secrets.SLACK }}", False, None)
+    bus = read_view(StoredChannel, await put(http, "bus", type="eventbridge", url="default"))
+    assert bus.url == "default"
+    page = read_view(ChannelPage, (await http.get("/channels")).json())
+    assert [channel.name for channel in page.items] == ["bus", "given", "ops", "slack"]
+    text = json.dumps((await http.get("/channels")).json())
+    assert "secret" not in text.replace("secrets.SLACK", "")
+    assert (await http.delete("/channels/ops")).status_code == 204
+    assert_problem(await http.get("/channels/ops"), 404, "not-found")
+    assert_problem(await http.delete("/channels/ops"), 404, "not-found")
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("on call", {}),
+        ("ops", {"url": "ftp://hooks.test"}),
+        ("ops", {"url": "https://me:word@hooks.test"}),
+        ("ops", {"url": " "}),
+        ("ops", {"secret": "whsec_?"}),
+        ("ops", {"type": "slack", "secret": SECRET}),
+    ],
+)
+async def test_a_wrong_channel_is_refused(http: httpx.AsyncClient, name: str, body: dict[str, Any]) -> None:
+    response = await http.put(f"/channels/{name}", json={"url": "https://hooks.test", **body})
+    assert_problem(response, 422, "invalid-channel")
+
+
+async def test_a_body_with_wrong_members_is_refused(http: httpx.AsyncClient) -> None:
+    for body in ({}, {"url": "https://hooks.test", "events": ["other"]}, {"url": "x", "type": "pager"}):
+        response = await http.put("/channels/ops", json=body)
+        assert response.status_code == 422, response.text
+
+
+async def test_a_tenant_has_a_limited_number_of_channels(http: httpx.AsyncClient) -> None:
+    for number in range(MAX_CHANNELS):
+        await put(http, f"c{number}")
+    response = await http.put("/channels/more", json={"url": "https://hooks.test"})
+    assert_problem(response, 409, "too-many-channels")
+    await put(http, "c0", status=200)
+
+
+async def test_a_channel_is_tested(http: httpx.AsyncClient, receiver: StubServer) -> None:
+    await put(http, url=receiver.url("/hook"))
+    tested = read_view(ChannelTest, (await http.post("/channels/ops/test")).json())
+    assert (tested.delivered, tested.problem) == (True, None)
+    assert json.loads(receiver.requests[0].body)["type"] == "test"
+    await put(http, url="http://10.1.2.3/", status=200)
+    refused = read_view(ChannelTest, (await http.post("/channels/ops/test")).json())
+    assert not refused.delivered
+    assert "must not reach" in str(refused.problem)
+    assert_problem(await http.post("/channels/none/test"), 404, "not-found")
+
+
+async def test_notifications_wait_for_a_paused_channel(http: httpx.AsyncClient, receiver: StubServer) -> None:
+    await put(http, url=receiver.url())
+    assert (await http.post("/playbooks", json={"playbook": FAILING})).status_code == 201
+    for _ in range(2):
+        paused = read_view(ChannelEntry, (await http.post("/channels/ops/pause")).json())
+        assert (paused.paused, paused.paused_reason) == (True, None)
+    started = await http.post("/workflows/run", json={"playbook": {"name": "load"}})
+    run = started.json()["workflow_id"]
+    await http.get(f"/workflows/result/{run}", headers={"Prefer": "wait=20"})
+    page = await http.get("/notifications")
+    (entry,) = read_view(NotificationPage, page.json()).items
+    assert (entry.channel, entry.event, entry.workflow_id, entry.status) == ("ops", "failed", run, "failed")
+    assert read_view(NotificationEntry, (await http.get(f"/notifications/{entry.id}")).json()).id == entry.id
+    undelivered = await http.get("/notifications", params={"state": "undelivered"})
+    assert undelivered.json() == {"items": [], "next_cursor": None}
+    assert (await http.get("/notifications", params={"state": "other"})).status_code == 400
+    retried = read_view(NotificationEntry, (await http.post(f"/notifications/{entry.id}/retry")).json())
+    assert (retried.state, retried.attempts, retried.expires_at) == ("pending", 0, None)
+    for _ in range(2):
+        resumed = read_view(ChannelEntry, (await http.post("/channels/ops/resume")).json())
+        assert not resumed.paused
+    response = await http.delete(f"/notifications/{entry.id}")
+    # The worker may have sent it already.
+    assert response.status_code in (204, 404)
+    assert_problem(await http.post(f"/notifications/{entry.id}/retry"), 404, "not-found")
+    assert_problem(await http.get("/notifications", params={"cursor": "?"}), 400, "invalid-cursor")
+
+
+async def test_a_playbook_with_an_unknown_channel_is_refused(http: httpx.AsyncClient) -> None:
+    response = await http.post("/playbooks", json={"playbook": FAILING})
+    assert response.status_code == 422
+    assert response.json()["diagnostics"][0]["code"] == "NP851"
+    await put(http)
+    assert (await http.post("/playbooks", json={"playbook": FAILING})).status_code == 201
