@@ -371,7 +371,8 @@ SETTINGS = (
         "none: triggers read no source",
         "The sources that triggers may read. `TENANT/` begins a rule of another tenant than `default`."
         " A folder is below that of `NOETL_FILES_ROOT`, and its rule allows the folders below it."
-        " `sqs` has the URL of a queue.",
+        " `sqs` has the URL of a queue,"
+        " and `table` the name of a table of the store in Postgres.",
     ),
     Setting(
         "NOETL_SECRETS_PREFIX",

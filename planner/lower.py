@@ -58,7 +58,7 @@ from noetl.planner.plan import (
 from noetl.planner.plan import Case as PlanCase
 from noetl.planner.plan import Step as PlanStep
 from noetl.planner.plan import Task as PlanTask
-from noetl.planner.polled_sources import Folder, Queue
+from noetl.planner.polled_sources import DEFAULT_RECEIVES, Folder, Queue
 from noetl.planner.program.cache_reads import CacheReads
 from noetl.planner.program.program import Program
 from noetl.planner.program.template_uses import TemplateScope, TemplateUse
@@ -460,7 +460,7 @@ def lower_source(declared: TriggerDeclaration) -> TriggerSource:
     if isinstance(declared, FolderDeclaration):
         return Folder(str(PurePosixPath(declared.folder)), declared.glob, declared.settle)
     if isinstance(declared, QueueDeclaration):
-        return Queue(declared.url)
+        return Queue(declared.url, declared.table, declared.max_receives or DEFAULT_RECEIVES)
     assert isinstance(declared, ScheduleDeclaration)
     return lower_schedule(declared)
 

@@ -10,6 +10,8 @@ from noetl.planner.frozen import frozen
 DEFAULT_SETTLE_SECONDS = 2.0
 MAX_SETTLE_SECONDS = 3600.0
 
+DEFAULT_RECEIVES = 5
+
 
 @frozen
 class Folder:
@@ -41,9 +43,22 @@ class Folder:
 
 @frozen
 class Queue:
-    """Messages of a queue of SQS, each of which starts a run. `url` is its address."""
+    """Messages of a queue, each of which starts a run.
 
-    url: str
+    Attributes:
+        url: the address of a queue of SQS, or None.
+        table: the table of the database of the store, or None.
+        max_receives: how often a message of the table is refused before it is dead.
+    """
+
+    url: str | None = None
+    table: str | None = None
+    max_receives: int = DEFAULT_RECEIVES
+
+    @property
+    def name(self) -> str:
+        """The address or the table."""
+        return self.url or f"table {self.table}"
 
     @property
     def timing(self) -> tuple[Any, ...]:
@@ -52,7 +67,7 @@ class Queue:
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields by name. Their names are part of the stored format."""
-        return {"url": self.url}
+        return {name: getattr(self, name) for name in self.__match_args__}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Queue:

@@ -151,13 +151,19 @@ class FolderEntry(View, schema_name="Folder"):
 
 
 class QueueEntry(View, schema_name="Queue"):
-    """Queue of SQS whose messages a trigger fires at. `sqs` is its URL."""
+    """Queue whose messages a trigger fires at: the URL of a queue of SQS, or a table.
 
-    sqs: str
+    `max_receives` is how often a message of the table is refused before it is dead.
+    """
+
+    sqs: str | None
+    table: str | None
+    max_receives: int | None
 
     @classmethod
     def from_queue(cls, source: Queue) -> QueueEntry:
-        return cls(sqs=source.url)
+        receives = None if source.table is None else source.max_receives
+        return cls(sqs=source.url, table=source.table, max_receives=receives)
 
 
 Definition = ScheduleEntry | WebhookEntry | RunEndEntry | FolderEntry | QueueEntry
@@ -283,7 +289,7 @@ def describe_source(source: TriggerSource) -> str:
         case Folder():
             return f"folder {source.folder}, {source.glob}"
         case Queue():
-            return f"queue {source.url}"
+            return f"queue {source.name}"
     return describe_schedule(source)
 
 

@@ -7,6 +7,9 @@ then the message is deleted. A message that is received again starts no second r
 not deleted, so the redrive policy of its queue moves it to the dead-letter queue. Queues have turns of one
 batch, in the order of their tenants.
 
+A table of the store in Postgres is read in the same way
+(`executor/stores/postgres/message_tables.py`).
+
 Cost: one query of the triggers of each tenant in REFRESH_SECONDS. A batch of ten messages costs one request
 that receives them, one that deletes them, and one firing each.
 
@@ -34,7 +37,7 @@ from noetl.executor.model.run import SERVICE_QUEUE
 from noetl.executor.model.triggers import FiringOutcome, LiveTrigger
 from noetl.executor.runtime.source_triggers import find_source_triggers
 from noetl.executor.runtime.store_failures import FailureReasons
-from noetl.executor.security.allowed_sources import SOURCES_SETTING, AllowedSources, describe_rule
+from noetl.executor.security.allowed_sources import SOURCES_SETTING, AllowedSources, SourceKind, describe_rule
 from noetl.executor.stores.interface import Store
 from noetl.planner.polled_sources import Queue
 
@@ -49,6 +52,8 @@ PAUSE_SECONDS = 10.0
 
 MAX_BATCH = 10
 """How many messages are received at once."""
+
+_KINDS: tuple[SourceKind, ...] = ("sqs", "table")
 
 _REGION = re.compile(r"https?://sqs\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/")
 
@@ -102,7 +107,7 @@ class QueueLoop:
         self._store = store
         self._allowed = allowed
         self._stopping = stopping
-        self._queues: dict[str, list[LiveTrigger]] = {}
+        self._queues: dict[str, list[tuple[Queue, LiveTrigger]]] = {}
         self._paused_until: dict[str, float] = {}
         self._refresh_at = 0.0
         self._failures = FailureReasons("queues are read again")
@@ -111,14 +116,21 @@ class QueueLoop:
     @property
     def is_needed(self) -> bool:
         """True if a tenant may read a queue."""
-        return bool(self._allowed.tenants(("sqs",)))
+        return bool(self._allowed.tenants(_KINDS))
 
     def run(self) -> None:
         """Fire messages when they arrive, until the process stops."""
+        try:
+            self._read_until_stopped()
+        finally:
+            if (tables := getattr(self._store, "message_tables", None)) is not None:
+                tables.close()
+
+    def _read_until_stopped(self) -> None:
         pause = 0.0
         while not self._stopping.wait(pause):
             try:
-                pause = 0.0 if self.read_all() else WAIT_SECONDS
+                pause = 0.0 if self.read_all() else float(WAIT_SECONDS)
                 self._failures.clear()
             except StoreError as error:
                 pause = PAUSE_SECONDS
@@ -129,7 +141,7 @@ class QueueLoop:
                 logger.exception("queues could not be read; they are read again")
 
     def read_all(self) -> int:
-        """Receive a batch of each queue, and fire its messages. Return how many queues were read.
+        """Receive a batch of each queue, and fire its messages. Return how many queues had or awaited some.
 
         Raises:
             StoreError: the store cannot be reached.
@@ -139,14 +151,13 @@ class QueueLoop:
             self._read_triggers()
             self._refresh_at = now + REFRESH_SECONDS
         count = 0
-        for url, triggers in list(self._queues.items()):
+        for url, readers in list(self._queues.items()):
             if self._stopping.is_set():
                 break
             if self._paused_until.get(url, 0.0) > time.monotonic():
                 continue
-            count += 1
             try:
-                self._read_queue(url, triggers)
+                count += self._read_source(readers)
             except StoreAwayError:
                 raise
             except TriggerChangedError:
@@ -168,19 +179,49 @@ class QueueLoop:
 
     def _read_triggers(self) -> None:
         """Read which triggers read which queues."""
-        queues: dict[str, list[LiveTrigger]] = {}
-        for trigger in find_source_triggers(self._store, self._allowed.tenants(("sqs",)), "queue"):
+        queues: dict[str, list[tuple[Queue, LiveTrigger]]] = {}
+        for trigger in find_source_triggers(self._store, self._allowed.tenants(_KINDS), "queue"):
             firer = read_firer(self._store, trigger, self._store.clock())
             if firer is None or not isinstance(firer.declared.source, Queue):
                 continue
-            url = firer.declared.source.url
-            if self._allowed.allows_queue(trigger.tenant, url):
-                queues.setdefault(url, []).append(trigger)
+            source = firer.declared.source
+            kind: SourceKind = "table" if source.url is None else "sqs"
+            name = source.url or str(source.table)
+            if self._allowed.allows_queue(trigger.tenant, kind, name):
+                queues.setdefault(source.name, []).append((source, trigger))
             else:
-                rule = describe_rule(trigger.tenant, "sqs", url)
-                self._warn(url, f"{SOURCES_SETTING} needs the rule `{rule}`")
+                rule = describe_rule(trigger.tenant, kind, name)
+                self._warn(source.name, f"{SOURCES_SETTING} needs the rule `{rule}`")
         self._queues = queues
-        self._paused_until = {url: until for url, until in self._paused_until.items() if url in queues}
+        self._paused_until = {name: until for name, until in self._paused_until.items() if name in queues}
+
+    def _read_source(self, readers: Sequence[tuple[Queue, LiveTrigger]]) -> bool:
+        """Read a queue or a table for its triggers. Return whether messages were found or waited for.
+
+        Raises:
+            ActionError: SQS refuses the request, or the store has no tables of messages.
+            RejectedError: `quota_exceeded`.
+            TriggerChangedError: a trigger was changed or removed.
+            StoreError: the store cannot be reached.
+        """
+        source, triggers = readers[0][0], [trigger for _, trigger in readers]
+        for tenant in {trigger.tenant for trigger in triggers}:
+            check_branch_quota(self._store, tenant, SERVICE_QUEUE)
+        if source.url is not None:
+            self._read_queue(source.url, triggers)
+            return True
+        tables = getattr(self._store, "message_tables", None)
+        if tables is None:
+            raise ActionError(
+                "ActionDisabled", "a table of messages needs a store in Postgres", retryable=False
+            )
+        firers = [self._read_current(trigger) for trigger in triggers]
+
+        def fire_row(row: Mapping[str, Any]) -> bool:
+            return fire_message(firers, _row_item(row, self._store.clock()))
+
+        max_receives = max(queue.max_receives for queue, _ in readers)
+        return bool(tables.read_batch(source.table, MAX_BATCH, max_receives, fire_row))
 
     def _read_queue(self, url: str, triggers: Sequence[LiveTrigger]) -> None:
         """Receive a batch of a queue, fire its messages, and delete those that have fired.
@@ -191,8 +232,6 @@ class QueueLoop:
             TriggerChangedError: a trigger was changed or removed.
             StoreError: the store cannot be reached.
         """
-        for tenant in {trigger.tenant for trigger in triggers}:
-            check_branch_quota(self._store, tenant, SERVICE_QUEUE)
         region = _REGION.match(url)
         client = aws.client("sqs", region and region["region"])
         messages = _call(
@@ -234,6 +273,12 @@ class QueueLoop:
         if (url, problem) not in self._warned:
             self._warned.add((url, problem))
             logger.warning("queue %s is not read: %s", url, problem)
+
+
+def _row_item(row: Mapping[str, Any], now: float) -> SourceItem:
+    body, id = row["body"], str(row["id"])
+    view = view_message(id, body if isinstance(body, str) else "", {}, str(row["receives"] + 1))
+    return SourceItem(id, now, view if isinstance(body, str) else {**view, "body": body})
 
 
 def _to_item(message: Mapping[str, Any]) -> SourceItem:

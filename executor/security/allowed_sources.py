@@ -20,9 +20,9 @@ from noetl.planner.frozen import frozen
 SOURCES_SETTING = "NOETL_TRIGGER_SOURCES"
 """The setting that lists the sources of each tenant."""
 
-SourceKind = Literal["folder", "sqs"]
+SourceKind = Literal["folder", "sqs", "table"]
 
-_RULE = re.compile(r"(?:(?P<tenant>[^/:\s]+)/)?(?P<kind>folder|sqs):(?P<name>\S.*)")
+_RULE = re.compile(r"(?:(?P<tenant>[^/:\s]+)/)?(?P<kind>folder|sqs|table):(?P<name>\S.*)")
 
 
 @frozen
@@ -41,9 +41,9 @@ class AllowedSources:
         path = PurePosixPath(folder)
         return any(path.is_relative_to(name) for name in self.rules.get((tenant, "folder"), ()))
 
-    def allows_queue(self, tenant: str, url: str) -> bool:
-        """Return whether a tenant may read a queue of SQS."""
-        return url in self.rules.get((tenant, "sqs"), ())
+    def allows_queue(self, tenant: str, kind: SourceKind, name: str) -> bool:
+        """Return whether a tenant may read a queue of SQS, or a table."""
+        return name in self.rules.get((tenant, kind), ())
 
 
 def describe_rule(tenant: str, kind: SourceKind, name: str) -> str:
@@ -71,9 +71,7 @@ def read_allowed_sources(environ: Mapping[str, str]) -> AllowedSources:
             continue
         rule = _RULE.fullmatch(text.strip())
         if rule is None:
-            message = (
-                f"{text.strip()!r} must have the form `folder:PATH` or `sqs:URL`, or begin with `TENANT/`"
-            )
+            message = f"{text.strip()!r} must have the form `folder:PATH`, `sqs:URL` or `table:NAME`, or begin with `TENANT/`"
             raise SettingError(f"{SOURCES_SETTING}: {message}.")
         owner = (rule["tenant"] or DEFAULT_TENANT, rule["kind"])
         name = rule["name"]

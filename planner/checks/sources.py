@@ -1,10 +1,11 @@
-"""Checks of the sources that a service reads by itself: folders and queues (NP813)."""
+"""Checks of the sources that a service reads by itself: folders and queues (NP010, NP011 and NP813)."""
 
 from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
 
+from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.program.program import Program
 from noetl.planner.syntax.models import DocumentPath, FolderDeclaration, QueueDeclaration
 from noetl.planner.templates.template import has_template
@@ -13,6 +14,7 @@ MAX_SOURCE_LENGTH = 1000
 """How many characters a folder or a pattern may have."""
 
 
+_TABLE = re.compile(r"[a-z_][a-z0-9_]{0,62}(?:\.[a-z_][a-z0-9_]{0,62})?")
 _QUEUE_URL = re.compile(r"https?://[^/\s?#@{]+/\d+/[A-Za-z0-9_-]{1,80}(?:\.fifo)?")
 
 
@@ -22,10 +24,8 @@ def check_sources(program: Program) -> None:
         if isinstance(trigger, FolderDeclaration):
             _check_relative(program, trigger.folder, (*trigger.path, "folder"), "`orders`")
             _check_relative(program, trigger.glob, (*trigger.path, "glob"), "`*.csv`")
-        elif isinstance(trigger, QueueDeclaration) and not _QUEUE_URL.fullmatch(trigger.url):
-            hint = "write an address such as `https://sqs.eu-central-1.amazonaws.com/123456789012/orders`"
-            path = (*trigger.path, "sqs")
-            program.report("NP813", "`sqs` must be the URL of a queue, without a template", path, hint)
+        elif isinstance(trigger, QueueDeclaration):
+            _check_queue(program, trigger)
 
 
 def _check_relative(program: Program, text: str, path: DocumentPath, example: str) -> None:
@@ -38,3 +38,22 @@ def _check_relative(program: Program, text: str, path: DocumentPath, example: st
             "without `..` and without a template"
         )
         program.report("NP813", message, path, f"write a path such as {example}")
+
+
+def _check_queue(program: Program, trigger: QueueDeclaration) -> None:
+    """Check that a trigger has one queue with a legal name."""
+    if trigger.url is not None and not _QUEUE_URL.fullmatch(trigger.url):
+        hint = "write an address such as `https://sqs.eu-central-1.amazonaws.com/123456789012/orders`"
+        message = "`sqs` must be the URL of a queue, without a template"
+        program.report("NP813", message, (*trigger.path, "sqs"), hint)
+    if trigger.table is not None and not _TABLE.fullmatch(trigger.table):
+        message = "`table` must be a name of lower-case letters, digits and `_`, with or without a schema"
+        program.report("NP813", message, (*trigger.path, "table"), "write a name such as `orders`")
+    if trigger.url is None and trigger.table is None:
+        message = f"trigger `{abbreviate(trigger.name)}` needs `sqs` or `table`"
+        program.report("NP011", message, trigger.path, "write the URL of a queue, or a table")
+    if trigger.url is not None:
+        for key, value in (("table", trigger.table), ("max_receives", trigger.max_receives)):
+            if value is not None:
+                message = f"a queue of SQS has no `{key}`"
+                program.report("NP010", message, (*trigger.path, key), "remove it", key=True)

@@ -321,7 +321,9 @@ class FolderDeclaration(KeyedTriggerDeclaration):
 class QueueDeclaration(KeyedTriggerDeclaration):
     """A trigger that fires at messages of a queue. `url` is its key `sqs`."""
 
-    url: str = Field(alias="sqs")
+    url: str | None = Field(default=None, alias="sqs")
+    table: str | None = None
+    max_receives: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
 def trigger_tag(value: object) -> str:

@@ -212,7 +212,6 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
     QueueDeclaration: {
         **_TRIGGER_KEY_HINTS,
         **dict.fromkeys(("queue", "url", "queue_url", "arn"), "write `sqs` and the URL of the queue"),
-        "max_receives": "set the redrive policy of the queue",
     },
     CatchUpPolicy: {
         **dict.fromkeys(("for", "max_age", "window"), "write `within`"),
@@ -253,7 +252,6 @@ _MISSING_KEY_HINTS = {
     "steps": MINIMAL_PLAYBOOK_HINT,
     "case": "write `case: default` if the case has no condition",
     "auth": 'write `auth: {scheme: github, secret: "{{ secrets.NAME }}"}`',
-    "sqs": "write the URL of the queue, which begins with `https://sqs.`",
     "folder": "write the folder, such as `folder: orders`",
     "path": "write the address of the webhook, such as `path: stripe/paid`",
 }

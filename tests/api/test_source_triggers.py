@@ -16,6 +16,7 @@ from noetl.testing.run_harness import compile_text
 
 FOLDER = "type: folder, folder: orders/in/, glob: '*.csv', settle: 5s"
 URL = "https://sqs.eu-central-1.amazonaws.com/123456789012/orders"
+TABLE = "type: queue, table: orders"
 QUEUE = f"type: queue, sqs: '{URL}', key: '{{{{ trigger.id }}}}'"
 
 
@@ -28,7 +29,18 @@ QUEUE = f"type: queue, sqs: '{URL}', key: '{{{{ trigger.id }}}}'"
             "folder orders/in, *.csv",
             ("folder   orders/in\n", "files    *.csv\n", "settle   5 s\n"),
         ),
-        (QUEUE, {"sqs": URL}, f"queue {URL}", (f"queue    {URL}\n",)),
+        (
+            QUEUE,
+            {"sqs": URL, "table": None, "max_receives": None},
+            f"queue {URL}",
+            (f"queue    {URL}\n",),
+        ),
+        (
+            TABLE,
+            {"sqs": None, "table": "orders", "max_receives": 5},
+            "queue table orders",
+            ("table    orders\n", "receives at most 5\n"),
+        ),
     ],
 )
 def test_a_source_is_shown_paused_and_fired_by_hand(
@@ -58,7 +70,11 @@ def test_a_source_is_shown_paused_and_fired_by_hand(
 
 @pytest.mark.parametrize(
     ("declared", "line"),
-    [(FOLDER, "arrived: files *.csv of folder orders/in\n"), (QUEUE, f"arrived: messages of {URL}\n")],
+    [
+        (FOLDER, "arrived: files *.csv of folder orders/in\n"),
+        (QUEUE, f"arrived: messages of {URL}\n"),
+        (TABLE, "arrived: messages of table orders\n"),
+    ],
 )
 def test_a_plan_names_its_sources(declared: str, line: str) -> None:
     plan = compile_text(f"""

@@ -50,7 +50,7 @@ def _format_list(trigger: Trigger, firings: Sequence[PlannedFiring]) -> str:
     if isinstance(source, Folder):
         return f"{trigger.name}: files {source.glob} of folder {source.folder}\n"
     if isinstance(source, Queue):
-        return f"{trigger.name}: messages of {source.url}\n"
+        return f"{trigger.name}: messages of {source.name}\n"
     title = f"{trigger.name}: {describe_schedule(source)}\n"
     if not firings:
         return f"{title}  no more firings\n"

@@ -103,6 +103,9 @@ def _folder_lines(definition: Mapping[str, Any]) -> Iterator[tuple[str, str | No
 
 def _queue_lines(definition: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
     yield "queue", definition["sqs"]
+    yield "table", definition["table"]
+    receives = definition["max_receives"]
+    yield "receives", None if receives is None else f"at most {receives:,}"
 
 
 _DEFINITIONS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[tuple[str, str | None]]]] = {

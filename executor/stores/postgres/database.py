@@ -155,6 +155,17 @@ class PostgresDatabase:
     def _conninfo(self) -> str:
         return conninfo_of(self._uri if isinstance(self._uri, str) else self._uri())
 
+    def connect_session(self) -> Connection:
+        """Return a new connection, which is not one of the pool.
+
+        Raises:
+            psycopg.Error: the database cannot be reached.
+        """
+        import psycopg
+        from psycopg.rows import dict_row
+
+        return psycopg.connect(self._conninfo(), autocommit=True, row_factory=dict_row)
+
     def close(self) -> None:
         for listener in self._listeners:
             listener.close()

@@ -12,6 +12,7 @@ from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.postgres.database import PostgresDatabase
 from noetl.executor.stores.postgres.facts import PostgresFacts
 from noetl.executor.stores.postgres.maintenance import PostgresMaintenance
+from noetl.executor.stores.postgres.message_tables import MessageTables
 from noetl.executor.stores.postgres.queue import PostgresQueue
 from noetl.executor.stores.postgres.runs import PostgresRuns
 from noetl.executor.stores.sql.context import SqlContext
@@ -69,6 +70,7 @@ class PostgresStore(SqlStore):
             self.maintenance,
         ):
             retry_part(part)
+        self.message_tables = MessageTables(self.postgres.connect_session)
         self.postgres.listen(self._signal_all)
 
     def _signal_all(self) -> None:
