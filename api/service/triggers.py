@@ -39,7 +39,6 @@ from noetl.executor.model.triggers import (
     Advance,
     Firing,
     LiveTrigger,
-    firing_id,
     instant_key,
     jitter_of,
     pause_trigger,
@@ -72,8 +71,8 @@ class FireRequest:
     """A request to fire a trigger by hand.
 
     `instant` is one of its schedule, in seconds since the epoch; None is now. `input` replaces values of the
-    input. Without an instant, the same `idempotency_key` starts one run. `data` are what templates of a
-    webhook read under `trigger`. `run_id` is an ended run that a trigger of type `run` awaits.
+    input. Without an instant and a run, the same `idempotency_key` starts one run. `data` are what templates
+    of a webhook read under `trigger`. `run_id` is an ended run that a trigger of type `run` awaits.
     """
 
     instant: float | None = None
@@ -186,21 +185,9 @@ class TriggerService:
             _check_instant(trigger, _declaration(header, trigger), instant)
         _check_cause(trigger, request)
         key = request.idempotency_key or secrets.token_hex(8)
-        run_id = firing_id(trigger.tenant, playbook, name, self._firing_key(request, key))
-        is_known = self.context.store.runs.summary(trigger.tenant, run_id) is not None
         firing = HandFiring(key, instant, request.input, request.run_id, request.data)
-        return fire_by_hand(self.context.store, trigger, firing, self.context.clock()), is_known
-
-    def _firing_key(self, request: FireRequest, key: str) -> str:
-        """Return the key of the firing of a request. `key` is that of the request."""
-        from noetl.executor.engine.run_firing import end_key
-
-        if request.instant is not None:
-            return instant_key(request.instant)
-        if request.run_id is not None:
-            ended = self.context.store.runs.summary(self.context.tenant, request.run_id)
-            return f"manual {key}" if ended is None else end_key(ended.id, ended.resumes)
-        return f"manual {key}"
+        run, is_new = fire_by_hand(self.context.store, trigger, firing, self.context.clock())
+        return run, not is_new
 
     def _change(
         self, playbook: str, name: str, change: Callable[[LiveTrigger, Trigger], Advance | None]

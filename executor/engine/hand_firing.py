@@ -44,14 +44,14 @@ class HandFiring:
     data: Mapping[str, Any] | None = None
 
 
-def fire_by_hand(store: Store, trigger: LiveTrigger, request: HandFiring, now: float) -> Run:
+def fire_by_hand(store: Store, trigger: LiveTrigger, request: HandFiring, now: float) -> tuple[Run, bool]:
     """Start a run of a trigger now, also if it is paused. Its `if` and its `overlap` are not considered.
 
-    Return the run that an earlier request with the same key, or the trigger itself for the same cause, has
-    started.
+    Return the run, and whether it is new. It is not if an earlier request with the same key, or the trigger
+    itself for the same cause, has started it.
 
     Raises:
-        RejectedError: `invalid_input`, if its input does not fit, or if the trigger awaits another run;
+        RejectedError: `invalid_input`, if its input does not fit, or if the trigger does not await the run;
             `quota_exceeded`; `trigger_changed`.
     """
     current: LiveTrigger | None = trigger
@@ -64,7 +64,7 @@ def fire_by_hand(store: Store, trigger: LiveTrigger, request: HandFiring, now: f
         try:
             firing, view = _prepare(firer, request)
             given = firer.render_input(view)
-            return firer.start(firing, {**given, **(request.input or {})}, _advance_of(firer))[0]
+            return firer.start(firing, {**given, **(request.input or {})}, _advance_of(firer))
         except ActionError as problem:
             raise RejectedError("invalid_input", problem.message) from problem
         except TriggerChangedError:
@@ -78,11 +78,14 @@ def _prepare(firer: Firer, request: HandFiring) -> tuple[Firing, Mapping[str, An
 
     Raises:
         ActionError: the key of the trigger has no value.
-        RejectedError: `invalid_input`, if the trigger does not await the named run.
+        RejectedError: `invalid_input`, if the trigger does not await the named run, or none is named.
     """
     trigger, source = firer.trigger, firer.declared.source
     key = f"manual {request.key}"
-    if isinstance(source, RunEnd) and request.run_id is not None:
+    if isinstance(source, RunEnd):
+        if request.run_id is None:
+            message = f"trigger `{trigger.name}` fires at the end of a run: name a run of `{source.playbook}`"
+            raise RejectedError("invalid_input", message)
         run = read_ended_run(firer.store, trigger, request.run_id)
         ended = view_run(run)
         firing = new_firing(trigger, end_key(run.id, run.resumes), firer.now)

@@ -136,7 +136,7 @@ def test_missed_firings_are_recorded_together() -> None:
     assert service.outcomes() == [("missed", None, 4), ("started", None, 1)]
     assert service.firings()[0].scheduled_at == START + 4 * HOUR
     # The key of a missed instant is its own, so that it can be performed by hand.
-    again = fire_by_hand(
+    again, _ = fire_by_hand(
         service.store, service.trigger(), HandFiring("", instant=START + 4 * HOUR), service.clock()
     )
     assert again.input == {"day": instant_key(START + 4 * HOUR)}
@@ -300,11 +300,11 @@ def test_a_paused_trigger_stays_paused_in_a_new_version() -> None:
 def test_a_firing_by_hand() -> None:
     service = ScheduledPlaybook(HOURLY.replace("every: 1h", 'every: 1h, if: "{{ false }}", overlap: skip'))
     fire = HandFiring("k")
-    run = fire_by_hand(service.store, service.trigger(), fire, service.clock())
+    run, _ = fire_by_hand(service.store, service.trigger(), fire, service.clock())
     assert run.input == {"day": instant_key(START)}
-    assert fire_by_hand(service.store, service.trigger(), fire, service.clock() + 5).id == run.id
+    assert fire_by_hand(service.store, service.trigger(), fire, service.clock() + 5) == (run, False)
     given = HandFiring("l", input={"day": "today"})
-    second = fire_by_hand(service.store, service.trigger(), given, service.clock() + 9)
+    second, _ = fire_by_hand(service.store, service.trigger(), given, service.clock() + 9)
     assert (second.id != run.id, second.input) == (True, {"day": "today"})
     trigger = service.trigger()
     assert (trigger.next_at, trigger.last_at, trigger.last_run) == (START + HOUR, None, second.id)
@@ -314,7 +314,7 @@ def test_a_firing_by_hand() -> None:
 def test_an_instant_that_was_fired_by_hand_is_not_fired_again() -> None:
     service = ScheduledPlaybook(HOURLY)
     early = HandFiring("", instant=START + HOUR)
-    run = fire_by_hand(service.store, service.trigger(), early, service.clock())
+    run, _ = fire_by_hand(service.store, service.trigger(), early, service.clock())
     service.clock.advance(HOUR)
     assert [again.id for again in service.perform()] == [run.id]
     assert service.trigger().next_at == START + 2 * HOUR
@@ -383,7 +383,7 @@ def test_a_firing_by_hand_races_with_the_schedule() -> None:
     old = service.trigger()
     service.clock.advance(HOUR)
     service.perform()
-    run = fire_by_hand(service.store, old, HandFiring("k"), service.clock())
+    run, _ = fire_by_hand(service.store, old, HandFiring("k"), service.clock())
     assert [started.id for started in service.runs()][-1] == run.id
     assert service.trigger().next_at == START + 2 * HOUR
 

@@ -95,7 +95,9 @@ def test_the_end_of_a_run_starts_the_run_that_awaits_it() -> None:
     [run] = service.perform()
     assert run.id == firing_id("default", "after", "done", f"{ended.id} 0")
     assert run.input == {"total": 8}
-    assert run.trigger == {"name": "done", "type": "run", "scheduled_at": None, "workflow_id": ended.id}
+    assert run.trigger is not None
+    shown = {key: run.trigger[key] for key in ("name", "type", "scheduled_at", "workflow_id")}
+    assert shown == {"name": "done", "type": "run", "scheduled_at": None, "workflow_id": ended.id}
     assert service.outcomes() == [("started", None)]
     assert service.entries() == []
     # The entry was removed, so that another process does not perform it.
@@ -263,9 +265,11 @@ def test_a_firing_by_hand_starts_the_run_that_the_end_starts() -> None:
     service = AwaitedPlaybook(AFTER)
     ended = service.run_import()
     request = HandFiring("k", run_id=ended.id)
-    by_hand = fire_by_hand(service.store, service.trigger(), request, service.clock())
+    by_hand, is_new = fire_by_hand(service.store, service.trigger(), request, service.clock())
     assert [run.id for run in service.perform()] == [by_hand.id]
-    assert by_hand.input == {"total": 6}
+    assert (is_new, by_hand.input) == (True, {"total": 6})
+    again, is_new = fire_by_hand(service.store, service.trigger(), request, service.clock())
+    assert (again.id, is_new) == (by_hand.id, False)
 
 
 def test_a_firing_by_hand_needs_an_ended_run_of_the_awaited_playbook() -> None:
@@ -283,8 +287,8 @@ def test_a_firing_by_hand_needs_an_ended_run_of_the_awaited_playbook() -> None:
         assert refusal.value.reason == "invalid_input"
 
 
-def test_a_firing_by_hand_without_a_run_needs_its_inputs() -> None:
+def test_a_firing_by_hand_must_name_a_run() -> None:
     service = AwaitedPlaybook(AFTER)
-    with pytest.raises(RejectedError, match="`total`: `result` is undefined"):
+    with pytest.raises(RejectedError, match="name a run of `import`"):
         fire_by_hand(service.store, service.trigger(), HandFiring("k"), service.clock())
     assert service.started() == []

@@ -58,6 +58,7 @@ class ServiceTriggers:
         body: dict[str, Any] = {"input": dict(request.input)}
         body |= {} if request.instant is None else {"at": instant_key(request.instant)}
         body |= {} if request.data is None else {"data": dict(request.data)}
+        body |= {} if request.run_id is None else {"run": request.run_id}
         return self._requests.send(AcceptedRun, "POST", _path(playbook, name, "fire"), body).workflow_id
 
 

@@ -144,6 +144,14 @@ def fire_trigger(
             help='For a webhook: what its templates read under `trigger`, as JSON, such as {"body": {}}.',
         ),
     ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--run",
+            metavar="ID",
+            help="For a trigger of type `run`: an ended run. It starts the run that its end would.",
+        ),
+    ] = None,
     inputs: InputPairsOption = None,
     input_file: InputFileOption = None,
     json: JsonOption = False,
@@ -165,7 +173,7 @@ def fire_trigger(
         if inputs:
             declared = triggers.get(playbook, name, 0).inputs
             values |= parse_input_pairs(inputs, {key: value["type"] for key, value in declared.items()})
-        run_id = triggers.fire(playbook, name, FireRequest(seconds, values, data=view))
+        run_id = triggers.fire(playbook, name, FireRequest(seconds, values, data=view, run_id=run))
     if json:
         write_json({"workflow_id": run_id})
     else:

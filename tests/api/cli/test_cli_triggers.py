@@ -29,16 +29,21 @@ steps:
     run: [{action: set, set: {loaded: "{{ input.day }}"}}]
 """
 NIGHTLY = "team/load/nightly"
+AFTER = """\
+name: after
+triggers: [{name: loaded, type: run, playbook: team/load, input: {day: "{{ trigger.result.loaded }}"}}]
+input: {day: string}
+steps: [{name: report, run: [{action: log, message: "{{ day }}"}]}]
+"""
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedStore]:
     folder = tmp_path_factory.mktemp("service")
     with run_service(folder) as (_, url):
-        response = httpx.post(f"{url}/playbooks", json={"playbook": TEXT}, timeout=60)
-        assert response.status_code == 201, response.text
-        response = httpx.post(f"{url}/playbooks", json={"playbook": HOOKED}, timeout=60)
-        assert response.status_code == 201, response.text
+        for text in (TEXT, HOOKED, AFTER):
+            response = httpx.post(f"{url}/playbooks", json={"playbook": text}, timeout=60)
+            assert response.status_code == 201, response.text
         yield ServedStore(url, folder)
 
 
@@ -124,6 +129,18 @@ def test_a_firing_at_an_instant_starts_one_run(noetl: Command, place: tuple[str,
     refused = noetl("triggers", "fire", NIGHTLY, "--at", "2030-01-01T00:00", *place)
     assert refused.exit_code != 0
     assert "trigger `nightly` does not fire at 2030-01-01T00:00:00Z; then it fires at" in refused.err
+
+
+def test_a_firing_at_the_end_of_a_run_starts_one_run(noetl: Command, place: tuple[str, str]) -> None:
+    run = noetl("triggers", "fire", NIGHTLY, "-i", "day=monday", *place).out.strip()
+    noetl("runs", "watch", run, *place)
+    fired = {noetl("triggers", "fire", "after/loaded", "--run", run, *place).out for _ in range(2)}
+    [started] = fired
+    assert f"trigger  loaded  after run {run}\n" in noetl("runs", "show", started.strip(), *place).out
+    unnamed = noetl("triggers", "fire", "after/loaded", *place)
+    assert "trigger `loaded` fires at the end of a run: name a run of `team/load`" in unnamed.err
+    other = noetl("triggers", "fire", NIGHTLY, "--run", run, *place)
+    assert "trigger `nightly` awaits no runs, so it takes no run" in other.err
 
 
 def test_a_trigger_is_paused_and_resumed(noetl: Command, place: tuple[str, str]) -> None:
