@@ -27,10 +27,7 @@ def channel(service: ServedPage) -> Iterator[None]:
     """A channel whose receiver does not answer, and a failed run that it receives."""
     service.http.put("/channels/away", json={"url": AWAY}).raise_for_status()
     register(service, TEXT)
-    answer = service.http.post("/playbooks/notified/run", json={})
-    if answer.status_code == 404:
-        answer = service.http.post("/workflows/run", json={"playbook": "notified"})
-    service.wait_for(answer.json()["workflow_id"], "failed")
+    service.start(TEXT, "failed")
     yield
     for entry in service.http.get("/notifications").json()["items"]:
         service.http.delete(f"/notifications/{entry['id']}")
