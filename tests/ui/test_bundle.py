@@ -18,7 +18,7 @@ from noetl.infra.ui import BUNDLE, UI, make_bundle
 from noetl.planner.draw.colours import DARK, LIGHT
 
 MAX_FIRST_LOAD = 80_000
-MAX_LOAD = 240_000
+MAX_LOAD = 250 * 1024
 STATIC_IMPORT = re.compile(r"""\b(?:from|import)\s*"\./([\w-]+\.js)\"""")
 SAME = ("bg", "sunk", "hover", "line", "line2", "edge", "ink", "ink2", "ink3", "accent", "ok", "bad")
 
