@@ -48,12 +48,14 @@ LATENCY = ("noetl_store_operation_seconds", "Operations of the store for request
 class Scrape:
     """The contents of one scrape. `metrics` is None if the store counts nothing. Its time is `now`.
 
-    With `has_playbooks`, the series of runs have the label `playbook`.
+    With `has_playbooks`, the series of runs have the label `playbook`. `notifications` are the numbers of
+    those that were not delivered yet, by state; None if they are not counted.
     """
 
     metrics: StoreMetrics | None
     now: float
     has_playbooks: bool
+    notifications: Mapping[str, int] | None = None
 
     def text(self, latency: StoreLatency, media_type: str) -> bytes:
         """Return the metrics in the format of a media type."""
@@ -68,6 +70,7 @@ class Scrape:
 
             def collect(self) -> Iterable[Metric]:
                 yield from scrape.families()
+                yield from scrape.notification_families()
                 yield _latency_family(latency.process, latency.read())
 
         registry = CollectorRegistry(auto_describe=False)
@@ -100,6 +103,17 @@ class Scrape:
         if metrics.log_bytes is not None:
             help_text = "Length of the write-ahead log of SQLite."
             yield GaugeMetricFamily("noetl_store_log_bytes", help_text, metrics.log_bytes)
+
+    def notification_families(self) -> Iterator[Metric]:
+        """Yield the numbers of notifications that were not delivered yet."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        if self.notifications is not None:
+            help_text = "Notifications that were not delivered yet, of the newest 1,000."
+            family = GaugeMetricFamily("noetl_notifications", help_text, labels=["state"])
+            for state, count in self.notifications.items():
+                family.add_metric([state], count)
+            yield family
 
     def _counter(self, kind: FactKind, totals: Iterable[FactTotal]) -> Metric:
         from prometheus_client.core import CounterMetricFamily

@@ -22,7 +22,9 @@ def shown_metrics() -> dict[str, set[str]]:
     totals = [FactTotal("p", kind, "succeeded", 0, 1, 1.0) for kind in FactKind]
     latency = StoreLatency()
     latency.record("runs", 0.1)
-    text = Scrape(StoreMetrics(totals, 0, None, 0, 0), 0.0, has_playbooks=True).text(latency, PROMETHEUS_TYPE)
+    metrics = StoreMetrics(totals, 0, None, 0, 0)
+    scrape = Scrape(metrics, 0.0, has_playbooks=True, notifications={"pending": 1})
+    text = scrape.text(latency, PROMETHEUS_TYPE)
     return {
         family.name + ("_total" if family.type == "counter" else ""): {
             label for sample in family.samples for label in sample.labels
@@ -50,7 +52,7 @@ def test_prometheus_accepts_the_files_of_the_page(tmp_path: Path) -> None:
     command = [find_program("promtool"), "check", "config", str(tmp_path / "prometheus.yml")]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
-    assert "SUCCESS: 5 rules found" in checked.stdout
+    assert "SUCCESS: 6 rules found" in checked.stdout
     queries = re.findall(r"^\| [^|`]+ \| `([^`]+)` \|$", PAGE, re.MULTILINE)
     assert len(queries) == 4
     rules = "".join(f"  - {{record: 'r{n}', expr: '{query}'}}\n" for n, query in enumerate(queries))

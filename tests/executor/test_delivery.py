@@ -15,10 +15,11 @@ import pytest
 
 from noetl.executor.channels import http_post
 from noetl.executor.channels.sender import Sender
+from noetl.executor.clients import aws
 from noetl.executor.engine import delivery
 from noetl.executor.engine.delivery import Courier, make_courier, perform_late
 from noetl.executor.engine.start import new_run
-from noetl.executor.errors import StoreAwayError
+from noetl.executor.errors import ActionError, StoreAwayError
 from noetl.executor.model.channels import Channel
 from noetl.executor.model.deliveries import (
     LEASE_SECONDS,
@@ -44,6 +45,7 @@ from noetl.planner.frozen import replace
 from noetl.planner.trigger_sources import WebhookAuth
 from noetl.testing.run_harness import FakeClock, compile_text
 from noetl.testing.store_contract.outbox import add, claim_end, start_late_run
+from tests.aws import Client
 from tests.http_server import StubExchange, StubServer, find_free_port, serve
 
 START = 1_000_000_000.0
@@ -381,6 +383,58 @@ class TestChannels:
         post.add()
         post.deliver_due()
         assert problem in post.existing().record["problem"]
+
+
+class TestEventBridge:
+    def test_a_bus_gets_the_message_as_an_event(self, moto_aws: Client) -> None:
+        events, queue = moto_aws("events"), moto_aws("sqs")
+        address = queue.create_queue(QueueName="events")["QueueUrl"]
+        names = ["QueueArn"]
+        attributes = queue.get_queue_attributes(QueueUrl=address, AttributeNames=names)["Attributes"]
+        events.put_rule(Name="noetl", EventPattern=json.dumps({"source": ["noetl"]}))
+        events.put_targets(Rule="noetl", Targets=[{"Id": "queue", "Arn": attributes["QueueArn"]}])
+        office = PostOffice()
+        office.add_channel("default", type="eventbridge")
+        office.add(error={"type": "E", "step": "load", "message": "no"})
+        office.deliver_due()
+        assert office.read() is None
+        (received,) = queue.receive_message(QueueUrl=address)["Messages"]
+        event = json.loads(received["Body"])
+        assert (event["source"], event["detail-type"]) == ("noetl", "run.failed")
+        assert (event["detail"]["id"], event["detail"]["data"]["playbook"]) == ("msg_n1", "import")
+
+    def test_a_bus_that_cannot_be_used_fails_with_a_reason(
+        self, moto_aws: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        office = PostOffice()
+        office.add_channel("none", type="eventbridge")
+        office.add()
+        with mock_client(monkeypatch, {"FailedEntryCount": 1, "Entries": [REFUSED]}):
+            office.deliver_due()
+        assert office.existing().record["problem"] == "event bus `none`: no such bus (NotFound)"
+        with mock_client(
+            monkeypatch, ActionError("AccessDenied", "event bus `none`: refused", retryable=False)
+        ):
+            office.clock.advance(PROBE_SECONDS)
+            office.deliver_due()
+        assert office.existing().record["problem"] == "event bus `none`: refused"
+
+
+REFUSED = {"ErrorCode": "NotFound", "ErrorMessage": "no such bus"}
+
+
+@contextmanager
+def mock_client(monkeypatch: pytest.MonkeyPatch, answer: Any) -> Iterator[None]:
+    """Let EventBridge answer with a value or an error, which moto cannot."""
+
+    def call(_seconds: float, _subject: str, _call: Callable[[], Any]) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with monkeypatch.context() as patches:
+        patches.setattr(aws, "call_with_timeout", call)
+        yield
 
 
 class TestProbes:

@@ -11,8 +11,12 @@ from noetl.api.cli.store_option import NO_QUEUE, StoreOption, is_without_queue, 
 
 if TYPE_CHECKING:
     from noetl.executor.stores.finding import Finding
+    from noetl.executor.stores.interface import Store
 
 app = typer.Typer()
+
+MAX_NOTIFICATIONS = 1000
+"""How many of the newest notifications are counted."""
 
 
 @app.command(epilog="Example: noetl doctor --store postgresql://localhost/noetl")
@@ -52,6 +56,22 @@ def _put_back(url: str | None) -> None:
             print_message(f"run {run_id} continues")
 
 
+def _report_undelivered(store: Store) -> None:
+    """Name the channels that are paused by themselves, and how many notifications were not delivered."""
+    from noetl.executor.model.deliveries import DeliveryState, delivery_state
+    from noetl.executor.model.outbox import OutboxKind
+    from noetl.executor.model.run import DEFAULT_TENANT
+
+    for channel in store.channels.find(DEFAULT_TENANT):
+        if channel.paused_reason is not None:
+            print_message(f"channel {channel.name} is paused: {channel.paused_reason}")
+    entries, _ = store.outbox.find(DEFAULT_TENANT, OutboxKind.NOTIFICATION, limit=MAX_NOTIFICATIONS)
+    count = sum(delivery_state(entry) is DeliveryState.UNDELIVERED for entry in entries)
+    if count:
+        hint = "`noetl notifications list --state undelivered` shows them"
+        print_message(f"notifications that were not delivered: {count:,}; {hint}")
+
+
 def _find_inconsistencies(url: str | None) -> list[Finding]:
     from noetl.executor.errors import SchemaError, StoreError
     from noetl.executor.stores.finding import Finding
@@ -61,6 +81,7 @@ def _find_inconsistencies(url: str | None) -> list[Finding]:
             if is_without_queue(store):
                 print_message(NO_QUEUE)
             findings = store.maintenance.check_consistency()
+            _report_undelivered(store)
             try:
                 store.maintenance.probe()
             except StoreError as error:
