@@ -3,12 +3,10 @@
 Problem: a process may die after it has started the run of a message, and before it has deleted the message.
 
 Algorithm: late acknowledgement. The key of a firing is the id of the message. The firing is committed, and
-then the message is deleted. A message that is received again starts no second run. One whose inputs are refused is
-not deleted, so the redrive policy of its queue moves it to the dead-letter queue. Queues have turns of one
-batch, in the order of their tenants.
-
-A table of the store in Postgres is read in the same way
-(`executor/stores/postgres/message_tables.py`).
+then the message is deleted. A message that is received again starts no second run. One whose inputs are
+refused is not deleted, so the redrive policy of its queue moves it to the dead-letter queue. Queues have
+turns of one batch, in the order of their tenants.
+A table of the store in Postgres is read in the same way (`executor/stores/postgres/message_tables.py`).
 
 Cost: one query of the triggers of each tenant in REFRESH_SECONDS. A batch of ten messages costs one request
 that receives them, one that deletes them, and one firing each.

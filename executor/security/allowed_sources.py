@@ -71,8 +71,8 @@ def read_allowed_sources(environ: Mapping[str, str]) -> AllowedSources:
             continue
         rule = _RULE.fullmatch(text.strip())
         if rule is None:
-            message = f"{text.strip()!r} must have the form `folder:PATH`, `sqs:URL` or `table:NAME`, or begin with `TENANT/`"
-            raise SettingError(f"{SOURCES_SETTING}: {message}.")
+            forms = "`folder:PATH`, `sqs:URL` or `table:NAME`, after `TENANT/` if it is of another tenant"
+            raise SettingError(f"{SOURCES_SETTING}: {text.strip()!r} must have the form {forms}.")
         owner = (rule["tenant"] or DEFAULT_TENANT, rule["kind"])
         name = rule["name"]
         if rule["kind"] == "folder":

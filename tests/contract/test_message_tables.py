@@ -181,5 +181,8 @@ def test_a_table_that_cannot_be_read_is_named(
     assert [message.partition(" at character")[0].split("\n")[0] for message in caplog.messages] == [
         "queue table shop.orders is not read: a table of messages needs a store in Postgres",
         "queue table shop.orders is not read: NOETL_TRIGGER_SOURCES needs the rule `table:shop.orders`",
-        'queue table shop.orders is read again: The store in Postgres failed: relation "shop.orders" does not exist.',
+        (
+            "queue table shop.orders is read again: The store in Postgres failed:"
+            ' relation "shop.orders" does not exist.'
+        ),
     ]
