@@ -32,11 +32,6 @@ class CallSite(NamedTuple):
     step: Step | None
 
     @property
-    def label(self) -> str:
-        """The name of the playbook, with its version if one is named."""
-        return self.playbook if self.version is None else f"{self.playbook}@{self.version}"
-
-    @property
     def given_inputs(self) -> Mapping[str, Any] | None:
         """The inputs as written, or None if one template gives them all."""
         given = self.action.parameters.get("input", {})

@@ -58,16 +58,14 @@ def find_input_misfits(
 
 
 def find_result_misfits(
-    label: str, reads: Iterable[ResultRead], names: Callable[[], Collection[str] | None]
+    label: str, reads: Iterable[ResultRead], names: Callable[[], Collection[str]]
 ) -> Iterator[Misfit]:
     """Yield the entries that are read of a result and that it never has.
 
-    `names` returns those that it may have, or None if they are not known.
+    `names` returns those that it may have.
     """
     for read in reads:
         known = names()
-        if known is None:
-            return
         if read.name not in known:
             message = f"result of `{label}` has no entry `{abbreviate(read.name)}`"
             hint = did_you_mean(read.name, known) or _list_names("entries", known)

@@ -44,9 +44,7 @@ class PlaybookUse(NamedTuple):
         """The place of the name of the playbook."""
         return PlanPlace((*self.path, "playbook"))
 
-    def find_misfits(
-        self, header: Header, result_names: Callable[[], Collection[str] | None]
-    ) -> Iterator[Misfit]:
+    def find_misfits(self, header: Header, result_names: Callable[[], Collection[str]]) -> Iterator[Misfit]:
         """Yield the reasons why the use and a version of the other playbook do not fit."""
         if self.inputs is not None:
             yield from find_input_misfits(self.label, header, self.inputs, self.path)

@@ -177,6 +177,13 @@ class TestUsedPlaybooks:
     def test_reads_of_other_values_are_not_reported(self, text: str) -> None:
         assert diagnose_among(KnownPlaybooks(SAVING), text) == ()
 
+    def test_calls_in_tasks_are_checked(self) -> None:
+        tasks = ("[{name: t, run: [CALL]}]", "{t: [CALL]}", "{t: {run: [CALL]}}")
+        for written in tasks:
+            call = "{action: workflow, playbook: improt}"
+            text = caller("{task: t}", head=f"tasks: {written.replace('CALL', call)}\n")
+            assert findings_among(KnownPlaybooks(IMPORT), text) == [("NP817", "improt")]
+
     def test_a_forced_registration_is_checked_for_circles_only(self) -> None:
         text = caller("{action: workflow, playbook: nothing}", "{action: workflow, playbook: caller}")
         found = diagnose_among(KnownPlaybooks(), text, is_forced=True)
