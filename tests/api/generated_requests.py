@@ -129,11 +129,18 @@ def create_resources(address: str, authorization: str) -> dict[str, list[str]]:
         ]
         for text in (*PLAYBOOKS.values(), TRIGGERED):
             client.post("/playbooks", json={"playbook": text}).raise_for_status()
+        years = {"playbook": "triggered", "trigger": "yearly", "from": "2000-01-01", "to": "2002-01-01"}
+        backfill = client.post("/backfills", json=years).raise_for_status().json()
     return {
         "workflow_id": [run["workflow_id"] for run in runs],
         "name": list(PLAYBOOKS),
         "playbook": ["triggered"],
         "trigger": ["yearly"],
+        "backfill_id": [backfill["id"]],
+        "tenant": ["unknown"],
+        "path": ["unknown"],
+        "channel": ["unknown"],
+        "notification": ["unknown"],
         "version": ["1"],
         "token": ["unknown"],
         "code": ["NP101"],

@@ -21,7 +21,7 @@ input: {day: {type: string}}
 triggers:
   - {name: nightly, type: schedule, cron: "30 2 * * *", timezone: Europe/Berlin,
      input: {day: "{{ trigger.partition or trigger.local[:10] }}"}}
-  - {name: after, type: run, playbook: other, input: {day: none}}
+  - {name: after, type: webhook, path: load, auth: {scheme: api_key}, input: {day: none}}
 steps:
   - name: load
     run: [{action: set, set: {loaded: "{{ input.day }}"}}]
@@ -110,7 +110,7 @@ async def test_a_retry_needs_failed_runs(service: httpx.AsyncClient) -> None:
         ({"to": "2990-01-01"}, "invalid-backfill", "must not be in the future"),
         ({"partitions": ["a"]}, "invalid-backfill", "contradicts"),
         ({"partitions": ["a", "a"], "from": None, "to": None}, "invalid-backfill", "duplicate partition `a`"),
-        ({"trigger": "after"}, "invalid-backfill", "is of type `run`"),
+        ({"trigger": "after"}, "invalid-backfill", "is of type `webhook`"),
         ({"limit": 0}, "invalid-body", "limit"),
         ({"every": "0s"}, "invalid-body", "every"),
         ({"redo": "some"}, "invalid-body", "redo"),
