@@ -111,14 +111,14 @@ function Head({ connection: [connection, lastData] }: { connection: [Connection,
         <a href={linkTo(["playbooks"])} aria-current={parts[0] === "playbooks" ? "page" : undefined}>
           Playbooks
         </a>
+        <a href={linkTo(["inbox"])} aria-current={parts[0] === "inbox" ? "page" : undefined}>
+          Inbox {waiting > 0 && <b class="badge">{inbox.data?.next_cursor ? `${count(waiting)}+` : count(waiting)}</b>}
+        </a>
         <a href={linkTo(["triggers"])} aria-current={parts[0] === "triggers" ? "page" : undefined}>
           Triggers
         </a>
         <a href={linkTo(["notifications"])} aria-current={parts[0] === "notifications" ? "page" : undefined}>
           Notifications
-        </a>
-        <a href={linkTo(["inbox"])} aria-current={parts[0] === "inbox" ? "page" : undefined}>
-          Inbox {waiting > 0 && <b class="badge">{inbox.data?.next_cursor ? `${count(waiting)}+` : count(waiting)}</b>}
         </a>
       </nav>
       <Finder />
