@@ -112,7 +112,7 @@ function Head({ connection: [connection, lastData] }: { connection: [Connection,
           Playbooks
         </a>
         <a href={linkTo(["inbox"])} aria-current={parts[0] === "inbox" ? "page" : undefined}>
-          Inbox {waiting > 0 && <b class="badge">{inbox.data?.next_cursor ? `${count(waiting)}+` : count(waiting)}</b>}
+          Inbox <span class="place">{waiting > 0 && <b class="badge">{inbox.data?.next_cursor ? `${count(waiting)}+` : count(waiting)}</b>}</span>
         </a>
         <a href={linkTo(["triggers"])} aria-current={parts[0] === "triggers" ? "page" : undefined}>
           Triggers
