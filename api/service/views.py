@@ -3,8 +3,9 @@
 Problem: a response, its schema in `/openapi.json` and the objects of the service must agree.
 
 Algorithm: each JSON object is a view, which the service returns. The fields of its class are the members of
-the object, after those of its base. `members` converts it, and `noetl.api.http.schemas` derives its schema. A field with a default is
-left out of the JSON object while it is None. Every other field is a member of each object.
+the object, after those of its base. `members` converts it, and `noetl.api.http.schemas` derives its schema. A
+field with a default is left out of the JSON object while it is None. Every other field is a member of each
+object.
 
 Cost: no conversion, because the attributes of a view are the members of its JSON object. The class of a view
 is created at start-up, which takes 0.02 ms; a data class would take twenty times as long.
