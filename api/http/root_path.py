@@ -30,6 +30,10 @@ _GREEDY_PARAMETER = re.compile(r"\{(?P<name>[^{}]+)\+\}$")
 """The last part of a resource or route of API Gateway that stands for all paths: `/{proxy+}`."""
 
 
+_OWN_RESOURCES = ("/hooks/{tenant}/{path+}", "/ui/{address+}")
+"""The routes of the stack that have paths of the service, and of which the last part stands for several."""
+
+
 class RootPathMiddleware:
     """Middleware that writes the prefix which clients see into the scope of each request.
 
@@ -90,13 +94,15 @@ def sent_path(event: Mapping[str, Any]) -> str:
 def gateway_prefix(event: Mapping[str, Any]) -> str:
     """Return the prefix of a request that a gateway names: a stage, a base path or a resource.
 
+    A route of the gateway that has a path of the service names no prefix.
+
     >>> gateway_prefix({"path": "/plan", "requestContext": {"path": "/prod/plan", "stage": "prod"}})
     '/prod'
     """
     path, context = sent_path(event), event.get("requestContext") or {}
     resource = event.get("resource") or str(event.get("routeKey", "")).partition(" ")[2]
     greedy = _GREEDY_PARAMETER.search(resource)
-    if greedy is not None:
+    if greedy is not None and not resource.endswith(_OWN_RESOURCES):
         rest = "/" + unquote((event.get("pathParameters") or {}).get(greedy["name"], ""))
         if path.endswith(rest):
             return path.removesuffix(rest)

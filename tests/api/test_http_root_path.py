@@ -356,3 +356,24 @@ def test_a_prefix_is_compared_by_segments() -> None:
 )
 def test_an_event_without_a_stage_has_no_prefix(event: dict[str, Any]) -> None:
     assert gateway_prefix(event) == ""
+
+
+@pytest.mark.parametrize("stage", ["", "/prod"])
+@pytest.mark.parametrize(
+    ("route", "path", "parameters"),
+    [
+        ("POST /hooks/{tenant}/{path+}", "/hooks/default/git/pushed", {"path": "git/pushed"}),
+        ("GET /ui/{address+}", "/ui/runs/1", {"address": "runs/1"}),
+    ],
+)
+def test_a_route_of_the_gateway_for_a_path_of_the_service_is_no_prefix(
+    stage: str, route: str, path: str, parameters: dict[str, str]
+) -> None:
+    context = {"stage": stage.removeprefix("/") or "$default"}
+    event = {
+        "rawPath": stage + path,
+        "routeKey": route,
+        "pathParameters": parameters,
+        "requestContext": context,
+    }
+    assert gateway_prefix(event) == stage
