@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from noetl.executor.model.notifications import notification_entries
-from noetl.executor.model.outbox import OutboxEntry, ended_entry
+from noetl.executor.model.outbox import OutboxEntry
 from noetl.executor.model.run import SERVICE_QUEUE, Run, RunEnding
+from noetl.executor.model.run_entries import ended_entry
 from noetl.executor.stores.interface import Store
 
 

@@ -19,8 +19,6 @@ from dataclasses import field
 from enum import StrEnum
 from typing import Any
 
-from noetl.executor.model.ids import derived_id
-from noetl.executor.model.run import Run, RunStatus
 from noetl.planner.frozen import frozen
 
 
@@ -75,23 +73,6 @@ class OutboxEntry:
         return cls(**{**data, "kind": OutboxKind(data["kind"])})
 
 
-def ended_entry(run: Run, status: RunStatus, now: float) -> OutboxEntry:
-    """Return the entry that fires the triggers which await the end of a run, with the status `status`."""
-    return OutboxEntry(
-        derived_id("run_ended", run.id, run.resumes),
-        run.tenant,
-        OutboxKind.RUN_ENDED,
-        created_at=now,
-        due_at=now,
-        record={
-            "run_id": run.id,
-            "playbook": run.playbook,
-            "status": status.value,
-            "ending": run.resumes,
-        },
-    )
-
-
 @frozen
 class Subscribers:
     """The triggers and channels that the end of a run of a playbook concerns.
@@ -103,18 +84,3 @@ class Subscribers:
 
     has_triggers: bool = False
     channels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-def entries_of_start(run: Run) -> tuple[OutboxEntry, ...]:
-    """Return the entries that the start of a run writes: that of a late run, if it may be late."""
-    if run.late_at is None:
-        return ()
-    entry = OutboxEntry(
-        derived_id("late", run.id),
-        run.tenant,
-        OutboxKind.LATE,
-        run.created_at,
-        run.late_at,
-        {"run_id": run.id, "playbook": run.playbook},
-    )
-    return (entry,)

@@ -31,8 +31,9 @@ from noetl.executor.model.deliveries import (
     give_up,
     retry_delivery,
 )
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind, entries_of_start
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind
 from noetl.executor.model.run import RunEnding, RunStatus
+from noetl.executor.model.run_entries import entries_of_start
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.runtime import notification_loop
 from noetl.executor.runtime.notification_loop import NotificationLoop

@@ -34,8 +34,9 @@ from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import hash_secret
-from noetl.executor.model.outbox import OutboxKind, ended_entry, entries_of_start
+from noetl.executor.model.outbox import OutboxKind
 from noetl.executor.model.run import Lease, RunStatus
+from noetl.executor.model.run_entries import ended_entry, entries_of_start
 from noetl.executor.stores.cursors import read_event_id
 from noetl.testing.run_harness import LEASE_SECONDS
 from tests.simulation.faults import Fault

@@ -27,9 +27,9 @@ from noetl.executor.engine.start import correct_input, new_run
 from noetl.executor.errors import ActionError, RejectedError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import hash_secret
-from noetl.executor.model.outbox import ended_entry
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import NEVER, Claim, Lease, Run, RunEnding, RunStatus, Visit
+from noetl.executor.model.run_entries import ended_entry
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.triggers import LiveTrigger

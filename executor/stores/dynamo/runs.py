@@ -13,8 +13,8 @@ from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
 from noetl.executor.model.events import Event
-from noetl.executor.model.outbox import entries_of_start
 from noetl.executor.model.run import DEADLINE, END, HistoryPosition, Run, RunStatus, Visit
+from noetl.executor.model.run_entries import entries_of_start
 from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.model.run_tags import TagChange

@@ -16,7 +16,6 @@ from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import RUN_STARTED
-from noetl.executor.model.outbox import entries_of_start
 from noetl.executor.model.run import (
     SERVICE_QUEUE,
     Branch,
@@ -26,6 +25,7 @@ from noetl.executor.model.run import (
     RunStatus,
     Visit,
 )
+from noetl.executor.model.run_entries import entries_of_start
 from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary, StepVisits
 from noetl.executor.model.run_tags import TagChange, tag_keys

@@ -10,8 +10,9 @@ import pytest
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.channels import Channel
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers, entries_of_start
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
 from noetl.executor.model.run import Claim, Run, RunEnding, RunStatus
+from noetl.executor.model.run_entries import entries_of_start
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.triggers import FiringOutcome
 from noetl.executor.stores.interface import Store
