@@ -154,7 +154,8 @@ async def test_wrong_requests_are_refused(service: httpx.AsyncClient) -> None:
 async def test_a_trigger_that_awaits_runs_is_fired_for_an_ended_run(service: httpx.AsyncClient) -> None:
     text = (
         "name: after\ninput: {id: {type: string, default: none}}\n"
-        'triggers: [{name: ended, type: run, playbook: team/load, input: {id: "{{ trigger.workflow_id }}"}}]\n'
+        "triggers: [{name: ended, type: run, playbook: team/load, "
+        'input: {id: "{{ trigger.workflow_id }}"}}]\n'
         'steps: [{name: a, run: [{action: set, set: {of: "{{ input.id }}"}}]}]\n'
     )
     assert (await service.post("/playbooks", json={"playbook": text})).status_code == 201
