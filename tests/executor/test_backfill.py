@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.triggers import instant_key
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.stores.memory.store import MemoryStore
+from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.frozen import replace
 from noetl.testing.run_harness import FakeClock, compile_text
 
@@ -63,10 +65,10 @@ def failing(*days: str) -> str:
 
 
 class BackfillBench:
-    """A store in memory with one playbook. The test performs the turns of its backfills, and its runs."""
+    """A store with one playbook. The test performs the turns of its backfills, and its runs."""
 
-    def __init__(self, text: str = DAILY) -> None:
-        self.store = MemoryStore()
+    def __init__(self, text: str = DAILY, store: Any = None) -> None:
+        self.store = MemoryStore() if store is None else store
         self.clock = FakeClock(NOW)
         self.store.clock = self.clock
         self.id = ""
@@ -478,16 +480,25 @@ def test_one_of_two_processes_performs_a_turn(bench: BackfillBench) -> None:
     assert len(bench.runs()) == 1
 
 
+class TimedSqliteStore(SqliteStore):
+    """A store in a file with the clock of the test."""
+
+    clock: Any = None
+
+
 class ProcessDeath(BaseException):
     """The death of a process at a write."""
 
 
 @pytest.mark.parametrize("mode", ["start", "resume", "fresh"])
 @pytest.mark.parametrize("is_after", [False, True])
-def test_a_process_may_die_at_every_write(mode: str, is_after: bool) -> None:
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_process_may_die_at_every_write(mode: str, is_after: bool, kind: str, tmp_path: Path) -> None:
     """Let each write of each turn be the last one of its process, before or after it is made."""
     failed = [f"2025-04-0{day}T00:30:00Z" for day in range(1, 9)]
-    bench = BackfillBench(failing(*failed))
+    bench = BackfillBench(
+        failing(*failed), TimedSqliteStore(str(tmp_path / "noetl.db")) if kind == "sqlite" else None
+    )
     bench.start(days=15, limit=2)
     if mode != "start":
         bench.finish()
@@ -504,6 +515,7 @@ def test_a_process_may_die_at_every_write(mode: str, is_after: bool) -> None:
     assert len(bench.runs()) == 15 + again
     assert bench.counts == {"passed": 15, "started": 15 + again, "succeeded": 7, "failed": 8}
     assert sum(run.resumes for run in bench.runs()) == (8 if mode == "resume" else 0)
+    bench.store.close()
 
 
 def _perform_and_die(bench: BackfillBench, allowed: int, is_after: bool) -> int:
