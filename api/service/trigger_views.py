@@ -276,6 +276,7 @@ def _definition_of(source: TriggerSource, tenant: str) -> Definition:
 def describe_source(source: TriggerSource) -> str:
     """Return on one line what a trigger fires at.
 
+    >>> from noetl.planner.trigger_sources import WebhookAuth
     >>> describe_source(Webhook("shop/paid", WebhookAuth("stripe", ("SHOP",))))
     'POST shop/paid, stripe'
     >>> describe_source(RunEnd("import", ("failed", "timed_out")))

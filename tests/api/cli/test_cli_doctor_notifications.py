@@ -1,4 +1,4 @@
-"""What `noetl doctor` says about notifications that did not arrive."""
+"""Lines of `noetl doctor` about notifications that did not arrive."""
 
 from __future__ import annotations
 
