@@ -1,7 +1,7 @@
 r"""Encodings of a secret: the forms to search for, and the layers of escapes in a text.
 
-Problem: a secret may appear percent-encoded, as HTML or JSON escapes, in base64 or in hexadecimal. A writer
-may escape any of its characters or none, so the forms cannot be listed.
+Problem: a secret may appear percent-encoded, as escapes of HTML, JSON or a programming language, in base64 or
+in hexadecimal. A writer may escape any of its characters or none, so the forms cannot be listed.
 
 Algorithm: canonical forms. A layer of escapes is undone in the text and in the secret alike, until nothing
 changes; then equal values are equal texts. Base64 and hexadecimal have few forms, which are listed: base64 at
@@ -10,7 +10,8 @@ layer knows the positions of its parts in the layer before, so that a finding ca
 
 Cost: linear in the text for each layer, at most `MAX_LAYERS`. Positions are computed only on demand.
 
-Limits: other encodings, such as compression, encryption, base32, reversed text, and base64 within base64.
+Limits: other encodings, such as compression, encryption, base32, reversed text, UTF-32, lists of the numbers
+of bytes, and base64 within base64.
 """
 
 from __future__ import annotations
@@ -23,16 +24,20 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from html.entities import html5
 from itertools import accumulate
+from quopri import encodestring
 from urllib.parse import quote
 
 MAX_LAYERS = 6
 """How often the escapes of a text are undone: JSON in JSON in JSON has three layers."""
 
+_HEX = rb"[0-9A-Fa-f]"
 _ESCAPE = re.compile(
-    rb"(?:%[0-9A-Fa-f]{2})+|(?:\\\\)+|(?:\\u00[0-7][0-9A-Fa-f])+"
-    rb"|\\u[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2}"
-    rb"|\\u[0-9A-Fa-f]{4}|\\u\{[0-9A-Fa-f]{1,6}\}|\\x[0-9A-Fa-f]{2}"
-    rb"|&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
+    rb"(?:%HH)+|(?:\\\\)+|(?:\\u00[0-7]H)+"
+    rb"|[\\%]u[dD][89abAB]HH[\\%]u[dD][c-fC-F]HH"
+    rb"|[\\%]uHHHH|\\UHHHHHHHH|\\u\{H{1,6}\}"
+    rb"|(?:\\x[0-7]H)+|\\x[c-fC-F]H(?:\\x[89abAB]H){1,3}|\\xHH"
+    rb"|(?:\\[01][0-7]{2})+|\\3[0-7]{2}(?:\\2[0-7]{2}){1,3}"
+    rb"|&(?:#[0-9]{1,7};?|#[xX]H{1,6};?|[A-Za-z][A-Za-z0-9]{1,31};)".replace(b"H", _HEX)
 )
 """An escape, or a run of escapes of equal width.
 
@@ -85,13 +90,14 @@ def written_forms(value: str) -> tuple[set[bytes], set[bytes]]:
     raw = _bytes(value)
     doubled = (('"', '""'), ("'", "''"), ("'", "'\"'\"'"), (" ", "+"))
     written = {raw, *(_bytes(value.replace(sign, escape)) for sign, escape in doubled)}
+    written |= {*_misread(raw), *_as_latin_1(value), encodestring(raw).replace(b"=\n", b"")}
     canonical = {to_canonical(list(undo_all(form))[-1]) for form in written}
     plain = {*written, *canonical, *_as_utf16(value)}
     # A percent sign before it makes an escape of its first two characters.
     plain |= {form[2:] for form in canonical if _HEX_START.match(form) and len(form) >= 10}
     sources = {raw, *_as_utf16(value), json.dumps(value)[1:-1].encode(), quote(raw, safe="").encode()}
     sources.add(_bytes(json.dumps(value, ensure_ascii=False)[1:-1]))
-    sources.add(quote(raw).encode())
+    sources |= {quote(raw).encode(), *_as_latin_1(value)}
     encoded = {form for source in sources for form in _as_base64(source)}
     encoded |= {form for source in sources for form in (source.hex().encode(), source.hex().upper().encode())}
     return {form for form in plain if len(form) >= MIN_FORM_LENGTH}, encoded
@@ -163,24 +169,37 @@ def _nothing(match: re.Match[bytes]) -> bytes:
 
 def _unescape(match: re.Match[bytes]) -> bytes:
     text = match[0]
-    kind = text[1:2]
-    if text[:1] == b"%":
-        return unhexlify(text.replace(b"%", b""))
-    if text[:1] == b"&":
+    start, kind = text[:1], text[1:2]
+    if start == b"&":
         return _unescape_entity(text)
+    if start == b"%" and kind != b"u":
+        return unhexlify(text.replace(b"%", b""))
     if kind == b"\\":
         return text[: len(text) // 2]
-    if kind == b"x" or text[2:3] == b"{":
+    if kind == b"x":
+        return _to_utf8(unhexlify(text.replace(b"\\x", b"")))
+    if kind in b"0123":
+        return _to_utf8(bytes(int(digits, 8) for digits in text.split(b"\\")[1:]))
+    if kind == b"U" or text[2:3] == b"{":
         return _character(int(text[2:].strip(b"{}"), 16), text)
-    characters = text.decode("unicode_escape").encode("utf-16-le", "surrogatepass")
+    characters = text.replace(b"%", b"\\").decode("unicode_escape").encode("utf-16-le", "surrogatepass")
     return characters.decode("utf-16-le", "surrogatepass").encode("utf-8", "surrogatepass")
+
+
+def _to_utf8(data: bytes) -> bytes:
+    """Return bytes that are UTF-8, or else characters of Latin-1 as UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1").encode()
+    return data
 
 
 def _unescape_entity(text: bytes) -> bytes:
     if text[1:2] != b"#":
         name = text[1:].decode()
         return html5[name].encode() if name in html5 else text
-    digits = text[2:-1]
+    digits = text[2:].rstrip(b";")
     return _character(int(digits[1:], 16) if digits[:1] in b"xX" else int(digits), text)
 
 
@@ -198,6 +217,19 @@ def _as_utf16(value: str) -> Iterator[bytes]:
         data = value.encode(codec, "surrogatepass").strip(b"\0")
         yield data
         yield data.decode("latin-1").encode()
+
+
+def _misread(raw: bytes) -> Iterator[bytes]:
+    """Yield the text that a reader makes of UTF-8 if it takes the bytes for Latin-1 or Windows-1252."""
+    if not raw.isascii():
+        for codec in ("latin-1", "cp1252"):
+            yield _bytes(raw.decode(codec, "replace"))
+
+
+def _as_latin_1(value: str) -> Iterator[bytes]:
+    """Yield the bytes of Latin-1, if they exist and differ from UTF-8. Escapes and base64 may have them."""
+    if not value.isascii() and max(value) <= "\xff":
+        yield value.encode("latin-1")
 
 
 def _as_base64(data: bytes) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ import html
 import json
 import random
 from collections.abc import Callable
+from quopri import encodestring
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -35,6 +36,10 @@ def _partly(escape: Callable[[str], str]) -> Callable[[str], str]:
 
 def _json_escape(sign: str) -> str:
     return "".join(f"\\u{unit:04x}" for unit in memoryview(sign.encode("utf-16-le")).cast("H"))
+
+
+def _latin_1(text: str) -> bytes:
+    return text.encode("latin-1" if max(text) <= "\xff" else "utf-8")
 
 
 def _upper_json_escape(sign: str) -> str:
@@ -73,6 +78,18 @@ ENCODERS: dict[str, Callable[[str], str]] = {
     "hexadecimal in upper case": lambda text: text.encode().hex().upper(),
     "hexadecimal with colons": lambda text: text.encode().hex(":"),
     "utf-16": lambda text: text.encode("utf-16-le").decode("latin-1"),
+    "entities without semicolons": lambda text: "".join(f"&#{ord(sign)}" for sign in text),
+    "hexadecimal entities without semicolons": lambda text: "".join(f"&#x{ord(sign):X}" for sign in text),
+    "percent of a script": lambda text: "".join(map(_json_escape, text)).replace("\\u", "%u"),
+    "escapes of eight digits": _partly(lambda sign: f"\\U{ord(sign):08x}"),
+    "octal escapes": _partly(lambda sign: "".join(f"\\{byte:03o}" for byte in sign.encode())),
+    "escaped bytes": lambda text: repr(text.encode())[2:-1],
+    "all bytes escaped": lambda text: "".join(f"\\x{byte:02x}" for byte in text.encode()),
+    "quoted-printable": lambda text: encodestring(text.encode()).decode().replace("=\n", ""),
+    "misread as latin-1": lambda text: text.encode().decode("latin-1"),
+    "misread as windows-1252": lambda text: text.encode().decode("cp1252", "replace"),
+    "percent of latin-1": lambda text: quote(_latin_1(text), safe=""),
+    "base64 of latin-1": lambda text: base64.b64encode(_latin_1(text)).decode(),
     "base64 of utf-16": lambda text: base64.b64encode(text.encode("utf-16-le")).decode(),
     "hexadecimal of utf-16": lambda text: text.encode("utf-16-be").hex(),
 }
