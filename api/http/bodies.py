@@ -29,6 +29,7 @@ from noetl.api.http.problems import Problem
 from noetl.api.service.switches import MAX_WAIT_SECONDS
 from noetl.executor.model.backfills import MAX_OPEN_RUNS
 from noetl.executor.model.run_tags import MAX_TAG_LENGTH, MAX_TAGS
+from noetl.executor.security.redaction import redact
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.syntax.durations import parse_interval
 
@@ -74,7 +75,10 @@ PlaybookObject = Annotated[
 ]
 """A playbook as a JSON object. The compiler checks it, so the schema is that of the compiler."""
 
-ObjectMember = Annotated[dict[str, Any] | None, Expected("an object")]
+REDACTED = AfterValidator(redact)
+"""A mark of members that become a part of a run: they lose the values of secrets, as all that is stored."""
+
+ObjectMember = Annotated[dict[str, Any] | None, Expected("an object"), REDACTED]
 PLAYBOOK_EXPECTED = Expected("the text of a playbook or an object")
 
 
@@ -100,6 +104,7 @@ class SubmissionBody(RequestBody):
         list[Annotated[str, Field(min_length=1, max_length=MAX_TAG_LENGTH)]] | None,
         Field(max_length=MAX_TAGS),
         TAGS_EXPECTED,
+        REDACTED,
     ] = None
 
 
@@ -181,6 +186,7 @@ TagsMember = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=MAX_TAG_LENGTH)]],
     Field(max_length=MAX_TAGS),
     TAGS_EXPECTED,
+    REDACTED,
 ]
 
 

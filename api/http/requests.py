@@ -44,6 +44,7 @@ from noetl.executor.model.json_values import MAX_DEPTH, nests_deeper
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.start_request import StartRequest
+from noetl.executor.security.redaction import redact
 from noetl.planner.frozen import frozen
 from noetl.planner.schedules.schedule import CatchUpMode
 from noetl.planner.syntax.durations import parse_interval
@@ -93,7 +94,7 @@ async def read_submission(request: Request, input_text: str | None) -> tuple[Pla
     input = decode_json(input_text.encode("utf-8", "surrogatepass"), "The query parameter `input`")
     if not isinstance(input, dict):
         raise Problem(400, "The query parameter `input` must be a JSON object.", slug="invalid-request")
-    return InlinePlaybook(body), StartRequest(input)
+    return InlinePlaybook(body), StartRequest(redact(input))
 
 
 async def read_playbook(request: Request) -> str | bytes:
