@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 
 from noetl.api.compute.jobs import Job
@@ -50,6 +51,12 @@ MAX_TENANT_WAITING = 32
 
 READERS = 2
 """How many threads read the data of jobs. The states of a large run take some 50 ms."""
+
+SWITCHERS = 16
+"""How many requests that let runs continue in another version are under way at the same time."""
+
+TENANT_SWITCHERS = 4
+"""How many of them one tenant may have. Each may hold its run for a minute."""
 
 MAX_WAIT_SECONDS = 60.0
 START_SECONDS = 60.0
@@ -108,6 +115,8 @@ class ComputePool:
         self._flights: dict[str, _Flight] = {}
         self._cache: WeightedCache[str, bytes] = WeightedCache(CACHE_BYTES)
         self._readers = _TenantQueues(READERS)
+        self._switchers = _TenantQueues(SWITCHERS, TENANT_SWITCHERS)
+        self._switch_threads = CapacityLimiter(SWITCHERS)
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def run(self, job: Job, tenant: str) -> Any:
@@ -157,6 +166,16 @@ class ComputePool:
 
         async with self._readers.place(tenant):
             return await run_in_threadpool(read)
+
+    async def switch(self, function: Callable[[], T], tenant: str) -> T:
+        """Return function(), which may hold a run for a minute. A tenant has TENANT_SWITCHERS of the threads.
+
+        Raises:
+            ServiceBusyError, TenantBusyError: as `run` does.
+            Exception: what the function raises.
+        """
+        async with self._switchers.place(tenant):
+            return await to_thread.run_sync(function, limiter=self._switch_threads)
 
     async def close(self) -> None:
         """Stop all processes, and wait until they have ended."""
@@ -296,11 +315,11 @@ class _Flight:
 
 
 class _TenantQueues:
-    """The queues of tenants for a number of processes."""
+    """The queues of tenants for a number of processes or threads. A tenant has all but one, or `share`."""
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, share: int | None = None) -> None:
         self._free = processes
-        self._share = max(processes - 1, 1)
+        self._share = max(processes - 1, 1) if share is None else share
         self._running: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 

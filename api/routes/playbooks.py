@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import PathConvertor, register_url_convertor
@@ -21,7 +20,7 @@ from noetl.api.http.parameters import MAX_PLAYBOOKS, PlaybookQuery, WholeNumber
 from noetl.api.http.requests import read_playbook
 from noetl.api.http.responses import JsonResponse, PlaybookDocument, PlaybookLinks
 from noetl.api.routes.dependencies import AdminServices, Cursor, ReadServices, compile_long
-from noetl.api.routes.switching import SWITCHERS, compile_change, judge_elsewhere
+from noetl.api.routes.switching import compile_change, judge_elsewhere, switch_on_thread
 from noetl.api.service.compiler import InlinePlaybook
 from noetl.api.service.playbooks import PlaybookText
 from noetl.api.service.switches import PlaybookChange
@@ -148,7 +147,7 @@ async def check_runs(name: Name, request: Request, services: ReadServices, curso
         selection = RunFilter(playbook=name, cursor=cursor)
         return services.bulk.migrate(selection, change, judge, is_dry_run=True)
 
-    return JsonResponse(await to_thread.run_sync(check, limiter=SWITCHERS))
+    return JsonResponse(await switch_on_thread(request, services, check))
 
 
 @router.get("/{name:path}/versions/{version:path}", responses=_DOCUMENT, openapi_extra=problems("not-found"))

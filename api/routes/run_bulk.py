@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -17,7 +16,7 @@ from noetl.api.http.parameters import BulkQuery
 from noetl.api.http.requests import read_migration, read_run_selection
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import RunServices
-from noetl.api.routes.switching import SWITCHERS, compile_change, judge_elsewhere
+from noetl.api.routes.switching import compile_change, judge_elsewhere, switch_on_thread
 from noetl.api.service.views import BulkReport
 
 router = APIRouter(prefix="/workflows/bulk", tags=["workflows"], default_response_class=JsonResponse)
@@ -118,14 +117,14 @@ async def migrate_runs(
             caller_name(request),
             is_dry_run=migration.is_dry_run,
         )
-        return JsonResponse(await to_thread.run_sync(undo, limiter=SWITCHERS), 202)
+        return JsonResponse(await switch_on_thread(request, services, undo), 202)
     change = replace(await compile_change(request, services, migration.change), caller=caller_name(request))
     judge = judge_elsewhere(request, services)
 
     def migrate() -> BulkReport:
         return services.bulk.migrate(migration.selection, change, judge, is_dry_run=migration.is_dry_run)
 
-    return JsonResponse(await to_thread.run_sync(migrate, limiter=SWITCHERS), 202)
+    return JsonResponse(await switch_on_thread(request, services, migrate), 202)
 
 
 @router.post(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from anyio import CapacityLimiter, from_thread
+from anyio import from_thread
 from fastapi import Request
 
 from noetl.api.compute.jobs import SwitchJob, pack_plan
-from noetl.api.routes.dependencies import compile_long, perform
+from noetl.api.http.request_shares import place_of
+from noetl.api.routes.dependencies import compile_long, delay_refusal, opened_services, perform
 from noetl.api.service.compiler import InlinePlaybook
+from noetl.api.service.errors import TenantBusyError
 from noetl.api.service.services import TenantServices
 from noetl.api.service.switches import PlaybookChange
 from noetl.planner.plan import Plan
@@ -20,8 +23,7 @@ if TYPE_CHECKING:
     from noetl.planner.continuation.switch_state import Switch, SwitchState
     from noetl.planner.continuation.verdict import SwitchVerdict
 
-SWITCHERS = CapacityLimiter(4)
-"""How many requests to switch runs are under way at the same time. Each may hold its run for a minute."""
+T = TypeVar("T")
 
 
 async def compile_change(
@@ -47,3 +49,19 @@ def judge_elsewhere(request: Request, services: TenantServices) -> Judge:
         return verdict
 
     return judge
+
+
+async def switch_on_thread(request: Request, services: TenantServices, function: Callable[[], T]) -> T:
+    """Return function(), which switches runs and may wait for their running steps.
+
+    Other tenants have threads of their own, and the request gives up its place among those of its tenant.
+
+    Raises:
+        ServiceBusyError, TenantBusyError: too many requests switch runs.
+    """
+    async with place_of(request).given_up():
+        try:
+            return await opened_services(request).compute.switch(function, services.tenant)
+        except TenantBusyError:
+            await delay_refusal()
+            raise

@@ -25,7 +25,7 @@ from noetl.api.routes.dependencies import (
     compile_long,
     perform,
 )
-from noetl.api.routes.switching import SWITCHERS, compile_change, judge_elsewhere
+from noetl.api.routes.switching import compile_change, judge_elsewhere, switch_on_thread
 from noetl.api.routes.waiting import RETRY_AFTER, place_to_wait, wait_until_changed, wait_until_finished
 from noetl.api.service.changed_restarts import ChangedRestart
 from noetl.api.service.compiler import InlinePlaybook, PlanSource
@@ -314,13 +314,13 @@ async def _restart_changed(
     judge, restarts = judge_elsewhere(request, services), services.changed_restarts
     if restart.change.is_dry_run:
         preview = partial(restarts.preview, workflow_id, restart, judge)
-        return JsonResponse(await to_thread.run_sync(preview, limiter=SWITCHERS))
+        return JsonResponse(await switch_on_thread(request, services, preview))
 
     def start() -> tuple[bool, Run]:
         is_replay = services.runs.has_request(restart.change.idempotency_key)
         return is_replay, restarts.start(workflow_id, restart, judge)[0]
 
-    is_replay, run = await to_thread.run_sync(start, limiter=SWITCHERS)
+    is_replay, run = await switch_on_thread(request, services, start)
     return _changed(request, summarize(run), REPLAYED if is_replay else {})
 
 
@@ -337,8 +337,8 @@ async def _switch_run(
 
     if change.is_dry_run:
         preview = partial(services.switches.preview, workflow_id, change, judge)
-        return JsonResponse(await to_thread.run_sync(preview, limiter=SWITCHERS))
-    is_replay, run = await to_thread.run_sync(resume, limiter=SWITCHERS)
+        return JsonResponse(await switch_on_thread(request, services, preview))
+    is_replay, run = await switch_on_thread(request, services, resume)
     return _changed(request, summarize(run), REPLAYED if is_replay else {})
 
 

@@ -149,6 +149,22 @@ async def test_a_tenant_does_not_wait_for_all_jobs_of_another(pool: ComputePool,
     await pool.close()
 
 
+async def test_switches_that_hold_their_runs_leave_threads_to_other_tenants(pool: ComputePool) -> None:
+    begun, opened = threading.Semaphore(0), threading.Event()
+
+    def hold() -> bool:
+        begun.release()
+        return opened.wait()
+
+    held = [asyncio.create_task(pool.switch(hold, "many")) for _ in range(pool_module.SWITCHERS + 1)]
+    for _ in range(pool_module.TENANT_SWITCHERS):
+        await asyncio.to_thread(begun.acquire)
+    assert await pool.switch(lambda: "switched", "another") == "switched"
+    assert not begun.acquire(blocking=False)
+    opened.set()
+    assert all(await asyncio.gather(*held))
+
+
 async def test_a_tenant_reads_with_one_thread_and_its_own_credit(pool: ComputePool) -> None:
     begun, entered, opened = [], threading.Event(), threading.Event()
 
