@@ -37,7 +37,7 @@ steps:
   run: [{action: set, set: {said: "{{ 'ß' * 60000 }}"}}]
   rule: [{case: default, run: [more]}]
 - name: more
-  run: [{action: set, set: {all: "{{ [said, said, said, said, said, said] }}"}}]
+  run: [{action: set, set: {all: "{{ [said, said, said, said, said, said, said, said] }}"}}]
 output: {all: "{{ all }}"}
 """
 ASK = """\
