@@ -105,6 +105,8 @@ def test_a_backfill_is_paused_resumed_and_cancelled(noetl: Command, place: tuple
     cancelled = noetl("backfills", "cancel", backfill, "--runs", *place).out.splitlines()
     assert "state    cancelled" in cancelled
     assert noetl("backfills", "cancel", backfill, "--json", *place).json["state"] == "cancelled"
+    other = noetl("backfills", "start", NIGHTLY, *options, *place).out.strip()
+    noetl("backfills", "cancel", other, "--runs", *place)
     page = noetl("backfills", "list", "--limit", "1", *place)
     assert re.fullmatch(r"more backfills: --cursor \S+\n", page.err)
 
