@@ -20,6 +20,7 @@ from noetl.executor.model.backfills import (
     list_entries,
 )
 from noetl.executor.model.ids import derived_id
+from noetl.executor.model.run_transition import check_same_request
 from noetl.executor.model.triggers import LiveTrigger, instant_key
 from noetl.executor.stores.interface import Store
 from noetl.planner.diagnostics.wording import abbreviate
@@ -110,8 +111,7 @@ def _find_earlier(store: Store, tenant: str, backfill_id: str, content: str) -> 
     if entry is None:
         return None
     earlier = Backfill.from_json(entry.record)
-    if earlier.request != content:
-        raise RejectedError("idempotency_key_reused", "the idempotency key was used for another request")
+    check_same_request(earlier.request, content)
     return earlier
 
 

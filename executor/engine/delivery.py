@@ -133,7 +133,7 @@ class Courier:
         self._change_channel(channel, lambda current: delay_channel(current, next_at))
 
     def _hold(self, entry: OutboxEntry, now: float) -> bool:
-        """Store that an entry waits for its paused channel. It is due at once if that was resumed meanwhile."""
+        """Store that an entry waits for its paused channel. It is due at once if that was resumed."""
         held = hold(entry, now)
         if not self.store.outbox.change(entry, held):
             return False
