@@ -88,8 +88,8 @@ class DeclaredFields:
         is_wrong_kind = not is_of_kind(value, Kind(field.type))
         if not is_wrong_kind and (field.enum is None or value in field.enum):
             return None
-        from noetl.planner.checks.secrets import find_literal_secret
         from noetl.planner.diagnostics.wording import show_value
+        from noetl.planner.literal_secrets import find_literal_secret
 
         is_secret = isinstance(value, str) and find_literal_secret(name, value) is not None
         shown = describe_kind_of(value) if is_secret else show_value(value)

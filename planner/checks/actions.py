@@ -13,13 +13,13 @@ from pydantic import ValidationError
 
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from noetl.planner.checks.inputs import check_declared_fields
-from noetl.planner.checks.secrets import find_literal_secret
 from noetl.planner.diagnostics.diagnostic import closest, did_you_mean, suggest
 from noetl.planner.diagnostics.wording import as_code, quote_or_describe
 from noetl.planner.kinds import describe_kind_of, describe_kinds, is_of_kind
 from noetl.planner.lexers.shell import ShellLexer, read_as_code
 from noetl.planner.lexers.sql import SqlLexer
 from noetl.planner.lexers.url import UrlComponent, UrlLexer
+from noetl.planner.literal_secrets import find_literal_secret
 from noetl.planner.program.program import Program
 from noetl.planner.syntax.addresses import is_forbidden_host
 from noetl.planner.syntax.durations import parse_duration

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from noetl.infra.build import PACKAGES, read_architecture
+from noetl.infra.build import PACKAGES, ROOT, read_architecture
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,17 @@ sys.meta_path.insert(0, Missing())
 import_module(sys.argv[1]).PRELOAD.load()
 """
 
+REFUSE = (
+    LOAD
+    + """
+from noetl.executor.model.declared_values import DeclaredFields
+from noetl.planner.plan import Input
+
+fields = DeclaredFields({"count": Input("integer", True)}, "input", "the playbook")
+assert fields.find_problems({"count": "many"})
+"""
+)
+
 
 @pytest.mark.parametrize(
     ("name", "module", "packages"),
@@ -63,15 +75,27 @@ import_module(sys.argv[1]).PRELOAD.load()
     ],
 )
 @pytest.mark.parametrize("store", ["dynamodb://noetl", "postgresql://localhost/noetl"])
-def test_a_function_loads_without_what_its_package_leaves_out(
+def test_a_function_loads_and_refuses_inputs_without_what_its_package_leaves_out(
     name: str, module: str, packages: tuple[str, ...], store: str
 ) -> None:
     left_out = [f"noetl.{path.replace('/', '.')}" for path in PACKAGES[name].excluded]
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, module, *left_out, *packages],
+        [sys.executable, "-c", REFUSE, module, *left_out, *packages],
         check=False,
         env={**os.environ, "NOETL_STORE": store},
         stderr=subprocess.PIPE,
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_executor_must_not_import_what_the_package_of_steps_leaves_out() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = project["tool"]["importlinter"]["contracts"]
+    [contract] = [c for c in contracts if c["name"] == "the executor starts without the compiler"]
+    left_out = {
+        f"noetl.{path.replace('/', '.')}"
+        for path in PACKAGES["step"].excluded
+        if path.startswith("planner/") and path != "planner/diagnostics/explanations"
+    }
+    assert left_out <= set(contract["forbidden_modules"])
