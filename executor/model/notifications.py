@@ -70,17 +70,18 @@ def late_entries(run: Run, notify: Notify | None, subscribers: Subscribers, now:
 def late_time(header: Header, run: Run) -> float | None:
     """Return when a run is late, or None if no channel receives that.
 
-    The time counts from the instant of the schedule that started the run, else from its creation. A run that
-    continues another one counts from its own creation.
+    The time counts from the instant of the schedule that started the run, else from its creation. A run of a
+    backfill, and one that continues another one, count from their own creation.
     """
     notify = header.notify
     if notify is None or notify.late_seconds is None or run.queue != SERVICE_QUEUE:
         return None
-    instant = None if run.trigger is None else run.trigger.get("scheduled_at")
-    is_first = run.resumed_from is None
+    cause = run.trigger or {}
+    instant = cause.get("scheduled_at")
+    is_on_schedule = run.resumed_from is None and cause.get("backfill") is None
     begin = (
         datetime.fromisoformat(instant).timestamp()
-        if is_first and isinstance(instant, str)
+        if is_on_schedule and isinstance(instant, str)
         else run.created_at
     )
     return begin + notify.late_seconds

@@ -145,6 +145,8 @@ class TestLateTime:
         scheduled = replace(RUN, trigger={"type": "schedule", "scheduled_at": "1970-01-01T00:01:10Z"})
         assert late_time(self.HEADER, scheduled) == 130.0
         assert late_time(self.HEADER, replace(scheduled, resumed_from="r0")) == 160.0
+        backfilled = replace(scheduled, trigger={**(scheduled.trigger or {}), "backfill": "b1"})
+        assert late_time(self.HEADER, backfilled) == 160.0
         hook = replace(RUN, trigger={"type": "webhook", "name": "paid"})
         assert late_time(self.HEADER, hook) == 160.0
 
