@@ -122,6 +122,8 @@ class Courier:
         failed = fail_attempt(started, failure, now)
         if failure.is_away:
             self._delay(channel, failed, failure, now)
+        elif channel.retry_at is not None:
+            self._change_channel(channel, lambda current: delay_channel(current, None))
         _log_failure(failed, failure)
         return store.outbox.change(started, failed)
 

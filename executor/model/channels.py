@@ -14,7 +14,7 @@ class Channel:
     """A place to which notifications are sent.
 
     Attributes:
-        type: `webhook`, `slack`, `eventbridge` or `apprise`.
+        type: `webhook`, `slack` or `eventbridge`.
         target: the address; it may be `{{ secrets.NAME }}`.
         events: the events of all runs of the tenant that it receives.
         settings: further values of its type, such as the secret that signs.

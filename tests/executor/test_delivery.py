@@ -474,6 +474,18 @@ class TestProbes:
         assert post.due_in() == 5.0
         assert post.read("n2") is None
 
+    def test_a_probe_that_is_refused_with_400_to_499_has_reached_the_receiver(self) -> None:
+        post = PostOffice()
+        with receiver(422, 200) as server:
+            post.add_channel(server.url(), retry_at=START - 1)
+            post.add()
+            post.deliver_due()
+            assert post.store.channels.get("default", "ops").retry_at is None
+            post.add("n2")
+            post.deliver_due()
+            assert len(server.requests) == 2
+        assert post.read("n2") is None
+
     def test_another_process_that_probes_first_wins(self) -> None:
         post = PostOffice()
         channel = post.add_channel("http://127.0.0.1:1", retry_at=START - 1)
