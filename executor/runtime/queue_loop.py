@@ -216,7 +216,7 @@ class QueueLoop:
         firers = [self._read_current(trigger) for trigger in triggers]
 
         def fire_row(row: Mapping[str, Any]) -> bool:
-            return fire_message(firers, _row_item(row, self._store.clock()))
+            return fire_message(firers, _row_item(source.name, row, self._store.clock()))
 
         max_receives = max(queue.max_receives for queue, _ in readers)
         return bool(tables.read_batch(source.table, MAX_BATCH, max_receives, fire_row))
@@ -273,10 +273,11 @@ class QueueLoop:
             logger.warning("queue %s is not read: %s", url, problem)
 
 
-def _row_item(row: Mapping[str, Any], now: float) -> SourceItem:
+def _row_item(source: str, row: Mapping[str, Any], now: float) -> SourceItem:
+    """Return a row as an item. Its key names its table, as rows of another one have the same ids."""
     body, id = row["body"], str(row["id"])
     view = view_message(id, body if isinstance(body, str) else "", {}, str(row["receives"] + 1))
-    return SourceItem(id, now, view if isinstance(body, str) else {**view, "body": body})
+    return SourceItem(f"{source} {id}", now, view if isinstance(body, str) else {**view, "body": body})
 
 
 def _to_item(message: Mapping[str, Any]) -> SourceItem:

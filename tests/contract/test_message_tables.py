@@ -48,8 +48,8 @@ class MessageTable:
         self.store = PostgresStore(dsn)
         self.register(self.store)
 
-    def register(self, store: Any) -> None:
-        plan = compile_text(TEXT)
+    def register(self, store: Any, text: str = TEXT) -> None:
+        plan = compile_text(text)
         store.plans.save(plan)
         playbook = RegisteredPlaybook("default", plan.header.name, None, plan.hash, store.clock())
         store.registry.register(playbook, triggers=plan.header.triggers)
@@ -98,6 +98,16 @@ def test_each_row_starts_one_run_and_is_deleted(table: MessageTable) -> None:
         {"id": "1", "body": {"order": 1}, "receives": 1},
         {"id": "2", "body": {"order": 2}, "receives": 1},
     ]
+
+
+def test_a_trigger_that_reads_another_table_starts_runs_for_the_same_ids(table: MessageTable) -> None:
+    table.send('{"order": 1}')
+    table.start().read_all()
+    table.database.execute("create table shop.returns (like shop.orders including all)")
+    table.database.execute("insert into shop.returns (id, body) values (1, '{}')")
+    table.register(table.store, TEXT.replace("shop.orders", "shop.returns"))
+    table.start(rules="table:shop.returns").read_all()
+    assert [item["body"] for item in table.inputs()] == [{"order": 1}, {}]
 
 
 def test_a_process_that_dies_before_the_deletion_starts_no_second_run(
