@@ -276,8 +276,8 @@ class QueueLoop:
 def _row_item(source: str, row: Mapping[str, Any], now: float) -> SourceItem:
     """Return a row as an item. Its key names its table, as rows of another one have the same ids."""
     body, id = row["body"], str(row["id"])
-    view = view_message(id, body if isinstance(body, str) else "", {}, str(row["receives"] + 1))
-    return SourceItem(f"{source} {id}", now, view if isinstance(body, str) else {**view, "body": body})
+    view = view_message(id, body or "", {}, str(row["receives"] + 1))
+    return SourceItem(f"{source} {id}", now, {**view, "body": None} if body is None else view)
 
 
 def _to_item(message: Mapping[str, Any]) -> SourceItem:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from noetl.executor.engine.source_firing import fire_item
-from noetl.executor.errors import RejectedError, StoreAwayError
+from noetl.executor.errors import RejectedError, StoreAwayError, TriggerChangedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.runtime import queue_loop
 from noetl.executor.runtime.queue_loop import QueueLoop
@@ -138,20 +138,57 @@ def test_a_refused_row_is_dead_after_some_receives(table: MessageTable) -> None:
     assert len(table.inputs()) == 1
 
 
-def test_rows_before_a_failure_are_deleted(table: MessageTable, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("body", ['{"n": 1e5000}', "[" * 3000 + "]" * 3000], ids=["number", "depth"])
+def test_a_body_that_python_cannot_read_is_text_and_does_not_block_the_table(
+    table: MessageTable, body: str
+) -> None:
+    table.send(body, "{}")
+    loop = table.start()
+    for _ in range(2):
+        loop.read_all()
+    [(_, receives, is_dead)] = table.database.execute(
+        "select id, receives, dead_at is not null from shop.orders"
+    ).fetchall()
+    assert (receives, is_dead, len(table.inputs())) == (2, True, 1)
+
+
+def test_a_row_that_fails_unexpectedly_is_dead_after_some_receives(
+    table: MessageTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table.send("{}", "{}", "{}")
-    problems: list[Exception] = [RejectedError("quota_exceeded", "full"), StoreAwayError("away")]
 
     def fail(firer: Any, item: Any) -> Any:
-        if item.key == "2" and problems:
+        if item.view["id"] == "2":
+            raise ValueError("a bug")
+        return fire_item(firer, item)
+
+    monkeypatch.setattr(queue_loop, "fire_item", fail)
+    monkeypatch.setattr(queue_loop, "PAUSE_SECONDS", 0.0)
+    loop = table.start()
+    for _ in range(3):
+        loop.read_all()
+    assert (table.rows(), len(table.inputs())) == ([({}, 2, True)], 2)
+
+
+def test_rows_before_a_failure_are_deleted(table: MessageTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    table.send("{}", "{}", "{}")
+    problems: list[Exception] = [
+        RejectedError("quota_exceeded", "full"),
+        TriggerChangedError("changed"),
+        StoreAwayError("away"),
+    ]
+
+    def fail(firer: Any, item: Any) -> Any:
+        if item.view["id"] == "2" and problems:
             raise problems.pop(0)
         return fire_item(firer, item)
 
     monkeypatch.setattr(queue_loop, "fire_item", fail)
     monkeypatch.setattr(queue_loop, "PAUSE_SECONDS", 0.0)
     loop = table.start()
-    assert loop.read_all() == 0
-    assert [receives for _, receives, _ in table.rows()] == [0, 0]
+    for _ in range(2):
+        assert loop.read_all() == 0
+        assert [receives for _, receives, _ in table.rows()] == [0, 0]
     with pytest.raises(StoreAwayError):
         loop.read_all()
     assert loop.read_all() == 1

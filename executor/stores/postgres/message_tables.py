@@ -4,7 +4,10 @@ Problem: several processes read one table, and each may die after it has started
 
 Algorithm: competing consumers. A transaction locks some rows and passes over those that others have locked
 (`SKIP LOCKED`). It stays open while their messages are handled. Then it deletes the rows that are done. The
-others count one receive more, and are dead after the greatest number of receives.
+others count one receive more, and are dead after the greatest number of receives. So does a row whose
+handling fails for an unknown reason, since it would block those behind it.
+
+A body is read as text, since Python cannot represent every `jsonb`: a number may have too many digits.
 
 Cost: one transaction for each batch, and one connection for each process that reads tables.
 
@@ -17,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from noetl.executor.errors import RejectedError, StoreError
+from noetl.executor.errors import RejectedError, StoreError, TriggerChangedError
 from noetl.executor.stores.postgres.address import failure_of
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
     Connection = psycopg.Connection[dict[str, Any]]
 
 _SELECT = (
-    "select id, body, receives from {} where dead_at is null order by id limit %s for update skip locked"
+    "select id, body::text as body, receives from {} where dead_at is null"
+    " order by id limit %s for update skip locked"
 )
 _DELETE = "delete from {} where id = any(%s)"
 _COUNT = (
@@ -47,8 +51,8 @@ class MessageTables:
     ) -> int:
         """Handle up to `limit` messages of a table, and return their number.
 
-        `handle` gets a row with `id`, `body` and `receives`, and returns whether it is done. If it raises an
-        error, the rows before are written, and the error is raised.
+        `handle` gets a row with `id`, `body` as text and `receives`, and returns whether it is done. If it
+        raises an error, the rows before are written, and the error is raised.
 
         Raises:
             StoreError: the database cannot be reached, or there is no such table.
@@ -92,8 +96,10 @@ def _handle_all(
     for row in rows:
         try:
             (done if handle(row) else counted).append(row["id"])
-        except (RejectedError, StoreError) as problem:
+        except (RejectedError, StoreError, TriggerChangedError) as problem:
             return done, counted, problem
+        except Exception as problem:  # noqa: BLE001  The caller raises it.
+            return done, [*counted, row["id"]], problem
     return done, counted, None
 
 
