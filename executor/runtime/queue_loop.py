@@ -36,6 +36,7 @@ from noetl.executor.model.triggers import FiringOutcome, LiveTrigger
 from noetl.executor.runtime.source_triggers import find_source_triggers
 from noetl.executor.runtime.store_failures import FailureReasons
 from noetl.executor.security.allowed_sources import SOURCES_SETTING, AllowedSources, SourceKind, describe_rule
+from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
 from noetl.planner.polled_sources import Queue
 
@@ -61,17 +62,23 @@ logger = logging.getLogger("noetl.executor")
 def view_message(
     id: str, body: str, attributes: Mapping[str, Mapping[str, Any]], receives: str
 ) -> dict[str, Any]:
-    """Return what templates read under `trigger` for a message. A body that is no JSON is text."""
+    """Return what templates read under `trigger` for a message, without the values of secrets.
+
+    A body that is no JSON is text.
+    """
     try:
         value = read_json(body)
     except (ValueError, RecursionError):
         value = body
-    return {
+    view: dict[str, Any] = {
         "id": id,
         "body": value,
         "attributes": {name: _read_attribute(attribute) for name, attribute in attributes.items()},
         "receives": int(receives) if receives.isdecimal() else 1,
     }
+    # The inputs of its run are stored.
+    redacted: dict[str, Any] = redact_for_storage(view)
+    return redacted
 
 
 def _read_attribute(attribute: Mapping[str, Any]) -> str:
