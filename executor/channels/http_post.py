@@ -110,11 +110,11 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return float(text[:10])
     try:
         until = parsedate_to_datetime(text).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     try:
         now = parsedate_to_datetime(headers.get("date", "")).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         now = time.time()
     return max(until - now, 0.0)
 

@@ -109,6 +109,11 @@ class Courier:
         except CancelledError:
             # The process stops. The entry is due again after its lease.
             return True
+        except Exception as error:
+            # Without an outcome, the entry would be due after each lease for ever.
+            logger.exception("notification %s could not be sent", started.id)
+            reason = f"the message could not be sent ({type(error).__name__})"
+            failure = DeliveryFailure(reason, is_away=False)
         now = store.clock()
         if failure is None:
             if channel.retry_at is not None:

@@ -232,6 +232,7 @@ class TestRetries:
             (429, {"retry_after": "120"}, 120.0),
             (503, {"retry_after": "1"}, 5.0),
             (503, {"retry_after": "soon"}, 5.0),
+            (503, {"retry_after": "99999999999 Dec 23:59 99999999999"}, 5.0),
             (400, {"retry_after": "120"}, 5.0),
             (302, {"location": "http://127.0.0.1:1/"}, 5.0),
         ],
@@ -246,6 +247,27 @@ class TestRetries:
             post.deliver_due()
             assert post.due_in() == seconds
             assert len(server.requests) == 1
+
+    def test_a_notification_that_cannot_be_sent_for_an_unknown_reason_ends(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        post = PostOffice()
+        post.add_channel("https://example.com")
+        post.add()
+
+        def fail(*_: object) -> None:
+            raise ValueError("a bug")
+
+        monkeypatch.setattr(delivery, "make_message", fail)
+        for _ in range(2 * MAX_ATTEMPTS):
+            if (due_in := post.due_in()) is None:
+                break
+            post.clock.advance(due_in)
+            post.deliver_due()
+        ended = post.existing()
+        assert (delivery_state(ended), ended.record["attempts"]) == ("undelivered", MAX_ATTEMPTS)
+        assert ended.record["problem"] == "the message could not be sent (ValueError)"
+        assert "a bug" in caplog.text
 
     def test_a_receiver_that_is_too_slow_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http_post, "SEND_SECONDS", 0.2)
