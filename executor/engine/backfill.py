@@ -26,7 +26,7 @@ from noetl.executor.engine.backfill_partitions import (
 from noetl.executor.engine.firing import Firer, read_firer
 from noetl.executor.engine.quotas import check_branch_quota
 from noetl.executor.engine.run_log import log_run_resume
-from noetl.executor.errors import RejectedError, StoreAwayError, StoreError, UnknownRunError
+from noetl.executor.errors import RejectedError, UnknownRunError
 from noetl.executor.model.backfills import (
     Backfill,
     BackfillState,
@@ -34,7 +34,7 @@ from noetl.executor.model.backfills import (
     Partition,
     change_entry,
 )
-from noetl.executor.model.outbox import OutboxEntry
+from noetl.executor.model.outbox import POSTPONE_SECONDS, OutboxEntry
 from noetl.executor.model.run import SERVICE_QUEUE, RunStatus
 from noetl.executor.model.triggers import Advance, FiringOutcome, new_firing
 from noetl.executor.stores.interface import Store
@@ -45,9 +45,6 @@ MAX_EXAMINED = 400
 
 START_SECONDS = 5.0
 """After which time another process starts the runs that a turn has chosen, if it has died."""
-
-POSTPONE_SECONDS = 10.0
-"""After which time a turn that cannot be performed now is tried again."""
 
 MIN_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 30.0
@@ -61,22 +58,9 @@ def perform_backfill(store: Store, entry: OutboxEntry, now: float) -> bool:
     """Perform a turn of a backfill. Return whether this process has written the entry.
 
     Raises:
-        StoreAwayError: the store cannot be reached.
+        RejectedError: a run was refused, for another reason than the quota of the tenant.
+        StoreError: the store cannot be reached, or the plan or the list cannot be read.
     """
-    try:
-        return _perform_turn(store, entry, now)
-    except StoreAwayError:
-        raise
-    except (RejectedError, StoreError) as problem:
-        logger.warning("backfill %s is tried again: %s", entry.id, problem)
-    except Exception:
-        # One wrong backfill must not keep the others of the process from starting runs.
-        logger.exception("backfill %s is tried again", entry.id)
-    later = replace(entry, due_at=now + POSTPONE_SECONDS, edition=entry.edition + 1)
-    return store.outbox.change(entry, later)
-
-
-def _perform_turn(store: Store, entry: OutboxEntry, now: float) -> bool:
     backfill = _count_ends(store, Backfill.from_json(entry.record), now)
     firer = _read_version(store, backfill, now)
     if firer is None and not backfill.state.is_final:

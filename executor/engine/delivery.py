@@ -37,11 +37,10 @@ from noetl.executor.model.deliveries import (
     hold,
     is_sending,
     pause_refused_channel,
-    postpone,
     retry_delivery,
 )
 from noetl.executor.model.notifications import late_entries
-from noetl.executor.model.outbox import OutboxEntry
+from noetl.executor.model.outbox import OutboxEntry, postpone_entry
 from noetl.executor.model.run import Run
 from noetl.executor.security.capabilities import service_capabilities
 from noetl.executor.security.redaction import redact
@@ -80,11 +79,11 @@ class Courier:
             return self._hold(entry, now)
         waits_until = self._find_wait(entry, channel, now)
         if waits_until is not None:
-            return self.store.outbox.change(entry, postpone(entry, waits_until))
+            return self.store.outbox.change(entry, postpone_entry(entry, waits_until))
         if channel.retry_at is not None:
             probing = delay_channel(channel, now + LEASE_SECONDS)
             if not self.store.channels.put(probing, channel):
-                return self.store.outbox.change(entry, postpone(entry, now + TURN_SECONDS))
+                return self.store.outbox.change(entry, postpone_entry(entry, now + TURN_SECONDS))
             channel = probing
         started = begin_attempt(entry, now)
         if not self.store.outbox.change(entry, started):
@@ -190,7 +189,7 @@ def perform_late(store: Store, entry: OutboxEntry, now: float) -> bool:
     """Notify the channels of a run that has not ended in time. Return whether the entry was removed.
 
     Raises:
-        StoreAwayError: the store cannot be reached.
+        StoreError: the store cannot be reached, or the run cannot be read.
     """
     run = store.runs.get(entry.tenant, entry.record["run_id"])
     added = [] if run is None or run.status.is_final else _late_entries(store, run, now)

@@ -21,7 +21,7 @@ from typing import Any
 
 from noetl.executor.engine.firing import Firer, read_firer
 from noetl.executor.errors import ActionError, RejectedError, StoreAwayError, StoreError
-from noetl.executor.model.outbox import OutboxEntry
+from noetl.executor.model.outbox import POSTPONE_SECONDS, OutboxEntry, postpone_entry
 from noetl.executor.model.run import Run
 from noetl.executor.model.triggers import (
     Advance,
@@ -33,9 +33,6 @@ from noetl.executor.model.triggers import (
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import replace
 from noetl.planner.trigger_sources import RunEnd
-
-POSTPONE_SECONDS = 10.0
-"""After which time an entry that cannot be performed now is tried again."""
 
 View = Mapping[str, Any]
 """The values that templates read under `trigger`."""
@@ -49,15 +46,14 @@ def perform_run_end(store: Store, entry: OutboxEntry, now: float) -> bool:
     It is postponed if a trigger cannot be fired now. The others are fired first.
 
     Raises:
-        StoreAwayError: the store cannot be reached.
+        StoreError: the store cannot be reached, or the run cannot be read.
     """
     triggers = store.triggers.awaiting(entry.tenant, entry.record["playbook"])
     if triggers:
         view = _view_entry(store, entry)
         fired = [_try_to_fire(store, trigger, entry, view, now) for trigger in triggers]
         if not all(fired):
-            postponed = replace(entry, due_at=now + POSTPONE_SECONDS, edition=entry.edition + 1)
-            return store.outbox.change(entry, postponed)
+            return store.outbox.change(entry, postpone_entry(entry, now + POSTPONE_SECONDS))
     return store.outbox.change(entry, None)
 
 

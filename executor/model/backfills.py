@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from noetl.executor.model.ids import derived_id
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind, postpone_entry
 from noetl.executor.model.triggers import LiveTrigger, instant_key
 from noetl.planner.frozen import frozen, replace
 
@@ -291,7 +291,7 @@ def backfill_entry(backfill: Backfill) -> OutboxEntry:
 def change_entry(entry: OutboxEntry, backfill: Backfill, due_at: float | None) -> OutboxEntry:
     """Return the entry of a changed backfill. One that is finished is not due any more."""
     due = None if backfill.finished_at is not None else due_at
-    return replace(entry, record=backfill.to_json(), due_at=due, edition=entry.edition + 1)
+    return replace(postpone_entry(entry, due), record=backfill.to_json())
 
 
 def list_entries(backfill: Backfill, values: Sequence[str | int | float]) -> list[OutboxEntry]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from noetl.executor.model.channels import Channel
 from noetl.executor.model.events import timestamp
-from noetl.executor.model.outbox import OutboxEntry
+from noetl.executor.model.outbox import OutboxEntry, postpone_entry
 from noetl.planner.frozen import frozen, replace
 
 RETRY_SECONDS = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
@@ -98,11 +98,6 @@ def fail_attempt(entry: OutboxEntry, failure: DeliveryFailure, now: float) -> Ou
     return _move(entry, now + pause, problem=_cut(failure.reason), failed_at=timestamp(now), is_sending=False)
 
 
-def postpone(entry: OutboxEntry, due_at: float) -> OutboxEntry:
-    """Return an entry that is tried at another time, without an attempt."""
-    return _move(entry, due_at)
-
-
 def hold(entry: OutboxEntry, now: float) -> OutboxEntry:
     """Return an entry that waits until its channel is resumed."""
     held = _move(entry, None, state=DeliveryState.HELD.value, is_sending=False)
@@ -136,7 +131,7 @@ def delay_channel(channel: Channel, retry_at: float | None) -> Channel:
 
 def _move(entry: OutboxEntry, due_at: float | None, **changes: Any) -> OutboxEntry:
     record: Mapping[str, Any] = {**entry.record, **changes}
-    return replace(entry, due_at=due_at, record=record, edition=entry.edition + 1)
+    return replace(postpone_entry(entry, due_at), record=record)
 
 
 def _cut(text: str) -> str:

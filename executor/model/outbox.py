@@ -19,7 +19,10 @@ from dataclasses import field
 from enum import StrEnum
 from typing import Any
 
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
+
+POSTPONE_SECONDS = 10.0
+"""After which time an entry that cannot be performed now is tried again."""
 
 
 class OutboxKind(StrEnum):
@@ -71,6 +74,11 @@ class OutboxEntry:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> OutboxEntry:
         return cls(**{**data, "kind": OutboxKind(data["kind"])})
+
+
+def postpone_entry(entry: OutboxEntry, due_at: float | None) -> OutboxEntry:
+    """Return an entry that is due at another time; None: not by itself any more."""
+    return replace(entry, due_at=due_at, edition=entry.edition + 1)
 
 
 @frozen

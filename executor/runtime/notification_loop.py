@@ -23,8 +23,8 @@ from contextlib import suppress
 
 from noetl.executor.engine.delivery import Courier
 from noetl.executor.errors import StoreError
-from noetl.executor.model.deliveries import LEASE_SECONDS, postpone
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind
+from noetl.executor.model.deliveries import LEASE_SECONDS
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind, postpone_entry
 from noetl.executor.runtime.store_failures import FailureReasons
 
 POLL_SECONDS = 1.0
@@ -124,7 +124,7 @@ class NotificationLoop:
             # One wrong notification must not keep the others of the process from being sent.
             logger.exception("notification %s could not be sent; it is sent later", entry.id)
             with suppress(StoreError):
-                store.outbox.change(entry, postpone(entry, store.clock() + LEASE_SECONDS))
+                store.outbox.change(entry, postpone_entry(entry, store.clock() + LEASE_SECONDS))
         finally:
             with self._lock:
                 self._busy.discard(place)

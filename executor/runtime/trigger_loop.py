@@ -6,7 +6,8 @@ with thousands of them must not delay those of another tenant.
 Algorithm: turns. A tenant performs its due work for TURN_SECONDS: triggers that are due, and entries of the
 outbox. Then it is passed over, until no other tenant has due work.
 
-Cost: two queries of the store in each POLL_SECONDS, and two for each MAX_DUE firings.
+Cost: a query of the triggers and one of each kind of entry in each POLL_SECONDS, and as many for each MAX_DUE
+firings.
 
 Limits: turns are those of one process. A tenant waits for one turn of each other tenant with due triggers,
 and for the end of one firing.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from noetl.executor.engine import backfill as backfill_module
-from noetl.executor.engine.backfill import MAX_EXAMINED, POSTPONE_SECONDS, START_SECONDS, perform_backfill
+from noetl.executor.engine.backfill import MAX_EXAMINED, START_SECONDS, perform_backfill
 from noetl.executor.engine.backfill_control import (
     cancel_backfill,
     pause_backfill,
@@ -20,6 +20,7 @@ from noetl.executor.engine.backfill_control import (
 )
 from noetl.executor.engine.backfill_start import BackfillRequest, start_backfill
 from noetl.executor.engine.invocation import VisitExecutor
+from noetl.executor.engine.outbox import perform_entry
 from noetl.executor.errors import RejectedError, StoreAwayError
 from noetl.executor.model.backfills import (
     LIST_SLICE,
@@ -29,7 +30,7 @@ from noetl.executor.model.backfills import (
     BackfillState,
     RetryMode,
 )
-from noetl.executor.model.outbox import OutboxKind
+from noetl.executor.model.outbox import POSTPONE_SECONDS, OutboxKind
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import SERVICE_QUEUE, Lease, Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
@@ -109,7 +110,7 @@ class BackfillBench:
         count = 0
         while due := self.store.outbox.due([OutboxKind.BACKFILL], self.clock(), 10):
             for entry in due:
-                assert perform_backfill(self.store, entry, self.clock())
+                assert perform_entry(self.store, entry, self.clock())
                 count += 1
         return count
 

@@ -9,9 +9,8 @@ import pytest
 from noetl.executor.engine import firing as firing_module
 from noetl.executor.engine.hand_firing import HandFiring, fire_by_hand
 from noetl.executor.engine.outbox import PERFORMED_KINDS, perform_entry
-from noetl.executor.engine.run_firing import POSTPONE_SECONDS
 from noetl.executor.errors import RejectedError, StoreAwayError, StoreError
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind
+from noetl.executor.model.outbox import POSTPONE_SECONDS, OutboxEntry, OutboxKind
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter

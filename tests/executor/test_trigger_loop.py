@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from noetl.executor.errors import MessageError, StoreAwayError, StoreError
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind
+from noetl.executor.errors import DamagedRunError, MessageError, StoreAwayError, StoreError
+from noetl.executor.model.outbox import POSTPONE_SECONDS, OutboxEntry, OutboxKind
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_filter import RunFilter
@@ -152,6 +152,32 @@ def test_the_loop_survives_failures(
         "the store failed; triggers are tried again: The store is away.",
         "a trigger could not be performed; it is tried again",
     ]
+
+
+@pytest.mark.parametrize("kind", [OutboxKind.LATE, OutboxKind.RUN_ENDED])
+def test_an_entry_whose_run_cannot_be_read_holds_up_no_other_tenant(
+    kind: OutboxKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, clock = open_timed_store("40s")
+    text = (
+        "triggers: [{name: t, type: run, playbook: p}]\nsteps: [{name: a, run: [{action: log, message: x}]}]"
+    )
+    plan = compile_text(text)
+    store.plans.save(plan)
+    playbook = RegisteredPlaybook("other", plan.header.name, None, plan.hash, START)
+    store.registry.register(playbook, triggers=plan.header.triggers)
+    record = {"run_id": "damaged", "playbook": "p", "status": "failed", "ending": 0}
+    store.outbox.add(OutboxEntry("e1", "other", kind, START, START, record))
+
+    def get(*_: object) -> Any:
+        raise DamagedRunError("Data of run damaged cannot be read.", "damaged")
+
+    monkeypatch.setattr(store.runs, "get", get)
+    clock.advance(20)
+    loop = TriggerLoop(store, threading.Event())
+    assert loop.perform_all() == 0.0
+    assert count_runs(store) == 1
+    assert store.outbox.get("other", "e1").due_at == clock() + POSTPONE_SECONDS
 
 
 def test_a_loop_that_stops_performs_no_more() -> None:
