@@ -7,7 +7,8 @@ Algorithm: a request needs a place of its tenant, of which there are few. Others
 order of their arrival. While several tenants send requests, each has an eighth of its places, because each
 thread that runs delays all requests. A request gives up its place while it waits for its client, for a run,
 or for a compute process. So a place is held only by what uses the loop or one thread. Requests without a
-caller have places for each route.
+caller have places for each route. A request to a webhook moves from there to places of the webhooks of its
+tenant, as soon as the webhook is found.
 
 Cost: a counter and a queue for each tenant that has requests.
 
@@ -29,6 +30,7 @@ from weakref import WeakValueDictionary
 from starlette.requests import Request
 from starlette.types import Scope
 
+from noetl.api.http.route_match import ROUTE_MATCH
 from noetl.executor.errors import SettingError
 from noetl.executor.precedence import ForegroundWork
 
@@ -44,6 +46,7 @@ CONTENDED_PART = 8
 """A tenant has its places divided by this number, at least one, while other tenants send requests."""
 
 _PLACE = "noetl.request_place"
+_SHARES = "noetl.request_shares"
 
 
 def read_tenant_requests(settings: Mapping[str, str]) -> int:
@@ -142,6 +145,12 @@ class RequestPlace:
             self._work.__exit__(None, None, None)
             self._places.release()
 
+    async def move(self, places: RequestPlaces) -> None:
+        """Give up the place, and wait for one of others."""
+        self.give_up()
+        self._places = places
+        await self.take()
+
     @asynccontextmanager
     async def given_up(self) -> AsyncIterator[None]:
         """Give up the place, if it is held, during a block that waits, and take another one afterwards."""
@@ -174,20 +183,32 @@ class RequestShares:
 
         Without a tenant, the place is one of the route.
         """
-        if tenant is not None:
-            self._active.add(tenant)
-        place = scope[_PLACE] = RequestPlace(self._places_of(tenant, route))
+        if tenant is None:
+            places = self._places_of(f" {route}", f" {route}")  # No tenant has a blank in its name.
+        else:
+            self.note(tenant)
+            places = self._places_of(tenant, tenant)
+        scope[_SHARES] = self
+        place = scope[_PLACE] = RequestPlace(places)
         try:
             await place.take()
             yield place
         finally:
             place.give_up()
 
-    def _places_of(self, tenant: str | None, route: str) -> TenantPlaces:
-        holder = f" {route}" if tenant is None else tenant  # No tenant has a blank in its name.
+    async def move(self, place: RequestPlace, tenant: str, route: str) -> None:
+        """Let a request without a caller wait for a place of a tenant at a route, and occupy that instead."""
+        await place.move(self._places_of(f" {route} {tenant}", tenant))
+
+    def note(self, tenant: str) -> None:
+        """Note a request of a tenant, which has fewer places while others send requests."""
+        self._active.add(tenant)
+
+    def _places_of(self, holder: str, tenant: str) -> TenantPlaces:
+        """Return the places of a holder, which are fewer while other tenants send requests."""
 
         def limit() -> int:
-            is_contended = self._active.has_others(holder)
+            is_contended = self._active.has_others(tenant)
             return max(self._number // CONTENDED_PART, 1) if is_contended else self._number
 
         places = self._places.get(holder)
@@ -200,3 +221,20 @@ def place_of(request: Request) -> RequestPlace:
     """Return the place of a request. One that has not passed the access control has places of its own."""
     place: RequestPlace | None = request.scope.get(_PLACE)
     return RequestPlace(asyncio.Semaphore()) if place is None else place
+
+
+async def move_to_tenant(request: Request, tenant: str) -> None:
+    """Let a request without a caller occupy a place of a tenant, which must exist, at its route.
+
+    So requests of others at the route do not wait for the work of this tenant.
+    """
+    shares: RequestShares | None = request.scope.get(_SHARES)
+    if shares is not None:
+        await shares.move(place_of(request), tenant, request.scope[ROUTE_MATCH].route.path)
+
+
+def note_tenant(request: Request, tenant: str) -> None:
+    """Note a request of a tenant whose sender was recognised after the access control."""
+    shares: RequestShares | None = request.scope.get(_SHARES)
+    if shares is not None:
+        shares.note(tenant)

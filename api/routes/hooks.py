@@ -4,7 +4,7 @@ The signature of a request is its credential, so no authentication may be requir
 stranger may learn: nothing. An unknown path, and one of an unknown tenant, have the same answer.
 
 Order: path, method, size, sender, meaning of the body, run. Nothing of a body is parsed before its sender is
-recognised.
+recognised. Webhooks of other tenants have places of their own, so they do not wait for the work of this one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
+from weakref import WeakValueDictionary
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Path, Request
@@ -31,6 +32,7 @@ from noetl.api.http.openapi import (
     response_body,
 )
 from noetl.api.http.problems import Problem, unsigned
+from noetl.api.http.request_shares import move_to_tenant, note_tenant
 from noetl.api.http.requests import parse_webhook_body, read_limited_body
 from noetl.api.http.responses import JsonResponse, WebhookReceipt
 from noetl.api.routes.dependencies import PublicTenantServices, opened_services
@@ -52,8 +54,11 @@ router = APIRouter(prefix="/hooks", tags=["webhooks"], default_response_class=Js
 RETRY_LATER = {"Retry-After": "60"}
 """The header for a sender that may try again, after a person has resumed or corrected something."""
 
-_receivers = CapacityLimiter(4)
-"""Threads that start runs of requests, whose conditions and inputs are evaluated."""
+MAX_RECEIVERS = 4
+"""How many threads of a tenant start runs of requests, whose conditions and inputs are evaluated."""
+
+_receivers: WeakValueDictionary[str, CapacityLimiter] = WeakValueDictionary()
+"""The threads of each tenant that has such requests now."""
 
 _ANSWERED = (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS)
 """The statuses of runs that have a result to answer with."""
@@ -136,6 +141,7 @@ async def _receive(request: Request, services: TenantServices, path: str) -> Res
     headers = _headers_of(request)
     with _counted_failures(limits.unknown_senders, address):
         firer = await run_in_threadpool(services.webhooks.find, path)
+        await move_to_tenant(request, services.tenant)
         webhook = _webhook_of(firer)
         if request.method != webhook.method:
             detail = f"{request.method} is not allowed at this webhook."
@@ -143,15 +149,23 @@ async def _receive(request: Request, services: TenantServices, path: str) -> Res
         caller = await _check_caller(request, services, webhook)
         body = await read_limited_body(request, webhook.max_bytes)
         await _check_signature(request, services, firer, headers, body)
+    note_tenant(request, services.tenant)
     if webhook.auth.scheme != "api_key":
         await run_in_threadpool(limits.callers.check, caller)
     if firer.trigger.is_paused:
         raise Problem(503, "The webhook is paused.", slug="trigger-paused", headers=RETRY_LATER)
     value = await parse_webhook_body(request, body)
     delivery = await to_thread.run_sync(
-        _deliver, request, services, firer, headers, (body, value), limiter=_receivers
+        _deliver, request, services, firer, headers, (body, value), limiter=_receivers_of(services.tenant)
     )
     return await _answer(request, services, webhook, delivery)
+
+
+def _receivers_of(tenant: str) -> CapacityLimiter:
+    receivers = _receivers.get(tenant)
+    if receivers is None:
+        receivers = _receivers[tenant] = CapacityLimiter(MAX_RECEIVERS)
+    return receivers
 
 
 @contextmanager

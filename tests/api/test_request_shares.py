@@ -20,6 +20,7 @@ from noetl.api.http.request_shares import (
     TenantPlaces,
     read_tenant_requests,
 )
+from noetl.api.service.webhooks import WebhookService
 from noetl.executor import precedence
 from noetl.executor.errors import SettingError
 from noetl.executor.model.run_filter import RunFilter
@@ -110,6 +111,45 @@ async def test_a_tenant_waits_for_its_place_before_it_is_authenticated_again(
     lists.opened.set()
     assert {response.status_code for response in await asyncio.gather(*requests)} == {200}
     assert authenticated == 1 + 20 + 1
+
+
+HOOK = """
+name: hooked
+triggers: [{name: a, type: webhook, path: a, auth: {scheme: none}}]
+steps: [{name: a, run: [{action: log, message: a}]}]
+"""
+
+
+@pytest.mark.parametrize("work", ["check_sender", "deliver"])
+async def test_webhooks_of_a_tenant_do_not_wait_for_those_of_another(
+    http: httpx.AsyncClient,
+    settings: dict[str, str],
+    keys: dict[str, dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    work: str,
+) -> None:
+    settings["NOETL_ALLOW_UNSIGNED_WEBHOOKS"] = "1"
+    for headers in keys.values():
+        assert (await http.post("/playbooks", json={"playbook": HOOK}, headers=headers)).status_code == 201
+    opened, perform, begun = threading.Event(), getattr(WebhookService, work), 0
+
+    def block(service: WebhookService, *arguments: object) -> object:
+        nonlocal begun
+        if service.context.tenant == "many":
+            begun += 1
+            opened.wait()
+        return perform(service, *arguments)
+
+    monkeypatch.setattr(WebhookService, work, block)
+    requests = [asyncio.ensure_future(http.post("/hooks/many/a")) for _ in range(45)]
+    await wait_for(lambda: begun > 0)
+    try:
+        for _ in range(3):
+            response = await asyncio.wait_for(http.post("/hooks/few/a"), 60)
+            assert response.status_code == 202
+    finally:
+        opened.set()
+    assert {response.status_code for response in await asyncio.gather(*requests)} == {202}
 
 
 async def test_requests_that_wait_for_a_run_occupy_no_place(
