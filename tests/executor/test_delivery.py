@@ -18,6 +18,7 @@ from noetl.executor.channels.sender import Sender
 from noetl.executor.clients import aws
 from noetl.executor.engine import delivery
 from noetl.executor.engine.delivery import Courier, make_courier, perform_late
+from noetl.executor.engine.outbox import perform_entry
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import ActionError, StoreAwayError
 from noetl.executor.model.channels import Channel
@@ -353,6 +354,42 @@ class TestChannels:
         post.deliver_due()
         assert (post.due_in(), delivery_state(post.existing())) == (0.0, "pending")
 
+    def test_an_entry_that_another_process_has_changed_is_not_held(self) -> None:
+        post = PostOffice()
+        post.add_channel("http://127.0.0.1:1", is_paused=True)
+        entry = post.add()
+        assert post.store.outbox.change(entry, None)
+        assert not post.courier.deliver(entry, START)
+
+    @pytest.mark.parametrize("refusals", [1, 100])
+    def test_a_change_of_a_channel_is_tried_again(
+        self, refusals: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        post = PostOffice()
+        with receiver(503) as server:
+            post.add_channel(server.url())
+            post.add()
+            put, refused = post.store.channels.put, iter([False] * refusals)
+            monkeypatch.setattr(post.store.channels, "put", lambda *pair: next(refused, True) and put(*pair))
+            post.deliver_due()
+        channel = post.store.channels.get("default", "ops")
+        assert (channel.retry_at is None) == (refusals == 100)
+        assert post.due_in() == RETRY_SECONDS[0]
+
+    def test_a_channel_that_is_removed_meanwhile_is_not_changed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        post = PostOffice()
+        with receiver(503) as server:
+            channel = post.add_channel(server.url())
+            post.add()
+            monkeypatch.setattr(
+                post.store.channels, "put", lambda *_: not post.store.channels.remove(channel)
+            )
+            post.deliver_due()
+        assert post.store.channels.get("default", "ops") is None
+        assert post.due_in() == RETRY_SECONDS[0]
+
     def test_one_that_does_not_exist_leaves_its_notifications_undelivered(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -664,6 +701,13 @@ class TestLoop:
             assert loop.start_due(senders) == 1
         assert post.due_in() == LEASE_SECONDS
         assert "could not be sent" in caplog.text
+
+
+def test_an_invocation_delivers_with_the_settings_of_its_process() -> None:
+    post = PostOffice()
+    entry = post.add()
+    assert perform_entry(post.store, entry, START)
+    assert delivery_state(post.existing()) == "undelivered"
 
 
 def test_a_process_takes_its_settings_from_the_environment() -> None:

@@ -260,6 +260,14 @@ def test_a_trigger_that_is_no_longer_declared_does_not_fire(monkeypatch: pytest.
     assert service.entries() == []
 
 
+def test_an_end_that_is_no_longer_awaited_starts_nothing() -> None:
+    service = AwaitedPlaybook(AFTER)
+    service.run_import()
+    service.register(AFTER.replace("import", "other"))
+    assert service.perform() == []
+    assert service.entries() == []
+
+
 def test_a_firing_by_hand_starts_the_run_that_the_end_starts() -> None:
     service = AwaitedPlaybook(AFTER)
     ended = service.run_import()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from noetl.executor.engine import webhook_firing
 from noetl.executor.engine.firing import Firer
+from noetl.executor.engine.hand_firing import HandFiring, fire_by_hand
 from noetl.executor.engine.webhook_firing import (
     BORDER_SECONDS,
     Delivery,
@@ -26,7 +27,7 @@ from noetl.executor.engine.webhook_firing import (
 )
 from noetl.executor.errors import RejectedError, TriggerChangedError
 from noetl.executor.model.registry import RegisteredPlaybook
-from noetl.executor.model.triggers import FiringOutcome, new_firing, pause_trigger
+from noetl.executor.model.triggers import FiringOutcome, firing_id, new_firing, pause_trigger
 from noetl.executor.security.webhook_signatures import SignatureError, sign_standard
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.planner.trigger_sources import WebhookAuth
@@ -252,6 +253,45 @@ def test_the_sender_is_checked_with_the_secrets_of_the_tenant(caplog: pytest.Log
         check_sender(firer, headers, b"{}", {})
     with pytest.raises(MissingSecretError):
         check_sender(firer, headers, b"{}", {"NOETL_SECRET_OLD": "whsec_"})
+
+
+def test_a_scheme_without_signatures_is_not_checked_by_them() -> None:
+    check_sender(HookedPlaybook().firer(), {}, b"{}", {})
+
+
+def test_a_trigger_that_is_removed_meanwhile_is_reported() -> None:
+    service = HookedPlaybook(remember="1m")
+    firer = service.firer()
+    service.store.registry.unregister("default", "play", "1", now=START)
+    with pytest.raises(RejectedError, match="changed meanwhile"):
+        perform_request(firer, WebhookRequest("POST", {}, {}, b"{}", None), service.clock)
+
+
+def test_a_run_that_another_process_starts_meanwhile_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = HookedPlaybook()
+    first = service.send()
+    # The other process has not committed when this one reads the runs.
+    monkeypatch.setattr(service.store.runs, "summary", lambda *_: None)
+    again = service.send()
+    assert (again.run_id, again.is_repeat) == (first.run_id, True)
+    assert len(service.firings()) == 1
+
+
+def test_a_record_that_cannot_be_written_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = HookedPlaybook("if: '{{ false }}'", remember="1m")
+    advance, tries = service.store.triggers.advance, iter((False, True))
+    monkeypatch.setattr(service.store.triggers, "advance", lambda changed: next(tries) and advance(changed))
+    assert service.send().outcome is FiringOutcome.FILTERED
+    assert len(service.firings()) == 1
+
+
+@pytest.mark.parametrize(("data", "number"), [({"body": {"number": 4}}, 4), (None, 0)])
+def test_a_firing_by_hand_has_the_data_of_its_request(data: dict[str, Any] | None, number: int) -> None:
+    service = HookedPlaybook("input: {number: '{{ (trigger.body or {}).number | default(0) }}'}")
+    trigger = service.firer().trigger
+    run, is_new = fire_by_hand(service.store, trigger, HandFiring("k", data=data), service.clock())
+    assert (run.input, is_new) == ({"number": number}, True)
+    assert run.id == firing_id("default", "play", "hook", "manual k")
 
 
 def test_an_unknown_path_has_no_webhook() -> None:

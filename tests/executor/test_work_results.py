@@ -185,7 +185,10 @@ class TestNestedActions:
 
 
 def test_above_an_attempt_one_place_makes_a_stopped_evaluation_a_value() -> None:
-    """Above one attempt, waiting and cancelling are values. `until_stopped` returns that of an evaluation."""
+    """Above one attempt, waiting and cancelling are values. `until_stopped` returns that of an evaluation.
+
+    The delivery of a notification is an attempt of its own.
+    """
     caught = {
         (name.id, path.name)
         for path in sorted(ENGINE.glob("*.py"))
@@ -194,5 +197,5 @@ def test_above_an_attempt_one_place_makes_a_stopped_evaluation_a_value() -> None
         for name in ast.walk(handler.type)
         if isinstance(name, ast.Name) and name.id in ("Suspend", "CancelledError")
     }
-    places = ("attempts.py", "work_context.py")
+    places = ("attempts.py", "delivery.py", "work_context.py")
     assert caught == {("Suspend", "attempts.py"), *(("CancelledError", name) for name in places)}

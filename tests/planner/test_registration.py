@@ -15,6 +15,7 @@ from noetl.executor.errors import RejectedError
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.plan import Action, Case, Header, Plan, Retry, Step, Task, TaskCall, Work
 from noetl.planner.registration import checks, circles
+from noetl.planner.registration import findings as findings_module
 from noetl.planner.registration.certain_calls import always_calls
 from tests.planner.registered import KnownPlaybooks, compiled, diagnose_among, findings_among
 
@@ -183,6 +184,19 @@ class TestUsedPlaybooks:
             call = "{action: workflow, playbook: improt}"
             text = caller("{task: t}", head=f"tasks: {written.replace('CALL', call)}\n")
             assert findings_among(KnownPlaybooks(IMPORT), text) == [("NP817", "improt")]
+
+    def test_only_so_many_findings_are_listed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(findings_module, "MAX_FOUND", 1)
+        text = caller("{action: workflow, playbook: none}", "{action: workflow, playbook: nothing}")
+        assert findings_among(KnownPlaybooks(), text) == [("NP817", "none")]
+
+    def test_a_trigger_of_another_type_uses_no_playbook(self) -> None:
+        text = f"name: a\ntriggers: [{{name: t, type: schedule, every: 1h}}]\n{QUIET}"
+        registered = KnownPlaybooks(awaiting("b", "a"), text)
+        assert findings_among(registered, text) == []
+        declared = "{name: u, type: schedule, every: 1h}, {name: t, type: run, playbook: b}"
+        circle = f"name: a\ntriggers: [{declared}]\n{QUIET}"
+        assert findings_among(registered, circle) == [("NP816", "b")]
 
     def test_a_forced_registration_is_checked_for_circles_only(self) -> None:
         text = caller("{action: workflow, playbook: nothing}", "{action: workflow, playbook: caller}")
