@@ -5,7 +5,7 @@ Problem: the process that ends a run may die before it has started the runs that
 Algorithm: the end of a run writes an entry of the outbox (see `noetl.executor.model.outbox`). Each trigger
 that awaits the playbook is fired, and then the entry is removed. The key of a firing names the run and its
 ending. So an entry that is performed twice starts each run once, and a run that is resumed and ends again
-fires again.
+fires again. An entry that is postponed names the triggers that were fired, so their records stay as they are.
 
 Cost: one read of the triggers, and one of the ended run with its result.
 
@@ -48,13 +48,21 @@ def perform_run_end(store: Store, entry: OutboxEntry, now: float) -> bool:
     Raises:
         StoreError: the store cannot be reached, or the run cannot be read.
     """
-    triggers = store.triggers.awaiting(entry.tenant, entry.record["playbook"])
-    if triggers:
-        view = _view_entry(store, entry)
-        fired = [_try_to_fire(store, trigger, entry, view, now) for trigger in triggers]
-        if not all(fired):
-            return store.outbox.change(entry, postpone_entry(entry, now + POSTPONE_SECONDS))
-    return store.outbox.change(entry, None)
+    fired = {tuple(names) for names in entry.record.get("fired", ())}
+    awaiting = store.triggers.awaiting(entry.tenant, entry.record["playbook"])
+    triggers = [trigger for trigger in awaiting if (trigger.playbook, trigger.name) not in fired]
+    view = _view_entry(store, entry) if triggers else {}
+    is_complete = True
+    for trigger in triggers:
+        if _try_to_fire(store, trigger, entry, view, now):
+            fired.add((trigger.playbook, trigger.name))
+        else:
+            is_complete = False
+    if is_complete:
+        return store.outbox.change(entry, None)
+    record = {**entry.record, "fired": sorted(map(list, fired))}
+    postponed = replace(postpone_entry(entry, now + POSTPONE_SECONDS), record=record)
+    return store.outbox.change(entry, postponed)
 
 
 def view_run(run: Run) -> dict[str, Any]:

@@ -237,6 +237,26 @@ def test_a_trigger_that_cannot_be_fired_now_does_not_hold_up_others(
     assert sorted(run.playbook for run in service.perform()) == ["after", "clean"]
 
 
+def test_a_trigger_that_is_paused_before_others_are_fired_has_fired(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = AwaitedPlaybook(AFTER, ON_FAILURE)
+    service.run_import()
+    read_header = service.store.plans.header
+    lost = service.trigger("clean", "broken").plan_hash
+
+    def header(plan_hash: str) -> Any:
+        if plan_hash == lost:
+            raise StoreError("The plan is lost.")
+        return read_header(plan_hash)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service.store.plans, "header", header)
+        service.perform()
+    assert service.store.triggers.advance(pause_trigger(service.trigger(), service.clock()))
+    service.clock.advance(POSTPONE_SECONDS)
+    assert sorted(run.playbook for run in service.perform()) == ["after", "clean"]
+    assert service.outcomes() == [("started", None)]
+
+
 def test_a_store_that_is_away_keeps_the_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     service = AwaitedPlaybook(AFTER)
     service.run_import()
