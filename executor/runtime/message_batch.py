@@ -297,16 +297,21 @@ class MessageBatch:
         )
 
     def _record_run_end(self, run: Run, ending: RunEnding) -> None:
-        from noetl.executor.runtime.due_messages import send_messages_about
-
         log_run_end(run, ending, self._warm.store.clock())
         self._metrics.add("RunsEnded")
+        if ending.status in (RunStatus.FAILED, RunStatus.TIMED_OUT):
+            self._metrics.add("RunsFailed")
+        if ending.outbox:
+            self._announce_entries(run, ending)
+
+    def _announce_entries(self, run: Run, ending: RunEnding) -> None:
+        """Send messages about the entries of the outbox that the end of a run has written."""
+        from noetl.executor.runtime.due_messages import send_messages_about
+
         try:
             send_messages_about(self._warm.store, ending.outbox)
         except StoreError as error:
             logger.warning("what follows from run %s waits for the next sweep: %s", run.id, error)
-        if ending.status in (RunStatus.FAILED, RunStatus.TIMED_OUT):
-            self._metrics.add("RunsFailed")
 
 
 def _run_concurrently(
