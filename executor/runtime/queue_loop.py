@@ -22,7 +22,7 @@ import re
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from noetl.executor.clients import aws
@@ -183,22 +183,43 @@ class QueueLoop:
         self._paused_until[url] = time.monotonic() + PAUSE_SECONDS
 
     def _read_triggers(self) -> None:
-        """Read which triggers read which queues."""
+        """Read which triggers read which queues.
+
+        If a plan cannot be read, no queue of its tenant is: another trigger may read the same queue.
+        """
         queues: dict[str, list[tuple[Queue, LiveTrigger]]] = {}
-        for trigger in find_source_triggers(self._store, self._allowed.tenants(_KINDS), "queue"):
+        for tenant in self._allowed.tenants(_KINDS):
+            try:
+                readers = list(self._find_readers(tenant))
+            except StoreAwayError:
+                raise
+            except StoreError as problem:
+                logger.warning("queues of tenant %s are not read: %s", tenant, problem)
+                continue
+            for source, trigger in readers:
+                queues.setdefault(source.name, []).append((source, trigger))
+        self._queues = queues
+        self._paused_until = {name: until for name, until in self._paused_until.items() if name in queues}
+
+    def _find_readers(self, tenant: str) -> Iterator[tuple[Queue, LiveTrigger]]:
+        """Yield the triggers of a tenant that may read their queues, with these.
+
+        Raises:
+            StoreError: the store cannot be reached, or a plan cannot be read.
+        """
+        for trigger in find_source_triggers(self._store, [tenant], "queue"):
             firer = read_firer(self._store, trigger, self._store.clock())
             if firer is None or not isinstance(firer.declared.source, Queue):
                 continue
             source = firer.declared.source
             kind: SourceKind = "table" if source.url is None else "sqs"
             name = source.url or str(source.table)
-            if self._allowed.allows_queue(trigger.tenant, kind, name):
-                queues.setdefault(source.name, []).append((source, trigger))
+            if self._allowed.allows_queue(tenant, kind, name):
+                yield source, trigger
             else:
-                rule = describe_rule(trigger.tenant, kind, name)
-                self._warn(source.name, f"{SOURCES_SETTING} needs the rule `{rule}`")
-        self._queues = queues
-        self._paused_until = {name: until for name, until in self._paused_until.items() if name in queues}
+                self._warn(
+                    source.name, f"{SOURCES_SETTING} needs the rule `{describe_rule(tenant, kind, name)}`"
+                )
 
     def _read_source(self, readers: Sequence[tuple[Queue, LiveTrigger]]) -> bool:
         """Read a queue or a table for its triggers. Return whether messages were found or waited for.

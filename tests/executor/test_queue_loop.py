@@ -252,6 +252,27 @@ def test_a_queue_that_cannot_be_read_delays_no_other(
     assert f"queue {queue.url} could not be read; it is read again" in caplog.text
 
 
+def test_a_plan_that_cannot_be_read_stops_the_queues_of_its_tenant_only(
+    aws: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = ReadQueue(aws, rules="acme/sqs:URL; sqs:URL")
+    queue.register(TEXT.replace("ordered", "damaged"), tenant="acme")
+    queue.send("1")
+    read_header = queue.store.plans.header
+    damaged = queue.store.triggers.get("acme", "play", "damaged")
+    assert damaged is not None
+
+    def header(plan_hash: str) -> Any:
+        if plan_hash == damaged.plan_hash:
+            raise StoreError("The plan is lost.")
+        return read_header(plan_hash)
+
+    monkeypatch.setattr(queue.store.plans, "header", header)
+    queue.read(2)
+    assert len(queue.inputs()) == 1
+    assert caplog.messages == ["queues of tenant acme are not read: The plan is lost."]
+
+
 def test_a_worker_of_a_service_reads_queues(aws: Client) -> None:
     queue = ReadQueue(aws)
     queue.send("1")
