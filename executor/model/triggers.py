@@ -340,7 +340,7 @@ def record_firing(
     written = advance.written
     if written.next_at != advance.read.next_at:
         written = replace(written, last_at=firing.scheduled_at, last_outcome=outcome)
-    if run_id is not None and advance.changes_trigger:
+    if run_id is not None and advance.changes_trigger and written.type == "schedule":
         written = replace(written, last_run=run_id)
     return replace(advance, written=written, firings=(*advance.firings, recorded))
 

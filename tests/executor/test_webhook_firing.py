@@ -143,6 +143,8 @@ def test_two_processes_at_the_border_of_windows_start_one_run() -> None:
     delivery = perform_request(early, request, service.clock)
     assert (delivery.run_id, delivery.is_repeat) == (late.run_id, True)
     assert len(service.firings()) == 1
+    # Only a schedule has its last run.
+    assert service.firer().trigger.last_run is None
 
 
 def test_many_processes_at_once_start_one_run() -> None:
