@@ -1,4 +1,4 @@
-"""The outbox: work that follows from the end of a run, or from a run that is late.
+"""The outbox: work that follows from the end of a run, or from a run that is late, and backfills.
 
 Problem: the end of a run starts other runs, and notifies people. The process that ends the run may die
 before it has done so.

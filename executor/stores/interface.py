@@ -666,7 +666,7 @@ class TriggerStore(Protocol):
 
 
 class OutboxStore(Protocol):
-    """Entries of the outbox: what is done after runs have ended, or if they are late.
+    """Entries of the outbox: what is done after runs have ended, or if they are late, and backfills.
 
     Runs write them: `QueueStore.finish` those of the ending, and the start of a run that of `Run.late_at`.
     A backfill is an entry that follows from no run.

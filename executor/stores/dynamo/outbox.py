@@ -1,4 +1,4 @@
-"""The outbox of a DynamoDB store: what is done after runs have ended, or if they are late.
+"""The outbox of a DynamoDB store: what is done after runs have ended, or if they are late, and backfills.
 
 Problem: several processes read the same due entries. An entry must be performed although the process that has
 ended a run dies at once.

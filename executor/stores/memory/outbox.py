@@ -1,4 +1,4 @@
-"""The outbox of the store in memory: what is done after runs have ended, or if they are late.
+"""The outbox of the store in memory: what is done after runs have ended, or if they are late, and backfills.
 
 The author of a store decides how due entries are found, and how one read finds the subscribers of an end.
 Here the lock orders all writes, and all entries are examined.
