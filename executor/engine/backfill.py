@@ -4,7 +4,8 @@ Problem: the process that performs a turn may die at any point, and several proc
 
 Algorithm: a turn reads the statuses of the open runs and chooses the next partitions. It writes both into
 the entry, which requires that the entry is as it was read. Only then are the chosen runs started. Their ids
-are in the entry, so the next turn starts those that are missing, and none is started twice.
+are in the entry, so the next turn starts those that are missing, and none is started twice. A turn starts
+runs for PERFORM_SECONDS, and leaves the rest to the next one.
 
 Cost: a query for the open runs, one for the earlier attempts at the chosen partitions, and two writes.
 
@@ -14,6 +15,7 @@ Limits: a turn examines MAX_EXAMINED partitions. The end of a run is seen up to 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 
 from noetl.executor.engine.backfill_partitions import (
@@ -34,7 +36,7 @@ from noetl.executor.model.backfills import (
     Partition,
     change_entry,
 )
-from noetl.executor.model.outbox import POSTPONE_SECONDS, OutboxEntry
+from noetl.executor.model.outbox import PERFORM_SECONDS, POSTPONE_SECONDS, OutboxEntry
 from noetl.executor.model.run import SERVICE_QUEUE, RunStatus
 from noetl.executor.model.triggers import Advance, FiringOutcome, new_firing
 from noetl.executor.stores.interface import Store
@@ -75,9 +77,9 @@ def perform_backfill(store: Store, entry: OutboxEntry, now: float) -> bool:
         return False
     if firer is None or not started:
         return True
-    backfill, is_complete = _start_all(firer, backfill, started)
+    backfill, delay = _start_all(firer, backfill, started)
     backfill = backfill.settle(now)
-    following = _next_turn(backfill, now) if is_complete else now + POSTPONE_SECONDS
+    following = _next_turn(backfill, now) if delay is None else now + delay
     store.outbox.change(written, change_entry(written, backfill, following))
     return True
 
@@ -202,8 +204,14 @@ def _open(backfill: Backfill, partition: Partition, attempt: int, now: float) ->
     return replace(backfill, open=(*backfill.open, item))
 
 
-def _start_all(firer: Firer, backfill: Backfill, items: Sequence[OpenPartition]) -> tuple[Backfill, bool]:
-    """Start or resume the runs of open partitions. Return the backfill, and whether all could be."""
+def _start_all(
+    firer: Firer, backfill: Backfill, items: Sequence[OpenPartition]
+) -> tuple[Backfill, float | None]:
+    """Start or resume the runs of open partitions.
+
+    Return the backfill, and after how many seconds the others are started, or None if there are none.
+    """
+    ends_at = time.monotonic() + PERFORM_SECONDS
     for item in items:
         try:
             backfill = _start(firer, backfill, item)
@@ -211,8 +219,10 @@ def _start_all(firer: Firer, backfill: Backfill, items: Sequence[OpenPartition])
             if problem.reason != "quota_exceeded":
                 raise
             logger.warning("backfill %s starts runs later: %s", backfill.id, problem)
-            return backfill, False
-    return replace(backfill, progressed_at=firer.now), True
+            return backfill, POSTPONE_SECONDS
+        if item is not items[-1] and time.monotonic() >= ends_at:
+            return replace(backfill, progressed_at=firer.now), 0.0
+    return replace(backfill, progressed_at=firer.now), None
 
 
 def _start(firer: Firer, backfill: Backfill, item: OpenPartition) -> Backfill:

@@ -6,8 +6,10 @@ Algorithm: the end of a run writes an entry of the outbox (see `noetl.executor.m
 that awaits the playbook is fired, and then the entry is removed. The key of a firing names the run and its
 ending. So an entry that is performed twice starts each run once, and a run that is resumed and ends again
 fires again. An entry that is postponed names the triggers that were fired, so their records stay as they are.
+After PERFORM_SECONDS the entry is due again at once, and continues after the last trigger. So other tenants
+need not wait for thousands of triggers.
 
-Cost: one read of the triggers, and one of the ended run with its result.
+Cost: one read of the triggers, and one of the ended run with its result, for each performance.
 
 Limits: the triggers that are live when the entry is performed are fired, which is about a second after the
 end of the run. A run whose result was deleted meanwhile, or that was resumed, fires without its result.
@@ -16,12 +18,13 @@ end of the run. A run whose result was deleted meanwhile, or that was resumed, f
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from noetl.executor.engine.firing import Firer, read_firer
 from noetl.executor.errors import ActionError, RejectedError, StoreAwayError, StoreError
-from noetl.executor.model.outbox import POSTPONE_SECONDS, OutboxEntry, postpone_entry
+from noetl.executor.model.outbox import PERFORM_SECONDS, POSTPONE_SECONDS, OutboxEntry, postpone_entry
 from noetl.executor.model.run import Run
 from noetl.executor.model.triggers import (
     Advance,
@@ -50,19 +53,29 @@ def perform_run_end(store: Store, entry: OutboxEntry, now: float) -> bool:
     """
     fired = {tuple(names) for names in entry.record.get("fired", ())}
     awaiting = store.triggers.awaiting(entry.tenant, entry.record["playbook"])
-    triggers = [trigger for trigger in awaiting if (trigger.playbook, trigger.name) not in fired]
+    left = [trigger for trigger in awaiting if _names_of(trigger) not in fired]
+    last = tuple(entry.record.get("last") or ())
+    triggers = [trigger for trigger in left if _names_of(trigger) > last]
     view = _view_entry(store, entry) if triggers else {}
-    is_complete = True
+    ends_at = time.monotonic() + PERFORM_SECONDS
     for trigger in triggers:
         if _try_to_fire(store, trigger, entry, view, now):
-            fired.add((trigger.playbook, trigger.name))
-        else:
-            is_complete = False
-    if is_complete:
+            fired.add(_names_of(trigger))
+        if trigger is not triggers[-1] and time.monotonic() >= ends_at:
+            return store.outbox.change(entry, _note(postpone_entry(entry, now), fired, _names_of(trigger)))
+    if all(_names_of(trigger) in fired for trigger in left):
         return store.outbox.change(entry, None)
-    record = {**entry.record, "fired": sorted(map(list, fired))}
-    postponed = replace(postpone_entry(entry, now + POSTPONE_SECONDS), record=record)
-    return store.outbox.change(entry, postponed)
+    return store.outbox.change(entry, _note(postpone_entry(entry, now + POSTPONE_SECONDS), fired, ()))
+
+
+def _names_of(trigger: LiveTrigger) -> tuple[str, ...]:
+    return trigger.playbook, trigger.name
+
+
+def _note(entry: OutboxEntry, fired: Iterable[tuple[str, ...]], last: tuple[str, ...]) -> OutboxEntry:
+    """Return an entry with the triggers that were fired, and the last one that was tried in this round."""
+    changes = {"fired": sorted(map(list, fired)), "last": list(last)}
+    return replace(entry, record={**entry.record, **changes})
 
 
 def view_run(run: Run) -> dict[str, Any]:

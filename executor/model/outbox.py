@@ -25,6 +25,13 @@ POSTPONE_SECONDS = 10.0
 """After which time an entry that cannot be performed now is tried again."""
 
 
+PERFORM_SECONDS = 0.25
+"""After how long a performance of an entry leaves the rest of its firings to the next one.
+
+Entries of other tenants have their turn in between.
+"""
+
+
 class OutboxKind(StrEnum):
     """The work that an entry of the outbox requests.
 

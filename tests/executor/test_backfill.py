@@ -147,6 +147,21 @@ def bench() -> BackfillBench:
     return BackfillBench()
 
 
+def test_the_runs_of_a_turn_are_started_in_several_turns_if_they_take_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Other tenants have their turn in between."""
+    monkeypatch.setattr(backfill_module, "PERFORM_SECONDS", 0.0)
+    bench = BackfillBench()
+    bench.start(days=4, limit=4)
+    started = []
+    while due := bench.store.outbox.due([OutboxKind.BACKFILL], bench.clock(), 10):
+        assert perform_backfill(bench.store, due[0], bench.clock())
+        started.append(len(bench.runs()))
+    assert started == [1, 2, 3, 4]
+    assert bench.finish().counts.succeeded == 4
+
+
 def test_each_instant_from_the_first_time_to_before_the_last_starts_a_run(bench: BackfillBench) -> None:
     bench.start(start="2025-01-01T02:30", end="2025-01-03T01:30:00Z")
     backfill = bench.finish()

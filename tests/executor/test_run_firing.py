@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from noetl.executor.engine import firing as firing_module
+from noetl.executor.engine import run_firing
 from noetl.executor.engine.hand_firing import HandFiring, fire_by_hand
 from noetl.executor.engine.outbox import PERFORMED_KINDS, perform_entry
 from noetl.executor.errors import RejectedError, StoreAwayError, StoreError
@@ -255,6 +256,30 @@ def test_a_trigger_that_is_paused_before_others_are_fired_has_fired(monkeypatch:
     service.clock.advance(POSTPONE_SECONDS)
     assert sorted(run.playbook for run in service.perform()) == ["after", "clean"]
     assert service.outcomes() == [("started", None)]
+
+
+def test_many_triggers_are_fired_by_several_performances(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tenants have their turn in between, and a trigger that cannot be fired keeps no other from it."""
+    names = ["a", "b", "c"]
+    service = AwaitedPlaybook(*(AFTER.replace("name: after", f"name: {name}") for name in names))
+    service.run_import()
+    monkeypatch.setattr(run_firing, "PERFORM_SECONDS", 0.0)
+    read_header, lost = service.store.plans.header, service.trigger("a").plan_hash
+
+    def header(plan_hash: str) -> Any:
+        if plan_hash == lost:
+            raise StoreError("The plan is lost.")
+        return read_header(plan_hash)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service.store.plans, "header", header)
+        counts = [len(service.perform()) for _ in names]
+    assert (counts, service.entries()) == ([0, 1, 2], [])
+    service.clock.advance(POSTPONE_SECONDS)
+    assert [len(service.perform()) for _ in names] == [3, 3, 3]
+    assert sorted(run.playbook for run in service.started()) == names
+    service.clock.advance(POSTPONE_SECONDS)
+    assert service.entries() == []
 
 
 def test_a_store_that_is_away_keeps_the_entry(monkeypatch: pytest.MonkeyPatch) -> None:
