@@ -71,6 +71,18 @@ class Webhook:
     remember_seconds: float = 7 * 86_400.0
 
     @property
+    def repeat_seconds(self) -> float:
+        """The time without a second run of a repeated request: at least while its signed time is accepted.
+
+        >>> Webhook("paid", WebhookAuth("standard"), remember_seconds=60.0).repeat_seconds
+        600.0
+        """
+        if self.auth.scheme not in ("stripe", "standard"):
+            return self.remember_seconds
+        # The signed time may be early or late.
+        return max(self.remember_seconds, 2 * self.auth.tolerance_seconds)
+
+    @property
     def timing(self) -> tuple[Any, ...]:
         """The values that decide when it fires, which are not times."""
         return ()

@@ -2,6 +2,7 @@
 
 Problem: a sender repeats a request until it has an answer, so the same request arrives several times, also
 at several processes at once. For the time `remember` it must start one run. After that, it starts another.
+While a signed time is accepted, a recorded request must start no second run.
 
 Algorithm: the id of the run follows from the key of the request and the number of a window of time. A window
 is as long as `remember`. A request gets the run of its window, or that of the window before, if that run is
@@ -154,7 +155,7 @@ def perform_request(firer: Firer, request: WebhookRequest, clock: Callable[[], f
             firing = new_firing(current.trigger, key, current.now)
             return _reject(current, firing, problem)
         try:
-            delivery = _perform(current, firing, view, webhook.remember_seconds)
+            delivery = _perform(current, firing, view, webhook.repeat_seconds)
         except TriggerChangedError:
             delivery = None
         if delivery is not None:

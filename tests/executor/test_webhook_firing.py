@@ -102,6 +102,17 @@ def test_the_same_request_starts_another_run_when_it_is_forgotten() -> None:
     assert len(set(runs)) == 5
 
 
+@pytest.mark.parametrize("scheme", ["standard", "stripe"])
+def test_a_recorded_request_starts_no_second_run_while_its_signed_time_is_accepted(scheme: str) -> None:
+    auth = f"{{scheme: {scheme}, secret: '{{{{ secrets.HOOK }}}}', tolerance: 5m}}"
+    service = HookedPlaybook(remember="1m", auth=auth)
+    first = service.send(webhook_id="msg_1")
+    service.clock.advance(2 * 300 - 1)
+    assert service.send(webhook_id="msg_1").run_id == first.run_id
+    service.clock.advance(1)
+    assert service.send(webhook_id="msg_1").run_id != first.run_id
+
+
 @given(
     pauses=st.lists(st.floats(0, 200, allow_nan=False), min_size=1, max_size=30),
     start=st.floats(0, 120, allow_nan=False),
