@@ -21,6 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.access import identify_caller, peer_address
+from noetl.api.auth.api_keys import is_tenant
 from noetl.api.auth.authentication import Caller
 from noetl.api.auth.rate_limits import AddressLimiter
 from noetl.api.http.openapi import (
@@ -140,6 +141,8 @@ async def _receive(request: Request, services: TenantServices, path: str) -> Res
     limits.webhooks.take(address)
     headers = _headers_of(request)
     with _counted_failures(limits.unknown_senders, address):
+        if not is_tenant(services.tenant):
+            raise NotFoundError("unknown webhook")
         firer = await run_in_threadpool(services.webhooks.find, path)
         await move_to_tenant(request, services.tenant)
         webhook = _webhook_of(firer)

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from noetl.executor.security.webhook_signatures import sign_standard
+from noetl.executor.stores.sql.triggers import SqlTriggers
 from tests.api.responses import assert_problem
 
 pytestmark = pytest.mark.anyio
@@ -168,6 +169,16 @@ async def test_an_unknown_path_and_an_unknown_tenant_have_one_answer(
     response = await service.post(f"/hooks/{path}", content=b"{}")
     assert_problem(response, 404, "not-found")
     assert response.json()["detail"] == "unknown webhook"
+
+
+async def test_a_name_that_no_tenant_has_is_not_looked_up(
+    service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store may refuse such a key, and its failure would be reported to the operator."""
+    monkeypatch.setattr(SqlTriggers, "at_path", None)
+    for tenant in ("a" * 101, "a%20b", "-"):
+        response = await service.post(f"/hooks/{tenant}/git/pushed", content=b"{}")
+        assert_problem(response, 404, "not-found")
 
 
 async def test_another_method_is_refused_with_the_right_one(service: httpx.AsyncClient) -> None:
