@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 from urllib.parse import quote
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -14,13 +14,13 @@ from noetl.api.http.openapi import optional_body, problems, required_body, respo
 from noetl.api.http.parameters import BackfillQuery, IdempotencyKey
 from noetl.api.http.requests import read_backfill_cancellation, read_backfill_retry, read_backfill_start
 from noetl.api.http.responses import JsonResponse
-from noetl.api.routes.dependencies import ReadServices, RunServices
+from noetl.api.routes.dependencies import ReadServices, RunServices, TenantThreads
 from noetl.api.routes.workflows import REPLAYED
 from noetl.api.service.backfill_views import BackfillEntry, BackfillPage
 
 router = APIRouter(prefix="/backfills", tags=["triggers"], default_response_class=JsonResponse)
 
-_starters = CapacityLimiter(2)
+_starters = TenantThreads(2)
 """Threads that start backfills, which count up to 100,000 instants."""
 
 BackfillId = Annotated[str, Path(description="The id of a backfill.", examples=["7c0b1f2ad1f04b0d9f1e2a3c"])]
@@ -46,9 +46,8 @@ async def start_backfill(
 ) -> Response:
     """Start runs of a trigger for past instants, or for the partitions of a list."""
     playbook, trigger, start = await read_backfill_start(request, idempotency_key)
-    entry, is_replay = await to_thread.run_sync(
-        services.backfills.start, playbook, trigger, start, limiter=_starters
-    )
+    start_now = partial(services.backfills.start, playbook, trigger, start)
+    entry, is_replay = await _starters.run(services.tenant, start_now)
     location = f"{quote(request.scope.get('root_path', ''))}/backfills/{entry.id}"
     headers = {"Location": location} | (REPLAYED if is_replay else {})
     return JsonResponse(entry, 201, headers=headers)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Path, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -12,12 +12,12 @@ from starlette.responses import Response
 from noetl.api.http.openapi import problems, required_body, response_body
 from noetl.api.http.requests import read_channel_request
 from noetl.api.http.responses import JsonResponse
-from noetl.api.routes.dependencies import AdminServices, ReadServices
+from noetl.api.routes.dependencies import AdminServices, ReadServices, TenantThreads
 from noetl.api.service.channel_views import ChannelEntry, ChannelPage, ChannelTest, StoredChannel
 
 router = APIRouter(prefix="/channels", tags=["notifications"], default_response_class=JsonResponse)
 
-_testers = CapacityLimiter(4)
+_testers = TenantThreads(4)
 """Threads that send test messages, whose receivers may be slow."""
 
 Channel = Annotated[str, Path(description="The name of a channel.", examples=["ops"])]
@@ -96,4 +96,4 @@ def resume_channel(channel: Channel, services: AdminServices) -> Response:
 )
 async def test_channel(channel: Channel, services: AdminServices) -> Response:
     """Send a test message to a channel, also if it is paused, and say whether it was accepted."""
-    return JsonResponse(await to_thread.run_sync(services.channels.test, channel, limiter=_testers))
+    return JsonResponse(await _testers.run(services.tenant, partial(services.channels.test, channel)))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeVar
+from weakref import WeakValueDictionary
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Path, Query, Request
 from starlette.requests import ClientDisconnect
 
@@ -17,6 +19,8 @@ from noetl.api.http.request_shares import place_of
 from noetl.api.service.errors import TenantBusyError
 from noetl.api.service.services import TenantServices
 from noetl.planner.plan import Plan
+
+Result = TypeVar("Result")
 
 RunId = Annotated[str, Path(description="The id of a run.", examples=["7c0b1f2ad1f04b0d9f1e2a3c"])]
 """The part of a path that names a run."""
@@ -41,6 +45,21 @@ RunServices = Annotated[TenantServices, Depends(ScopeAccess("run"))]
 
 AdminServices = Annotated[TenantServices, Depends(ScopeAccess("admin"))]
 """Services of the caller's tenant, for a route that changes the registry."""
+
+
+class TenantThreads:
+    """The threads of each tenant for one kind of request, so that tenants do not wait for each other."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._limiters: WeakValueDictionary[str, CapacityLimiter] = WeakValueDictionary()
+
+    async def run(self, tenant: str, function: Callable[[], Result]) -> Result:
+        """Return function(), called on a thread of a tenant."""
+        limiter = self._limiters.get(tenant)
+        if limiter is None:
+            limiter = self._limiters[tenant] = CapacityLimiter(self._number)
+        return await to_thread.run_sync(function, limiter=limiter)
 
 
 def opened_services(request: Request) -> AppServices:

@@ -12,10 +12,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
-from weakref import WeakValueDictionary
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Path, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -36,7 +35,7 @@ from noetl.api.http.problems import Problem, unsigned
 from noetl.api.http.request_shares import move_to_tenant, note_tenant
 from noetl.api.http.requests import parse_webhook_body, read_limited_body
 from noetl.api.http.responses import JsonResponse, WebhookReceipt
-from noetl.api.routes.dependencies import PublicTenantServices, opened_services
+from noetl.api.routes.dependencies import PublicTenantServices, TenantThreads, opened_services
 from noetl.api.routes.waiting import RETRY_AFTER, place_to_wait, wait_until_finished
 from noetl.api.routes.workflows import REPLAYED
 from noetl.api.service.errors import NotFoundError
@@ -55,11 +54,8 @@ router = APIRouter(prefix="/hooks", tags=["webhooks"], default_response_class=Js
 RETRY_LATER = {"Retry-After": "60"}
 """The header for a sender that may try again, after a person has resumed or corrected something."""
 
-MAX_RECEIVERS = 4
-"""How many threads of a tenant start runs of requests, whose conditions and inputs are evaluated."""
-
-_receivers: WeakValueDictionary[str, CapacityLimiter] = WeakValueDictionary()
-"""The threads of each tenant that has such requests now."""
+_receivers = TenantThreads(4)
+"""Threads that start runs of requests, whose conditions and inputs are evaluated."""
 
 _ANSWERED = (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS)
 """The statuses of runs that have a result to answer with."""
@@ -158,17 +154,9 @@ async def _receive(request: Request, services: TenantServices, path: str) -> Res
     if firer.trigger.is_paused:
         raise Problem(503, "The webhook is paused.", slug="trigger-paused", headers=RETRY_LATER)
     value = await parse_webhook_body(request, body)
-    delivery = await to_thread.run_sync(
-        _deliver, request, services, firer, headers, (body, value), limiter=_receivers_of(services.tenant)
-    )
+    deliver = partial(_deliver, request, services, firer, headers, (body, value))
+    delivery = await _receivers.run(services.tenant, deliver)
     return await _answer(request, services, webhook, delivery)
-
-
-def _receivers_of(tenant: str) -> CapacityLimiter:
-    receivers = _receivers.get(tenant)
-    if receivers is None:
-        receivers = _receivers[tenant] = CapacityLimiter(MAX_RECEIVERS)
-    return receivers
 
 
 @contextmanager

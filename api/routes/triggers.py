@@ -5,9 +5,9 @@ The name of a playbook may contain slashes. That of a trigger may not, and is th
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import StringConvertor, register_url_convertor
@@ -17,7 +17,7 @@ from noetl.api.http.openapi import optional_body, problems, response_body
 from noetl.api.http.parameters import FiringQuery, IdempotencyKey, TriggerListQuery, WholeNumber
 from noetl.api.http.requests import read_catch_up, read_fire_request
 from noetl.api.http.responses import AcceptedRun, JsonResponse, RunLinks
-from noetl.api.routes.dependencies import ReadServices, RunServices
+from noetl.api.routes.dependencies import ReadServices, RunServices, TenantThreads
 from noetl.api.routes.waiting import RETRY_AFTER
 from noetl.api.routes.workflows import REPLAYED
 from noetl.api.service.trigger_views import FiringPage, TriggerDetails, TriggerEntry, TriggerPage
@@ -26,7 +26,7 @@ from noetl.planner.syntax.names import RESERVED_TRIGGER_NAMES
 
 router = APIRouter(prefix="/triggers", tags=["triggers"], default_response_class=JsonResponse)
 
-_starters = CapacityLimiter(2)
+_starters = TenantThreads(2)
 """Threads that start runs by hand, whose input, environment and variables are evaluated."""
 
 
@@ -92,9 +92,8 @@ async def fire_trigger(
 ) -> Response:
     """Start the run of a firing by hand: now, or that of an instant of the schedule."""
     fire = await read_fire_request(request, idempotency_key)
-    run, is_replay = await to_thread.run_sync(
-        services.triggers.fire, playbook, trigger, fire, limiter=_starters
-    )
+    fire_now = partial(services.triggers.fire, playbook, trigger, fire)
+    run, is_replay = await _starters.run(services.tenant, fire_now)
     links = RunLinks.of_run(request, run.id)
     headers = {"Location": links.status} | RETRY_AFTER | (REPLAYED if is_replay else {})
     return JsonResponse(AcceptedRun.from_run(run, links), 202, headers=headers)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import httpx
 import pytest
@@ -20,6 +22,9 @@ from noetl.api.http.request_shares import (
     TenantPlaces,
     read_tenant_requests,
 )
+from noetl.api.service.backfills import BackfillService
+from noetl.api.service.channels import ChannelService
+from noetl.api.service.triggers import TriggerService
 from noetl.api.service.webhooks import WebhookService
 from noetl.executor import precedence
 from noetl.executor.errors import SettingError
@@ -150,6 +155,42 @@ async def test_webhooks_of_a_tenant_do_not_wait_for_those_of_another(
     finally:
         opened.set()
     assert {response.status_code for response in await asyncio.gather(*requests)} == {202}
+
+
+@pytest.mark.parametrize(
+    "slow_request",
+    [
+        (BackfillService, "start", "/backfills", {"playbook": "a", "trigger": "a"}),
+        (TriggerService, "fire", "/triggers/a/a/fire", {}),
+        (ChannelService, "test", "/channels/a/test", None),
+    ],
+    ids=["backfill", "fire", "channel"],
+)
+async def test_slow_work_of_a_tenant_occupies_no_threads_of_others(
+    http: httpx.AsyncClient,
+    keys: dict[str, dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    slow_request: tuple[type, str, str, object],
+) -> None:
+    service, work, path, body = slow_request
+    opened, perform, begun = threading.Event(), getattr(service, work), 0
+
+    def block(called: Any, *arguments: object) -> object:
+        nonlocal begun
+        if called.context.tenant == "many":
+            begun += 1
+            opened.wait()
+        return perform(called, *arguments)
+
+    monkeypatch.setattr(service, work, block)
+    send = partial(http.post, path, json=body)
+    requests = [asyncio.ensure_future(send(headers=keys["many"])) for _ in range(DEFAULT_REQUESTS)]
+    await wait_for(lambda: begun >= 2)
+    try:
+        response = await asyncio.wait_for(send(headers=keys["few"]), 60)
+    finally:
+        opened.set()
+    assert {answer.status_code for answer in (response, *await asyncio.gather(*requests))} == {404}
 
 
 async def test_requests_that_wait_for_a_run_occupy_no_place(
