@@ -315,8 +315,12 @@ _EXPECTED_TIME = Expected("a time such as 2026-01-31 or 2026-01-31T09:30:00Z")
 class BackfillBody(RequestBody):
     """A backfill of a trigger: from a time to another, or for a list of partitions."""
 
-    playbook: str = Field(description="The name of a playbook.")
-    trigger: str = Field(description="The name of a trigger of its newest version, of type `schedule`.")
+    playbook: Annotated[str, Expected("the name of a playbook"), Field(description="The name of a playbook.")]
+    trigger: Annotated[
+        str,
+        Expected("the name of a trigger"),
+        Field(description="The name of a trigger of its newest version, of type `schedule`."),
+    ]
     start: Annotated[str | None, _EXPECTED_TIME] = Field(
         None,
         alias="from",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from noetl.api.http.bodies import REQUEST_BODIES, Expected
 from tests.api.conformance import described
 from tests.api.responses import assert_problem
 
@@ -91,3 +92,14 @@ async def test_headers_of_several_lines_are_one_list(http: httpx.AsyncClient) ->
     headers = [("Prefer", "respond-async"), ("Prefer", "wait=25")]
     response = await http.post("/workflows/run", json={"playbook": YAML}, headers=headers)
     assert (response.status_code, response.headers["preference-applied"]) == (200, "wait=25")
+
+
+def test_each_part_of_a_body_says_what_it_must_be() -> None:
+    silent = [
+        f"{body.__name__}.{name}"
+        for body in REQUEST_BODIES
+        for name, field in body.model_fields.items()
+        if not any(isinstance(part, Expected) for part in field.metadata)
+    ]
+    # Every value is an answer.
+    assert silent == ["AnswerBody.answer"]

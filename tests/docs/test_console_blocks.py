@@ -35,6 +35,7 @@ NOT_PLAYED = {
     "docs/how-to/write-a-page.md": {"make", "python"},
     "docs/reference/commands.md": {"export", "noetl"},
     "docs/reference/http.md": {"curl", "noetl", "npx", "openapi-python-client", "uvicorn"},
+    "docs/reference/notifications.md": {"noetl"},
     "docs/tutorial/first-playbook.md": {"cd", "export", "make", "mkdir"},
 }
 STORY = """\

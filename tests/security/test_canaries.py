@@ -583,8 +583,12 @@ PARAMETERS = {
     "playbook": "scheduled",
     "trigger": "nightly",
     "code": "NP101",
+    "channel": "ops",
+    "notification": "none",
 }
-"""The path parameters of routes that read, without the id of the run."""
+"""The path parameters of routes that read, without the ids of the run and of a backfill."""
+
+BACKFILL = {"playbook": "scheduled", "trigger": "nightly", "from": "2020-01-01", "to": "2020-01-02"}
 
 QUERIES = {
     "/workflows/comparison": "a={id}&b={id}",
@@ -613,18 +617,25 @@ async def _read_all(harness: RunHarness, url: str) -> dict[str, str]:
         routes = [path for path, calls in paths if "get" in calls and "{token}" not in path]
         answers = {"/openapi.json": json.dumps(document)}
         await client.post("/playbooks", json={"playbook": SCHEDULED})
+        backfill = await client.post("/backfills", json=BACKFILL)
+        assert backfill.status_code == 201, backfill.text
+        parameters = PARAMETERS | {"backfill_id": backfill.json()["id"]}
+        channel = await client.put("/channels/ops", json={"url": "https://hooks.example.com/noetl"})
+        assert channel.status_code in {200, 201}, channel.text
         runs = (await client.get("/workflows")).json()["items"]
         assert harness.id in {run["workflow_id"] for run in runs}
         for id in [run["workflow_id"] for run in runs]:
             for route in routes:
-                path = route.format(workflow_id=id, **PARAMETERS)
+                path = route.format(workflow_id=id, **parameters)
                 for form in FORMS.get(route, (QUERIES.get(route, ""),)):
                     target = f"{path}?{form.format(id=id)}"
                     if target in answers:
                         continue
                     answer = await client.get(target)
                     has_no_loop = route.endswith("/items") and answer.status_code == 422
-                    assert answer.status_code in {200, 202} or has_no_loop, f"{target}: {answer.text}"
+                    is_unknown = "none" in target and answer.status_code == 404
+                    is_answered = answer.status_code in {200, 202} or has_no_loop or is_unknown
+                    assert is_answered, f"{target}: {answer.text}"
                     answers[target] = answer.text
     return answers
 
