@@ -63,6 +63,13 @@ INDEPENDENT = (
     "tests/executor/test_dynamo_times.py",  # the times of runs, counted from their events
     "tests/executor/test_state_space.py",  # orders of the same choices
     "tests/executor/test_transitions_once.py",  # texts of the sources
+    "tests/executor/test_backfill.py",  # which runs start, on stores in memory, also in the next five
+    "tests/executor/test_end_entries.py",
+    "tests/executor/test_firing.py",
+    "tests/executor/test_notification_entries.py",
+    "tests/executor/test_run_firing.py",
+    "tests/executor/test_webhook_firing.py",
+    "tests/executor/test_webhook_signatures.py",  # texts and their hashes
 )
 DEPENDENT = (
     # Syntax trees, templates and their limits. What depends on none of them runs with the lowest versions.
@@ -108,19 +115,25 @@ SAME_CALLS = tuple(
     # The meaning of requests and of runs. Other tests in this folder make the same calls of packages.
     f"tests/api/test_{name}.py"
     for name in (
+        "calendar",
         "durations",
+        "http_backfills",
         "http_bulk",
+        "http_channels",
         "http_comparison",
         "http_delete",
         "http_migrate",
         "http_statistics",
         "http_switch",
         "http_tags",
+        "http_triggers",
         "http_ui",
         "loop_items",
         "past_runs",
         "read_costs",
+        "registration_checks",
         "run_lists",
+        "triggers",
     )
 )
 WITH_PACKAGES = (
