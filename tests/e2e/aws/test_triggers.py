@@ -61,12 +61,11 @@ def test_the_sweep_and_messages_fire_a_schedule(service: DeployedService, stack:
 
 
 def test_the_end_of_a_run_starts_the_run_that_awaits_it(service: DeployedService) -> None:
-    for text in (AFTER, SINGLE):
+    for text in (SINGLE, AFTER):
         answer = service.http.post("/playbooks", content=text, headers=CONTENT)
         assert answer.status_code == 201, answer.text
-    started = service.http.post("/playbooks/single/versions/1/runs").json()
-    ended = service.result(started["workflow_id"])
-    assert ended["status"] == "succeeded"
+    started = service.start(SINGLE)
+    assert service.result(started)["status"] == "succeeded"
     deadline = time.monotonic() + SECONDS
     # No sweep runs meanwhile: the invocation that has ended the run sends the message.
     while not (firings := find_firings(service, "after/ended")):
@@ -75,4 +74,4 @@ def test_the_end_of_a_run_starts_the_run_that_awaits_it(service: DeployedService
     [firing] = firings
     assert firing["outcome"] == "started"
     result = service.result(firing["workflow_id"])
-    assert result["result"]["seen"] == f"{started['workflow_id']} 7"
+    assert result["result"]["seen"] == f"{started} 7"
