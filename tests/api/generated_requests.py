@@ -33,7 +33,7 @@ ROOT = HOOKS.parents[2]
 PARTS = {
     "examples,fuzzing": ("--max-examples", "2"),
     "coverage": (),
-    "stateful": ("--max-examples", "12", "--mode", "positive"),
+    "stateful": ("--max-examples", "150", "--mode", "positive"),
 }
 """Phases of schemathesis that run at the same time, in processes of their own, with further options.
 
