@@ -511,6 +511,12 @@ class Trigger:
         assert isinstance(self.source, Schedule)
         return self.source
 
+    @property
+    def webhook(self) -> Webhook:
+        """The requests at which it fires. Only for a trigger of type `webhook`."""
+        assert isinstance(self.source, Webhook)
+        return self.source
+
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,

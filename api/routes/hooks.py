@@ -141,7 +141,7 @@ async def _receive(request: Request, services: TenantServices, path: str) -> Res
             raise NotFoundError("unknown webhook")
         firer = await run_in_threadpool(services.webhooks.find, path)
         await move_to_tenant(request, services.tenant)
-        webhook = _webhook_of(firer)
+        webhook = firer.declared.webhook
         if request.method != webhook.method:
             detail = f"{request.method} is not allowed at this webhook."
             raise Problem(405, detail, slug="wrong-method", headers={"Allow": webhook.method})
@@ -262,12 +262,6 @@ async def _answer(
         if run.status.is_final:
             raise Problem(502, f"The run {run.id} ended as {run.status}.", slug="run-failed", headers=headers)
     return JsonResponse(receipt, 202, headers=headers | RETRY_AFTER)
-
-
-def _webhook_of(firer: Firer) -> Webhook:
-    source = firer.declared.source
-    assert isinstance(source, Webhook)
-    return source
 
 
 def _headers_of(request: Request) -> dict[str, str]:

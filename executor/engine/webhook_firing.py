@@ -47,7 +47,7 @@ from noetl.executor.security.webhook_signatures import (
 )
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen, replace
-from noetl.planner.trigger_sources import Webhook, WebhookAuth
+from noetl.planner.trigger_sources import WebhookAuth
 
 BORDER_SECONDS = 600.0
 """How near the border of two windows a firing requires that no other process fires the trigger."""
@@ -107,7 +107,7 @@ def check_sender(
         SignatureError: another sender has sent it, or it is too old.
         MissingSecretError: no secret of the webhook can be read.
     """
-    auth = webhook_of(firer).auth
+    auth = firer.declared.webhook.auth
     if auth.scheme in ("api_key", "none"):
         return
     secrets = []
@@ -127,13 +127,6 @@ def check_sender(
         raise MissingSecretError("a secret of the webhook is not valid") from None
 
 
-def webhook_of(firer: Firer) -> Webhook:
-    """Return the webhook that a trigger declares."""
-    source = firer.declared.source
-    assert isinstance(source, Webhook)
-    return source
-
-
 def perform_request(firer: Firer, request: WebhookRequest, clock: Callable[[], float]) -> Delivery:
     """Start the run of a request, or return that of an earlier one with the same key.
 
@@ -142,7 +135,7 @@ def perform_request(firer: Firer, request: WebhookRequest, clock: Callable[[], f
     Raises:
         RejectedError: `quota_exceeded`; `trigger_changed`.
     """
-    store, webhook = firer.store, webhook_of(firer)
+    store, webhook = firer.store, firer.declared.webhook
     key = source_key(webhook.auth, request)
     view = redact_for_storage(view_request(webhook.auth, request, key))
     current: Firer | None = firer
