@@ -166,7 +166,7 @@ class TestSuccess:
         assert (request.method, request.target, request.headers["webhook-id"]) == ("POST", "/hook", "msg_n1")
         assert request.headers["idempotency-key"] == "msg_n1"
         assert post.read() is None
-        assert [record.message for record in caplog.records] == ["notification.sent: import to ops"]
+        assert [record.getMessage() for record in caplog.records] == ["notification.sent: import to ops"]
         check_signature(WebhookAuth("standard"), [SECRET], request.headers, request.body, START)
 
     def test_slack_receives_a_text_with_a_link(self) -> None:
@@ -336,7 +336,7 @@ class TestChannels:
             assert len(server.requests) == 1
         assert [delivery_state(post.existing(id)) for id in ("n1", "n2")] == ["held", "held"]
         assert post.existing().expires_at is not None
-        assert "channel.paused: import to ops" in [record.message for record in caplog.records]
+        assert "channel.paused: import to ops" in [record.getMessage() for record in caplog.records]
 
     def test_one_that_is_resumed_while_an_entry_is_held_sends_it(self) -> None:
         post = PostOffice()
@@ -398,7 +398,7 @@ class TestChannels:
         post.deliver_due()
         assert delivery_state(post.existing()) == "undelivered"
         assert post.existing().record["problem"] == "channel `ops` does not exist"
-        assert [record.message for record in caplog.records] == ["notification.failed: import to ops"]
+        assert [record.getMessage() for record in caplog.records] == ["notification.failed: import to ops"]
 
     def test_an_address_inside_is_refused(self) -> None:
         post = PostOffice()

@@ -270,7 +270,7 @@ def test_a_plan_that_cannot_be_read_stops_the_queues_of_its_tenant_only(
     monkeypatch.setattr(queue.store.plans, "header", header)
     queue.read(2)
     assert len(queue.inputs()) == 1
-    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == ["queues of tenant acme are not read: The plan is lost."]
 
 
