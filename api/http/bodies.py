@@ -270,17 +270,25 @@ class ChannelBody(RequestBody):
     """A channel to which notifications are sent."""
 
     url: Annotated[str, Expected("an address, or `{{ secrets.NAME }}`")] = Field(
-        description="The address, or `{{ secrets.NAME }}`. For `eventbridge`, the name or the ARN of a bus."
+        description=(
+            "The address, or `{{ secrets.NAME }}`. For `eventbridge`, the name or the ARN of a bus;"
+            " for `email`, `smtps://USER@HOST/?from=…&to=…`."
+        )
     )
     type: Annotated[
-        Literal["webhook", "slack", "eventbridge"], Expected("`webhook`, `slack` or `eventbridge`")
+        Literal["webhook", "slack", "email", "eventbridge"],
+        Expected("`webhook`, `slack`, `email` or `eventbridge`"),
     ] = "webhook"
     events: Annotated[
         list[Literal["failed", "succeeded", "cancelled", "late"]],
         Expected("a list of `failed`, `succeeded`, `cancelled` and `late`"),
     ] = Field(default_factory=list, description="The events of all runs that it receives.")
     secret: Annotated[str | None, Expected("a text")] = Field(
-        None, description="The secret that signs, for `webhook`: `whsec_` and base64, or a `secrets.NAME`."
+        None,
+        description=(
+            "The secret that signs, for `webhook`: `whsec_` and base64, or `{{ secrets.NAME }}`. For `email`,"
+            " the password of the user, as `{{ secrets.NAME }}`."
+        ),
     )
 
 

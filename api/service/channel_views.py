@@ -124,6 +124,8 @@ def shown_url(channel: Channel) -> str:
     if channel.type == "eventbridge" or secret_name(channel.target) is not None:
         return channel.target.strip()
     parts = urlsplit(channel.target)
+    if channel.type == "email":
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/?{parts.query}"
     is_short = parts.path in ("", "/") and not parts.query
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{'' if is_short else '/…'}"
 
@@ -134,7 +136,7 @@ def _members_of(channel: Channel) -> dict[str, Any]:
         "type": channel.type,
         "url": shown_url(channel),
         "events": list(channel.events),
-        "signed": "secret" in channel.settings,
+        "signed": channel.type == "webhook" and "secret" in channel.settings,
         "paused": channel.is_paused,
         "paused_reason": channel.paused_reason,
         "retry_at": timestamp(channel.retry_at),

@@ -22,6 +22,7 @@ from noetl.api.service.channel_views import ChannelEntry, ChannelPage, ChannelTe
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.tenant import TenantContext
 from noetl.executor.channels.http_post import parse_target
+from noetl.executor.channels.mail_target import parse_mail_target
 from noetl.executor.channels.message import make_message
 from noetl.executor.channels.sender import secret_name
 from noetl.executor.errors import ActionError, RejectedError
@@ -38,7 +39,7 @@ from noetl.planner.notify import MAX_CHANNEL_NAME, is_channel_name
 MAX_CHANNELS = 50
 """How many channels a tenant may have."""
 
-CHANNEL_TYPES = ("webhook", "slack", "eventbridge")
+CHANNEL_TYPES = ("webhook", "slack", "email", "eventbridge")
 
 MAX_TRIES = 10
 MAX_TARGET_LENGTH = 2000
@@ -237,18 +238,36 @@ def _check(name: str, request: ChannelRequest) -> None:
         raise _invalid(f"a channel cannot receive `{abbreviate(unknown[0])}`: the events are {known}")
     if not request.url.strip() or len(request.url) > MAX_TARGET_LENGTH:
         raise _invalid(f"the address of a channel must have 1 to {MAX_TARGET_LENGTH} characters")
-    if request.type != "eventbridge" and secret_name(request.url) is None:
-        try:
+    try:
+        if request.type == "email":
+            _check_mail(request)
+        elif request.type != "eventbridge" and secret_name(request.url) is None:
             parse_target(request.url.strip())
-        except ActionError as error:
-            raise _invalid(error.message) from error
-    if request.secret is not None:
+    except ActionError as error:
+        raise _invalid(error.message) from error
+    if request.secret is not None and request.type != "email":
         _check_secret(request.type, request.secret)
+
+
+def _check_mail(request: ChannelRequest) -> None:
+    """Check the mail server of a channel. A password is never stored: it is a secret of the operator.
+
+    Raises:
+        ActionError: the address is invalid.
+        RejectedError: `invalid_channel`.
+    """
+    has_user = parse_mail_target(request.url.strip()).user is not None
+    if has_user != (request.secret is not None):
+        raise _invalid(
+            "a channel of type `email` needs a secret with the password if it has a user, else none"
+        )
+    if request.secret is not None and secret_name(request.secret) is None:
+        raise _invalid("the password of a channel must be a secret: `{{ secrets.NAME }}`")
 
 
 def _check_secret(channel_type: str, secret: str) -> None:
     if channel_type != "webhook":
-        raise _invalid("only a channel of type `webhook` has a secret that signs")
+        raise _invalid("only a channel of type `webhook` or `email` has a secret")
     if secret_name(secret) is None:
         try:
             sign_standard(secret, "id", 0.0, b"")

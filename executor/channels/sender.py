@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import field
 
 from noetl.executor.channels.http_post import parse_target
+from noetl.executor.channels.mail_target import parse_mail_target
 from noetl.executor.channels.message import Message
 from noetl.executor.errors import ActionError
 from noetl.executor.model.channels import Channel
@@ -52,11 +53,34 @@ class Sender:
                 from noetl.executor.channels.eventbridge import put_event
 
                 return put_event(channel.target, message)
+            if channel.type == "email":
+                return self._mail(channel, message, now)
             return self._post(channel, message, now)
         except ActionError as error:
             return DeliveryFailure(error.message, is_away=False)
         except SigningSecretError as error:
             return DeliveryFailure(f"the signing secret is invalid: {error}", is_away=False)
+
+    def _mail(self, channel: Channel, message: Message, now: float) -> DeliveryFailure | None:
+        """Send a message by e-mail. The password may go to the mail server of the channel only.
+
+        Raises:
+            ActionError: the address or the password cannot be used.
+            CancelledError: `stopping` was set.
+        """
+        from noetl.executor.channels.mail import Mail
+
+        target = parse_mail_target(channel.target)
+        name = secret_name(channel.settings.get("secret", ""))
+        password = None
+        if name is not None:
+            access = SecretAccess(channel.tenant, self.secret_hosts, self.environ)
+            access.set_destination(lambda: (target.host,), "the mail server of the channel")
+            password = access.reveal(name)
+            if not password.isascii():
+                message_text = f"the password in the secret `{name}` must be in ASCII"
+                raise ActionError("ParameterError", message_text, retryable=False)
+        return Mail(target, message, password).send(self.networks, self.stopping, now)
 
     def _post(self, channel: Channel, message: Message, now: float) -> DeliveryFailure | None:
         """Send a message by HTTP.

@@ -14,10 +14,10 @@ class Channel:
     """A place to which notifications are sent.
 
     Attributes:
-        type: `webhook`, `slack` or `eventbridge`.
+        type: `webhook`, `slack`, `email` or `eventbridge`.
         target: the address; it may be `{{ secrets.NAME }}`.
         events: the events of all runs of the tenant that it receives.
-        settings: further values of its type, such as the secret that signs.
+        settings: further values of its type, such as the secret that signs, or the password.
         is_paused: whether nothing is sent. Notifications wait.
         paused_reason: why it was paused by itself; None if a person has paused it.
         retry_at: when the next notification is tried, as its receiver cannot be reached; None if it can.

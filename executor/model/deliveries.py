@@ -64,12 +64,14 @@ class DeliveryFailure:
         retry_after: after how many seconds the receiver wants the next attempt; None if it did not say.
         refuses_all: whether the receiver wants no more notifications.
         is_away: whether the receiver could not be reached, or can take nothing now.
+        is_final: whether the receiver will never accept this notification.
     """
 
     reason: str
     retry_after: float | None = None
     refuses_all: bool = False
     is_away: bool = True
+    is_final: bool = False
 
 
 def delivery_state(entry: OutboxEntry) -> DeliveryState:
@@ -91,7 +93,7 @@ def begin_attempt(entry: OutboxEntry, now: float) -> OutboxEntry:
 def fail_attempt(entry: OutboxEntry, failure: DeliveryFailure, now: float) -> OutboxEntry:
     """Return the entry after a failed attempt: with the time of the next one, or undelivered."""
     attempts = entry.record["attempts"]
-    if attempts >= MAX_ATTEMPTS:
+    if failure.is_final or attempts >= MAX_ATTEMPTS:
         return give_up(entry, failure.reason, now)
     pause = max(RETRY_SECONDS[attempts - 1], failure.retry_after or 0.0)
     pause = min(pause, KEPT_SECONDS)

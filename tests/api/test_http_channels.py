@@ -23,6 +23,7 @@ from tests.http_server import StubServer, serve
 
 pytestmark = pytest.mark.anyio
 
+MAILBOXES = "from=noetl@a.test&to=ops@a.test"
 SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 FAILING = """\
 name: load
@@ -60,8 +61,12 @@ async def test_a_channel_is_added_changed_and_removed(http: httpx.AsyncClient) -
     assert (slack.url, slack.signed, slack.secret) == ("{{ secrets.SLACK }}", False, None)
     bus = read_view(StoredChannel, await put(http, "bus", type="eventbridge", url="default"))
     assert bus.url == "default"
+    address = f"smtps://me@mail.test:465/?{MAILBOXES}"
+    values: dict[str, Any] = {"type": "email", "url": address, "secret": "{{ secrets.MAIL }}"}
+    mail = read_view(StoredChannel, await put(http, "mail", **values))
+    assert (mail.url, mail.signed, mail.secret) == (f"smtps://mail.test:465/?{MAILBOXES}", False, None)
     page = read_view(ChannelPage, (await http.get("/channels")).json())
-    assert [channel.name for channel in page.items] == ["bus", "given", "ops", "slack"]
+    assert [channel.name for channel in page.items] == ["bus", "given", "mail", "ops", "slack"]
     text = json.dumps((await http.get("/channels")).json())
     assert "secret" not in text.replace("secrets.SLACK", "")
     assert (await http.delete("/channels/ops")).status_code == 204
@@ -78,6 +83,10 @@ async def test_a_channel_is_added_changed_and_removed(http: httpx.AsyncClient) -
         ("ops", {"url": " "}),
         ("ops", {"secret": "whsec_?"}),
         ("ops", {"type": "slack", "secret": SECRET}),
+        ("ops", {"type": "email", "url": "mailto:ops@a.test"}),
+        ("ops", {"type": "email", "url": f"smtps://me@mail.test?{MAILBOXES}"}),
+        ("ops", {"type": "email", "url": f"smtps://me@mail.test?{MAILBOXES}", "secret": "a password"}),
+        ("ops", {"type": "email", "url": f"smtps://mail.test?{MAILBOXES}", "secret": "{{ secrets.MAIL }}"}),
     ],
 )
 async def test_a_wrong_channel_is_refused(http: httpx.AsyncClient, name: str, body: dict[str, Any]) -> None:

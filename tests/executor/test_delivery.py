@@ -45,66 +45,13 @@ from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.worker import Worker, WorkerSettings
 from noetl.planner.frozen import replace
 from noetl.planner.trigger_sources import WebhookAuth
-from noetl.testing.run_harness import FakeClock, compile_text
-from noetl.testing.store_contract.outbox import add, claim_end, start_late_run
+from noetl.testing.run_harness import compile_text
+from noetl.testing.store_contract.outbox import claim_end, start_late_run
 from tests.aws import Client
 from tests.http_server import StubExchange, StubServer, find_free_port, serve
+from tests.post_office import LOOPBACK, START, PostOffice
 
-START = 1_000_000_000.0
 SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
-LOOPBACK = ("127.0.0.0/8",)
-
-
-class PostOffice:
-    """A store with a fake clock, and what delivers its notifications."""
-
-    def __init__(self, **options: Any) -> None:
-        self.clock = FakeClock(START)
-        self.store: Any = MemoryStore()
-        self.store.clock = self.clock
-        self.courier = Courier(self.store, Sender(LOOPBACK, **options), "https://noetl.example.com/")
-
-    def add_channel(self, target: str, name: str = "ops", **fields: Any) -> Channel:
-        values = {"tenant": "default", "type": "webhook", "created_at": START, **fields}
-        channel = Channel(name=name, target=target, **values)
-        assert self.store.channels.put(channel, None)
-        return channel
-
-    def add(self, id: str = "n1", channel: str = "ops", **record: Any) -> OutboxEntry:
-        data = {
-            "event": "failed",
-            "channel": channel,
-            "run_id": "r1234567890",
-            "playbook": "import",
-            "version": "3",
-            "status": "failed",
-            "attempts": 0,
-            "waits_for": [],
-        }
-        tenant = record.pop("tenant", "default")
-        values = {**data, **record}
-        entry = OutboxEntry(id, tenant, OutboxKind.NOTIFICATION, self.clock(), self.clock(), values)
-        add(self.store, entry)
-        return entry
-
-    def read(self, id: str = "n1") -> OutboxEntry | None:
-        return self.store.outbox.get("default", id)  # type: ignore[no-any-return]
-
-    def existing(self, id: str = "n1") -> OutboxEntry:
-        entry = self.read(id)
-        assert entry is not None
-        return entry
-
-    def deliver_due(self) -> list[str]:
-        """Deliver everything that is due once. Return the ids."""
-        due = self.store.outbox.due([OutboxKind.NOTIFICATION], self.clock(), 100)
-        for entry in due:
-            self.courier.deliver(entry, self.clock())
-        return [entry.id for entry in due]
-
-    def due_in(self, id: str = "n1") -> float | None:
-        due_at = self.existing(id).due_at
-        return None if due_at is None else due_at - self.clock()
 
 
 def answering(*statuses: int, **headers: Any) -> Callable[[StubExchange], None]:

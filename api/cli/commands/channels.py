@@ -34,6 +34,7 @@ class ChannelType(StrEnum):
 
     WEBHOOK = "webhook"
     SLACK = "slack"
+    EMAIL = "email"
     EVENTBRIDGE = "eventbridge"
 
 
@@ -49,7 +50,8 @@ def add_channel(
         typer.Option(
             "--target",
             metavar="URL",
-            help="The address, or '{{ secrets.NAME }}'. For eventbridge, the name or the ARN of a bus.",
+            help="The address, or '{{ secrets.NAME }}'. For eventbridge, the name or the ARN of a bus."
+            " For email, smtps://USER@HOST/?from=…&to=….",
         ),
     ],
     channel_type: Annotated[
@@ -68,7 +70,8 @@ def add_channel(
         typer.Option(
             "--secret",
             metavar="SECRET",
-            help="The secret that signs: '{{ secrets.NAME }}', or whsec_ and base64. Default: a new one.",
+            help="The secret that signs: '{{ secrets.NAME }}', or whsec_ and base64. Default: a new one."
+            " For email, the password of the user: '{{ secrets.NAME }}'.",
         ),
     ] = None,
     json: JsonOption = False,

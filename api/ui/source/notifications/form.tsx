@@ -6,7 +6,8 @@ import { Action } from "../parts/action";
 import { useShared } from "../parts/context";
 import type { Perform } from "./view";
 
-const TYPES = { webhook: "webhook", slack: "Slack", eventbridge: "EventBridge" };
+const TYPES = { webhook: "webhook", slack: "Slack", email: "e-mail", eventbridge: "EventBridge" };
+const HAS_SECRET = ["webhook", "email"];
 const EVENTS = ["failed", "succeeded", "cancelled", "late"];
 
 export function ChannelForm({ reason, perform }: { reason: string; perform: Perform }) {
@@ -17,7 +18,7 @@ export function ChannelForm({ reason, perform }: { reason: string; perform: Perf
   const [secret, setSecret] = useState("");
   const [events, setEvents] = useState<readonly string[]>([]);
   const save = async () => {
-    const body = { url, type, events, ...(secret && type === "webhook" ? { secret } : {}) };
+    const body = { url, type, events, ...(secret && HAS_SECRET.includes(type) ? { secret } : {}) };
     const isSaved = await perform(async () => {
       const path = `/channels/${encodeURIComponent(name)}`;
       const stored = await service.read<{ secret: string | null }>(path, { method: "PUT", body });
@@ -49,7 +50,7 @@ export function ChannelForm({ reason, perform }: { reason: string; perform: Perf
             ))}
           </select>
         </div>
-        <Field id="channel-url" label="Address" text={url} onText={setUrl} help="Or {{ secrets.NAME }}. For EventBridge, the name of a bus." />
+        <Field id="channel-url" label="Address" text={url} onText={setUrl} help="Or {{ secrets.NAME }}. For EventBridge, the name of a bus. For e-mail, smtps://USER@HOST/?from=…&to=…" />
         <fieldset>
           <legend>Events of all runs</legend>
           {EVENTS.map((event) => (
@@ -65,6 +66,9 @@ export function ChannelForm({ reason, perform }: { reason: string; perform: Perf
         </fieldset>
         {type === "webhook" && (
           <Field id="channel-secret" label="Secret that signs" text={secret} onText={setSecret} help="If empty, one is made, and shown once." />
+        )}
+        {type === "email" && (
+          <Field id="channel-secret" label="Password" text={secret} onText={setSecret} help="{{ secrets.NAME }}, if the address has a user." />
         )}
         <div class="actions">
           <Action changes={false} isPrimary reason={reason || (name && url ? "" : "needs a name and an address")} onAct={save}>
