@@ -25,6 +25,7 @@ from benchmarks import (
     report,
     retention,
     speed,
+    step_guards,
     streams,
     waiting,
 )
@@ -38,6 +39,7 @@ from noetl.executor.actions import catalogue
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
+from noetl.executor.stores.sql.store import SqlStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.infra import dynamodb
 from noetl.infra.migrations import upgrade
@@ -229,6 +231,53 @@ def test_streams_are_measured_in_a_service(monkeypatch: pytest.MonkeyPatch) -> N
     assert 0 < measured["delay_ms_median"] <= measured["delay_ms_worst"]
 
 
+def check_guards_of_a_step(url: str, guards: int) -> None:
+    """Check the rows of a store with some guards, which make no statement."""
+    with closing(open_store(url)) as store:
+        assert isinstance(store, SqlStore)
+        rows = step_guards.measure(store, steps=26)
+        assert rows[-1]["guard"] == "all of them"
+        assert len(rows) == guards
+        for row in rows:
+            assert row["bounds"][0] <= row["ratio"] <= row["bounds"][1]
+            assert row["statements"] == row["statements_without"] > 0
+        assert all(row["seconds"] > 0 for row in step_guards.measure_intervals(store, 2))
+    assert "all of them" in report.table("Guards", step_guards.COLUMNS, rows)
+
+
+def test_guards_of_a_step_on_sqlite(tmp_path: Path) -> None:
+    with step_guards.opened_store("SQLite", str(tmp_path)) as store:
+        assert isinstance(store, SqliteStore)
+    check_guards_of_a_step(f"sqlite:///{tmp_path}/noetl.db", 8)
+
+
+def test_guards_of_a_step_on_postgres(postgres_dsn: str) -> None:
+    upgrade(postgres_dsn)
+    check_guards_of_a_step(postgres_dsn, 11)
+
+
+def test_a_guard_is_as_before_after_its_measurement(tmp_path: Path) -> None:
+    with closing(open_store(f"sqlite:///{tmp_path}/noetl.db")) as store:
+        patches = step_guards.ALL.patches(store)
+        before = [vars(owner)[name] for owner, name, _ in patches]
+        with step_guards.replaced(step_guards.ALL, store):
+            now = [vars(owner)[name] for owner, name, _ in patches]
+        assert all(replacement is not method for replacement, method in zip(now, before, strict=True))
+        assert [vars(owner)[name] for owner, name, _ in patches] == before
+
+
+def test_guards_add_no_request_to_a_step_on_dynamodb(account: None) -> None:
+    (row,) = step_guards.measure_dynamodb(8, [step_guards.ALL])
+    assert row["requests"] == row["requests_without"] == 3
+    assert row["write_units"] == row["write_units_without"] == 2
+
+
+def test_bounds_of_a_median() -> None:
+    assert step_guards.median_bounds([2.0, 1.0, 3.0]) == (1.0, 3.0)
+    ranks = [float(rank) for rank in range(1, 101)]
+    assert step_guards.median_bounds(ranks) == (40.0, 61.0)
+
+
 @pytest.fixture
 def account(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """The account in which benchmarks run: that of the test, instead of one of a new emulator."""
@@ -241,7 +290,7 @@ def account(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NOETL_QUEUE", queue)
         yield queue
 
-    for module in (outage, memory):
+    for module in (outage, memory, step_guards):
         monkeypatch.setattr(module, "emulated_account", use_account)
 
 

@@ -6,11 +6,13 @@ import json
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -570,6 +572,33 @@ class TestProbe:
             place.rename(store.path)
             store.maintenance.probe()
             start_run(store)
+
+    @pytest.mark.parametrize("replacement", [False, True])
+    def test_a_write_checks_the_file_although_a_read_has_just_checked_it(
+        self, store: SqliteStore, replacement: bool
+    ) -> None:
+        store.file.fetch_all("plans.find_use", hash="")
+        store.path.rename(store.path.with_name("elsewhere.db"))
+        if replacement:
+            SqliteStore(str(store.path)).close()
+        with pytest.raises(StoreError, match="is gone"), store.file.transaction():
+            pass
+
+    def test_few_of_many_reads_check_the_file(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        checks: list[float] = []
+        identity = store.file._read_identity()
+
+        def read_identity() -> tuple[int, int]:
+            checks.append(time.monotonic())
+            return identity
+
+        monkeypatch.setattr(store.file, "_read_identity", read_identity)
+        for _ in range(1_000):
+            store.file.fetch_all("plans.find_use", hash="")
+        assert all(later - earlier >= file.READ_CHECK_SECONDS for earlier, later in pairwise(checks))
+        assert len(checks) < 1_000
 
     def test_a_full_disk(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(file, "MIN_FREE_BYTES", 1 << 62)

@@ -90,6 +90,9 @@ A reader that stays lets it grow until then, and workers cut it (`write_ahead_lo
 CLOSE_TIMEOUT_SECONDS = 2.0
 """Time that `close` waits for a connection that a thread is using."""
 
+READ_CHECK_SECONDS = 0.05
+"""How long reads rely on a check that the file is still the same. Writes check it each time."""
+
 CUT_SECONDS = 0.1
 """How long the log is not cut because of statements that read it. Other writers wait meanwhile."""
 
@@ -126,6 +129,7 @@ class SqliteFile:
         """The clock of the machine, which all processes of the file share."""
         self._is_in_memory = path == _MEMORY
         self._identity: tuple[int, int] | None = None
+        self._checked_until = 0.0
         self._damage: str | None = None
         self._local = threading.local()
         self._connections: dict[threading.Thread, _Connection] = {}
@@ -183,6 +187,7 @@ class SqliteFile:
         What is written to it would be lost, and other threads would use another file.
         """
         if self._identity is not None:
+            checked_until = time.monotonic() + READ_CHECK_SECONDS
             try:
                 is_same = self._read_identity() == self._identity
             except OSError:
@@ -192,10 +197,16 @@ class SqliteFile:
                     f"The store at {self.path} is gone: its file was deleted or replaced. Put it back, or"
                     " start again with the new file."
                 )
+            self._checked_until = checked_until
 
-    def _thread_connection(self) -> _Connection:
-        self._check_identity()
+    def _thread_connection(self, *, is_reading: bool = False) -> _Connection:
+        """Return the connection of this thread, if the file is still the same.
+
+        Each write checks this, but of many reads only some.
+        """
         connection: _Connection | None = getattr(self._local, "connection", None)
+        if connection is None or not is_reading or time.monotonic() >= self._checked_until:
+            self._check_identity()
         if connection is None:
             db = sqlite3.connect(
                 self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -274,7 +285,7 @@ class SqliteFile:
     def fetch_all(self, query: str, /, **values: Any) -> list[sqlite3.Row]:
         """Return all rows of a query."""
         try:
-            connection = self._thread_connection()
+            connection = self._thread_connection(is_reading=True)
             with StoreOperation(), connection.in_use:
                 return SqliteWriter(connection.db).execute(query, **values).fetchall()
         except sqlite3.Error as error:
@@ -290,7 +301,7 @@ class SqliteFile:
     def failures_part(self, run_id: str, visit_id: str, start: int, length: int) -> str:
         """Return a part of the failed items of a visit. SQLite reads the pages of the file up to its end."""
         try:
-            connection = self._thread_connection()
+            connection = self._thread_connection(is_reading=True)
             with StoreOperation(), connection.in_use:
                 db = connection.db
                 # Both reads see one version of the row.
@@ -310,6 +321,7 @@ class SqliteFile:
 
     def probe(self) -> None:
         """Return if the file answers, can be written, and was not found damaged before."""
+        self._check_identity()
         self.fetch_all("plans.find_use", hash="")
         if self._damage is not None:
             raise StoreError(self._damage)
