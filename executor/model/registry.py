@@ -1,12 +1,26 @@
-"""Records of the registry: playbooks by name and version, and API keys."""
+"""Records of the registry: playbooks by name and version, their aliases, and API keys."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Collection
 
 from noetl.executor.errors import RejectedError
 from noetl.planner.frozen import frozen
 
 SERVICE_TENANT = "_service"
 """Owner of keys that the service uses itself. No tenant has this name: names begin with a letter or digit."""
+
+LIVE = "live"
+"""The alias that every playbook has. It names the newest version until a version is promoted to it."""
+
+MAX_ALIASES = 50
+"""How many aliases a playbook may have."""
+
+MAX_ALIAS_LENGTH = 100
+"""How many characters an alias may have."""
+
+_ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 
 
 @frozen
@@ -23,6 +37,21 @@ class RegisteredPlaybook:
     plan_hash: str
     registered_at: float
     registered_by: str | None = None
+
+
+@frozen
+class PlaybookAlias:
+    """A name for a version of a playbook. An alias `live` pins it; without one, `live` is the newest version.
+
+    `changed_at` is when it has named this version first, and `changed_by` the caller, if it is known.
+    """
+
+    tenant: str
+    playbook: str
+    name: str
+    version: str
+    changed_at: float
+    changed_by: str | None = None
 
 
 @frozen
@@ -67,3 +96,53 @@ def require_newest(
     else:
         message = f"`{name}` is registered already, in version `{version}`"
     raise RejectedError("playbook_changed", message)
+
+
+def is_alias_name(text: str) -> bool:
+    """Return whether an alias may have this name: ASCII letters, digits, `_`, `.` and `-`, a letter first.
+
+    >>> is_alias_name("live"), is_alias_name("eu-1"), is_alias_name("3")
+    (True, True, False)
+    """
+    return len(text) <= MAX_ALIAS_LENGTH and _ALIAS.fullmatch(text) is not None
+
+
+def require_no_alias(playbook: RegisteredPlaybook, aliases: Collection[str]) -> None:
+    """Check before a new version is registered that it has not the name of an alias of its playbook.
+
+    Raises:
+        RejectedError: `alias_exists`.
+    """
+    version = playbook.version
+    if version is not None and (version == LIVE or version in aliases):
+        raise RejectedError("alias_exists", f"`{version}` is an alias of `{playbook.name}`, and no version")
+
+
+def require_possible_alias(alias: PlaybookAlias, aliases: Collection[str], *, is_version: bool) -> None:
+    """Check before an alias is written that it can be added to those of its playbook.
+
+    `is_version` says that a version has its name, even if that is removed.
+
+    Raises:
+        RejectedError: `version_exists`, `too_many_aliases`.
+    """
+    if is_version:
+        message = f"`{alias.name}` is a version of `{alias.playbook}`, and cannot be an alias"
+        raise RejectedError("version_exists", message)
+    if alias.name not in aliases and len(aliases) >= MAX_ALIASES:
+        message = f"`{alias.playbook}` has {MAX_ALIASES} aliases, and no more are possible"
+        raise RejectedError("too_many_aliases", message)
+
+
+def require_unnamed(playbook: str, version: str | None, aliases: Collection[PlaybookAlias]) -> None:
+    """Check before a version is removed that no alias names it. None removes all versions with the aliases.
+
+    Raises:
+        RejectedError: `alias_in_use`.
+    """
+    names = [f"`{alias.name}`" for alias in aliases if alias.version == version]
+    if names:
+        verb, object = ("is an alias", "it") if len(names) == 1 else ("are aliases", "them")
+        subject = f"version `{version}` of `{playbook}`"
+        message = f"{' and '.join(names)} {verb} of {subject}; move or remove {object} first"
+        raise RejectedError("alias_in_use", message)

@@ -47,7 +47,7 @@ class FiringOutcome(StrEnum):
 
 @frozen
 class LiveTrigger:
-    """A trigger of the newest version of a registered playbook.
+    """A trigger of the live version of a registered playbook.
 
     Attributes:
         timing: a hash of what decides when it fires.
@@ -207,9 +207,9 @@ def jitter_of(tenant: str, playbook: str, trigger: str, jitter_seconds: float) -
 def place_triggers(
     current: Sequence[LiveTrigger], declared: Sequence[Trigger], playbook: RegisteredPlaybook, now: float
 ) -> tuple[list[LiveTrigger], list[LiveTrigger]]:
-    """Return the triggers of a playbook whose newest version is now `playbook`: the written, and the removed.
+    """Return the triggers of a playbook whose live version is now `playbook`: the written, and the removed.
 
-    `current` are those of the version that was the newest before. A trigger is known by its name. It stays
+    `current` are those of the version that was live before. A trigger is known by its name. It stays
     paused, and keeps its next firing unless its timing has changed. A trigger of that version is not written
     again.
 

@@ -36,9 +36,7 @@ MESSAGES = {
 UNKNOWN_PLAN_OF_VERSION = "version {version} of playbook `{name}` has an unknown plan"
 """Message of the check `unknown plans` for a registered playbook."""
 
-LOST_TRIGGER = (
-    "trigger `{name}` belongs to version {version} of playbook `{playbook}`, which is not the newest"
-)
+LOST_TRIGGER = "trigger `{name}` belongs to version {version} of playbook `{playbook}`, which is not live"
 """Message of the check `lost triggers`."""
 
 LOST_LOOKUP = (

@@ -37,7 +37,7 @@ from noetl.executor.model.durations import RunTimes
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import StoreMetrics
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
-from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
+from noetl.executor.model.registry import ApiKey, PlaybookAlias, RegisteredPlaybook
 from noetl.executor.model.request_counts import RequestBatch
 from noetl.executor.model.run import (
     Claim,
@@ -564,14 +564,18 @@ class WaitStore(Protocol):
 
 
 class PlaybookRegistry(Protocol):
-    """Registered playbooks by tenant, name and version."""
+    """Registered playbooks by tenant, name and version, and their aliases.
+
+    The alias `live` names the newest version, unless a version is promoted to it. The triggers of a playbook
+    are those of its live version. One transaction changes the live version and the triggers.
+    """
 
     def register(
         self, playbook: RegisteredPlaybook, *, newest: str | None = None, triggers: Sequence[Trigger] = ()
     ) -> RegisteredPlaybook:
         """Register a playbook under its name and version, or under the next number if it has no version.
 
-        If it is the newest version then, its triggers replace those of its name (`place_triggers`).
+        If it is the live version then, its triggers replace those of its name (`place_triggers`).
 
         The same text again returns the playbook that was registered before. With `newest`, the write requires
         that this is the newest version, or that none is registered if it is empty. Of concurrent writes with
@@ -580,12 +584,15 @@ class PlaybookRegistry(Protocol):
         Raises:
             RejectedError: `version_exists`, if the version was registered with another text;
                 `playbook_changed`, if the newest version is another one; `path_taken`, if a webhook of
-                another playbook or trigger has the path of one of the triggers.
+                another playbook or trigger has the path of one of the triggers; `alias_exists`, if the
+                version has the name of an alias.
         """
         ...
 
-    def get(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
-        """Return one version of a registered playbook, or the newest."""
+    def get(
+        self, tenant: str, name: str, version: str | None = None, *, alias: str | None = None
+    ) -> RegisteredPlaybook | None:
+        """Return a version of a registered playbook, or the version that an alias names, or the newest."""
         ...
 
     def find(
@@ -604,19 +611,50 @@ class PlaybookRegistry(Protocol):
     def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:
         """Remove one version of a playbook, or all, and return their number; runs are not affected.
 
-        The triggers of the version that is the newest then replace those of its name.
+        If the live version is removed, the newest one that remains is live. Its triggers replace those of its
+        name. The aliases are removed with all versions.
 
         Raises:
-            RejectedError: `path_taken`, as `register` does. Nothing was removed.
+            RejectedError: `path_taken`, as `register` does; `alias_in_use`, if an alias names the version.
+                Nothing was removed.
+        """
+        ...
+
+    def promote(self, alias: PlaybookAlias) -> PlaybookAlias | None:
+        """Let an alias name a version, and return it; return None if the version is not registered.
+
+        An alias that names this version already is returned as it is. If the alias is `live`, the triggers of
+        the version replace those of its name.
+
+        Raises:
+            RejectedError: `version_exists`, if a version has the name of the alias; `too_many_aliases`;
+                `path_taken`, as `register` does. Nothing has changed.
+        """
+        ...
+
+    def remove_alias(self, tenant: str, name: str, alias: str, *, now: float) -> bool:
+        """Remove an alias of a playbook, and return whether there was one.
+
+        Without the alias `live`, the newest version is live, and its triggers replace those of its name.
+
+        Raises:
+            RejectedError: `path_taken`, as `register` does. Nothing has changed.
+        """
+        ...
+
+    def aliases(self, tenant: str, names: Collection[str]) -> list[PlaybookAlias]:
+        """Return the aliases of some playbooks, in the order of these and of their names.
+
+        `live` is one of them only if a version was promoted to it.
         """
         ...
 
 
 class TriggerStore(Protocol):
-    """Triggers of the newest versions of registered playbooks, and their firings."""
+    """Triggers of the live versions of registered playbooks, and their firings."""
 
     def get(self, tenant: str, playbook: str, name: str) -> LiveTrigger | None:
-        """Return a trigger, or None if the newest version of the playbook has no such trigger."""
+        """Return a trigger, or None if the live version of the playbook has no such trigger."""
         ...
 
     def find(

@@ -19,7 +19,7 @@ import pytest
 from noetl.executor.actions import temporary_types
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import FencedError, RejectedError, StoreError
-from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.registry import LIVE, RegisteredPlaybook
 from noetl.executor.model.run import END, Lease, Run, RunEnding, RunStatus, VisitStatus, WaitKey
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.security.capabilities import local_run_capabilities
@@ -34,6 +34,7 @@ from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.plan import Plan
 from noetl.testing.actions import ScriptedAction
 from noetl.testing.run_harness import compile_text
+from noetl.testing.store_contract.aliases import promote
 from noetl.testing.store_contract.operations import (
     CHAIN,
     DIAMOND,
@@ -51,6 +52,7 @@ from noetl.testing.store_contract.operations import (
     suspend_claim,
 )
 from noetl.testing.store_contract.plan_deletion import save_plan, start_saved
+from noetl.testing.store_contract.triggers import declare, register
 from tests.contract.sql_damage import SqlDamage
 
 ROUNDS = 12
@@ -441,6 +443,45 @@ def test_concurrent_registrations_get_different_versions(stores: list[PostgresSt
         )
 
     assert sorted(map(str, run_concurrently(8, register))) == [str(number) for number in range(1, 9)]
+    assert check_consistency(stores[0].database) == []
+
+
+def test_triggers_are_those_of_the_live_version_at_each_moment(stores: list[PostgresStore]) -> None:
+    """Two processes promote and register at once. Each snapshot that a third one reads is consistent."""
+    for number in range(3):
+        register(stores[0], declare(f"t{number}"), version=f"v{number}", now=float(number))
+    are_changing = threading.Event()
+    are_changing.set()
+
+    def read() -> int:
+        snapshots = 0
+        while are_changing.is_set() or snapshots == 0:
+            rows = stores[3].database.fetch_all("consistency.lost_triggers", limit=10)
+            assert rows == []
+            snapshots += 1
+        return snapshots
+
+    def change(index: int) -> None:
+        store = stores[index % 2]
+        for number in range(20):
+            now = 10.0 + number
+            if index == 0:
+                register(store, declare(f"n{number}"), version=f"n{number}", now=now)
+            elif index == 1:
+                promote(store, f"v{number % 3}", now=now)
+            else:
+                store.registry.remove_alias("default", "p", LIVE, now=now)
+
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(read)
+        try:
+            run_concurrently(3, change)
+        finally:
+            are_changing.clear()
+        assert reader.result() > 0
+    live = stores[2].registry.get("default", "p", alias=LIVE)
+    assert live is not None
+    assert {trigger.version for trigger in stores[2].triggers.find("default", "p")[0]} == {live.version}
     assert check_consistency(stores[0].database) == []
 
 

@@ -296,6 +296,7 @@ def test_an_upgrade_keeps_triggers(tmp_path: Path) -> None:
             "alter table triggers drop column awaits",
             "drop table outbox",
             "drop table channels",
+            "drop table aliases",
         ):
             db.execute(statement)
         db.execute("update triggers set record = ?", [json.dumps(record)])

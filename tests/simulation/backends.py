@@ -97,7 +97,7 @@ class SqlBackend:
 
     def clear(self) -> SqlStore:
         with self._database.transaction() as db:
-            for table in (*RUN_TABLES, "channels", "playbooks", "plan_parts", "plans"):
+            for table in (*RUN_TABLES, "channels", "aliases", "playbooks", "plan_parts", "plans"):
                 db.execute(f"delete from {table}")
         while len(self._databases) > 1:
             self._databases.pop(0).close()

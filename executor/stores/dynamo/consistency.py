@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from noetl.executor.errors import StoreError
+from noetl.executor.model.registry import LIVE
 from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, Visit, VisitStatus
 from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.stores.dynamo import keys
@@ -28,6 +29,7 @@ from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import NO_BUCKET, is_in_bucket
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.due_index import DueIndex
+from noetl.executor.stores.dynamo.playbooks import decode_aliases
 from noetl.executor.stores.dynamo.run_items import has_ended, is_paused, run_id_of
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
 from noetl.executor.stores.dynamo.triggers import find_wrong_lookups
@@ -49,7 +51,7 @@ MAX_CHECKED_PAYLOADS = 1_000
 PAUSE_SECONDS = 0.3
 """Pause between two reads of a run."""
 
-_SCANNED = ("pk", "sk", "run", "plan", "parent", "expires", "version", "removed")
+_SCANNED = ("pk", "sk", "run", "plan", "parent", "expires", "version", "removed", "aliases")
 
 
 class ConsistencyCheck:
@@ -201,7 +203,7 @@ class _TableScan:
     plans: set[str] = field(default_factory=set)
     kinds_by_run: dict[str, set[str]] = field(default_factory=dict)
     messages_by_plan: dict[str, str] = field(default_factory=dict)
-    newest: dict[tuple[str, str], str] = field(default_factory=dict)
+    live: dict[tuple[str, str], str] = field(default_factory=dict)
     triggers: dict[tuple[str, str, str], str] = field(default_factory=dict)
     tenants_with_lookups: set[str] = field(default_factory=set)
 
@@ -225,7 +227,7 @@ class _TableScan:
             message = UNKNOWN_PLAN_OF_VERSION.format(version=item["version"], name=name)
             self.messages_by_plan.setdefault(item["plan"], message)
         elif kind == "B" and "version" in item:
-            self.newest[rest, item["sk"][2:]] = item["version"]
+            self.live[rest, item["sk"][2:]] = decode_aliases(item).get(LIVE, item)["version"]
         elif kind == "L":
             playbook, _, name = item["sk"][2:].partition("\x00")
             self.triggers[rest, playbook, name] = item["version"]
@@ -243,7 +245,7 @@ class _TableScan:
         for plan_hash in sorted(self.messages_by_plan.keys() - self.plans):
             yield Finding("unknown plans", self.messages_by_plan[plan_hash])
         for (tenant, playbook, name), version in sorted(self.triggers.items()):
-            if self.newest.get((tenant, playbook)) != version:
+            if self.live.get((tenant, playbook)) != version:
                 message = LOST_TRIGGER.format(name=name, version=version, playbook=playbook)
                 yield Finding("lost triggers", message)
 

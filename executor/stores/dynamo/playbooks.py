@@ -3,18 +3,30 @@
 The item of a name stores the newest version and an `edition`. A change of the playbook requires the edition
 that was read, and increases it, so concurrent changes of one playbook are serial (optimistic concurrency).
 The same transaction counts the registered versions of each plan in its use (`plan_uses.py`). The attribute
-`counted` of a version says that it is counted. If the newest version changes, the transaction also replaces
-the triggers of the playbook.
+`counted` of a version says that it is counted.
+
+The item of a name also has the aliases as JSON, each with the attributes of the version that it names. So one
+read finds the version of an alias, and changes of aliases and versions are serial. If the live version
+changes, the transaction also replaces the triggers of the playbook.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import PayloadTooLargeError, RejectedError, StoreError
-from noetl.executor.model.registry import RegisteredPlaybook, require_newest
+from noetl.executor.model.registry import (
+    LIVE,
+    PlaybookAlias,
+    RegisteredPlaybook,
+    require_newest,
+    require_no_alias,
+    require_possible_alias,
+    require_unnamed,
+)
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
@@ -22,6 +34,7 @@ from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Put, Update, Write
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.triggers import removing_writes, replacing_writes
+from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.plan import Trigger
 
 MAX_REMOVED = 10
@@ -29,6 +42,9 @@ MAX_REMOVED = 10
 
 It may also write the triggers of two versions, all items of their paths, and that of the subscribers.
 """
+
+_VERSION_ATTRIBUTES = ("version", "number", "plan", "at", "by")
+"""Attributes that the item of a name has of the newest version, and an alias of the version that it names."""
 
 
 class DynamoPlaybooks:
@@ -70,6 +86,7 @@ class DynamoPlaybooks:
         newest = _newest(versions.values())
         latest = None if newest is None else _decode_playbook(tenant, name, newest)
         require_newest(playbook, latest, expected)
+        aliases = decode_aliases(name_item)
         if playbook.version is not None:
             registered = versions.get(playbook.version)
         else:
@@ -85,11 +102,12 @@ class DynamoPlaybooks:
                 key = keys.version(tenant, name, registered["version"])
                 writes = [Update(key, {"removed": None, "counted": is_counted or None}), *count]
             restored = _decode_playbook(tenant, name, registered)
-            if newest is registered:
+            if newest is registered and LIVE not in aliases:
                 writes += replacing_writes(self._context, restored, triggers, playbook.registered_at)
             if writes:
                 self._table.write([*writes, _name_update(playbook, name_item, newest)])
             return restored
+        require_no_alias(playbook, aliases)
         item = _new_item(playbook, versions)
         counted = {"counted": True} if is_counted else {}
         added = _decode_playbook(tenant, name, item)
@@ -97,17 +115,22 @@ class DynamoPlaybooks:
             Put(keys.version(tenant, name, item["version"]), item | counted),
             _name_update(playbook, name_item, item),
             *count,
-            *replacing_writes(self._context, added, triggers, playbook.registered_at),
         ]
+        if LIVE not in aliases:
+            writes += replacing_writes(self._context, added, triggers, playbook.registered_at)
         self._table.write(writes)
         return added
 
     def _versions(self, tenant: str, name: str) -> list[Item]:
         return list(self._table.query(keys.version(tenant, name, "").pk, "V#"))
 
-    def get(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
+    def get(
+        self, tenant: str, name: str, version: str | None = None, *, alias: str | None = None
+    ) -> RegisteredPlaybook | None:
         key = keys.playbook(tenant, name) if version is None else keys.version(tenant, name, version)
         item = self._table.get(key)
+        if item is not None and alias is not None:
+            item = decode_aliases(item).get(alias, item if alias == LIVE else {})
         if item is None or "removed" in item or "version" not in item:
             return None
         return _decode_playbook(tenant, name, item)
@@ -145,6 +168,8 @@ class DynamoPlaybooks:
             name_item = self._table.get(keys.playbook(tenant, name)) or {}
             versions = [item for item in self._versions(tenant, name) if "removed" not in item]
             versions.sort(key=lambda item: int(item["number"]))  # the newest is removed last
+            require_unnamed(name, version, _list_aliases(tenant, name, name_item))
+            aliases = {} if version is None else decode_aliases(name_item)
             chosen = [item for item in versions if version in (None, item["version"])][:MAX_REMOVED]
             if not chosen:
                 return 0
@@ -153,9 +178,9 @@ class DynamoPlaybooks:
             writes: list[Write] = [
                 Update(keys.version(tenant, name, item["version"]), {"removed": now}) for item in chosen
             ]
-            writes.append(_name_update(playbook, name_item, newest))
+            writes.append(_name_update(playbook, name_item, newest, aliases))
             writes += self._count_removed(chosen)
-            writes += self._place_after_removal(playbook, newest)
+            writes += self._place_live(playbook, aliases.get(LIVE, newest))
             try:
                 self._table.write(writes)
             except ConditionFailed:
@@ -164,15 +189,74 @@ class DynamoPlaybooks:
             return len(chosen) + (self.unregister(tenant, name, now=now) if has_more else 0)
         raise StoreError(f"Playbook `{name}` could not be removed: too many concurrent writers.")
 
-    def _place_after_removal(self, playbook: RegisteredPlaybook, newest: Item | None) -> list[Write]:
-        """Return the writes of the triggers when `newest` is the newest version after a removal."""
+    def promote(self, alias: PlaybookAlias) -> PlaybookAlias | None:
+        tenant, name = alias.tenant, alias.playbook
+        playbook = RegisteredPlaybook(tenant, name, None, "", alias.changed_at)
+        for _ in range(MAX_CONFLICTS):
+            name_item = self._table.get(keys.playbook(tenant, name)) or {}
+            version = self._table.get(keys.version(tenant, name, alias.version))
+            if version is None or "removed" in version:
+                return None
+            aliases = decode_aliases(name_item)
+            is_version = self._table.get(keys.version(tenant, name, alias.name), ("pk",)) is not None
+            require_possible_alias(alias, aliases, is_version=is_version)
+            if alias.name in aliases and aliases[alias.name]["version"] == alias.version:
+                return _decode_alias(tenant, name, alias.name, aliases[alias.name])
+            aliases[alias.name] = {
+                **{key: version[key] for key in _VERSION_ATTRIBUTES if key in version},
+                "changed_at": alias.changed_at,
+                "changed_by": alias.changed_by,
+            }
+            writes: list[Write] = [_aliases_update(playbook, name_item, aliases)]
+            if alias.name == LIVE:
+                writes += self._place_live(playbook, version)
+            if self._write_unchanged(writes):
+                return alias
+        raise _too_many_writers(name)
+
+    def remove_alias(self, tenant: str, name: str, alias: str, *, now: float) -> bool:
+        playbook = RegisteredPlaybook(tenant, name, None, "", now)
+        for _ in range(MAX_CONFLICTS):
+            name_item = self._table.get(keys.playbook(tenant, name)) or {}
+            aliases = decode_aliases(name_item)
+            if aliases.pop(alias, None) is None:
+                return False
+            writes: list[Write] = [_aliases_update(playbook, name_item, aliases)]
+            if alias == LIVE:
+                writes += self._place_live(playbook, name_item)
+            if self._write_unchanged(writes):
+                return True
+        raise _too_many_writers(name)
+
+    def aliases(self, tenant: str, names: Collection[str]) -> list[PlaybookAlias]:
+        places = {keys.playbook(tenant, name): name for name in sorted(set(names))}
+        items = self._table.get_many(list(places))
+        found = [_list_aliases(tenant, name, items.get(place, {})) for place, name in places.items()]
+        return [alias for aliases in found for alias in aliases]
+
+    def _write_unchanged(self, writes: Sequence[Write]) -> bool:
+        """Write to a playbook, and return whether it was as it was read.
+
+        Raises:
+            RejectedError: `too_large`, if its triggers exceed an item.
+        """
+        try:
+            self._table.write(writes)
+        except ConditionFailed:
+            return False
+        except PayloadTooLargeError as problem:
+            raise RejectedError("too_large", "the triggers exceed an item of DynamoDB") from problem
+        return True
+
+    def _place_live(self, playbook: RegisteredPlaybook, live: Item | None) -> list[Write]:
+        """Return the writes of the triggers when `live` is the live version of a playbook."""
         tenant, name, now = playbook.tenant, playbook.name, playbook.registered_at
-        if newest is None:
+        if live is None:
             return removing_writes(self._context, playbook)
-        # Without its plan, the newest version has no triggers.
-        has_plan = self._table.get(keys.plan(newest["plan"]), ("pk",)) is not None
-        triggers = self._context.plans.header(newest["plan"]).triggers if has_plan else ()
-        return replacing_writes(self._context, _decode_playbook(tenant, name, newest), triggers, now)
+        # Without its plan, a version has no triggers.
+        has_plan = self._table.get(keys.plan(live["plan"]), ("pk",)) is not None
+        triggers = self._context.plans.header(live["plan"]).triggers if has_plan else ()
+        return replacing_writes(self._context, _decode_playbook(tenant, name, live), triggers, now)
 
     def _count_removed(self, versions: Iterable[Item]) -> list[Update]:
         """Return the writes that count removed versions in the uses of their plans.
@@ -188,14 +272,55 @@ class DynamoPlaybooks:
         ]
 
 
-def _name_update(playbook: RegisteredPlaybook, name_item: Item, newest: Item | None) -> Update:
-    """Return the write of the newest version, under the condition that the edition is unchanged."""
+def _name_update(
+    playbook: RegisteredPlaybook,
+    name_item: Item,
+    newest: Item | None,
+    aliases: Mapping[str, Item] | None = None,
+) -> Update:
+    """Return the write of the newest version, under the condition that the edition is unchanged.
+
+    Without `aliases`, these stay as they are.
+    """
+    sets = {name: None if newest is None else newest.get(name) for name in _VERSION_ATTRIBUTES}
+    if aliases is not None:
+        sets["aliases"] = _encode_aliases(aliases)
+    return _edition_update(playbook, name_item, sets)
+
+
+def _aliases_update(playbook: RegisteredPlaybook, name_item: Item, aliases: Mapping[str, Item]) -> Update:
+    """Return the write of the aliases, under the condition that the edition is unchanged."""
+    return _edition_update(playbook, name_item, {"aliases": _encode_aliases(aliases)})
+
+
+def _edition_update(playbook: RegisteredPlaybook, name_item: Item, sets: Item) -> Update:
     edition = name_item.get("edition", 0)
     is_unchanged: Condition = ("edition", "=", edition) if edition else ("edition", "absent", None)
-    attributes = ("version", "number", "plan", "at", "by")
-    sets = {name: None if newest is None else newest.get(name) for name in attributes}
     key = keys.playbook(playbook.tenant, playbook.name)
     return Update(key, {**sets, "edition": edition + 1}, when=(is_unchanged,))
+
+
+def _encode_aliases(aliases: Mapping[str, Item]) -> str | None:
+    return encode_json(aliases) if aliases else None
+
+
+def decode_aliases(name_item: Item) -> dict[str, Item]:
+    """Return the aliases of the item of a name: the attributes of their versions, by alias."""
+    aliases: dict[str, Item] = json.loads(name_item.get("aliases", "{}"))
+    return aliases
+
+
+def _list_aliases(tenant: str, name: str, name_item: Item) -> list[PlaybookAlias]:
+    aliases = decode_aliases(name_item)
+    return [_decode_alias(tenant, name, alias, item) for alias, item in sorted(aliases.items())]
+
+
+def _decode_alias(tenant: str, name: str, alias: str, item: Item) -> PlaybookAlias:
+    return PlaybookAlias(tenant, name, alias, item["version"], item["changed_at"], item.get("changed_by"))
+
+
+def _too_many_writers(name: str) -> StoreError:
+    return StoreError(f"The aliases of `{name}` could not be changed: too many concurrent writers.")
 
 
 def _new_item(playbook: RegisteredPlaybook, versions: Mapping[str, Item]) -> Item:

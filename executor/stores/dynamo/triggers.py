@@ -141,7 +141,7 @@ def advance_writes(context: DynamoContext, advance: Advance) -> list[Write]:
 def replacing_writes(
     context: DynamoContext, playbook: RegisteredPlaybook, declared: Sequence[Trigger], now: float
 ) -> list[Write]:
-    """Return the writes that let the triggers of a playbook be those of its newest version.
+    """Return the writes that let the triggers of a playbook be those of its live version.
 
     Raises:
         RejectedError: `path_taken`.

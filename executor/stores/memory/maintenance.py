@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 
 from noetl.executor.errors import DamagedRunError
+from noetl.executor.model.registry import LIVE
 from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_transition import check_deletable, lose_branch
 from noetl.executor.model.special_visits import deadline_visit
@@ -137,14 +138,19 @@ class MemoryMaintenance:
                     message = UNKNOWN_PLAN_OF_VERSION.format(version=playbook.version, name=playbook.name)
                     yield Finding("unknown plans", message)
         for trigger in state.triggers.values():
-            versions = state.playbooks.get((trigger.tenant, trigger.playbook), {})
-            kept = [entry for entry in versions.values() if not entry.is_removed]
-            newest = max(kept, key=lambda entry: entry.number, default=None)
-            if newest is None or newest.playbook.version != trigger.version:
+            if self._live_version(trigger.tenant, trigger.playbook) != trigger.version:
                 message = LOST_TRIGGER.format(
                     name=trigger.name, version=trigger.version, playbook=trigger.playbook
                 )
                 yield Finding("lost triggers", message)
+
+    def _live_version(self, tenant: str, name: str) -> str | None:
+        """Return the live version of a playbook, or None if it is not registered."""
+        alias = self._state.aliases.get((tenant, name), {}).get(LIVE)
+        versions = self._state.playbooks.get((tenant, name), {})
+        kept = [entry for entry in versions.values() if not entry.is_removed]
+        newest = max(kept, key=lambda entry: entry.number, default=None)
+        return alias.version if alias is not None else None if newest is None else newest.playbook.version
 
     def _can_continue(self, visit: Visit) -> bool:
         """Return whether a visit is due some time, or an answer to it can still arrive."""

@@ -22,7 +22,7 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.metrics import FactTotal
 from noetl.executor.model.outbox import OutboxEntry
-from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
+from noetl.executor.model.registry import ApiKey, PlaybookAlias, RegisteredPlaybook
 from noetl.executor.model.run import Branch, Pointers, Run, Visit, Wait, WaitKey
 from noetl.executor.model.run_transition import unknown_run
 from noetl.executor.model.triggers import Firing, LiveTrigger
@@ -128,6 +128,7 @@ class MemoryState:
         self.idempotency_keys: dict[tuple[str, str], tuple[str, str]] = {}
         self.tokens: dict[str, WaitToken] = {}
         self.playbooks: dict[tuple[str, str], dict[str, RegistryEntry]] = {}
+        self.aliases: dict[tuple[str, str], dict[str, PlaybookAlias]] = {}
         self.triggers: dict[tuple[str, str, str], LiveTrigger] = {}
         """Triggers by tenant, playbook and name."""
         self.firings: dict[tuple[str, str, str], dict[str, Firing]] = {}

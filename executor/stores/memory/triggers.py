@@ -120,7 +120,7 @@ def write_advance(state: MemoryState, advance: Advance) -> None:
 def replace_triggers(
     state: MemoryState, playbook: RegisteredPlaybook, declared: Sequence[Trigger], now: float
 ) -> None:
-    """Let the triggers of a playbook be those of its newest version.
+    """Let the triggers of a playbook be those of its live version.
 
     Raises:
         RejectedError: `path_taken`. Nothing has changed.

@@ -1,19 +1,28 @@
 """The playbook registry in a SQL store.
 
-A removed version keeps its row, so that its number and its name never mean another text.
+A removed version keeps its row, so that its number and its name never mean another text. Each change of a
+playbook locks its name. So the live version and the triggers, which are its triggers, change together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.registry import RegisteredPlaybook, require_newest
+from noetl.executor.model.registry import (
+    LIVE,
+    PlaybookAlias,
+    RegisteredPlaybook,
+    require_newest,
+    require_no_alias,
+    require_possible_alias,
+    require_unnamed,
+)
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.plans import SqlPlans
-from noetl.executor.stores.sql.rows import Row, playbook_from_row
+from noetl.executor.stores.sql.rows import Row, alias_from_row, playbook_from_row
 from noetl.executor.stores.sql.triggers import remove_triggers, replace_triggers
 from noetl.planner.frozen import replace
 from noetl.planner.plan import Trigger
@@ -33,14 +42,21 @@ class SqlPlaybooks:
             _lock(db, playbook.tenant, playbook.name)
             if newest is not None:
                 require_newest(playbook, _newest(db, playbook.tenant, playbook.name), newest)
-            registered = _add(db, playbook)
-            if registered == _newest(db, playbook.tenant, playbook.name):
+            registered = _add(self._context, db, playbook)
+            if registered == _live(db, playbook.tenant, playbook.name):
                 replace_triggers(db, registered, triggers, playbook.registered_at)
             return registered
 
-    def get(self, tenant: str, name: str, version: str | None = None) -> RegisteredPlaybook | None:
-        chosen = {} if version is None else {"version": version}
-        rows = self._context.database.fetch_all("registry.get", tenant=tenant, name=name, **chosen)
+    def get(
+        self, tenant: str, name: str, version: str | None = None, *, alias: str | None = None
+    ) -> RegisteredPlaybook | None:
+        if alias is None:
+            query, chosen = "registry.get", {} if version is None else {"version": version}
+        elif alias == LIVE:
+            query, chosen = "registry.live", {}
+        else:
+            query, chosen = "registry.at_alias", {"alias": alias}
+        rows = self._context.database.fetch_all(query, tenant=tenant, name=name, **chosen)
         return playbook_from_row(rows[0]) if rows else None
 
     def find(
@@ -62,16 +78,67 @@ class SqlPlaybooks:
         chosen = {} if version is None else {"version": version}
         with self._context.database.transaction() as db:
             _lock(db, tenant, name)
+            require_unnamed(name, version, _read_aliases(self._context, db, tenant, name))
             removed = db.execute("registry.remove", tenant=tenant, name=name, now=now, **chosen).rowcount
-            newest = _newest(db, tenant, name)
-            if newest is None:
-                remove_triggers(db, tenant, name)
-            elif removed:
-                # Without its plan, the newest version has no triggers.
-                has_plan = self._plans.exists(newest.plan_hash)
-                declared = self._plans.header(newest.plan_hash).triggers if has_plan else ()
-                replace_triggers(db, newest, declared, now)
+            if version is None:
+                db.execute("registry.remove_aliases", tenant=tenant, playbook=name)
+            if removed:
+                self._place_triggers(db, tenant, name, now)
             return removed
+
+    def promote(self, alias: PlaybookAlias) -> PlaybookAlias | None:
+        name = {"tenant": alias.tenant, "name": alias.playbook}
+        with self._context.database.transaction() as db:
+            _lock(db, alias.tenant, alias.playbook)
+            version = db.execute("registry.version", **name, version=alias.version).fetchone()
+            if version is None or version["removed_at"] is not None:
+                return None
+            known = {
+                known.name: known for known in _read_aliases(self._context, db, alias.tenant, alias.playbook)
+            }
+            is_version = db.execute("registry.version", **name, version=alias.name).fetchone() is not None
+            require_possible_alias(alias, known, is_version=is_version)
+            current = known.get(alias.name)
+            if current is not None and current.version == alias.version:
+                return current
+            db.execute(
+                "registry.put_alias",
+                tenant=alias.tenant,
+                playbook=alias.playbook,
+                alias=alias.name,
+                version=alias.version,
+                number=version["number"],
+                changed_at=alias.changed_at,
+                changed_by=alias.changed_by,
+            )
+            if alias.name == LIVE:
+                self._place_triggers(db, alias.tenant, alias.playbook, alias.changed_at)
+            return alias
+
+    def remove_alias(self, tenant: str, name: str, alias: str, *, now: float) -> bool:
+        with self._context.database.transaction() as db:
+            _lock(db, tenant, name)
+            removed = db.execute("registry.remove_aliases", tenant=tenant, playbook=name, alias=alias)
+            if removed.rowcount == 0:
+                return False
+            if alias == LIVE:
+                self._place_triggers(db, tenant, name, now)
+            return True
+
+    def aliases(self, tenant: str, names: Collection[str]) -> list[PlaybookAlias]:
+        database = self._context.database
+        ids = database.encode_list(sorted(set(names)))
+        return list(map(alias_from_row, database.fetch_all("registry.find_aliases", tenant=tenant, ids=ids)))
+
+    def _place_triggers(self, db: Writer, tenant: str, name: str, now: float) -> None:
+        """Let the triggers of a playbook be those of its live version. Without its plan, it has none."""
+        live = _live(db, tenant, name)
+        if live is None:
+            remove_triggers(db, tenant, name)
+        else:
+            has_plan = self._plans.exists(live.plan_hash)
+            declared = self._plans.header(live.plan_hash).triggers if has_plan else ()
+            replace_triggers(db, live, declared, now)
 
 
 def _lock(db: Writer, tenant: str, name: str) -> None:
@@ -84,11 +151,21 @@ def _newest(db: Writer, tenant: str, name: str) -> RegisteredPlaybook | None:
     return None if row is None else playbook_from_row(row)
 
 
-def _add(db: Writer, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
+def _live(db: Writer, tenant: str, name: str) -> RegisteredPlaybook | None:
+    row = db.execute("registry.live", tenant=tenant, name=name).fetchone()
+    return None if row is None else playbook_from_row(row)
+
+
+def _read_aliases(context: SqlContext, db: Writer, tenant: str, name: str) -> list[PlaybookAlias]:
+    ids = context.database.encode_list([name])
+    return list(map(alias_from_row, db.execute("registry.find_aliases", tenant=tenant, ids=ids).fetchall()))
+
+
+def _add(context: SqlContext, db: Writer, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
     """Add a version of a playbook, or restore it.
 
     Raises:
-        RejectedError: `version_exists`.
+        RejectedError: `version_exists`, `alias_exists`.
     """
     name = {"tenant": playbook.tenant, "name": playbook.name}
     registered = _registered_row(db, playbook)
@@ -98,6 +175,8 @@ def _add(db: Writer, playbook: RegisteredPlaybook) -> RegisteredPlaybook:
             raise RejectedError("version_exists", message)
         db.execute("registry.restore", **name, version=registered["version"])
         return playbook_from_row(registered)
+    aliases = _read_aliases(context, db, playbook.tenant, playbook.name)
+    require_no_alias(playbook, [alias.name for alias in aliases])
     number = db.execute("registry.last_number", **name).fetchone()["number"] + 1
     version = playbook.version
     while version is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import find_saved_result, take_saved_result
-from noetl.executor.model.registry import ApiKey, RegisteredPlaybook
+from noetl.executor.model.registry import ApiKey, PlaybookAlias, RegisteredPlaybook
 from noetl.executor.model.run import FailureState, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
 from noetl.executor.model.run_summary import RunSummary, VisitSummary
 from noetl.executor.stores.cursors import write_event_id
@@ -159,6 +159,17 @@ def playbook_from_row(row: Row) -> RegisteredPlaybook:
         plan_hash=row["plan_hash"],
         registered_at=row["created_at"],
         registered_by=row["registered_by"],
+    )
+
+
+def alias_from_row(row: Row) -> PlaybookAlias:
+    return PlaybookAlias(
+        tenant=row["tenant"],
+        playbook=row["playbook"],
+        name=row["alias"],
+        version=row["version"],
+        changed_at=row["changed_at"],
+        changed_by=row["changed_by"],
     )
 
 

@@ -124,7 +124,7 @@ def write_advance(db: Writer, advance: Advance) -> None:
 def replace_triggers(
     db: Writer, playbook: RegisteredPlaybook, declared: Sequence[Trigger], now: float
 ) -> None:
-    """Let the triggers of a playbook be those of its newest version.
+    """Let the triggers of a playbook be those of its live version.
 
     Raises:
         RejectedError: `path_taken`.

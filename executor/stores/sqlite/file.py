@@ -59,6 +59,7 @@ SCRIPTS = {
     25: "cached_results.sql",
     26: "triggers.sql",
     27: "outbox.sql",
+    28: "aliases.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -12,13 +12,15 @@ The page docs/how-to/add-a-store.md says how to write a store.
 import pytest
 
 for part in (
-    "cached_results", "consistency", "continued_runs", "damaged_runs", "facts", "failed_items", "keys",
+    "aliases", "cached_results", "consistency", "continued_runs", "damaged_runs", "facts", "failed_items",
+    "keys",
     "open_waits", "outbox", "plans", "queue",
     "registry", "run_deletion", "run_lists", "runs", "sequential", "skips", "sweep", "transitions",
     "trigger_lookups", "triggers", "waits",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"{__name__}.{part}")
 
+from noetl.testing.store_contract.aliases import AliasesContract, LiveTriggersContract
 from noetl.testing.store_contract.cached_results import CachedResultsContract
 from noetl.testing.store_contract.consistency import ConsistencyContract
 from noetl.testing.store_contract.continued_runs import ContinuedRunsContract
@@ -47,6 +49,7 @@ from noetl.testing.store_contract.triggers import TriggersContract
 from noetl.testing.store_contract.waits import WaitsContract
 
 __all__ = [
+    "AliasesContract",
     "CachedResultsContract",
     "ChannelsContract",
     "ConsistencyContract",
@@ -55,6 +58,7 @@ __all__ = [
     "FactsContract",
     "FailedItemsContract",
     "KeysContract",
+    "LiveTriggersContract",
     "MaintenanceContract",
     "OpenWaitsContract",
     "OutboxContract",
@@ -87,6 +91,8 @@ class StoreContract(
     RegistryContract,
     TriggersContract,
     TriggerLookupsContract,
+    AliasesContract,
+    LiveTriggersContract,
     OutboxContract,
     ChannelsContract,
     RunsContract,

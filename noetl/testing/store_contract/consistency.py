@@ -186,7 +186,7 @@ class ConsistencyContract:
         trigger = read_trigger(store)
         lost = replace(trigger, version="9", edition=trigger.edition + 1)
         assert store.triggers.advance(Advance(trigger, lost))
-        message = "trigger `t` belongs to version 9 of playbook `p`, which is not the newest"
+        message = "trigger `t` belongs to version 9 of playbook `p`, which is not live"
         assert list_findings(store) == [("lost triggers", None, message)]
         register(store, declare())
         assert list_findings(store) == []

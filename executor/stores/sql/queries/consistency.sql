@@ -89,7 +89,16 @@ where not exists (select 1 from plans where hash = plan_hash) limit :limit
 -- name: lost_triggers
 select name, playbook, version from triggers where not exists (
     select 1 from playbooks where playbooks.tenant = triggers.tenant and playbooks.name = triggers.playbook
-    and playbooks.version = triggers.version and removed_at is null and {newest}
+    and playbooks.version = triggers.version and removed_at is null and number = coalesce(
+        (
+            select number from aliases a
+            where a.tenant = triggers.tenant and a.playbook = triggers.playbook and alias = 'live'
+        ),
+        (
+            select max(number) from playbooks p
+            where p.tenant = triggers.tenant and p.name = triggers.playbook and p.removed_at is null
+        )
+    )
 ) limit :limit
 
 -- name: unknown_plans_of_versions
