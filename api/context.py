@@ -26,6 +26,7 @@ from noetl.api.service.request_store import Circuit, guard_store
 from noetl.api.service.run_watcher import RunWatchers
 from noetl.api.service.services import TenantServices, create_services
 from noetl.api.service.store_latency import StoreLatency
+from noetl.executor.security.allowed_sources import read_allowed_sources
 from noetl.executor.security.secret_sources import register_local_secrets
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
@@ -112,7 +113,9 @@ class AppContext:
                 authenticator = Authenticator(request_store, tokens, always=self._always_authenticated)
                 watchers = RunWatchers(request_store, encode_event)
                 list_watchers = ListWatchers(request_store.changes, LIST_ENCODER)
-                services = create_services(request_store, actions)
+                services = create_services(
+                    request_store, actions, sources=read_allowed_sources(self.settings)
+                )
                 limits = create_request_limits(rates, request_store.keys.count_requests)
                 compute = ComputePool(self.compute_processes, services.compiler, self.settings)
                 self._services = AppServices(

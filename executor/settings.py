@@ -371,8 +371,17 @@ SETTINGS = (
         "none: triggers read no source",
         "The sources that triggers may read. `TENANT/` begins a rule of another tenant than `default`."
         " A folder is below that of `NOETL_FILES_ROOT`, and its rule allows the folders below it."
-        " `sqs` has the URL of a queue,"
-        " and `table` the name of a table of the store in Postgres.",
+        " `sqs` has the URL of a queue or its ARN,"
+        " and `table` the name of a table of the store in Postgres."
+        " `s3:BUCKET` allows the objects of a bucket, and `event:SOURCE` the events of a source.",
+    ),
+    Setting(
+        "NOETL_EVENT_QUEUE",
+        "capabilities",
+        "the URL of a queue of SQS",
+        "none: triggers get no events",
+        "The queue to which Amazon EventBridge sends the events of the rules `s3` and `event`. In a function"
+        " of AWS it is the ARN of the queue.",
     ),
     Setting(
         "NOETL_SECRETS_PREFIX",

@@ -58,7 +58,7 @@ from noetl.planner.plan import (
 from noetl.planner.plan import Case as PlanCase
 from noetl.planner.plan import Step as PlanStep
 from noetl.planner.plan import Task as PlanTask
-from noetl.planner.polled_sources import DEFAULT_RECEIVES, Folder, Queue
+from noetl.planner.polled_sources import DEFAULT_RECEIVES, BucketObjects, BusEvents, Folder, Queue
 from noetl.planner.program.cache_reads import CacheReads
 from noetl.planner.program.program import Program
 from noetl.planner.program.template_uses import TemplateScope, TemplateUse
@@ -69,9 +69,11 @@ from noetl.planner.syntax.entries import find_called_tasks, find_saved_names
 from noetl.planner.syntax.instants import parse_instant
 from noetl.planner.syntax.models import (
     ActionEntry,
+    BucketDeclaration,
     CachePolicy,
     Case,
     Entry,
+    EventDeclaration,
     FolderDeclaration,
     KeyedTriggerDeclaration,
     NotifyDeclaration,
@@ -461,6 +463,10 @@ def lower_source(declared: TriggerDeclaration) -> TriggerSource:
         return Folder(str(PurePosixPath(declared.folder)), declared.glob, declared.settle)
     if isinstance(declared, QueueDeclaration):
         return Queue(declared.url, declared.table, declared.max_receives or DEFAULT_RECEIVES)
+    if isinstance(declared, BucketDeclaration):
+        return BucketObjects(declared.bucket, declared.prefix or "")
+    if isinstance(declared, EventDeclaration):
+        return BusEvents(declared.source, tuple(declared.detail_type or ()))
     assert isinstance(declared, ScheduleDeclaration)
     return lower_schedule(declared)
 

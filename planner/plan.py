@@ -15,7 +15,7 @@ from typing import Any
 
 from noetl.planner.frozen import frozen
 from noetl.planner.notify import Notify
-from noetl.planner.polled_sources import Folder, Queue
+from noetl.planner.polled_sources import BucketObjects, BusEvents, Folder, Queue
 from noetl.planner.schedules.schedule import Schedule
 from noetl.planner.trigger_sources import RunEnd, Webhook
 
@@ -471,7 +471,7 @@ class Input:
         )
 
 
-TriggerSource = Schedule | Webhook | RunEnd | Folder | Queue
+TriggerSource = Schedule | Webhook | RunEnd | Folder | Queue | BucketObjects | BusEvents
 
 _SOURCES: Mapping[str, type[TriggerSource]] = {
     "schedule": Schedule,
@@ -479,6 +479,8 @@ _SOURCES: Mapping[str, type[TriggerSource]] = {
     "run": RunEnd,
     "folder": Folder,
     "queue": Queue,
+    "s3": BucketObjects,
+    "event": BusEvents,
 }
 """What triggers fire at, by their type."""
 
@@ -489,7 +491,7 @@ class Trigger:
 
     Attributes:
         name: its name, which is unique in the playbook.
-        type: `schedule`, `webhook`, `run`, `folder` or `queue`.
+        type: `schedule`, `webhook`, `run`, `folder`, `queue`, `s3` or `event`.
         source: what it fires at.
         input: the inputs of its runs, with templates that read `trigger`.
         condition: the expression under `if`, or None. If it is false, a firing starts no run.

@@ -1,4 +1,4 @@
-"""The sources of triggers that a service reads by itself: folders and queues."""
+"""The sources of triggers that a service reads by itself: folders, queues, and events of a bus."""
 
 from __future__ import annotations
 
@@ -72,3 +72,55 @@ class Queue:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Queue:
         return cls(**data)
+
+
+@frozen
+class BucketObjects:
+    """Objects that are written to a bucket of S3, each of which starts a run.
+
+    Attributes:
+        bucket: the name of the bucket.
+        prefix: what the keys of the objects begin with.
+    """
+
+    bucket: str
+    prefix: str = ""
+
+    @property
+    def timing(self) -> tuple[Any, ...]:
+        """The values that decide when it fires, which are not times."""
+        return ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields by name. Their names are part of the stored format."""
+        return {name: getattr(self, name) for name in self.__match_args__}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BucketObjects:
+        return cls(**data)
+
+
+@frozen
+class BusEvents:
+    """Events of Amazon EventBridge, each of which starts a run.
+
+    Attributes:
+        source: the `source` of the events.
+        detail_types: their `detail-type`, one of these. None are given for events of every type.
+    """
+
+    source: str
+    detail_types: tuple[str, ...] = ()
+
+    @property
+    def timing(self) -> tuple[Any, ...]:
+        """The values that decide when it fires, which are not times."""
+        return ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields by name. Their names are part of the stored format."""
+        return {"source": self.source, "detail_types": list(self.detail_types)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BusEvents:
+        return cls(data["source"], tuple(data["detail_types"]))

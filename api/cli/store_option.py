@@ -93,9 +93,11 @@ def open_command_services(url: str | None, *, create: bool = False) -> Iterator[
     from noetl.api.service.errors import NotFoundError
     from noetl.api.service.services import create_services
     from noetl.executor.actions import catalogue
+    from noetl.executor.security.allowed_sources import SOURCES_SETTING, read_allowed_sources
 
     with _open(url, create) if create else open_command_store(url, create=False) as store:
         try:
-            yield create_services(store, catalogue(), controls_local_runs=True)
+            sources = read_allowed_sources(os.environ) if os.environ.get(SOURCES_SETTING) else None
+            yield create_services(store, catalogue(), controls_local_runs=True, sources=sources)
         except NotFoundError as error:
             raise CommandError(str(error)) from error

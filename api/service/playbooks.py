@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference, plan_of
@@ -25,6 +26,7 @@ from noetl.planner.plan import Plan
 
 if TYPE_CHECKING:
     from noetl.planner.compile import Compilation
+    from noetl.planner.diagnostics.diagnostic import Diagnostic
 
 MAX_NAMED_RUNS = 10
 """Number of live runs that the refusal to remove a playbook names."""
@@ -101,8 +103,9 @@ class PlaybookService:
         if version is not None:
             _check_addressable("version", version)
         before = store.registry.get(tenant, name, version)
+        warnings: Sequence[Diagnostic] = ()
         if before is None or (version is None and before.plan_hash != plan.hash):
-            self._check_among_registered(plan, is_forced=is_forced)
+            warnings = self._check_among_registered(plan, is_forced=is_forced)
         store.plans.save(plan)
         caller = None if registered_by is None else _cut_caller(registered_by)
         registered_at = round(self.context.clock(), 6)
@@ -119,23 +122,22 @@ class PlaybookService:
             if store.plans.get(before.plan_hash).source != plan.source:
                 raise
             registered = before
-        return _entry(registered), registered != before
+        return _entry(registered, warnings), registered != before
 
-    def _check_among_registered(self, plan: Plan, *, is_forced: bool) -> None:
-        """Check that a new version fits the playbooks that it uses, and those that use it.
+    def _check_among_registered(self, plan: Plan, *, is_forced: bool) -> Sequence[Diagnostic]:
+        """Check that a new version fits the playbooks that it uses, and those that use it. Return warnings.
 
         Raises:
             UnfitPlaybookError: it does not.
         """
-        from noetl.api.service.registered_plans import check_among_registered
+        from noetl.api.service.registered_plans import StoredPlaybooks, check_among_registered
 
         context = self.context
-        action_types = context.compiler.catalogue
-        findings = check_among_registered(
-            context.store, context.tenant, plan, action_types, is_forced=is_forced
-        )
-        if findings:
+        stored = StoredPlaybooks(context.store, context.tenant, context.sources)
+        findings = check_among_registered(stored, plan, context.compiler.catalogue, is_forced=is_forced)
+        if any(finding.severity == "error" for finding in findings):
             raise UnfitPlaybookError(findings)
+        return findings
 
     def find(self, name: str | None = None, *, limit: int = 100, cursor: str | None = None) -> PlaybookPage:
         """Return one page of the registry, with the cursor of the next page.
@@ -244,7 +246,7 @@ def registered_playbook(context: TenantContext, reference: PlaybookReference) ->
     return playbook
 
 
-def _entry(playbook: RegisteredPlaybook) -> PlaybookEntry:
+def _entry(playbook: RegisteredPlaybook, warnings: Sequence[Diagnostic] = ()) -> PlaybookEntry:
     assert playbook.version is not None
     return PlaybookEntry(
         name=playbook.name,
@@ -252,6 +254,7 @@ def _entry(playbook: RegisteredPlaybook) -> PlaybookEntry:
         plan_hash=playbook.plan_hash,
         registered_at=timestamp(playbook.registered_at),
         registered_by=playbook.registered_by,
+        diagnostics=[DiagnosticEntry(**finding.to_json()) for finding in warnings] or None,
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.security.allowed_sources import AllowedSources
 from noetl.executor.stores.interface import Store
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.frozen import frozen
-from noetl.planner.plan import Plan
+from noetl.planner.plan import Plan, TriggerSource
 from noetl.planner.registration.call_sites import Catalogued
 from noetl.planner.registration.checks import check_registration
 from noetl.planner.registration.registry import AwaitingTrigger, RegisteredPlan
@@ -28,6 +29,7 @@ class StoredPlaybooks:
 
     store: Store
     tenant: str
+    sources: AllowedSources | None = None
 
     def find(self, name: str, version: str | None = None) -> RegisteredPlan | None:
         found = self.store.registry.get(self.tenant, name, version)
@@ -51,6 +53,9 @@ class StoredPlaybooks:
     def channels(self) -> Sequence[str]:
         return [channel.name for channel in self.store.channels.find(self.tenant)]
 
+    def missing_rule(self, source: TriggerSource) -> str | None:
+        return None if self.sources is None else self.sources.missing_rule(self.tenant, source)
+
     def newest_versions(self) -> Iterator[RegisteredPlan]:
         return map(self._read, self._find(None, MAX_CALLERS))
 
@@ -69,7 +74,7 @@ class StoredPlaybooks:
 
 
 def check_among_registered(
-    store: Store, tenant: str, plan: Plan, action_types: Catalogued, *, is_forced: bool
+    playbooks: StoredPlaybooks, plan: Plan, action_types: Catalogued, *, is_forced: bool
 ) -> tuple[Diagnostic, ...]:
-    """Return the errors of a new version of a playbook among the registered ones of a tenant."""
-    return check_registration(plan, StoredPlaybooks(store, tenant), action_types, is_forced=is_forced)
+    """Return the findings about a new version of a playbook among the registered ones of a tenant."""
+    return check_registration(plan, playbooks, action_types, is_forced=is_forced)

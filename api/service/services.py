@@ -33,6 +33,7 @@ from noetl.api.service.tenant import TenantContext
 from noetl.api.service.triggers import TriggerService
 from noetl.api.service.webhooks import WebhookService
 from noetl.executor.model.run import DEFAULT_TENANT
+from noetl.executor.security.allowed_sources import AllowedSources
 from noetl.executor.stores.interface import Store
 from noetl.planner.catalogue import Catalogue
 
@@ -93,6 +94,7 @@ def create_services(
     *,
     controls_local_runs: bool = False,
     clock: Callable[[], float] | None = None,
+    sources: AllowedSources | None = None,
 ) -> TenantServices:
     """Return the services of the default tenant for the playbooks of a catalogue."""
     return TenantServices(
@@ -104,5 +106,6 @@ def create_services(
             lru_cache(maxsize=64)(partial(find_loop_steps, store)),
             controls_local_runs,
             clock or store.clock,
+            sources,
         )
     )

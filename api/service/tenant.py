@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from noetl.api.service.compiler import PlaybookCompiler
+from noetl.executor.security.allowed_sources import AllowedSources
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen
 
@@ -14,6 +15,7 @@ class TenantContext:
     """A tenant, the store of its runs and playbooks, and caches that do not depend on the tenant.
 
     `step_names` returns the names of the steps of a saved plan, and `loop_steps` those that have a loop.
+    `sources` are those that triggers may read; None if that is not known.
     `controls_local_runs` is whether runs of a
     local file may be cancelled and resumed: the workers of a service do not execute them.
     """
@@ -25,3 +27,4 @@ class TenantContext:
     loop_steps: Callable[[str], frozenset[str]]
     controls_local_runs: bool
     clock: Callable[[], float]
+    sources: AllowedSources | None = None

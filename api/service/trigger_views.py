@@ -9,7 +9,7 @@ from noetl.api.service.views import Timestamp, View
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.triggers import Firing, FiringOutcome, LiveTrigger
 from noetl.planner.plan import Trigger, TriggerSource
-from noetl.planner.polled_sources import Folder, Queue
+from noetl.planner.polled_sources import BucketObjects, BusEvents, Folder, Queue
 from noetl.planner.schedules.schedule import Schedule
 from noetl.planner.trigger_sources import EndedStatus, RunEnd, Webhook, WebhookScheme
 
@@ -166,7 +166,31 @@ class QueueEntry(View, schema_name="Queue"):
         return cls(sqs=source.url, table=source.table, max_receives=receives)
 
 
-Definition = ScheduleEntry | WebhookEntry | RunEndEntry | FolderEntry | QueueEntry
+class BucketEntry(View, schema_name="Bucket"):
+    """Bucket of S3 at whose new objects a trigger fires: those whose keys begin with `prefix`."""
+
+    bucket: str
+    prefix: str
+
+    @classmethod
+    def from_bucket(cls, source: BucketObjects) -> BucketEntry:
+        return cls(bucket=source.bucket, prefix=source.prefix)
+
+
+class BusEventsEntry(View, schema_name="BusEvents"):
+    """Events of Amazon EventBridge that a trigger fires at. Without `detail_types`, all types count."""
+
+    source: str
+    detail_types: Sequence[str]
+
+    @classmethod
+    def from_events(cls, source: BusEvents) -> BusEventsEntry:
+        return cls(source=source.source, detail_types=source.detail_types)
+
+
+Definition = (
+    ScheduleEntry | WebhookEntry | RunEndEntry | FolderEntry | QueueEntry | BucketEntry | BusEventsEntry
+)
 """What a trigger fires at, by its type."""
 
 
@@ -179,7 +203,9 @@ class TriggerDetails(TriggerEntry, schema_name="TriggerDetails"):
     of a schedule, also of one that is paused.
     """
 
-    definition: ScheduleEntry | WebhookEntry | RunEndEntry | FolderEntry | QueueEntry
+    definition: (
+        ScheduleEntry | WebhookEntry | RunEndEntry | FolderEntry | QueueEntry | BucketEntry | BusEventsEntry
+    )
     input: Mapping[str, Any]
     condition: str | bool | None
     key: str | None
@@ -270,6 +296,10 @@ def _definition_of(source: TriggerSource, tenant: str) -> Definition:
             return FolderEntry.from_folder(source)
         case Queue():
             return QueueEntry.from_queue(source)
+        case BucketObjects():
+            return BucketEntry.from_bucket(source)
+        case BusEvents():
+            return BusEventsEntry.from_events(source)
     return ScheduleEntry.from_schedule(source)
 
 
@@ -291,6 +321,10 @@ def describe_source(source: TriggerSource) -> str:
             return f"folder {source.folder}, {source.glob}"
         case Queue():
             return f"queue {source.name}"
+        case BucketObjects():
+            return f"bucket {source.bucket}, {source.prefix}*"
+        case BusEvents():
+            return f"events {source.source}, {', '.join(source.detail_types) or 'every type'}"
     return describe_schedule(source)
 
 

@@ -72,7 +72,8 @@ class FireRequest:
 
     `instant` is one of its schedule, in seconds since the epoch; None is now. `input` replaces values of the
     input. Without an instant and a run, the same `idempotency_key` starts one run. `data` are what templates
-    of a webhook read under `trigger`. `run_id` is an ended run that a trigger of type `run` awaits.
+    read under `trigger`, except for schedules and ends of runs. `run_id` is an ended run that a trigger of
+    type `run` awaits.
     """
 
     instant: float | None = None
@@ -252,8 +253,9 @@ def _check_cause(trigger: LiveTrigger, request: FireRequest) -> None:
     Raises:
         RejectedError: `invalid_input`.
     """
-    if request.data is not None and trigger.type != "webhook":
-        raise RejectedError("invalid_input", f"trigger `{trigger.name}` is no webhook, so it takes no data")
+    if request.data is not None and trigger.type in ("schedule", "run"):
+        message = f"trigger `{trigger.name}` of type `{trigger.type}` takes no data"
+        raise RejectedError("invalid_input", message)
     if request.run_id is not None and trigger.type != "run":
         raise RejectedError("invalid_input", f"trigger `{trigger.name}` awaits no runs, so it takes no run")
 

@@ -464,7 +464,11 @@ class PlaybookSummary(View, schema_name="PlaybookSummary"):
 
 
 class PlaybookEntry(View, schema_name="Registered"):
-    """Version of a playbook in the registry. `statistics` is present if it was requested."""
+    """Version of a playbook in the registry. `statistics` is present if it was requested.
+
+    `diagnostics` are the warnings of its registration, such as one about a source that the service may not
+    read.
+    """
 
     name: str
     version: str
@@ -472,6 +476,7 @@ class PlaybookEntry(View, schema_name="Registered"):
     registered_at: Timestamp
     registered_by: str | None
     statistics: PlaybookSummary | None = None
+    diagnostics: Sequence[DiagnosticEntry] | None = None
 
 
 class PlaybookPage(View, schema_name="PlaybookPage"):

@@ -33,8 +33,8 @@ class HandFiring:
     `key` tells it from other requests; the same key starts one run. `input` replaces values of the input of
     the trigger. `instant` is an instant of a schedule: the run is then the one that the schedule starts at
     that instant. `run_id` is an ended run of the awaited playbook: the run is then the one that its end
-    starts. `data` are what templates read under `trigger` of a webhook: parts of a
-    request, the others of which are empty.
+    starts. `data` are what templates read under `trigger` of another type. The parts
+    of a request that are not given are empty.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""The firing of triggers whose source is read: files of a folder, messages of a queue.
+"""The firing of triggers whose source is read: files of a folder, messages of a queue, events of a bus.
 
 Problem: several processes read the same source, and each may die after it has read an item.
 
@@ -73,6 +73,22 @@ def fire_item(firer: Firer, item: SourceItem) -> FiringOutcome:
         raise trigger_changed(firer.trigger)
     # A run that was started before has no new record.
     return written.firings[-1].outcome if written.firings else FiringOutcome.STARTED
+
+
+def miss_item(firer: Firer, item: SourceItem) -> None:
+    """Record that a trigger was paused when an item arrived.
+
+    Raises:
+        StoreError: the store cannot be reached.
+    """
+    firing = _new_firing(firer, item)
+    try:
+        firing = firer.with_key(firing, item.view)
+    except ActionError as problem:
+        outcome, reason = FiringOutcome.REJECTED, problem.message
+    else:
+        outcome, reason = FiringOutcome.MISSED, "the trigger was paused"
+    firer.write(record_firing(Advance(firer.trigger, firer.trigger), firing, outcome, reason))
 
 
 def _new_firing(firer: Firer, item: SourceItem) -> Firing:

@@ -8,6 +8,9 @@ refused is not deleted, so the redrive policy of its queue moves it to the dead-
 turns of one batch, in the order of their tenants.
 A table of the store in Postgres is read in the same way (`executor/stores/postgres/message_tables.py`).
 
+The queue of events is read by the same thread (`executor/engine/bus_firing.py`), if a tenant has a trigger
+that events fire.
+
 Cost: one query of the triggers of each tenant in REFRESH_SECONDS. A batch of ten messages costs one request
 that receives them, one that deletes them, and one firing each.
 
@@ -22,10 +25,12 @@ import re
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from noetl.executor.clients import aws
+from noetl.executor.engine.bus_firing import EventTriggers, fire_event
 from noetl.executor.engine.firing import Firer, read_firer
 from noetl.executor.engine.quotas import check_branch_quota
 from noetl.executor.engine.source_firing import SourceItem, fire_item
@@ -33,9 +38,15 @@ from noetl.executor.errors import ActionError, RejectedError, StoreAwayError, St
 from noetl.executor.model.json_values import read_json
 from noetl.executor.model.run import SERVICE_QUEUE
 from noetl.executor.model.triggers import FiringOutcome, LiveTrigger
-from noetl.executor.runtime.source_triggers import find_source_triggers
+from noetl.executor.runtime.source_triggers import find_source_triggers, read_event_triggers
 from noetl.executor.runtime.store_failures import FailureReasons
-from noetl.executor.security.allowed_sources import SOURCES_SETTING, AllowedSources, SourceKind, describe_rule
+from noetl.executor.security.allowed_sources import (
+    EVENT_KINDS,
+    SOURCES_SETTING,
+    AllowedSources,
+    SourceKind,
+    describe_rule,
+)
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
 from noetl.planner.polled_sources import Queue
@@ -113,6 +124,7 @@ class QueueLoop:
         self._allowed = allowed
         self._stopping = stopping
         self._queues: dict[str, list[tuple[Queue, LiveTrigger]]] = {}
+        self._awaits_events = False
         self._paused_until: dict[str, float] = {}
         self._refresh_at = 0.0
         self._failures = FailureReasons("queues are read again")
@@ -120,8 +132,8 @@ class QueueLoop:
 
     @property
     def is_needed(self) -> bool:
-        """True if a tenant may read a queue."""
-        return bool(self._allowed.tenants(_KINDS))
+        """True if a tenant may read a queue or events."""
+        return bool(self._allowed.tenants((*_KINDS, *EVENT_KINDS)))
 
     def run(self) -> None:
         """Fire messages when they arrive, until the process stops."""
@@ -155,14 +167,19 @@ class QueueLoop:
         if now >= self._refresh_at:
             self._read_triggers()
             self._refresh_at = now + REFRESH_SECONDS
+        reads: dict[str, Callable[[], bool]] = {
+            url: partial(self._read_source, readers) for url, readers in self._queues.items()
+        }
+        if self._awaits_events and self._allowed.event_queue is not None:
+            reads[self._allowed.event_queue] = self._read_events
         count = 0
-        for url, readers in list(self._queues.items()):
+        for url, read in reads.items():
             if self._stopping.is_set():
                 break
             if self._paused_until.get(url, 0.0) > time.monotonic():
                 continue
             try:
-                count += self._read_source(readers)
+                count += read()
             except StoreAwayError:
                 raise
             except TriggerChangedError:
@@ -199,7 +216,9 @@ class QueueLoop:
             for source, trigger in readers:
                 queues.setdefault(source.name, []).append((source, trigger))
         self._queues = queues
-        self._paused_until = {name: until for name, until in self._paused_until.items() if name in queues}
+        self._awaits_events = bool(read_event_triggers(self._store, self._allowed).firers)
+        known = {*queues, self._allowed.event_queue}
+        self._paused_until = {name: until for name, until in self._paused_until.items() if name in known}
 
     def _find_readers(self, tenant: str) -> Iterator[tuple[Queue, LiveTrigger]]:
         """Yield the triggers of a tenant that may read their queues, with these.
@@ -214,7 +233,7 @@ class QueueLoop:
             source = firer.declared.source
             kind: SourceKind = "table" if source.url is None else "sqs"
             name = source.url or str(source.table)
-            if self._allowed.allows_queue(tenant, kind, name):
+            if self._allowed.allows_name(tenant, kind, name):
                 yield source, trigger
             else:
                 self._warn(
@@ -249,6 +268,22 @@ class QueueLoop:
         max_receives = max(queue.max_receives for queue, _ in readers)
         return bool(tables.read_batch(source.table, MAX_BATCH, max_receives, fire_row))
 
+    def _read_events(self) -> bool:
+        """Read the queue of events. Return that messages were waited for.
+
+        Raises:
+            ActionError: SQS refuses the request.
+            StoreAwayError: the store cannot be reached.
+        """
+        assert self._allowed.event_queue is not None
+
+        def prepare() -> Callable[[Mapping[str, Any]], bool]:
+            triggers = read_event_triggers(self._store, self._allowed)
+            return lambda message: fire_event_message(triggers, message)
+
+        _read_batch(self._allowed.event_queue, prepare)
+        return True
+
     def _read_queue(self, url: str, triggers: Sequence[LiveTrigger]) -> None:
         """Receive a batch of a queue, fire its messages, and delete those that have fired.
 
@@ -258,29 +293,12 @@ class QueueLoop:
             TriggerChangedError: a trigger was changed or removed.
             StoreError: the store cannot be reached.
         """
-        region = _REGION.match(url)
-        client = aws.client("sqs", region and region["region"])
-        messages = _call(
-            url,
-            client.receive_message,
-            QueueUrl=url,
-            MaxNumberOfMessages=MAX_BATCH,
-            WaitTimeSeconds=WAIT_SECONDS,
-            MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
-            MessageAttributeNames=["All"],
-        ).get("Messages", ())
-        if not messages:
-            return
-        handles: list[str] = []
-        try:
+
+        def prepare() -> Callable[[Mapping[str, Any]], bool]:
             firers = [self._read_current(trigger) for trigger in triggers]
-            for message in messages:
-                if fire_message(firers, _to_item(message)):
-                    handles.append(message["ReceiptHandle"])  # noqa: PERF401  A failure must keep these.
-        finally:
-            if handles:
-                entries = [{"Id": str(n), "ReceiptHandle": handle} for n, handle in enumerate(handles)]
-                _call(url, client.delete_message_batch, QueueUrl=url, Entries=entries)
+            return lambda message: fire_message(firers, _to_item(message))
+
+        _read_batch(url, prepare)
 
     def _read_current(self, trigger: LiveTrigger) -> Firer:
         """Return what fires a trigger, if it is as it was.
@@ -301,6 +319,54 @@ class QueueLoop:
             logger.warning("queue %s is not read: %s", url, problem)
 
 
+def _read_batch(url: str, prepare: Callable[[], Callable[[Mapping[str, Any]], bool]]) -> None:
+    """Receive a batch of a queue, and delete the messages that are done.
+
+    `prepare` is called if there are messages. It returns a function that fires one, and returns whether it is
+    done.
+
+    Raises:
+        ActionError: SQS refuses the request.
+    """
+    region = _REGION.match(url)
+    client = aws.client("sqs", region and region["region"])
+    messages = _call(
+        url,
+        client.receive_message,
+        QueueUrl=url,
+        MaxNumberOfMessages=MAX_BATCH,
+        WaitTimeSeconds=WAIT_SECONDS,
+        MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
+        MessageAttributeNames=["All"],
+    ).get("Messages", ())
+    if not messages:
+        return
+    handles: list[str] = []
+    try:
+        fire = prepare()
+        for message in messages:
+            if fire(message):
+                handles.append(message["ReceiptHandle"])  # noqa: PERF401  A failure must keep these.
+    finally:
+        if handles:
+            entries = [{"Id": str(n), "ReceiptHandle": handle} for n, handle in enumerate(handles)]
+            _call(url, client.delete_message_batch, QueueUrl=url, Entries=entries)
+
+
+def fire_event_message(triggers: EventTriggers, message: Mapping[str, Any]) -> bool:
+    """Fire the triggers of the event in a message. Return whether the message may be deleted.
+
+    Raises:
+        StoreAwayError: the store cannot be reached.
+    """
+    outcome = fire_event(triggers, str(message["MessageId"]), str(message["Body"]), _sent_at(message))
+    return outcome.is_done
+
+
+def _sent_at(message: Mapping[str, Any]) -> float:
+    return float(message.get("Attributes", {}).get("SentTimestamp", 0)) / 1000
+
+
 def _row_item(source: str, row: Mapping[str, Any], now: float) -> SourceItem:
     """Return a row as an item. Its key names its table, as rows of another one have the same ids."""
     body, id = row["body"], str(row["id"])
@@ -316,7 +382,7 @@ def _to_item(message: Mapping[str, Any]) -> SourceItem:
         message.get("MessageAttributes", {}),
         str(system.get("ApproximateReceiveCount", "")),
     )
-    return SourceItem(id, float(system.get("SentTimestamp", 0)) / 1000, view)
+    return SourceItem(id, _sent_at(message), view)
 
 
 def _call(url: str, method: Any, **parameters: Any) -> Mapping[str, Any]:

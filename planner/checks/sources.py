@@ -1,4 +1,4 @@
-"""Checks of the sources that a service reads by itself: folders and queues (NP010, NP011 and NP813)."""
+"""Checks of sources that a service reads by itself: folders, queues and events (NP010, NP011 and NP813)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,26 @@ from pathlib import PurePosixPath
 
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.program.program import Program
-from noetl.planner.syntax.models import DocumentPath, FolderDeclaration, QueueDeclaration
+from noetl.planner.syntax.models import (
+    BucketDeclaration,
+    DocumentPath,
+    EventDeclaration,
+    FolderDeclaration,
+    QueueDeclaration,
+)
 from noetl.planner.templates.template import has_template
 
 MAX_SOURCE_LENGTH = 1000
 """How many characters a folder or a pattern may have."""
 
+MAX_PREFIX_BYTES = 1024
+"""How many bytes a key of an object may have."""
 
+MAX_DETAIL_TYPE_LENGTH = 128
+"""How many characters the type of an event may have."""
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_EVENT_SOURCE = re.compile(r"[A-Za-z0-9._/-]{1,256}")
 _TABLE = re.compile(r"[a-z_][a-z0-9_]{0,62}(?:\.[a-z_][a-z0-9_]{0,62})?")
 _QUEUE_URL = re.compile(r"https?://[^/\s?#@{]+/\d+/[A-Za-z0-9_-]{1,80}(?:\.fifo)?")
 
@@ -26,6 +39,10 @@ def check_sources(program: Program) -> None:
             _check_relative(program, trigger.glob, (*trigger.path, "glob"), "`*.csv`")
         elif isinstance(trigger, QueueDeclaration):
             _check_queue(program, trigger)
+        elif isinstance(trigger, BucketDeclaration):
+            _check_bucket(program, trigger)
+        elif isinstance(trigger, EventDeclaration):
+            _check_event(program, trigger)
 
 
 def _check_relative(program: Program, text: str, path: DocumentPath, example: str) -> None:
@@ -57,3 +74,27 @@ def _check_queue(program: Program, trigger: QueueDeclaration) -> None:
             if value is not None:
                 message = f"a queue of SQS has no `{key}`"
                 program.report("NP010", message, (*trigger.path, key), "remove it", key=True)
+
+
+def _check_bucket(program: Program, trigger: BucketDeclaration) -> None:
+    if not _BUCKET.fullmatch(trigger.bucket):
+        message = "`bucket` must be the name of a bucket of S3, without a template"
+        program.report("NP813", message, (*trigger.path, "bucket"), "write a name such as `orders`")
+    prefix = trigger.prefix or ""
+    if len(prefix.encode()) > MAX_PREFIX_BYTES or has_template(prefix):
+        message = f"`prefix` must have at most {MAX_PREFIX_BYTES:,} bytes, without a template"
+        program.report("NP813", message, (*trigger.path, "prefix"), "write a prefix such as `orders/`")
+
+
+def _check_event(program: Program, trigger: EventDeclaration) -> None:
+    if not _EVENT_SOURCE.fullmatch(trigger.source):
+        message = "`source` must be at most 256 letters, digits, `.`, `_`, `-` or `/`, without a template"
+        program.report(
+            "NP813", message, (*trigger.path, "source"), "write a source such as `com.example.shop`"
+        )
+    for name in trigger.detail_type or ():
+        if not name or len(name) > MAX_DETAIL_TYPE_LENGTH or has_template(name):
+            message = f"`detail_type` must have 1 to {MAX_DETAIL_TYPE_LENGTH} characters, without a template"
+            program.report(
+                "NP813", message, (*trigger.path, "detail_type"), "write a type such as `Order Paid`"
+            )

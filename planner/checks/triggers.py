@@ -36,11 +36,16 @@ TRIGGER_ATTRIBUTES: Mapping[str, frozenset[str]] = {
     "run": frozenset({"workflow_id", "status", "result", "error"}),
     "folder": frozenset({"path", "name", "size"}),
     "queue": frozenset({"id", "body", "attributes", "receives"}),
+    "s3": frozenset({"bucket", "object", "size", "version"}),
+    "event": frozenset({"source", "detail_type", "detail"}),
 }
 """The attributes of `trigger` in templates, by the type of the trigger."""
 
 _TEXT_ATTRIBUTES = frozenset(
-    {"scheduled_at", "local", "method", "id", "workflow_id", "status", "path", "name"}
+    {
+        *("scheduled_at", "local", "method", "id", "workflow_id", "status", "path", "name"),
+        *("bucket", "object", "source", "detail_type"),
+    }
 )
 """The attributes whose values are always text."""
 

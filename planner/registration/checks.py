@@ -5,7 +5,8 @@ Problem: a playbook is compiled alone, but it calls others, waits for their runs
 Algorithm: each use of another playbook is compared with the version that it names, or with the newest
 (NP817, NP818). The inputs and the result of the new version may differ from those of the version before. Then
 each use of it by another playbook is compared with both. It breaks if it fits the old one only (NP822).
-Channels that `notify` names must exist (NP851).
+Channels that `notify` names must exist (NP851). A source that the operator does not allow is a warning
+(NP820).
 
 Cost: one read for each used playbook. If the interface has changed, one for each registered playbook, and for
 those that use the new one their plans.
@@ -30,6 +31,7 @@ from noetl.planner.registration.findings import PlanPlace, RegistrationFindings,
 from noetl.planner.registration.fit import Misfit, list_versions
 from noetl.planner.registration.registry import RegisteredPlan, RegisteredPlaybooks
 from noetl.planner.registration.result_reads import find_result_names
+from noetl.planner.registration.sources import check_sources_allowed
 from noetl.planner.registration.uses import PlaybookUse, UsesOfPlan
 from noetl.planner.trigger_sources import RunEnd
 
@@ -46,11 +48,12 @@ ResultNames = Callable[[], Collection[str]]
 def check_registration(
     plan: Plan, registered: RegisteredPlaybooks, action_types: Catalogued, *, is_forced: bool = False
 ) -> tuple[Diagnostic, ...]:
-    """Return the errors of a new version of a playbook among the registered ones.
+    """Return the findings about a new version of a playbook among the registered ones.
 
     If it is forced, only what never ends is an error.
     """
     findings = RegistrationFindings(plan)
+    check_sources_allowed(findings, registered)
     if not is_forced:
         check_channels(findings, registered)
         _check_used_playbooks(findings, registered, action_types)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from noetl.planner.plan import Header, Plan, Trigger
+from noetl.planner.plan import Header, Plan, Trigger, TriggerSource
 
 
 class RegisteredPlan(NamedTuple):
@@ -48,6 +48,10 @@ class RegisteredPlaybooks(Protocol):
 
     def channels(self) -> Sequence[str]:
         """Return the names of all channels of the tenant."""
+        ...
+
+    def missing_rule(self, source: TriggerSource) -> str | None:
+        """Return the rule of the operator that the source of a trigger lacks, or None."""
         ...
 
     def newest_versions(self) -> Iterable[RegisteredPlan]:

@@ -237,7 +237,7 @@ def _expand_catch_up(value: object) -> object:
 MAX_WEBHOOK_SECRETS = 5
 """How many secrets of a webhook are valid at the same time."""
 
-TriggerType = Literal["schedule", "webhook", "run", "folder", "queue"]
+TriggerType = Literal["schedule", "webhook", "run", "folder", "queue", "s3", "event"]
 
 
 class TriggerDeclaration(Model):
@@ -326,6 +326,34 @@ class QueueDeclaration(KeyedTriggerDeclaration):
     max_receives: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
+class BucketDeclaration(KeyedTriggerDeclaration):
+    """A trigger that fires at objects that are written to a bucket of S3."""
+
+    bucket: str
+    prefix: str | None = None
+
+
+MAX_DETAIL_TYPES = 20
+"""How many types of events a trigger may name."""
+
+
+def expand_detail_types(value: object) -> object:
+    """Return the list of types of events that a single one stands for."""
+    return [value] if isinstance(value, str) else value
+
+
+class EventDeclaration(KeyedTriggerDeclaration):
+    """A trigger that fires at events of Amazon EventBridge."""
+
+    source: str
+    detail_type: (
+        Annotated[
+            list[str], Field(min_length=1, max_length=MAX_DETAIL_TYPES), BeforeValidator(expand_detail_types)
+        ]
+        | None
+    ) = None
+
+
 def trigger_tag(value: object) -> str:
     """Return the type of a trigger. One without a valid type is described as a schedule."""
     type_name = value.get("type") if isinstance(value, dict) else None
@@ -337,7 +365,9 @@ AnyTrigger = Annotated[
     | Annotated[WebhookDeclaration, Tag("webhook")]
     | Annotated[RunTriggerDeclaration, Tag("run")]
     | Annotated[FolderDeclaration, Tag("folder")]
-    | Annotated[QueueDeclaration, Tag("queue")],
+    | Annotated[QueueDeclaration, Tag("queue")]
+    | Annotated[BucketDeclaration, Tag("s3")]
+    | Annotated[EventDeclaration, Tag("event")],
     Discriminator(trigger_tag),
 ]
 """A trigger of any type."""
@@ -348,6 +378,8 @@ TRIGGER_MODELS: Mapping[str, type[TriggerDeclaration]] = {
     "run": RunTriggerDeclaration,
     "folder": FolderDeclaration,
     "queue": QueueDeclaration,
+    "s3": BucketDeclaration,
+    "event": EventDeclaration,
 }
 """The models of triggers by type."""
 

@@ -18,10 +18,12 @@ from noetl.planner.diagnostics.wording import (
 from noetl.planner.syntax.models import (
     TRIGGER_MODELS,
     ActionEntry,
+    BucketDeclaration,
     CachePolicy,
     Case,
     CatchUpPolicy,
     DocumentPath,
+    EventDeclaration,
     FieldDeclaration,
     FolderDeclaration,
     InputDeclaration,
@@ -77,6 +79,8 @@ _NOUNS: Mapping[type[Model], str] = {
     ScheduleDeclaration: "a trigger",
     RunTriggerDeclaration: "a trigger",
     FolderDeclaration: "a trigger",
+    BucketDeclaration: "a trigger",
+    EventDeclaration: "a trigger",
     QueueDeclaration: "a trigger",
     WebhookDeclaration: "a trigger",
     WebhookAuthDeclaration: "`auth`",
@@ -213,6 +217,16 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         **_TRIGGER_KEY_HINTS,
         **dict.fromkeys(("queue", "url", "queue_url", "arn"), "write `sqs` and the URL of the queue"),
     },
+    BucketDeclaration: {
+        **_TRIGGER_KEY_HINTS,
+        **dict.fromkeys(("bucket_name", "path"), "write `bucket`, such as `bucket: orders`"),
+        **dict.fromkeys(("folder", "glob", "suffix", "pattern"), "write `prefix`, or test the key in `if`"),
+    },
+    EventDeclaration: {
+        **_TRIGGER_KEY_HINTS,
+        **dict.fromkeys(("detail-type", "types", "event_type"), "write `detail_type`"),
+        **dict.fromkeys(("pattern", "detail", "filter"), "write `if`, such as `if: trigger.detail.paid`"),
+    },
     CatchUpPolicy: {
         **dict.fromkeys(("for", "max_age", "window"), "write `within`"),
         **dict.fromkeys(("max", "count"), "write `limit`"),
@@ -253,6 +267,8 @@ _MISSING_KEY_HINTS = {
     "case": "write `case: default` if the case has no condition",
     "auth": 'write `auth: {scheme: github, secret: "{{ secrets.NAME }}"}`',
     "folder": "write the folder, such as `folder: orders`",
+    "bucket": "write the name of the bucket, such as `bucket: orders`",
+    "source": "write the source of the events, such as `source: com.example.shop`",
     "path": "write the address of the webhook, such as `path: stripe/paid`",
 }
 _MAPPING_HINTS = {

@@ -317,3 +317,75 @@ def test_attributes_of_functions_are_read_as_those_of_workers() -> None:
         "attributes": {"a": "x", "b": "AP8=", "c": ""},
         "receives": 1,
     }
+
+
+EVENTS = """
+triggers:
+- {name: ordered, type: event, source: shop, input: {id: "{{ trigger.detail.id }}"}}
+- {name: object, type: s3, bucket: orders, prefix: in/, input: {id: "{{ trigger.object }}"}}
+input: {id: string}
+steps: [{name: a, run: [{action: log, message: "{{ input.id }}"}]}]
+"""
+
+
+class EventQueue(ReadQueue):
+    """The queue of events, and a process that reads it."""
+
+    def restart(self) -> None:
+        rules = {"NOETL_TRIGGER_SOURCES": "event:shop; s3:orders", "NOETL_EVENT_QUEUE": self.url}
+        self.loop = QueueLoop(self.store, read_allowed_sources(rules), threading.Event())
+
+    def send_event(self, source: str, detail: Any, detail_type: str = "Paid") -> None:
+        body = {"id": "e", "source": source, "detail-type": detail_type, "detail": detail}
+        self.send(json.dumps(body))
+
+
+def test_a_process_reads_the_queue_of_events(aws: Client, caplog: pytest.LogCaptureFixture) -> None:
+    queue = EventQueue(aws, EVENTS)
+    assert queue.loop.is_needed
+    queue.send_event("shop", {"id": "a"})
+    queue.send_event("other", {"id": "b"})
+    detail = {"bucket": {"name": "orders"}, "object": {"key": "in/c", "sequencer": "1"}}
+    queue.send_event("aws.s3", detail, "Object Created")
+    queue.read(3)
+    assert queue.inputs() == [{"id": "a"}]
+    assert [firing.outcome for firing in queue.firings("object")] == ["started"]
+    assert queue.messages() == 0
+    queue.send("no event")
+    queue.read()
+    assert queue.messages() == 1
+    assert "is no event of EventBridge" in caplog.text
+
+
+def test_the_queue_of_events_is_read_only_for_triggers_that_await_events(aws: Client) -> None:
+    queue = EventQueue(
+        aws,
+        EVENTS.replace("event, source: shop", "schedule, every: 1h")
+        .replace("s3, bucket: orders, prefix: in/", "folder, folder: in")
+        .replace("trigger.detail.id", "trigger.scheduled_at")
+        .replace("trigger.object", "trigger.path"),
+    )
+    queue.send_event("shop", {"id": "a"})
+    assert queue.loop.read_all() == 0
+    assert queue.messages() == 1
+
+
+def test_a_paused_queue_of_events_is_read_later(aws: Client, caplog: pytest.LogCaptureFixture) -> None:
+    queue = EventQueue(aws, EVENTS)
+    queue.sqs.delete_queue(QueueUrl=queue.url)
+    queue.read(2)
+    assert len([record for record in caplog.records if "is not read" in record.getMessage()]) == 1
+
+
+def test_rules_of_events_need_their_queue() -> None:
+    for rule in ("s3:orders", "acme/event:shop"):
+        with pytest.raises(SettingError, match="needs NOETL_EVENT_QUEUE"):
+            read_allowed_sources({"NOETL_TRIGGER_SOURCES": rule})
+    arn = "arn:aws:sqs:eu-central-1:123456789012:events"
+    url = "https://sqs.eu-central-1.amazonaws.com/123456789012/events"
+    with pytest.raises(SettingError, match="is the queue of events"):
+        read_allowed_sources({"NOETL_TRIGGER_SOURCES": f"sqs:{url}", "NOETL_EVENT_QUEUE": arn})
+    allowed = read_allowed_sources({"NOETL_TRIGGER_SOURCES": f"sqs:{arn}"})
+    assert allowed.allows_name("default", "sqs", url)
+    assert not allowed.allows_name("default", "sqs", f"{url}2")
+    assert not allowed.allows_name("default", "sqs", url.replace("sqs.", "evil."))

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from textwrap import dedent
 
 from noetl.executor.actions import catalogue
+from noetl.executor.security.allowed_sources import read_allowed_sources
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.diagnostic import Diagnostic
-from noetl.planner.plan import Plan
+from noetl.planner.plan import Plan, TriggerSource
 from noetl.planner.registration.checks import check_registration
 from noetl.planner.registration.registry import AwaitingTrigger, RegisteredPlan
 from noetl.planner.trigger_sources import RunEnd
@@ -23,9 +24,13 @@ def compiled(text: str) -> Plan:
 
 
 class KnownPlaybooks:
-    """Registered playbooks (implements `RegisteredPlaybooks`). `reads` are the names of the read plans."""
+    """Registered playbooks (implements `RegisteredPlaybooks`). `reads` are the names of the read plans.
 
-    def __init__(self, *texts: str) -> None:
+    `rules` are the sources that triggers may read; None if these are not known.
+    """
+
+    def __init__(self, *texts: str, rules: str | None = None) -> None:
+        self.rules = rules
         self._versions: dict[str, list[RegisteredPlan]] = {}
         self._plans: dict[str, Plan] = {}
         self.reads: list[str] = []
@@ -48,6 +53,12 @@ class KnownPlaybooks:
     def plan(self, registered: RegisteredPlan) -> Plan:
         self.reads.append(registered.header.name)
         return self._plans[registered.plan_hash]
+
+    def missing_rule(self, source: TriggerSource) -> str | None:
+        if self.rules is None:
+            return None
+        environ = {"NOETL_TRIGGER_SOURCES": self.rules, "NOETL_EVENT_QUEUE": "https://queue"}
+        return read_allowed_sources(environ).missing_rule("default", source)
 
     def names(self) -> Sequence[str]:
         return [*self._versions]

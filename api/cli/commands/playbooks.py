@@ -74,6 +74,10 @@ def register_playbooks(
             if not json:
                 write_stdout(f"{entry.name}@{entry.version}\n")
                 print_message(_describe(is_new, len(plan.header.triggers)))
+                for finding in entry.diagnostics or ():
+                    place = f"{sources[number].file}:{finding.line}:{finding.column}"
+                    hint = f" ({finding.hint})" if finding.hint else ""
+                    print_message(f"{place}: {finding.severity}: {finding.code} {finding.message}{hint}")
     if json:
         from noetl.api.service.views import to_json
 

@@ -141,7 +141,7 @@ def fire_trigger(
         typer.Option(
             "--data",
             metavar="FILE|-",
-            help='For a webhook: what its templates read under `trigger`, as JSON, such as {"body": {}}.',
+            help='What the templates read under `trigger`, as JSON. For a webhook: such as {"body": {}}.',
         ),
     ] = None,
     run: Annotated[

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from noetl.planner.plan import Trigger
-from noetl.planner.polled_sources import Folder, Queue
+from noetl.planner.polled_sources import BucketObjects, BusEvents, Folder, Queue
 from noetl.planner.schedules.firings import PlannedFiring, list_firings
 from noetl.planner.schedules.schedule import Schedule
 from noetl.planner.trigger_sources import RunEnd, Webhook
@@ -51,6 +51,12 @@ def _format_list(trigger: Trigger, firings: Sequence[PlannedFiring]) -> str:
         return f"{trigger.name}: files {source.glob} of folder {source.folder}\n"
     if isinstance(source, Queue):
         return f"{trigger.name}: messages of {source.name}\n"
+    if isinstance(source, BucketObjects):
+        return f"{trigger.name}: objects {source.prefix}* of bucket {source.bucket}\n"
+    if isinstance(source, BusEvents):
+        return (
+            f"{trigger.name}: events of {source.source}: {', '.join(source.detail_types) or 'every type'}\n"
+        )
     title = f"{trigger.name}: {describe_schedule(source)}\n"
     if not firings:
         return f"{title}  no more firings\n"

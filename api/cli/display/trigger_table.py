@@ -108,12 +108,24 @@ def _queue_lines(definition: Mapping[str, Any]) -> Iterator[tuple[str, str | Non
     yield "receives", None if receives is None else f"at most {receives:,}"
 
 
+def _bucket_lines(definition: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    yield "bucket", definition["bucket"]
+    yield "prefix", definition["prefix"] or None
+
+
+def _event_lines(definition: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    yield "source", definition["source"]
+    yield "types", ", ".join(definition["detail_types"]) or None
+
+
 _DEFINITIONS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[tuple[str, str | None]]]] = {
     "schedule": _schedule_lines,
     "webhook": _webhook_lines,
     "run": _run_end_lines,
     "folder": _folder_lines,
     "queue": _queue_lines,
+    "s3": _bucket_lines,
+    "event": _event_lines,
 }
 """The parts of a definition, by the type of the trigger."""
 

@@ -235,7 +235,7 @@ def test_a_webhook_is_fired_by_hand_with_a_request(
     shown = noetl("triggers", "show", "hooked/sent", *place).out
     assert f"started  {run_id}" in shown
     refused = noetl("triggers", "fire", NIGHTLY, "--data", str(file), *place)
-    assert "is no webhook" in refused.err
+    assert "takes no data" in refused.err
     assert "not fire at times" in noetl("triggers", "fire", "hooked/sent", "--at", "2040-01-01", *place).err
 
 

@@ -57,6 +57,19 @@ OTHER_MEANINGS = (
     OtherMeaning("set", "alias=", "the values that a request to resume a run gives"),
     OtherMeaning("set", "GIVEN_MEMBER", "the values that a request to resume a run gives"),
     OtherMeaning("lambda", "_FOREIGN_WORDS", "a word of Python"),
+    *(
+        OtherMeaning("s3", context, "a type of triggers")
+        for context in (
+            "CONSTRUCTS",
+            "EVENT_KINDS",
+            "TRIGGER_ATTRIBUTES",
+            "TRIGGER_MODELS",
+            "_DEFINITIONS",
+            "_SOURCES",
+            "a collection",
+            _JSON_KEY,
+        )
+    ),
 )
 
 

@@ -118,8 +118,19 @@ export interface FolderDefinition {
   settle_seconds: number;
 }
 
+export interface BucketDefinition {
+  bucket: string;
+  prefix: string;
+}
+
+export interface EventDefinition {
+  source: string;
+  /** Empty for events of every type. */
+  detail_types: string[];
+}
+
 export interface TriggerDetails extends TriggerEntry {
-  definition: ScheduleDefinition | WebhookDefinition | RunEndDefinition | FolderDefinition;
+  definition: ScheduleDefinition | WebhookDefinition | RunEndDefinition | FolderDefinition | BucketDefinition | EventDefinition;
   input: Record<string, unknown>;
   condition: string | boolean | null;
   key: string | null;

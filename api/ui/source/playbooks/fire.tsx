@@ -13,17 +13,22 @@ import { readTexts, type Texts } from "./inputs";
 
 /** The field of a type that is no input of the playbook: the member of the request, its label and its declaration. */
 const CAUSES: Record<string, { member: string; label: string; field: DeclaredInput }> = {
-  webhook: {
-    member: "data",
-    label: "Data of the request",
-    field: causeField("object", 'What templates read under "trigger", such as {"body": {"id": 7}}. Parts that are missing are empty.'),
-  },
+  webhook: dataCause("request", '{"body": {"id": 7}}. Parts that are missing are empty.'),
+  folder: dataCause("file", '{"path": "in/a.csv", "name": "a.csv", "size": 3}.'),
+  queue: dataCause("message", '{"body": {"id": 7}}.'),
+  s3: dataCause("object", '{"bucket": "orders", "object": "in/a.csv", "size": 3}.'),
+  event: dataCause("event", '{"detail": {"id": 7}}.'),
   run: {
     member: "run",
     label: "Run",
     field: causeField("string", "The id of a run that has ended, whose result the templates read. If empty: they read nothing."),
   },
 };
+
+function dataCause(subject: string, example: string) {
+  const description = `What templates read under "trigger", such as ${example}`;
+  return { member: "data", label: `Data of the ${subject}`, field: causeField("object", description) };
+}
 
 function causeField(type: string, description: string): DeclaredInput {
   return { type, required: false, default: null, enum: null, description, inferred: true };

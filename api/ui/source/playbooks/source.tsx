@@ -9,7 +9,7 @@ import { wordOf } from "../parts/state";
 import { Time } from "../parts/times";
 import { printable } from "../parts/value";
 import { playbookLink } from "./addresses";
-import type { FolderDefinition, RunEndDefinition, ScheduleDefinition, TriggerDetails, WebhookDefinition } from "./answers";
+import type { BucketDefinition, EventDefinition, FolderDefinition, RunEndDefinition, ScheduleDefinition, TriggerDetails, WebhookDefinition } from "./answers";
 
 /** The rows of a declaration that depend on its type. */
 export function SourceRows({ trigger }: { trigger: TriggerDetails }) {
@@ -20,6 +20,10 @@ export function SourceRows({ trigger }: { trigger: TriggerDetails }) {
       return <RunEndRows end={trigger.definition as RunEndDefinition} />;
     case "folder":
       return <FolderRows folder={trigger.definition as FolderDefinition} />;
+    case "s3":
+      return <BucketRows bucket={trigger.definition as BucketDefinition} />;
+    case "event":
+      return <EventRows event={trigger.definition as EventDefinition} />;
     case "schedule":
       return <ScheduleRows trigger={trigger} schedule={trigger.definition as ScheduleDefinition} />;
     default:
@@ -128,6 +132,30 @@ function FolderRows({ folder }: { folder: FolderDefinition }) {
       </Row>
       <Row name="Files">
         <code>{printable(folder.glob)}</code>, unchanged for {folder.settle_seconds} s
+      </Row>
+    </>
+  );
+}
+
+function BucketRows({ bucket }: { bucket: BucketDefinition }) {
+  return (
+    <>
+      <Row name="Bucket">
+        <bdi>{printable(bucket.bucket)}</bdi>
+      </Row>
+      <Row name="Objects">{bucket.prefix ? <code>{printable(bucket.prefix)}*</code> : "every object that is written"}</Row>
+    </>
+  );
+}
+
+function EventRows({ event }: { event: EventDefinition }) {
+  return (
+    <>
+      <Row name="Events of">
+        <bdi>{printable(event.source)}</bdi>
+      </Row>
+      <Row name="Types">
+        <bdi>{printable(event.detail_types.join(", ") || "every type")}</bdi>
       </Row>
     </>
   );

@@ -1,0 +1,184 @@
+"""The firing of triggers by events of Amazon EventBridge, which arrive as messages of one queue.
+
+Problem: one queue brings the events of all triggers of all tenants, and may bring an event twice. An event
+may fit several triggers, of which some cannot be fired now.
+
+Algorithm: the triggers are read once for a batch of messages. Each event is matched with all of them, and
+fires each that it fits. The key of a firing is the id of the event, or the object with its `sequencer`. So a
+trigger fires once for each event, also if the message is received again for the sake of another trigger. The
+message may be deleted if every firing is committed or filtered.
+
+Cost: one query of the triggers of each tenant for a batch. Each trigger that an event
+fits costs a firing.
+
+Limits: a tenant with thousands of triggers reads them for each batch. A trigger that is paused misses its
+events: the queue has those of other triggers too, so it cannot stop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from noetl.executor.engine.firing import Firer
+from noetl.executor.engine.source_firing import SourceItem, fire_item, miss_item
+from noetl.executor.errors import RejectedError, StoreAwayError, StoreError
+from noetl.executor.model.json_values import read_json
+from noetl.executor.model.triggers import FiringOutcome
+from noetl.executor.security.redaction import redact_for_storage
+from noetl.planner.frozen import frozen
+from noetl.planner.plan import TriggerSource
+from noetl.planner.polled_sources import BucketObjects, BusEvents
+
+S3_SOURCE = "aws.s3"
+OBJECT_CREATED = "Object Created"
+"""The type of the events of S3 about an object that was written."""
+
+logger = logging.getLogger("noetl.executor")
+
+
+class EventOutcome(StrEnum):
+    """The result of a message of the queue of events."""
+
+    FIRED = "fired"
+    """Every trigger that the event fits has a record of it."""
+    UNMATCHED = "unmatched"
+    """The event fits no trigger."""
+    POSTPONED = "postponed"
+    """A trigger could not be fired, or its inputs were refused."""
+    UNKNOWN = "unknown"
+    """The message is no event."""
+
+    @property
+    def is_done(self) -> bool:
+        """True if the message may be deleted."""
+        return self in (EventOutcome.FIRED, EventOutcome.UNMATCHED)
+
+
+@frozen
+class ReceivedEvent:
+    """An event of EventBridge. `arrived_at` is when its queue got it."""
+
+    id: str
+    source: str
+    detail_type: str
+    detail: Mapping[str, Any]
+    arrived_at: float
+
+
+def read_event(body: str, arrived_at: float) -> ReceivedEvent | None:
+    """Return the event of a message, or None if it is none.
+
+    >>> event = read_event('{"id": "1", "source": "shop", "detail-type": "Paid", "detail": {}}', 0.0)
+    >>> event.source, read_event("hello", 0.0)
+    ('shop', None)
+    """
+    try:
+        value = read_json(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("detail"), dict):
+        return None
+    id, source, detail_type = (value.get(name) for name in ("id", "source", "detail-type"))
+    if not isinstance(id, str) or not isinstance(source, str) or not isinstance(detail_type, str) or not id:
+        return None
+    return ReceivedEvent(id, source, detail_type, value["detail"], arrived_at)
+
+
+def match_event(event: ReceivedEvent, source: TriggerSource) -> SourceItem | None:
+    """Return an event as an item of the source of a trigger, or None if it does not fit."""
+    if isinstance(source, BucketObjects):
+        return _match_object(event, source)
+    if not isinstance(source, BusEvents) or source.source != event.source:
+        return None
+    if source.detail_types and event.detail_type not in source.detail_types:
+        return None
+    view = {"source": event.source, "detail_type": event.detail_type, "detail": event.detail}
+    return _new_item(event, event.id, view)
+
+
+def _match_object(event: ReceivedEvent, source: BucketObjects) -> SourceItem | None:
+    """Return a written object of a bucket as an item, or None if it is not one that a trigger awaits."""
+    bucket, written = event.detail.get("bucket"), event.detail.get("object")
+    is_created = event.source == S3_SOURCE and event.detail_type == OBJECT_CREATED
+    if not is_created or not isinstance(bucket, dict) or not isinstance(written, dict):
+        return None
+    key = written.get("key")
+    if bucket.get("name") != source.bucket or not isinstance(key, str) or not key.startswith(source.prefix):
+        return None
+    view = {
+        "bucket": source.bucket,
+        "object": key,
+        "size": written.get("size"),
+        "version": written.get("version-id"),
+    }
+    return _new_item(event, f"{source.bucket}/{key} {written.get('sequencer') or event.id}", view)
+
+
+def _new_item(event: ReceivedEvent, key: str, view: Mapping[str, Any]) -> SourceItem:
+    # The inputs of its run are stored.
+    return SourceItem(key, event.arrived_at, redact_for_storage(view))
+
+
+@frozen
+class EventTriggers:
+    """The triggers that events fire. Without `is_complete`, those of a tenant could not be read."""
+
+    firers: tuple[Firer, ...]
+    is_complete: bool = True
+
+    def fire(self, event: ReceivedEvent) -> EventOutcome:
+        """Fire all triggers that an event fits.
+
+        Raises:
+            StoreAwayError: the store cannot be reached.
+        """
+        matches = [
+            (firer, item)
+            for firer in self.firers
+            if (item := match_event(event, firer.declared.source)) is not None
+        ]
+        are_done = [_try_to_fire(firer, item) for firer, item in matches]
+        if not all(are_done) or not self.is_complete:
+            return EventOutcome.POSTPONED
+        return EventOutcome.FIRED if matches else EventOutcome.UNMATCHED
+
+
+def _try_to_fire(firer: Firer, item: SourceItem) -> bool:
+    """Fire a trigger, or record that it is paused. Return whether it is done.
+
+    Raises:
+        StoreAwayError: the store cannot be reached.
+    """
+    trigger = firer.trigger
+    try:
+        if trigger.is_paused:
+            miss_item(firer, item)
+            return True
+        return fire_item(firer, item) is not FiringOutcome.REJECTED
+    except StoreAwayError:
+        raise
+    except (RejectedError, StoreError) as problem:
+        logger.warning("trigger %s of %s is tried again: %s", trigger.name, trigger.playbook, problem)
+    except Exception:
+        # One wrong trigger must not keep the others from firing.
+        logger.exception("trigger %s of %s failed; it is tried again", trigger.name, trigger.playbook)
+    return False
+
+
+def fire_event(triggers: EventTriggers, id: str, body: str, arrived_at: float) -> EventOutcome:
+    """Fire the triggers that the event of a message fits. `id` is that of the message.
+
+    Raises:
+        StoreAwayError: the store cannot be reached.
+    """
+    event = read_event(body, arrived_at)
+    if event is None:
+        logger.error("message %s is no event of EventBridge; the dead-letter queue gets it", id)
+        return EventOutcome.UNKNOWN
+    outcome = triggers.fire(event)
+    if outcome is EventOutcome.UNMATCHED:
+        logger.info("event %s (%s, %s) fits no trigger", event.id, event.source, event.detail_type)
+    return outcome
