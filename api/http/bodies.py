@@ -286,8 +286,8 @@ class ChannelBody(RequestBody):
     secret: Annotated[str | None, Expected("a text")] = Field(
         None,
         description=(
-            "The secret that signs, for `webhook`: `whsec_` and base64, or `{{ secrets.NAME }}`. For `email`,"
-            " the password of the user, as `{{ secrets.NAME }}`."
+            "The secret that signs, for `webhook`: `whsec_` and base64, `{{ secrets.NAME }}`, or `new`."
+            " For `email`, the password of the user, as `{{ secrets.NAME }}`."
         ),
     )
 

@@ -45,7 +45,7 @@ class StoredChannel(View, schema_name="StoredChannel"):
     """Channel that was added or changed.
 
     The first members are those of `Channel`. `secret` is the secret that signs if it was generated now. It is
-    not shown again.
+    not shown again. A request with `new` as its secret replaces it.
     """
 
     name: str

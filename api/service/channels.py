@@ -41,6 +41,9 @@ MAX_CHANNELS = 50
 
 CHANNEL_TYPES = ("webhook", "slack", "email", "eventbridge")
 
+NEW_SECRET = "new"
+"""The secret of a request that replaces the one that signs by a generated one."""
+
 MAX_TRIES = 10
 MAX_TARGET_LENGTH = 2000
 _PAGE_SIZE = 500
@@ -78,18 +81,23 @@ class ChannelService:
     def put(self, name: str, request: ChannelRequest) -> tuple[StoredChannel, bool]:
         """Add or change a channel. Return it, and whether it is new.
 
-        A webhook keeps its secret unless the request has one. A new webhook gets one.
+        A webhook keeps its secret unless the request has one. A new webhook gets one, and so does any
+        for which NEW_SECRET is requested.
 
         Raises:
             RejectedError: `invalid_channel`; `too_many_channels`; `channel_changed`.
         """
         _check(name, request)
         store, tenant = self.context.store, self.context.tenant
+        new_secret = STANDARD_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
         for _ in range(MAX_TRIES):
             read = store.channels.get(tenant, name)
+            if read is not None and read.settings.get("secret") == new_secret:
+                # The response to the own write was lost.
+                return StoredChannel.from_stored(read, new_secret), read.edition == 1
             if read is None and len(store.channels.find(tenant)) >= MAX_CHANNELS:
                 raise RejectedError("too_many_channels", f"there are {MAX_CHANNELS} channels; remove one")
-            written, generated = self._new_channel(name, request, read)
+            written, generated = self._new_channel(name, request, read, new_secret)
             if store.channels.put(written, read):
                 return StoredChannel.from_stored(written, generated), read is None
         raise _changed(name)
@@ -159,15 +167,14 @@ class ChannelService:
         return ChannelTest(delivered=failure is None, problem=problem)
 
     def _new_channel(
-        self, name: str, request: ChannelRequest, read: Channel | None
+        self, name: str, request: ChannelRequest, read: Channel | None, new_secret: str
     ) -> tuple[Channel, str | None]:
-        """Return the channel of a request, and the secret that was generated for it."""
+        """Return the channel of a request, and the new secret if it has that."""
         secret, generated = request.secret, None
-        if request.type == "webhook" and secret is None:
+        if request.type == "webhook" and secret in (None, NEW_SECRET):
             kept = None if read is None or read.type != "webhook" else read.settings.get("secret")
-            if kept is None:
-                generated = STANDARD_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
-            secret = kept or generated
+            generated = None if kept and secret is None else new_secret
+            secret = generated or kept
         new = Channel(
             self.context.tenant,
             name,
@@ -268,7 +275,7 @@ def _check_mail(request: ChannelRequest) -> None:
 def _check_secret(channel_type: str, secret: str) -> None:
     if channel_type != "webhook":
         raise _invalid("only a channel of type `webhook` or `email` has a secret")
-    if secret_name(secret) is None:
+    if secret != NEW_SECRET and secret_name(secret) is None:
         try:
             sign_standard(secret, "id", 0.0, b"")
         except SigningSecretError as error:

@@ -17,7 +17,11 @@ from noetl.api.service.channel_views import (
     NotificationPage,
     StoredChannel,
 )
-from noetl.api.service.channels import MAX_CHANNELS
+from noetl.api.service.channels import MAX_CHANNELS, ChannelRequest
+from noetl.api.service.services import create_services
+from noetl.executor.actions import catalogue
+from noetl.executor.model.channels import Channel
+from noetl.executor.stores.memory.store import MemoryStore
 from tests.api.responses import assert_problem, read_view
 from tests.http_server import StubServer, serve
 
@@ -56,6 +60,8 @@ async def test_a_channel_is_added_changed_and_removed(http: httpx.AsyncClient) -
     changed = read_view(StoredChannel, await put(http, status=200, url="https://other.test/"))
     assert (changed.url, changed.events, changed.signed) == ("https://other.test", [], True)
     assert (changed.secret, changed.created_at) == (None, added.created_at)
+    replaced = read_view(StoredChannel, await put(http, status=200, url="https://other.test/", secret="new"))
+    assert replaced.secret not in (None, added.secret)
     assert read_view(StoredChannel, await put(http, "given", secret=SECRET)).secret is None
     slack = read_view(StoredChannel, await put(http, "slack", type="slack", url="{{ secrets.SLACK }}"))
     assert (slack.url, slack.signed, slack.secret) == ("{{ secrets.SLACK }}", False, None)
@@ -72,6 +78,28 @@ async def test_a_channel_is_added_changed_and_removed(http: httpx.AsyncClient) -
     assert (await http.delete("/channels/ops")).status_code == 204
     assert_problem(await http.get("/channels/ops"), 404, "not-found")
     assert_problem(await http.delete("/channels/ops"), 404, "not-found")
+
+
+def test_a_lost_response_of_the_store_loses_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    channels = create_services(MemoryStore(), catalogue()).channels
+    store = channels.context.store.channels
+    written, lost = store.put, [True, False, True, False]
+
+    def lose(channel: Channel, read: Channel | None) -> bool:
+        return written(channel, read) and not lost.pop(0)
+
+    monkeypatch.setattr(store, "put", lose)
+    stored, is_new = channels.put("ops", ChannelRequest("https://hooks.test"))
+    read = store.get("default", "ops")
+    assert read is not None
+    assert (stored.secret, is_new) == (read.settings["secret"], True)
+    again, is_new = channels.put("ops", ChannelRequest("https://hooks.test"))
+    assert (again.secret, is_new) == (None, False)
+    replaced, is_new = channels.put("ops", ChannelRequest("https://hooks.test", secret="new"))
+    current = store.get("default", "ops")
+    assert current is not None
+    assert (replaced.secret, is_new) == (current.settings["secret"], False)
+    assert replaced.secret != stored.secret
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,8 @@ def add_channel(
         typer.Option(
             "--secret",
             metavar="SECRET",
-            help="The secret that signs: '{{ secrets.NAME }}', or whsec_ and base64. Default: a new one."
+            help="The secret that signs: '{{ secrets.NAME }}', whsec_ and base64, or `new`."
+            " Default: the same, or a new one."
             " For email, the password of the user: '{{ secrets.NAME }}'.",
         ),
     ] = None,
