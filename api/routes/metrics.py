@@ -50,7 +50,6 @@ def get_metrics(
     now = services.store.clock()
     is_own = tenants is Tenants.OWN
     metrics = services.store.facts.read(services.tenant if is_own else None, now)
-    notifications = services.notifications.counts() if is_own and metrics is not None else None
-    scrape = Scrape(metrics, now, has_playbooks=is_own, notifications=notifications)
+    scrape = Scrape(metrics, now, has_playbooks=is_own)
     text = scrape.text(opened_services(request).latency, media_type)
     return Response(text, headers={"Content-Type": CONTENT_TYPES[media_type]})

@@ -33,6 +33,7 @@ COUNTERS: Mapping[FactKind, tuple[str, str]] = {
     FactKind.STEP: ("noetl_steps_ended", "Visits of steps that have succeeded or failed."),
     FactKind.RETRY: ("noetl_step_retries", "Attempts that have failed and are followed by another."),
     FactKind.CACHED: ("noetl_actions_cached", "Actions and steps whose result was taken from the cache."),
+    FactKind.NOTIFICATION: ("noetl_notifications", "Attempts at notifications, by their outcome."),
     FactKind.LOST_LEASE: ("noetl_lost_leases", "Visits that another worker took over from a lost one."),
 }
 """The name and the meaning of the counter of each kind of facts."""
@@ -41,6 +42,10 @@ DURATIONS: Mapping[FactKind, tuple[str, str]] = {
     FactKind.RUN: ("noetl_run_duration_seconds", "Time from the first claim of a run to its end."),
     FactKind.STEP: ("noetl_step_duration_seconds", "Time of the last attempt of a step, with its waits."),
 }
+
+WITH_STATUS = {*DURATIONS, FactKind.NOTIFICATION}
+"""The kinds whose counter has the label `status`."""
+
 LATENCY = ("noetl_store_operation_seconds", "Operations of the store for requests of this process.")
 
 
@@ -48,14 +53,12 @@ LATENCY = ("noetl_store_operation_seconds", "Operations of the store for request
 class Scrape:
     """The contents of one scrape. `metrics` is None if the store counts nothing. Its time is `now`.
 
-    With `has_playbooks`, the series of runs have the label `playbook`. `notifications` are the numbers of
-    those that were not delivered yet, by state; None if they are not counted.
+    With `has_playbooks`, the series of runs have the label `playbook`.
     """
 
     metrics: StoreMetrics | None
     now: float
     has_playbooks: bool
-    notifications: Mapping[str, int] | None = None
 
     def text(self, latency: StoreLatency, media_type: str) -> bytes:
         """Return the metrics in the format of a media type."""
@@ -70,7 +73,6 @@ class Scrape:
 
             def collect(self) -> Iterable[Metric]:
                 yield from scrape.families()
-                yield from scrape.notification_families()
                 yield _latency_family(latency.process, latency.read())
 
         registry = CollectorRegistry(auto_describe=False)
@@ -104,21 +106,10 @@ class Scrape:
             help_text = "Length of the write-ahead log of SQLite."
             yield GaugeMetricFamily("noetl_store_log_bytes", help_text, metrics.log_bytes)
 
-    def notification_families(self) -> Iterator[Metric]:
-        """Yield the numbers of notifications that were not delivered yet."""
-        from prometheus_client.core import GaugeMetricFamily
-
-        if self.notifications is not None:
-            help_text = "Notifications that were not delivered yet, of the newest 1,000."
-            family = GaugeMetricFamily("noetl_notifications", help_text, labels=["state"])
-            for state, count in self.notifications.items():
-                family.add_metric([state], count)
-            yield family
-
     def _counter(self, kind: FactKind, totals: Iterable[FactTotal]) -> Metric:
         from prometheus_client.core import CounterMetricFamily
 
-        has_status = kind in DURATIONS
+        has_status = kind in WITH_STATUS
         names = [*(["playbook"] if self.has_playbooks else []), *(["status"] if has_status else [])]
         counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
         if not self.has_playbooks and not has_status:

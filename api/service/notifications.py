@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from noetl.api.service.channel_views import NotificationEntry, NotificationPage
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.tenant import TenantContext
@@ -56,13 +54,6 @@ class NotificationService:
             if cursor is None or len(items) >= limit:
                 break
         return NotificationPage(items=items, next_cursor=cursor)
-
-    def counts(self) -> dict[str, int]:
-        """Return how many of the newest MAX_NOTIFICATIONS notifications are in each state."""
-        outbox, tenant = self.context.store.outbox, self.context.tenant
-        entries, _ = outbox.find(tenant, OutboxKind.NOTIFICATION, limit=MAX_NOTIFICATIONS)
-        found = Counter(delivery_state(entry).value for entry in entries)
-        return {state.value: found[state.value] for state in DeliveryState}
 
     def get(self, id: str) -> NotificationEntry:
         """Return a notification.

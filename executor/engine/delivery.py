@@ -7,6 +7,8 @@ Algorithm: an entry of the outbox is leased before it is sent (see `noetl.execut
 receiver cannot be reached, its channel has a time before which nothing is sent. Other notifications move to
 that time. When it has passed, the one that writes the next time is the probe, and the others wait for it.
 
+The same holds after an answer that took longer than SLOW_SECONDS: then each notification is a probe.
+
 Cost: one read of the channel, one for each earlier notification of the run, two writes and one request.
 
 Limits: notifications that were already being sent when a receiver failed are not held back. A receiver that
@@ -27,6 +29,7 @@ from noetl.executor.model.channels import Channel
 from noetl.executor.model.deliveries import (
     LEASE_SECONDS,
     PROBE_SECONDS,
+    SLOW_SECONDS,
     DeliveryFailure,
     DeliveryState,
     begin_attempt,
@@ -38,6 +41,12 @@ from noetl.executor.model.deliveries import (
     is_sending,
     pause_refused_channel,
     retry_delivery,
+)
+from noetl.executor.model.metrics import (
+    NOTIFICATION_FAILED,
+    NOTIFICATION_HELD,
+    NOTIFICATION_SENT,
+    NOTIFICATION_UNDELIVERED,
 )
 from noetl.executor.model.notifications import late_entries
 from noetl.executor.model.outbox import OutboxEntry, postpone_entry
@@ -115,10 +124,12 @@ class Courier:
             failure = DeliveryFailure(reason, is_away=False)
         now = store.clock()
         if failure is None:
-            if channel.retry_at is not None:
-                self._change_channel(channel, lambda current: delay_channel(current, None))
+            # The next one to a slow receiver is a probe, so that no second invocation waits for it as well.
+            next_at = now if now - sent_at > SLOW_SECONDS else None
+            if channel.retry_at != next_at:
+                self._change_channel(channel, lambda current: delay_channel(current, next_at))
             _log(logging.INFO, "notification.sent", started, {"seconds": round(now - sent_at, 3)})
-            return store.outbox.change(started, None)
+            return store.outbox.change(started, None, (), NOTIFICATION_SENT)
         if failure.refuses_all:
             self._change_channel(channel, lambda current: pause_refused_channel(current, failure.reason))
             _log(logging.ERROR, "channel.paused", started, {"reason": redact(failure.reason)})
@@ -129,7 +140,9 @@ class Courier:
         elif channel.retry_at is not None:
             self._change_channel(channel, lambda current: delay_channel(current, None))
         _log_failure(failed, failure)
-        return store.outbox.change(started, failed)
+        is_final = delivery_state(failed) is DeliveryState.UNDELIVERED
+        fact = NOTIFICATION_UNDELIVERED if is_final else NOTIFICATION_FAILED
+        return store.outbox.change(started, failed, (), fact)
 
     def _delay(self, channel: Channel, failed: OutboxEntry, failure: DeliveryFailure, now: float) -> None:
         """Delay the notifications of a channel until the next attempt, at most for PROBE_SECONDS."""
@@ -141,7 +154,7 @@ class Courier:
     def _hold(self, entry: OutboxEntry, now: float) -> bool:
         """Store that an entry waits for its paused channel. It is due at once if that was resumed."""
         held = hold(entry, now)
-        if not self.store.outbox.change(entry, held):
+        if not self.store.outbox.change(entry, held, (), NOTIFICATION_HELD):
             return False
         channel = self.store.channels.get(entry.tenant, entry.record["channel"])
         if channel is None or channel.is_paused:
@@ -151,7 +164,7 @@ class Courier:
     def _give_up(self, entry: OutboxEntry, reason: str, now: float) -> bool:
         failed = give_up(entry, reason, now)
         _log_failure(failed, DeliveryFailure(reason))
-        return self.store.outbox.change(entry, failed)
+        return self.store.outbox.change(entry, failed, (), NOTIFICATION_UNDELIVERED)
 
     def _change_channel(self, channel: Channel, change: Callable[[Channel], Channel]) -> None:
         """Write a change of a channel, unless it is removed or paused meanwhile."""

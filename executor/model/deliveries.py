@@ -31,6 +31,9 @@ MAX_ATTEMPTS = len(RETRY_SECONDS) + 1
 SEND_SECONDS = 15.0
 """How long a receiver may take to answer."""
 
+SLOW_SECONDS = 5.0
+"""After which time an answer is slow: the notifications of the channel are then sent one after the other."""
+
 LEASE_SECONDS = 20.0
 """After which time an attempt that has no outcome is repeated."""
 

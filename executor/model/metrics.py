@@ -41,7 +41,10 @@ BUCKET_SECONDS = (0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
 
 
 class FactKind(StrEnum):
-    """Kind of a counted fact. Runs and steps have a status and a duration."""
+    """Kind of a counted fact.
+
+    Runs and steps have a status and a duration, and attempts at notifications have a status.
+    """
 
     START = "start"
     RUN = "run"
@@ -49,6 +52,7 @@ class FactKind(StrEnum):
     RETRY = "retry"
     LOST_LEASE = "lost_lease"
     CACHED = "cached"
+    NOTIFICATION = "notification"
 
 
 @frozen
@@ -64,6 +68,12 @@ class Fact:
 RUN_STARTED = Fact(FactKind.START)
 LEASE_LOST = Fact(FactKind.LOST_LEASE)
 RESULT_REUSED = Fact(FactKind.CACHED)
+
+NOTIFICATION_SENT = Fact(FactKind.NOTIFICATION, "sent")
+NOTIFICATION_FAILED = Fact(FactKind.NOTIFICATION, "failed")
+NOTIFICATION_HELD = Fact(FactKind.NOTIFICATION, "held")
+NOTIFICATION_UNDELIVERED = Fact(FactKind.NOTIFICATION, "undelivered")
+"""The outcomes of an attempt: `failed` is tried again, `held` waits for a paused channel."""
 
 
 def timed_fact(kind: FactKind, status: str, started_at: float | None, ended_at: float) -> Fact:

@@ -5,7 +5,7 @@ notifications of other receivers and of other tenants.
 
 Algorithm: one thread reads which notifications are due, and gives them to MAX_SENDERS threads. A channel has
 one of them at a time. A tenant has at most half of them, so a tenant with many dead receivers leaves the
-others to the rest.
+others to the rest. If the store fails for a notification, its channel has a pause, which doubles each time.
 
 Cost: one query of the store in each POLL_SECONDS. A process without notifications has no further threads.
 
@@ -41,6 +41,12 @@ MAX_SENDERS_OF_TENANT = MAX_SENDERS // 2
 SLICE_SECONDS = 0.1
 """How long a loop that waits does not see that its process stops."""
 
+MAX_PAUSE_SECONDS = 60.0
+"""The longest pause of a channel whose notifications the store cannot read or write."""
+
+MAX_PAUSED = 1000
+"""For how many channels pauses are kept. One that is forgotten is tried at once."""
+
 MAX_DUE = 100
 """Number of due notifications that are read at once."""
 
@@ -59,6 +65,7 @@ class NotificationLoop:
         self._lock = threading.Lock()
         self._freed = threading.Event()
         self._busy: set[tuple[str, str]] = set()
+        self._pauses: dict[tuple[str, str], tuple[float, float]] = {}
 
     def run(self) -> None:
         """Deliver notifications when they are due, until the process stops. Wait for those being sent."""
@@ -107,6 +114,9 @@ class NotificationLoop:
         place = (entry.tenant, str(entry.record["channel"]))
         with self._lock:
             count = sum(tenant == entry.tenant for tenant, _ in self._busy)
+            until, _ = self._pauses.get(place, (0.0, 0.0))
+            if until > time.monotonic():
+                return False
             if place in self._busy or count >= MAX_SENDERS_OF_TENANT or len(self._busy) >= MAX_SENDERS:
                 return False
             self._busy.add(place)
@@ -117,7 +127,9 @@ class NotificationLoop:
         store = self._store
         try:
             self._courier.deliver(entry, store.clock())
+            self._pauses.pop(place, None)
         except StoreError as error:
+            self._pause(place)
             if not self._stopping.is_set():
                 self._failures.log(error)
         except Exception:
@@ -129,6 +141,15 @@ class NotificationLoop:
             with self._lock:
                 self._busy.discard(place)
             self._freed.set()
+
+    def _pause(self, place: tuple[str, str]) -> None:
+        """Start nothing of a channel for a time, which doubles with each failure of the store."""
+        with self._lock:
+            _, seconds = self._pauses.get(place, (0.0, 0.0))
+            seconds = min(2 * seconds, MAX_PAUSE_SECONDS) if seconds else 2 * self._poll_seconds
+            if len(self._pauses) >= MAX_PAUSED:
+                self._pauses.clear()
+            self._pauses[place] = (time.monotonic() + seconds, seconds)
 
     def _wait(self, started: int) -> None:
         """Wait for the next poll. If notifications are being sent, wait until one of them is done."""

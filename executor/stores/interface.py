@@ -35,7 +35,7 @@ from noetl.executor.model.cached_results import (
 from noetl.executor.model.channels import Channel
 from noetl.executor.model.durations import RunTimes
 from noetl.executor.model.events import Event
-from noetl.executor.model.metrics import StoreMetrics
+from noetl.executor.model.metrics import Fact, StoreMetrics
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
 from noetl.executor.model.registry import ApiKey, PlaybookAlias, RegisteredPlaybook
 from noetl.executor.model.request_counts import RequestBatch
@@ -742,11 +742,16 @@ class OutboxStore(Protocol):
         ...
 
     def change(
-        self, read: OutboxEntry, written: OutboxEntry | None, added: Sequence[OutboxEntry] = ()
+        self,
+        read: OutboxEntry,
+        written: OutboxEntry | None,
+        added: Sequence[OutboxEntry] = (),
+        fact: Fact | None = None,
     ) -> bool:
         """Replace an entry, or remove it, and add others in the same transaction.
 
-        An added entry that exists already is not changed. Return False if the entry has changed since it was
+        An added entry that exists already is not changed. `fact` is counted for the run that the entry names
+        as `run_id`, if that is not deleted. Return False if the entry has changed since it was
         read, and nothing was written.
         """
         ...

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from noetl.executor.errors import RejectedError
+from noetl.executor.model.outbox import OutboxKind
 from noetl.executor.model.triggers import LiveTrigger
-from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo import due_items, keys
 from noetl.executor.stores.dynamo.expressions import Update
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.dynamodb import upgrade
 from noetl.testing.store_contract.operations import findings_of
+from noetl.testing.store_contract.outbox import entry
 from noetl.testing.store_contract.trigger_lookups import run_end, webhook
 from noetl.testing.store_contract.triggers import register
 from tests.aws import Client
@@ -74,3 +78,26 @@ def test_subscribers_that_exceed_their_item_are_rejected(store: DynamoStore) -> 
     assert rejected.value.reason == "too_large"
     assert rejected.value.message == "the triggers of playbook `p34` exceed an item of DynamoDB"
     assert len(store.triggers.find("default")[0]) == 34
+
+
+def test_a_visit_of_due_entries_reads_a_bounded_number_of_pages(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(due_items, "PAGE_ITEMS", 2)
+    for number in range(12):
+        store.outbox.add(entry(f"n{number:02}", due_at=float(number)))
+    store.outbox.add(entry("other", due_at=50.0, tenant="other"))
+    query, requests = store.context.table.query_index, []
+
+    def count(index: str, **request: Any) -> Any:
+        requests.append(request["Limit"])
+        return query(index, **request)
+
+    monkeypatch.setattr(store.context.table, "query_index", count)
+    kinds = [OutboxKind.NOTIFICATION]
+    assert [found.id for found in store.outbox.due(kinds, 100.0, 1, {"default"})] == ["other"]
+    assert requests[:2] == [1, 2]
+    requests.clear()
+    monkeypatch.setattr(due_items, "MAX_PAGES", 3)
+    assert store.outbox.due(kinds, 100.0, 1, {"default"}) == []
+    assert requests == [1, 2, 2]

@@ -23,7 +23,7 @@ def shown_metrics() -> dict[str, set[str]]:
     latency = StoreLatency()
     latency.record("runs", 0.1)
     metrics = StoreMetrics(totals, 0, None, 0, 0)
-    scrape = Scrape(metrics, 0.0, has_playbooks=True, notifications={"pending": 1})
+    scrape = Scrape(metrics, 0.0, has_playbooks=True)
     text = scrape.text(latency, PROMETHEUS_TYPE)
     return {
         family.name + ("_total" if family.type == "counter" else ""): {

@@ -27,6 +27,7 @@ from noetl.executor.model.deliveries import (
     MAX_ATTEMPTS,
     PROBE_SECONDS,
     RETRY_SECONDS,
+    SLOW_SECONDS,
     begin_attempt,
     delivery_state,
     give_up,
@@ -508,6 +509,34 @@ class TestProbes:
         assert post.existing().record["attempts"] == 0
 
 
+class TestSlowReceivers:
+    def test_a_slow_receiver_gets_one_notification_at_a_time_until_it_is_quick(self) -> None:
+        post = PostOffice()
+        slow_seconds = [SLOW_SECONDS + 1.0, SLOW_SECONDS + 1.0, 0.0]
+
+        def answer_slowly(exchange: StubExchange) -> None:
+            post.clock.advance(slow_seconds.pop(0) if slow_seconds else 0.0)
+            exchange.reply(204)
+
+        with serve(answer_slowly) as server:
+            channel = post.add_channel(server.url())
+            entries = [post.add(f"n{number}") for number in range(5)]
+            post.courier.deliver(entries[0], post.clock())
+            probed = post.store.channels.get("default", "ops")
+            assert probed.retry_at == post.clock()
+            # An invocation that has read the channel before cannot send any more, and waits.
+            put = post.store.channels.put
+            post.store.channels.put = lambda written, _: put(written, channel)
+            post.courier.deliver(entries[1], post.clock())
+            post.store.channels.put = put
+            assert (len(server.requests), post.due_in("n1")) == (1, delivery.TURN_SECONDS)
+            post.courier.deliver(entries[2], post.clock())
+            assert post.store.channels.get("default", "ops").retry_at == post.clock()
+            post.courier.deliver(entries[3], post.clock())
+            assert post.store.channels.get("default", "ops").retry_at is None
+        assert len(server.requests) == 3
+
+
 class TestOrder:
     def test_those_of_a_run_and_a_channel_arrive_in_order(self) -> None:
         post = PostOffice()
@@ -584,6 +613,16 @@ class TestLate:
         assert post.store.outbox.find("default", OutboxKind.NOTIFICATION)[0] == []
 
 
+class StandInTime:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        self._seconds = seconds
+
+    def monotonic(self) -> float:
+        return self._seconds[0]
+
+
 class TestLoop:
     def test_a_slow_receiver_does_not_delay_others(self) -> None:
         post = PostOffice()
@@ -636,6 +675,41 @@ class TestLoop:
             assert loop.start_due(senders) == 0
             is_released.set()
         assert sorted(begun) == ["default"] * 4 + ["other"]
+
+    def test_a_failure_of_the_store_pauses_its_channel_for_longer_each_time(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        post, seconds, tries = PostOffice(), [0.0], []
+        monkeypatch.setattr(notification_loop, "time", StandInTime(seconds))
+        monkeypatch.setattr(notification_loop, "MAX_PAUSED", 2)
+        for name in ("broken", "whole"):
+            post.add_channel("http://127.0.0.1:1", name)
+
+        class Failing(Courier):
+            """A courier whose store fails for one channel."""
+
+            def deliver(self, entry: OutboxEntry, now: float) -> bool:
+                tries.append((entry.id, seconds[0]))
+                if entry.record["channel"] == "broken" and seconds[0] < 200:
+                    raise StoreAwayError("no answer")
+                return self.store.outbox.change(entry, None)
+
+        loop = NotificationLoop(Failing(post.store, post.courier.sender), threading.Event())
+
+        def start_due() -> int:
+            with ThreadPoolExecutor(2) as senders:
+                return loop.start_due(senders)
+
+        post.add("b1", "broken")
+        assert start_due() == 1
+        post.add("w1", "whole")
+        assert start_due() == 1
+        while seconds[0] < 300:
+            seconds[0] += 1
+            start_due()
+        assert [second for id, second in tries if id == "b1"] == [0, 2, 6, 14, 30, 62, 122, 182, 242]
+        post.add("b2", "broken")
+        assert start_due() == 1
 
     def test_an_unexpected_failure_delays_its_notification_only(
         self, caplog: pytest.LogCaptureFixture

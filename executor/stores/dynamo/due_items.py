@@ -2,9 +2,11 @@
 
 What the index returns is read again from the table, since the index is behind it.
 
-Cost: a look is one query, and one read for each 100 items that are due.
+Cost: a visit of the index is one query, and one read for each 100 items that are due. Further pages are
+read only if items are passed. A visit has at most MAX_PAGES pages.
 
-Limits: a partition of the index accepts 1,000 writes in a second.
+Limits: a partition of the index accepts 1,000 writes in a second. Items behind some 10,000 that are passed
+are found when those have another time.
 """
 
 from __future__ import annotations
@@ -15,6 +17,11 @@ from typing import Any
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
 from noetl.executor.stores.dynamo.table import DynamoTable
+
+PAGE_ITEMS = 1000
+"""The items of each page after the first."""
+
+MAX_PAGES = 11
 
 
 def find_due_items(
@@ -30,12 +37,13 @@ def find_due_items(
         "Limit": limit,
     }
     places: list[keys.ItemKey] = []
-    while len(places) < limit:
+    for _ in range(MAX_PAGES):
         page = table.query_index("due", **request)
         found = [keys.ItemKey(place["pk"], place["sk"]) for place in map(decode_item, page["Items"])]
         places += [place for place in found if not is_passed(place)]
-        if "LastEvaluatedKey" not in page:
+        if "LastEvaluatedKey" not in page or len(places) >= limit:
             break
+        request["Limit"] = PAGE_ITEMS
         request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
     items = table.get_many(places[:limit]).values()
     due = [item for item in items if item.get("wakes") == partition and item["due"] <= now]

@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
+from noetl.executor.model.metrics import Fact
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.dynamo import keys
@@ -96,7 +97,11 @@ class DynamoOutbox:
         return entries[:limit], next_cursor
 
     def change(
-        self, read: OutboxEntry, written: OutboxEntry | None, added: Sequence[OutboxEntry] = ()
+        self,
+        read: OutboxEntry,
+        written: OutboxEntry | None,
+        added: Sequence[OutboxEntry] = (),
+        fact: Fact | None = None,
     ) -> bool:
         key = keys.outbox_entry(read.tenant, read.id)
         unchanged: Condition = ("edition", "=", read.edition)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from noetl.executor.model.metrics import Fact
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
+from noetl.executor.stores.memory.facts import add_fact
 from noetl.executor.stores.memory.state import MemoryState
 
 
@@ -61,7 +63,11 @@ class MemoryOutbox:
         return page, write_key_cursor(page[-1].position) if len(found) > limit else None
 
     def change(
-        self, read: OutboxEntry, written: OutboxEntry | None, added: Sequence[OutboxEntry] = ()
+        self,
+        read: OutboxEntry,
+        written: OutboxEntry | None,
+        added: Sequence[OutboxEntry] = (),
+        fact: Fact | None = None,
     ) -> bool:
         with self._state.lock:
             current = self._state.outbox.get((read.tenant, read.id))
@@ -72,6 +78,9 @@ class MemoryOutbox:
             else:
                 self._state.outbox[read.tenant, read.id] = written
             add_entries(self._state, added)
+            record = None if fact is None else self._state.runs.get(read.record["run_id"])
+            if record is not None:
+                add_fact(self._state, record.run, fact)
             return True
 
 

@@ -19,10 +19,12 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from noetl.executor.model.metrics import Fact
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
+from noetl.executor.stores.sql.facts import add_fact
 from noetl.executor.stores.sql.rows import encode_json
 
 MAX_DELETED_ENTRIES = 500
@@ -71,7 +73,11 @@ class SqlOutbox:
         return page, write_key_cursor(page[-1].position) if len(rows) > limit else None
 
     def change(
-        self, read: OutboxEntry, written: OutboxEntry | None, added: Sequence[OutboxEntry] = ()
+        self,
+        read: OutboxEntry,
+        written: OutboxEntry | None,
+        added: Sequence[OutboxEntry] = (),
+        fact: Fact | None = None,
     ) -> bool:
         key = {"tenant": read.tenant, "id": read.id, "edition_before": read.edition}
         with self._context.database.transaction() as db:
@@ -82,6 +88,8 @@ class SqlOutbox:
             if changed.rowcount == 0:
                 return False
             add_entries(db, added)
+            if fact is not None:
+                add_fact(db, read.record["run_id"], fact)
         return True
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from noetl.executor.model.metrics import MAX_PLAYBOOKS, OTHER_PLAYBOOKS, StoreMetrics
+from noetl.executor.model.metrics import (
+    MAX_PLAYBOOKS,
+    NOTIFICATION_FAILED,
+    NOTIFICATION_SENT,
+    OTHER_PLAYBOOKS,
+    StoreMetrics,
+)
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind
 from noetl.executor.model.run import SERVICE_QUEUE, Lease, Run, RunStatus
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import replace
@@ -150,6 +157,23 @@ class FactsContract(ContractFixtures):
             store.queue.commit(succeed(store, claim_visit(store, run, 1.0)), 1.0)
         counted = counts(read_metrics(store))
         assert {count for (_, kind, _), count in counted.items() if kind == "step"} == {7}
+
+    def test_outcomes_of_notifications_are_counted(self, store: Store, second: Store) -> None:
+        run = start_named(store, "first")
+        record = {"run_id": run.id}
+        sent, next_sent = (
+            OutboxEntry(id, "default", OutboxKind.NOTIFICATION, 1.0, 1.0, record) for id in ("a", "b")
+        )
+        deleted = replace(next_sent, id="c", record={"run_id": "deleted"})
+        assert all(map(store.outbox.add, (sent, next_sent, deleted)))
+        changed = replace(sent, edition=2)
+        assert store.outbox.change(sent, changed, (), NOTIFICATION_FAILED)
+        assert not second.outbox.change(sent, None, (), NOTIFICATION_SENT)
+        assert second.outbox.change(changed, None, (), NOTIFICATION_SENT)
+        assert second.outbox.change(next_sent, None, (), NOTIFICATION_SENT)
+        assert second.outbox.change(deleted, None, (), NOTIFICATION_SENT)
+        found = {key: count for key, count in counts(read_metrics(store)).items() if key[1] == "notification"}
+        assert found == {("first", "notification", "failed"): 1, ("first", "notification", "sent"): 2}
 
     def test_deleted_runs_stay_counted(self, store: Store) -> None:
         self.damage.set_retention(store, 100.0)
