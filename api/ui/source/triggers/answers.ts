@@ -43,3 +43,23 @@ export interface ListedTrigger {
   last_run: string | null;
   changed_at: string;
 }
+
+export interface PartitionRun {
+  partition: string;
+  workflow_id: string;
+}
+
+export interface BackfillEntry {
+  id: string;
+  playbook: string;
+  trigger: string;
+  state: string;
+  created_at: string;
+  start_at: string | null;
+  end_at: string | null;
+  partitions: number;
+  counts: Record<"passed" | "succeeded" | "failed" | "skipped" | "filtered" | "rejected", number>;
+  open: PartitionRun[];
+  failures: PartitionRun[];
+  reason: string | null;
+}

@@ -1,10 +1,11 @@
-/** All triggers of the tenant, and the calendar of its schedules. */
+/** All triggers of the tenant, the calendar of its schedules, and its backfills. */
 
 import { linkTo, useAddress } from "../address";
+import { BackfillList } from "./backfills";
 import { CalendarTab } from "./calendar";
 import { TriggerList } from "./list";
 
-const TABS = { "": "All triggers", calendar: "Calendar" };
+const TABS = { "": "All triggers", calendar: "Calendar", backfills: "Backfills" };
 
 export function TriggersView() {
   const { parts } = useAddress();
@@ -23,6 +24,7 @@ export function TriggersView() {
       </nav>
       {tab === "" && <TriggerList />}
       {tab === "calendar" && <CalendarTab />}
+      {tab === "backfills" && <BackfillList />}
       {!(tab in TABS) && (
         <p class="empty">
           There is no such page. <a href={linkTo(["triggers"])}>All triggers</a>
