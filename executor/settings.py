@@ -107,6 +107,14 @@ SETTINGS = (
         " `LimitExceeded`.",
     ),
     Setting(
+        "NOETL_MAX_BACKFILLS",
+        "execution",
+        "a whole number from 1 to 1000000000",
+        "`100`",
+        "How many backfills of a tenant may run or be paused at the same time. Beyond it a request to start"
+        " or to retry one is answered with 429. The newest 5,000 are counted.",
+    ),
+    Setting(
         "NOETL_MAX_ACTIONS",
         "execution",
         "a whole number from 1 to 1000000000",

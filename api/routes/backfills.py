@@ -38,7 +38,7 @@ BackfillId = Annotated[str, Path(description="The id of a backfill.", examples=[
     },
     openapi_extra={
         **required_body("BackfillBody"),
-        **problems("not-found", "invalid-backfill", "idempotency-key-reused"),
+        **problems("not-found", "invalid-backfill", "idempotency-key-reused", "quota-exceeded"),
     },
 )
 async def start_backfill(
@@ -114,7 +114,7 @@ async def cancel_backfill(backfill_id: BackfillId, request: Request, services: R
     responses={200: response_body(BackfillEntry, description="The failed runs are retried.")},
     openapi_extra={
         **optional_body("BackfillRetryBody"),
-        **problems("not-found", "backfill-open", "backfill-ended", "backfill-changed"),
+        **problems("not-found", "backfill-open", "backfill-ended", "backfill-changed", "quota-exceeded"),
     },
 )
 async def retry_backfill(backfill_id: BackfillId, request: Request, services: RunServices) -> Response:

@@ -27,7 +27,7 @@ class BackfillService:
 
         Raises:
             NotFoundError: the newest version of the playbook has no such trigger.
-            RejectedError: `invalid_backfill`; `idempotency_key_reused`.
+            RejectedError: `invalid_backfill`; `idempotency_key_reused`; `quota_exceeded`.
         """
         from noetl.executor.engine.backfill_start import start_backfill
 
@@ -100,7 +100,7 @@ class BackfillService:
 
         Raises:
             NotFoundError: the tenant has no such backfill.
-            RejectedError: `backfill_open`; `backfill_ended`; `backfill_changed`.
+            RejectedError: `backfill_open`; `backfill_ended`; `backfill_changed`; `quota_exceeded`.
         """
         from noetl.executor.engine.backfill_control import retry_backfill
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from noetl.executor.engine.backfill_partitions import next_instant
 from noetl.executor.engine.firing import declared_trigger
+from noetl.executor.engine.quotas import check_backfill_quota
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.backfills import Backfill, BackfillState, RetryMode, change_entry
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind
@@ -93,7 +94,8 @@ def retry_backfill(store: Store, tenant: str, backfill_id: str, mode: RetryMode)
 
     Raises:
         RejectedError: `backfill_ended`, if it was cancelled, or nothing has failed; `backfill_open`;
-            `backfill_changed`.
+            `backfill_changed`; `quota_exceeded`.
+        SettingError: a setting is invalid.
     """
 
     def retry(backfill: Backfill) -> Backfill:
@@ -103,6 +105,7 @@ def retry_backfill(store: Store, tenant: str, backfill_id: str, mode: RetryMode)
         if backfill.state is BackfillState.CANCELLED or not backfill.counts.failed:
             problem = "was cancelled" if backfill.state is BackfillState.CANCELLED else "has no failed run"
             raise RejectedError("backfill_ended", f"backfill {backfill.id} {problem}")
+        check_backfill_quota(store, tenant)
         return replace(
             backfill,
             state=BackfillState.RUNNING,

@@ -8,6 +8,7 @@ from typing import Any
 
 from noetl.executor.engine.backfill_partitions import count_instants, next_instant
 from noetl.executor.engine.firing import declared_trigger
+from noetl.executor.engine.quotas import check_backfill_quota
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.backfills import (
     MAX_OPEN_RUNS,
@@ -57,7 +58,8 @@ def start_backfill(
     Return the backfill, and whether an earlier request has started it.
 
     Raises:
-        RejectedError: `invalid_backfill`; `idempotency_key_reused`.
+        RejectedError: `invalid_backfill`; `idempotency_key_reused`; `quota_exceeded`.
+        SettingError: a setting is invalid.
     """
     backfill_id = secrets.token_hex(12)
     if request.idempotency_key is not None:
@@ -69,6 +71,7 @@ def start_backfill(
     if not 1 <= request.limit <= MAX_OPEN_RUNS:
         raise _invalid(f"`limit` must be from 1 to {MAX_OPEN_RUNS}")
     partitions, cursor = _find_range(request, schedule, now)
+    check_backfill_quota(store, trigger.tenant)
     backfill = Backfill(
         backfill_id,
         trigger.tenant,

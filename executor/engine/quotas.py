@@ -1,4 +1,4 @@
-"""The quota of a tenant: how many active branches it may have. Its settings, and those of other limits.
+"""The quotas of a tenant: how many active branches and backfills it may have, and settings of other limits.
 
 Problem: a tenant that starts runs without end fills the store, and delays its own runs.
 
@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 from noetl.executor.errors import RejectedError, SettingError
 from noetl.executor.model.child_runs import CHILD_RUNS_SETTING, DEFAULT_CHILD_RUNS
 from noetl.executor.model.count_budget import ACTIONS_SETTING, DEFAULT_ACTIONS, DEFAULT_WAITS, WAITS_SETTING
+from noetl.executor.model.outbox import OutboxKind
 from noetl.executor.model.run import SERVICE_QUEUE
 from noetl.executor.stores.interface import Store
 
@@ -30,6 +31,12 @@ COUNT_SECONDS = 1.0
 MAX_CACHED_TENANTS = 10_000
 BRANCHES_SETTING = "NOETL_MAX_BRANCHES"
 DEFAULT_BRANCHES = 100_000
+BACKFILLS_SETTING = "NOETL_MAX_BACKFILLS"
+DEFAULT_BACKFILLS = 100
+
+MAX_COUNTED_PAGES = 10
+COUNTED_BACKFILLS = 500
+"""How many backfills are on each page that is read to count those that have not ended."""
 
 
 def read_limit(name: str, default: int, environ: Mapping[str, str] = os.environ) -> int:
@@ -63,6 +70,7 @@ def check_quota_settings(store: Store, environ: Mapping[str, str] = os.environ) 
     read_limit(ACTIONS_SETTING, DEFAULT_ACTIONS, environ)
     read_limit(WAITS_SETTING, DEFAULT_WAITS, environ)
     read_limit(BRANCHES_SETTING, DEFAULT_BRANCHES, environ)
+    read_limit(BACKFILLS_SETTING, DEFAULT_BACKFILLS, environ)
     if environ.get(BRANCHES_SETTING, "").strip() and not store.queue.counts_active:
         message = f"{BRANCHES_SETTING} is set, but this store does not count the branches of a tenant."
         raise SettingError(f"{message} Remove the setting, or use a store in SQLite or Postgres.")
@@ -115,3 +123,24 @@ def check_branch_quota(store: Store, tenant: str, queue: str) -> None:
         check_quota_settings(store)
         quota = _BRANCH_QUOTAS.get(store) or _BRANCH_QUOTAS.setdefault(store, BranchQuota(store))
         quota.check(tenant)
+
+
+def check_backfill_quota(store: Store, tenant: str) -> None:
+    """Check that a tenant may have another backfill that has not ended.
+
+    The newest 5,000 are counted. Several requests at once may exceed the quota by their number.
+
+    Raises:
+        RejectedError: `quota_exceeded`.
+        SettingError: the setting is invalid.
+    """
+    limit = read_limit(BACKFILLS_SETTING, DEFAULT_BACKFILLS)
+    count, cursor = 0, None
+    for _ in range(MAX_COUNTED_PAGES):
+        page, cursor = store.outbox.find(tenant, OutboxKind.BACKFILL, limit=COUNTED_BACKFILLS, cursor=cursor)
+        count += sum(entry.record["finished_at"] is None for entry in page)
+        if count >= limit:
+            message = f"the tenant has {limit:,} backfills that have not ended ({BACKFILLS_SETTING})"
+            raise RejectedError("quota_exceeded", message, limit=limit, setting=BACKFILLS_SETTING)
+        if cursor is None:
+            return

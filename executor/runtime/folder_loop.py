@@ -10,8 +10,8 @@ that it has fired, and asks the store about the others, so a restart fires nothi
 Cost: one query of the triggers, and one list of each folder, in SCAN_SECONDS. A change of the folder itself
 is seen after CHECK_SECONDS. A file costs one query and one firing.
 
-Limits: a scan visits MAX_ENTRIES entries of a folder. A trigger fires MAX_FIRINGS files, and then the others
-have their turn. Files that are older than the retention of runs are not read.
+Limits: a scan visits MAX_ENTRIES entries of a folder. After MAX_FIRINGS files of a tenant, the other tenants
+have their turn, and then its other triggers. Files that are older than the retention of runs are not read.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MAX_ENTRIES = 100_000
 """How many entries of a folder a scan visits, with those of the folders below."""
 
 MAX_FIRINGS = 100
-"""How many files of a trigger fire before other triggers have their turn."""
+"""How many files of a trigger fire before others of its tenant, and other tenants, have their turn."""
 
 logger = logging.getLogger("noetl.executor")
 
@@ -128,6 +128,7 @@ class FolderMemory:
         fired: the keys of the files that have fired.
         modified_ns: the time of change of the folder.
         scan_at: when it is listed again.
+        visit: the number of its last visit. Of a tenant, the one visited longest ago is next.
     """
 
     trigger: LiveTrigger
@@ -135,6 +136,7 @@ class FolderMemory:
     fired: set[str] = field(default_factory=set)
     modified_ns: int = 0
     scan_at: float = 0.0
+    visit: int = 0
 
 
 class FolderLoop:
@@ -155,6 +157,7 @@ class FolderLoop:
         self._stopping = stopping
         self._clock = clock
         self._memories: dict[tuple[str, str, str], FolderMemory] = {}
+        self._visits = 0
         self._read_at = 0.0
         self._failures = FailureReasons("folders are read again")
         self._warned: set[tuple[str, ...]] = set()
@@ -189,13 +192,30 @@ class FolderLoop:
         if now >= self._read_at:
             self._read_triggers()
             self._read_at = now + SCAN_SECONDS
-        for memory in list(self._memories.values()):
-            if self._stopping.is_set():
-                break
-            self._visit(memory, now)
+        is_cut = False
+        for memories in self._by_tenant().values():
+            fired = 0
+            for memory in memories:
+                if self._stopping.is_set():
+                    break
+                if fired >= MAX_FIRINGS:
+                    is_cut = True
+                    break
+                self._visits += 1
+                memory.visit = self._visits
+                fired += self._visit(memory, now)
+        if is_cut:
+            return 0.0
         following = min((memory.scan_at for memory in self._memories.values()), default=now + SCAN_SECONDS)
         pause = CHECK_SECONDS if self._memories else SCAN_SECONDS
         return min(max(following - self._clock(), 0.0), pause)
+
+    def _by_tenant(self) -> dict[str, list[FolderMemory]]:
+        """Return the folders of each tenant, the one that was visited longest ago first."""
+        groups: dict[str, list[FolderMemory]] = {}
+        for memory in sorted(self._memories.values(), key=lambda memory: memory.visit):
+            groups.setdefault(memory.trigger.tenant, []).append(memory)
+        return groups
 
     def _read_triggers(self) -> None:
         """Read which triggers are there. Those that have changed forget which files they have fired."""
@@ -207,24 +227,27 @@ class FolderLoop:
             is_same = memory is not None and memory.trigger == trigger
             self._memories[key] = memory if memory is not None and is_same else FolderMemory(trigger)
 
-    def _visit(self, memory: FolderMemory, now: float) -> None:
-        """List the folder of a trigger if that is due or if it has changed, and fire its files."""
+    def _visit(self, memory: FolderMemory, now: float) -> int:
+        """List the folder of a trigger if that is due or if it has changed, and fire its files.
+
+        Return how many files have fired, or had fired before.
+        """
         trigger = memory.trigger
         try:
             firer = read_firer(self._store, trigger, self._store.clock())
             if firer is None or not isinstance(firer.declared.source, Folder):
                 memory.scan_at = now + SCAN_SECONDS
-                return
+                return 0
             root = allowed_folder(self._capabilities, "a trigger of type `folder`")
             folder = resolve_path(root, firer.declared.source.folder)
             if not self._is_allowed(trigger, folder.relative_to(root).as_posix()):
                 memory.scan_at = now + SCAN_SECONDS
-                return
+                return 0
             modified_ns = _modified_ns(folder)
             if now < memory.scan_at and modified_ns == memory.modified_ns:
-                return
+                return 0
             memory.modified_ns = modified_ns
-            self._fire_files(memory, firer, list_files(root, firer.declared.source), now)
+            return self._fire_files(memory, firer, list_files(root, firer.declared.source), now)
         except StoreAwayError:
             raise
         except TriggerChangedError:
@@ -244,9 +267,10 @@ class FolderLoop:
             # One wrong trigger must not keep the others of the process from firing.
             memory.scan_at = now + SCAN_SECONDS
             logger.exception("trigger %s of %s failed; it is tried again", trigger.name, trigger.playbook)
+        return 0
 
-    def _fire_files(self, memory: FolderMemory, firer: Firer, files: list[FoundFile], now: float) -> None:
-        """Fire files that have not changed for some time, at most MAX_FIRINGS of them."""
+    def _fire_files(self, memory: FolderMemory, firer: Firer, files: list[FoundFile], now: float) -> int:
+        """Fire files that have not changed for some time, at most MAX_FIRINGS of them. Return how many."""
         source = firer.declared.source
         assert isinstance(source, Folder)
         kept = _without_old(files, self._store.clock())
@@ -260,7 +284,7 @@ class FolderLoop:
         memory.scan_at = now + SCAN_SECONDS
         if batch and self._store.triggers.get(*_key_of(memory.trigger)) != memory.trigger:
             self._read_at = now
-            return
+            return 0
         known = self._known_runs(firer, batch)
         for file in batch:
             if file.key not in known:
@@ -269,6 +293,7 @@ class FolderLoop:
             del waiting[file.key]
         settled = min(waiting.values(), default=now + SCAN_SECONDS) + source.settle_seconds
         memory.scan_at = now if len(due) > len(batch) else min(memory.scan_at, max(settled, now))
+        return len(batch)
 
     def _known_runs(self, firer: Firer, files: list[FoundFile]) -> set[str]:
         """Return the keys of files for which a run was started before."""

@@ -5,7 +5,8 @@ Problem: a process may die after it has started the run of a message, and before
 Algorithm: late acknowledgement. The key of a firing is the id of the message. The firing is committed, and
 then the message is deleted. A message that is received again starts no second run. One whose inputs are
 refused is not deleted, so the redrive policy of its queue moves it to the dead-letter queue. Queues have
-turns of one batch, in the order of their tenants.
+turns of one batch. A tenant has QUEUES_PER_ROUND of them in a round. Its other queues are next in the
+following round, so a tenant with many queues does not delay those of others.
 A table of the store in Postgres is read in the same way (`executor/stores/postgres/message_tables.py`).
 
 The queue of events is read by the same thread (`executor/engine/bus_firing.py`), if a tenant has a trigger
@@ -25,6 +26,7 @@ import re
 import threading
 import time
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -59,6 +61,9 @@ WAIT_SECONDS = 1
 
 PAUSE_SECONDS = 10.0
 """After which time a queue that cannot be read now is read again."""
+
+QUEUES_PER_ROUND = 5
+"""How many queues of a tenant are read before other tenants have their turn."""
 
 MAX_BATCH = 10
 """How many messages are received at once."""
@@ -127,6 +132,8 @@ class QueueLoop:
         self._awaits_events = False
         self._paused_until: dict[str, float] = {}
         self._refresh_at = 0.0
+        self._last_reads: dict[str, int] = {}
+        self._reads = 0
         self._failures = FailureReasons("queues are read again")
         self._warned: set[tuple[str, ...]] = set()
 
@@ -158,7 +165,9 @@ class QueueLoop:
                 logger.exception("queues could not be read; they are read again")
 
     def read_all(self) -> int:
-        """Receive a batch of each queue, and fire its messages. Return how many queues had or awaited some.
+        """Read the queues of a round: receive a batch of each, and fire its messages.
+
+        Return how many queues had or awaited messages, or have their turn in the next round.
 
         Raises:
             StoreError: the store cannot be reached.
@@ -170,16 +179,17 @@ class QueueLoop:
         reads: dict[str, Callable[[], bool]] = {
             url: partial(self._read_source, readers) for url, readers in self._queues.items()
         }
-        if self._awaits_events and self._allowed.event_queue is not None:
-            reads[self._allowed.event_queue] = self._read_events
-        count = 0
-        for url, read in reads.items():
+        event_queue = self._allowed.event_queue
+        if self._awaits_events and event_queue is not None:
+            reads[event_queue] = self._read_events
+        urls, count = self._begin_round(reads)
+        for url in urls:
             if self._stopping.is_set():
                 break
-            if self._paused_until.get(url, 0.0) > time.monotonic():
-                continue
+            self._reads += 1
+            self._last_reads[url] = self._reads
             try:
-                count += read()
+                count += reads[url]()
             except StoreAwayError:
                 raise
             except TriggerChangedError:
@@ -195,6 +205,20 @@ class QueueLoop:
                 self._pause(url)
                 logger.exception("queue %s could not be read; it is read again", url)
         return count
+
+    def _begin_round(self, known: Iterable[str]) -> tuple[list[str], int]:
+        """Return the queues of the next round, and how many have to wait for a later one.
+
+        The queue of events belongs to no tenant, so each round has it.
+        """
+        now, urls, counts = time.monotonic(), [], Counter[str]()
+        ready = [url for url in known if self._paused_until.get(url, 0.0) <= now]
+        for url in sorted(ready, key=lambda url: self._last_reads.get(url, 0)):
+            tenant = self._queues[url][0][1].tenant if url in self._queues else ""
+            counts[tenant] += 1
+            if counts[tenant] <= QUEUES_PER_ROUND:
+                urls.append(url)
+        return urls, len(ready) - len(urls)
 
     def _pause(self, url: str) -> None:
         self._paused_until[url] = time.monotonic() + PAUSE_SECONDS
@@ -218,6 +242,7 @@ class QueueLoop:
         self._queues = queues
         self._awaits_events = bool(read_event_triggers(self._store, self._allowed).firers)
         known = {*queues, self._allowed.event_queue}
+        self._last_reads = {name: number for name, number in self._last_reads.items() if name in known}
         self._paused_until = {name: until for name, until in self._paused_until.items() if name in known}
 
     def _find_readers(self, tenant: str) -> Iterator[tuple[Queue, LiveTrigger]]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from noetl.executor.engine import backfill as backfill_module
+from noetl.executor.engine import quotas
 from noetl.executor.engine.backfill import MAX_EXAMINED, START_SECONDS, perform_backfill
 from noetl.executor.engine.backfill_control import (
     cancel_backfill,
@@ -145,6 +146,38 @@ class BackfillBench:
 @pytest.fixture
 def bench() -> BackfillBench:
     return BackfillBench()
+
+
+def test_a_tenant_has_a_quota_of_backfills(bench: BackfillBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOETL_MAX_BACKFILLS", "2")
+    monkeypatch.setattr(quotas, "COUNTED_BACKFILLS", 1)
+    bench.store.plans.save(plan := compile_text(DAILY.replace("bad: []", "bad: [one]")))
+    playbook = RegisteredPlaybook("default", plan.header.name, "2", plan.hash, bench.clock())
+    bench.store.registry.register(playbook, triggers=plan.header.triggers)
+    bench.start(start=None, end=None, partitions=["one"], idempotency_key="k")
+    failed = bench.finish()
+    assert failed.state is BackfillState.FAILED
+    bench.start(start=None, end=None, partitions=["two"])
+    paused = bench.start(start=None, end=None, partitions=["three"])
+    pause_backfill(bench.store, "default", paused.id)
+    message = r"the tenant has 2 backfills that have not ended \(NOETL_MAX_BACKFILLS\)"
+    with pytest.raises(RejectedError, match=message) as rejected:
+        bench.start(start=None, end=None, partitions=["four"])
+    assert rejected.value.reason == "quota_exceeded"
+    with pytest.raises(RejectedError, match=message):
+        retry_backfill(bench.store, "default", failed.id, "resume")
+    # A repeated request starts none, so it has no quota.
+    assert bench.start(start=None, end=None, partitions=["one"], idempotency_key="k").id == failed.id
+    cancel_backfill(bench.store, "default", paused.id)
+    assert bench.start(start=None, end=None, partitions=["four"]).state is BackfillState.RUNNING
+
+
+def test_only_the_newest_backfills_are_counted(bench: BackfillBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quotas, "COUNTED_BACKFILLS", 1)
+    monkeypatch.setattr(quotas, "MAX_COUNTED_PAGES", 1)
+    monkeypatch.setenv("NOETL_MAX_BACKFILLS", "2")
+    for number in range(4):
+        bench.start(start=None, end=None, partitions=[number])
 
 
 def test_the_runs_of_a_turn_are_started_in_several_turns_if_they_take_long(

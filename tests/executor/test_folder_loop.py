@@ -48,10 +48,10 @@ class WatchedFolder:
         self.register(text)
         self.restart()
 
-    def register(self, text: str, version: str | None = None) -> None:
+    def register(self, text: str, version: str | None = None, tenant: str = "default") -> None:
         plan = compile_text(text)
         self.store.plans.save(plan)
-        playbook = RegisteredPlaybook("default", plan.header.name, version, plan.hash, self.store.clock())
+        playbook = RegisteredPlaybook(tenant, plan.header.name, version, plan.hash, self.store.clock())
         self.store.registry.register(playbook, triggers=plan.header.triggers)
 
     def restart(self) -> None:
@@ -270,6 +270,33 @@ def test_a_scan_is_bounded(
     assert caplog.messages == [
         "the folder of trigger arrived of play has over 4 entries and is not read: move files that were read"
     ]
+
+
+def test_tenants_have_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_loop, "MAX_FIRINGS", 2)
+    watched = WatchedFolder(tmp_path, rules="folder:in; small/folder:small")
+    source, following = TEXT.split("input: {path: string")
+    second = source.partition("- name: arrived")[2].replace("folder: in", "folder: in/second")
+    watched.register(f"{source}- name: also{second}input: {{path: string{following}", version="2")
+    watched.register(TEXT.replace("folder: in", "folder: small"), tenant="small")
+    for number in range(3):
+        watched.write(f"{number}.csv")
+        watched.write(f"second/{number}.csv")
+    watched.write("a.csv", folder=tmp_path / "small")
+    watched.scan(1)
+    fired: list[tuple[str, str]] = []
+
+    def note(firer: Any, item: Any) -> Any:
+        fired.append((firer.trigger.tenant, firer.trigger.name))
+        return fire_item(firer, item)
+
+    monkeypatch.setattr(folder_loop, "fire_item", note)
+    assert watched.loop.scan_all() == 0.0
+    assert sorted(fired) == [("default", "also"), ("default", "also"), ("small", "arrived")]
+    fired.clear()
+    # The other trigger of the tenant is next.
+    watched.loop.scan_all()
+    assert fired == [("default", "arrived")] * 2
 
 
 def test_a_full_quota_delays_files(watched: WatchedFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,6 +226,30 @@ def test_a_full_quota_receives_nothing(aws: Client, monkeypatch: pytest.MonkeyPa
     assert [item["receives"] for item in queue.inputs()] == [1]
 
 
+def test_tenants_have_turns(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_loop, "QUEUES_PER_ROUND", 2)
+    read = ReadQueue(aws)
+    urls = [read.sqs.create_queue(QueueName=f"many{number}")["QueueUrl"] for number in range(5)]
+    declared = "".join(
+        f"- {{name: q{number}, type: queue, sqs: {url!r}}}\n" for number, url in enumerate(urls)
+    )
+    steps = "steps: [{name: a, run: [{action: log, message: a}]}]\n"
+    read.rules = "; ".join([*(f"sqs:{url}" for url in urls), f"small/sqs:{read.url}"])
+    read.register(f"triggers:\n{declared}{steps}", version="2")
+    read.register(f"triggers:\n- {{name: q, type: queue, sqs: {read.url!r}}}\n{steps}", "small")
+    read.restart()
+    received: list[str] = []
+    monkeypatch.setattr(read.loop, "_read_queue", lambda url, _: received.append(url))
+    rounds = []
+    for _ in range(4):
+        count = read.loop.read_all()
+        rounds.append({url.rpartition("/")[2] for url in received})
+        assert (len(received), count) == (3, 3 + 3)
+        received.clear()
+    assert all("orders" in names for names in rounds)
+    assert set().union(*rounds[:3]) == {"orders", *(f"many{number}" for number in range(5))}
+
+
 def test_a_queue_that_cannot_be_read_delays_no_other(
     aws: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

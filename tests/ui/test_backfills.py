@@ -117,11 +117,11 @@ def test_a_service_without_backfills_says_how_to_start_one(browser: Browser, ser
 def test_further_backfills_are_read_and_a_refusal_is_shown(
     browser: Browser, service: ServedPage, backfill: dict[str, Any]
 ) -> None:
-    others = [{**backfill, "id": f"{number:032x}"[::-1]} for number in range(1, 3)]
+    entries = [{**backfill, "id": f"{number:032x}"[::-1]} for number in range(1, 3)]
 
     def answer(route: Route) -> None:
         index = 1 if "cursor=" in route.request.url else 0
-        route.fulfill(json={"items": [others[index]], "next_cursor": None if index else "next"})
+        route.fulfill(json={"items": [entries[index]], "next_cursor": None if index else "next"})
 
     with open_page(browser, statuses=[404]) as page:
         page.route("**/backfills?*", answer)
