@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import pkgutil
@@ -27,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from noetl.api import routes
 from noetl.api.access import AccessControl, AccessTable
+from noetl.api.compute.firing_evaluator import create_firing_evaluator
 from noetl.api.compute.pool import read_compute_processes
 from noetl.api.context import AppContext
 from noetl.api.http import problems
@@ -41,6 +43,7 @@ from noetl.api.http.responses import JsonResponse
 from noetl.api.http.root_path import RootPathMiddleware
 from noetl.api.http.security_headers import SecurityHeadersMiddleware
 from noetl.executor.errors import SettingError, StoreError
+from noetl.planner.frozen import replace
 
 DRAIN_SECONDS = 20.0
 """Time for running steps to finish when the service stops. The next start repeats those that do not."""
@@ -85,7 +88,8 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
         logging.getLogger("uvicorn.access").addFilter(problems.redact_tokens)
         services = await run_in_threadpool(context.services)
         try:
-            worker = Worker(services.store, settings)
+            evaluator = create_firing_evaluator(services.compute, asyncio.get_running_loop())
+            worker = Worker(services.store, replace(settings, evaluator=evaluator))
             await run_in_threadpool(worker.start)
             try:
                 with _on_stop_signal(services.stop_streams):

@@ -196,7 +196,7 @@ def text_of(case: NameUse, size: int) -> str:
     return f"{{% set x = {case.expression}{suffix} %}}"
 
 
-class Evaluation(NamedTuple):
+class UseEvaluation(NamedTuple):
     """The CPU seconds, the grown bytes and the units of an evaluation, and how it ended.
 
     `reference` is how many CPU seconds the reference work took next to it.
@@ -224,7 +224,7 @@ def _reference_seconds() -> float:
     return time.thread_time() - started
 
 
-def evaluate(case: NameUse, size: int) -> Evaluation:
+def evaluate(case: NameUse, size: int) -> UseEvaluation:
     """Evaluate a case in this process."""
     subject = SHORT_SUBJECTS[case.kind] if case.in_loop else SUBJECTS[case.kind](size)
     other = SHORT_SUBJECTS[case.kind] if case.in_loop else SUBJECTS[case.kind](size)
@@ -250,7 +250,7 @@ def evaluate(case: NameUse, size: int) -> Evaluation:
     seconds = time.thread_time() - started
     grown = _peak_memory() - before
     references += [_reference_seconds() for _ in range(2)]
-    return Evaluation(seconds, grown, budget.used_units(), result, median(references))
+    return UseEvaluation(seconds, grown, budget.used_units(), result, median(references))
 
 
 def _peak_memory() -> int:
@@ -272,11 +272,11 @@ def _in_child(function: Callable[[], Any]) -> Any:
     return json.loads(text)
 
 
-def _evaluate_in_child(case: NameUse, size: int) -> Evaluation:
-    return Evaluation(*_in_child(partial(evaluate, case, size)))
+def _evaluate_in_child(case: NameUse, size: int) -> UseEvaluation:
+    return UseEvaluation(*_in_child(partial(evaluate, case, size)))
 
 
-def _sizes(case: NameUse) -> Iterator[tuple[int, Evaluation]]:
+def _sizes(case: NameUse) -> Iterator[tuple[int, UseEvaluation]]:
     """Yield the sizes to measure, the largest first, with an evaluation of each.
 
     After the first size that passes, the last is the one that is expected to use the whole budget.

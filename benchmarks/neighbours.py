@@ -102,6 +102,24 @@ LARGE = (
     + "- {name: s4000, run: [{action: log, message: x}]}\n"
 )
 
+SLOW = "{{ ('a b ' * 5000) | wordcount }} " * 58
+"""A text that takes some 50 ms, nearly the budget of a section."""
+SLOW_DATA = f'environment: {{e: "{SLOW}"}}\nvariables: {{v: "{SLOW}"}}\n'
+FIRED = f"""
+name: fired
+input: {{given: {{default: 0}}}}
+triggers:
+- {{name: nightly, type: schedule, every: 1d, input: {{given: "{SLOW}"}}}}
+- {{name: hook, type: webhook, path: hook, auth: {{scheme: api_key}}, input: {{given: "{SLOW}"}}}}
+{SLOW_DATA}steps: [{{name: a, run: [{{action: set, set: {{x: 1}}}}]}}]
+"""
+EVERY_SECOND = FIRED.replace("every: 1d", "every: 1s", 1)
+CORRECTED = f"""
+name: corrected
+input: {{number: {{default: 0}}}}
+{SLOW_DATA}steps: [{{name: a, run: [{{action: fail, message: wrong}}]}}]
+"""
+
 COLUMNS: Sequence[report.Column] = (
     ("another tenant", lambda row: row["case"]),
     *(
@@ -159,12 +177,14 @@ class Client:
         self.port, self._key = port, key
         self._connection: http.client.HTTPConnection | None = None
 
-    def request(self, method: str, path: str, body: bytes = b"", type: str = "application/json") -> Any:
+    def request(
+        self, method: str, path: str, body: bytes = b"", type: str = "application/json", *, prefer: str = ""
+    ) -> Any:
         """Return (status, JSON of a short response or None). A failure is (0, None)."""
         try:
             if self._connection is None:
                 self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
-            headers = {"Authorization": f"Bearer {self._key}", "Content-Type": type}
+            headers = {"Authorization": f"Bearer {self._key}", "Content-Type": type, "Prefer": prefer}
             self._connection.request(method, path, body or None, headers)
             response = self._connection.getresponse()
             content = response.read()
@@ -314,6 +334,84 @@ def plans(connect: Connect) -> None:
     repeat(plan, 12)
 
 
+def drafts(connect: Connect) -> None:
+    """Check drafts of a large playbook as the page does, from 12 connections, each time another one."""
+    numbers = itertools.count()
+    local = threading.local()
+
+    def check() -> None:
+        text = LARGE.replace("name: large", f"name: large{next(numbers)}", 1)
+        body = json.dumps({"text": text, "line": 40}).encode()
+        _client(local, connect).request("POST", "/plan/draft", body)
+
+    repeat(check, 12)
+
+
+def fires(connect: Connect) -> None:
+    """Fire a trigger by hand from 45 connections. Its input and the data of its run are slow."""
+    connect().request("POST", "/playbooks", FIRED.encode(), "application/yaml")
+    _repeat_request(connect, 45, "POST", "/triggers/fired/nightly/fire")
+
+
+def webhooks(connect: Connect) -> None:
+    """Send requests to a webhook from 45 connections, each time another body. It is as slow."""
+    connect().request("POST", "/playbooks", FIRED.encode(), "application/yaml")
+    numbers = itertools.count()
+    local = threading.local()
+
+    def send() -> None:
+        body = json.dumps({"number": next(numbers)}).encode()
+        _client(local, connect).request("POST", "/hooks/other/hook", body)
+
+    repeat(send, 45)
+
+
+def schedules(connect: Connect) -> None:
+    """Register twenty playbooks with a schedule that is due each second, and which are as slow."""
+    client = connect()
+    for number in range(20):
+        body = EVERY_SECOND.replace("name: fired", f"name: every{number}", 1)
+        body = body.replace("path: hook", f"path: hook{number}", 1)
+        client.request("POST", "/playbooks", body.encode(), "application/yaml")
+
+
+def corrected_inputs(connect: Connect) -> None:
+    """Ask for previews of a resume with other inputs from 45 connections. The environment is slow."""
+    path = f"/workflows/{_failed_run(connect())}/resume"
+    numbers = itertools.count()
+    local = threading.local()
+
+    def resume() -> None:
+        body = json.dumps({"input": {"number": next(numbers)}, "dry_run": True}).encode()
+        _client(local, connect).request("POST", path, body)
+
+    repeat(resume, 45)
+
+
+def switches(connect: Connect) -> None:
+    """Let twelve failed runs continue in other versions from 45 connections, each time in another one."""
+    client = connect()
+    paths = [f"/workflows/{_failed_run(client)}/resume" for _ in range(12)]
+    numbers = itertools.count()
+    local = threading.local()
+
+    def switch() -> None:
+        number = next(numbers)
+        text = CORRECTED.replace("message: wrong", f"message: wrong {number}")
+        body = json.dumps({"playbook": text}).encode()
+        _client(local, connect).request("POST", paths[number % len(paths)], body)
+
+    repeat(switch, 45)
+
+
+def _failed_run(client: Client) -> str:
+    """Return the id of a new run that has failed."""
+    started = client.start(CORRECTED)[1]
+    id = str((started or {}).get("workflow_id", "none"))
+    client.request("GET", f"/workflows/result/{id}", prefer="wait=8")
+    return id
+
+
 def wrong_keys(connect: Connect) -> None:
     """Send about a thousand requests a second with wrong keys."""
     port = connect().port
@@ -352,6 +450,12 @@ CASES: Mapping[str, Case] = {
     "45 statuses": statuses,
     "12 large plans": plans,
     "1,000 wrong keys a second": wrong_keys,
+    "12 large drafts": drafts,
+    "45 fires by hand": fires,
+    "45 webhooks": webhooks,
+    "20 schedules each second": schedules,
+    "45 corrected inputs": corrected_inputs,
+    "45 plan switches": switches,
 }
 
 

@@ -34,6 +34,10 @@ class ActionError(Exception):
         self.details = details
         self.place: Mapping[str, Any] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how a pickle creates the error again: another process may raise it."""
+        return _restore_action_error, (type(self), vars(self))
+
     def with_place(self, place: Mapping[str, Any]) -> Self:
         """Return the same error with another `place`."""
         return self._replace(self.message, place)
@@ -59,6 +63,12 @@ class ActionError(Exception):
         )
         error.place = place
         return error
+
+
+def _restore_action_error(kind: type[ActionError], members: Mapping[str, Any]) -> ActionError:
+    error = kind(members["type"], members["message"])
+    vars(error).update(members)
+    return error
 
 
 def timeout_error(limit: str = "") -> ActionError:
@@ -125,6 +135,11 @@ class RejectedError(Exception):
         self.reason = reason
         self.message = message
         self.details = details
+
+    @property
+    def is_temporary(self) -> bool:
+        """Truth of: the same request may be accepted later, as nothing is wrong with it."""
+        return self.reason in ("quota_exceeded", "service_busy")
 
     def __str__(self) -> str:
         return self.message

@@ -9,12 +9,13 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import field
 
 from noetl.executor.channels.sender import Sender
 from noetl.executor.engine.delivery import Courier
+from noetl.executor.engine.evaluation import Evaluator, evaluated_by
 from noetl.executor.engine.external import FindPlaybook, read_public_url
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.item_threads import read_item_threads
@@ -99,7 +100,8 @@ class WorkerSettings:
     It executes the visits of one `queue`: that of the service, or of a local run and its child runs. One
     tenant occupies at most `threads` threads, and `spare_threads` more serve the other tenants. A claim is
     valid for `lease_seconds` unless it is renewed. `find_playbook` finds the playbooks of child runs, by
-    default in the registry. `public_url` is the base URL of callbacks.
+    default in the registry. `public_url` is the base URL of callbacks. `evaluator` evaluates what firings need;
+    None is the thread that fires.
     """
 
     capabilities: Capabilities
@@ -109,6 +111,7 @@ class WorkerSettings:
     queue: str = SERVICE_QUEUE
     find_playbook: FindPlaybook | None = None
     spare_threads: int = 0
+    evaluator: Evaluator | None = None
 
     @property
     def all_threads(self) -> int:
@@ -173,7 +176,10 @@ class Worker:
         queues = QueueLoop(store, settings.capabilities.trigger_sources, self._stopping)
         if queues.is_needed:
             loops["noetl-queues"] = queues.run
-        self._loops = [threading.Thread(target=run, name=name, daemon=True) for name, run in loops.items()]
+        self._loops = [
+            threading.Thread(target=_run_loop, args=(run, settings.evaluator), name=name, daemon=True)
+            for name, run in loops.items()
+        ]
 
     def start(self) -> None:
         """Start to execute visits. Take over the claims of dead workers of this machine at once.
@@ -360,3 +366,9 @@ class Worker:
     def _retention_pause(self) -> float:
         """Return a random pause, which spreads the deletions of workers that were started together."""
         return random.uniform(RETENTION_PAUSE_SECONDS / 2, RETENTION_PAUSE_SECONDS * 3 / 2)
+
+
+def _run_loop(run: Callable[[], None], evaluator: Evaluator | None) -> None:
+    """Run a loop whose expressions an evaluator evaluates."""
+    with evaluated_by(evaluator):
+        run()

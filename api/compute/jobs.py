@@ -14,6 +14,7 @@ from noetl.api.service.compiler import PlaybookCompiler, plan_of
 from noetl.api.service.graph_views import PlanDescription, RunGraph
 from noetl.api.service.playbooks import describe
 from noetl.api.service.views import plan_graph
+from noetl.executor.engine.evaluation import Evaluation
 from noetl.executor.engine.initial_data import InitialData
 from noetl.executor.precedence import wait_for_slice
 from noetl.planner.frozen import frozen
@@ -182,6 +183,21 @@ class InitialDataJob:
 
     def perform(self, compiler: PlaybookCompiler) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.data.evaluate()
+
+
+@frozen
+class EvaluationJob:
+    """The evaluation of expressions that a thread of the service needs. It is packed, as it may be large."""
+
+    packed: bytes
+    subject = "The evaluation of the expressions"
+    seconds = JOB_SECONDS
+    key = None
+    is_light = False
+
+    def perform(self, compiler: PlaybookCompiler) -> Any:
+        evaluation: Evaluation = pickle.loads(self.packed)  # noqa: S301  This service wrote it.
+        return evaluation.evaluate()
 
 
 @frozen

@@ -11,8 +11,8 @@ the latest results. A process whose job takes too long, or has no client any mor
 Cost: some 1 ms and two messages for each job. A process starts with its first job, which takes 0.5 s.
 
 Limits: `processes`, MAX_WAITING and MAX_TENANT_WAITING jobs, MAX_WAIT_SECONDS, CACHE_BYTES, and those of
-`noetl.api.compute.worker`. A tenant uses all processes but one. Past a limit, `run` raises ServiceBusyError,
-TenantBusyError or WorkLimitError.
+`noetl.api.compute.worker`. A tenant uses all processes but one. One more process serves the threads that fire
+triggers. Past a limit, `run` raises ServiceBusyError, TenantBusyError or WorkLimitError.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import signal
 import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -106,18 +106,25 @@ class ComputePool:
 
     def __init__(self, processes: int, compiler: PlaybookCompiler, settings: Mapping[str, str]) -> None:
         self._queues = _TenantQueues(processes)
+        self._firing_queues = _TenantQueues(1)
         self._processes = processes
         self._compiler = compiler
         self._environ = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         self._environ |= {name: settings[name] for name in _PASSED if name in settings}
         self._idle: list[_ComputeProcess] = []
         self._active: set[_ComputeProcess] = set()
+        self._is_closing = False
         self._flights: dict[str, _Flight] = {}
         self._cache: WeightedCache[str, bytes] = WeightedCache(CACHE_BYTES)
         self._readers = _TenantQueues(READERS)
         self._switchers = _TenantQueues(SWITCHERS, TENANT_SWITCHERS)
         self._switch_threads = CapacityLimiter(SWITCHERS)
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def has_processes(self) -> bool:
+        """Truth of: other processes perform the jobs that are not light."""
+        return self._processes > 0
 
     async def run(self, job: Job, tenant: str) -> Any:
         """Return the result of a job. If the caller is cancelled, the job stops unless others wait for it.
@@ -132,8 +139,16 @@ class ComputePool:
             return await run_in_threadpool(job.perform, self._compiler)
         key = job.key  # a digest of the whole job
         if key is None:
-            return _result_of(await self._perform(job, tenant))
+            return _result_of(await self._perform(job, self._queues.place(tenant)))
         return _result_of(self._cache.find(key) or await self._shared(key, job, tenant))
+
+    async def run_firing(self, job: Job, tenant: str) -> Any:
+        """Return the result of a job of a thread that fires triggers. One more process performs these.
+
+        Raises:
+            Exception: as `run` does.
+        """
+        return _result_of(await self._perform(job, self._firing_queues.place(tenant)))
 
     def cached(self, key: str) -> Any | None:
         """Return the result of an earlier job with this key, or None."""
@@ -178,7 +193,8 @@ class ComputePool:
             return await to_thread.run_sync(function, limiter=self._switch_threads)
 
     async def close(self) -> None:
-        """Stop all processes, and wait until they have ended."""
+        """Stop all processes, and wait until they have ended. Jobs that are performed fail as busy."""
+        self._is_closing = True
         for flight in tuple(self._flights.values()):
             flight.task.cancel()
         for process in (*self._idle, *self._active):
@@ -188,7 +204,9 @@ class ComputePool:
     async def _shared(self, key: str, job: Job, tenant: str) -> bytes:
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[key] = _Flight(asyncio.create_task(self._perform(job, tenant)))
+            flight = self._flights[key] = _Flight(
+                asyncio.create_task(self._perform(job, self._queues.place(tenant)))
+            )
         flight.waiting += 1
         try:
             data = await asyncio.shield(flight.task)
@@ -201,17 +219,18 @@ class ComputePool:
         self._cache.add(key, data, len(data))
         return data
 
-    async def _perform(self, job: Job, tenant: str) -> bytes:
-        """Return the pickled outcome of a job."""
-        async with self._queues.place(tenant), self._process() as process:
+    async def _perform(self, job: Job, place: AbstractAsyncContextManager[None]) -> bytes:
+        """Return the pickled outcome of a job, which waits for a place."""
+        async with place, self._process() as process:
             try:
                 async with asyncio.timeout(WALL_FACTOR * job.seconds):
                     is_worn, outcome = await process.perform(job)
             except TimeoutError:
-                raise WorkLimitError(
-                    job.subject, f"lasts more than {WALL_FACTOR * job.seconds:g} s"
-                ) from None
+                problem = f"lasts more than {WALL_FACTOR * job.seconds:g} s"
+                raise WorkLimitError(job.subject, problem, is_late=True) from None
             except (asyncio.IncompleteReadError, ConnectionError):
+                if self._is_closing:
+                    raise ServiceBusyError("The service stops.") from None
                 problem = f"takes more than {job.seconds:g} s of CPU time, or too much memory"
                 raise WorkLimitError(job.subject, problem) from None
             process.is_reusable = not is_worn

@@ -47,7 +47,7 @@ async def start_backfill(
     """Start runs of a trigger for past instants, or for the partitions of a list."""
     playbook, trigger, start = await read_backfill_start(request, idempotency_key)
     start_now = partial(services.backfills.start, playbook, trigger, start)
-    entry, is_replay = await _starters.run(services.tenant, start_now)
+    entry, is_replay = await _starters.run(request, services.tenant, start_now)
     location = f"{quote(request.scope.get('root_path', ''))}/backfills/{entry.id}"
     headers = {"Location": location} | (REPLAYED if is_replay else {})
     return JsonResponse(entry, 201, headers=headers)

@@ -94,6 +94,7 @@ def resume_channel(channel: Channel, services: AdminServices) -> Response:
     responses={200: response_body(ChannelTest, description="The test was made.")},
     openapi_extra=problems("not-found"),
 )
-async def test_channel(channel: Channel, services: AdminServices) -> Response:
+async def test_channel(channel: Channel, request: Request, services: AdminServices) -> Response:
     """Send a test message to a channel, also if it is paused, and say whether it was accepted."""
-    return JsonResponse(await _testers.run(services.tenant, partial(services.channels.test, channel)))
+    test = partial(services.channels.test, channel)
+    return JsonResponse(await _testers.run(request, services.tenant, test))

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import pickle
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from typing import Annotated, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, from_thread, to_thread
 from fastapi import Depends, Path, Query, Request
 from starlette.requests import ClientDisconnect
 
 from noetl.api.access import REFUSAL_SECONDS, PublicAccess, PublicServices, ScopeAccess, StreamAccess
-from noetl.api.compute.jobs import CompileJob, Job, unpack_plan
+from noetl.api.compute.jobs import CompileJob, EvaluationJob, Job, unpack_plan
 from noetl.api.context import AppContext, AppServices
 from noetl.api.http.parameters import CURSOR_DESCRIPTION
 from noetl.api.http.request_shares import place_of
 from noetl.api.service.errors import TenantBusyError
 from noetl.api.service.services import TenantServices
+from noetl.executor.engine.evaluation import Evaluation, evaluated_by
 from noetl.planner.plan import Plan
 
 Result = TypeVar("Result")
@@ -52,14 +56,21 @@ class TenantThreads:
 
     def __init__(self, number: int) -> None:
         self._number = number
+        self._threads = CapacityLimiter(math.inf)
         self._limiters: WeakValueDictionary[str, CapacityLimiter] = WeakValueDictionary()
 
-    async def run(self, tenant: str, function: Callable[[], Result]) -> Result:
-        """Return function(), called on a thread of a tenant."""
+    async def run(self, request: Request, tenant: str, function: Callable[[], Result]) -> Result:
+        """Return function(), called on a thread of a tenant. The request gives up its place meanwhile.
+
+        So a thread that waits for a place finds one: no request holds a place while it waits for a thread.
+        """
         limiter = self._limiters.get(tenant)
         if limiter is None:
             limiter = self._limiters[tenant] = CapacityLimiter(self._number)
-        return await to_thread.run_sync(function, limiter=limiter)
+        async with AsyncExitStack() as stack:
+            async with place_of(request).given_up():
+                await stack.enter_async_context(limiter)
+            return await to_thread.run_sync(function, limiter=self._threads)
 
 
 def opened_services(request: Request) -> AppServices:
@@ -80,6 +91,25 @@ async def perform(request: Request, services: TenantServices, job: Job) -> Any:
         return await compute.run(job, services.tenant)
     async with place_of(request).given_up():
         return await _perform_elsewhere(request, compute.run(job, services.tenant))
+
+
+def evaluated_elsewhere(
+    request: Request, services: TenantServices, function: Callable[[], Result]
+) -> Callable[[], Result]:
+    """Return a function for a worker thread of a request, whose expressions other processes evaluate.
+
+    The function raises what `perform` does, also if the client leaves meanwhile.
+    """
+
+    def evaluate(evaluation: Evaluation, _tenant: str) -> Any:
+        job = EvaluationJob(pickle.dumps(evaluation, pickle.HIGHEST_PROTOCOL))
+        return from_thread.run(perform, request, services, job)
+
+    def call() -> Result:
+        with evaluated_by(evaluate if opened_services(request).compute.has_processes else None):
+            return function()
+
+    return call
 
 
 async def _perform_elsewhere(request: Request, call: Coroutine[Any, Any, Any]) -> Any:

@@ -35,7 +35,12 @@ from noetl.api.http.problems import Problem, unsigned
 from noetl.api.http.request_shares import move_to_tenant, note_tenant
 from noetl.api.http.requests import parse_webhook_body, read_limited_body
 from noetl.api.http.responses import JsonResponse, WebhookReceipt
-from noetl.api.routes.dependencies import PublicTenantServices, TenantThreads, opened_services
+from noetl.api.routes.dependencies import (
+    PublicTenantServices,
+    TenantThreads,
+    evaluated_elsewhere,
+    opened_services,
+)
 from noetl.api.routes.waiting import RETRY_AFTER, place_to_wait, wait_until_finished
 from noetl.api.routes.workflows import REPLAYED
 from noetl.api.service.errors import NotFoundError
@@ -55,7 +60,7 @@ RETRY_LATER = {"Retry-After": "60"}
 """The header for a sender that may try again, after a person has resumed or corrected something."""
 
 _receivers = TenantThreads(4)
-"""Threads that start runs of requests, whose conditions and inputs are evaluated."""
+"""Threads that start runs of requests. Other processes evaluate their expressions."""
 
 _ANSWERED = (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS)
 """The statuses of runs that have a result to answer with."""
@@ -97,6 +102,9 @@ _DOCUMENT: dict[str, Any] = {
         "webhook-not-set-up",
         "run-failed",
         "too-many-requests",
+        "too-much-work",
+        "tenant-busy",
+        "service-busy",
     ),
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -155,7 +163,8 @@ async def _receive(request: Request, services: TenantServices, path: str) -> Res
         raise Problem(503, "The webhook is paused.", slug="trigger-paused", headers=RETRY_LATER)
     value = await parse_webhook_body(request, body)
     deliver = partial(_deliver, request, services, firer, headers, (body, value))
-    delivery = await _receivers.run(services.tenant, deliver)
+    deliver_now = evaluated_elsewhere(request, services, deliver)
+    delivery = await _receivers.run(request, services.tenant, deliver_now)
     return await _answer(request, services, webhook, delivery)
 
 

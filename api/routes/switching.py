@@ -1,4 +1,4 @@
-"""CPU work of the routes that let runs continue in another version: other processes compile it and judge."""
+"""CPU work of the routes that correct runs: other processes compile, judge, and evaluate expressions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from fastapi import Request
 
 from noetl.api.compute.jobs import SwitchJob, pack_plan
 from noetl.api.http.request_shares import place_of
-from noetl.api.routes.dependencies import compile_long, delay_refusal, opened_services, perform
+from noetl.api.routes.dependencies import (
+    compile_long,
+    delay_refusal,
+    evaluated_elsewhere,
+    opened_services,
+    perform,
+)
 from noetl.api.service.compiler import InlinePlaybook
 from noetl.api.service.errors import TenantBusyError
 from noetl.api.service.services import TenantServices
@@ -54,14 +60,16 @@ def judge_elsewhere(request: Request, services: TenantServices) -> Judge:
 async def switch_on_thread(request: Request, services: TenantServices, function: Callable[[], T]) -> T:
     """Return function(), which switches runs and may wait for their running steps.
 
-    Other tenants have threads of their own, and the request gives up its place among those of its tenant.
+    Other processes evaluate its expressions. Other tenants have threads of their own, and the request gives
+    up its place among those of its tenant.
 
     Raises:
         ServiceBusyError, TenantBusyError: too many requests switch runs.
     """
     async with place_of(request).given_up():
         try:
-            return await opened_services(request).compute.switch(function, services.tenant)
+            call = evaluated_elsewhere(request, services, function)
+            return await opened_services(request).compute.switch(call, services.tenant)
         except TenantBusyError:
             await delay_refusal()
             raise

@@ -17,7 +17,7 @@ from noetl.api.http.openapi import optional_body, problems, response_body
 from noetl.api.http.parameters import FiringQuery, IdempotencyKey, TriggerListQuery, WholeNumber
 from noetl.api.http.requests import read_catch_up, read_fire_request
 from noetl.api.http.responses import AcceptedRun, JsonResponse, RunLinks
-from noetl.api.routes.dependencies import ReadServices, RunServices, TenantThreads
+from noetl.api.routes.dependencies import ReadServices, RunServices, TenantThreads, evaluated_elsewhere
 from noetl.api.routes.waiting import RETRY_AFTER
 from noetl.api.routes.workflows import REPLAYED
 from noetl.api.service.trigger_views import FiringPage, TriggerDetails, TriggerEntry, TriggerPage
@@ -27,7 +27,7 @@ from noetl.planner.syntax.names import RESERVED_TRIGGER_NAMES
 router = APIRouter(prefix="/triggers", tags=["triggers"], default_response_class=JsonResponse)
 
 _starters = TenantThreads(2)
-"""Threads that start runs by hand, whose input, environment and variables are evaluated."""
+"""Threads that start runs by hand. Other processes evaluate their expressions."""
 
 
 class _TriggerNameConvertor(StringConvertor):
@@ -80,7 +80,15 @@ def list_firings(
     },
     openapi_extra={
         **optional_body("FireBody"),
-        **problems("not-found", "not-scheduled", "invalid-input", "trigger-changed"),
+        **problems(
+            "not-found",
+            "not-scheduled",
+            "invalid-input",
+            "trigger-changed",
+            "too-much-work",
+            "tenant-busy",
+            "service-busy",
+        ),
     },
 )
 async def fire_trigger(
@@ -92,8 +100,10 @@ async def fire_trigger(
 ) -> Response:
     """Start the run of a firing by hand: now, or that of an instant of the schedule."""
     fire = await read_fire_request(request, idempotency_key)
-    fire_now = partial(services.triggers.fire, playbook, trigger, fire)
-    run, is_replay = await _starters.run(services.tenant, fire_now)
+    fire_now = evaluated_elsewhere(
+        request, services, partial(services.triggers.fire, playbook, trigger, fire)
+    )
+    run, is_replay = await _starters.run(request, services.tenant, fire_now)
     links = RunLinks.of_run(request, run.id)
     headers = {"Location": links.status} | RETRY_AFTER | (REPLAYED if is_replay else {})
     return JsonResponse(AcceptedRun.from_run(run, links), 202, headers=headers)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Header, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -22,7 +21,9 @@ from noetl.api.routes.dependencies import (
     ReadServices,
     RunId,
     RunServices,
+    TenantThreads,
     compile_long,
+    evaluated_elsewhere,
     perform,
 )
 from noetl.api.routes.switching import compile_change, judge_elsewhere, switch_on_thread
@@ -42,7 +43,10 @@ from noetl.planner.plan import Plan
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_class=JsonResponse)
 
-_resumers = CapacityLimiter(2)
+T = TypeVar("T")
+
+_correctors = TenantThreads(2)
+"""Threads that correct runs, whose environment other processes evaluate."""
 
 REPLAYED = {"Idempotency-Replayed": "true"}
 """Header of a response to a request whose idempotency key an earlier request had."""
@@ -272,20 +276,25 @@ async def resume_run(
     if isinstance(resume_request, PastRestart):
         return await _restart_run(workflow_id, request, services, resume_request)
     if resume_request.is_dry_run:
-        preview = await to_thread.run_sync(
-            services.previews.preview, workflow_id, resume_request, limiter=_resumers
-        )
-        return JsonResponse(preview)
+        show = partial(services.previews.preview, workflow_id, resume_request)
+        return JsonResponse(await _correct(request, services, show))
     resume_request = replace(resume_request, caller=caller_name(request))
 
     def resume() -> tuple[bool, Run]:
         is_replay = services.runs.has_request(resume_request.idempotency_key)
         return is_replay, services.runs.resume(workflow_id, resume_request)
 
-    # Corrected input is evaluated again. Few threads do that, and none of those that answer other requests.
-    limiter = _resumers if resume_request.input or resume_request.step else None
-    is_replay, run = await to_thread.run_sync(resume, limiter=limiter)
+    # Corrected input is evaluated again. Few threads wait for that, and none of those that answer requests.
+    if resume_request.input or resume_request.step:
+        is_replay, run = await _correct(request, services, resume)
+    else:
+        is_replay, run = await run_in_threadpool(resume)
     return _changed(request, summarize(run), REPLAYED if is_replay else {})
+
+
+async def _correct(request: Request, services: TenantServices, function: Callable[[], T]) -> T:
+    """Return function(), which corrects a run on a thread of the tenant. Other processes evaluate."""
+    return await _correctors.run(request, services.tenant, evaluated_elsewhere(request, services, function))
 
 
 async def _restart_run(
@@ -294,14 +303,14 @@ async def _restart_run(
     """Start a new run at an event of the run, or report what it would do again."""
     restarts = services.past_restarts
     if restart.is_dry_run:
-        preview = await to_thread.run_sync(restarts.preview, workflow_id, restart, limiter=_resumers)
-        return JsonResponse(preview)
+        show = partial(restarts.preview, workflow_id, restart)
+        return JsonResponse(await _correct(request, services, show))
 
     def start() -> tuple[bool, Run]:
         is_replay = services.runs.has_request(restart.idempotency_key)
         return is_replay, restarts.start(workflow_id, restart)
 
-    is_replay, run = await to_thread.run_sync(start, limiter=_resumers)
+    is_replay, run = await _correct(request, services, start)
     return _changed(request, summarize(run), REPLAYED if is_replay else {})
 
 

@@ -34,7 +34,11 @@ class TenantBusyError(Exception):
 
 
 class WorkLimitError(Exception):
-    """The work of a request takes too much time or memory."""
+    """The work of a request takes too much time or memory.
 
-    def __init__(self, subject: str, problem: str) -> None:
+    `is_late` is true if it may have waited for the machine.
+    """
+
+    def __init__(self, subject: str, problem: str, *, is_late: bool = False) -> None:
         super().__init__(f"{subject} {problem}.")
+        self.is_late = is_late

@@ -216,7 +216,7 @@ def _start_all(
         try:
             backfill = _start(firer, backfill, item)
         except RejectedError as problem:
-            if problem.reason != "quota_exceeded":
+            if not problem.is_temporary:
                 raise
             logger.warning("backfill %s starts runs later: %s", backfill.id, problem)
             return backfill, POSTPONE_SECONDS

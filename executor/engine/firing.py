@@ -8,18 +8,17 @@ from the firing, so a firing that is performed again starts no second run.
 
 Cost: one read of the plan, which is cached, and one transaction.
 
-Limits: the templates of a trigger are evaluated in the process that fires.
+Limits: a firing is tried again if the evaluator of the thread has too much work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
+from noetl.executor.engine.evaluation import evaluate
+from noetl.executor.engine.firing_expressions import FiringExpressions, FiringPart
 from noetl.executor.engine.quotas import check_branch_quota
-from noetl.executor.engine.rendering import render, render_at_key
 from noetl.executor.engine.run_log import log_run_start
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import ActionError, RejectedError
@@ -38,7 +37,6 @@ from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.kinds import describe_kind_of
 from noetl.planner.plan import Header, Trigger
-from noetl.planner.templates.template import is_true, shared_budget
 
 
 def read_firer(store: Store, trigger: LiveTrigger, now: float) -> Firer | None:
@@ -77,18 +75,18 @@ class Firer:
         that of this firing, or None if another process has changed the trigger.
 
         Raises:
-            RejectedError: `quota_exceeded`.
+            RejectedError: `quota_exceeded`; `service_busy`.
             TriggerChangedError: another process has changed the trigger.
         """
         try:
-            given = self._evaluate(view)
+            given = self._evaluate(view, "wanted input")
             if given is None:
                 return self.write(record_firing(advance, firing, FiringOutcome.FILTERED, "`if` is false"))
             _, is_new = self.start(firing, given, advance)
         except ActionError as problem:
             return self.write(record_firing(advance, firing, FiringOutcome.REJECTED, problem.message))
         except RejectedError as problem:
-            if problem.reason == "quota_exceeded":
+            if problem.is_temporary:
                 raise
             return self.write(record_firing(advance, firing, FiringOutcome.REJECTED, problem.message))
         started = record_firing(advance, firing, FiringOutcome.STARTED)
@@ -122,27 +120,15 @@ class Firer:
         log_run_start(created, run)
         return created, created is run
 
-    @shared_budget()
-    def _evaluate(self, view: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the inputs of a run, or None if the condition is false.
-
-        Raises:
-            ActionError: an input or the condition has no value.
-        """
-        return self.render_input(view) if self._is_wanted(view) else None
-
-    @shared_budget()
     def render_input(self, view: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs of a run. `view` is what the templates read under `trigger`.
 
         Raises:
             ActionError: an input has no value.
         """
-        names = self._names(view)
-        templates = self.declared.input
-        return {name: render_at_key(name, value, names.__getitem__) for name, value in templates.items()}
+        given: dict[str, Any] = self._evaluate(view, "input")
+        return given
 
-    @shared_budget()
     def with_key(self, firing: Firing, view: Mapping[str, Any]) -> Firing:
         """Return a firing with the value of `key` as its key, if the declaration has a `key`.
 
@@ -151,7 +137,7 @@ class Firer:
         """
         if self.declared.key is None:
             return firing
-        value = render_at_key("key", self.declared.key, self._names(view).__getitem__)
+        value = self._evaluate(view, "key")
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise ActionError(
                 "ParameterError", f"`key` must be a text or a number, not {describe_kind_of(value)}"
@@ -163,16 +149,13 @@ class Firer:
         trigger = self.trigger
         return replace(firing, key=key, id=firing_id(trigger.tenant, trigger.playbook, trigger.name, key))
 
-    def _is_wanted(self, view: Mapping[str, Any]) -> bool:
-        condition = self.declared.condition
-        return condition is None or is_true(render(condition, None, self._names(view).__getitem__))
+    def _evaluate(self, view: Mapping[str, Any], part: FiringPart) -> Any:
+        """Return the value of a part of the expressions.
 
-    def _names(self, view: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "trigger": view,
-            "now": lambda: datetime.fromtimestamp(self.now, UTC),
-            "uuid": lambda: str(uuid4()),
-        }
+        Raises:
+            ActionError: an expression has no value.
+        """
+        return evaluate(FiringExpressions(self.declared, view, self.now, part), self.trigger.tenant)
 
     def write(self, advance: Advance) -> Advance | None:
         """Write an advance without a run, and return it, or None if the trigger has changed."""

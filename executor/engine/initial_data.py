@@ -4,19 +4,19 @@ Problem: the expressions come from the author of the playbook, and a start of a 
 their evaluation. It may take seconds.
 
 Algorithm: `InitialData` holds everything that the evaluation needs, so another process can perform it.
-`is_light` decides whether that is worth a hop: texts that only insert values of names are light.
+`noetl.executor.engine.evaluation` decides whether that is worth a hop.
 
 Limits: MAX_INITIAL_DATA characters of JSON, and one shared budget of templates for each section.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+from noetl.executor.engine.evaluation import has_light_texts
 from noetl.executor.engine.rendering import render
 from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.declared_values import value_problem
@@ -28,12 +28,6 @@ from noetl.planner.templates.template import shared_budget
 
 MAX_INITIAL_DATA = 1024 * 1024
 """The limit of the environment and the initial variables of a run together, in characters of JSON."""
-
-MAX_LIGHT_LENGTH = 4096
-"""The characters of all texts with templates that are evaluated where the request is."""
-
-_LOOKUP = re.compile(r"\{\{ ?[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)* ?\}\}")
-"""A template that inserts the value of a name: no call, no operator, no filter."""
 
 
 @frozen
@@ -53,11 +47,7 @@ class InitialData:
     @property
     def is_light(self) -> bool:
         """Return whether the evaluation takes less time than its transfer to another process."""
-        sections = (self.header.environment, self.header.variables)
-        templates = [text for text in _texts(sections) if "{" in text]
-        if sum(map(len, templates)) > MAX_LIGHT_LENGTH:
-            return False
-        return not any("{{" in text or "{%" in text for text in (_LOOKUP.sub("", text) for text in templates))
+        return has_light_texts((self.header.environment, self.header.variables))
 
     def evaluate(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the environment, and the variables with the given initial values.
@@ -65,11 +55,7 @@ class InitialData:
         Raises:
             RejectedError: `invalid_input`, if a value is missing, unknown or too large.
         """
-        names = (
-            initial_names(self.run_id, self.header, self.now, self.trigger)
-            | self.inputs
-            | {"input": self.inputs}
-        )
+        names = self._names
         budget = InitialDataBudget()
         environment = render_section("environment", self.header.environment, names, budget)
         names_of_variables = environment | names | {"environment": environment}
@@ -81,17 +67,38 @@ class InitialData:
             budget.reserve(f"variables.{name}", value)
         return environment, {**initial, **self.variables}
 
+    def evaluate_environment(self) -> dict[str, Any]:
+        """Return the environment alone.
 
-def _texts(value: Any) -> Iterator[str]:
-    """Yield the texts in a value, at any depth."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _texts(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item)
+        Raises:
+            RejectedError: `invalid_input`, if a value is missing or too large.
+        """
+        return render_section("environment", self.header.environment, self._names, InitialDataBudget())
+
+    @property
+    def _names(self) -> dict[str, Any]:
+        names = initial_names(self.run_id, self.header, self.now, self.trigger)
+        return names | self.inputs | {"input": self.inputs}
+
+
+@frozen
+class CorrectedEnvironment:
+    """The environment of a run whose input is corrected, before its expressions are evaluated."""
+
+    data: InitialData
+
+    @property
+    def is_light(self) -> bool:
+        """Return whether the evaluation takes less time than its transfer to another process."""
+        return has_light_texts(self.data.header.environment)
+
+    def evaluate(self) -> dict[str, Any]:
+        """Return the environment.
+
+        Raises:
+            RejectedError: `invalid_input`, if a value is missing or too large.
+        """
+        return self.data.evaluate_environment()
 
 
 def initial_names(

@@ -6,7 +6,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from noetl.executor.engine.initial_data import InitialData, InitialDataBudget, initial_names, render_section
+from noetl.executor.engine.evaluation import evaluate
+from noetl.executor.engine.initial_data import CorrectedEnvironment, InitialData
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.declared_values import DeclaredFields
 from noetl.executor.model.ids import derived_id
@@ -37,7 +38,7 @@ def new_run(header: Header, plan_hash: str, request: StartRequest, *, now: float
             invalid.
     """
     data = initial_data(header, request, now=now)
-    return assemble_run(data, plan_hash, request, data.evaluate())
+    return assemble_run(data, plan_hash, request, evaluate(data, request.tenant))
 
 
 def initial_data(header: Header, request: StartRequest, *, now: float) -> InitialData:
@@ -105,9 +106,8 @@ def correct_input(header: Header, run: Run, given: Mapping[str, Any]) -> dict[st
     """
     check_input_kept(run)
     inputs = check_inputs(header, {**_known_inputs(header, run), **given})
-    names = initial_names(run.id, header, run.created_at, run.trigger) | inputs | {"input": inputs}
-    environment = render_section("environment", header.environment, names, InitialDataBudget())
-    return {"input": inputs, "environment": environment}
+    data = InitialData(header, run.id, inputs, {}, run.created_at, run.trigger)
+    return {"input": inputs, "environment": evaluate(CorrectedEnvironment(data), run.tenant)}
 
 
 def _known_inputs(header: Header, run: Run) -> dict[str, Any]:

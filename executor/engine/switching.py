@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import Any
 
+from noetl.executor.engine.evaluation import evaluate
 from noetl.executor.engine.initial_data import InitialData
 from noetl.executor.engine.run_events import read_events
 from noetl.executor.engine.skips import check_skipped_result, find_item_marks, find_skips
@@ -218,7 +219,9 @@ def _evaluate(plan: Plan, run: Run, inputs: Mapping[str, Any]) -> tuple[Mapping[
     Raises:
         RejectedError: `invalid_input`, if an expression has no value for the input.
     """
-    return InitialData(plan.header, run.id, dict(inputs), {}, run.created_at, run.trigger).evaluate()
+    data = InitialData(plan.header, run.id, dict(inputs), {}, run.created_at, run.trigger)
+    environment, variables = evaluate(data, run.tenant)
+    return environment, variables
 
 
 def _find_target(

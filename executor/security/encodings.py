@@ -4,14 +4,15 @@ Problem: a secret may appear percent-encoded, as escapes of HTML, JSON or a prog
 in hexadecimal. A writer may escape any of its characters or none, so the forms cannot be listed.
 
 Algorithm: canonical forms. A layer of escapes is undone in the text and in the secret alike, until nothing
-changes; then equal values are equal texts. Base64 and hexadecimal have few forms, which are listed: base64 at
-three offsets (the position in a group of three bytes). A break of lines within these forms is left out. Each
-layer knows the positions of its parts in the layer before, so that a finding can be located in the text.
+changes; then equal values are equal texts. Encodings of bytes have few forms, which are listed. They are
+base64 at three offsets (the position in a group of three bytes), base32 at five, hexadecimal, and numbers
+with commas. The raw bytes are also encoded twice. A break of lines within these forms is left out. Each layer
+knows the positions of its parts in the layer before, so that a finding can be located in the text.
 
 Cost: linear in the text for each layer, at most `MAX_LAYERS`. Positions are computed only on demand.
 
-Limits: other encodings, such as compression, encryption, base32, reversed text, UTF-32, lists of the numbers
-of bytes, and base64 within base64.
+Limits: other encodings, such as compression, encryption, base58, base85 and ciphers of letters. Three
+encodings of bytes, one within another. Numbers that are items of a list instead of one text.
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ _BREAK = re.compile(rb"(?:\\+[rn]?|[\r\n\t :])+")
 _CONTROLS = bytes.maketrans(b"\n\r\t\b\f", b"nrtbf")
 _BACKSLASH = re.compile(rb"\\")
 _HEX_START = re.compile(rb"[0-9A-Fa-f]{2}")
+
+MIN_CASE_LENGTH = 16
+"""Shorter secrets are not searched in capitals or small letters, which may be a word of other texts."""
 
 MIN_FORM_LENGTH = 6
 """Shorter forms are not searched. Only secrets that themselves contain escapes have such forms."""
@@ -91,8 +95,11 @@ def written_forms(value: str) -> tuple[set[bytes], set[bytes]]:
     doubled = (('"', '""'), ("'", "''"), ("'", "'\"'\"'"), (" ", "+"))
     written = {raw, *(_bytes(value.replace(sign, escape)) for sign, escape in doubled)}
     written |= {*_misread(raw), *_as_latin_1(value), encodestring(raw).replace(b"=\n", b"")}
+    written.add(_bytes(value[::-1]))
+    if len(value) >= MIN_CASE_LENGTH:
+        written |= {_bytes(value.upper()), _bytes(value.lower())}
     canonical = {to_canonical(list(undo_all(form))[-1]) for form in written}
-    plain = {*written, *canonical, *_as_utf16(value)}
+    plain = {*written, *canonical, *_as_utf16(value), *_as_utf32(value)}
     # A percent sign before it makes an escape of its first two characters.
     plain |= {form[2:] for form in canonical if _HEX_START.match(form) and len(form) >= 10}
     sources = {raw, *_as_utf16(value), json.dumps(value)[1:-1].encode(), quote(raw, safe="").encode()}
@@ -100,6 +107,7 @@ def written_forms(value: str) -> tuple[set[bytes], set[bytes]]:
     sources |= {quote(raw).encode(), *_as_latin_1(value)}
     encoded = {form for source in sources for form in _as_base64(source)}
     encoded |= {form for source in sources for form in (source.hex().encode(), source.hex().upper().encode())}
+    encoded |= {*_as_base32(raw), ",".join(map(str, raw)).encode(), *_encoded_twice(raw)}
     return {form for form in plain if len(form) >= MIN_FORM_LENGTH}, encoded
 
 
@@ -219,6 +227,12 @@ def _as_utf16(value: str) -> Iterator[bytes]:
         yield data.decode("latin-1").encode()
 
 
+def _as_utf32(value: str) -> Iterator[bytes]:
+    """Yield the forms of UTF-32 in a text of UTF-8, without the zeros at its ends."""
+    for codec in ("utf-32-le", "utf-32-be"):
+        yield value.encode(codec, "surrogatepass").strip(b"\0").decode("latin-1").encode()
+
+
 def _misread(raw: bytes) -> Iterator[bytes]:
     """Yield the text that a reader makes of UTF-8 if it takes the bytes for Latin-1 or Windows-1252."""
     if not raw.isascii():
@@ -233,9 +247,33 @@ def _as_latin_1(value: str) -> Iterator[bytes]:
 
 
 def _as_base64(data: bytes) -> Iterator[bytes]:
-    for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        for offset in range(3):
-            # Three bytes are four characters. Leave out characters that also hold bits of a neighbour.
-            text = encode(b"\0" * offset + data)
-            remainder = (offset + len(data)) % 3
-            yield text[(0, 2, 3)[offset] : len(text) - (0, 3, 2)[remainder]]
+    yield from _aligned(base64.b64encode, data)
+    yield from _aligned(base64.urlsafe_b64encode, data)
+
+
+def _aligned(encode: Callable[[bytes], bytes], data: bytes) -> Iterator[bytes]:
+    """Yield the forms of base64 at three offsets."""
+    for offset in range(3):
+        # Three bytes are four characters. Leave out characters that also hold bits of a neighbour.
+        text = encode(b"\0" * offset + data)
+        remainder = (offset + len(data)) % 3
+        yield text[(0, 2, 3)[offset] : len(text) - (0, 3, 2)[remainder]]
+
+
+def _as_base32(data: bytes) -> Iterator[bytes]:
+    """Yield the forms of base32 at five offsets, in capitals and in small letters."""
+    for offset in range(5):
+        # Five bytes are eight characters. Leave out characters that also hold bits of a neighbour.
+        text = base64.b32encode(b"\0" * offset + data)
+        remainder = (offset + len(data)) % 5
+        form = text[(0, 2, 4, 5, 7)[offset] : len(text) - (0, 7, 5, 4, 2)[remainder]]
+        yield form
+        yield form.lower()
+
+
+def _encoded_twice(data: bytes) -> Iterator[bytes]:
+    """Yield base64 and small hexadecimal within base64, and base64 within small hexadecimal."""
+    for form in _aligned(base64.b64encode, data):
+        yield from _aligned(base64.b64encode, form)
+        yield form.hex().encode()
+    yield from _aligned(base64.b64encode, data.hex().encode())

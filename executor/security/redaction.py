@@ -72,7 +72,7 @@ class _SecretSearch:
         encoded = {form for _, encoded_forms in forms for form in encoded_forms}
         plain = {form for plain_forms, _ in forms for form in plain_forms}
         self._numbers = frozenset(value for value in values if value[-1].isdigit())
-        self._forms: BytesAhoCorasick = BytesAhoCorasick([*encoded, *plain])
+        self._plain: BytesAhoCorasick = BytesAhoCorasick([*plain])
         self._encoded: BytesAhoCorasick = BytesAhoCorasick([*encoded])
 
     def finds_any(self, text: str) -> bool:
@@ -100,20 +100,24 @@ class _SecretSearch:
         return MASK if str(number) in self._numbers else number
 
     def _find(self, data: bytes, *, is_undone: bool) -> bool:
-        return bool(
-            self._forms.find_matches_as_indexes(data)
-            or ((is_undone or b"\\" in data) and self._forms.find_matches_as_indexes(to_canonical(data)))
-            or self._encoded.find_matches_as_indexes(join_lines(data))
+        return (
+            self._has_form(data)
+            or ((is_undone or b"\\" in data) and self._has_form(to_canonical(data)))
+            or bool(self._encoded.find_matches_as_indexes(join_lines(data)))
         )
+
+    def _has_form(self, data: bytes) -> bool:
+        automata = (self._plain, self._encoded)
+        return any(automaton.find_matches_as_indexes(data) for automaton in automata)
 
     def _spans(self, data: bytes) -> Iterator[Span]:
         """Yield the parts of the text that a secret in any of its layers covers."""
         positions: tuple[Positions, ...] = ()
         for _ in range(MAX_LAYERS + 1):
-            yield from _locate_all(self._forms, data, positions)
-            if self._forms.find_matches_as_indexes(to_canonical(data)):
+            yield from self._locate(data, positions)
+            if self._has_form(to_canonical(data)):
                 canonical, canonical_positions = to_canonical_with_positions(data)
-                yield from _locate_all(self._forms, canonical, (*positions, canonical_positions))
+                yield from self._locate(canonical, (*positions, canonical_positions))
             if self._encoded.find_matches_as_indexes(join_lines(data)):
                 joined, joined_positions = join_lines_with_positions(data)
                 yield from _locate_all(self._encoded, joined, (*positions, joined_positions))
@@ -123,6 +127,10 @@ class _SecretSearch:
             if undone == data:
                 return
             data, positions = undone, (*positions, layer_positions)
+
+    def _locate(self, layer: bytes, positions: tuple[Positions, ...]) -> Iterator[Span]:
+        for automaton in (self._plain, self._encoded):
+            yield from _locate_all(automaton, layer, positions)
 
 
 class RevealedSecrets:

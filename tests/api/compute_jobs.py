@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from noetl.api.service.compiler import PlaybookCompiler
+from noetl.executor.errors import ActionError
 from noetl.planner.frozen import frozen
 
 
@@ -59,3 +60,34 @@ class RecordingJob(TestedJob):
 class FailingJob(TestedJob):
     def perform(self, compiler: PlaybookCompiler) -> None:
         raise LookupError("a reason")
+
+
+@frozen
+class TestedEvaluation:
+    """An evaluation that writes its name to a file, and lasts for a while.
+
+    While the file has fewer than `ends_until` lines, its process ends then.
+    """
+
+    __test__ = False
+    path: str
+    name: str = ""
+    pause: float = 0.0
+    ends_until: int = 0
+    is_light = False
+
+    def evaluate(self) -> int:
+        with Path(self.path).open("a") as file:
+            file.write(f"{os.getpid()} {self.name}\n")
+        if len(Path(self.path).read_text().splitlines()) <= self.ends_until:
+            os._exit(1)
+        time.sleep(self.pause)
+        return os.getpid()
+
+
+@frozen
+class RefusedEvaluation(TestedEvaluation):
+    """An evaluation whose expression has no value."""
+
+    def evaluate(self) -> int:
+        raise ActionError("TemplateError", "no value", details=[1]).at_key("a").with_key_in_message()

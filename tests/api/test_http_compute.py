@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -11,7 +13,8 @@ from noetl.api.compute import pool
 from noetl.api.compute.jobs import GraphJob, LayoutJob
 from noetl.api.pictures import PictureError
 from noetl.api.routes import dependencies, run_drawing
-from noetl.executor.engine.initial_data import InitialData
+from noetl.executor.engine.firing_expressions import FiringExpressions
+from noetl.executor.engine.initial_data import CorrectedEnvironment, InitialData
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.planner import compile as compile_module
 from noetl.planner.plan import Plan
@@ -145,13 +148,19 @@ steps:
 """
 
 
-async def test_expressions_of_a_start_are_evaluated_in_another_process(
-    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def evaluate(_: InitialData) -> None:
+@pytest.fixture
+def forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failure of what this process evaluates, unless it is light."""
+
+    def evaluate(_: object) -> None:
         raise AssertionError("an expression is evaluated in the process that answers requests")
 
-    monkeypatch.setattr(InitialData, "evaluate", evaluate)
+    for kind in (InitialData, CorrectedEnvironment, FiringExpressions):
+        monkeypatch.setattr(kind, "evaluate", evaluate)
+
+
+@pytest.mark.usefixtures("forbidden")
+async def test_expressions_of_a_start_are_evaluated_in_another_process(http: httpx.AsyncClient) -> None:
     body = {"playbook": ENVIRONMENT, "input": {"n": 4}}
     response = await http.post("/workflows/run", json=body, headers={"Prefer": "wait=20"})
     assert response.json()["result"] == {"x": 12}
@@ -159,6 +168,120 @@ async def test_expressions_of_a_start_are_evaluated_in_another_process(
     assert_problem(refused, 422, "invalid-input")
     heavy = ENVIRONMENT.replace("range(n) | sum", "'x' * 10 ** 9")
     assert_problem(await http.post("/workflows/run", json={"playbook": heavy}), 422, "invalid-input")
+
+
+FIRED = """\
+name: fired
+input: {n: {default: 0}}
+environment: {total: "{{ range(n) | sum }}"}
+triggers:
+- {name: nightly, type: schedule, cron: "0 0 1 1 *", if: "{{ 1 > 2 }}", input: {n: "{{ 2 + 2 }}"}}
+- {name: hook, type: webhook, path: hook, auth: {scheme: api_key}, key: "{{ trigger.body | upper }}",
+   if: "{{ trigger.body | length > 1 }}", input: {n: "{{ trigger.body | length }}"}}
+- {name: ended, type: run, playbook: e, status: [succeeded], input: {n: "{{ trigger.result.x + 1 }}"}}
+- {name: every, type: schedule, every: 1s, input: {n: "{{ 2 * 2 }}"}}
+steps:
+- {name: s, run: [{action: set, set: {x: "{{ total }}"}}]}
+output: {x: "{{ x }}"}
+"""
+
+
+async def read_result(http: httpx.AsyncClient, workflow_id: str) -> Any:
+    response = await http.get(f"/workflows/result/{workflow_id}", headers={"Prefer": "wait=20"})
+    return response.json()["result"]
+
+
+async def register(http: httpx.AsyncClient, text: str) -> None:
+    response = await http.post("/playbooks", content=text, headers=YAML)
+    assert response.status_code == 201, response.text
+
+
+@pytest.fixture
+async def service(http: httpx.AsyncClient) -> AsyncIterator[httpx.AsyncClient]:
+    """Service with the playbooks `e` and `fired`."""
+    await register(http, ENVIRONMENT)
+    await register(http, FIRED)
+    yield http
+
+
+async def wait_for_firing(http: httpx.AsyncClient, name: str) -> dict[str, Any]:
+    """Return the first record of a trigger of `fired`, once there is one."""
+    while True:
+        items = (await http.get(f"/triggers/fired/{name}/firings")).json()["items"]
+        if items:
+            return dict(items[-1])
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.usefixtures("forbidden")
+class TestFirings:
+    """The expressions of firings, evaluated in another process."""
+
+    async def test_a_firing_by_hand(self, service: httpx.AsyncClient) -> None:
+        fired = await service.post("/triggers/fired/nightly/fire")
+        assert await read_result(service, fired.json()["workflow_id"]) == {"x": 6}
+        refused = await service.post("/triggers/fired/ended/fire", json={"run": "unknown"})
+        assert_problem(refused, 422, "invalid-input")
+
+    async def test_a_webhook(self, service: httpx.AsyncClient) -> None:
+        received = await service.post("/hooks/default/hook", json="abc")
+        assert await read_result(service, received.json()["workflow_id"]) == {"x": 3}
+        assert (await service.post("/hooks/default/hook", json="x")).json()["outcome"] == "filtered"
+        assert_problem(await service.post("/hooks/default/hook", json=1), 422, "invalid-input")
+
+    async def test_firings_of_the_service_itself(self, service: httpx.AsyncClient) -> None:
+        await service.post("/workflows/run", json={"playbook": {"name": "e"}, "input": {"n": 2}})
+        for name, total in (("every", 6), ("ended", 3)):
+            firing = await wait_for_firing(service, name)
+            assert (firing["outcome"], firing["reason"]) == ("started", None)
+            assert await read_result(service, firing["workflow_id"]) == {"x": total}
+
+
+FAILING = """\
+name: wrong
+input: {n: {default: 3}}
+environment: {total: "{{ range(n) | sum }}"}
+steps:
+- {name: s, run: [{action: fail, message: "{{ environment.total }}"}]}
+"""
+
+
+@pytest.mark.usefixtures("forbidden")
+class TestCorrections:
+    """The expressions of corrected runs, evaluated in another process."""
+
+    async def start(self, http: httpx.AsyncClient) -> str:
+        """Return the id of a run that has failed."""
+        started = await http.post("/workflows/run", content=FAILING, headers=YAML)
+        id = str(started.json()["workflow_id"])
+        await read_result(http, id)
+        return id
+
+    async def read_message(self, http: httpx.AsyncClient, workflow_id: str) -> str:
+        """Return the message with which a run has failed."""
+        await read_result(http, workflow_id)
+        error = (await http.get(f"/workflows/status/{workflow_id}")).json()["error"]
+        return str(error["message"])
+
+    @pytest.mark.parametrize("more", [{}, {"from": "s"}])
+    async def test_corrected_input(self, http: httpx.AsyncClient, more: dict[str, str]) -> None:
+        id = await self.start(http)
+        body = {"input": {"n": 4}, **more}
+        preview = await http.post(f"/workflows/{id}/resume", json={**body, "dry_run": True})
+        assert preview.status_code == 200, preview.text
+        resumed = await http.post(f"/workflows/{id}/resume", json=body)
+        assert resumed.status_code == 202, resumed.text
+        assert "6" in await self.read_message(http, resumed.json()["workflow_id"])
+        wrong = {"input": {"n": [1]}, **more}
+        refused = await http.post(f"/workflows/{id}/resume", json=wrong)
+        assert_problem(refused, 422, "invalid-input")
+
+    async def test_a_run_that_continues_in_another_version(self, http: httpx.AsyncClient) -> None:
+        id = await self.start(http)
+        text = FAILING.replace("sum }}", "sum + 7 }}")
+        resumed = await http.post(f"/workflows/{id}/resume", json={"playbook": text})
+        assert resumed.status_code == 202, resumed.text
+        assert "10" in await self.read_message(http, id)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,8 @@ import json
 import pytest
 
 from noetl.executor.actions import catalogue
-from noetl.executor.engine.initial_data import (
-    MAX_INITIAL_DATA,
-    MAX_LIGHT_LENGTH,
-    InitialData,
-    InitialDataBudget,
-)
+from noetl.executor.engine.evaluation import MAX_LIGHT_LENGTH
+from noetl.executor.engine.initial_data import MAX_INITIAL_DATA, InitialData, InitialDataBudget
 from noetl.executor.errors import RejectedError
 from noetl.planner.compile import compile_playbook
 

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import random
+import re
 from collections.abc import Callable
 from quopri import encodestring
 from typing import Any
@@ -91,6 +92,24 @@ ENCODERS: dict[str, Callable[[str], str]] = {
     "percent of latin-1": lambda text: quote(_latin_1(text), safe=""),
     "base64 of latin-1": lambda text: base64.b64encode(_latin_1(text)).decode(),
     "base64 of utf-16": lambda text: base64.b64encode(text.encode("utf-16-le")).decode(),
+    "base32": lambda text: base64.b32encode(text.encode()).decode(),
+    "base32, second place": lambda text: base64.b32encode(b"a" + text.encode()).decode(),
+    "base32, third place": lambda text: base64.b32encode(b"ab" + text.encode() + b"c").decode(),
+    "base32, fourth place": lambda text: base64.b32encode(b"abc" + text.encode() + b"cd").decode(),
+    "base32, fifth place": lambda text: base64.b32encode(b"abcd" + text.encode() + b"cde").decode(),
+    "base32 in small letters": lambda text: base64.b32encode(text.encode()).decode().lower(),
+    "base32 in lines": lambda text: re.sub(".{20}", r"\g<0>\n", base64.b32encode(text.encode()).decode()),
+    "base64 twice": lambda text: base64.b64encode(base64.b64encode(text.encode())).decode(),
+    "base64 twice, at other places": lambda text: base64.b64encode(
+        b"a" + base64.b64encode(b"ab" + text.encode())
+    ).decode(),
+    "hexadecimal of base64": lambda text: base64.b64encode(text.encode()).hex(),
+    "base64 of hexadecimal": lambda text: base64.b64encode(text.encode().hex().encode()).decode(),
+    "numbers of bytes": lambda text: str(list(text.encode())),
+    "numbers of bytes in lines": lambda text: json.dumps(list(text.encode()), indent=2),
+    "reversed": lambda text: text[::-1],
+    "reversed json": lambda text: json.dumps(text[::-1]),
+    "utf-32": lambda text: text.encode("utf-32-le").decode("latin-1"),
     "hexadecimal of utf-16": lambda text: text.encode("utf-16-be").hex(),
 }
 
@@ -122,6 +141,18 @@ def test_text_that_is_no_escape_stays(text: str) -> None:
     revealed.add("correct-horse")
     assert revealed.redact(text) is text
     assert revealed.redact(f"{text} correct%2Dhorse {text}") == f"{text} {MASK} {text}"
+
+
+@pytest.mark.parametrize("change", [str.upper, str.lower, str.swapcase])
+def test_a_long_secret_is_redacted_in_other_cases(change: Callable[[str], str]) -> None:
+    revealed = RevealedSecrets()
+    revealed.add("correct-HORSE-battery")
+    revealed.add("Production")
+    is_searched = change is not str.swapcase
+    expected = MASK if is_searched else "CORRECT-horse-BATTERY"
+    assert revealed.redact(change("correct-HORSE-battery")) == expected
+    # A short one may be a word of another text.
+    assert revealed.redact(change("Production")) == change("Production")
 
 
 def test_secrets_that_overlap_leave_nothing() -> None:
