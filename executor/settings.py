@@ -265,8 +265,8 @@ SETTINGS = (
         "a whole number from 0 to 64",
         "`2`",
         "How many processes compile long playbooks, draw graphs and evaluate the expressions of starts,"
-        " firings and corrected runs. One more evaluates what schedules, folders, queues and ends of runs fire. With"
-        " `0` the service itself does.",
+        " firings and corrected runs. One more evaluates what schedules, folders, queues and ends of runs"
+        " fire. With `0` the service itself does.",
     ),
     Setting(
         "NOETL_ALLOW_ACTIONS",

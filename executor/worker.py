@@ -100,8 +100,8 @@ class WorkerSettings:
     It executes the visits of one `queue`: that of the service, or of a local run and its child runs. One
     tenant occupies at most `threads` threads, and `spare_threads` more serve the other tenants. A claim is
     valid for `lease_seconds` unless it is renewed. `find_playbook` finds the playbooks of child runs, by
-    default in the registry. `public_url` is the base URL of callbacks. `evaluator` evaluates what firings need;
-    None is the thread that fires.
+    default in the registry. `public_url` is the base URL of callbacks. `evaluator` evaluates what firings
+    need; None is the thread that fires.
     """
 
     capabilities: Capabilities

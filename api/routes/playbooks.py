@@ -17,9 +17,16 @@ from starlette.responses import Response
 from noetl.api.access import caller_name
 from noetl.api.http.openapi import playbook_body, problems, required_body, response_body
 from noetl.api.http.parameters import MAX_PLAYBOOKS, PlaybookQuery, WholeNumber
+from noetl.api.http.request_shares import place_of
 from noetl.api.http.requests import read_playbook
 from noetl.api.http.responses import JsonResponse, PlaybookDocument, PlaybookLinks
-from noetl.api.routes.dependencies import AdminServices, Cursor, ReadServices, compile_long
+from noetl.api.routes.dependencies import (
+    AdminServices,
+    Cursor,
+    ReadServices,
+    compile_long,
+    opened_services,
+)
 from noetl.api.routes.switching import compile_change, judge_elsewhere, switch_on_thread
 from noetl.api.service.compiler import InlinePlaybook
 from noetl.api.service.playbooks import PlaybookText
@@ -100,7 +107,10 @@ async def register_playbook(
     register = partial(
         services.playbooks.register, playbook, caller_name(request), newest=newest, is_forced=force
     )
-    entry, is_new = await run_in_threadpool(register)
+    # The checks among the registered playbooks read and examine many plans.
+    async with place_of(request).given_up():
+        compute = opened_services(request).compute
+        entry, is_new = await compute.read(register, services.tenant)
     location = PlaybookLinks.of_entry(request, entry).self
     return JsonResponse(entry, 201 if is_new else 200, headers={"Location": location})
 

@@ -5,7 +5,7 @@ Problem: deliveries change a channel at the same time as a person.
 Algorithm: a change requires the edition of the channel that was read. If another process was faster, the
 channel is read again. A channel that is resumed makes its held notifications due.
 
-Cost: one read and one write; a resumed channel reads the notifications of the tenant.
+Cost: one read and one write. A resumed channel releases a batch of notifications.
 
 Limits: at most MAX_CHANNELS channels, counted before a new one is written.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import field
 from typing import Any
 
@@ -27,7 +27,6 @@ from noetl.executor.channels.message import make_message
 from noetl.executor.channels.sender import secret_name
 from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.channels import Channel
-from noetl.executor.model.deliveries import DeliveryState, delivery_state, retry_delivery
 from noetl.executor.model.notifications import EVENTS, entry_id
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind
 from noetl.executor.security.redaction import redact
@@ -46,7 +45,6 @@ NEW_SECRET = "new"
 
 MAX_TRIES = 10
 MAX_TARGET_LENGTH = 2000
-_PAGE_SIZE = 500
 
 
 @frozen
@@ -204,20 +202,9 @@ class ChannelService:
 
     def _release_held(self, name: str) -> None:
         """Make the notifications due that wait for a channel."""
-        outbox, now = self.context.store.outbox, self.context.clock()
-        for entry in self._notifications():
-            if entry.record["channel"] == name and delivery_state(entry) is DeliveryState.HELD:
-                outbox.change(entry, retry_delivery(entry, now))
+        from noetl.executor.engine.release import release_held
 
-    def _notifications(self) -> Iterator[OutboxEntry]:
-        cursor = None
-        while True:
-            page, cursor = self.context.store.outbox.find(
-                self.context.tenant, OutboxKind.NOTIFICATION, limit=_PAGE_SIZE, cursor=cursor
-            )
-            yield from page
-            if cursor is None:
-                return
+        release_held(self.context.store, self.context.tenant, name, self.context.clock())
 
     def _get(self, name: str) -> Channel:
         channel = self.context.store.channels.get(self.context.tenant, name)

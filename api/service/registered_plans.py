@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
+from noetl.executor.errors import StoreAwayError, StoreError
 from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.triggers import LiveTrigger
+from noetl.executor.precedence import wait_for_slice
 from noetl.executor.security.allowed_sources import AllowedSources
 from noetl.executor.stores.interface import Store
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.frozen import frozen
-from noetl.planner.plan import Plan, TriggerSource
+from noetl.planner.plan import Plan, Trigger, TriggerSource
 from noetl.planner.registration.call_sites import Catalogued
 from noetl.planner.registration.checks import check_registration
-from noetl.planner.registration.registry import AwaitingTrigger, RegisteredPlan
+from noetl.planner.registration.registry import AwaitingTrigger, RegisteredPlan, UnreadablePlanError
 
 MAX_NAMES = 1000
 """How many names and versions are compared with a word that is unknown."""
@@ -21,6 +26,8 @@ MAX_CALLERS = 1000
 """How many playbooks are searched for uses of a new version whose interface has changed."""
 
 _PAGE_SIZE = 200
+
+logger = logging.getLogger("noetl.api")
 
 
 @frozen
@@ -36,7 +43,8 @@ class StoredPlaybooks:
         return None if found is None else self._read(found)
 
     def plan(self, registered: RegisteredPlan) -> Plan:
-        return self.store.plans.get(registered.plan_hash)
+        with _readable(registered.header.name):
+            return self.store.plans.get(registered.plan_hash)
 
     def names(self) -> Sequence[str]:
         return [playbook.name for playbook in self._find(None, MAX_NAMES)]
@@ -46,9 +54,10 @@ class StoredPlaybooks:
 
     def awaiting(self, name: str) -> Iterator[AwaitingTrigger]:
         for trigger in self.store.triggers.awaiting(self.tenant, name):
-            header = self.store.plans.header(trigger.plan_hash)
-            declared = next(declared for declared in header.triggers if declared.name == trigger.name)
-            yield AwaitingTrigger(trigger.playbook, declared)
+            with suppress(UnreadablePlanError):
+                declared = self._read_trigger(trigger)
+                if declared is not None:
+                    yield AwaitingTrigger(trigger.playbook, declared)
 
     def channels(self) -> Sequence[str]:
         return [channel.name for channel in self.store.channels.find(self.tenant)]
@@ -57,7 +66,13 @@ class StoredPlaybooks:
         return None if self.sources is None else self.sources.missing_rule(self.tenant, source)
 
     def newest_versions(self) -> Iterator[RegisteredPlan]:
-        return map(self._read, self._find(None, MAX_CALLERS))
+        for playbook in self._find(None, MAX_CALLERS):
+            self.pause()
+            with suppress(UnreadablePlanError):
+                yield self._read(playbook)
+
+    def pause(self) -> None:
+        wait_for_slice()
 
     def _find(self, name: str | None, limit: int) -> Iterator[RegisteredPlaybook]:
         """Yield the newest versions of all playbooks, or all versions of one, at most `limit`."""
@@ -69,8 +84,27 @@ class StoredPlaybooks:
                 return
 
     def _read(self, playbook: RegisteredPlaybook) -> RegisteredPlan:
-        header = self.store.plans.header(playbook.plan_hash)
+        with _readable(playbook.name):
+            header = self.store.plans.header(playbook.plan_hash)
         return RegisteredPlan(playbook.plan_hash, header, playbook.version)
+
+    def _read_trigger(self, trigger: LiveTrigger) -> Trigger | None:
+        """Return the declaration of a trigger, or None if its plan does not have it."""
+        with _readable(trigger.playbook):
+            header = self.store.plans.header(trigger.plan_hash)
+        return next((declared for declared in header.triggers if declared.name == trigger.name), None)
+
+
+@contextmanager
+def _readable(playbook: str) -> Iterator[None]:
+    """Let a plan that is lost or damaged be one that cannot be read. The log says which."""
+    try:
+        yield
+    except StoreAwayError:
+        raise
+    except StoreError as problem:
+        logger.warning("playbook %s is left out of the checks of a registration: %s", playbook, problem)
+        raise UnreadablePlanError(playbook) from problem
 
 
 def check_among_registered(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from noetl.executor.engine.backfill import perform_backfill
 from noetl.executor.engine.delivery import deliver, perform_late
+from noetl.executor.engine.release import perform_release
 from noetl.executor.engine.run_firing import perform_run_end
 from noetl.executor.errors import RejectedError, StoreAwayError, StoreError
 from noetl.executor.model.outbox import POSTPONE_SECONDS, OutboxEntry, OutboxKind, postpone_entry
@@ -20,6 +21,7 @@ _PERFORMERS: Mapping[OutboxKind, Callable[[Store, OutboxEntry, float], bool]] = 
     OutboxKind.BACKFILL: perform_backfill,
     OutboxKind.LATE: perform_late,
     OutboxKind.NOTIFICATION: deliver,
+    OutboxKind.RELEASE: perform_release,
 }
 
 ALL_KINDS = tuple(_PERFORMERS)

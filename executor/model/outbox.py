@@ -37,7 +37,7 @@ class OutboxKind(StrEnum):
 
     `run_ended` fires the triggers that await the end of a run. `late` notifies of a run that has not ended by
     then. `notification` is delivered to one channel. `backfill` starts runs for many partitions, and
-    `partitions` keeps a slice of its list.
+    `partitions` keeps a slice of its list. `release` makes notifications due that have waited for a channel.
     """
 
     RUN_ENDED = "run_ended"
@@ -45,6 +45,7 @@ class OutboxKind(StrEnum):
     NOTIFICATION = "notification"
     BACKFILL = "backfill"
     PARTITIONS = "partitions"
+    RELEASE = "release"
 
 
 @frozen

@@ -11,12 +11,14 @@ Channels that `notify` names must exist (NP851). A source that the operator does
 Cost: one read for each used playbook. If the interface has changed, one for each registered playbook, and for
 those that use the new one their plans.
 
-Limits: MAX_USED playbooks are compared, and plans of callers with MAX_CALLER_STEPS steps together.
+Limits: MAX_USED playbooks are compared, and plans of callers with MAX_CALLER_STEPS steps together. What
+cannot be read is not compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
@@ -29,7 +31,11 @@ from noetl.planner.registration.channels import check_channels
 from noetl.planner.registration.circles import check_circles
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings, key_of
 from noetl.planner.registration.fit import Misfit, list_versions
-from noetl.planner.registration.registry import RegisteredPlan, RegisteredPlaybooks
+from noetl.planner.registration.registry import (
+    RegisteredPlan,
+    RegisteredPlaybooks,
+    UnreadablePlanError,
+)
 from noetl.planner.registration.result_reads import find_result_names
 from noetl.planner.registration.sources import check_sources_allowed
 from noetl.planner.registration.uses import PlaybookUse, UsesOfPlan
@@ -57,7 +63,8 @@ def check_registration(
     if not is_forced:
         check_channels(findings, registered)
         _check_used_playbooks(findings, registered, action_types)
-        _check_callers(findings, registered, action_types)
+        with suppress(UnreadablePlanError):
+            _check_callers(findings, registered, action_types)
     check_circles(findings, registered, action_types)
     return findings.to_diagnostics()
 
@@ -88,12 +95,13 @@ def _check_used_playbooks(
     for use in UsesOfPlan(plan, action_types).find():
         if find.cache_info().currsize >= MAX_USED:
             return
-        version = find(use.playbook, use.version)
-        if version is None:
-            _report_unknown(findings, registered, use)
-            continue
-        for misfit in use.find_misfits(version.registered.header, version.result_names):
-            findings.report("NP818", misfit.message, misfit.place, misfit.hint)
+        with suppress(UnreadablePlanError):
+            version = find(use.playbook, use.version)
+            if version is None:
+                _report_unknown(findings, registered, use)
+                continue
+            for misfit in use.find_misfits(version.registered.header, version.result_names):
+                findings.report("NP818", misfit.message, misfit.place, misfit.hint)
 
 
 class _Version(NamedTuple):
@@ -131,7 +139,11 @@ def _report_unknown(
 def _check_callers(
     findings: RegistrationFindings, registered: RegisteredPlaybooks, action_types: Catalogued
 ) -> None:
-    """Report uses by other playbooks that fit the version before, and not the new one."""
+    """Report uses by other playbooks that fit the version before, and not the new one.
+
+    Raises:
+        UnreadablePlanError: the plan of the version before cannot be read.
+    """
     plan = findings.plan
     before = registered.find(plan.header.name)
     if before is None or before.plan_hash == plan.hash:
@@ -174,8 +186,10 @@ def _find_callers(
         steps_left -= header.statistics.get("steps", 0)
         if steps_left < 0:
             return
-        uses: Iterable[PlaybookUse] = UsesOfPlan(registered.plan(caller), action_types).find(name)
-        yield from ((caller, use) for use in uses if use.version is None)
+        registered.pause()
+        with suppress(UnreadablePlanError):
+            uses: Iterable[PlaybookUse] = UsesOfPlan(registered.plan(caller), action_types).find(name)
+            yield from ((caller, use) for use in uses if use.version is None)
 
 
 def _report_broken_caller(

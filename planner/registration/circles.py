@@ -10,14 +10,16 @@ breadth-first search looks for the shortest circle with a trigger in it.
 
 Cost: one read for each playbook that is reached, and for those with calls their plans.
 
-Limits: MAX_PLAYBOOKS playbooks and MAX_STEPS steps are read. Behind them nothing is found. Only calls without
-a condition count, and only triggers without one.
+Limits: MAX_PLAYBOOKS playbooks and MAX_STEPS steps are read, and MAX_EXAMINED steps and actions are examined.
+Behind them nothing is found, nor behind a plan that cannot be read. Only calls without a condition count, and
+only triggers without one.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,7 +37,11 @@ from noetl.planner.registration.call_sites import (
 )
 from noetl.planner.registration.certain_calls import always_calls, is_unconditional
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings
-from noetl.planner.registration.registry import RegisteredPlan, RegisteredPlaybooks
+from noetl.planner.registration.registry import (
+    RegisteredPlan,
+    RegisteredPlaybooks,
+    UnreadablePlanError,
+)
 from noetl.planner.trigger_sources import RunEnd
 
 if TYPE_CHECKING:
@@ -46,6 +52,9 @@ MAX_PLAYBOOKS = 100
 
 MAX_STEPS = 20_000
 """How many steps the plans that it reads have together, after the first one."""
+
+MAX_EXAMINED = 500_000
+"""How many steps and actions are examined, each time that they are. It takes some seconds."""
 
 
 def check_circles(
@@ -78,6 +87,7 @@ class _CircleSearch:
         self._plans: dict[str, Plan | None] = {plan.hash: plan}
         self._found: dict[tuple[str, str | None], RegisteredPlan | None] = {}
         self._steps_left = MAX_STEPS
+        self._examined_left = MAX_EXAMINED
         self.labels: dict[str, str] = {plan.hash: abbreviate(plan.header.name)}
 
     def find(self, name: str, version: str | None) -> RegisteredPlan | None:
@@ -88,11 +98,16 @@ class _CircleSearch:
         if (name, version) not in self._found:
             if len(self._found) >= MAX_PLAYBOOKS:
                 return None
-            self._found[name, version] = found = self._registered.find(name, version)
+            self._found[name, version] = found = self._find(name, version)
             if found is not None:
                 label = name if version is None else f"{name}@{version}"
                 self.labels.setdefault(found.plan_hash, abbreviate(label))
         return self._found[name, version]
+
+    def _find(self, name: str, version: str | None) -> RegisteredPlan | None:
+        with suppress(UnreadablePlanError):
+            return self._registered.find(name, version)
+        return None
 
     def plan(self, registered: RegisteredPlan) -> Plan | None:
         """Return the plan of a playbook that may call others, unless too many steps were read."""
@@ -105,7 +120,17 @@ class _CircleSearch:
         if not may_call(statistics, self._action_types):
             return None
         self._steps_left -= statistics.get("steps", 0)
-        return None if self._steps_left < 0 else self._registered.plan(registered)
+        if self._steps_left >= 0:
+            with suppress(UnreadablePlanError):
+                return self._registered.plan(registered)
+        return None
+
+    def _examines(self, plan: Plan) -> bool:
+        """Return whether a plan may still be examined, which is counted."""
+        self._registered.pause()
+        statistics = plan.header.statistics
+        self._examined_left -= len(plan.steps) + sum(statistics.get("actions", {}).values())
+        return self._examined_left >= 0
 
     def called(self, action: Action) -> RegisteredPlan | None:
         """Return the playbook that an action runs without a condition."""
@@ -146,7 +171,7 @@ class _CircleSearch:
             called = self.called(action)
             return called is not None and called.plan_hash in wanted
 
-        return plan is not None and always_calls(plan, is_wanted)
+        return plan is not None and self._examines(plan) and always_calls(plan, is_wanted)
 
     def links_of(self, name: str) -> Iterator[_Link]:
         """Yield the playbooks that the end of a run of a playbook leads to, or each of its runs."""
@@ -164,7 +189,7 @@ class _CircleSearch:
         sites = find_call_sites(plan, self._action_types)
         called = dict.fromkeys(site.playbook for site in sites if is_unconditional(site.action))
         for playbook in islice(called, MAX_PLAYBOOKS):
-            if always_calls(plan, partial(self._names, name=playbook)):
+            if self._examines(plan) and always_calls(plan, partial(self._names, name=playbook)):
                 yield _Link(playbook, by_trigger=False)
 
     def _names(self, action: Action, name: str) -> bool:

@@ -8,6 +8,10 @@ from typing import NamedTuple, Protocol
 from noetl.planner.plan import Header, Plan, Trigger, TriggerSource
 
 
+class UnreadablePlanError(Exception):
+    """A registered version whose plan is lost or damaged. Nothing can be compared with it."""
+
+
 class RegisteredPlan(NamedTuple):
     """A registered version of a playbook. `version` is None for one that is about to get a number."""
 
@@ -27,11 +31,19 @@ class RegisteredPlaybooks(Protocol):
     """The registered playbooks of one tenant."""
 
     def find(self, name: str, version: str | None = None) -> RegisteredPlan | None:
-        """Return a version of a playbook, or the newest, or None if there is none."""
+        """Return a version of a playbook, or the newest, or None if there is none.
+
+        Raises:
+            UnreadablePlanError: its plan cannot be read.
+        """
         ...
 
     def plan(self, registered: RegisteredPlan) -> Plan:
-        """Return the complete plan of a version."""
+        """Return the complete plan of a version.
+
+        Raises:
+            UnreadablePlanError: it cannot be read.
+        """
         ...
 
     def names(self) -> Sequence[str]:
@@ -55,5 +67,9 @@ class RegisteredPlaybooks(Protocol):
         ...
 
     def newest_versions(self) -> Iterable[RegisteredPlan]:
-        """Return the newest versions of the playbooks, up to a bound."""
+        """Return the newest versions of the playbooks whose plans can be read, up to a bound."""
+        ...
+
+    def pause(self) -> None:
+        """Let other threads run first, if this one computes for long."""
         ...

@@ -13,6 +13,8 @@ from noetl.api.service.errors import PlaybookError
 from noetl.api.service.registered_plans import StoredPlaybooks
 from noetl.api.service.services import TenantServices, create_services
 from noetl.executor.actions import catalogue
+from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.precedence import ACCOUNTS
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 from tests.api.responses import assert_problem
@@ -116,6 +118,33 @@ def test_only_some_playbooks_are_searched(
     assert services.playbooks.register(IMPORT.replace("output: {rows", "output: {lines"))[1]
 
 
+def register_lost(services: TenantServices, store: Store, text: str) -> None:
+    """Register a playbook whose plan was deleted."""
+    header = services.compiler.plan(text).header
+    lost = RegisteredPlaybook(services.tenant, header.name, header.version, "0" * 64, 0.0)
+    store.registry.register(lost, triggers=header.triggers)
+
+
+@pytest.mark.parametrize("is_forced", [False, True])
+def test_a_damaged_playbook_does_not_stop_others(
+    services: TenantServices, store: Store, caplog: pytest.LogCaptureFixture, is_forced: bool
+) -> None:
+    services.playbooks.register(IMPORT)
+    services.playbooks.register(CALLER)
+    register_lost(services, store, awaiting("broken", "import"))
+    for text in (
+        IMPORT.replace("output: {rows", "output: {other: 1, rows"),
+        CALLER.replace("name: caller", "name: user").replace("playbook: import", "playbook: broken"),
+        awaiting("end", "import"),
+        awaiting("broken", "import") + "output: {x: 1}\n",
+    ):
+        assert services.playbooks.register(text, is_forced=is_forced)[1]
+    assert "playbook broken is left out of the checks of a registration" in caplog.text
+    register_lost(services, store, "version: 'z'\n" + CALLER)
+    changed = IMPORT.replace("output: {rows", "output: {lines")
+    assert is_forced or services.playbooks.register(changed)[1]
+
+
 def test_other_tenants_do_not_count(store: Store) -> None:
     services = create_services(store, catalogue())
     services.playbooks.register(IMPORT)
@@ -138,6 +167,21 @@ async def test_the_problem_has_the_findings(http: httpx.AsyncClient) -> None:
     await http.post("/playbooks", json={"playbook": IMPORT})
     broken = await http.post("/playbooks", json={"playbook": IMPORT.replace("day: string", "date: string")})
     assert [found["code"] for found in broken.json()["diagnostics"]] == ["NP822", "NP822"]
+
+
+@pytest.mark.anyio
+async def test_a_registration_is_checked_with_the_credit_of_its_tenant(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def pause() -> None:
+        threads.append(ACCOUNTS.find("default").threads)
+
+    monkeypatch.setattr(registered_plans, "wait_for_slice", pause)
+    await http.post("/playbooks", json={"playbook": IMPORT})
+    assert (await http.post("/playbooks", json={"playbook": CALLER})).status_code == 201
+    assert set(threads) == {1}
 
 
 @pytest.mark.anyio

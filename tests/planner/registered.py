@@ -35,6 +35,7 @@ class KnownPlaybooks:
         self._plans: dict[str, Plan] = {}
         self.reads: list[str] = []
         self.searches = 0
+        self.pauses = 0
         for text in texts:
             self.add(compiled(text))
 
@@ -74,6 +75,9 @@ class KnownPlaybooks:
 
     def channels(self) -> Sequence[str]:
         return ["ops", "audit"]
+
+    def pause(self) -> None:
+        self.pauses += 1
 
     def newest_versions(self) -> Iterable[RegisteredPlan]:
         return [versions[0] for versions in self._versions.values()]

@@ -373,8 +373,32 @@ class TestRecursion:
         with monkeypatch.context() as patch:
             patch.setattr(circles, "MAX_PLAYBOOKS", 5)
             assert findings_among(registered, text) == []
-        monkeypatch.setattr(circles, "MAX_STEPS", 4)
-        assert findings_among(registered, text) == []
+        with monkeypatch.context() as patch:
+            patch.setattr(circles, "MAX_STEPS", 4)
+            assert findings_among(registered, text) == []
+
+    def test_steps_are_examined_up_to_a_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A playbook that leads to many others examines its steps for each of them."""
+        examined: list[Plan] = []
+
+        def always_calls(plan: Plan, is_wanted: object) -> bool:
+            examined.append(plan)
+            return False
+
+        monkeypatch.setattr(circles, "always_calls", always_calls)
+        steps = "".join(
+            f"  - {{name: s{number}, run: [{CALL % f'p{number}'}],"
+            f" rule: [{{case: default, run: [s{number + 1}]}}]}}\n"
+            for number in range(30)
+        )
+        text = f"name: a\nsteps:\n{steps}  - {{name: s30, run: [{CALL % 'a'}]}}\n"
+        registered = KnownPlaybooks()
+        assert diagnose_among(registered, text, is_forced=True) == ()
+        assert (len(examined), registered.pauses) == (32, 32)
+        examined.clear()
+        monkeypatch.setattr(circles, "MAX_EXAMINED", 10 * 62)
+        assert diagnose_among(registered, text, is_forced=True) == ()
+        assert len(examined) == 10
 
 
 def awaiting(name: str, playbook: str, rest: str = "", body: str = QUIET) -> str:
