@@ -11,6 +11,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from noetl.api.app import create_app
 from noetl.api.http.responses import PlaybookDocument
 from noetl.api.service.views import PlaybookEntry, PlaybookPage, RunEntry, RunReport, members
 from noetl.executor.stores.sql.plans import SqlPlans
@@ -110,9 +111,9 @@ class TestRegistration:
         assert_problem(await save(GREET.replace("greet", "fresh") % "Zoe", "2"), 409, "playbook-changed")
 
     async def test_one_of_two_drafts_at_the_same_time_is_registered(
-        self, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+        self, http: httpx.AsyncClient, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Both texts are compared and compiled before one of them is written."""
+        """Two processes compare and compile the texts before one of them is written."""
         await register(http, GREET % "Ada")
         barrier = threading.Barrier(2)
         save_plan = SqlPlans.save
@@ -122,12 +123,16 @@ class TestRegistration:
             save_plan(plans, plan)
 
         monkeypatch.setattr(SqlPlans, "save", save_both)
-        answers = await asyncio.gather(
-            *(
-                http.post("/playbooks", json={"playbook": GREET % addressee}, params={"newest": "1"})
-                for addressee in ("Eve", "Zoe")
+        app = create_app(settings)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as other:
+            answers = await asyncio.gather(
+                *(
+                    client.post("/playbooks", json={"playbook": GREET % addressee}, params={"newest": "1"})
+                    for client, addressee in ((http, "Eve"), (other, "Zoe"))
+                )
             )
-        )
+        app.state.context.close()
         won, lost = sorted(answers, key=lambda answer: answer.status_code)
         assert (won.status_code, won.json()["version"]) == (201, "2")
         assert_problem(lost, 409, "playbook-changed")
