@@ -202,7 +202,9 @@ def measure_run_tables() -> str:
         meter = stack.enter_context(AwsMeter().attached("dynamodb", "sqs"))
         tables = run_cost.render_tables(run_cost.measure_shapes(store, queue, meter))
         firing = run_cost.measure_firing(store, meter)
-        return f"{tables}\ndollars of a million firings of a schedule: {firing:.2f}\n"
+        event = run_cost.measure_event_firing(store, meter)
+        firings = f"dollars of a million firings of a schedule: {firing:.2f}, by events: {event:.2f}\n"
+        return f"{tables}\n{firings}"
 
 
 @contextmanager

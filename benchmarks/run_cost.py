@@ -8,6 +8,7 @@ The rest is arithmetic with the prices and sizes in `prices.json`.
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import string
@@ -23,12 +24,15 @@ from benchmarks.meter import PRICES, AwsMeter, AwsUsage
 from benchmarks.playbooks import fan_out, text_chain
 from noetl.executor.actions import catalogue
 from noetl.executor.clients.aws import client
+from noetl.executor.engine.bus_firing import EventOutcome, fire_event
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.schedule_firing import perform_due
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import DEFAULT_TENANT, END, Claim, Lease
 from noetl.executor.model.start_request import StartRequest
+from noetl.executor.runtime.source_triggers import read_event_triggers
+from noetl.executor.security.allowed_sources import AllowedSources
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.dynamo.attributes import decode_item, size_of
 from noetl.executor.stores.dynamo.store import DynamoStore
@@ -43,6 +47,12 @@ GIGABYTE = 1e9
 SCHEDULED = """
 name: scheduled
 triggers: [{name: often, type: schedule, every: 1m}]
+steps: [{name: a, run: [{action: log, message: hello}]}]
+"""
+AWAITING = """
+name: awaiting
+triggers: [{name: paid, type: event, source: shop, input: {order: "{{ trigger.detail }}"}}]
+input: {order: object}
 steps: [{name: a, run: [{action: log, message: hello}]}]
 """
 FIRING_MESSAGES = 3
@@ -144,11 +154,43 @@ def measure_firing(store: DynamoStore, meter: AwsMeter) -> float:
         fired = meter.read()
     store.runs.create(*new_run(plan.header, plan.hash, StartRequest(), now=time.time()))
     started = meter.read()
+    return float((fired.dollars - started.dollars) * 1e6 + _firing_dollars(cpu_seconds))
+
+
+def measure_event_firing(store: DynamoStore, meter: AwsMeter) -> float:
+    """Return dollars of a million firings by events, beyond what as many starts by requests cost.
+
+    A rule sends each event to the queue, and an invocation receives and deletes it. The first firing fills
+    the caches.
+    """
+    plan = compile_playbook(AWAITING, catalogue()).plan
+    assert plan is not None
+    store.plans.save(plan)
+    playbook = RegisteredPlaybook(DEFAULT_TENANT, plan.header.name, None, plan.hash, store.clock())
+    store.registry.register(playbook, triggers=plan.header.triggers)
+    allowed = AllowedSources({(DEFAULT_TENANT, "event"): ("shop",)}, "queue")
+    for number in range(2):
+        event = {"id": f"e-{number}", "source": "shop", "detail-type": "Paid", "detail": {"id": number}}
+        meter.read()
+        began = time.process_time()
+        outcome = fire_event(read_event_triggers(store, allowed), "message", json.dumps(event), time.time())
+        assert outcome is EventOutcome.FIRED
+        cpu_seconds = time.process_time() - began
+        fired = meter.read()
+    request = StartRequest({"order": {"id": 1}})
+    store.runs.create(*new_run(plan.header, plan.hash, request, now=time.time()))
+    started = meter.read()
+    return float((fired.dollars - started.dollars) * 1e6 + _firing_dollars(cpu_seconds)) + float(
+        PRICES["per_million"]["bus_events"]
+    )
+
+
+def _firing_dollars(cpu_seconds: float) -> float:
+    """Return dollars of a million messages about firings, and of as many invocations."""
     prices = PRICES["per_million"]
-    messages = FIRING_MESSAGES * prices["sqs_requests"]
     invocation = prices["lambda_requests"] + _log_dollars(PRICES["lambda_log_bytes"])
     invocation += _compute_dollars(cpu_seconds, PRICES["lambda_memory_megabytes"])
-    return float((fired.dollars - started.dollars) * 1e6 + messages + invocation)
+    return float(FIRING_MESSAGES * prices["sqs_requests"] + invocation)
 
 
 def _stored_bytes() -> int:

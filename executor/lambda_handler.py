@@ -2,7 +2,8 @@
 
 `step` executes the visits that queue messages name, and performs the triggers that they name. `dead_letter`
 gets the messages that were received too often. It fails the visits that have lost too many workers, and sends
-the other messages again. `sweep` sends missing messages again, and those about triggers that are due soon.
+the other messages again. `trigger` starts runs for events and messages of the queues of triggers. `sweep`
+sends missing messages again, and those about triggers that are due soon.
 
 The engine is imported within functions: at the start of a Lambda function (`noetl.executor.runtime.preload`),
 or else when the first event arrives.
@@ -34,6 +35,18 @@ def dead_letter(event: Mapping[str, Any], context: LambdaContext) -> dict[str, A
     return _process_batch(event, context, give_up=True)
 
 
+def trigger(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Fire the triggers of a batch of messages. Return the ids of the messages to deliver again."""
+    from noetl.executor.runtime.message_batch import InvocationMetrics
+    from noetl.executor.runtime.source_batch import fire_batch
+
+    log_as_json_lines()
+    records, metrics = _read_records(event), InvocationMetrics(context.function_name)
+    failed = fire_batch(records, context, metrics)
+    metrics.write()
+    return {"batchItemFailures": [{"itemIdentifier": id} for id in failed]}
+
+
 def sweep(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Send missing messages again, and messages about triggers that are due soon.
 
@@ -59,13 +72,22 @@ def _process_batch(event: Mapping[str, Any], context: LambdaContext, *, give_up:
     from noetl.executor.runtime.message_batch import InvocationMetrics, process_batch
 
     log_as_json_lines()
-    records = event.get("Records") if isinstance(event, dict) else None
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise TypeError("the event is not a batch of SQS messages")
-    metrics = InvocationMetrics(context.function_name)
+    records, metrics = _read_records(event), InvocationMetrics(context.function_name)
     failed = process_batch(records, context, metrics, give_up=give_up)
     metrics.write()
     return {"batchItemFailures": [{"itemIdentifier": id} for id in failed]}
+
+
+def _read_records(event: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the messages of a batch.
+
+    Raises:
+        TypeError: the event is none.
+    """
+    records = event.get("Records") if isinstance(event, dict) else None
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise TypeError("the event is not a batch of SQS messages")
+    return records
 
 
 def _import_engine() -> None:

@@ -385,6 +385,14 @@ SETTINGS = (
         " `s3:BUCKET` allows the objects of a bucket, and `event:SOURCE` the events of a source.",
     ),
     Setting(
+        "NOETL_EVENT_BUSES",
+        "capabilities",
+        "rules such as `default` or `acme/ops`, separated by `;` or line breaks",
+        "none: notifications go to no bus",
+        "The buses of Amazon EventBridge, by name or ARN as channels write them, to which notifications may"
+        " be sent. `TENANT/` begins a rule of another tenant than `default`.",
+    ),
+    Setting(
         "NOETL_EVENT_QUEUE",
         "capabilities",
         "the URL of a queue of SQS",

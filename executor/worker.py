@@ -167,7 +167,10 @@ class Worker:
         loop = TriggerLoop(store, self._stopping)
         folders = FolderLoop(store, settings.capabilities, self._stopping)
         sender = Sender(
-            settings.capabilities.networks, settings.capabilities.secret_hosts, stopping=self._stopping
+            settings.capabilities.networks,
+            settings.capabilities.secret_hosts,
+            stopping=self._stopping,
+            buses=settings.capabilities.event_buses,
         )
         notifications = NotificationLoop(Courier(store, sender, settings.public_url), self._stopping)
         loops = {"noetl-triggers": loop.run, "noetl-notifications": notifications.run}

@@ -41,6 +41,7 @@ ALARMED_FUNCTION_METRICS = {
     ("Errors", "StepFunction"),
     ("Errors", "DeadLetterFunction"),
     ("Errors", "SweepFunction"),
+    ("Errors", "TriggerFunction"),
     ("Throttles", "StepFunction"),
     ("Throttles", "ApiFunction"),
 }
@@ -50,6 +51,9 @@ MAX_DELAY_SECONDS = 15 * 60
 CONNECTIONS_PER_BATCH = 4
 OTHER_BATCHES = 3
 """Batches that use the database in addition to those of the queue: two of dead letters, and the sweep."""
+
+TRIGGER_CONNECTIONS = 4
+"""Invocations that fire triggers, two for each of their queues. Each uses one connection."""
 
 OWN_SIDS = ("Logs", "OwnQueue")
 """Statements about what belongs to one function, so that they differ between functions."""
@@ -171,8 +175,13 @@ def check_recursive_loops(template: Template) -> Iterator[str]:
 
 
 def check_visibility_timeouts(template: Template) -> Iterator[str]:
-    """Yield queues that deliver a message again while an invocation still processes it."""
+    """Yield queues that deliver a message again while an invocation still processes it.
+
+    A queue of a parameter is not known here. AWS refuses it if it hides messages for less than an invocation.
+    """
     for mapping in _mappings(template):
+        if mapping["EventSourceArn"].get("Ref") in template["Parameters"]:
+            continue
         queue = _queue_of(template, mapping)
         function = _properties(template, _name_of(mapping["FunctionName"]))
         queue_name, function_name = _name_of(mapping["EventSourceArn"]), _name_of(mapping["FunctionName"])
@@ -212,12 +221,36 @@ def check_dead_letters(template: Template) -> Iterator[str]:
     for name, queue in _resources(template, "AWS::SQS::Queue"):
         if "RedrivePolicy" not in queue and name not in dead_letter_queues:
             yield f"{name} has no dead-letter queue"
-        if name in dead_letter_queues and name not in sources:
-            yield f"no function reads {name}: runs would wait for its messages"
+        if name in dead_letter_queues and name not in {*sources, *_inspected_queues(template)}:
+            yield f"no function reads {name}, and no alarm reports its messages"
         if queue.get("MessageRetentionPeriod", 0) < MAX_RETENTION_SECONDS:
             yield f"{name} deletes messages before the longest possible time"
     if not dead_letter_queues:
         yield "there is no dead-letter queue"
+
+
+def _inspected_queues(template: Template) -> set[str]:
+    """Return the names of the queues with an alarm for each message."""
+    return {
+        _name_of(alarm["Dimensions"][0]["Value"])
+        for _, alarm in _resources(template, "AWS::CloudWatch::Alarm")
+        if alarm["MetricName"] == "ApproximateNumberOfMessagesVisible" and alarm["Threshold"] == 0
+    }
+
+
+def check_queue_policies(template: Template) -> Iterator[str]:
+    """Yield queues that others than the rules of the stack may send events to."""
+    rules = {name for name, _ in _resources(template, "AWS::Events::Rule")}
+    for name, policy in _resources(template, "AWS::SQS::QueuePolicy"):
+        for statement in policy["PolicyDocument"]["Statement"]:
+            sources = statement.get("Condition", {}).get("ArnEquals", {}).get("aws:SourceArn", [])
+            senders = {_name_of(source) for source in _alternatives(sources)} - {"AWS::NoValue"}
+            if (
+                statement["Principal"] != {"Service": "events.amazonaws.com"}
+                or not senders <= rules
+                or not senders
+            ):
+                yield f"{name} allows other senders than the rules of the stack"
 
 
 def check_data_protection(template: Template) -> Iterator[str]:
@@ -471,10 +504,14 @@ def check_connections(template: Template) -> Iterator[str]:
         return
     complete = _default_parameters(template) | {"Authentication": "api-keys", "DatabaseSecretArn": "arn"}
     limits = ("DatabaseConnections", "MaximumConcurrency")
+    _, with_triggers, without_triggers = reserved["Fn::If"]
     for parameters in _parameter_choices(template, *({"Ref": name} for name in limits)):
         connections, concurrency = (int(parameters[name]) for name in limits)
         most = CONNECTIONS_PER_BATCH * (concurrency + OTHER_BATCHES)
-        most += int(_evaluate(template, reserved, parameters))
+        most += max(
+            int(_evaluate(template, with_triggers, parameters)) + TRIGGER_CONNECTIONS,
+            int(_evaluate(template, without_triggers, parameters)),
+        )
         if most > connections and not broken_rules(template, complete | parameters):
             yield f"{concurrency} batches may need {most} connections, but the database has {connections}"
 
@@ -602,6 +639,7 @@ CHECKS: tuple[Callable[[Template], Iterable[str]], ...] = (
     check_visibility_timeouts,
     check_batches,
     check_dead_letters,
+    check_queue_policies,
     check_data_protection,
     check_buckets,
     check_retention,

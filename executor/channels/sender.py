@@ -14,6 +14,7 @@ from noetl.executor.channels.message import Message
 from noetl.executor.errors import ActionError
 from noetl.executor.model.channels import Channel
 from noetl.executor.model.deliveries import DeliveryFailure
+from noetl.executor.security.event_buses import BUSES_SETTING, AllowedBuses
 from noetl.executor.security.secret_access import SecretAccess
 from noetl.executor.security.secret_hosts import SecretHosts
 from noetl.executor.security.secret_sources import resolve_secret
@@ -35,12 +36,13 @@ def secret_name(text: str) -> str | None:
 
 @frozen
 class Sender:
-    """A sender of messages, with the networks and the hosts of secrets that the operator allows."""
+    """A sender of messages, with the networks, hosts of secrets and event buses that the operator allows."""
 
     networks: tuple[str, ...] = ()
     secret_hosts: SecretHosts = field(default_factory=SecretHosts)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     stopping: threading.Event = field(default_factory=threading.Event)
+    buses: AllowedBuses = field(default_factory=AllowedBuses)
 
     def send(self, channel: Channel, message: Message, now: float) -> DeliveryFailure | None:
         """Send a message to a channel. Return None if its receiver has accepted it.
@@ -50,9 +52,7 @@ class Sender:
         """
         try:
             if channel.type == "eventbridge":
-                from noetl.executor.channels.eventbridge import put_event
-
-                return put_event(channel.target, message)
+                return self._put_event(channel, message)
             if channel.type == "email":
                 return self._mail(channel, message, now)
             return self._post(channel, message, now)
@@ -60,6 +60,15 @@ class Sender:
             return DeliveryFailure(error.message, is_away=False)
         except SigningSecretError as error:
             return DeliveryFailure(f"the signing secret is invalid: {error}", is_away=False)
+
+    def _put_event(self, channel: Channel, message: Message) -> DeliveryFailure | None:
+        from noetl.executor.channels.eventbridge import put_event
+
+        rule = self.buses.missing_rule(channel.tenant, channel.target)
+        if rule is not None:
+            text = f"event bus `{channel.target}` is not allowed: {BUSES_SETTING} needs the rule `{rule}`"
+            return DeliveryFailure(text, is_away=False)
+        return put_event(channel.target, message)
 
     def _mail(self, channel: Channel, message: Message, now: float) -> DeliveryFailure | None:
         """Send a message by e-mail. The password may go to the mail server of the channel only.

@@ -194,7 +194,7 @@ def make_courier(store: Store, environ: Mapping[str, str] = os.environ) -> Couri
         SettingError: a setting is invalid.
     """
     capabilities = service_capabilities(environ)
-    sender = Sender(capabilities.networks, capabilities.secret_hosts, environ)
+    sender = Sender(capabilities.networks, capabilities.secret_hosts, environ, buses=capabilities.event_buses)
     return Courier(store, sender, read_public_url(environ))
 
 

@@ -9,8 +9,9 @@ from noetl.executor.engine.bus_firing import EventTriggers
 from noetl.executor.engine.firing import Firer, read_firer
 from noetl.executor.errors import StoreAwayError, StoreError
 from noetl.executor.model.triggers import LiveTrigger
-from noetl.executor.security.allowed_sources import EVENT_KINDS, AllowedSources
+from noetl.executor.security.allowed_sources import EVENT_KINDS, AllowedSources, name_queue
 from noetl.executor.stores.interface import Store
+from noetl.planner.polled_sources import Queue
 
 TRIGGERS_PER_READ = 500
 """How many triggers of a tenant are read at once."""
@@ -61,6 +62,25 @@ def _find_event_firers(store: Store, allowed: AllowedSources, tenant: str) -> li
     for trigger in _find_triggers(store, tenant, EVENT_KINDS):
         firer = read_firer(store, trigger, store.clock())
         if firer is not None and allowed.missing_rule(tenant, firer.declared.source) is None:
+            firers.append(firer)
+    return firers
+
+
+def read_queue_firers(store: Store, allowed: AllowedSources, queue: str) -> list[Firer]:
+    """Return what fires the triggers that read a queue of SQS, without those that are paused.
+
+    `queue` is what `name_queue` returns for its address.
+
+    Raises:
+        StoreError: the store cannot be reached, or a plan cannot be read.
+    """
+    firers = []
+    for trigger in find_source_triggers(store, allowed.tenants(("sqs",)), "queue"):
+        firer = read_firer(store, trigger, store.clock())
+        source = None if firer is None else firer.declared.source
+        if firer is None or not isinstance(source, Queue) or name_queue(source.url or "") != queue:
+            continue
+        if allowed.missing_rule(trigger.tenant, source) is None:
             firers.append(firer)
     return firers
 

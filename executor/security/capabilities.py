@@ -16,6 +16,7 @@ from pathlib import Path
 from noetl.executor.errors import SettingError
 from noetl.executor.model.arriving_data import read_arrival_limit
 from noetl.executor.security.allowed_sources import AllowedSources, read_allowed_sources
+from noetl.executor.security.event_buses import AllowedBuses, read_allowed_buses
 from noetl.executor.security.secret_hosts import SecretHosts, read_secret_hosts
 from noetl.planner.frozen import frozen
 
@@ -59,7 +60,7 @@ class Capabilities:
     and `file_bytes` how much it may write to files; None means any amount. `command_limits` are
     the limits of the processes of a command, by the name of the resource in the module `resource`.
     `secret_hosts` are the hosts to which each secret may go. `trigger_sources` are the sources that triggers
-    of each tenant may read.
+    of each tenant may read, and `event_buses` the buses that its notifications may be sent to.
     """
 
     files_root: Path | None = None
@@ -75,6 +76,7 @@ class Capabilities:
     command_limits: tuple[tuple[str, int], ...] = _DEFAULT_LIMITS
     secret_hosts: SecretHosts = field(default_factory=SecretHosts)
     trigger_sources: AllowedSources = field(default_factory=AllowedSources)
+    event_buses: AllowedBuses = field(default_factory=AllowedBuses)
 
 
 def local_run_capabilities(folder: Path) -> Capabilities:
@@ -126,6 +128,7 @@ def service_capabilities(environ: Mapping[str, str]) -> Capabilities:
         command_limits=_read_command_limits(environ),
         secret_hosts=read_secret_hosts(environ),
         trigger_sources=read_allowed_sources(environ),
+        event_buses=read_allowed_buses(environ),
     )
 
 

@@ -20,7 +20,7 @@ from noetl.executor.engine import delivery
 from noetl.executor.engine.delivery import Courier, make_courier, perform_late
 from noetl.executor.engine.outbox import perform_entry
 from noetl.executor.engine.start import new_run
-from noetl.executor.errors import ActionError, StoreAwayError
+from noetl.executor.errors import ActionError, SettingError, StoreAwayError
 from noetl.executor.model.channels import Channel
 from noetl.executor.model.deliveries import (
     LEASE_SECONDS,
@@ -39,7 +39,8 @@ from noetl.executor.model.run_entries import entries_of_start
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.runtime import notification_loop
 from noetl.executor.runtime.notification_loop import NotificationLoop
-from noetl.executor.security.capabilities import Capabilities
+from noetl.executor.security.capabilities import Capabilities, service_capabilities
+from noetl.executor.security.event_buses import read_allowed_buses
 from noetl.executor.security.secret_hosts import SecretHosts
 from noetl.executor.security.webhook_signatures import check_signature
 from noetl.executor.stores.memory.store import MemoryStore
@@ -401,7 +402,7 @@ class TestEventBridge:
         attributes = queue.get_queue_attributes(QueueUrl=address, AttributeNames=names)["Attributes"]
         events.put_rule(Name="noetl", EventPattern=json.dumps({"source": ["noetl"]}))
         events.put_targets(Rule="noetl", Targets=[{"Id": "queue", "Arn": attributes["QueueArn"]}])
-        office = PostOffice()
+        office = PostOffice(buses=read_allowed_buses({"NOETL_EVENT_BUSES": "default"}))
         office.add_channel("default", type="eventbridge")
         office.add(error={"type": "E", "step": "load", "message": "no"})
         office.deliver_due()
@@ -411,10 +412,32 @@ class TestEventBridge:
         assert (event["source"], event["detail-type"]) == ("noetl", "run.failed")
         assert (event["detail"]["id"], event["detail"]["data"]["playbook"]) == ("msg_n1", "import")
 
+    @pytest.mark.parametrize("rules", ["", "ops2; acme/ops", "acme/default"])
+    def test_a_bus_that_is_not_allowed_gets_nothing(self, rules: str) -> None:
+        office = PostOffice(buses=read_allowed_buses({"NOETL_EVENT_BUSES": rules}))
+        office.add_channel("ops", type="eventbridge")
+        office.add()
+        office.deliver_due()
+        problem = "event bus `ops` is not allowed: NOETL_EVENT_BUSES needs the rule `ops`"
+        assert office.existing().record["problem"] == problem
+
+    def test_rules_of_buses_belong_to_tenants(self) -> None:
+        arn = "arn:aws:events:eu-central-1:123456789012:event-bus/ops"
+        allowed = read_allowed_buses({"NOETL_EVENT_BUSES": f"{arn}\nacme/{arn} ; acme/default"})
+        assert allowed.missing_rule("default", arn) is None
+        assert allowed.missing_rule("acme", arn) is None
+        assert allowed.missing_rule("zoo", arn) == f"zoo/{arn}"
+        assert allowed.missing_rule("default", "default") == "default"
+        assert (
+            service_capabilities({"NOETL_EVENT_BUSES": arn}).event_buses.missing_rule("default", arn) is None
+        )
+        with pytest.raises(SettingError, match="must be a bus or its ARN"):
+            read_allowed_buses({"NOETL_EVENT_BUSES": "a b"})
+
     def test_a_bus_that_cannot_be_used_fails_with_a_reason(
         self, moto_aws: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        office = PostOffice()
+        office = PostOffice(buses=read_allowed_buses({"NOETL_EVENT_BUSES": "none"}))
         office.add_channel("none", type="eventbridge")
         office.add()
         with mock_client(monkeypatch, {"FailedEntryCount": 1, "Entries": [REFUSED]}):

@@ -197,6 +197,26 @@ def test_the_template_has_no_problems(template: dict[str, Any]) -> None:
             "100 batches may need 420 connections, but the database has 100",
         ),
         (
+            lambda t: t["Mappings"]["Requests"]["250"].update(WithTriggers=35),
+            "50 batches may need 251 connections, but the database has 250",
+        ),
+        (lambda t: t["Resources"].pop("EventDeadLettersAlarm"), "no alarm reports its messages"),
+        (lambda t: t["Resources"].pop("TriggerErrorsAlarm"), "no alarm for Errors of TriggerFunction"),
+        (
+            lambda t: properties(t, "EventQueuePolicy")["PolicyDocument"]["Statement"][0].pop("Condition"),
+            "EventQueuePolicy allows other senders",
+        ),
+        (
+            lambda t: properties(t, "EventQueuePolicy")["PolicyDocument"]["Statement"][0].update(
+                Principal="*"
+            ),
+            "EventQueuePolicy allows other senders",
+        ),
+        (
+            lambda t: properties(t, "EventQueue").update(VisibilityTimeout=100),
+            "EventQueue hides messages for 100 s, but TriggerFunction may take 30 s",
+        ),
+        (
             lambda t: t["Mappings"]["Requests"]["250"].update(Concurrency=39),
             "50 batches may need 251 connections, but the database has 250",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ from tests.e2e.aws.stack import OWNER, DeployedStack, build, deploy
 
 SECRETS_PREFIX = "e2e/"
 """What the names of secrets of the stack begin with."""
+
+BUCKET = "e2e-orders"
+TRIGGER_QUEUE = "e2e-orders"
+DEAD_QUEUE = "e2e-dead-orders"
+"""The bucket and the queue that start runs, and the dead-letter queue of the latter."""
 
 REPORT_LINES = pytest.StashKey[list[str]]()
 
@@ -58,8 +64,26 @@ def account(aws_server: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def stack(account: str, built: Path) -> DeployedStack:
-    """A deployed stack of the template."""
-    return deploy(account, built, AllowedNetworks="127.0.0.0/8", SecretsPrefix=SECRETS_PREFIX)
+    """A deployed stack of the template, with sources of triggers."""
+    sqs = DeployedStack(account, {}).client("sqs")
+    dead = sqs.create_queue(QueueName=DEAD_QUEUE)["QueueUrl"]
+    names = {"QueueUrl": dead, "AttributeNames": ["QueueArn"]}
+    redrive = {
+        "deadLetterTargetArn": sqs.get_queue_attributes(**names)["Attributes"]["QueueArn"],
+        "maxReceiveCount": "1",
+    }
+    attributes = {"VisibilityTimeout": "180", "RedrivePolicy": json.dumps(redrive)}
+    url = sqs.create_queue(QueueName=TRIGGER_QUEUE, Attributes=attributes)["QueueUrl"]
+    names = {"QueueUrl": url, "AttributeNames": ["QueueArn"]}
+    return deploy(
+        account,
+        built,
+        AllowedNetworks="127.0.0.0/8",
+        SecretsPrefix=SECRETS_PREFIX,
+        TriggerBuckets=BUCKET,
+        TriggerEvents="com.example.shop",
+        TriggerQueueArn=sqs.get_queue_attributes(**names)["Attributes"]["QueueArn"],
+    )
 
 
 @pytest.fixture(scope="session")

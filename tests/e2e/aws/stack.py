@@ -35,7 +35,7 @@ from tests.tool_environments import ROOT, tool_environment
 
 SAM = "aws-sam-cli==1.170.0"
 RUNTIME = ("awslambdaric==4.2.2", "boto3")
-FUNCTIONS = ("ApiFunction", "StepFunction", "DeadLetterFunction", "SweepFunction")
+FUNCTIONS = ("ApiFunction", "StepFunction", "DeadLetterFunction", "SweepFunction", "TriggerFunction")
 CONTENT = {"Content-Type": "application/yaml"}
 SECONDS = 60.0
 OWNER = "test"
