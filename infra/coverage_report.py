@@ -73,6 +73,7 @@ LEFT_OUT = (
     "tests/executor/test_dynamo_store.py",
     "tests/executor/test_dynamo_plans.py",
     "tests/executor/test_dynamo_times.py",
+    "tests/executor/test_late_expiry.py",
     # What tracing makes too slow:
     "tests/executor/test_kept_outcomes.py::test_an_outcome_waits_for_a_server_that_may_be_written",
     "tests/planner/test_hostile.py::test_the_cost_of_a_hostile_playbook_is_bounded",

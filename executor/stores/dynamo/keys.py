@@ -55,6 +55,9 @@ SENT_WAKEUPS = ItemKey("S#due", "S")
 PLAN_DELETION = ItemKey("S#plans", "S")
 """Key of the item that says how far the deletion of unused plans is."""
 
+LATE_EXPIRY = ItemKey("S#expiry", "S")
+"""Key of the item that says how far the expiry of runs is that ended without a retention."""
+
 DELETIONS = "deletions"
 """Partition of the index `due` with the records of deletions."""
 

@@ -8,6 +8,7 @@ completes followups that are missing, and announces visits that have been overdu
 repairs are idempotent, so concurrent sweeps are safe. A run whose visits all wait long is then left out
 (`sleeping_runs.py`). Visits that are due soon are found in an index (`due_index.py`). So are deletions of
 runs that were interrupted (`run_deletion.py`). Once a day, unused plans are deleted (`plan_deletion.py`).
+Once a week, runs are found that ended without a retention (`late_expiry.py`).
 
 Cost: a query of each index partition and one of deletions, and one read of each of the runs of a page. A run
 that sleeps costs nothing.
@@ -29,6 +30,7 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.damaged_runs import put_back, set_aside
 from noetl.executor.stores.dynamo.due_index import DueIndex
+from noetl.executor.stores.dynamo.late_expiry import LateExpiry
 from noetl.executor.stores.dynamo.open_runs import next_open_runs
 from noetl.executor.stores.dynamo.plan_deletion import PlanDeletion
 from noetl.executor.stores.dynamo.repairs import Repairs
@@ -63,6 +65,7 @@ class DynamoMaintenance:
         self._run_deletion = run_deletion
         self._due_index = DueIndex(context)
         self.plan_deletion = PlanDeletion(context)
+        self.late_expiry = LateExpiry(context)
 
     def delete_run(self, tenant: str, run_id: str) -> bool:
         """Delete a run that has ended, with all runs that it has started."""
@@ -87,12 +90,13 @@ class DynamoMaintenance:
         return ConsistencyCheck(self._context).check_consistency()
 
     def delete_old(self, now: float) -> bool:
-        """Delete some unused plans. Return whether more may be left.
+        """Delete some unused plans, and let old runs expire. Return whether more may be left.
 
         DynamoDB itself deletes runs whose time to live is over. Times are those of its clock.
         """
         del now
-        return self.plan_deletion.delete_some()
+        is_left = self.plan_deletion.delete_some()
+        return self.late_expiry.set_some() or is_left
 
     def sweep(
         self, now: float, *, queue: str = SERVICE_QUEUE, limit: int = MAX_RUNS_PER_SWEEP
@@ -107,6 +111,7 @@ class DynamoMaintenance:
         awake = put_quiet_to_sleep(self._context, run_ids)
         repaired = self._context.in_parallel(lambda run_id: self._sweep_run(run_id, now), awake)
         self._complete_deletions(now)
+        self._set_late_expiry()
         self._delete_plans()
         return SweepResult(len(run_ids), lost + sum(repaired))
 
@@ -116,6 +121,13 @@ class DynamoMaintenance:
             self._run_deletion.complete_some(now)
         except StoreError as error:
             logger.warning("runs could not be deleted; a later sweep tries again: %s", error)
+
+    def _set_late_expiry(self) -> None:
+        """Let some old runs expire. A failure is only logged, since runs do not depend on it."""
+        try:
+            self.late_expiry.set_some()
+        except StoreError as error:
+            logger.warning("old runs have no time to live yet; a later sweep tries again: %s", error)
 
     def _delete_plans(self) -> None:
         """Delete some unused plans. A failure is only logged, since runs do not depend on it."""

@@ -14,9 +14,10 @@ Cost: a process reads the use together with the plan, and remembers it. A use is
 required, so it is written once a day for each plan that is in use. A save in a process that remembers the
 use makes no request.
 
-Limits: ended runs without a time to live are kept for ever, and so are their plans: such a use has no `due`.
-Plans of earlier versions have no use, and are kept for ever. The table may be replaced by a copy without the
-plan. Then a process that remembers the use starts runs of it for a day at most.
+Limits: ended runs without a time to live are kept for ever, and so are their plans: `due` is FOR_EVER then.
+If a retention is set later, `late_expiry.py` ends this, and a process without a retention notices it within
+a day. Plans of earlier versions have no use, and are kept for ever. The table may be replaced by a copy
+without the plan. Then a process that remembers the use starts runs of it for a day at most.
 
 A use has the attributes `due` and `wakes`, which is the partition of its entry in the index `due`. It also
 has `versions`, and `blocks`, the number of blocks of the plan.
@@ -44,6 +45,9 @@ EXPIRY_DELAY_SECONDS = 7 * DAY_SECONDS
 RENEWAL_SECONDS = DAY_SECONDS
 """How much further than required a use is extended, so that it is seldom written."""
 
+FOR_EVER = 10**12
+"""The time until which a plan is needed for ever, in seconds since the epoch."""
+
 _MAX_REMEMBERED = 10_000
 
 
@@ -56,7 +60,8 @@ class DynamoPlanUses:
     def __init__(self, table: DynamoTable, retention_seconds: float | None) -> None:
         self.retention_seconds = retention_seconds
         self._table = table
-        self._known: OrderedDict[str, float] = OrderedDict()
+        self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        """By plan: until when it is needed, and until when this process relies on that."""
         self._lock = Lock()
 
     def require(self, plan_hash: str) -> bool:
@@ -70,12 +75,15 @@ class DynamoPlanUses:
 
     def is_required(self, plan_hash: str) -> bool:
         """Return whether this process remembers that a plan is needed for USE_SECONDS."""
-        return self._known.get(plan_hash, 0.0) >= self._table.clock() + USE_SECONDS
+        return self._is_known(plan_hash, self._table.clock() + USE_SECONDS)
 
     def remember(self, plan_hash: str, use: Item | None) -> None:
         """Remember the use of a plan that was read, or that has none since an earlier version saved it."""
         with self._lock:
-            self._known[plan_hash] = math.inf if use is None else float(use.get("due", math.inf))
+            due = FOR_EVER if use is None else float(use.get("due", FOR_EVER))
+            # A retention may be set later.
+            relied_until = self._table.clock() + RENEWAL_SECONDS if due == FOR_EVER else math.inf
+            self._known[plan_hash] = due, relied_until
             self._known.move_to_end(plan_hash)
             while len(self._known) > _MAX_REMEMBERED:
                 self._known.popitem(last=False)
@@ -87,20 +95,23 @@ class DynamoPlanUses:
 
     def encode(self, plan_hash: str, blocks: int) -> Item:
         """Return the use of a plan that is saved now, with its number of blocks."""
-        times = self._times(plan_hash, self._table.clock() + USE_SECONDS)
-        return {"blocks": blocks, **{name: time for name, time in times.items() if time is not None}}
+        return {"blocks": blocks, **self._times(plan_hash, self._table.clock() + USE_SECONDS)}
 
     def _times(self, plan_hash: str, until: float) -> Item:
         """Return the attributes of a use that is needed until a time, or for ever without a retention."""
-        if self.retention_seconds is None:
-            return {"due": None, "wakes": None}
-        return {"due": math.ceil(until + RENEWAL_SECONDS), "wakes": keys.plan_shard(plan_hash)}
+        due = FOR_EVER if self.retention_seconds is None else math.ceil(until + RENEWAL_SECONDS)
+        return {"due": due, "wakes": keys.plan_shard(plan_hash)}
+
+    def _is_known(self, plan_hash: str, until: float) -> bool:
+        """Return whether this process remembers that a plan is needed until a time."""
+        due, relied_until = self._known.get(plan_hash, (0.0, 0.0))
+        return due >= until and self._table.clock() < relied_until
 
     def _extend(self, plan_hash: str, until: float) -> bool:
-        required = math.inf if self.retention_seconds is None else until
-        if self._known.get(plan_hash, 0.0) >= required:
+        required = FOR_EVER if self.retention_seconds is None else until
+        if self._is_known(plan_hash, required):
             return True
-        is_shorter = ("due", "present", None) if required == math.inf else ("due", "<", until)
+        is_shorter = ("due", "<", required)
         change = Update(keys.plan_use(plan_hash), self._times(plan_hash, until), when=(PRESENT, is_shorter))
         try:
             use: Item | None = self._table.update(change)
