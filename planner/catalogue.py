@@ -107,6 +107,35 @@ class OpenWait(NamedTuple):
     expires_at: float | None
 
 
+LIVE = "live"
+"""The alias that every playbook has. It names the newest version until a version is promoted to it."""
+
+
+class PlaybookCall(NamedTuple):
+    """The playbook that an action runs: its name, and a version or an alias. With neither, the live version.
+
+    >>> str(PlaybookCall("report")), str(PlaybookCall("report", "3")), str(PlaybookCall("report", None, "eu"))
+    ('report', 'report@3', 'report@eu')
+    """
+
+    name: str
+    version: str | None = None
+    alias: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The version or the alias, or None."""
+        return self.version or self.alias
+
+    @property
+    def followed_alias(self) -> str | None:
+        """The alias whose version runs, or None if a version is named."""
+        return None if self.version is not None else self.alias or LIVE
+
+    def __str__(self) -> str:
+        return self.name if self.label is None else f"{self.name}@{self.label}"
+
+
 @frozen
 class ActionDeclaration:
     """The interface of an action type.
@@ -116,6 +145,7 @@ class ActionDeclaration:
         description: one sentence for the documentation.
         parameters: the parameters by name.
         one_of: parameters of which exactly one must be given.
+        at_most_one: parameters of which at most one may be given.
         result: the keys of the data of a result with their kinds, if the data is an object with fixed keys,
             else None.
         result_for: a function from the parameters as written to `result`, if the keys depend on them.
@@ -136,8 +166,8 @@ class ActionDeclaration:
         never_succeeds: whether the action always ends in a failure.
         error_type: the parameter that gives the type of this failure, if any.
         awaits: what a suspended action waits for, in words, apart from a time. The default is its type.
-        called_playbook: a function from the parameters as written to the name and the version of the playbook
-            that the action runs, which may have templates. The version may be None.
+        called_playbook: a function from the parameters as written to the playbook that the action runs. Its
+            parts may have templates.
         child_run: a function from the state of a suspended action to the id of the run that it waits for.
         question: a function from this state to what the action asks a person, or None. A question has some
             of the keys `title`, `details` and `answer` (declared fields).
@@ -148,6 +178,7 @@ class ActionDeclaration:
     description: str
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     one_of: tuple[str, ...] = ()
+    at_most_one: tuple[str, ...] = ()
     result: Mapping[str, Kind] | None = None
     result_for: Callable[[Mapping[str, Any]], Mapping[str, Kind] | None] | None = None
     destination: Destination | None = None
@@ -165,7 +196,7 @@ class ActionDeclaration:
     never_succeeds: bool = False
     error_type: str | None = None
     awaits: str | None = None
-    called_playbook: Callable[[Mapping[str, Any]], tuple[str, str | None] | None] | None = None
+    called_playbook: Callable[[Mapping[str, Any]], PlaybookCall | None] | None = None
     child_run: Callable[[Any], str] | None = None
     question: Callable[[Any], Mapping[str, Any] | None] | None = None
     open_wait: Callable[[Any], OpenWait] | None = None

@@ -14,9 +14,9 @@ import typer
 from noetl.api.cli.display.console import CommandError, write_stdout
 
 if TYPE_CHECKING:
-    from noetl.planner.catalogue import ActionDeclaration
+    from noetl.planner.catalogue import ActionDeclaration, PlaybookCall
     from noetl.planner.diagnostics.diagnostic import Diagnostic
-    from noetl.planner.draw.called_playbooks import CalledPlaybook, PlaybookCall
+    from noetl.planner.draw.called_playbooks import CalledPlaybook
     from noetl.planner.draw.layout import Layout
     from noetl.planner.draw.run_marks import DrawnRun, RunMarks
     from noetl.planner.plan import Plan

@@ -87,6 +87,8 @@ from noetl.api.service.trigger_views import (
 )
 from noetl.api.service.views import (
     SCHEMA_NAMES,
+    AliasEntry,
+    AliasPage,
     BulkReport,
     CurrentStatus,
     DiagnosticEntry,
@@ -157,8 +159,16 @@ _ENTRY = RunEntry(
 _COUNTS = {status: int(status is RunStatus.RUNNING) for status in RunStatus}
 _LISTED = RunEntry(**{**vars(_ENTRY), "headline": "hello", "steps": StepCounts(done=0, total=1)})
 _REGISTERED = PlaybookEntry(
-    name="greet", version="1", plan_hash=_HASH, registered_at=_TIME, registered_by="key 0b5c2a7e"
+    name="greet",
+    version="1",
+    plan_hash=_HASH,
+    registered_at=_TIME,
+    registered_by="key 0b5c2a7e",
+    live_version="1",
+    pinned=True,
+    aliases={"stable": "1"},
 )
+_ALIAS = AliasEntry(name="live", version="1", pinned=True, changed_at=_TIME, changed_by="key 0b5c2a7e")
 _SUMMARY = PlaybookSummary(
     runs=3,
     more=False,
@@ -347,6 +357,9 @@ _VIEWS: tuple[View, ...] = (
         plan_hash=_HASH,
         registered_at=_TIME,
         registered_by="key 0b5c2a7e",
+        live_version="1",
+        pinned=True,
+        aliases={"stable": "1"},
         source=_TEXT,
         links=PlaybookLinks(self="/playbooks/greet/versions/1", versions="/playbooks/greet/versions"),
     ),
@@ -457,6 +470,8 @@ _VIEWS: tuple[View, ...] = (
     ClearReport(cleared=3),
     _CHANNEL,
     ChannelPage(items=[_CHANNEL]),
+    _ALIAS,
+    AliasPage(items=[_ALIAS]),
     StoredChannel(**vars(_CHANNEL), secret="whsec_MDEyMzQ1Njc4OWFiY2RlZg=="),  # noqa: S106
     ChannelTest(delivered=False, problem="`hooks.example.com` answered 404"),
     _NOTIFICATION,
@@ -658,6 +673,7 @@ BODY_EXAMPLES: dict[str, Any] = {
     "TagsBody": {"add": ["env=prod"], "remove": ["draft"]},
     "FireBody": {"input": {"who": "you"}},
     "TriggerResumeBody": {"catch_up": "last"},
+    "AliasBody": {"version": "1"},
     "ChannelBody": {"url": "https://hooks.example.com/noetl", "events": ["failed", "late"]},
     "BackfillBody": {
         "playbook": "greet",

@@ -54,7 +54,7 @@ Body = TypeVar("Body", bound=RequestBody)
 
 
 class PlaybookReferenceBody(RequestBody):
-    """A registered playbook: a version, or the newest one."""
+    """A registered playbook: a version, or the one that an alias names. Without `version`, the live one."""
 
     name: str
     version: str | None = None
@@ -292,6 +292,14 @@ class ChannelBody(RequestBody):
     )
 
 
+class AliasBody(RequestBody):
+    """The version that an alias of a playbook names."""
+
+    version: Annotated[str, Expected("a version, as text")] = Field(
+        description="A registered version of the playbook."
+    )
+
+
 class TriggerResumeBody(RequestBody):
     """A request to resume a trigger, with the use of the firings that were missed during its pause."""
 
@@ -327,7 +335,7 @@ class BackfillBody(RequestBody):
     trigger: Annotated[
         str,
         Expected("the name of a trigger"),
-        Field(description="The name of a trigger of its newest version, of type `schedule`."),
+        Field(description="The name of a trigger of its live version, of type `schedule`."),
     ]
     start: Annotated[str | None, _EXPECTED_TIME] = Field(
         None,
@@ -383,6 +391,7 @@ REQUEST_BODIES: tuple[type[RequestBody], ...] = (
     BackfillBody,
     BackfillCancelBody,
     BackfillRetryBody,
+    AliasBody,
     ChannelBody,
 )
 

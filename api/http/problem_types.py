@@ -141,6 +141,11 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "too-many-channels": ProblemType(CONFLICT, "there are 50 channels; remove one"),
     "trigger-changed": ProblemType(CONFLICT, "trigger `nightly` of `greet` was changed meanwhile: try again"),
     "path-taken": ProblemType(CONFLICT, "path `shop/paid` belongs to trigger `paid` of playbook `shop`"),
+    "alias-exists": ProblemType(CONFLICT, "`stable` is an alias of `greet`, and no version"),
+    "alias-in-use": ProblemType(
+        CONFLICT, "`live` is an alias of version `1` of `greet`; move or remove it first"
+    ),
+    "too-many-aliases": ProblemType(CONFLICT, "`greet` has 50 aliases, and no more are possible"),
     "version-exists": ProblemType(CONFLICT, "version `1` of `greet` is registered with another text"),
     "closed": ProblemType(410, "the step does not wait for an answer any more"),
     "answer-too-large": ProblemType(

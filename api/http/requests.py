@@ -269,6 +269,19 @@ async def read_channel_request(request: Request) -> ChannelRequest:
     return ChannelRequest(declared.url, declared.type, tuple(declared.events), declared.secret)
 
 
+async def read_alias_version(request: Request) -> str:
+    """Return the version that an alias names, as a request declares it.
+
+    Raises:
+        Problem: 400, 413, 415 or 422.
+    """
+    from noetl.api.http.bodies import AliasBody, parse_body
+
+    body = await _read_body(request)
+    _content_type(request, (JSON_TYPE,))
+    return (await _decode(body, lambda value: parse_body(AliasBody, value))).version
+
+
 async def read_catch_up(request: Request) -> CatchUpMode:
     """Return which missed firings a resumed trigger performs. The body may be empty.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -120,6 +121,9 @@ class PlaybookDocument(View, schema_name="RegisteredText"):
     plan_hash: str
     registered_at: Timestamp
     registered_by: str | None
+    live_version: str
+    pinned: bool
+    aliases: Mapping[str, str]
     source: str
     links: PlaybookLinks
 

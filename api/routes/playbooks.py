@@ -1,4 +1,4 @@
-"""Routes of the playbook registry: register, read, list and remove playbooks.
+"""Routes of the playbook registry: register, read, list and remove playbooks, and their aliases.
 
 A name may contain slashes, written as they are or as `%2F`. `register` refuses names that would be
 ambiguous in a path.
@@ -6,8 +6,9 @@ ambiguous in a path.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
@@ -18,7 +19,7 @@ from noetl.api.access import caller_name
 from noetl.api.http.openapi import playbook_body, problems, required_body, response_body
 from noetl.api.http.parameters import MAX_PLAYBOOKS, PlaybookQuery, WholeNumber
 from noetl.api.http.request_shares import place_of
-from noetl.api.http.requests import read_playbook
+from noetl.api.http.requests import read_alias_version, read_playbook
 from noetl.api.http.responses import JsonResponse, PlaybookDocument, PlaybookLinks
 from noetl.api.routes.dependencies import (
     AdminServices,
@@ -30,9 +31,12 @@ from noetl.api.routes.dependencies import (
 from noetl.api.routes.switching import compile_change, judge_elsewhere, switch_on_thread
 from noetl.api.service.compiler import InlinePlaybook
 from noetl.api.service.playbooks import PlaybookText
+from noetl.api.service.services import TenantServices
 from noetl.api.service.switches import PlaybookChange
-from noetl.api.service.views import BulkReport, PlaybookEntry, PlaybookPage
+from noetl.api.service.views import AliasEntry, AliasPage, BulkReport, PlaybookEntry, PlaybookPage
 from noetl.executor.model.run_filter import RunFilter
+
+T = TypeVar("T")
 
 router = APIRouter(prefix="/playbooks", tags=["playbooks"], default_response_class=JsonResponse)
 
@@ -40,7 +44,10 @@ router = APIRouter(prefix="/playbooks", tags=["playbooks"], default_response_cla
 class _PlaybookNameConvertor(PathConvertor):
     """The part of a path that names a playbook: no segment is one that other routes have."""
 
-    regex = r"(?!(?:versions|check-runs)(?:/|$))(?:(?!/(?:versions|check-runs)(?:/|$)).)*"
+    regex = (
+        r"(?!(?:versions|check-runs|aliases)(?:/|$))"
+        r"(?:(?!/(?:versions|check-runs|aliases)(?:/|$)).)*"
+    )
 
 
 register_url_convertor("playbook", _PlaybookNameConvertor())
@@ -49,6 +56,7 @@ _REMOVED: dict[int | str, dict[str, Any]] = {204: {"description": "It is not in 
 _PAGE: dict[int | str, dict[str, Any]] = {
     200: response_body(PlaybookPage, description="A page of playbooks.")
 }
+_ALIAS: dict[int | str, dict[str, Any]] = {200: response_body(AliasEntry, description="The alias.")}
 _DOCUMENT: dict[int | str, dict[str, Any]] = {
     200: response_body(PlaybookDocument, description="The playbook.")
 }
@@ -56,6 +64,7 @@ _DOCUMENT: dict[int | str, dict[str, Any]] = {
 Name = Annotated[
     str, Path(description="The name of a playbook. A slash may stand as it is.", examples=["greet"])
 ]
+Alias = Annotated[str, Path(description="An alias of the playbook.", examples=["live"])]
 Version = Annotated[str, Path(description="The version of a playbook.", examples=["1"])]
 Limit = Annotated[WholeNumber, Query(ge=1, le=MAX_PLAYBOOKS, description="The most playbooks of the page.")]
 
@@ -88,6 +97,7 @@ Force = Annotated[
             "version-exists",
             "path-taken",
             "playbook-changed",
+            "alias-exists",
             "invalid-name",
             "invalid-playbook",
             "too-much-work",
@@ -107,10 +117,7 @@ async def register_playbook(
     register = partial(
         services.playbooks.register, playbook, caller_name(request), newest=newest, is_forced=force
     )
-    # The checks among the registered playbooks read and examine many plans.
-    async with place_of(request).given_up():
-        compute = opened_services(request).compute
-        entry, is_new = await compute.read(register, services.tenant)
+    entry, is_new = await _change_registry(request, services, register)
     location = PlaybookLinks.of_entry(request, entry).self
     return JsonResponse(entry, 201 if is_new else 200, headers={"Location": location})
 
@@ -162,7 +169,7 @@ async def check_runs(name: Name, request: Request, services: ReadServices, curso
 
 @router.get("/{name:path}/versions/{version:path}", responses=_DOCUMENT, openapi_extra=problems("not-found"))
 def get_playbook_version(name: Name, version: Version, request: Request, services: ReadServices) -> Response:
-    """Return a version of a playbook, with its text."""
+    """Return a version of a playbook, or the one that an alias names, with its text."""
     return _with_links(request, services.playbooks.get(name, version))
 
 
@@ -170,11 +177,75 @@ def get_playbook_version(name: Name, version: Version, request: Request, service
     "/{name:path}/versions/{version:path}",
     status_code=204,
     responses=_REMOVED,
-    openapi_extra=problems("not-found", "playbook-in-use"),
+    openapi_extra=problems("not-found", "playbook-in-use", "alias-in-use", "path-taken"),
 )
 def remove_playbook_version(name: Name, version: Version, services: AdminServices) -> Response:
-    """Remove a version from the registry. 409 if it has runs that have not ended."""
+    """Remove a version from the registry. 409 if it has runs that have not ended, or an alias."""
     services.playbooks.unregister(name, version)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/{name:path}/aliases",
+    responses={200: response_body(AliasPage, description="The aliases.")},
+    openapi_extra=problems("not-found"),
+)
+def list_aliases(name: Name, services: ReadServices) -> Response:
+    """Return the aliases of a playbook: `live`, and the others in the order of their names."""
+    return JsonResponse(services.aliases.find(name))
+
+
+@router.get("/{name:path}/aliases/{alias}", responses=_ALIAS, openapi_extra=problems("not-found"))
+def get_alias(name: Name, alias: Alias, services: ReadServices) -> Response:
+    """Return the version that an alias of a playbook names."""
+    return JsonResponse(services.aliases.get(name, alias))
+
+
+@router.put(
+    "/{name:path}/aliases/{alias}",
+    responses={
+        **_ALIAS,
+        201: response_body(AliasEntry, description="The alias was added."),
+    },
+    openapi_extra={
+        **required_body("AliasBody"),
+        **problems(
+            "not-found",
+            "version-exists",
+            "too-many-aliases",
+            "path-taken",
+            "invalid-name",
+            "invalid-playbook",
+            "tenant-busy",
+            "service-busy",
+        ),
+    },
+)
+async def put_alias(
+    name: Name, alias: Alias, request: Request, services: AdminServices, force: Force = False
+) -> Response:
+    """Let an alias name a version. `live` stays at it until it is removed. A repetition changes nothing.
+
+    422 if the version does not fit the registered playbooks that it uses, or those that use the alias.
+    """
+    version = await read_alias_version(request)
+    put = partial(services.aliases.put, name, alias, version, caller_name(request), is_forced=force)
+    entry, is_new = await _change_registry(request, services, put)
+    return JsonResponse(entry, 201 if is_new else 200)
+
+
+@router.delete(
+    "/{name:path}/aliases/{alias}",
+    status_code=204,
+    responses={204: {"description": "The alias was removed."}},
+    openapi_extra=problems("not-found", "path-taken", "invalid-playbook", "tenant-busy", "service-busy"),
+)
+async def remove_alias(
+    name: Name, alias: Alias, request: Request, services: AdminServices, force: Force = False
+) -> Response:
+    """Remove an alias of a playbook. `live` then follows the newest version again."""
+    remove = partial(services.aliases.remove, name, alias, is_forced=force)
+    await _change_registry(request, services, remove)
     return Response(status_code=204)
 
 
@@ -202,6 +273,12 @@ def remove_playbook(name: Name, services: AdminServices) -> Response:
     """Remove all versions of a playbook. 409 if they have runs that have not ended."""
     services.playbooks.unregister(name)
     return Response(status_code=204)
+
+
+async def _change_registry(request: Request, services: TenantServices, change: Callable[[], T]) -> T:
+    """Return change(). Its checks among the registered playbooks read and examine many plans."""
+    async with place_of(request).given_up():
+        return await opened_services(request).compute.read(change, services.tenant)
 
 
 def _with_links(request: Request, playbook: PlaybookText) -> Response:

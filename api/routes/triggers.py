@@ -50,7 +50,7 @@ Trigger = Annotated[str, Path(description="The name of a trigger of the playbook
     openapi_extra=problems("invalid-cursor"),
 )
 def list_triggers(services: ReadServices, query: Annotated[TriggerListQuery, Query()]) -> Response:
-    """Return the triggers of the newest versions of all playbooks, or of one, in the order of their names."""
+    """Return the triggers of the live versions of all playbooks, or of one, in the order of their names."""
     page = services.triggers.find(query.playbook, limit=query.limit, cursor=query.cursor)
     return JsonResponse(page)
 

@@ -26,7 +26,7 @@ class BackfillService:
         """Start a backfill of a trigger. Return it, and whether an earlier request has started it.
 
         Raises:
-            NotFoundError: the newest version of the playbook has no such trigger.
+            NotFoundError: the live version of the playbook has no such trigger.
             RejectedError: `invalid_backfill`; `idempotency_key_reused`; `quota_exceeded`.
         """
         from noetl.executor.engine.backfill_start import start_backfill

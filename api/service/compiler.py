@@ -34,7 +34,7 @@ class InlinePlaybook:
 
 @frozen
 class PlaybookReference:
-    """A registered playbook: a version, or the newest one if `version` is None."""
+    """A registered playbook: a version, or one that an alias names. With None as `version`, the live one."""
 
     name: str
     version: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookReference, plan_of
@@ -17,8 +17,9 @@ from noetl.api.service.views import (
 )
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
-from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.registry import RegisteredPlaybook, is_alias_name
 from noetl.executor.model.run_filter import fold_case
+from noetl.planner.catalogue import LIVE
 from noetl.planner.diagnostics.terminal_text import to_printable
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen
@@ -37,7 +38,7 @@ MAX_SEARCH_READS = 50
 MAX_CALLER_LENGTH = 200
 """Number of characters of a caller's name that are kept. An issuer of tokens may write any text into it."""
 
-_RESERVED_SEGMENTS = ("", ".", "..", "versions", "check-runs")
+_RESERVED_SEGMENTS = ("", ".", "..", "versions", "check-runs", "aliases")
 """Segments that the name of a playbook must not have between slashes, because its path would be ambiguous."""
 
 
@@ -72,7 +73,7 @@ class PlaybookService:
         """
         if isinstance(playbook, InlinePlaybook):
             return playbook.text
-        return self.get(playbook.name, playbook.version).text
+        return self.context.store.plans.get(registered_playbook(self.context, playbook).plan_hash).source
 
     def register(
         self,
@@ -94,7 +95,8 @@ class PlaybookService:
             UnfitPlaybookError: it does not fit the registered ones.
             RejectedError: `invalid_name`, if the path of the playbook would be ambiguous; `version_exists`,
                 if the version was registered with another text, even if it has been removed since;
-                `playbook_changed`, if the newest version is not `newest`.
+                `playbook_changed`, if the newest version is not `newest`; `alias_exists`, if the version has
+                the name of an alias.
         """
         store, tenant = self.context.store, self.context.tenant
         plan = playbook if isinstance(playbook, Plan) else self.context.compiler.plan(playbook)
@@ -105,9 +107,11 @@ class PlaybookService:
         before = store.registry.get(tenant, name, version)
         warnings: Sequence[Diagnostic] = ()
         if before is None or (version is None and before.plan_hash != plan.hash):
-            warnings = self._check_among_registered(plan, is_forced=is_forced)
+            is_pinned = any(alias.name == LIVE for alias in store.registry.aliases(tenant, [name]))
+            aliases = () if is_pinned else (LIVE,)
+            warnings = require_fit(self.context, plan, aliases, is_forced=is_forced)
         store.plans.save(plan)
-        caller = None if registered_by is None else _cut_caller(registered_by)
+        caller = None if registered_by is None else cut_caller(registered_by)
         registered_at = round(self.context.clock(), 6)
         try:
             registered = store.registry.register(
@@ -122,22 +126,8 @@ class PlaybookService:
             if store.plans.get(before.plan_hash).source != plan.source:
                 raise
             registered = before
-        return _entry(registered, warnings), registered != before
-
-    def _check_among_registered(self, plan: Plan, *, is_forced: bool) -> Sequence[Diagnostic]:
-        """Check that a new version fits the playbooks that it uses, and those that use it. Return warnings.
-
-        Raises:
-            UnfitPlaybookError: it does not.
-        """
-        from noetl.api.service.registered_plans import StoredPlaybooks, check_among_registered
-
-        context = self.context
-        stored = StoredPlaybooks(context.store, context.tenant, context.sources)
-        findings = check_among_registered(stored, plan, context.compiler.catalogue, is_forced=is_forced)
-        if any(finding.severity == "error" for finding in findings):
-            raise UnfitPlaybookError(findings)
-        return findings
+        (entry,) = self._entries([registered])
+        return _with_warnings(entry, warnings), registered != before
 
     def find(self, name: str | None = None, *, limit: int = 100, cursor: str | None = None) -> PlaybookPage:
         """Return one page of the registry, with the cursor of the next page.
@@ -152,8 +142,9 @@ class PlaybookService:
         registry = self.context.store.registry
         playbooks, next_cursor = registry.find(self.context.tenant, name, limit=limit, cursor=cursor)
         if name is not None and cursor is None and not playbooks:
-            raise _unknown_playbook(name, None)
-        return PlaybookPage(items=[_entry(playbook) for playbook in playbooks], next_cursor=next_cursor)
+            raise unknown_playbook(name, None)
+        are_newest = name is None
+        return PlaybookPage(items=self._entries(playbooks, are_newest=are_newest), next_cursor=next_cursor)
 
     def search(self, text: str, *, limit: int = 100, cursor: str | None = None) -> PlaybookPage:
         """Return one page of the playbooks whose name has a text, as `find` does. Case makes no difference.
@@ -164,22 +155,31 @@ class PlaybookService:
             RejectedError: `invalid_cursor`.
         """
         registry, wanted = self.context.store.registry, fold_case(text)
-        items: list[PlaybookEntry] = []
+        items: list[RegisteredPlaybook] = []
         for _ in range(MAX_SEARCH_READS):
             found, cursor = registry.find(self.context.tenant, limit=limit - len(items), cursor=cursor)
-            items += [_entry(playbook) for playbook in found if wanted in fold_case(playbook.name)]
+            items += [playbook for playbook in found if wanted in fold_case(playbook.name)]
             if cursor is None or len(items) == limit:
                 break
-        return PlaybookPage(items=items, next_cursor=cursor)
+        return PlaybookPage(items=self._entries(items, are_newest=True), next_cursor=cursor)
 
     def get(self, name: str, version: str | None = None) -> PlaybookText:
         """Return a registered playbook, of `version` or the newest one, with its text.
 
+        `version` may also be an alias.
+
         Raises:
             NotFoundError: the registry has no such playbook.
         """
-        playbook = registered_playbook(self.context, PlaybookReference(name, version))
-        return PlaybookText(_entry(playbook), self.context.store.plans.get(playbook.plan_hash).source)
+        if version is not None:
+            playbook = registered_playbook(self.context, PlaybookReference(name, version))
+        else:
+            newest = self.context.store.registry.get(self.context.tenant, name)
+            if newest is None:
+                raise unknown_playbook(name, None)
+            playbook = newest
+        source = self.context.store.plans.get(playbook.plan_hash).source
+        return PlaybookText(self._entries([playbook])[0], source)
 
     def unregister(self, name: str, version: str | None = None) -> None:
         """Remove a version of a playbook, or all versions, from the registry.
@@ -188,7 +188,8 @@ class PlaybookService:
 
         Raises:
             NotFoundError: the registry has no such playbook.
-            RejectedError: `playbook_in_use`, with the ids of its oldest live runs as `runs`.
+            RejectedError: `playbook_in_use`, with the ids of its oldest live runs as `runs`; `alias_in_use`,
+                if an alias names the version.
         """
         registry, now = self.context.store.registry, self.context.clock()
         hashes = sorted(self._plan_hashes(name, version))
@@ -198,7 +199,31 @@ class PlaybookService:
             message = f"{_subject(name, version)} has runs that have not ended: {', '.join(live)}"
             raise RejectedError("playbook_in_use", message, runs=live)
         if not registry.unregister(self.context.tenant, name, version, now=now):
-            raise _unknown_playbook(name, version)
+            raise unknown_playbook(name, version)
+
+    def _entries(
+        self, playbooks: Sequence[RegisteredPlaybook], *, are_newest: bool = False
+    ) -> list[PlaybookEntry]:
+        """Return the entries of versions of playbooks. `are_newest` says that each is the newest one."""
+        registry, tenant = self.context.store.registry, self.context.tenant
+        names = {playbook.name for playbook in playbooks}
+        aliases: dict[str, dict[str, str]] = {name: {} for name in names}
+        for alias in registry.aliases(tenant, names):
+            aliases[alias.playbook][alias.name] = alias.version
+        pinned = {name: named.pop(LIVE) for name, named in aliases.items() if LIVE in named}
+        newest = {playbook.name: playbook for playbook in playbooks if are_newest}
+        for name in names - pinned.keys() - newest.keys():
+            if (found := registry.get(tenant, name)) is not None:
+                newest[name] = found
+        return [
+            _entry(
+                playbook,
+                pinned.get(playbook.name),
+                newest.get(playbook.name, playbook),
+                aliases[playbook.name],
+            )
+            for playbook in playbooks
+        ]
 
     def _plan_hashes(self, name: str, version: str | None) -> set[str]:
         """Return the hashes of the plans of a version, or of all versions."""
@@ -235,40 +260,80 @@ def describe(compilation: Compilation) -> PlanDescription:
 
 
 def registered_playbook(context: TenantContext, reference: PlaybookReference) -> RegisteredPlaybook:
-    """Return the record of a registered playbook.
+    """Return the record of a registered playbook. No alias has the name of a version.
 
     Raises:
         NotFoundError: the registry of the tenant has no such playbook.
     """
-    playbook = context.store.registry.get(context.tenant, reference.name, reference.version)
+    registry, tenant = context.store.registry, context.tenant
+    name, version = reference.name, reference.version
+    if version is None:
+        playbook = registry.get(tenant, name, alias=LIVE)
+    else:
+        playbook = registry.get(tenant, name, version)
+        if playbook is None and is_alias_name(version):
+            playbook = registry.get(tenant, name, alias=version)
     if playbook is None:
-        raise _unknown_playbook(reference.name, reference.version)
+        raise unknown_playbook(name, version)
     return playbook
 
 
-def _entry(playbook: RegisteredPlaybook, warnings: Sequence[Diagnostic] = ()) -> PlaybookEntry:
+def require_fit(
+    context: TenantContext, plan: Plan, aliases: Collection[str], *, is_forced: bool
+) -> Sequence[Diagnostic]:
+    """Check that a version, which `aliases` name then, fits the playbooks that it uses and its callers.
+
+    Return warnings.
+
+    Raises:
+        UnfitPlaybookError: it does not.
+    """
+    from noetl.api.service.registered_plans import check_among_registered
+
+    findings = check_among_registered(context, plan, is_forced=is_forced, aliases=aliases)
+    if any(finding.severity == "error" for finding in findings):
+        raise UnfitPlaybookError(findings)
+    return findings
+
+
+def _with_warnings(entry: PlaybookEntry, warnings: Sequence[Diagnostic]) -> PlaybookEntry:
+    shown = [DiagnosticEntry(**finding.to_json()) for finding in warnings]
+    return PlaybookEntry(**{**vars(entry), "diagnostics": shown}) if shown else entry
+
+
+def _entry(
+    playbook: RegisteredPlaybook,
+    pinned: str | None,
+    newest: RegisteredPlaybook,
+    aliases: Mapping[str, str],
+) -> PlaybookEntry:
+    """Return the entry of a version. `pinned` is the version that was promoted to `live`, if one was."""
     assert playbook.version is not None
+    assert newest.version is not None
     return PlaybookEntry(
         name=playbook.name,
         version=playbook.version,
         plan_hash=playbook.plan_hash,
         registered_at=timestamp(playbook.registered_at),
         registered_by=playbook.registered_by,
-        diagnostics=[DiagnosticEntry(**finding.to_json()) for finding in warnings] or None,
+        live_version=newest.version if pinned is None else pinned,
+        pinned=pinned is not None,
+        aliases=aliases,
     )
 
 
-def _cut_caller(name: str) -> str:
+def cut_caller(name: str) -> str:
     r"""Return the name of a caller as every store can keep it: printable, and bounded.
 
-    >>> _cut_caller("token of a\0b")
+    >>> cut_caller("token of a\0b")
     'token of a␀b'
     """
     shown = to_printable(name)
     return shown if len(shown) <= MAX_CALLER_LENGTH else f"{shown[:MAX_CALLER_LENGTH]}…"
 
 
-def _unknown_playbook(name: str, version: str | None) -> NotFoundError:
+def unknown_playbook(name: str, version: str | None) -> NotFoundError:
+    """Return the error of a playbook or a version that is not registered."""
     shown_version = None if version is None else abbreviate(version)
     return NotFoundError(f"unknown {_subject(abbreviate(name), shown_version)}")
 
@@ -289,6 +354,6 @@ def _check_addressable(kind: str, text: str) -> None:
         message = (
             f"the {kind} of a registered playbook must be 1 to {MAX_NAME_LENGTH} printable characters"
             " without blanks around them, and no segment between slashes may be empty, `.`, `..`,"
-            " `versions` or `check-runs`"
+            " `versions`, `aliases` or `check-runs`"
         )
         raise RejectedError("invalid_name", message)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from noetl.api.service.tenant import TenantContext
 from noetl.executor.errors import StoreAwayError, StoreError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.triggers import LiveTrigger
 from noetl.executor.precedence import wait_for_slice
 from noetl.executor.security.allowed_sources import AllowedSources
 from noetl.executor.stores.interface import Store
+from noetl.planner.catalogue import LIVE, PlaybookCall
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan, Trigger, TriggerSource
-from noetl.planner.registration.call_sites import Catalogued
 from noetl.planner.registration.checks import check_registration
 from noetl.planner.registration.registry import AwaitingTrigger, RegisteredPlan, UnreadablePlanError
 
@@ -38,8 +39,9 @@ class StoredPlaybooks:
     tenant: str
     sources: AllowedSources | None = None
 
-    def find(self, name: str, version: str | None = None) -> RegisteredPlan | None:
-        found = self.store.registry.get(self.tenant, name, version)
+    def find(self, call: PlaybookCall) -> RegisteredPlan | None:
+        registry = self.store.registry
+        found = registry.get(self.tenant, call.name, call.version, alias=call.followed_alias)
         return None if found is None else self._read(found)
 
     def plan(self, registered: RegisteredPlan) -> Plan:
@@ -51,6 +53,9 @@ class StoredPlaybooks:
 
     def versions(self, name: str) -> Sequence[str]:
         return [playbook.version or "" for playbook in self._find(name, MAX_NAMES)]
+
+    def aliases(self, name: str) -> Sequence[str]:
+        return [alias.name for alias in self.store.registry.aliases(self.tenant, [name])]
 
     def awaiting(self, name: str) -> Iterator[AwaitingTrigger]:
         for trigger in self.store.triggers.awaiting(self.tenant, name):
@@ -65,11 +70,18 @@ class StoredPlaybooks:
     def missing_rule(self, source: TriggerSource) -> str | None:
         return None if self.sources is None else self.sources.missing_rule(self.tenant, source)
 
-    def newest_versions(self) -> Iterator[RegisteredPlan]:
-        for playbook in self._find(None, MAX_CALLERS):
+    def live_versions(self) -> Iterator[RegisteredPlan]:
+        registry = self.store.registry
+        newest = list(self._find(None, MAX_CALLERS))
+        aliases = registry.aliases(self.tenant, [playbook.name for playbook in newest])
+        pinned = {alias.playbook for alias in aliases if alias.name == LIVE}
+        for playbook in newest:
             self.pause()
+            is_pinned = playbook.name in pinned
+            live = registry.get(self.tenant, playbook.name, alias=LIVE) if is_pinned else playbook
             with suppress(UnreadablePlanError):
-                yield self._read(playbook)
+                if live is not None:
+                    yield self._read(live)
 
     def pause(self) -> None:
         wait_for_slice()
@@ -108,7 +120,9 @@ def _readable(playbook: str) -> Iterator[None]:
 
 
 def check_among_registered(
-    playbooks: StoredPlaybooks, plan: Plan, action_types: Catalogued, *, is_forced: bool
+    context: TenantContext, plan: Plan, *, is_forced: bool, aliases: Collection[str]
 ) -> tuple[Diagnostic, ...]:
-    """Return the findings about a new version of a playbook among the registered ones of a tenant."""
-    return check_registration(plan, playbooks, action_types, is_forced=is_forced)
+    """Return the findings about a version of a playbook among the registered ones. `aliases` name it then."""
+    registered = StoredPlaybooks(context.store, context.tenant, context.sources)
+    action_types = context.compiler.catalogue
+    return check_registration(plan, registered, action_types, is_forced=is_forced, aliases=aliases)

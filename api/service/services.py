@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
 
+from noetl.api.service.aliases import AliasService
 from noetl.api.service.backfills import BackfillService
 from noetl.api.service.bulk import BulkService
 from noetl.api.service.cached_results import CacheService
@@ -60,6 +61,7 @@ class TenantServices:
         self.inbox = InboxService(context, self.runs)
         self.cache = CacheService(context)
         self.playbooks = PlaybookService(context)
+        self.aliases = AliasService(context)
         self.triggers = TriggerService(context)
         self.backfills = BackfillService(context)
         self.calendar = CalendarService(context)

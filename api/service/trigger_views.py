@@ -17,7 +17,7 @@ _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
 class TriggerEntry(View, schema_name="Trigger"):
-    """Trigger of the newest version of a playbook.
+    """Trigger of the live version of a playbook.
 
     `summary` says on one line what it fires at. `schedule` is that of a schedule, in the words of the
     playbook. `next_at` is the instant at which it fires next, and `due_at` is later by its jitter. It is null

@@ -108,7 +108,7 @@ class TriggerService:
         """Return a trigger with its next `count` firings.
 
         Raises:
-            NotFoundError: the newest version of the playbook has no such trigger.
+            NotFoundError: the live version of the playbook has no such trigger.
         """
         trigger, header = self._read(playbook, name)
         declared = _declaration(header, trigger)
@@ -141,7 +141,7 @@ class TriggerService:
         """Pause a trigger: it does not fire until it is resumed. A repeated request changes nothing.
 
         Raises:
-            NotFoundError: the newest version of the playbook has no such trigger.
+            NotFoundError: the live version of the playbook has no such trigger.
             RejectedError: `trigger_changed`.
         """
 
@@ -156,7 +156,7 @@ class TriggerService:
         `catch_up` says which of the firings that were missed since are performed.
 
         Raises:
-            NotFoundError: the newest version of the playbook has no such trigger.
+            NotFoundError: the live version of the playbook has no such trigger.
             RejectedError: `trigger_changed`.
         """
 
@@ -175,7 +175,7 @@ class TriggerService:
         Return the run, and whether an earlier firing has started it.
 
         Raises:
-            NotFoundError: the newest version of the playbook has no such trigger.
+            NotFoundError: the live version of the playbook has no such trigger.
             RejectedError: `not_scheduled`; `invalid_input`; `quota_exceeded`; `trigger_changed`.
         """
         from noetl.executor.engine.hand_firing import HandFiring, fire_by_hand

@@ -466,6 +466,8 @@ class PlaybookSummary(View, schema_name="PlaybookSummary"):
 class PlaybookEntry(View, schema_name="Registered"):
     """Version of a playbook in the registry. `statistics` is present if it was requested.
 
+    `live_version` is the version that triggers and starts by name use. It is the newest one unless `pinned`
+    is true. `aliases` are the other aliases of the playbook, with their versions.
     `diagnostics` are the warnings of its registration, such as one about a source that the service may not
     read.
     """
@@ -475,8 +477,28 @@ class PlaybookEntry(View, schema_name="Registered"):
     plan_hash: str
     registered_at: Timestamp
     registered_by: str | None
+    live_version: str
+    pinned: bool
+    aliases: Mapping[str, str]
     statistics: PlaybookSummary | None = None
     diagnostics: Sequence[DiagnosticEntry] | None = None
+
+
+class AliasEntry(View, schema_name="Alias"):
+    """Alias of a playbook, which names a version. `live` follows the newest one unless `pinned` is true.
+
+    `changed_at` and `changed_by` say when and by whom this version was promoted. They are null if it was not.
+    """
+
+    name: str
+    version: str
+    pinned: bool
+    changed_at: Timestamp | None
+    changed_by: str | None
+
+
+class AliasPage(View, schema_name="AliasPage"):
+    items: Sequence[AliasEntry]
 
 
 class PlaybookPage(View, schema_name="PlaybookPage"):

@@ -19,7 +19,7 @@ from noetl.executor.model.memory_budget import AnswerMemory
 from noetl.executor.model.run import NEVER, Run, Wait
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.security.capabilities import Capabilities
-from noetl.planner.catalogue import ActionDeclaration
+from noetl.planner.catalogue import ActionDeclaration, PlaybookCall
 from noetl.planner.frozen import frozen, replace
 
 DEFAULT_TIMEOUT_SECONDS = 3600.0
@@ -67,7 +67,7 @@ class ExternalWaits(Protocol):
         ...
 
     def start_run(
-        self, wait_id: str, playbook: str, version: str | None, input: Mapping[str, Any], *, detached: bool
+        self, wait_id: str, called: PlaybookCall, input: Mapping[str, Any], *, detached: bool
     ) -> Run:
         """Start a run of a playbook. Its end answers the wait unless it is detached. Idempotent.
 

@@ -8,14 +8,14 @@ from typing import Any
 from noetl.executor.actions.action import Call, Suspend
 from noetl.executor.errors import ActionError
 from noetl.executor.model.run import NEVER, Run, RunStatus
-from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, PlaybookCall
 
 
-def _called_playbook(parameters: Mapping[str, Any]) -> tuple[str, str | None] | None:
-    name, version = parameters.get("playbook"), parameters.get("version")
+def _called_playbook(parameters: Mapping[str, Any]) -> PlaybookCall | None:
+    name, *labels = (parameters.get(key) for key in ("playbook", "version", "alias"))
     if not isinstance(name, str):
         return None
-    return name, version if isinstance(version, str) else None
+    return PlaybookCall(name, *(label if isinstance(label, str) else None for label in labels))
 
 
 DECLARATION = ActionDeclaration(
@@ -23,13 +23,15 @@ DECLARATION = ActionDeclaration(
     description="Runs another playbook. Its result is the result of that run.",
     parameters={
         "playbook": Parameter((Kind.STRING,), "The name of the playbook.", required=True),
-        "version": Parameter((Kind.STRING,), "The version of the playbook. Default: the newest."),
+        "version": Parameter((Kind.STRING,), "The version of the playbook. Default: the live one."),
+        "alias": Parameter((Kind.STRING,), "An alias of the playbook, which names a version."),
         "input": Parameter((Kind.OBJECT,), "The input of the run."),
         "detach": Parameter(
             (Kind.BOOLEAN,),
             "Whether to continue without waiting for the run. The result is its `workflow_id`.",
         ),
     },
+    at_most_one=("version", "alias"),
     summary=lambda parameters: str(parameters.get("playbook", "")),
     suspends=True,
     awaits="another run",
@@ -81,8 +83,7 @@ def _start(call: Call, *, detached: bool) -> Run:
     parameters = call.parameters
     return call.external_waits.start_run(
         call.wait_id,
-        parameters["playbook"],
-        parameters.get("version"),
+        PlaybookCall(parameters["playbook"], parameters.get("version"), parameters.get("alias")),
         parameters.get("input", {}),
         detached=detached,
     )

@@ -20,6 +20,7 @@ from noetl.executor.model.tracing import child_trace
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.security.redaction import CALLBACK_TOKENS
 from noetl.executor.stores.interface import Store
+from noetl.planner.catalogue import PlaybookCall
 
 MAX_RUN_DEPTH = 10
 """How many levels of child runs a run may have."""
@@ -35,8 +36,8 @@ class FoundPlaybook(NamedTuple):
     version: str | None
 
 
-FindPlaybook = Callable[[Run, str, str | None], FoundPlaybook | None]
-"""A function (parent run, name, version) that finds a playbook, or returns None if it is unknown."""
+FindPlaybook = Callable[[Run, PlaybookCall], FoundPlaybook | None]
+"""A function (parent run, call) that finds a playbook, or returns None if it is unknown."""
 
 
 def read_public_url(environ: Mapping[str, str] = os.environ) -> str | None:
@@ -61,11 +62,24 @@ def read_public_url(environ: Mapping[str, str] = os.environ) -> str | None:
     return text
 
 
+def describe_call(call: PlaybookCall) -> str:
+    """Return the playbook of a call in words.
+
+    >>> describe_call(PlaybookCall("report", alias="stable"))
+    'alias stable of playbook `report`'
+    """
+    if call.alias is not None:
+        return f"alias {call.alias} of playbook `{call.name}`"
+    if call.version is not None:
+        return f"version {call.version} of playbook `{call.name}`"
+    return f"playbook `{call.name}`"
+
+
 def registry_finder(store: Store) -> FindPlaybook:
     """Return a function that finds playbooks in the registry of the run's tenant."""
 
-    def find(run: Run, name: str, version: str | None) -> FoundPlaybook | None:
-        playbook = store.registry.get(run.tenant, name, version)
+    def find(run: Run, call: PlaybookCall) -> FoundPlaybook | None:
+        playbook = store.registry.get(run.tenant, call.name, call.version, alias=call.followed_alias)
         return None if playbook is None else FoundPlaybook(playbook.plan_hash, playbook.version)
 
     return find
@@ -104,21 +118,18 @@ class VisitWaits:
         return self.store.waits.close_wait(self._key(wait_id), self.clock())
 
     def start_run(
-        self, wait_id: str, playbook: str, version: str | None, input: Mapping[str, Any], *, detached: bool
+        self, wait_id: str, called: PlaybookCall, input: Mapping[str, Any], *, detached: bool
     ) -> Run:
         from noetl.executor.engine.start import new_run
 
-        parent = self.claim.run
+        parent, playbook = self.claim.run, called.name
         if parent.depth >= MAX_RUN_DEPTH:
             message = f"`{playbook}` exceeds the limit of {MAX_RUN_DEPTH} levels of child runs"
             raise ActionError("LimitExceeded", message, retryable=False)
         max_child_runs = self._check_quotas(playbook)
-        found = self.find_playbook(parent, playbook, version)
+        found = self.find_playbook(parent, called)
         if found is None:
-            wanted = (
-                f"playbook `{playbook}`" if version is None else f"version {version} of playbook `{playbook}`"
-            )
-            raise ActionError("ParameterError", f"unknown {wanted}", retryable=False)
+            raise ActionError("ParameterError", f"unknown {describe_call(called)}", retryable=False)
         request = StartRequest(
             input=input,
             trace=child_trace(parent, self.claim.visit.id, wait_id),

@@ -172,6 +172,9 @@ def check_kinds(declaration: ActionDeclaration, rendered: Mapping[str, Any]) -> 
         raise _parameter_error(
             f"`{declaration.type}` must have exactly one of {', '.join(f'`{n}`' for n in declaration.one_of)}"
         )
+    if sum(name in checked for name in declaration.at_most_one) > 1:
+        names = " and ".join(f"`{name}`" for name in declaration.at_most_one)
+        raise _parameter_error(f"`{declaration.type}` must not have {names} together")
     return checked
 
 

@@ -6,13 +6,11 @@ import re
 from collections.abc import Collection
 
 from noetl.executor.errors import RejectedError
+from noetl.planner.catalogue import LIVE
 from noetl.planner.frozen import frozen
 
 SERVICE_TENANT = "_service"
 """Owner of keys that the service uses itself. No tenant has this name: names begin with a letter or digit."""
-
-LIVE = "live"
-"""The alias that every playbook has. It names the newest version until a version is promoted to it."""
 
 MAX_ALIASES = 50
 """How many aliases a playbook may have."""

@@ -34,7 +34,7 @@ from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.security.secret_access import unrestricted_access
 from noetl.executor.security.secret_hosts import SecretHosts
 from noetl.executor.stores.memory.store import MemoryStore
-from noetl.planner.catalogue import ActionDeclaration
+from noetl.planner.catalogue import ActionDeclaration, PlaybookCall
 from noetl.planner.compile import Compilation, compile_playbook
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.kinds import is_of_kind
@@ -103,7 +103,7 @@ class FakeWaits:
         return self.waits[wait_id]
 
     def start_run(
-        self, wait_id: str, playbook: str, version: str | None, input: Mapping[str, Any], *, detached: bool
+        self, wait_id: str, called: PlaybookCall, input: Mapping[str, Any], *, detached: bool
     ) -> Run:
         """Record a child run and return it."""
         id = f"run-of-{wait_id}"
@@ -113,8 +113,8 @@ class FakeWaits:
             self.runs[id] = Run(
                 id,
                 "default",
-                playbook,
-                version,
+                called.name,
+                called.version,
                 hash,
                 status,
                 "local",

@@ -118,6 +118,11 @@ class _ActionChecker:
             span = self._document.key_span((*path, alternatives[1]))
             message = f"{pair} exclude each other: exactly one of {_list(declaration.one_of)} must be given"
             self._diagnostics.add("NP503", message, span)
+        excluding = [name for name in declaration.at_most_one if name in present]
+        if len(excluding) > 1:
+            span = self._document.key_span((*path, excluding[1]))
+            message = f"{' and '.join(as_code(excluding[:2]))} exclude each other"
+            self._diagnostics.add("NP503", message, span, f"remove `{excluding[1]}` or `{excluding[0]}`")
 
     def _check_parameter(
         self, declaration: ActionDeclaration, name: str, parameter: Parameter, value: Any, path: DocumentPath

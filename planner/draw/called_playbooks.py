@@ -5,21 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from noetl.planner.catalogue import ActionDeclaration
+from noetl.planner.catalogue import ActionDeclaration, PlaybookCall
 from noetl.planner.draw.layout import Layout
 from noetl.planner.plan import Action, Plan, Work
 from noetl.planner.templates.parser import has_template
-
-
-@dataclass(frozen=True, slots=True)
-class PlaybookCall:
-    """The name and the version of a playbook that an action runs. The version is None for the newest."""
-
-    name: str
-    version: str | None = None
-
-    def __str__(self) -> str:
-        return self.name if self.version is None else f"{self.name} {self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +28,7 @@ def find_calls(plan: Plan, action_types: Mapping[str, ActionDeclaration]) -> tup
         if declaration is not None and declaration.called_playbook is not None and isinstance(work, Action):
             called = declaration.called_playbook(work.parameters)
             if called is not None and not any(part is not None and has_template(part) for part in called):
-                found[PlaybookCall(*called)] = None
+                found[called] = None
     return tuple(found)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from noetl.planner.catalogue import ActionDeclaration
+from noetl.planner.catalogue import ActionDeclaration, PlaybookCall
 from noetl.planner.plan import Action, Plan, Step
 from noetl.planner.registration.plan_texts import find_all_work
 from noetl.planner.syntax.models import DocumentPath
@@ -20,15 +20,13 @@ class CallSite(NamedTuple):
     Attributes:
         path: the path of the action in the document.
         action: the action itself.
-        playbook: the name of the playbook.
-        version: the version; None for the newest.
+        call: the playbook, and its version or alias.
         step: the step that contains the action; None in a task.
     """
 
     path: DocumentPath
     action: Action
-    playbook: str
-    version: str | None
+    call: PlaybookCall
     step: Step | None
 
     @property
@@ -50,17 +48,16 @@ def find_call_sites(plan: Plan, action_types: Catalogued) -> Iterator[CallSite]:
             continue
         called = called_playbook(work, action_types)
         if called is not None:
-            yield CallSite(path, work, *called, step)
+            yield CallSite(path, work, called, step)
 
 
-def called_playbook(action: Action, action_types: Catalogued) -> tuple[str, str | None] | None:
-    """Return the name and the version of the playbook that an action runs, or None."""
+def called_playbook(action: Action, action_types: Catalogued) -> PlaybookCall | None:
+    """Return the playbook that an action runs, or None if it is not known before the run."""
     declaration = action_types.get(action.type)
     if declaration is None or declaration.called_playbook is None:
         return None
     called = declaration.called_playbook(action.parameters)
-    version = action.parameters.get("version")
-    if called is None or any(isinstance(part, str) and has_template(part) for part in (*called, version)):
+    if called is None or any(part is not None and has_template(part) for part in called):
         return None
     return called
 

@@ -2,11 +2,11 @@
 
 Problem: a playbook is compiled alone, but it calls others, waits for their runs, and is called itself.
 
-Algorithm: each use of another playbook is compared with the version that it names, or with the newest
-(NP817, NP818). The inputs and the result of the new version may differ from those of the version before. Then
-each use of it by another playbook is compared with both. It breaks if it fits the old one only (NP822).
-Channels that `notify` names must exist (NP851). A source that the operator does not allow is a warning
-(NP820).
+Algorithm: each use of another playbook is compared with the version that it or its alias names, or with
+the live one (NP817, NP818). The new version may take an alias from another version. If their inputs and
+results differ, each use of the alias by a live version is compared with both. It breaks if it fits the old
+one only (NP822). Channels that `notify` names must exist (NP851). A source that the
+operator does not allow is a warning (NP820).
 
 Cost: one read for each used playbook. If the interface has changed, one for each registered playbook, and for
 those that use the new one their plans.
@@ -22,6 +22,7 @@ from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
+from noetl.planner.catalogue import LIVE, PlaybookCall
 from noetl.planner.diagnostics.diagnostic import Diagnostic, did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import replace
@@ -32,6 +33,7 @@ from noetl.planner.registration.circles import check_circles
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings, key_of
 from noetl.planner.registration.fit import Misfit, list_versions
 from noetl.planner.registration.registry import (
+    AliasedVersion,
     RegisteredPlan,
     RegisteredPlaybooks,
     UnreadablePlanError,
@@ -52,20 +54,27 @@ ResultNames = Callable[[], Collection[str]]
 
 
 def check_registration(
-    plan: Plan, registered: RegisteredPlaybooks, action_types: Catalogued, *, is_forced: bool = False
+    plan: Plan,
+    registered: RegisteredPlaybooks,
+    action_types: Catalogued,
+    *,
+    is_forced: bool = False,
+    aliases: Collection[str] = (LIVE,),
 ) -> tuple[Diagnostic, ...]:
     """Return the findings about a new version of a playbook among the registered ones.
 
-    If it is forced, only what never ends is an error.
+    `aliases` name it then, and may name another version before. If it is forced, only what never ends is an
+    error.
     """
     findings = RegistrationFindings(plan)
     check_sources_allowed(findings, registered)
     if not is_forced:
         check_channels(findings, registered)
-        _check_used_playbooks(findings, registered, action_types)
-        with suppress(UnreadablePlanError):
-            _check_callers(findings, registered, action_types)
-    check_circles(findings, registered, action_types)
+        _check_used_playbooks(findings, registered, action_types, aliases)
+        for alias in aliases:
+            with suppress(UnreadablePlanError):
+                _check_callers(findings, registered, action_types, alias)
+    check_circles(findings, registered, action_types, aliases)
     return findings.to_diagnostics()
 
 
@@ -77,26 +86,30 @@ def has_uses(plan: Plan, action_types: Catalogued) -> bool:
 
 
 def _check_used_playbooks(
-    findings: RegistrationFindings, registered: RegisteredPlaybooks, action_types: Catalogued
+    findings: RegistrationFindings,
+    registered: RegisteredPlaybooks,
+    action_types: Catalogued,
+    aliases: Collection[str],
 ) -> None:
     """Report uses of unknown playbooks, and uses that do not fit."""
     plan = findings.plan
     if not has_uses(plan, action_types):
         return
     own_version = RegisteredPlan(plan.hash, plan.header, plan.header.version)
+    new = AliasedVersion(own_version, aliases)
 
     @cache
-    def find(name: str, version: str | None) -> _Version | None:
-        if name == plan.header.name and version in (None, plan.header.version):
+    def find(call: PlaybookCall) -> _Version | None:
+        if new.is_called(call):
             return _Version(own_version, _result_names(own_version, lambda _: plan))
-        found = registered.find(name, version)
+        found = registered.find(call)
         return None if found is None else _Version(found, _result_names(found, registered.plan))
 
     for use in UsesOfPlan(plan, action_types).find():
         if find.cache_info().currsize >= MAX_USED:
             return
         with suppress(UnreadablePlanError):
-            version = find(use.playbook, use.version)
+            version = find(use.call)
             if version is None:
                 _report_unknown(findings, registered, use)
                 continue
@@ -124,28 +137,34 @@ def _result_names(registered: RegisteredPlan, read: Callable[[RegisteredPlan], P
 def _report_unknown(
     findings: RegistrationFindings, registered: RegisteredPlaybooks, use: PlaybookUse
 ) -> None:
-    shown = abbreviate(use.playbook)
-    versions = registered.versions(use.playbook) if use.version is not None else ()
-    if use.version is not None and versions:
-        hint = did_you_mean(use.version, versions) or list_versions(versions)
-        message = f"unknown version `{abbreviate(use.version)}` of the playbook `{shown}`"
+    name, version, alias = use.call
+    shown = abbreviate(name)
+    versions = registered.versions(name) if use.call.label is not None else ()
+    if version is not None and versions:
+        hint = did_you_mean(version, versions) or list_versions(versions)
+        message = f"unknown version `{abbreviate(version)}` of the playbook `{shown}`"
         findings.report("NP817", message, PlanPlace((*use.path, "version")), hint)
         return
+    if alias is not None and versions:
+        hint = did_you_mean(alias, registered.aliases(name)) or "promote a version to it first"
+        message = f"unknown alias `{abbreviate(alias)}` of the playbook `{shown}`"
+        findings.report("NP817", message, PlanPlace((*use.path, "alias")), hint)
+        return
     names = {*registered.names(), findings.plan.header.name}
-    hint = did_you_mean(use.playbook, names) or "register it first"
+    hint = did_you_mean(name, names) or "register it first"
     findings.report("NP817", f"unknown playbook `{shown}`", use.place, hint)
 
 
 def _check_callers(
-    findings: RegistrationFindings, registered: RegisteredPlaybooks, action_types: Catalogued
+    findings: RegistrationFindings, registered: RegisteredPlaybooks, action_types: Catalogued, alias: str
 ) -> None:
-    """Report uses by other playbooks that fit the version before, and not the new one.
+    """Report uses of an alias by other playbooks that fit the version before, and not the new one.
 
     Raises:
         UnreadablePlanError: the plan of the version before cannot be read.
     """
     plan = findings.plan
-    before = registered.find(plan.header.name)
+    before = registered.find(PlaybookCall(plan.header.name, alias=alias))
     if before is None or before.plan_hash == plan.hash:
         return
     old_names = _result_names(before, registered.plan)
@@ -153,6 +172,8 @@ def _check_callers(
     if _inputs_of(before.header) == _inputs_of(plan.header) and set(old_names()) <= set(new_names()):
         return
     for caller, use in _find_callers(plan.header.name, registered, action_types):
+        if use.call.followed_alias != alias:
+            continue
         old_messages = {misfit.message for misfit in use.find_misfits(before.header, old_names)}
         for misfit in use.find_misfits(plan.header, new_names):
             if misfit.message not in old_messages:
@@ -171,9 +192,9 @@ def _inputs_of(header: Header) -> tuple[object, ...]:
 def _find_callers(
     name: str, registered: RegisteredPlaybooks, action_types: Catalogued
 ) -> Iterator[tuple[RegisteredPlan, PlaybookUse]]:
-    """Yield the newest versions of other playbooks that use the newest version of a playbook."""
+    """Yield the live versions of other playbooks that use a playbook, with the uses."""
     steps_left = MAX_CALLER_STEPS
-    for caller in registered.newest_versions():
+    for caller in registered.live_versions():
         header = caller.header
         if header.name == name:
             continue
@@ -189,7 +210,7 @@ def _find_callers(
         registered.pause()
         with suppress(UnreadablePlanError):
             uses: Iterable[PlaybookUse] = UsesOfPlan(registered.plan(caller), action_types).find(name)
-            yield from ((caller, use) for use in uses if use.version is None)
+            yield from ((caller, use) for use in uses)
 
 
 def _report_broken_caller(

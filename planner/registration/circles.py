@@ -18,7 +18,7 @@ only triggers without one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from itertools import islice
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import networkx as nx
 
+from noetl.planner.catalogue import LIVE, PlaybookCall
 from noetl.planner.diagnostics.wording import abbreviate, as_code
 from noetl.planner.plan import Action, Plan, Trigger
 from noetl.planner.registration.call_sites import (
@@ -38,6 +39,7 @@ from noetl.planner.registration.call_sites import (
 from noetl.planner.registration.certain_calls import always_calls, is_unconditional
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings
 from noetl.planner.registration.registry import (
+    AliasedVersion,
     RegisteredPlan,
     RegisteredPlaybooks,
     UnreadablePlanError,
@@ -58,14 +60,22 @@ MAX_EXAMINED = 500_000
 
 
 def check_circles(
-    findings: RegistrationFindings, registered: RegisteredPlaybooks, action_types: Catalogued
+    findings: RegistrationFindings,
+    registered: RegisteredPlaybooks,
+    action_types: Catalogued,
+    aliases: Collection[str],
 ) -> None:
-    """Report recursion without end, and triggers that start each other, if the new plan is part of it."""
-    search = _CircleSearch(findings.plan, registered, action_types)
+    """Report recursion without end, and triggers that start each other, if the new plan is part of it.
+
+    `aliases` name the new version. Only triggers of the live version fire.
+    """
+    search = _CircleSearch(findings.plan, registered, action_types, aliases)
     sites = [*find_call_sites(findings.plan, action_types)]
     calls = [site for site in sites if is_unconditional(site.action)]
     if calls:
         _report_recursion(findings, search, calls)
+    if LIVE not in aliases:
+        return
     if calls or any(isinstance(trigger.source, RunEnd) for trigger in findings.plan.header.triggers):
         _report_trigger_circle(findings, search, calls)
 
@@ -80,33 +90,38 @@ class _Link(NamedTuple):
 class _CircleSearch:
     """The playbooks that are reached from a new plan, by their hashes."""
 
-    def __init__(self, plan: Plan, registered: RegisteredPlaybooks, action_types: Catalogued) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        registered: RegisteredPlaybooks,
+        action_types: Catalogued,
+        aliases: Collection[str],
+    ) -> None:
         self.new_version = RegisteredPlan(plan.hash, plan.header, plan.header.version)
+        self._new = AliasedVersion(self.new_version, aliases)
         self._registered = registered
         self._action_types = action_types
         self._plans: dict[str, Plan | None] = {plan.hash: plan}
-        self._found: dict[tuple[str, str | None], RegisteredPlan | None] = {}
+        self._found: dict[PlaybookCall, RegisteredPlan | None] = {}
         self._steps_left = MAX_STEPS
         self._examined_left = MAX_EXAMINED
         self.labels: dict[str, str] = {plan.hash: abbreviate(plan.header.name)}
 
-    def find(self, name: str, version: str | None) -> RegisteredPlan | None:
-        """Return a version of a playbook, or None if there is none, or too many were read."""
-        own_header = self.new_version.header
-        if name == own_header.name and version in (None, own_header.version):
+    def find(self, call: PlaybookCall) -> RegisteredPlan | None:
+        """Return the playbook of a call, or None if there is none, or too many were read."""
+        if self._new.is_called(call):
             return self.new_version
-        if (name, version) not in self._found:
+        if call not in self._found:
             if len(self._found) >= MAX_PLAYBOOKS:
                 return None
-            self._found[name, version] = found = self._find(name, version)
+            self._found[call] = found = self._find(call)
             if found is not None:
-                label = name if version is None else f"{name}@{version}"
-                self.labels.setdefault(found.plan_hash, abbreviate(label))
-        return self._found[name, version]
+                self.labels.setdefault(found.plan_hash, abbreviate(str(call)))
+        return self._found[call]
 
-    def _find(self, name: str, version: str | None) -> RegisteredPlan | None:
+    def _find(self, call: PlaybookCall) -> RegisteredPlan | None:
         with suppress(UnreadablePlanError):
-            return self._registered.find(name, version)
+            return self._registered.find(call)
         return None
 
     def plan(self, registered: RegisteredPlan) -> Plan | None:
@@ -135,7 +150,7 @@ class _CircleSearch:
     def called(self, action: Action) -> RegisteredPlan | None:
         """Return the playbook that an action runs without a condition."""
         called = called_playbook(action, self._action_types) if is_unconditional(action) else None
-        return None if called is None else self.find(*called)
+        return None if called is None else self.find(called)
 
     @cached_property
     def calls(self) -> PlaybookGraph:
@@ -182,12 +197,12 @@ class _CircleSearch:
         for awaiting in self._registered.awaiting(name):
             if awaiting.playbook != own_name and _is_awaited_by(awaiting.trigger, name):
                 yield _Link(awaiting.playbook, by_trigger=True)
-        found = self.find(name, None)
+        found = self.find(PlaybookCall(name))
         plan = None if found is None else self.plan(found)
         if plan is None:
             return
         sites = find_call_sites(plan, self._action_types)
-        called = dict.fromkeys(site.playbook for site in sites if is_unconditional(site.action))
+        called = dict.fromkeys(site.call.name for site in sites if is_unconditional(site.action))
         for playbook in islice(called, MAX_PLAYBOOKS):
             if self._examines(plan) and always_calls(plan, partial(self._names, name=playbook)):
                 yield _Link(playbook, by_trigger=False)
@@ -195,7 +210,7 @@ class _CircleSearch:
     def _names(self, action: Action, name: str) -> bool:
         """Return whether an action runs a version of a playbook."""
         called = called_playbook(action, self._action_types)
-        return called is not None and called[0] == name
+        return called is not None and called.name == name
 
     def find_trigger_circle(self) -> list[_Link]:
         """Return the shortest circle from the new playbook to itself with a trigger in it, or no links."""
@@ -265,7 +280,7 @@ def _report_trigger_circle(
             findings.report("NP816", message, PlanPlace(("triggers", number, "playbook")), hint)
             return
     for site in calls:
-        if not circle[0].by_trigger and site.playbook == circle[0].playbook:
+        if not circle[0].by_trigger and site.call.name == circle[0].playbook:
             findings.report("NP816", message, PlanPlace((*site.path, "playbook")), hint)
             return
 

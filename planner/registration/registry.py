@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from noetl.planner.catalogue import LIVE, PlaybookCall
 from noetl.planner.plan import Header, Plan, Trigger, TriggerSource
 
 
@@ -27,11 +28,26 @@ class AwaitingTrigger(NamedTuple):
     trigger: Trigger
 
 
+class AliasedVersion(NamedTuple):
+    """A version of a playbook that is registered or promoted, and the aliases that name it then."""
+
+    registered: RegisteredPlan
+    aliases: Collection[str] = (LIVE,)
+
+    def is_called(self, call: PlaybookCall) -> bool:
+        """Return whether a call runs this version."""
+        if call.name != self.registered.header.name:
+            return False
+        if call.version is not None:
+            return call.version in (self.registered.version, self.registered.header.version)
+        return call.followed_alias in self.aliases
+
+
 class RegisteredPlaybooks(Protocol):
     """The registered playbooks of one tenant."""
 
-    def find(self, name: str, version: str | None = None) -> RegisteredPlan | None:
-        """Return a version of a playbook, or the newest, or None if there is none.
+    def find(self, call: PlaybookCall) -> RegisteredPlan | None:
+        """Return the version of a playbook that a call names, or the live one, or None if there is none.
 
         Raises:
             UnreadablePlanError: its plan cannot be read.
@@ -54,6 +70,10 @@ class RegisteredPlaybooks(Protocol):
         """Return versions of a playbook, the newest first."""
         ...
 
+    def aliases(self, name: str) -> Sequence[str]:
+        """Return the aliases of a playbook besides `live`."""
+        ...
+
     def awaiting(self, name: str) -> Iterable[AwaitingTrigger]:
         """Return the triggers that fire at the end of runs of a playbook."""
         ...
@@ -66,8 +86,8 @@ class RegisteredPlaybooks(Protocol):
         """Return the rule of the operator that the source of a trigger lacks, or None."""
         ...
 
-    def newest_versions(self) -> Iterable[RegisteredPlan]:
-        """Return the newest versions of the playbooks whose plans can be read, up to a bound."""
+    def live_versions(self) -> Iterable[RegisteredPlan]:
+        """Return the live versions of the playbooks whose plans can be read, up to a bound."""
         ...
 
     def pause(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from noetl.planner.catalogue import PlaybookCall
 from noetl.planner.plan import Header, Plan, Trigger
 from noetl.planner.registration.call_sites import CallSite, Catalogued, find_call_sites
 from noetl.planner.registration.findings import PlanPlace
@@ -20,24 +21,22 @@ class PlaybookUse(NamedTuple):
 
     Attributes:
         path: the path of the action or the trigger, which has the key `playbook`.
-        playbook: the name of the other playbook.
-        version: the named version; None for the newest.
+        call: the other playbook, and the version or the alias that is named.
         line: the line of the place.
         inputs: the given inputs; None if they are not known, or if no run is started.
         reads: what is read of the result.
     """
 
     path: DocumentPath
-    playbook: str
-    version: str | None
+    call: PlaybookCall
     line: int
     inputs: Mapping[str, Any] | None
     reads: tuple[ResultRead, ...]
 
     @property
     def label(self) -> str:
-        """The name of the playbook, with its version if one is named."""
-        return self.playbook if self.version is None else f"{self.playbook}@{self.version}"
+        """The name of the playbook, with its version or alias if one is named."""
+        return str(self.call)
 
     @property
     def place(self) -> PlanPlace:
@@ -68,15 +67,13 @@ class UsesOfPlan:
         for number, trigger in enumerate(self.plan.header.triggers):
             if isinstance(trigger.source, RunEnd) and name in (None, trigger.source.playbook):
                 yield _use_of_trigger(trigger, trigger.source, number)
-        sites = [site for site in self.sites if name in (None, site.playbook)]
+        sites = [site for site in self.sites if name in (None, site.call.name)]
         reads = find_result_reads(self.plan, sites, self._action_types)
         for site in sites:
             path, action = site.path, site.action
-            yield PlaybookUse(
-                path, site.playbook, site.version, action.line, site.given_inputs, tuple(reads[path])
-            )
+            yield PlaybookUse(path, site.call, action.line, site.given_inputs, tuple(reads[path]))
 
 
 def _use_of_trigger(trigger: Trigger, source: RunEnd, number: int) -> PlaybookUse:
     reads = tuple(find_trigger_reads(trigger, number))
-    return PlaybookUse(("triggers", number), source.playbook, None, trigger.line, None, reads)
+    return PlaybookUse(("triggers", number), PlaybookCall(source.playbook), trigger.line, None, reads)

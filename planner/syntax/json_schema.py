@@ -192,6 +192,8 @@ def _action_type_schema(declaration: ActionDeclaration, common: Mapping[str, Any
     }
     if required := [name for name, parameter in parameters.items() if parameter.required]:
         schema["required"] = required
+    if declaration.at_most_one:
+        schema["not"] = {"required": [*declaration.at_most_one]}
     if declaration.one_of:
         schema["oneOf"] = [{"required": [name]} for name in declaration.one_of]
     if dependent := {name: list(p.requires) for name, p in parameters.items() if p.requires}:

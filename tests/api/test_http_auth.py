@@ -90,6 +90,7 @@ async def send_request(
         "/answer": {"step": "greet"},
         "/tags": {"add": ["checked"]},
         "/check-runs": {"playbook": GREET},
+        "/aliases/{alias}": {"version": "1"},
     }
     body = next((body for end, body in bodies.items() if path.endswith(end)), None)
     names = {"/step": {"name": "greet"}, "/items": {"step": "greet"}}
@@ -303,7 +304,16 @@ class TestTenants:
         run = await http.post("/workflows/run", content=GREET, headers=headers | {"Prefer": "wait=20"})
         assert run.json()["status"] == "succeeded"
         assert (await http.post("/playbooks", content=GREET + TRIGGERS, headers=headers)).status_code == 201
-        named = {"name": "greet", "version": "1", "playbook": "greet", "trigger": "nightly"}
+        alias = "/playbooks/greet/aliases/stable"
+        promoted = await http.put(alias, json={"version": "1"}, headers=bearer(keys["admin"]))
+        assert promoted.status_code == 201
+        named = {
+            "name": "greet",
+            "version": "1",
+            "playbook": "greet",
+            "trigger": "nightly",
+            "alias": "stable",
+        }
         return {"workflow_id": run.json()["workflow_id"], **named}
 
     @pytest.mark.parametrize(

@@ -13,7 +13,16 @@ import pytest
 
 from noetl.api.app import create_app
 from noetl.api.http.responses import PlaybookDocument
-from noetl.api.service.views import PlaybookEntry, PlaybookPage, RunEntry, RunReport, members
+from noetl.api.service.views import (
+    AliasEntry,
+    AliasPage,
+    PlaybookEntry,
+    PlaybookPage,
+    RunEntry,
+    RunReport,
+    members,
+)
+from noetl.executor.model.registry import MAX_ALIASES
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.planner.plan import Plan
 from tests.api.responses import assert_problem, read_view
@@ -437,3 +446,112 @@ class TestChildRunsOverHttp:
             "cancelled",
             "cancelled",
         ]
+
+
+async def promote(http: httpx.AsyncClient, version: str, alias: str = "live") -> httpx.Response:
+    return await http.put(f"/playbooks/greet/aliases/{alias}", json={"version": version})
+
+
+class TestAliases:
+    async def test_live_follows_the_newest_version_until_one_is_promoted(
+        self, http: httpx.AsyncClient
+    ) -> None:
+        for addressee in ("Ada", "Eve"):
+            await register(http, GREET % addressee)
+        page = read_view(AliasPage, (await http.get("/playbooks/greet/aliases")).json())
+        (live,) = page.items
+        assert (live.name, live.version, live.pinned, live.changed_at) == ("live", "2", False, None)
+        response = await promote(http, "1")
+        assert response.status_code == 201
+        live = read_view(AliasEntry, response.json())
+        assert (live.version, live.pinned, live.changed_by) == ("1", True, "this machine")
+        await register(http, GREET % "Kim")
+        again = await promote(http, "1")
+        assert (again.status_code, again.json()) == (200, response.json())
+        assert (await http.get("/playbooks/greet/aliases/live")).json() == response.json()
+        entries = (await http.get("/playbooks")).json()["items"]
+        assert [(e["version"], e["live_version"], e["pinned"]) for e in entries] == [("3", "1", True)]
+        assert (await http.delete("/playbooks/greet/aliases/live")).status_code == 204
+        newest = (await http.get("/playbooks/greet")).json()
+        assert (newest["version"], newest["live_version"], newest["pinned"]) == ("3", "3", False)
+
+    async def test_starts_use_the_live_version_or_that_of_an_alias(self, http: httpx.AsyncClient) -> None:
+        for addressee in ("Ada", "Eve", "Kim"):
+            await register(http, GREET % addressee)
+        await promote(http, "1")
+        await promote(http, "2", "stable")
+        for version, expected in ((None, "1"), ("live", "1"), ("stable", "2"), ("3", "3")):
+            reference = {"name": "greet"} | ({} if version is None else {"version": version})
+            started = (await run(http, playbook=reference)).json()
+            assert (await http.get(f"/workflows/{started['workflow_id']}")).json()["version"] == expected
+            described = await http.get(f"/playbooks/greet/versions/{version or 'live'}")
+            assert described.json()["version"] == expected
+        unknown = await run(http, playbook={"name": "greet", "version": "other"})
+        assert_problem(unknown, 404, "not-found")
+
+    async def test_a_child_run_uses_the_version_of_the_alias(self, http: httpx.AsyncClient) -> None:
+        for addressee in ("Ada", "Eve"):
+            await register(http, GREET % addressee)
+        await promote(http, "1", "stable")
+        actions = [
+            {"action": "workflow", "playbook": "greet", "alias": "stable", "as": "first"},
+            {"action": "workflow", "playbook": "greet", "as": "second"},
+        ]
+        parent = {
+            "name": "parent",
+            "steps": [{"name": "call", "run": actions}],
+            "output": {"said": "{{ first.said }}, {{ second.said }}"},
+        }
+        started = (await run(http, playbook=parent)).json()
+        result = await http.get(f"/workflows/result/{started['workflow_id']}", headers=PATIENT)
+        assert result.json()["result"] == {"said": "Hello Ada, Hello Eve"}
+
+    async def test_a_version_and_an_alias_exclude_each_other(self, http: httpx.AsyncClient) -> None:
+        action = {"action": "workflow", "playbook": "greet", "alias": "stable", "version": "1"}
+        playbook = {"name": "parent", "steps": [{"name": "call", "run": [action]}]}
+        response = await http.post("/plan", json={"playbook": playbook})
+        (found,) = [d for d in response.json()["diagnostics"] if d["severity"] == "error"]
+        assert (found["code"], found["message"]) == ("NP503", "`version` and `alias` exclude each other")
+
+    async def test_wrong_aliases_are_refused(self, http: httpx.AsyncClient) -> None:
+        await register(http, versioned("beta"))
+        await register(http, versioned("2"))
+        assert_problem(await promote(http, "9"), 404, "not-found")
+        assert_problem(await promote(http, "2", "beta"), 409, "version-exists")
+        for alias in ("3", "a%20b", "x" * 101):
+            assert_problem(await promote(http, "2", alias), 422, "invalid-name")
+        for body in ({}, {"version": 2}, {"version": "2", "more": 1}):
+            refusal = await http.put("/playbooks/greet/aliases/live", json=body)
+            assert_problem(refusal, 422)
+        for method, path in (
+            ("GET", "/playbooks/unknown/aliases"),
+            ("GET", "/playbooks/greet/aliases/unknown"),
+            ("DELETE", "/playbooks/greet/aliases/unknown"),
+            ("DELETE", "/playbooks/greet/aliases/live"),
+        ):
+            assert_problem(await http.request(method, path), 404, "not-found")
+
+    async def test_versions_and_aliases_have_different_names(self, http: httpx.AsyncClient) -> None:
+        await register(http, versioned("1"))
+        await promote(http, "1", "stable")
+        for version in ("live", "stable"):
+            assert_problem(await register(http, versioned(version)), 409, "alias-exists")
+        assert_problem(await http.delete("/playbooks/greet/versions/1"), 409, "alias-in-use")
+        assert_problem(
+            await http.post("/playbooks", json={"playbook": named("a/aliases")}), 422, "invalid-name"
+        )
+        assert (await http.delete("/playbooks/greet/aliases/stable")).status_code == 204
+        assert (await http.delete("/playbooks/greet/versions/1")).status_code == 204
+
+    async def test_the_number_of_aliases_is_bounded(self, http: httpx.AsyncClient) -> None:
+        await register(http, versioned("1"))
+        for number in range(MAX_ALIASES):
+            assert (await promote(http, "1", f"a{number}")).status_code == 201
+        assert_problem(await promote(http, "1", "more"), 409, "too-many-aliases")
+
+    async def test_a_name_may_have_slashes(self, http: httpx.AsyncClient) -> None:
+        await http.post("/playbooks", json={"playbook": named("a/b", "1")})
+        for path in ("/playbooks/a/b/aliases/live", "/playbooks/a%2Fb/aliases/live"):
+            response = await http.put(path, json={"version": "1"})
+            assert response.json()["version"] == "1"
+        assert (await http.get("/playbooks/a/b/versions/live")).json()["name"] == "a/b"

@@ -112,7 +112,7 @@ def test_only_some_playbooks_are_searched(
     monkeypatch.setattr(registered_plans, "_PAGE_SIZE", 2)
     stored = StoredPlaybooks(store, services.tenant)
     assert list(stored.names()) == ["a", "b", "c", "d", "e", "import", "z"]
-    assert [found.header.name for found in stored.newest_versions()] == list(stored.names())
+    assert [found.header.name for found in stored.live_versions()] == list(stored.names())
     assert list(stored.versions("a")) == ["1"]
     monkeypatch.setattr(registered_plans, "MAX_CALLERS", 6)
     assert services.playbooks.register(IMPORT.replace("output: {rows", "output: {lines"))[1]
@@ -143,6 +143,50 @@ def test_a_damaged_playbook_does_not_stop_others(
     register_lost(services, store, "version: 'z'\n" + CALLER)
     changed = IMPORT.replace("output: {rows", "output: {lines")
     assert is_forced or services.playbooks.register(changed)[1]
+
+
+def test_a_promotion_is_checked_and_a_registration_behind_it_is_not(services: TenantServices) -> None:
+    services.playbooks.register(IMPORT)
+    services.playbooks.register(CALLER)
+    services.aliases.put("import", "live", "1")
+    assert services.playbooks.register(IMPORT.replace("output: {rows", "output: {lines"))[1]
+    for change in (
+        lambda: services.aliases.put("import", "live", "2"),
+        lambda: services.aliases.remove("import", "live"),
+    ):
+        with pytest.raises(PlaybookError) as refusal:
+            change()
+        assert [found.code for found in refusal.value.diagnostics] == ["NP822"]
+    assert services.aliases.get("import", "live").version == "1"
+    assert services.aliases.put("import", "stable", "2")[1]
+    assert services.aliases.put("import", "live", "2", is_forced=True)[0].version == "2"
+    assert services.aliases.put("import", "live", "2")[0].version == "2"
+    assert services.aliases.put("import", "live", "1")[0].version == "1"
+    live = services.aliases.remove("import", "live", is_forced=True)
+    assert live is not None
+    assert (live.version, live.pinned) == ("2", False)
+
+
+def test_calls_follow_the_live_version_and_aliases(services: TenantServices) -> None:
+    services.playbooks.register(IMPORT)
+    services.playbooks.register(IMPORT.replace("{day: string}", "{date: string}"))
+    assert set(refused_codes(services, CALLER)) == {"NP818"}
+    aliased = CALLER.replace("playbook: import", "playbook: import, alias: stable")
+    assert refused_codes(services, aliased) == ["NP817"]
+    services.aliases.put("import", "stable", "1")
+    assert services.playbooks.register(aliased)[1]
+    services.aliases.put("import", "live", "1")
+    assert services.playbooks.register(CALLER)[1]
+
+
+def test_callers_are_live_versions(services: TenantServices) -> None:
+    services.playbooks.register(IMPORT)
+    services.playbooks.register(CALLER)
+    services.aliases.put("caller", "live", "1")
+    services.playbooks.register(f"name: caller\n{QUIET}")
+    assert refused_codes(services, IMPORT.replace("output: {rows", "output: {lines")) == ["NP822"]
+    services.aliases.remove("caller", "live")
+    assert services.playbooks.register(IMPORT.replace("output: {rows", "output: {lines"))[1]
 
 
 def test_other_tenants_do_not_count(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,13 +11,14 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.outbox import OutboxKind
 from noetl.executor.model.triggers import LiveTrigger
 from noetl.executor.stores.dynamo import due_items, keys
-from noetl.executor.stores.dynamo.expressions import Update
+from noetl.executor.stores.dynamo.expressions import Update, Write
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.dynamodb import upgrade
+from noetl.testing.store_contract.aliases import promote
 from noetl.testing.store_contract.operations import findings_of
 from noetl.testing.store_contract.outbox import entry
 from noetl.testing.store_contract.trigger_lookups import run_end, webhook
-from noetl.testing.store_contract.triggers import register
+from noetl.testing.store_contract.triggers import declare, register
 from tests.aws import Client
 
 
@@ -101,3 +103,30 @@ def test_a_visit_of_due_entries_reads_a_bounded_number_of_pages(
     monkeypatch.setattr(due_items, "MAX_PAGES", 3)
     assert store.outbox.due(kinds, 100.0, 1, {"default"}) == []
     assert requests == [1, 2, 2]
+
+
+def test_live_and_the_triggers_change_in_one_transaction(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(store, declare("t"), version="one", now=1.0)
+    register(store, declare("u"), version="two", now=2.0)
+    transactions: list[int] = []
+    write = store.context.table.write
+
+    def interfere(writes: Sequence[Write]) -> None:
+        transactions.append(len(writes))
+        if len(transactions) == 1:
+            # Another process changes the playbook first. So this transaction writes nothing, and is repeated.
+            monkeypatch.setattr(store.context.table, "write", write)
+            register(store, declare("v"), version="three", now=3.0)
+            monkeypatch.setattr(store.context.table, "write", interfere)
+        write(writes)
+
+    monkeypatch.setattr(store.context.table, "write", interfere)
+    assert promote(store, "one")
+    assert transactions == [3, 3]  # the item of the name, and both triggers
+    assert [(t.name, t.version) for t in store.triggers.find("default")[0]] == [("t", "one")]
+    assert store.registry.remove_alias("default", "p", "live", now=4.0)
+    assert transactions == [3, 3, 3]
+    assert [(t.name, t.version) for t in store.triggers.find("default")[0]] == [("v", "three")]
+    assert findings_of(store) == []

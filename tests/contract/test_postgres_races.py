@@ -19,7 +19,7 @@ import pytest
 from noetl.executor.actions import temporary_types
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import FencedError, RejectedError, StoreError
-from noetl.executor.model.registry import LIVE, RegisteredPlaybook
+from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import END, Lease, Run, RunEnding, RunStatus, VisitStatus, WaitKey
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.security.capabilities import local_run_capabilities
@@ -30,7 +30,7 @@ from noetl.executor.stores.sql import facts
 from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.migrations import upgrade
-from noetl.planner.catalogue import ActionDeclaration
+from noetl.planner.catalogue import LIVE, ActionDeclaration
 from noetl.planner.plan import Plan
 from noetl.testing.actions import ScriptedAction
 from noetl.testing.run_harness import compile_text

@@ -26,12 +26,14 @@ from noetl.executor.model.run_filter import OPEN_STATUSES, RunFilter
 from noetl.executor.stores import open_store
 from noetl.executor.stores.cursors import write_cursor, write_key_cursor, write_wait_cursor
 from noetl.executor.stores.plan_uses import TOUCH_SECONDS, UNUSED_SECONDS
-from noetl.executor.stores.sql import facts, run_deletion
+from noetl.executor.stores.sql import facts, playbooks, run_deletion
+from noetl.executor.stores.sql.triggers import replace_triggers
 from noetl.executor.stores.sqlite import file
 from noetl.executor.stores.sqlite.file import SCHEMA_VERSION, SCRIPTS, STATEMENTS
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract import FactsContract, MaintenanceContract, StoreContract, SwitchesContract
+from noetl.testing.store_contract.aliases import promote
 from noetl.testing.store_contract.operations import (
     LEASE,
     claim_visit,
@@ -279,6 +281,35 @@ def test_triggers_and_entries_are_found_by_indexes(tmp_path: Path) -> None:
             plan = [row["detail"] for row in db.execute(f"explain query plan {query}")]
             assert any(index in line for line in plan), plan
             assert not [line for line in plan if "SCAN" in line and "CONSTANT" not in line], plan
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_an_interrupted_change_of_live_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_removed: bool
+) -> None:
+    """The process fails after it has written the triggers of the other version, before its commit."""
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        register(store, declare("t"), version="one", now=0.0)
+        if is_removed:
+            assert promote(store, "one")
+        register(store, declare("u"), version="two", now=1.0)
+        before = (store.triggers.find("default"), store.registry.aliases("default", ["p"]))
+        live = store.registry.get("default", "p", alias="live")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(playbooks, "replace_triggers", partial(_fail_after, replace_triggers))
+            with pytest.raises(StoreError, match="interrupted"):
+                if is_removed:
+                    store.registry.remove_alias("default", "p", "live", now=5.0)
+                else:
+                    promote(store, "one")
+        assert (store.triggers.find("default"), store.registry.aliases("default", ["p"])) == before
+        assert store.registry.get("default", "p", alias="live") == live
+
+
+def _fail_after(function: Callable[..., object], *arguments: Any) -> None:
+    function(*arguments)
+    raise StoreError("interrupted")
 
 
 def test_an_upgrade_keeps_triggers(tmp_path: Path) -> None:

@@ -314,6 +314,15 @@ def test_exactly_one_alternative_must_be_given() -> None:
             check_kinds(declaration, given)
 
 
+def test_at_most_one_of_two_parameters_may_be_given() -> None:
+    parameters = {name: Parameter((Kind.ANY,), "") for name in ("a", "b")}
+    declaration = ActionDeclaration("try", "", parameters, at_most_one=("a", "b"))
+    for given in ({}, {"b": 2}):
+        assert check_kinds(declaration, given) == given
+    with pytest.raises(ActionError, match="`try` must not have `a` and `b` together"):
+        check_kinds(declaration, {"a": 1, "b": 2})
+
+
 @pytest.mark.parametrize("text", ["{{ secrets.TOKEN | to_datetime }}", "{{ {}[secrets.TOKEN | upper] }}"])
 def test_an_error_does_not_reveal_a_secret(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_SECRET_TOKEN", "correct-horse")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from textwrap import dedent
 
 from noetl.executor.actions import catalogue
 from noetl.executor.security.allowed_sources import read_allowed_sources
+from noetl.planner.catalogue import LIVE, PlaybookCall
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.plan import Plan, TriggerSource
@@ -33,6 +34,7 @@ class KnownPlaybooks:
         self.rules = rules
         self._versions: dict[str, list[RegisteredPlan]] = {}
         self._plans: dict[str, Plan] = {}
+        self._aliases: dict[tuple[str, str], str] = {}
         self.reads: list[str] = []
         self.searches = 0
         self.pauses = 0
@@ -46,9 +48,17 @@ class KnownPlaybooks:
         versions.insert(0, RegisteredPlan(plan.hash, plan.header, version or str(len(versions) + 1)))
         self._plans[plan.hash] = plan
 
-    def find(self, name: str, version: str | None = None) -> RegisteredPlan | None:
+    def promote(self, name: str, version: str, alias: str = LIVE) -> None:
+        """Let an alias name a version."""
+        self._aliases[name, alias] = version
+
+    def find(self, call: PlaybookCall) -> RegisteredPlan | None:
         self.searches += 1
-        versions = self._versions.get(name, ())
+        alias = call.followed_alias
+        version = call.version if alias is None else self._aliases.get((call.name, alias))
+        if version is None and alias != LIVE:
+            return None
+        versions = self._versions.get(call.name, ())
         return next((found for found in versions if version in (None, found.version)), None)
 
     def plan(self, registered: RegisteredPlan) -> Plan:
@@ -67,8 +77,11 @@ class KnownPlaybooks:
     def versions(self, name: str) -> Sequence[str]:
         return [str(found.version) for found in self._versions.get(name, ())]
 
+    def aliases(self, name: str) -> Sequence[str]:
+        return [alias for playbook, alias in self._aliases if playbook == name]
+
     def awaiting(self, name: str) -> Iterable[AwaitingTrigger]:
-        for registered in self.newest_versions():
+        for registered in self.live_versions():
             for trigger in registered.header.triggers:
                 if isinstance(trigger.source, RunEnd) and trigger.source.playbook == name:
                     yield AwaitingTrigger(registered.header.name, trigger)
@@ -79,18 +92,23 @@ class KnownPlaybooks:
     def pause(self) -> None:
         self.pauses += 1
 
-    def newest_versions(self) -> Iterable[RegisteredPlan]:
-        return [versions[0] for versions in self._versions.values()]
+    def live_versions(self) -> Iterable[RegisteredPlan]:
+        found = (self.find(PlaybookCall(name)) for name in self._versions)
+        return [version for version in found if version is not None]
 
 
 def diagnose_among(
-    registered: KnownPlaybooks, text: str, *, is_forced: bool = False
+    registered: KnownPlaybooks, text: str, *, is_forced: bool = False, aliases: Collection[str] = (LIVE,)
 ) -> tuple[Diagnostic, ...]:
-    """Return the findings about a new version among registered playbooks."""
-    return check_registration(compiled(text), registered, catalogue(), is_forced=is_forced)
+    """Return the findings about a new version, which has some aliases then, among registered playbooks."""
+    plan = compiled(text)
+    return check_registration(plan, registered, catalogue(), is_forced=is_forced, aliases=aliases)
 
 
-def findings_among(registered: KnownPlaybooks, text: str) -> list[tuple[str, str]]:
+def findings_among(
+    registered: KnownPlaybooks, text: str, *, aliases: Collection[str] = (LIVE,)
+) -> list[tuple[str, str]]:
     """Return code and source text of the findings about a new version."""
     lines = dedent(text).splitlines()
-    return [(found.code, source_at(lines, found)) for found in diagnose_among(registered, text)]
+    found = diagnose_among(registered, text, aliases=aliases)
+    return [(finding.code, source_at(lines, finding)) for finding in found]

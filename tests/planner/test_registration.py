@@ -76,6 +76,43 @@ class TestUsedPlaybooks:
         assert calls[0].fix is not None
         assert calls[0].fix.text == "import"
 
+    def test_an_alias_must_exist(self) -> None:
+        registered = KnownPlaybooks(IMPORT, IMPORT.replace("day: string, ", ""))
+        registered.promote("import", "1", "stable")
+        texts = [
+            f"{{action: workflow, playbook: import, alias: {alias}, input: {{day: x}}}}"
+            for alias in ("stabel", "zz", "stable", "live", "'{{ input.alias }}'")
+        ]
+        calls = diagnose_among(registered, caller(*texts, head="input: {alias: string}\n"))
+        assert [(found.code, found.message, found.hint) for found in calls] == [
+            ("NP817", "unknown alias `stabel` of the playbook `import`", "did you mean `stable`?"),
+            ("NP817", "unknown alias `zz` of the playbook `import`", "promote a version to it first"),
+            ("NP818", "`import@live` has no input `day`", "inputs: `limit`"),
+        ]
+        other = caller("{action: workflow, playbook: improt, alias: stable}")
+        assert messages_among(registered, other) == ["unknown playbook `improt`"]
+
+    def test_a_call_must_fit_the_version_that_its_alias_names(self) -> None:
+        registered = KnownPlaybooks(IMPORT, IMPORT.replace("day: string, ", ""))
+        plain = caller("{action: workflow, playbook: import, input: {day: x}}")
+        aliased = caller("{action: workflow, playbook: import, alias: stable, input: {}}")
+        assert messages_among(registered, plain) == ["`import` has no input `day`"]
+        registered.promote("import", "2", "stable")
+        assert diagnose_among(registered, aliased) == ()
+        registered.promote("import", "1")
+        assert diagnose_among(registered, plain) == ()
+        registered.promote("import", "1", "stable")
+        assert messages_among(registered, aliased) == ["`import@stable` requires the input `day`"]
+
+    def test_a_playbook_that_calls_itself_runs_its_live_version(self) -> None:
+        call = "{action: workflow, playbook: caller, input: {day: x}, if: '{{ false }}'}"
+        registered = KnownPlaybooks(f"name: caller\n{QUIET}")
+        text = caller(call, head="input: {day: string}\n")
+        assert diagnose_among(registered, text) == ()
+        registered.promote("caller", "1")
+        assert messages_among(registered, text) == []
+        assert [found.code for found in diagnose_among(registered, text, aliases=())] == ["NP818"]
+
     def test_the_playbook_of_a_trigger_must_exist(self) -> None:
         text = f"name: b\ntriggers: [{{name: t, type: run, playbook: aftr}}]\n{QUIET}"
         assert findings_among(KnownPlaybooks(f"name: after\n{QUIET}"), text) == [("NP817", "aftr")]
@@ -266,6 +303,25 @@ class TestCallers:
         assert diagnose_among(registered, IMPORT.replace("limit: ", "most: ")) == ()
         assert registered.reads == ["caller", "broken"]
 
+    def test_only_users_of_an_alias_would_break_that_the_version_takes(self) -> None:
+        aliased = self.CALLER.replace("playbook: import", "playbook: import, alias: stable")
+        registered = KnownPlaybooks(IMPORT, self.CALLER, aliased.replace("name: caller", "name: other"))
+        registered.promote("import", "1", "stable")
+        changed = IMPORT.replace("day: string", "day: integer")
+
+        def broken(*aliases: str) -> list[str]:
+            found = diagnose_among(registered, changed, aliases=aliases)
+            assert {finding.code for finding in found} <= {"NP822"}
+            return [finding.message.partition("`")[2].partition("`")[0] for finding in found]
+
+        assert broken() == []
+        assert broken("live") == ["caller@1"]
+        assert broken("stable") == ["other@1"]
+        assert broken("new") == []
+        registered.promote("caller", "1")
+        registered.add(compiled(self.CALLER.replace("day: x", "day: 1")))
+        assert broken("live") == ["caller@1"]
+
     def test_an_awaiting_trigger_would_break(self) -> None:
         after = awaiting(
             "after", "import", ", input: {n: '{{ trigger.result.rows }}'}", f"input: {{n: any}}\n{QUIET}"
@@ -365,6 +421,13 @@ class TestRecursion:
         registered.add(compiled(caller("{action: log, message: x}", name="b")))
         assert diagnose_among(registered, caller(CALL % "b", name="a")) == ()
 
+    def test_an_alias_leads_to_its_version_only(self) -> None:
+        text = caller("{action: workflow, playbook: a, alias: stable}", name="a")
+        registered = KnownPlaybooks(f"name: a\n{QUIET}")
+        registered.promote("a", "1", "stable")
+        assert findings_among(registered, text) == []
+        assert findings_among(registered, text, aliases=["stable"]) == [("NP819", "a")]
+
     def test_only_some_playbooks_and_steps_are_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
         chain = [caller(CALL % f"p{number + 1}", name=f"p{number}") for number in range(5)]
         registered = KnownPlaybooks(*chain, caller(CALL % "a", name="p5"))
@@ -428,6 +491,12 @@ class TestTriggersInACircle:
         condition = ", if: '{{ trigger.result.more }}'"
         body = "output: {more: false}\n" + QUIET
         assert diagnose_among(KnownPlaybooks(), awaiting("a", "a", condition, body)) == ()
+
+    def test_only_a_live_version_is_part_of_a_circle(self) -> None:
+        text = f"name: b\ntriggers: [{{name: t, type: run, playbook: b}}]\n{QUIET}"
+        assert findings_among(KnownPlaybooks(), text) == [("NP816", "b")]
+        for aliases in ((), ("stable",)):
+            assert findings_among(KnownPlaybooks(f"name: b\n{QUIET}"), text, aliases=aliases) == []
 
     def test_a_condition_ends_a_circle(self) -> None:
         condition = ", if: '{{ now() }}'"

@@ -584,6 +584,7 @@ PARAMETERS = {
     "trigger": "nightly",
     "code": "NP101",
     "channel": "ops",
+    "alias": "live",
     "notification": "none",
 }
 """The path parameters of routes that read, without the ids of the run and of a backfill."""

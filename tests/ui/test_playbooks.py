@@ -126,6 +126,30 @@ def test_a_playbook_shows_graph_findings_inputs_and_source(page: Page, orders: S
     expect(page.get_by_role("link", name="Edit")).to_have_attribute("href", "/ui/playbooks/orders/edit")
 
 
+def test_the_live_version_and_aliases_are_shown(page: Page, service: ServedPage, axe: str) -> None:
+    for version in ("1", "2"):
+        register(
+            service, ORDERS.format(version=version, step="write").replace("name: orders", "name: released")
+        )
+    for alias in ("live", "stable"):
+        answer = service.http.put(f"/playbooks/released/aliases/{alias}", json={"version": "1"})
+        assert answer.status_code == 201, answer.text
+    page.goto(f"{service.url}/ui/playbooks/released")
+    expect(page.locator(".facts")).to_contain_text("The newest version")
+    expect(page.locator(".facts")).to_contain_text("Live is 1, pinned")
+    page.locator(".facts").get_by_role("link", name="1").click()
+    expect(page.locator(".title .tag")).to_have_text(["1", "live, pinned", "stable"])
+    assert find_barriers(page, axe) == []
+    page.goto(f"{service.url}/ui/playbooks/released/versions")
+    first = page.get_by_role("row").filter(has=page.get_by_label("To version 1"))
+    expect(first.locator(".tag")).to_have_text(["live, pinned", "stable"])
+    second = page.get_by_role("row").filter(has=page.get_by_label("To version 2"))
+    expect(second.locator(".tag")).to_have_count(0)
+    assert find_barriers(page, axe) == []
+    page.goto(f"{service.url}/ui/playbooks/released/start")
+    expect(page.get_by_text("Version 1")).to_be_visible()
+
+
 def test_versions_are_listed_shown_and_compared(page: Page, orders: ServedPage) -> None:
     page.goto(f"{orders.url}/ui/playbooks/orders/versions")
     first = page.get_by_role("row").filter(has=page.get_by_label("To version 1"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from noetl.api.service.views import PlaybookEntry, PlaybookPage
+    from noetl.api.service.playbooks import PlaybookText
+    from noetl.api.service.views import AliasEntry, PlaybookEntry, PlaybookPage
     from noetl.planner.plan import Plan
 
 
@@ -24,10 +25,26 @@ class PlaybookAccess(Protocol):
         """Return a page of the newest versions of all playbooks, or of all versions of one."""
         ...
 
-    def text(self, name: str, version: str | None) -> str:
-        """Return the text of a version of a playbook, or of the newest one."""
+    def get(self, name: str, version: str | None) -> PlaybookText:
+        """Return a version of a playbook, or the one that an alias names, or the newest one."""
         ...
 
     def remove(self, name: str, version: str | None) -> None:
         """Remove a version of a playbook, or all versions."""
+        ...
+
+    def promote(self, name: str, version: str, alias: str, *, is_forced: bool = False) -> AliasEntry:
+        """Let an alias name a version.
+
+        Raises:
+            PlaybookError: the version does not fit the registered playbooks, and is not forced.
+        """
+        ...
+
+    def remove_alias(self, name: str, alias: str, *, is_forced: bool = False) -> None:
+        """Remove an alias. `live` then follows the newest version.
+
+        Raises:
+            PlaybookError: the newest version does not fit the registered playbooks, and is not forced.
+        """
         ...

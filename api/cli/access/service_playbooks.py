@@ -11,10 +11,12 @@ from noetl.api.cli.access.service_client import (
     UnknownResourceError,
 )
 from noetl.api.cli.access.view_requests import ViewRequests
+from noetl.api.cli.service_requests import ServiceResponse
 from noetl.api.service.errors import NotFoundError, PlaybookError
 
 if TYPE_CHECKING:
-    from noetl.api.service.views import PlaybookEntry, PlaybookPage
+    from noetl.api.service.playbooks import PlaybookText
+    from noetl.api.service.views import AliasEntry, PlaybookEntry, PlaybookPage
     from noetl.planner.diagnostics.diagnostic import Diagnostic
     from noetl.planner.plan import Plan
 
@@ -48,14 +50,42 @@ class ServicePlaybooks:
         path = "/playbooks" if name is None else f"{_path(name)}/versions"
         return self._requests.get(PlaybookPage, path, limit=limit, cursor=cursor)
 
-    def text(self, name: str, version: str | None) -> str:
+    def get(self, name: str, version: str | None) -> PlaybookText:
         from noetl.api.http.responses import PlaybookDocument
+        from noetl.api.service.playbooks import PlaybookText
+        from noetl.api.service.views import PlaybookEntry, members
 
-        return self._requests.get(PlaybookDocument, _path(name, version)).source
+        document = self._requests.get(PlaybookDocument, _path(name, version))
+        entry = {key: value for key, value in members(document).items() if key not in ("source", "links")}
+        return PlaybookText(PlaybookEntry(**entry), document.source)
 
     def remove(self, name: str, version: str | None) -> None:
         try:
             self._client.request("DELETE", _path(name, version))
+        except UnknownResourceError as error:
+            raise NotFoundError(str(error)) from error
+
+    def promote(self, name: str, version: str, alias: str, *, is_forced: bool = False) -> AliasEntry:
+        from noetl.api.cli.access.received_views import receive_view
+        from noetl.api.service.views import AliasEntry
+
+        response = self._change_alias("PUT", name, alias, {"version": version}, is_forced=is_forced)
+        try:
+            return receive_view(AliasEntry, response.body)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise response.unexpected("check --url") from error
+
+    def remove_alias(self, name: str, alias: str, *, is_forced: bool = False) -> None:
+        self._change_alias("DELETE", name, alias, None, is_forced=is_forced)
+
+    def _change_alias(
+        self, method: str, name: str, alias: str, body: dict[str, str] | None, *, is_forced: bool
+    ) -> ServiceResponse:
+        query = {"force": "true"} if is_forced else None
+        try:
+            return self._client.request(method, f"{_path(name)}/aliases/{quote(alias, safe='')}", body, query)
+        except RefusedPlaybookError as refusal:
+            raise PlaybookError(_read_diagnostics(refusal)) from refusal
         except UnknownResourceError as error:
             raise NotFoundError(str(error)) from error
 

@@ -21,24 +21,33 @@ from noetl.api.cli.registration_order import order_by_use
 from noetl.api.cli.sources import compile_or_fail, read_source, report_findings
 from noetl.api.cli.store_option import StoreOption
 from noetl.api.service.errors import PlaybookError
+from noetl.planner.catalogue import LIVE
 
 if TYPE_CHECKING:
     from noetl.api.cli.access.playbook_access import PlaybookAccess
+    from noetl.api.service.playbooks import PlaybookText
     from noetl.api.service.views import PlaybookEntry
 
 app = typer.Typer(
     name="playbooks",
-    help="Register playbooks in a store or a service, list, show, compare and remove them.",
+    help="Register playbooks in a store or a service, list, show, compare, promote and remove them.",
     no_args_is_help=True,
     epilog="Example: noetl playbooks register report.yaml",
 )
 
 NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME[@VERSION]", help="A registered playbook; without a version the newest.")
+    str,
+    typer.Argument(
+        metavar="NAME[@VERSION]", help="A version or an alias of a playbook. Default: the newest."
+    ),
+]
+ForceOption = Annotated[
+    bool,
+    typer.Option("--force", help="Also if it does not fit the playbooks that it uses, or its callers."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 
-_LIST_HEADER = ("PLAYBOOK", "VERSION", "REGISTERED", "BY")
+_LIST_HEADER = ("PLAYBOOK", "VERSION", "REGISTERED", "BY", "LIVE", "ALIASES")
 _TIME_LENGTH = 19
 _EXIT_DIFFERENT = 1
 
@@ -57,8 +66,8 @@ def register_playbooks(
     """Register playbooks, and write the name and the version of each to stdout.
 
     All of them are compiled first, so a wrong one leaves everything as it was. Those that others call are
-    registered before them. A text that is registered already keeps its version. The triggers of a new version
-    replace those of the version before.
+    registered before them. A text that is registered already keeps its version. A new version is live, and
+    its triggers replace those of the version before, unless a version was promoted.
     """
     sources = [read_source(file) for file in files]
     plans = [compile_or_fail(source) for source in sources]
@@ -73,7 +82,7 @@ def register_playbooks(
             entries.append(entry)
             if not json:
                 write_stdout(f"{entry.name}@{entry.version}\n")
-                print_message(_describe(is_new, len(plan.header.triggers)))
+                print_message(_describe(entry, len(plan.header.triggers), is_new=is_new))
                 for finding in entry.diagnostics or ():
                     place = f"{sources[number].file}:{finding.line}:{finding.column}"
                     hint = f" ({finding.hint})" if finding.hint else ""
@@ -84,14 +93,13 @@ def register_playbooks(
         write_json([to_json(entry) for entry in entries])
 
 
-def _describe(is_new: bool, triggers: int) -> str:
-    """Return what the registration of a version has changed.
-
-    >>> _describe(True, 2)
-    'registered; services and workers of the store fire its 2 triggers from now on'
-    """
+def _describe(entry: PlaybookEntry, triggers: int, *, is_new: bool) -> str:
+    """Return what the registration of a version with some triggers has changed."""
     if not is_new:
         return "registered before; nothing has changed"
+    if entry.pinned:
+        label = f"{entry.name}@{entry.version}"
+        return f"registered; version {entry.live_version} stays live until `noetl playbooks promote {label}`"
     noun = "trigger" if triggers == 1 else f"{triggers} triggers"
     return (
         f"registered; services and workers of the store fire its {noun} from now on"
@@ -115,7 +123,10 @@ def list_playbooks(
     store: StoreOption = None,
     url: UrlOption = None,
 ) -> None:
-    """List the newest version of each registered playbook, or all versions of one, the newest first."""
+    """List the newest version of each registered playbook, or all versions of one, the newest first.
+
+    Triggers and starts by name use the live version. It follows the newest one unless it is pinned.
+    """
     with open_playbooks(store, url) as playbooks:
         page = playbooks.find(name, limit, cursor)
     if json:
@@ -130,17 +141,33 @@ def list_playbooks(
 
 def _rows(entries: Sequence[PlaybookEntry], *, with_header: bool) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
-        (entry.name, entry.version, f"{entry.registered_at[:_TIME_LENGTH]}Z", entry.registered_by or "-")
+        (
+            entry.name,
+            entry.version,
+            f"{entry.registered_at[:_TIME_LENGTH]}Z",
+            entry.registered_by or "-",
+            f"{entry.live_version} (pinned)" if entry.pinned else entry.live_version,
+            _list_aliases(entry),
+        )
         for entry in entries
     ]
     return [_LIST_HEADER, *rows] if with_header and rows else rows
 
 
+def _list_aliases(entry: PlaybookEntry) -> str:
+    return ", ".join(f"{alias}={version}" for alias, version in entry.aliases.items()) or "-"
+
+
 @app.command("show", no_args_is_help=True, epilog="Example: noetl playbooks show report@2")
 def show_playbook(name: NameArgument, store: StoreOption = None, url: UrlOption = None) -> None:
-    """Write the text of a registered playbook to stdout."""
+    """Write the text of a registered playbook to stdout, and which version is live to stderr."""
     with open_playbooks(store, url) as playbooks:
-        write_stdout(playbooks.text(*_split(name)))
+        found = playbooks.get(*_split(name))
+    write_stdout(found.text)
+    entry = found.entry
+    live = f"live is pinned to {entry.live_version}" if entry.pinned else f"live is {entry.live_version}"
+    aliases = f"; aliases: {_list_aliases(entry)}" if entry.aliases else ""
+    print_message(f"version {entry.version} of {entry.name}; {live}{aliases}")
 
 
 @app.command("diff", no_args_is_help=True, epilog="Example: noetl playbooks diff report@2")
@@ -148,7 +175,9 @@ def compare_playbooks(
     name: NameArgument,
     other: Annotated[
         str | None,
-        typer.Argument(metavar="[FILE|VERSION]", help="A file, or a version. Default: the version before."),
+        typer.Argument(
+            metavar="[FILE|VERSION]", help="A file, a version or an alias. Default: the version before."
+        ),
     ] = None,
     store: StoreOption = None,
     url: UrlOption = None,
@@ -159,14 +188,14 @@ def compare_playbooks(
     """
     playbook, version = _split(name)
     with open_playbooks(store, url) as playbooks:
-        chosen = version or playbooks.find(playbook, 1, None).items[0].version
-        text = playbooks.text(playbook, chosen)
+        found = playbooks.get(playbook, version)
+        chosen, text = found.entry.version, found.text
         label = f"{playbook}@{chosen}"
-        if other is not None and not _is_version(playbooks, playbook, other):
+        if other is not None and not _is_version(playbooks, found.entry, other):
             first, second = (label, text), (other, read_source(other).text)
         else:
-            earlier = other or _version_before(playbooks, playbook, chosen)
-            first = f"{playbook}@{earlier}", playbooks.text(playbook, earlier)
+            before = playbooks.get(playbook, other or _version_before(playbooks, playbook, chosen))
+            first = f"{playbook}@{before.entry.version}", before.text
             second = label, text
     lines = difflib.unified_diff(
         first[1].splitlines(), second[1].splitlines(), first[0], second[0], lineterm=""
@@ -188,7 +217,8 @@ def remove_playbook(
 ) -> None:
     """Remove a version of a playbook from the registry, or all. Runs that have not ended keep it there.
 
-    The triggers of the version that is then the newest take the place of those that were removed.
+    If it was live, the newest version is live then, with its triggers. A version with an alias is not
+    removed.
     """
     playbook, version = _split(name)
     if all_versions == (version is not None):
@@ -196,6 +226,67 @@ def remove_playbook(
     with open_playbooks(store, url) as playbooks:
         playbooks.remove(playbook, version)
     print_message(f"removed {name}")
+
+
+@app.command("promote", no_args_is_help=True, epilog="Example: noetl playbooks promote report@2")
+def promote_playbook(
+    name: Annotated[str, typer.Argument(metavar="NAME@VERSION", help="A registered version.")],
+    alias: Annotated[str, typer.Option("--as", metavar="ALIAS", help="The alias that names it then.")] = LIVE,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """Let `live` name a version, or another alias.
+
+    Triggers, starts by name and `workflow` actions then use it. `live` stays at it when other versions are
+    registered, until `noetl playbooks unpin`.
+    """
+    playbook, version = _split(name)
+    if version is None:
+        raise CommandError(f"name a version, such as {name}@1")
+    with open_playbooks(store, url) as playbooks:
+        found = playbooks.get(playbook, version)
+        try:
+            entry = playbooks.promote(playbook, found.entry.version, alias, is_forced=force)
+        except PlaybookError as error:
+            raise _report_unfit(found, error) from error
+    if json:
+        write_json(entry)
+    else:
+        print_message(f"{entry.name} of {playbook} is version {entry.version}")
+
+
+@app.command("unpin", no_args_is_help=True, epilog="Example: noetl playbooks unpin report")
+def unpin_playbook(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME[@ALIAS]", help="A playbook, or an alias of it. Default: live.")
+    ],
+    force: ForceOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """Let `live` follow the newest version again, or remove another alias."""
+    playbook, alias = _split(name)
+    with open_playbooks(store, url) as playbooks:
+        newest = playbooks.get(playbook, None)
+        try:
+            playbooks.remove_alias(playbook, alias or LIVE, is_forced=force)
+        except PlaybookError as error:
+            raise _report_unfit(newest, error) from error
+    if alias in (None, LIVE):
+        print_message(f"live of {playbook} follows the newest version, which is {newest.entry.version}")
+    else:
+        print_message(f"removed the alias {alias} of {playbook}")
+
+
+def _report_unfit(playbook: PlaybookText, error: PlaybookError) -> CommandError:
+    """Report why a registered version does not fit the others, and return the error that ends the command."""
+    from noetl.api.cli.sources import PlaybookSource
+
+    entry = playbook.entry
+    source = PlaybookSource(f"{entry.name}@{entry.version}", playbook.text.encode("utf-8", "replace"))
+    return report_findings(source, error.diagnostics)
 
 
 def _split(text: str) -> tuple[str, str | None]:
@@ -208,9 +299,11 @@ def _split(text: str) -> tuple[str, str | None]:
     return (name, version) if name and version else (text, None)
 
 
-def _is_version(playbooks: PlaybookAccess, name: str, text: str) -> bool:
-    """Return whether a text is one of the newest versions of a playbook, and not a file."""
-    return any(entry.version == text for entry in playbooks.find(name, 1000, None).items)
+def _is_version(playbooks: PlaybookAccess, playbook: PlaybookEntry, text: str) -> bool:
+    """Return whether a text is an alias or one of the newest versions of a playbook, and not a file."""
+    if text == LIVE or text in playbook.aliases:
+        return True
+    return any(entry.version == text for entry in playbooks.find(playbook.name, 1000, None).items)
 
 
 def _version_before(playbooks: PlaybookAccess, name: str, version: str) -> str:

@@ -13,6 +13,7 @@ from noetl.api.cli.access.service_client import ServiceClient, UnknownResourceEr
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
 from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_message, write_json, write_stdout
 from noetl.executor.model.run import RunStatus
+from noetl.planner.catalogue import LIVE
 
 if TYPE_CHECKING:
     from noetl.api.cli.sources import PlaybookSource
@@ -32,7 +33,8 @@ def submit(
         str,
         typer.Argument(
             metavar="FILE",
-            help="A playbook, or - for standard input. NAME or NAME@VERSION is one that the service has.",
+            help="A playbook, or - for standard input. NAME, NAME@VERSION and NAME@ALIAS are those that the"
+            " service has.",
         ),
     ],
     url: Annotated[str, typer.Option("--url", metavar="URL", help="The address of the service.")],
@@ -78,8 +80,8 @@ def submit(
 def _find_playbook(service: ServiceClient, text: str) -> tuple[Any, dict[str, str]]:
     """Return a playbook as the body of a request names it, and the declared types of its inputs.
 
-    It is the text of a file, or the name and the version of a registered playbook. A name without a version
-    is the newest one, as the service has it now.
+    It is the text of a file, or the name and the version of a registered playbook. An alias, and `live` for a
+    name alone, is the version that the service has for it now.
 
     Raises:
         CommandError: there is neither such a file nor such a playbook.
@@ -91,10 +93,8 @@ def _find_playbook(service: ServiceClient, text: str) -> tuple[Any, dict[str, st
         return source.text, _input_types(source)
     name, _, version = text.rpartition("@")
     if not name or not version:
-        name, version = text, ""
-    address = f"/playbooks/{quote(name, safe='')}" + (
-        f"/versions/{quote(version, safe='')}" if version else ""
-    )
+        name, version = text, LIVE
+    address = f"/playbooks/{quote(name, safe='')}/versions/{quote(version, safe='')}"
     try:
         response = service.request("GET", address)
     except UnknownResourceError as error:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from noetl.api.cli.drawings import CalledPlan
 from noetl.api.cli.local.playbook_files import AmbiguousNameError, PlaybookFiles, list_playbook_files
 from noetl.api.cli.sources import compile_source, read_source
+from noetl.planner.catalogue import LIVE
 
 if TYPE_CHECKING:
-    from noetl.planner.draw.called_playbooks import PlaybookCall
+    from noetl.planner.catalogue import PlaybookCall
     from noetl.planner.plan import Plan
 
 MAX_CALLED_PLANS = 20
@@ -30,6 +31,8 @@ def find_called_plans(file: str, plan: Plan) -> tuple[CalledPlan, ...]:
     def find(call: PlaybookCall) -> CalledPlan:
         if file == "-":
             return CalledPlan(call, problem="standard input has no folder in which to find it")
+        if call.alias not in (None, LIVE):
+            return CalledPlan(call, problem="files have no aliases; a service takes it from its registry")
         try:
             found = names.choose(files, call.name, call.version)
         except AmbiguousNameError as error:

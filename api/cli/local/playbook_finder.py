@@ -17,10 +17,12 @@ from noetl.api.cli.local.playbook_files import (
 )
 from noetl.executor.engine.external import FoundPlaybook, registry_finder
 from noetl.executor.errors import ActionError
+from noetl.planner.catalogue import LIVE
 
 if TYPE_CHECKING:
     from noetl.executor.model.run import Run
     from noetl.executor.stores.interface import Store
+    from noetl.planner.catalogue import PlaybookCall
     from noetl.planner.plan import Plan
 
 
@@ -38,21 +40,22 @@ class SiblingPlaybookFinder:
         self._choices: dict[tuple[Path, str, str | None], tuple[list[PlaybookFile], PlaybookFile | None]] = {}
         self._plans: dict[PlaybookFile, Plan] = {}
 
-    def __call__(self, run: Run, name: str, version: str | None) -> FoundPlaybook | None:
-        """Return a playbook whose plan is in the store.
+    def __call__(self, run: Run, call: PlaybookCall) -> FoundPlaybook | None:
+        """Return a playbook whose plan is in the store. Files have no aliases, so one is of the registry.
 
         Raises:
             ActionError: the playbook is unknown, its file does not compile, or several files match.
         """
-        if run.source is None:
-            return self._find_registered(run, name, version)
+        if run.source is None or call.alias not in (None, LIVE):
+            return self._find_registered(run, call)
+        name, version = call.name, call.version
         with self._lock:
             folder = Path(run.source).parent
             files = list_playbook_files(folder)
             file = self._choose_cached(folder, files, run, name, version)
             if file is not None:
                 return self._compile_cached(file, run, name)
-            found = self._find_registered(run, name, version)
+            found = self._find_registered(run, call)
             if found is None:
                 raise self._unknown_playbook(files, run, name, version)
             return found

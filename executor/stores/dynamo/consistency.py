@@ -21,7 +21,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from noetl.executor.errors import StoreError
-from noetl.executor.model.registry import LIVE
 from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, Visit, VisitStatus
 from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.stores.dynamo import keys
@@ -43,6 +42,7 @@ from noetl.executor.stores.finding import (
     limit_findings,
 )
 from noetl.executor.stores.sqs.messages import MessageQueue
+from noetl.planner.catalogue import LIVE
 
 CHECKS_PER_RUN = 3
 MAX_CHECKED_PAYLOADS = 1_000

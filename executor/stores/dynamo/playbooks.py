@@ -19,7 +19,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import PayloadTooLargeError, RejectedError, StoreError
 from noetl.executor.model.registry import (
-    LIVE,
     PlaybookAlias,
     RegisteredPlaybook,
     require_newest,
@@ -35,6 +34,7 @@ from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Put, Up
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.triggers import removing_writes, replacing_writes
 from noetl.executor.stores.sql.rows import encode_json
+from noetl.planner.catalogue import LIVE
 from noetl.planner.plan import Trigger
 
 MAX_REMOVED = 10

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterator
 
 from noetl.executor.errors import DamagedRunError
-from noetl.executor.model.registry import LIVE
 from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_transition import check_deletable, lose_branch
 from noetl.executor.model.special_visits import deadline_visit
@@ -31,6 +30,7 @@ from noetl.executor.stores.memory.cached_results import delete_expired
 from noetl.executor.stores.memory.outbox import delete_expired_entries
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.plan_uses import UNUSED_SECONDS
+from noetl.planner.catalogue import LIVE
 
 logger = logging.getLogger("noetl.executor")
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import (
-    LIVE,
     PlaybookAlias,
     RegisteredPlaybook,
     require_newest,
@@ -23,6 +22,7 @@ from noetl.executor.model.registry import (
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.memory.state import MemoryState, RegistryEntry
 from noetl.executor.stores.memory.triggers import remove_triggers, replace_triggers
+from noetl.planner.catalogue import LIVE
 from noetl.planner.frozen import replace
 from noetl.planner.plan import Trigger
 

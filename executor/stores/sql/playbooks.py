@@ -10,7 +10,6 @@ from collections.abc import Collection, Sequence
 
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import (
-    LIVE,
     PlaybookAlias,
     RegisteredPlaybook,
     require_newest,
@@ -24,6 +23,7 @@ from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import Row, alias_from_row, playbook_from_row
 from noetl.executor.stores.sql.triggers import remove_triggers, replace_triggers
+from noetl.planner.catalogue import LIVE
 from noetl.planner.frozen import replace
 from noetl.planner.plan import Trigger
 

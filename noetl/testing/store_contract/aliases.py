@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.registry import LIVE, MAX_ALIASES, PlaybookAlias, RegisteredPlaybook
+from noetl.executor.model.registry import MAX_ALIASES, PlaybookAlias, RegisteredPlaybook
 from noetl.executor.model.triggers import Advance
 from noetl.executor.stores.interface import Store
+from noetl.planner.catalogue import LIVE
 from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.operations import failed_checks, run_concurrently
 from noetl.testing.store_contract.registry import build_playbook, register_versions

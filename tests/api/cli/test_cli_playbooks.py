@@ -93,10 +93,79 @@ def test_playbooks_are_compared(noetl: Command, place: tuple[str, str], name: st
     ]
     backwards = noetl("playbooks", "diff", f"team/{name}@1", "2", *place)
     assert backwards.out.splitlines()[:2] == [f"--- team/{name}@2", f"+++ team/{name}@1"]
+    noetl("playbooks", "promote", f"team/{name}@1", "--as", "stable", *place)
+    aliased = noetl("playbooks", "diff", f"team/{name}@live", "stable", *place)
+    assert aliased.out.splitlines()[:2] == [f"--- team/{name}@1", f"+++ team/{name}@2"]
+    against_live = noetl("playbooks", "diff", f"team/{name}@stable", "live", *place)
+    assert against_live.out.splitlines()[:2] == [f"--- team/{name}@2", f"+++ team/{name}@1"]
+    assert noetl("playbooks", "diff", f"team/{name}@live", *place).out == result.out
     with_file = noetl("playbooks", "diff", f"team/{name}", first, *place)
     assert with_file.out.splitlines()[:2] == [f"--- team/{name}@2", f"+++ {first}"]
     equal = noetl("playbooks", "diff", f"team/{name}@1", first, *place)
     assert (equal.exit_code, equal.out) == (0, "")
+
+
+def test_a_version_is_promoted_and_live_follows_the_newest_again(
+    noetl: Command, place: tuple[str, str], name: str, tmp_path: Path
+) -> None:
+    playbook = f"team/{name}"
+    files = [write(name, FIRST + SCHEDULED, tmp_path), write(name, SECOND, tmp_path)]
+    noetl("playbooks", "register", *files, *place)
+    promoted = noetl("playbooks", "promote", f"{playbook}@1", *place)
+    assert promoted.err == f"live of {playbook} is version 1\n"
+    assert noetl("triggers", "list", "--playbook", playbook, *place).out.startswith(f"{playbook}/nightly")
+    staged = noetl("playbooks", "promote", f"{playbook}@2", "--as", "staging", "--json", *place)
+    assert (staged.json["name"], staged.json["version"]) == ("staging", "2")
+    listed = noetl("playbooks", "list", "--name", playbook, *place).out.splitlines()
+    assert [line.split("  ")[-2:] for line in listed] == [["1 (pinned)", "staging=2"]] * 2
+    shown = noetl("playbooks", "show", playbook, *place)
+    assert shown.out == SECOND.replace("NAME", name)
+    assert shown.err == f"version 2 of {playbook}; live is pinned to 1; aliases: staging=2\n"
+    live = noetl("playbooks", "show", f"{playbook}@live", *place)
+    assert live.out == (FIRST + SCHEDULED).replace("NAME", name)
+    refused = noetl("playbooks", "remove", f"{playbook}@1", *place)
+    assert f"`live` is an alias of version `1` of `{playbook}`; move or remove it first" in refused.err
+    unpinned = noetl("playbooks", "unpin", playbook, *place)
+    assert unpinned.err == f"live of {playbook} follows the newest version, which is 2\n"
+    assert noetl("triggers", "list", "--playbook", playbook, *place).out == ""
+    removed = noetl("playbooks", "unpin", f"{playbook}@staging", *place)
+    assert removed.err == f"removed the alias staging of {playbook}\n"
+    shown = noetl("playbooks", "show", playbook, *place)
+    assert shown.err == f"version 2 of {playbook}; live is 2\n"
+
+
+def test_wrong_promotions_are_refused(
+    noetl: Command, place: tuple[str, str], name: str, tmp_path: Path
+) -> None:
+    playbook = f"team/{name}"
+    noetl("playbooks", "register", write(name, FIRST, tmp_path), *place)
+    for arguments, message in (
+        (("promote", playbook), f"name a version, such as {playbook}@1"),
+        (("promote", f"{playbook}@9"), f"unknown version `9` of playbook `{playbook}`"),
+        (("promote", f"{playbook}@1", "--as", "1"), "begin with a letter, not `1`"),
+        (("unpin", playbook), f"`live` of playbook `{playbook}` follows the newest version already"),
+        (("unpin", f"{playbook}@staging"), f"unknown alias `staging` of playbook `{playbook}`"),
+        (("unpin", "unknown"), "unknown playbook `unknown`"),
+    ):
+        refused = noetl("playbooks", *arguments, *place)
+        assert refused.exit_code != 0
+        assert message in refused.err
+
+
+def test_a_promotion_that_breaks_callers_is_refused(
+    noetl: Command, place: tuple[str, str], name: str, tmp_path: Path
+) -> None:
+    noetl("playbooks", "register", write(name, CALLED, tmp_path), write(name, CALLER, tmp_path), *place)
+    assert noetl("playbooks", "promote", f"team/{name}@1", *place).exit_code == 0
+    changed = write(name, CALLED.replace("day", "date"), tmp_path)
+    assert noetl("playbooks", "register", changed, *place).out == f"team/{name}@2\n"
+    for command in (("promote", f"team/{name}@2"), ("unpin", f"team/{name}")):
+        refused = noetl("playbooks", *command, *place)
+        assert refused.exit_code == 1
+        assert "error[NP822]: line 5 of `" in refused.err
+        assert f"team/{name}@2:2:" in refused.err
+    assert noetl("playbooks", "promote", f"team/{name}@2", "--force", *place).exit_code == 0
+    assert noetl("playbooks", "unpin", f"team/{name}", "--force", *place).exit_code == 0
 
 
 def test_playbooks_are_removed(noetl: Command, place: tuple[str, str], name: str, tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from noetl.api.cli import sources
 from noetl.api.cli.local.playbook_finder import SiblingPlaybookFinder
 from noetl.executor.engine.external import FoundPlaybook
 from noetl.executor.errors import ActionError
-from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.registry import PlaybookAlias, RegisteredPlaybook
 from noetl.executor.model.run import Run
 from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.planner.catalogue import PlaybookCall
 from noetl.testing.run_harness import RunHarness, compile_text
 
 Command = Callable[..., Any]
@@ -55,7 +56,7 @@ def find_error(
     finder: SiblingPlaybookFinder, run: Run, name: str = "child", version: str | None = None
 ) -> str:
     with pytest.raises(ActionError) as error_info:
-        finder(run, name, version)
+        finder(run, PlaybookCall(name, version))
     assert (error_info.value.type, error_info.value.retryable) == ("ParameterError", False)
     return error_info.value.message
 
@@ -73,7 +74,7 @@ def test_a_file_matches_by_its_stem_or_by_the_name_in_it(
     store: SqliteStore, tmp_path: Path, finder: SiblingPlaybookFinder, run: Run, file: str
 ) -> None:
     (tmp_path / file).write_text(child())
-    assert answer_of(store, finder(run, "child", None)) == 1
+    assert answer_of(store, finder(run, PlaybookCall("child"))) == 1
 
 
 def test_a_file_that_matches_by_its_stem_is_preferred(
@@ -81,26 +82,26 @@ def test_a_file_that_matches_by_its_stem_is_preferred(
 ) -> None:
     (tmp_path / "a.yaml").write_text(child(1))
     (tmp_path / "child.yaml").write_text(child(2, name="other"))
-    assert answer_of(store, finder(run, "child", None)) == 2
-    assert answer_of(store, finder(run, "other", None)) == 2
+    assert answer_of(store, finder(run, PlaybookCall("child"))) == 2
+    assert answer_of(store, finder(run, PlaybookCall("other"))) == 2
 
 
 def test_a_file_is_preferred_to_the_registry(
     store: SqliteStore, tmp_path: Path, finder: SiblingPlaybookFinder, run: Run
 ) -> None:
     register_text(store, child(7))
-    assert answer_of(store, finder(run, "child", None)) == 7
+    assert answer_of(store, finder(run, PlaybookCall("child"))) == 7
     (tmp_path / "child.yaml").write_text(child(1))
-    assert answer_of(store, finder(run, "child", None)) == 1
+    assert answer_of(store, finder(run, PlaybookCall("child"))) == 1
 
 
 def test_a_run_without_a_file_uses_the_registry(
     store: SqliteStore, tmp_path: Path, finder: SiblingPlaybookFinder, run: Run
 ) -> None:
     (tmp_path / "child.yaml").write_text(child(1))
-    assert finder(replace(run, source=None), "child", None) is None
+    assert finder(replace(run, source=None), PlaybookCall("child")) is None
     register_text(store, child(7))
-    assert answer_of(store, finder(replace(run, source=None), "child", None)) == 7
+    assert answer_of(store, finder(replace(run, source=None), PlaybookCall("child"))) == 7
 
 
 def test_a_requested_version_is_found_in_files_and_registry(
@@ -108,13 +109,13 @@ def test_a_requested_version_is_found_in_files_and_registry(
 ) -> None:
     (tmp_path / "child.yaml").write_text(child(2, version="2"))
     (tmp_path / "old.yaml").write_text(child(1, version="1"))
-    found = finder(run, "child", None)
+    found = finder(run, PlaybookCall("child"))
     assert found is not None
     assert (answer_of(store, found), found.version) == (2, "2")
-    assert answer_of(store, finder(run, "child", "1")) == 1
-    assert answer_of(store, finder(run, "child", "2")) == 2
+    assert answer_of(store, finder(run, PlaybookCall("child", "1"))) == 1
+    assert answer_of(store, finder(run, PlaybookCall("child", "2"))) == 2
     register_text(store, child(3, version="3"))
-    assert answer_of(store, finder(run, "child", "3")) == 3
+    assert answer_of(store, finder(run, PlaybookCall("child", "3"))) == 3
     assert find_error(finder, run, version="4") == (
         "unknown version `4` of playbook `child`: it is neither in the folder of parent.yaml"
         " nor in the registry; child.yaml has version `2`"
@@ -174,7 +175,23 @@ def test_other_files_are_skipped(
     assert "neither in the folder" in find_error(finder, run)
     assert "neither in the folder" in find_error(finder, run, name="inner/child")
     register_text(store, child(7))
-    assert answer_of(store, finder(run, "child", None)) == 7
+    assert answer_of(store, finder(run, PlaybookCall("child"))) == 7
+
+
+def test_an_alias_is_one_of_the_registry_and_live_is_also_a_file(
+    store: SqliteStore, tmp_path: Path, finder: SiblingPlaybookFinder, run: Run
+) -> None:
+    (tmp_path / "child.yaml").write_text(child(1))
+    assert answer_of(store, finder(run, PlaybookCall("child", alias="live"))) == 1
+    assert finder(run, PlaybookCall("child", alias="stable")) is None
+    for answer in (7, 8):
+        register_text(store, child(answer))
+    assert store.registry.promote(PlaybookAlias("default", "child", "stable", "1", 0.0))
+    assert answer_of(store, finder(run, PlaybookCall("child", alias="stable"))) == 7
+    (tmp_path / "child.yaml").unlink()
+    assert answer_of(store, finder(run, PlaybookCall("child"))) == 8
+    assert store.registry.promote(PlaybookAlias("default", "child", "live", "1", 0.0))
+    assert answer_of(store, finder(run, PlaybookCall("child"))) == 7
 
 
 def test_a_removed_folder_has_no_playbooks(tmp_path: Path, finder: SiblingPlaybookFinder, run: Run) -> None:
@@ -200,11 +217,11 @@ def test_a_file_is_compiled_once_until_it_changes(
     path = tmp_path / "named.yaml"
     path.write_text(child(1))
     for _ in range(3):
-        assert answer_of(store, finder(run, "child", None)) == 1
+        assert answer_of(store, finder(run, PlaybookCall("child"))) == 1
     assert compilations == ["named.yaml"]
     path.write_text(child(2))
     os.utime(path, ns=(1, 1))
-    assert answer_of(store, finder(run, "child", None)) == 2
+    assert answer_of(store, finder(run, PlaybookCall("child"))) == 2
     assert compilations == ["named.yaml"] * 2
 
 

@@ -18,7 +18,16 @@ export interface PlaybookEntry {
   plan_hash: string;
   registered_at: string;
   registered_by: string | null;
+  live_version: string;
+  pinned: boolean;
+  aliases: Record<string, string>;
   statistics?: PlaybookSummary;
+}
+
+/** The aliases that name a version, `live` first. */
+export function aliasesOf(entry: PlaybookEntry): string[] {
+  const others = Object.keys(entry.aliases).filter((alias) => entry.aliases[alias] === entry.version);
+  return entry.version === entry.live_version ? [entry.pinned ? "live, pinned" : "live", ...others] : others;
 }
 
 export interface PlaybookDocument extends PlaybookEntry {

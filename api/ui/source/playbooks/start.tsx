@@ -49,7 +49,7 @@ function useOrigin({ name, version, run }: Props): { origin: Origin | null; prob
       return { subject: { name, version: found.version }, hash: found.plan_hash };
     };
     const read = async (): Promise<Origin> => {
-      if (run === null) return { subject: (await registered(version)).subject, run: null };
+      if (run === null) return { subject: (await registered(version ?? "live")).subject, run: null };
       const path = `/workflows/${encodeURIComponent(run)}`;
       const response = await service.send(`${path}/input`, { signal });
       const { input } = parseJson(await response.text()) as { input: Record<string, unknown> };

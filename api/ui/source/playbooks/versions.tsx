@@ -8,7 +8,7 @@ import { describe, useAnswer, useShared } from "../parts/context";
 import { Time } from "../parts/times";
 import { printable } from "../parts/value";
 import { query } from "../service";
-import type { PlaybookEntry } from "./answers";
+import { aliasesOf, type PlaybookEntry } from "./answers";
 import { playbookLink, playbookPath } from "./addresses";
 
 export function VersionsTab({ name }: { name: string }) {
@@ -78,6 +78,11 @@ export function VersionsTab({ name }: { name: string }) {
                   <a href={playbookLink(name, ["versions", entry.version])}>
                     <bdi>{printable(entry.version)}</bdi>
                   </a>
+                  {aliasesOf(entry).map((alias) => (
+                    <span key={alias} class="tag" title="Alias of this version">
+                      <bdi>{printable(alias)}</bdi>
+                    </span>
+                  ))}
                 </td>
                 <td>
                   <Time at={entry.registered_at} />

@@ -6,7 +6,7 @@ import { lazy } from "../parts/lazy";
 import { Time } from "../parts/times";
 import { printable } from "../parts/value";
 import { Source } from "../run/tabs";
-import type { PlaybookDocument } from "./answers";
+import { aliasesOf, type PlaybookDocument } from "./answers";
 import { playbookLink } from "./addresses";
 import { RegistryView } from "./list";
 import { usePlaybook, type Read } from "./loading";
@@ -168,6 +168,11 @@ function PlaybookHead({ playbook, version, read }: HeadProps) {
         <span class="tag" title="Version">
           <bdi>{printable(playbook.version)}</bdi>
         </span>
+        {aliasesOf(playbook).map((alias) => (
+          <span key={alias} class="tag" title="Alias of this version">
+            <bdi>{printable(alias)}</bdi>
+          </span>
+        ))}
         <div class="actions">
           <a class="button" href={playbookLink(name, ["edit"])}>
             Edit
@@ -193,6 +198,15 @@ function PlaybookHead({ playbook, version, read }: HeadProps) {
           </span>
         )}
         <span>{version === null ? "The newest version" : "This version"}</span>
+        {playbook.version !== playbook.live_version && (
+          <span>
+            Live is{" "}
+            <a href={playbookLink(name, ["versions", playbook.live_version])}>
+              <bdi>{printable(playbook.live_version)}</bdi>
+            </a>
+            , pinned
+          </span>
+        )}
       </p>
       <p class={read.problem ? "headline problem" : "headline"} role={read.problem ? "alert" : undefined}>
         {isRemoved ? removed : read.problem}
