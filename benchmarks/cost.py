@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report, run_cost
+from benchmarks import report, run_cost, trigger_cost
 from benchmarks.meter import PRICES, AwsMeter, AwsUsage, lambda_dollars
 from benchmarks.playbooks import fan_out, text_chain
 from noetl.executor.actions import catalogue
@@ -203,8 +203,10 @@ def measure_run_tables() -> str:
         tables = run_cost.render_tables(run_cost.measure_shapes(store, queue, meter))
         firing = run_cost.measure_firing(store, meter)
         event = run_cost.measure_event_firing(store, meter)
-        firings = f"dollars of a million firings of a schedule: {firing:.2f}, by events: {event:.2f}\n"
-        return f"{tables}\n{firings}"
+        additions = {"firings of a schedule": firing, "firings by events": event}
+        additions |= trigger_cost.measure_additions(store, meter)
+        rows = "".join(f"| {name} | {dollars:.2f} |\n" for name, dollars in additions.items())
+        return f"{tables}\n| dollars a million | |\n| --- | --- |\n{rows}"
 
 
 @contextmanager

@@ -154,7 +154,7 @@ def measure_firing(store: DynamoStore, meter: AwsMeter) -> float:
         fired = meter.read()
     store.runs.create(*new_run(plan.header, plan.hash, StartRequest(), now=time.time()))
     started = meter.read()
-    return float((fired.dollars - started.dollars) * 1e6 + _firing_dollars(cpu_seconds))
+    return float((fired.dollars - started.dollars) * 1e6 + firing_dollars(cpu_seconds))
 
 
 def measure_event_firing(store: DynamoStore, meter: AwsMeter) -> float:
@@ -180,12 +180,12 @@ def measure_event_firing(store: DynamoStore, meter: AwsMeter) -> float:
     request = StartRequest({"order": {"id": 1}})
     store.runs.create(*new_run(plan.header, plan.hash, request, now=time.time()))
     started = meter.read()
-    return float((fired.dollars - started.dollars) * 1e6 + _firing_dollars(cpu_seconds)) + float(
+    return float((fired.dollars - started.dollars) * 1e6 + firing_dollars(cpu_seconds)) + float(
         PRICES["per_million"]["bus_events"]
     )
 
 
-def _firing_dollars(cpu_seconds: float) -> float:
+def firing_dollars(cpu_seconds: float) -> float:
     """Return dollars of a million messages about firings, and of as many invocations."""
     prices = PRICES["per_million"]
     invocation = prices["lambda_requests"] + _log_dollars(PRICES["lambda_log_bytes"])

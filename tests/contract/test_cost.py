@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from benchmarks import cost, run_cost
+from benchmarks import cost, run_cost, trigger_cost
 from benchmarks.meter import PRICES, AwsMeter, AwsUsage, lambda_dollars
 from noetl.executor.model.ids import ORDERED, ordered_id
 from noetl.executor.model.run import Run, RunStatus
@@ -65,6 +65,15 @@ def test_a_firing_is_one_request_after_the_read_of_its_trigger(queue: str) -> No
         fired = meter.read()
     assert fired.requests == {("dynamodb", "GetItem"): 1, ("dynamodb", "TransactWriteItems"): 1}
     assert (fired.read_units, fired.write_units - started.write_units) == (1.0, 7.0)
+
+
+def test_what_triggers_and_notifications_add_is_measured(queue: str) -> None:
+    store = open_store()
+    assert isinstance(store, DynamoStore)
+    with AwsMeter().attached("dynamodb", "sqs") as meter:
+        additions = trigger_cost.measure_additions(store, meter)
+    assert list(additions) == ["firings of a webhook", "notifications", "partitions of a backfill"]
+    assert all(1 < dollars < 20 for dollars in additions.values()), additions
 
 
 def test_the_subscribers_of_an_end_are_one_read(queue: str) -> None:
