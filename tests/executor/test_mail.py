@@ -84,7 +84,13 @@ def authenticate(
 def mail_server(box: MailBox, ssl_context: ssl.SSLContext | None = None, **options: Any) -> Iterator[int]:
     """Serve mails on a port of this machine. Return the port."""
     controller = Controller(
-        box, "127.0.0.1", find_free_port(), ssl_context=ssl_context, server_hostname="localhost", **options
+        box,
+        "127.0.0.1",
+        find_free_port(),
+        ssl_context=ssl_context,
+        server_hostname="localhost",
+        ready_timeout=60.0,
+        **options,
     )
     controller.start()
     try:
