@@ -37,6 +37,7 @@ from noetl.planner.dataflow.liveness import (
 from noetl.planner.graph.joins import ROOT
 from noetl.planner.graph.visit_bounds import compute_visit_bound
 from noetl.planner.guards.coverage import is_error_aware
+from noetl.planner.limits import Limit
 from noetl.planner.notify import Notify, NotifyEvent
 from noetl.planner.plan import (
     MAX_COUNTED_VISITS,
@@ -76,6 +77,7 @@ from noetl.planner.syntax.models import (
     EventDeclaration,
     FolderDeclaration,
     KeyedTriggerDeclaration,
+    LimitDeclaration,
     NotifyDeclaration,
     QueueDeclaration,
     RetryPolicy,
@@ -150,6 +152,7 @@ class Lowering:
             statistics=self.count_statistics(steps, tasks),
             triggers=tuple(map(self.lower_trigger, self.playbook.triggers)),
             notify=lower_notify(self.playbook.notify),
+            concurrency=tuple(map(lower_limit, self.playbook.limits)),
         )
         return Plan(header, steps, tasks, self.program.document.text)
 
@@ -201,6 +204,7 @@ class Lowering:
             live_names=self.live_names.get(name, frozenset()),
             line=self.program.name_span(step).line,
             cache=None if step.cache is None else self.lower_step_cache(step, step.cache),
+            concurrency=tuple(map(lower_limit, step.limits)),
         )
 
     @cached_property
@@ -325,6 +329,7 @@ class Lowering:
         actions = Counter(
             work.type for work_list in work_lists for work in work_list if isinstance(work, Action)
         )
+        limited = sum(bool(step.concurrency) for step in steps.values())
         return {
             "steps": len(steps),
             "tasks": len(tasks),
@@ -334,6 +339,7 @@ class Lowering:
             "cycles": sum(self.cfg.is_cyclic(next(iter(component))) for component in self.cfg.components),
             "most_visits": self.compute_visit_bound(),
             "actions": dict(sorted(actions.items())),
+            **({"limited_steps": limited} if limited else {}),
         }
 
     def compute_visit_bound(self) -> int:
@@ -451,6 +457,11 @@ def lower_notify(declared: NotifyDeclaration | None) -> Notify | None:
     }
     channels = {event: tuple(dict.fromkeys(names)) for event, names in named.items() if names}
     return Notify(channels, None if late is None else late.after) if channels else None
+
+
+def lower_limit(declared: LimitDeclaration) -> Limit:
+    """Return a limit of runs or visits."""
+    return Limit(declared.use, declared.limit, declared.key, declared.when_full, declared.max_wait)
 
 
 def lower_source(declared: TriggerDeclaration) -> TriggerSource:

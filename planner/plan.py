@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from noetl.planner.frozen import frozen
+from noetl.planner.limits import Limit
 from noetl.planner.notify import Notify
 from noetl.planner.polled_sources import BucketObjects, BusEvents, Folder, Queue
 from noetl.planner.schedules.schedule import Schedule
@@ -347,6 +348,7 @@ class Step:
         line: the line of the name in the text.
         format: the version of the format for which the step was compiled. It says what the step means.
         cache: the cache of the work, without the rule. The JSON has it only if there is one.
+        concurrency: how many visits of the step are in progress at once, in all runs of the tenant.
     """
 
     name: str
@@ -371,6 +373,7 @@ class Step:
     line: int = 0
     format: int = FORMAT
     cache: Cache | None = None
+    concurrency: tuple[Limit, ...] = ()
 
     @property
     def has_ordered_visits(self) -> bool:
@@ -403,6 +406,7 @@ class Step:
             "line": self.line,
             "format": self.format,
             **({} if self.cache is None else {"cache": self.cache.to_json()}),
+            **({"concurrency": [limit.to_json() for limit in self.concurrency]} if self.concurrency else {}),
         }
 
     @classmethod
@@ -431,6 +435,7 @@ class Step:
             # Plans of format 1 do not have this key.
             format=data.get("format", 1),
             cache=Cache.from_json(data.get("cache")),
+            concurrency=tuple(Limit.from_json(limit) for limit in data.get("concurrency", ())),
         )
 
 
@@ -564,6 +569,7 @@ class Header:
             names that the branches before it have saved.
         statistics: numbers of steps, edges, actions and so on.
         triggers: what starts runs of the playbook by itself.
+        concurrency: how many runs of the playbook are in progress at once.
         format: the version of the format for which the plan was compiled.
     """
 
@@ -583,7 +589,13 @@ class Header:
     statistics: Mapping[str, Any] = field(default_factory=dict)
     triggers: tuple[Trigger, ...] = ()
     notify: Notify | None = None
+    concurrency: tuple[Limit, ...] = ()
     format: int = FORMAT
+
+    @property
+    def has_limits(self) -> bool:
+        """True if the playbook or one of its steps has `concurrency`."""
+        return bool(self.concurrency) or "limited_steps" in self.statistics
 
     @property
     def is_superseded(self) -> bool:
@@ -610,6 +622,7 @@ class Header:
             # The hash of a plan without triggers stays that of earlier versions.
             **({"triggers": [trigger.to_json() for trigger in self.triggers]} if self.triggers else {}),
             **({} if self.notify is None else {"notify": self.notify.to_json()}),
+            **({"concurrency": [limit.to_json() for limit in self.concurrency]} if self.concurrency else {}),
         }
 
     @classmethod
@@ -641,6 +654,7 @@ class Header:
             statistics=data["statistics"],
             triggers=tuple(Trigger.from_json(trigger) for trigger in data.get("triggers", ())),
             notify=Notify.from_json(data["notify"]) if "notify" in data else None,
+            concurrency=tuple(Limit.from_json(limit) for limit in data.get("concurrency", ())),
             format=data["format"],
         )
 

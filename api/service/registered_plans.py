@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from noetl.api.service.tenant import TenantContext
@@ -69,6 +69,15 @@ class StoredPlaybooks:
 
     def missing_rule(self, source: TriggerSource) -> str | None:
         return None if self.sources is None else self.sources.missing_rule(self.tenant, source)
+
+    def limits(self) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        cursor = None
+        while True:
+            page, cursor = self.store.gates.find(self.tenant, named=True, cursor=cursor)
+            found |= {gate.limit: gate.kind for gate in page if gate.kind is not None}
+            if cursor is None or len(found) >= MAX_NAMES:
+                return found
 
     def live_versions(self) -> Iterator[RegisteredPlan]:
         registry = self.store.registry

@@ -39,6 +39,7 @@ ALWAYS_KNOWN = frozenset({"input", "environment", "run", "now", "uuid", "secrets
 KNOWN_BEFORE_START = {
     TemplateScope.ENVIRONMENT: ("input",),
     TemplateScope.VARIABLES: ("input", "environment"),
+    TemplateScope.CONCURRENCY: ("input", "environment"),
 }
 """The sections evaluated before a run starts, each with the sections that its templates can read."""
 KNOWN_IN_STEPS = frozenset({"step", "steps", "error"})
@@ -259,6 +260,7 @@ _SCOPES_WITHOUT_RESULT = (
     TemplateScope.WORK,
     TemplateScope.ENVIRONMENT,
     TemplateScope.VARIABLES,
+    TemplateScope.CONCURRENCY,
     TemplateScope.OUTPUT,
 )
 

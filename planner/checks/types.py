@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from jinja2 import nodes
 
 from noetl.planner.catalogue import Kind
+from noetl.planner.checks.references import KNOWN_BEFORE_START
 from noetl.planner.dataflow.narrowing import handles_undefined
 from noetl.planner.diagnostics.wording import as_code
 from noetl.planner.kinds import KIND_NAMES
@@ -55,7 +56,7 @@ class _TypeChecker:
         self.dead_cases = {(*step.path, "rule", case) for step, case in dead_cases}
 
     def type_of(self, path: AccessPath, use: TemplateUse) -> ValueType | MissingAttribute | None:
-        if path[0] in use.local_names or use.scope in (TemplateScope.ENVIRONMENT, TemplateScope.VARIABLES):
+        if path[0] in use.local_names or use.scope in KNOWN_BEFORE_START:
             return None
         has_result = use.scope in (TemplateScope.RULE, TemplateScope.AFTER_WORK)
         return self.types.type_of(path, use.step if has_result else None)

@@ -38,7 +38,7 @@ from noetl.planner.dataflow.transfer import (
     with_implied,
 )
 from noetl.planner.guards.coverage import RuleCoverage
-from noetl.planner.program.program import Program
+from noetl.planner.program.program import Program, may_be_left_out
 from noetl.planner.program.template_uses import TemplateScope, TemplateUse
 from noetl.planner.syntax.models import ActionEntry, Case, Entry, Step, TaskEntry
 
@@ -306,6 +306,11 @@ class _StepInterpreter(_WorkInterpreter):
     def _state_after_run(self) -> AbstractState:
         """Return the state after all rounds of the `run` have succeeded."""
         step, state = self.step, AbstractState()
+        for limit in step.limits:
+            for use, template in self.table.templates.get((*limit.path, "key"), ()):
+                self.read(use, template, state)
+                state = self._assume(state, template.always.assigned)
+        before = state.assigned if may_be_left_out(step) else ALL_FACTS
         for use, template in self._templates("loop", "items"):
             self.read(use, template, state)
             state = self._assume(state, template.always.assigned)
@@ -317,7 +322,8 @@ class _StepInterpreter(_WorkInterpreter):
         for use, template in self._templates("repeat", "until"):
             self.read(use, template, state._replace(results=SUCCEEDED))
             state = state._replace(assigned=state.assigned | template.true.assigned)
-        return state._replace(on_success=state.on_success | state.assigned)
+        after = state._replace(on_success=state.on_success | state.assigned)
+        return after._replace(assigned=after.assigned & before, on_success=after.on_success & before)
 
     def _may_tolerate_failure(self) -> bool:
         """Return whether the `run` may end in a failure that `on_error: continue` tolerates."""

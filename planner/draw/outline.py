@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.diagnostics.terminal_text import character_width, display_width, to_printable
+from noetl.planner.limits import Limit
 from noetl.planner.plan import Action, Case, Plan, Step, TaskCall, Work
 
 STATE_SIGNS = {
@@ -115,10 +116,13 @@ def guard_text(case: Case) -> str:
     >>> guard_text(Case("{{ x >  3 }}")), guard_text(Case(None))
     ('x > 3', 'default')
     """
-    if case.guard is None:
-        return "default"
-    text = case.guard.strip()
-    if text.startswith("{{") and text.endswith("}}"):
+    return "default" if case.guard is None else expression_text(case.guard)
+
+
+def expression_text(template: str) -> str:
+    """Return a template on one line, without the braces of a single expression."""
+    text = template.strip()
+    if text.startswith("{{") and text.endswith("}}") and text.count("{{") == 1:
         text = text[2:-2].strip()
     return to_printable(" ".join(text.split()))
 
@@ -159,6 +163,19 @@ def repetition_notes(step: Step) -> Iterator[str]:
         yield FINALLY
 
 
+def limit_notes(limits: Iterable[Limit]) -> Iterator[str]:
+    """Yield a note on each limit of how many runs or visits are in progress at once.
+
+    >>> [*limit_notes([Limit(units=3, key="{{ input.team }}"), Limit(use="crm", when_full="skip")])]
+    ['limit 3 for each input.team', 'limit crm, skipped if full']
+    """
+    for limit in limits:
+        note = f"limit {limit.units if limit.use is None else to_printable(limit.use)}"
+        if limit.key is not None:
+            note += f" for each {truncate(expression_text(limit.key), 30)}"
+        yield f"{note}, skipped if full" if limit.when_full == "skip" else note
+
+
 def _attempts(work: Work) -> int:
     return work.retry.attempts if isinstance(work, Action) else 1
 
@@ -168,6 +185,7 @@ def step_notes(step: Step) -> Iterator[str]:
     if mode := join_mode(step):
         yield mode
     yield from repetition_notes(step)
+    yield from limit_notes(step.concurrency)
     loops = [*([step.loop] if step.loop else []), *(work.loop for work in step.run if work.loop)]
     for loop in loops:
         if loop is not step.loop:

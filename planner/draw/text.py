@@ -13,6 +13,7 @@ from noetl.planner.draw.outline import (
     cut_to_width,
     guard_text,
     join_mode,
+    limit_notes,
     make_outline,
     may_match_no_case,
     repetition_notes,
@@ -99,7 +100,7 @@ def _pad(text: str, column: int) -> str:
 
 
 def headline(plan: Plan) -> str:
-    """Return the name of a plan, and the numbers of its steps, edges, forks, joins and visits."""
+    """Return the name of a plan, the numbers of its steps, edges, forks, joins and visits, and its limits."""
     steps = list(plan.steps.values())
     numbers = (
         (len(steps), "step"),
@@ -107,7 +108,10 @@ def headline(plan: Plan) -> str:
         (sum(len(case.targets) > 1 for step in steps for case in step.cases), "fork"),
         (sum(step.join is not None for step in steps), "join"),
     )
-    counts = ", ".join([*(_count(number, noun) for number, noun in numbers if number), *_visit_bound(plan)])
+    limits = (f"runs: {note}" for note in limit_notes(plan.header.concurrency))
+    counts = ", ".join(
+        [*(_count(number, noun) for number, noun in numbers if number), *_visit_bound(plan), *limits]
+    )
     version = f" {to_printable(plan.header.version)}" if plan.header.version else ""
     return f"{to_printable(plan.header.name)}{version}: {counts}"
 
@@ -149,6 +153,7 @@ def _notes(plan: Plan, shape: Outline, step: Step, is_merge_without_join: bool) 
     elif is_merge_without_join:
         yield "no join needed"
     yield from repetition_notes(step)
+    yield from limit_notes(step.concurrency)
     if step.retry.attempts > 1:
         yield f"{step.retry.attempts} attempts"
     if step.name in shape.unreachable and not step.is_finally_step:

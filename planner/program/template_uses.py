@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -16,6 +16,7 @@ from noetl.planner.syntax.models import (
     DocumentPath,
     Entry,
     KeyedTriggerDeclaration,
+    LimitDeclaration,
     Loop,
     Playbook,
     Step,
@@ -37,6 +38,8 @@ class TemplateScope(StrEnum):
 
     ENVIRONMENT = "environment"
     VARIABLES = "variables"
+    CONCURRENCY = "concurrency"
+    """The key of a limit of runs, which is evaluated before the first step."""
     OUTPUT = "output"
     WORK = "run"
     RULE = "rule"
@@ -144,6 +147,7 @@ class _TemplateCollector:
         yield from self.parse_all(_find_texts(playbook.environment, ("environment",)), environment)
         variables = _Context(TemplateScope.VARIABLES)
         yield from self.parse_all(_find_texts(playbook.variables, ("variables",)), variables)
+        yield from self.in_limits(playbook.limits, _Context(TemplateScope.CONCURRENCY))
         if playbook.retry:
             retry = _Context(TemplateScope.AFTER_WORK)
             yield from self.parse_all(_find_texts(playbook.retry.if_, ("retry", "if")), retry)
@@ -153,6 +157,10 @@ class _TemplateCollector:
             yield from self.in_step(step)
         output = _Context(TemplateScope.OUTPUT)
         yield from self.parse_all(_find_texts(playbook.output or {}, ("output",)), output)
+
+    def in_limits(self, limits: Iterable[LimitDeclaration], context: _Context) -> Iterator[TemplateUse]:
+        for limit in limits:
+            yield from self.parse_all(_find_texts(limit.key, (*limit.path, "key")), context)
 
     def in_triggers(self, playbook: Playbook) -> Iterator[TemplateUse]:
         context = _Context(TemplateScope.TRIGGER)
@@ -201,6 +209,7 @@ class _TemplateCollector:
 
     def in_step(self, step: Step) -> Iterator[TemplateUse]:
         work = _Context(TemplateScope.WORK, step.name)
+        yield from self.in_limits(step.limits, work)
         if step.loop:
             yield from self.parse_all(_find_texts(step.loop.items, (*step.path, "loop", "items")), work)
             saved = frozenset(name for name, _ in find_saved_names(step.run or ()))

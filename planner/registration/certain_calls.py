@@ -9,8 +9,8 @@ branch. The least solution has the steps from which a run can end without a call
 Cost: linear in the number of cases and targets.
 
 Limits: guards are not evaluated: each case may be taken, and without `default` also none. A call with a
-condition, a loop or a cache does not count, nor one that is forgiven. A step that may fail without an end of
-the run can be left.
+condition, a loop or a cache does not count, nor one that is forgiven or that a full limit leaves out. A step
+that may fail without an end of the run can be left.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ class _CertainCalls:
             if self.calls(plan.tasks[name].run):
                 self.calling_tasks.add(name)
         self.calling_steps = {
-            step.name
-            for step in plan.steps.values()
-            if step.loop is None and step.cache is None and self.calls(step.run)
+            step.name for step in plan.steps.values() if self._always_works(step) and self.calls(step.run)
         }
 
     def are_always_made(self) -> bool:
@@ -69,6 +67,11 @@ class _CertainCalls:
             and (self.is_wanted(work) if isinstance(work, Action) else work.task in self.calling_tasks)
             for work in run
         )
+
+    def _always_works(self, step: Step) -> bool:
+        """Return whether each visit of a step that succeeds has performed its work once."""
+        may_skip = any(limit.when_full == "skip" for limit in step.concurrency)
+        return step.loop is None and step.cache is None and not may_skip
 
     def _tasks_after_those_they_call(self) -> Iterable[str]:
         calls: TaskGraph = nx.DiGraph()

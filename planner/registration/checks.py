@@ -5,8 +5,8 @@ Problem: a playbook is compiled alone, but it calls others, waits for their runs
 Algorithm: each use of another playbook is compared with the version that it or its alias names, or with
 the live one (NP817, NP818). The new version may take an alias from another version. If their inputs and
 results differ, each use of the alias by a live version is compared with both. It breaks if it fits the old
-one only (NP822). Channels that `notify` names must exist (NP851). A source that the
-operator does not allow is a warning (NP820).
+one only (NP822). Channels that `notify` names must exist (NP851), and limits that `use` names, too (NP834,
+NP835). A source that the operator does not allow is a warning (NP820).
 
 Cost: one read for each used playbook. If the interface has changed, one for each registered playbook, and for
 those that use the new one their plans.
@@ -29,7 +29,7 @@ from noetl.planner.frozen import replace
 from noetl.planner.plan import Header, Plan
 from noetl.planner.registration.call_sites import Catalogued, may_call
 from noetl.planner.registration.channels import check_channels
-from noetl.planner.registration.circles import check_circles
+from noetl.planner.registration.circles import PlaybookSearch, check_circles
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings, key_of
 from noetl.planner.registration.fit import Misfit, list_versions
 from noetl.planner.registration.registry import (
@@ -39,7 +39,9 @@ from noetl.planner.registration.registry import (
     UnreadablePlanError,
 )
 from noetl.planner.registration.result_reads import find_result_names
+from noetl.planner.registration.run_waits import check_run_waits
 from noetl.planner.registration.sources import check_sources_allowed
+from noetl.planner.registration.used_limits import check_used_limits
 from noetl.planner.registration.uses import PlaybookUse, UsesOfPlan
 from noetl.planner.trigger_sources import RunEnd
 
@@ -70,11 +72,15 @@ def check_registration(
     check_sources_allowed(findings, registered)
     if not is_forced:
         check_channels(findings, registered)
+        check_used_limits(findings, registered)
         _check_used_playbooks(findings, registered, action_types, aliases)
         for alias in aliases:
             with suppress(UnreadablePlanError):
                 _check_callers(findings, registered, action_types, alias)
-    check_circles(findings, registered, action_types, aliases)
+    search = PlaybookSearch(plan, registered, action_types, aliases)
+    check_circles(findings, search)
+    if not is_forced:
+        check_run_waits(findings, search)
     return findings.to_diagnostics()
 
 

@@ -59,22 +59,16 @@ MAX_EXAMINED = 500_000
 """How many steps and actions are examined, each time that they are. It takes some seconds."""
 
 
-def check_circles(
-    findings: RegistrationFindings,
-    registered: RegisteredPlaybooks,
-    action_types: Catalogued,
-    aliases: Collection[str],
-) -> None:
+def check_circles(findings: RegistrationFindings, search: PlaybookSearch) -> None:
     """Report recursion without end, and triggers that start each other, if the new plan is part of it.
 
-    `aliases` name the new version. Only triggers of the live version fire.
+    Only triggers of the live version fire.
     """
-    search = _CircleSearch(findings.plan, registered, action_types, aliases)
-    sites = [*find_call_sites(findings.plan, action_types)]
+    sites = [*search.sites_of(search.new_version)]
     calls = [site for site in sites if is_unconditional(site.action)]
     if calls:
         _report_recursion(findings, search, calls)
-    if LIVE not in aliases:
+    if not search.is_live:
         return
     if calls or any(isinstance(trigger.source, RunEnd) for trigger in findings.plan.header.triggers):
         _report_trigger_circle(findings, search, calls)
@@ -87,8 +81,8 @@ class _Link(NamedTuple):
     by_trigger: bool
 
 
-class _CircleSearch:
-    """The playbooks that are reached from a new plan, by their hashes."""
+class PlaybookSearch:
+    """The playbooks that are reached from a new plan, by their hashes. `aliases` name the new version."""
 
     def __init__(
         self,
@@ -99,6 +93,7 @@ class _CircleSearch:
     ) -> None:
         self.new_version = RegisteredPlan(plan.hash, plan.header, plan.header.version)
         self._new = AliasedVersion(self.new_version, aliases)
+        self.is_live = LIVE in aliases
         self._registered = registered
         self._action_types = action_types
         self._plans: dict[str, Plan | None] = {plan.hash: plan}
@@ -147,6 +142,16 @@ class _CircleSearch:
         self._examined_left -= len(plan.steps) + sum(statistics.get("actions", {}).values())
         return self._examined_left >= 0
 
+    def sites_of(self, registered: RegisteredPlan) -> Iterator[CallSite]:
+        """Yield the actions of a playbook that run others, unless too many steps were read."""
+        plan = self.plan(registered)
+        return iter(()) if plan is None else find_call_sites(plan, self._action_types)
+
+    def live_versions(self) -> Iterable[RegisteredPlan]:
+        """Return the live versions of all playbooks but the new one, up to a bound."""
+        own_name = self.new_version.header.name
+        return (found for found in self._registered.live_versions() if found.header.name != own_name)
+
     def called(self, action: Action) -> RegisteredPlan | None:
         """Return the playbook that an action runs without a condition."""
         called = called_playbook(action, self._action_types) if is_unconditional(action) else None
@@ -160,8 +165,7 @@ class _CircleSearch:
         new = [self.new_version]
         while new:
             caller = new.pop()
-            plan = self.plan(caller)
-            for site in find_call_sites(plan, self._action_types) if plan is not None else ():
+            for site in self.sites_of(caller):
                 called = self.called(site.action)
                 if called is not None:
                     if called.plan_hash not in graph:
@@ -250,7 +254,7 @@ def _is_awaited_by(trigger: Trigger, name: str) -> bool:
 
 
 def _report_recursion(
-    findings: RegistrationFindings, search: _CircleSearch, calls: Sequence[CallSite]
+    findings: RegistrationFindings, search: PlaybookSearch, calls: Sequence[CallSite]
 ) -> None:
     endless, own_hash = search.find_endless(), search.new_version.plan_hash
     for site in calls:
@@ -266,7 +270,7 @@ def _report_recursion(
 
 
 def _report_trigger_circle(
-    findings: RegistrationFindings, search: _CircleSearch, calls: Sequence[CallSite]
+    findings: RegistrationFindings, search: PlaybookSearch, calls: Sequence[CallSite]
 ) -> None:
     circle = search.find_trigger_circle()
     own_header = search.new_version.header

@@ -68,28 +68,46 @@ class RegistrationFindings:
         text, diagnostics = self.plan.source, Diagnostics()
         document = read_document(text, Diagnostics())
         for found in self._findings:
-            span = START if document is None else _find_span(document, found.place)
+            span = START if document is None else _find_span(self.plan, document, found.place)
             diagnostics.add(found.code, found.message, span, found.hint)
         return add_fixes(diagnostics, text)
 
 
-def _find_span(document: Document, place: PlanPlace) -> Span:
-    path = _document_path(document, place.path)
+def _find_span(plan: Plan, document: Document, place: PlanPlace) -> Span:
+    path = _document_path(plan, document, place.path)
     if place.is_key:
         return document.key_span(path)
     return document.text_span(path, place.start, place.end) if place.end else document.span(path)
 
 
-def _document_path(document: Document, path: DocumentPath) -> DocumentPath:
-    """Return the path of a value in the document. Tasks may be a list or a mapping there."""
+def _document_path(plan: Plan, document: Document, path: DocumentPath) -> DocumentPath:
+    """Return the path of a value in the document.
+
+    Tasks may be a list or a mapping there, and steps without a path to them are not in the plan.
+    """
+    if path[:1] == ("steps",) and len(path) > 1:
+        step_name = [*plan.steps][int(path[1])]
+        names = [step["name"] for step in document.data["steps"]]
+        path = ("steps", names.index(step_name), *path[2:])
     if path[0] != "tasks":
-        return _existing_path(document, path)
+        return _existing_path(document, _written_limit(document, path))
     _, name, *rest = path
     tasks = document.data["tasks"]
     if isinstance(tasks, list):
         names = [task["name"] for task in tasks]
         return ("tasks", names.index(name), *rest)
     return ("tasks", name, *(rest if isinstance(tasks[name], dict) else rest[1:]))
+
+
+def _written_limit(document: Document, path: DocumentPath) -> DocumentPath:
+    """Return a path without the number of a limit, if the text has one limit and no list of them."""
+    depth = 1 if path[0] == "concurrency" else 3
+    if len(path) <= depth or path[depth - 1] != "concurrency":
+        return path
+    written = document.data
+    for part in path[:depth]:
+        written = written[part]
+    return path if isinstance(written, list) else (*path[:depth], *path[depth + 1 :])
 
 
 def _existing_path(document: Document, path: DocumentPath) -> DocumentPath:

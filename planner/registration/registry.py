@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from noetl.planner.catalogue import LIVE, PlaybookCall
@@ -84,6 +84,10 @@ class RegisteredPlaybooks(Protocol):
 
     def missing_rule(self, source: TriggerSource) -> str | None:
         """Return the rule of the operator that the source of a trigger lacks, or None."""
+        ...
+
+    def limits(self) -> Mapping[str, str]:
+        """Return what each limit of the tenant's operator bounds, `runs` or `steps`, by its name."""
         ...
 
     def live_versions(self) -> Iterable[RegisteredPlan]:

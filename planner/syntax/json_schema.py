@@ -9,6 +9,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from noetl.planner.catalogue import ActionDeclaration, Catalogue, Kind, Parameter
+from noetl.planner.limits import MAX_LIMIT
 from noetl.planner.schedules.schedule import CatchUpMode
 from noetl.planner.syntax.durations import (
     parse_catch_up_time,
@@ -32,6 +33,7 @@ from noetl.planner.syntax.models import (
     Playbook,
     RetryPolicy,
     expand_channels,
+    expand_limit,
     expand_secret,
 )
 from noetl.planner.syntax.sizes import parse_body_size
@@ -96,6 +98,8 @@ class _WrittenFormGenerator(GenerateJsonSchema):
         converted = super().function_before_schema(schema)
         if function in (expand_secret, expand_channels):
             return {"anyOf": [{"type": "string"}, converted]}
+        if function is expand_limit:
+            return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}, *converted["oneOf"]]}
         if schema["schema"].get("cls") is RetryPolicy:
             return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1000}, converted]}
         if schema["schema"].get("cls") in (CachePolicy, LatePolicy):

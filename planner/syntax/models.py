@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
 from noetl.planner.catalogue import ActionDeclaration
+from noetl.planner.limits import MAX_LIMIT, MAX_LIMITS, WhenFull
 from noetl.planner.notify import MAX_CHANNELS
 from noetl.planner.polled_sources import DEFAULT_SETTLE_SECONDS
 from noetl.planner.schedules.schedule import MAX_CATCH_UP, MAX_CATCH_UP_SECONDS, CatchUpMode
@@ -92,6 +93,44 @@ def _expand_cache(value: object) -> object:
 
 
 CacheField = Annotated[CachePolicy, BeforeValidator(_expand_cache)]
+
+
+class LimitDeclaration(Model):
+    """One limit of how many runs or visits are in progress at once. `use` names a limit of the operator."""
+
+    use: str | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] | None = None
+    key: str | None = None
+    when_full: WhenFull = "queue"
+    max_wait: Duration | None = None
+
+
+def expand_limit(value: object) -> object:
+    """Return the mapping that a number alone stands for."""
+    return {"limit": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def limits_tag(value: object) -> str:
+    """Return which form `concurrency` has: a list of limits, or one limit."""
+    return "list" if isinstance(value, list) else "mapping"
+
+
+def is_limits_path(path: DocumentPath) -> bool:
+    """Return whether a path leads to the limits of the playbook or of a step.
+
+    >>> is_limits_path(("steps", 0, "concurrency")), is_limits_path(("steps", 0, "loop", "concurrency"))
+    (True, False)
+    """
+    return path[-1:] == ("concurrency",) and (len(path) == 1 or (len(path) == 3 and path[0] == "steps"))
+
+
+Limits = Annotated[
+    Annotated[LimitDeclaration, Tag("mapping")]
+    | Annotated[list[LimitDeclaration], Field(min_length=1, max_length=MAX_LIMITS), Tag("list")],
+    Discriminator(limits_tag),
+]
+LimitsField = Annotated[Limits, BeforeValidator(expand_limit)]
+"""The value of `concurrency`: a number, a limit, or a list of limits."""
 
 
 class Loop(Model):
@@ -205,8 +244,21 @@ class Step(Model):
     retry: RetryField | None = None
     timeout: Duration | None = None
     cache: CacheField | None = None
+    concurrency: LimitsField | None = None
     delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
     on_error: OnError | None = None
+
+    @property
+    def limits(self) -> Sequence[LimitDeclaration]:
+        """The limits of its visits."""
+        return list_limits(self.concurrency)
+
+
+def list_limits(written: LimitDeclaration | list[LimitDeclaration] | None) -> Sequence[LimitDeclaration]:
+    """Return the limits of a `concurrency`."""
+    if written is None:
+        return ()
+    return written if isinstance(written, list) else (written,)
 
 
 class Task(Model):
@@ -428,9 +480,15 @@ class Playbook(Model):
     start: str | None = None
     mode: Literal["parallel", "sequential"] = "parallel"
     on_error: OnError = "abort"
+    concurrency: LimitsField | None = None
     retry: RetryField | None = None
     timeout: Duration | None = None
     finally_: str | None = Field(default=None, alias="finally")
     tasks: list[Task] = Field(default_factory=list)
     steps: Annotated[list[Step], Field(min_length=1)]
     output: dict[str, Any] | None = None
+
+    @property
+    def limits(self) -> Sequence[LimitDeclaration]:
+        """The limits of its runs."""
+        return list_limits(self.concurrency)

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from noetl.planner.syntax.models import DocumentPath
+from noetl.planner.syntax.models import DocumentPath, is_limits_path
 
 
 class RecoveredData:
@@ -99,6 +99,7 @@ class RecoveredData:
             else:
                 break
             path = (*path, part)
+            is_tag = is_tag or is_limits_path(path)
         return path
 
     def rename_key(self, path: DocumentPath, key: str) -> None:
@@ -138,7 +139,7 @@ class RecoveredData:
             self._is_copied = True
 
     def _record_lost_names(self, path: DocumentPath) -> None:
-        if path[0] in ("triggers", "notify"):
+        if path[0] in ("triggers", "notify", "concurrency"):
             return
         value, key = self.value_at(path), path[-1]
         self.lost_names.update(self._defined_names(value))

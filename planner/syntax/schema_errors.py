@@ -15,6 +15,7 @@ from noetl.planner.diagnostics.wording import (
     join_words,
     quote_or_describe,
 )
+from noetl.planner.limits import MAX_LIMIT
 from noetl.planner.syntax.models import (
     TRIGGER_MODELS,
     ActionEntry,
@@ -28,6 +29,7 @@ from noetl.planner.syntax.models import (
     FolderDeclaration,
     InputDeclaration,
     LatePolicy,
+    LimitDeclaration,
     Loop,
     Model,
     NotifyDeclaration,
@@ -44,6 +46,7 @@ from noetl.planner.syntax.models import (
     TriggerDeclaration,
     WebhookAuthDeclaration,
     WebhookDeclaration,
+    is_limits_path,
     trigger_tag,
 )
 
@@ -75,6 +78,7 @@ _NOUNS: Mapping[type[Model], str] = {
     Repeat: "`repeat`",
     RetryPolicy: "`retry`",
     CachePolicy: "`cache`",
+    LimitDeclaration: "a limit",
     TriggerDeclaration: "a trigger",
     ScheduleDeclaration: "a trigger",
     RunTriggerDeclaration: "a trigger",
@@ -93,6 +97,7 @@ _ITEM_MODELS: Mapping[str, type[Model]] = {
     "tasks": Task,
     "rule": Case,
     "triggers": TriggerDeclaration,
+    "concurrency": LimitDeclaration,
 }
 _PART_MODELS: Mapping[str, type[Model]] = {
     "loop": Loop,
@@ -100,6 +105,7 @@ _PART_MODELS: Mapping[str, type[Model]] = {
     "retry": RetryPolicy,
     "cache": CachePolicy,
     "catch_up": CatchUpPolicy,
+    "concurrency": LimitDeclaration,
 }
 _ENTRY_MODELS: Mapping[str, type[Model]] = {"action": ActionEntry, "task": TaskEntry, "step": StepEntry}
 
@@ -110,6 +116,8 @@ _USE_CASE = "write the guard as `case`"
 _USE_RUN = "write the work in `run`"
 _USE_WITH = "pass `args` to the task with `with`"
 _USE_NOTIFY = "write `notify`, such as `notify: {failed: CHANNEL}`"
+_USE_CONCURRENCY = "write `concurrency`, such as `concurrency: 3`"
+_FOREIGN_LIMIT_KEYS = ("limits", "mutex", "pool", "semaphore", "throttle", "max_parallel", "max_active_runs")
 _USE_ACTIONS = "write it on the actions of the task"
 _TRIGGER_KEY_HINTS = {
     **dict.fromkeys(("inputs", "params", "parameters", "args", "with"), "write `input`"),
@@ -124,6 +132,7 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         "parameters": "declare the arguments of a run in `input`",
         "outputs": "write `output` for the result",
         "title": "write `name`",
+        **dict.fromkeys(_FOREIGN_LIMIT_KEYS, _USE_CONCURRENCY),
         **dict.fromkeys(("notifications", "alerts", "on_failure", "on_success"), _USE_NOTIFY),
     },
     InputDeclaration: {
@@ -135,6 +144,7 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         **dict.fromkeys(("choices", "values", "options"), "write `enum`"),
     },
     Step: {
+        **dict.fromkeys(_FOREIGN_LIMIT_KEYS, _USE_CONCURRENCY),
         **dict.fromkeys(
             ("next", "then", "goto", "transitions", "switch", "on_success", "on_failure", "catch"), _USE_RULE
         ),
@@ -227,6 +237,12 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         **dict.fromkeys(("detail-type", "types", "event_type"), "write `detail_type`"),
         **dict.fromkeys(("pattern", "detail", "filter"), "write `if`, such as `if: trigger.detail.paid`"),
     },
+    LimitDeclaration: {
+        **dict.fromkeys(("max", "count", "units", "slots", "max_parallel"), "write `limit`"),
+        **dict.fromkeys(("name", "pool", "semaphore", "ref"), "write `use` and the name of the limit"),
+        **dict.fromkeys(("group", "by", "per"), 'write `key`, such as `key: "{{ input.customer }}"`'),
+        **dict.fromkeys(("timeout", "wait"), "write `max_wait`"),
+    },
     CatchUpPolicy: {
         **dict.fromkeys(("for", "max_age", "window"), "write `within`"),
         **dict.fromkeys(("max", "count"), "write `limit`"),
@@ -257,6 +273,8 @@ _ERROR_KINDS: Mapping[str, tuple[str, ...]] = {
     "model_type": ("a mapping",),
 }
 """What a value must be, by the type of the pydantic error."""
+_SHORT_FORMS = {"late": "a duration", "cache": "a duration", "retry": "a number of attempts"}
+"""What else a mapping with this key may be."""
 _KEYS_OF_WORK = frozenset({"action", "task", "step", "run"})
 """The keys of work, which `notify` does not do."""
 _ACTION_IN_NOTIFY = "`notify` must name channels, not actions"
@@ -285,6 +303,7 @@ _MAPPING_HINTS = {
     "triggers": "begin each trigger with `- name: NAME`",
     "notify": "write the channels of an event, such as `notify: {failed: CHANNEL}`",
     "late": "write a duration, or a mapping such as `{after: 30m, to: CHANNEL}`",
+    "concurrency": "write a number, or a mapping such as `{key: TEMPLATE, limit: 3}`",
     "steps": "begin each step with `- name: NAME`",
     "tasks": "write the work of the task in `run`",
     "rule": "begin each case with `- case: CONDITION`",
@@ -416,6 +435,8 @@ def describe_wrong_value(
     kind, context = errors[0]["type"], errors[0].get("ctx", {})
     if path[0] == "notify" and _is_work(value):
         return SchemaViolation("NP850", _ACTION_IN_NOTIFY, _USE_CHANNELS)
+    if path[0] in ("concurrency", "steps") and (violation := _describe_wrong_limit(path, value, kind)):
+        return violation
     if kind == "too_long":
         return SchemaViolation(
             "NP012", f"`{key}` must have at most {context['max_length']} entries", at_key=True
@@ -446,14 +467,25 @@ def describe_wrong_value(
         kinds.insert(0, "a type")
     elif path[0] == "notify" and "a list" in kinds:
         kinds = ["the name of a channel", "a list of names"]
-    elif key == "late":
-        kinds.insert(0, "a duration")
-    elif key == "retry":
-        kinds.insert(0, "a number of attempts")
-    elif key == "cache":
-        kinds.insert(0, "a duration")
+    elif key in _SHORT_FORMS:
+        kinds.insert(0, _SHORT_FORMS[key])
     message = f"{_subject_of(path, key)} must be {join_words(kinds)}, not {describe_value(value)}"
     return SchemaViolation("NP012", message, _value_hint(path, kinds, value))
+
+
+def _describe_wrong_limit(path: DocumentPath, value: object, kind: str) -> SchemaViolation | None:
+    """Return the violation for a wrong number, or for a wrong form, of `concurrency`."""
+    owner, key = path[:-1], path[-1]
+    is_short = is_limits_path(path) and kind in ("greater_than_equal", "less_than_equal")
+    is_number = key == "limit" and (is_limits_path(owner) or is_limits_path(owner[:-1]))
+    if is_short or is_number:
+        message = f"`{key}` must be a whole number from 1 to {MAX_LIMIT:,}, not {quote_or_describe(value)}"
+        hint = "remove the quotes" if isinstance(value, str) and value.strip().isdecimal() else None
+        return SchemaViolation("NP830", message, hint)
+    if is_limits_path(path) and kind == "model_type":
+        message = f"`{key}` must be a number, a mapping or a list, not {describe_value(value)}"
+        return SchemaViolation("NP012", message, _MAPPING_HINTS["concurrency"])
+    return None
 
 
 def _is_work(value: object) -> bool:
@@ -498,6 +530,8 @@ def _value_hint(path: DocumentPath, kinds: Sequence[str], value: object) -> str 
         is_declaration = _is_declaration(path)
         short_form = "write a type, or a mapping such as `{type: string}`"
         hint = short_form if is_declaration else _MAPPING_HINTS.get(key)
+        if is_limits_path(path[:-1]):
+            hint = "write a mapping such as `{limit: 3}` or `{use: NAME}`"
         if path[0] == "triggers" and key == "input":
             hint = "write each input as `NAME: VALUE`"
     elif path == ("steps",) and isinstance(value, dict):

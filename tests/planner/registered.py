@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from textwrap import dedent
 
 from noetl.executor.actions import catalogue
@@ -91,6 +91,9 @@ class KnownPlaybooks:
 
     def pause(self) -> None:
         self.pauses += 1
+
+    def limits(self) -> Mapping[str, str]:
+        return {"salesforce": "steps", "imports": "runs"}
 
     def live_versions(self) -> Iterable[RegisteredPlan]:
         found = (self.find(PlaybookCall(name)) for name in self._versions)

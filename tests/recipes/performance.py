@@ -70,7 +70,7 @@ TESTS_OF_PAGES: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Gate:
+class PageGate:
     """A command that must succeed after the recipes, and what to do if it does not."""
 
     command: tuple[str, ...]
@@ -79,10 +79,10 @@ class Gate:
 
 
 GATES = (
-    Gate(("ruff", "format", "--check", "."), "format the code of the page as `ruff format` does"),
-    Gate(("ruff", "check", "."), "correct the code of the page"),
-    Gate(("mypy",), "correct the types of the code of the page"),
-    Gate(
+    PageGate(("ruff", "format", "--check", "."), "format the code of the page as `ruff format` does"),
+    PageGate(("ruff", "check", "."), "correct the code of the page"),
+    PageGate(("mypy",), "correct the types of the code of the page"),
+    PageGate(
         ("lint-imports", "../../pyproject.toml"),
         "import only what the layers allow, or let the recipe edit pyproject.toml",
         folder=".venv/src",
@@ -90,11 +90,11 @@ GATES = (
 )
 
 
-def gates_of(recipes: Sequence[Recipe]) -> tuple[Gate, ...]:
+def gates_of(recipes: Sequence[Recipe]) -> tuple[PageGate, ...]:
     """Return the gates of some recipes: those of all, and their tests."""
     fix = "let the recipe edit what the test reads; better: derive it from the new file"
     tests = dict.fromkeys(test for recipe in recipes for test in TESTS_OF_PAGES[recipe.page])
-    return *GATES, Gate((*PYTEST, *TESTS, *tests), fix)
+    return *GATES, PageGate((*PYTEST, *TESTS, *tests), fix)
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class ScratchClone:
         with BashSession(self.root, self._output, self._environ()) as session:
             yield session
 
-    def _run_gates(self, gates: Sequence[Gate]) -> Iterator[str]:
+    def _run_gates(self, gates: Sequence[PageGate]) -> Iterator[str]:
         for gate in gates:
             environ = self._environ()
             if gate.folder != ".":

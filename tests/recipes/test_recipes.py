@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.recipes import performance
-from tests.recipes.performance import TESTS_OF_PAGES, Gate
+from tests.recipes.performance import TESTS_OF_PAGES, PageGate
 from tests.recipes.recipe import (
     FileEdit,
     NewFile,
@@ -79,7 +79,7 @@ def perform(
     git(checkout, "commit", "--quiet", "--message", "words: start")
     with pytest.MonkeyPatch.context() as patch:
         command = (Path(sys.executable).name, "-c", gate)
-        patch.setattr(performance, "gates_of", lambda _: (Gate(command, "correct the page"),))
+        patch.setattr(performance, "gates_of", lambda _: (PageGate(command, "correct the page"),))
         return tuple(
             problem
             for performed in performance.perform_all(checkout, folder, {})

@@ -1,0 +1,100 @@
+"""Checks of `concurrency`: the form of limits, and runs that wait for themselves (NP010 to NP012, NP407,
+NP831 and NP833).
+
+Whether an operator's limit exists, and what it bounds, is checked when the playbook is registered (NP834 and
+NP835). So are circles of several playbooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from noetl.planner.diagnostics.wording import abbreviate
+from noetl.planner.limits import MAX_LIMIT_NAME, is_limit_name
+from noetl.planner.program.program import Program
+from noetl.planner.syntax.models import ActionEntry, LimitDeclaration
+from noetl.planner.templates.template import has_template
+
+OWN_RUNS_WAIT = "a run that waits for another run of its own playbook may wait for its own slot"
+"""Why a playbook with a limit must not run itself and wait."""
+
+AVOID_WAITING = "remove the limit of runs, limit a step instead, or write `detach: true`"
+"""How to correct runs that wait for each other."""
+
+
+def check_concurrency(program: Program) -> None:
+    """Report limits that are not possible."""
+    playbook = program.playbook
+    for limits in (playbook.limits, *(step.limits for step in playbook.steps)):
+        _check_limits(program, limits)
+    for limit in playbook.limits:
+        if limit.when_full == "skip":
+            message = "`when_full: skip` is possible for steps only: a run can only wait"
+            hint = "remove it, or limit a step of the playbook"
+            program.report("NP831", message, (*limit.path, "when_full"), hint)
+    if any(limit.key is None for limit in playbook.limits):
+        _check_own_runs(program)
+
+
+def _check_limits(program: Program, limits: Sequence[LimitDeclaration]) -> None:
+    """Check the limits of the playbook or of a step."""
+    used: set[str] = set()
+    for limit in limits:
+        written = _written(program, limit)
+        if limit.use is not None or "use" in written:
+            _check_use(program, limit, written)
+        elif limit.limit is None and "limit" not in written:
+            message = "`concurrency` has neither `limit` nor `use`"
+            hint = "write `limit` and a number, or `use` and the name of an operator's limit"
+            program.report("NP011", message, limit.path, hint)
+        if limit.use is not None and limit.use in used:
+            message = f"duplicate limit `{abbreviate(limit.use)}`"
+            program.report("NP012", message, (*limit.path, "use"), "remove one of them")
+        used.add(limit.use or "")
+        if limit.key is not None and not has_template(limit.key):
+            word = limit.key.strip()
+            hint = f'write `key: "{{{{ {word} }}}}"`' if word.isidentifier() else "read a name in `{{ }}`"
+            program.report("NP407", "`key` must contain a `{{ expression }}`", (*limit.path, "key"), hint)
+        if limit.when_full == "skip" and "max_wait" in written:
+            message = "a limit with `when_full: skip` has no `max_wait`: nothing waits for it"
+            program.report("NP010", message, (*limit.path, "max_wait"), "remove it", key=True)
+
+
+def _written(program: Program, limit: LimitDeclaration) -> Any:
+    """Return the keys of a limit in the text, also those whose values are wrong."""
+    value = program.document.data
+    for part in limit.path:
+        value = value[part]
+    return value if isinstance(value, dict) else {"limit": value}
+
+
+def _check_use(program: Program, limit: LimitDeclaration, written: Any) -> None:
+    """Check the name of an operator's limit, and that nothing contradicts the operator."""
+    if limit.use is not None and not is_limit_name(limit.use):
+        message = (
+            f"name of a limit must be 1 to {MAX_LIMIT_NAME} letters, digits, `_`, `-` or `.`,"
+            f" and start with a letter or digit, not `{abbreviate(limit.use)}`"
+        )
+        program.report("NP012", message, (*limit.path, "use"))
+    for key in ("limit", "key"):
+        if key in written:
+            message = f"a limit with `use` has no `{key}`: the operator sets it"
+            program.report("NP010", message, (*limit.path, key), "remove it", key=True)
+
+
+def _check_own_runs(program: Program) -> None:
+    """Report the first action that starts a run of its own playbook and waits for it."""
+    for entry in _find_actions(program):
+        declaration = entry.declaration
+        if declaration is None or declaration.called_playbook is None or entry.parameters.get("detach"):
+            continue
+        called = declaration.called_playbook(entry.parameters)
+        if called is not None and called[0] == program.playbook.name:
+            program.report("NP833", OWN_RUNS_WAIT, (*entry.path, "playbook"), AVOID_WAITING)
+            return
+
+
+def _find_actions(program: Program) -> Iterator[ActionEntry]:
+    """Yield all actions of work."""
+    return (entry for entry, _, _ in program.entries if isinstance(entry, ActionEntry))

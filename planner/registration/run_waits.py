@@ -1,0 +1,150 @@
+"""Limits of runs that wait for each other (NP833).
+
+Problem: a run keeps its slots until it has ended, also while it waits for a run that it has started. If that
+run needs a slot of the same limit, both may wait forever.
+
+Algorithm: a resource-allocation graph (Holt 1972). A limit leads to the playbooks whose runs hold a slot of
+it, and to the next limit of the same playbook. A playbook leads to those that it calls and waits for. The
+start of a run leads to the limits of its playbook. Deadlock is possible only in a strongly connected
+component with a limit in it (Tarjan 1972). Only one with the new playbook is reported.
+
+Cost: nothing if neither the new playbook nor those that it reaches have limits. Else one read for each
+playbook that is reached. If they use limits of the operator, one for each registered playbook.
+
+Limits: those of `PlaybookSearch`. All keys of a limit count as one. A playbook may wait for all that it
+calls, whatever the conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import networkx as nx
+
+from noetl.planner.diagnostics.wording import abbreviate
+from noetl.planner.plan import Header
+from noetl.planner.registration.circles import PlaybookSearch
+from noetl.planner.registration.findings import PlanPlace, RegistrationFindings, key_of
+from noetl.planner.registration.registry import RegisteredPlan
+
+_HINT = "remove a limit of runs, limit a step instead, or write `detach: true` at a call"
+
+
+class _Node(NamedTuple):
+    """A limit, the start of a run, or a run that holds its slots. `name` is a limit or the hash of a plan."""
+
+    kind: str
+    name: str
+
+
+if TYPE_CHECKING:
+    WaitGraph = nx.DiGraph[_Node]
+
+
+def check_run_waits(findings: RegistrationFindings, search: PlaybookSearch) -> None:
+    """Report that runs of the new playbook may be part of a deadlock."""
+    waits = _WaitSearch(search)
+    waits.add_reached(search.new_version)
+    if not waits.limits:
+        return
+    waits.add_other_holders()
+    circle = waits.find_circle()
+    if circle:
+        message = f"runs may wait for each other forever: {waits.describe(circle)}"
+        findings.report("NP833", message, waits.find_place(circle), _HINT)
+
+
+def limits_of(header: Header) -> list[str]:
+    """Return the limits of the runs of a playbook, in the order in which a run takes their slots.
+
+    An operator's limit begins with `use:`, an own one with `own:`.
+    """
+    own_limits = [
+        f"own:{header.name}:{index}" for index, limit in enumerate(header.concurrency) if limit.use is None
+    ]
+    return own_limits + sorted(f"use:{limit.use}" for limit in header.concurrency if limit.use is not None)
+
+
+class _WaitSearch:
+    """The graph of what waits for what, as far as the playbooks were read."""
+
+    def __init__(self, search: PlaybookSearch) -> None:
+        self._search = search
+        self._graph: WaitGraph = nx.DiGraph()
+        self._added: set[str] = set()
+        self.limits: set[str] = set()
+
+    def add_reached(self, first: RegisteredPlan) -> None:
+        """Add a playbook and all those that its runs wait for."""
+        new = [first]
+        while new:
+            caller = new.pop()
+            if caller.plan_hash in self._added:
+                continue
+            self._add(caller)
+            for site in self._search.sites_of(caller):
+                called = self._search.find(site.playbook, site.version) if site.returns_result else None
+                if called is not None:
+                    self._graph.add_edge(_Node("run", caller.plan_hash), _Node("start", called.plan_hash))
+                    new.append(called)
+
+    def _add(self, registered: RegisteredPlan) -> None:
+        start, run = (_Node(kind, registered.plan_hash) for kind in ("start", "run"))
+        self._added.add(registered.plan_hash)
+        self._graph.add_edge(start, run)
+        limits = limits_of(registered.header)
+        self.limits.update(limits)
+        for limit in limits:
+            self._graph.add_edges_from(((start, _Node("limit", limit)), (_Node("limit", limit), run)))
+        self._graph.add_edges_from(
+            (_Node("limit", first), _Node("limit", second)) for first, second in pairwise(limits)
+        )
+
+    def add_other_holders(self) -> None:
+        """Add the playbooks that use the same limits of the operator, and what their runs wait for."""
+        if not any(limit.startswith("use:") for limit in self.limits):
+            return
+        holders = [found for found in self._search.live_versions() if found.header.concurrency]
+        while True:
+            sharing = [found for found in holders if not self.limits.isdisjoint(limits_of(found.header))]
+            if not sharing:
+                return
+            holders = [found for found in holders if found not in sharing]
+            for found in sharing:
+                self._search.labels.setdefault(found.plan_hash, abbreviate(found.header.name))
+                self.add_reached(found)
+
+    def find_circle(self) -> list[_Node]:
+        """Return a circle with the new playbook and a limit in it, from the limit to itself, or no nodes."""
+        own_hash = self._search.new_version.plan_hash
+        own_nodes = (_Node("run", own_hash), _Node("start", own_hash))
+        for component in nx.strongly_connected_components(self._graph):
+            member = next((node for node in own_nodes if node in component), None)
+            limits = sorted(node for node in component if node.kind == "limit")
+            if member is not None and limits:
+                part = self._graph.subgraph(component)
+                paths = nx.shortest_path(part, member)
+                limit = min(limits, key=lambda node: len(paths[node]))
+                return [*nx.shortest_path(part, limit, member), *paths[limit][1:]]
+        return []
+
+    def find_place(self, circle: Sequence[_Node]) -> PlanPlace:
+        """Return the place of the call of the new playbook in a circle, or that of its limits."""
+        own_version = self._search.new_version
+        for site in self._search.sites_of(own_version):
+            called = self._search.find(site.playbook, site.version) if site.returns_result else None
+            if called is not None and _Node("start", called.plan_hash) in circle:
+                return PlanPlace((*site.path, "playbook"))
+        return key_of("concurrency")
+
+    def describe(self, circle: Iterable[_Node]) -> str:
+        """Return a circle as words. A playbook whose run starts and then waits is named once."""
+        return " → ".join(words for words, _ in groupby(map(self._describe_node, circle)))
+
+    def _describe_node(self, node: _Node) -> str:
+        if node.kind != "limit":
+            return f"`{self._search.labels[node.name]}`"
+        origin, name = node.name.split(":", 1)
+        return f"limit `{abbreviate(name)}`" if origin == "use" else f"limit of `{name.rpartition(':')[0]}`"

@@ -1,0 +1,56 @@
+"""The checks of the operator's limits that a playbook names in `use`: unknown ones (NP834), and limits of the
+other kind (NP835).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from noetl.planner.diagnostics.diagnostic import did_you_mean
+from noetl.planner.diagnostics.wording import abbreviate
+from noetl.planner.limits import Limit
+from noetl.planner.plan import Plan
+from noetl.planner.registration.findings import PlanPlace, RegistrationFindings
+from noetl.planner.registration.registry import RegisteredPlaybooks
+from noetl.planner.syntax.models import DocumentPath
+
+RUNS, STEPS = "runs", "steps"
+"""What a limit of an operator bounds."""
+
+
+class _UsedLimit(NamedTuple):
+    """A name in `use`, its place, and what is limited there."""
+
+    name: str
+    place: PlanPlace
+    kind: str
+
+
+def check_used_limits(findings: RegistrationFindings, registered: RegisteredPlaybooks) -> None:
+    """Report each use of a limit that does not exist, or that bounds something else."""
+    used = [*_find_used_limits(findings.plan)]
+    known = registered.limits() if used else {}
+    for name, place, kind in used:
+        shown = abbreviate(name)
+        if name not in known:
+            hint = did_you_mean(name, known) or f"make it with `noetl limits set {name} NUMBER --of {kind}`"
+            findings.report("NP834", f"unknown limit `{shown}`", place, hint)
+        elif known[name] != kind:
+            hint = "write it on a step" if kind == RUNS else "write it on the playbook"
+            message = f"`{shown}` is a limit of {known[name]}, not of {kind}"
+            findings.report("NP835", message, place, hint)
+
+
+def _find_used_limits(plan: Plan) -> Iterator[_UsedLimit]:
+    places: list[tuple[DocumentPath, tuple[Limit, ...], str]] = [
+        (("concurrency",), plan.header.concurrency, RUNS)
+    ]
+    places += [
+        (("steps", number, "concurrency"), step.concurrency, STEPS)
+        for number, step in enumerate(plan.steps.values())
+    ]
+    for path, limits, kind in places:
+        for index, limit in enumerate(limits):
+            if limit.use is not None:
+                yield _UsedLimit(limit.use, PlanPlace((*path, index, "use")), kind)
