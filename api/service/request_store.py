@@ -125,6 +125,7 @@ class _RequestStore:
         self.waits = guard("waits")
         self.registry = guard("registry")
         self.triggers = guard("triggers")
+        self.gates = guard("gates")
         self.outbox = guard("outbox")
         self.channels = guard("channels")
         self.keys = guard("keys")

@@ -372,7 +372,9 @@ class Commit:
     results of loops. `awaits` are the ids of the waits whose answers make a suspended visit due. `is_finally`
     is true for the finally step, after which only the end of the run follows. With `may_have_children`, the
     visit may have started child runs and waited for them; those that have not ended are cancelled when the
-    visit ends.
+    visit ends. With `gives_back`, all slots of the visit are given back (`noetl.executor.model.gates`). With
+    `is_queued`, the suspended visit waits for one of its slots, or of its run's. It is due at once if none of
+    them waits any more.
     """
 
     visit: Visit
@@ -388,3 +390,5 @@ class Commit:
     awaits: tuple[str, ...] = ()
     is_finally: bool = False
     may_have_children: bool = False
+    gives_back: bool = False
+    is_queued: bool = False

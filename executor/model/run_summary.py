@@ -47,6 +47,7 @@ class RunSummary:
 class VisitSummary:
     """The part of a visit that the status of its run shows. The fields are those of `Visit`."""
 
+    id: str
     status: VisitStatus
     number: int
     attempt: int
@@ -118,6 +119,7 @@ def summarize(run: Run) -> RunSummary:
 def summarize_visit(visit: Visit) -> VisitSummary:
     """Return the summary of a visit."""
     return VisitSummary(
+        id=visit.id,
         status=visit.status,
         number=visit.number,
         attempt=visit.attempt,

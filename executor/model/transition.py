@@ -17,6 +17,7 @@ al. 2011 (registers).
 | failure unhandled, `on_error: abort` | failed (open), and the run stops | `build_commit` |
 | work suspended until later | waiting | `suspend` |
 | work suspended, due at once | ready | `suspend` |
+| work must wait for a limit | waiting | `wait_for_slot` |
 | run cancelled, work abandoned | ready | `abandon` |
 
 `visit_transition` has the other transitions of a visit: entry, claim, park, resume. `run_transition` has
@@ -33,6 +34,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from noetl.executor.model.events import Event, timestamp
+from noetl.executor.model.gates import Slot
 from noetl.executor.model.ids import derived_id, ordered_id
 from noetl.executor.model.outcome import Choice, Outcome, Suspension, error_record, place_error
 from noetl.executor.model.run import (
@@ -304,6 +306,28 @@ def suspend(visit: Visit, suspension: Suspension, now: float) -> Commit:
         payload = {"until": until, "actions": list(suspension.actions), **retried, **titles}
         events = (_visit_event(visit, "step.waiting", now, payload),)
     return Commit(later, events=events, batch_results=suspension.batch_results, awaits=suspension.awaits)
+
+
+def wait_for_slot(visit: Visit, slot: Slot, until: float, now: float) -> Commit:
+    """Return the commit of a visit whose work must wait until it gets a slot, or until a time.
+
+    Its attempt and its progress stay as they are. The event is written once for each place in a queue.
+    """
+    later = replace(
+        visit,
+        status=next_status(visit.status, VisitTrigger.SUSPEND),
+        claims=0,
+        worker=None,
+        due_at=until,
+        segment_started_at=None,
+    )
+    events: tuple[Event, ...] = ()
+    if slot.queued_at >= now:
+        key = {} if slot.value is None else {"key": slot.value}
+        waits_for = {"limit": slot.limit, **key, "queued_before": slot.queued_before}
+        end = timestamp(until) if until < NEVER else None
+        events = (_visit_event(visit, "step.waiting", now, {"until": end, "actions": [], **waits_for}),)
+    return Commit(later, events=events, is_queued=True)
 
 
 def _with_attempt(journal: Mapping[str, Any], attempt: int) -> dict[str, Any]:

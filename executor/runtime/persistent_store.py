@@ -113,6 +113,7 @@ class _PersistentStore:
         self.waits = _PersistentPart(store.waits, policy)
         self.registry = _PersistentPart(store.registry, policy)
         self.triggers = _PersistentPart(store.triggers, policy)
+        self.gates = _PersistentPart(store.gates, policy)
         self.outbox = _PersistentPart(store.outbox, policy)
         self.channels = _PersistentPart(store.channels, policy)
         self.keys = _PersistentPart(store.keys, policy)

@@ -23,6 +23,12 @@ MESSAGES = {
     "endings of visits": (
         "a visit of step `{step}` in run {run_id} has status `{status}`, which contradicts its end time"
     ),
+    "counters of gates": (
+        "limit `{limit}` counts {held} held units and {waiting} waiting slots, and has {units} and {queued}"
+    ),
+    "slots of ended runs": "run {run_id} has ended, but has a slot at limit `{limit}`",
+    "slots of visits": "run {run_id} has a slot at limit `{limit}` for a visit that is not active",
+    "unknown gates": "run {run_id} has a slot at unknown gate `{gate}`",
     "unknown runs": "`{table}` has rows of unknown run {run_id}",
     "unknown parents": "run {run_id} has unknown parent run {parent_run}",
     "lost payloads": (
@@ -64,6 +70,11 @@ def finding_of_run(check: str, run_id: str, **values: object) -> Finding:
     'run r has not ended, but no active visit is left'
     """
     return Finding(check, MESSAGES[check].format(run_id=run_id, **values), run_id)
+
+
+def finding_of_gate(limit: str, **numbers: int) -> Finding:
+    """Return the finding about a gate whose numbers are not those of its slots."""
+    return Finding("counters of gates", MESSAGES["counters of gates"].format(limit=limit, **numbers))
 
 
 @dataclass(frozen=True, slots=True)

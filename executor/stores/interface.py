@@ -14,7 +14,7 @@ Cost: one claim and one commit for each step. A commit may claim the next visit 
 Limits: an action may run twice, since a worker can die between the action and the commit. Only its commit is
 accepted once. Times are those of the clock of the store, so the clocks of workers need not agree.
 
-A store consists of thirteen parts, one for each subject. The tests of `noetl.testing.store_contract` hold
+A store consists of fourteen parts, one for each subject. The tests of `noetl.testing.store_contract` hold
 each store to this interface.
 """
 
@@ -35,6 +35,7 @@ from noetl.executor.model.cached_results import (
 from noetl.executor.model.channels import Channel
 from noetl.executor.model.durations import RunTimes
 from noetl.executor.model.events import Event
+from noetl.executor.model.gates import Gate, GateKey, LimitKind, Slot, SlotOwner, SlotRequest
 from noetl.executor.model.metrics import Fact, StoreMetrics
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
 from noetl.executor.model.registry import ApiKey, PlaybookAlias, RegisteredPlaybook
@@ -757,6 +758,87 @@ class OutboxStore(Protocol):
         ...
 
 
+class GateStore(Protocol):
+    """Gates and the slots at them (`noetl.executor.model.gates`), and the limits of operators.
+
+    `WorkQueue.commit` gives back the slots of a visit, and `WorkQueue.finish` all that are left of a run. The
+    stop, the pause and the switch of a run give back those of its visits that are not executed.
+    """
+
+    def acquire(
+        self, claim: Claim, owner: SlotOwner, requests: Sequence[SlotRequest], now: float
+    ) -> list[Slot]:
+        """Ask gates for slots, one after the other, up to the first that is full. Return the slots.
+
+        Of a request whose owner has a slot already, that slot is returned. The last one returned may wait;
+        if the last gate was full and its request does not queue, it is missing. `owner` is the visit of the
+        claim or its run. The requests are in the order of their gates. Gates of a playbook or a step are made
+        as needed, and have the units of the newest request.
+
+        Raises:
+            FencedError: the claim is lost, so nothing was written.
+            RejectedError: `unknown_limit`, for a request without a size whose gate does not exist.
+        """
+        ...
+
+    def grant(self, key: GateKey, now: float) -> int:
+        """Give free units of a gate to the slots of its queue, in their order. Return how many got theirs.
+
+        A suspended visit that holds a slot now is due at once. A run's slot makes all its suspended visits
+        due. A slot whose visit is parked is removed, since its visit asks again when its run continues.
+        """
+        ...
+
+    def stalled(self, limit: int) -> list[GateKey]:
+        """Return gates with free units at which slots wait: a process died before it granted them."""
+        ...
+
+    def slots_of(self, run_id: str, visit_id: str | None = None) -> list[Slot]:
+        """Return the slots of a run and its visits, or those of one visit, in the order of their gates.
+
+        The empty id names the run. Those that wait know how many are ahead.
+        """
+        ...
+
+    def gate(self, key: GateKey) -> Gate | None:
+        """Return a gate, or None if it does not exist."""
+        ...
+
+    def slots_at(
+        self, key: GateKey, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Slot], str | None]:
+        """Return a page of the slots at a gate: those that are held, then the queue in its order.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
+        """
+        ...
+
+    def find(
+        self, tenant: str, *, named: bool, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Gate], str | None]:
+        """Return a page of the gates of a tenant in the order of their ids.
+
+        With `named`, they are the limits of operators, and otherwise all others.
+
+        Raises:
+            RejectedError: `invalid_cursor`.
+        """
+        ...
+
+    def set_limit(self, key: GateKey, kind: LimitKind, units: int) -> Gate:
+        """Make the limit of an operator, or change how many units it has. Return it."""
+        ...
+
+    def remove_limit(self, key: GateKey) -> bool:
+        """Remove the limit of an operator. Return False if there is none.
+
+        Raises:
+            RejectedError: `limit_in_use`, if it has slots.
+        """
+        ...
+
+
 class ChannelStore(Protocol):
     """Channels to which notifications are sent."""
 
@@ -979,6 +1061,11 @@ class Store(Protocol):
     @property
     def triggers(self) -> TriggerStore:
         """Triggers of playbooks."""
+        ...
+
+    @property
+    def gates(self) -> GateStore:
+        """Gates, slots and limits."""
         ...
 
     @property

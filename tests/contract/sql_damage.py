@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from noetl.executor.model.gates import Slot
 from noetl.executor.model.run import Run
 from noetl.executor.stores.plan_uses import PlanUses
+from noetl.executor.stores.sql.slots import slot_values
 from noetl.executor.stores.sql.store import SqlStore
 
 
@@ -28,6 +30,10 @@ class SqlDamage:
             "idempotency_keys (run_id, tenant, key, request_hash)",
             ":run_id, 't', 'k', 'h'",
         ),
+        "slots": (
+            "slots (run_id, visit_id, gate_id, gate_tenant, units, rank, queued_at)",
+            ":run_id, 'v', 'own:p:0', 't', 1, 0, 0",
+        ),
         "run_tags": ("run_tags (run_id, tenant, tag, created_at)", ":run_id, 't', 'x', 0"),
     }  # fmt: skip
     leftover_kinds = tuple(_rows)
@@ -37,6 +43,10 @@ class SqlDamage:
         sets = ", ".join(f"{name} = :{name}" for name in values)
         query = f"update visits set {sets} where run_id = :run_id and step = :step"
         _change(store, query, run_id=run.id, step=step, **values)
+
+    def put_slot(self, store: SqlStore, slot: Slot) -> None:
+        with store.database.transaction() as db:
+            db.execute("gates.add_slot", **slot_values(slot))
 
     def delete_visit(self, store: SqlStore, run: Run, step: str) -> None:
         query = "delete from visits where run_id = :run_id and step = :step"

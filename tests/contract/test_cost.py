@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 
 import pytest
 
 from benchmarks import cost, run_cost, trigger_cost
 from benchmarks.meter import PRICES, AwsMeter, AwsUsage, lambda_dollars
+from noetl.executor.model.gates import SlotOwner, own_gate
 from noetl.executor.model.ids import ORDERED, ordered_id
-from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.model.run import END, Run, RunEnding, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo import keys
@@ -21,6 +23,7 @@ from noetl.planner.plan import Plan
 from noetl.planner.syntax.limits import MAX_STEPS
 from noetl.planner.syntax.reader import MAX_BYTES
 from noetl.testing.run_harness import compile_text
+from noetl.testing.store_contract import gates
 from noetl.testing.store_contract.operations import (
     CYCLE,
     LEASE,
@@ -112,6 +115,82 @@ def test_the_start_of_a_run_that_may_be_late_is_one_request(queue: str) -> None:
     assert spent[1].requests == {("dynamodb", "PutItem"): 1}
     assert spent[2].requests == {("dynamodb", "TransactWriteItems"): 1}
     assert spent[2].write_units - spent[1].write_units == 5.0
+
+
+def test_a_limited_step_makes_these_requests(queue: str) -> None:
+    """The first slot of a run marks its head. A gate without slots is removed with the last one."""
+    store = open_store()
+    spent = []
+    for limits in (0, 1, 1, 2):
+        requests = [gates.ask(own_gate("default", "play", "a", number, None)) for number in range(limits)]
+        claim = claim_visit(store, start_run(store))
+        with AwsMeter().attached("dynamodb", "sqs") as meter:
+            owner = SlotOwner(claim.run.id, claim.visit.id)
+            slots = store.gates.acquire(claim, owner, requests, 1.0) if requests else []
+            asked = meter.read()
+            store.queue.commit(replace(succeed(store, claim), gives_back=bool(slots)), 1.0)
+            committed = meter.read()
+            assert [store.gates.grant(slot.gate, 1.0) for slot in slots] == [0] * limits
+            granted = meter.read()
+        spent.append((asked, committed, granted))
+    plain, _, limited, twice = spent
+    names = ("GetItem", "BatchGetItem", "Query", "UpdateItem", "TransactWriteItems")
+    counts = [[usage.count("dynamodb", name) for name in names] for usage in (*plain, *limited, *twice)]
+    assert counts == [
+        [0, 0, 0, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 1],
+        [0, 0, 1, 0, 1],
+        [1, 0, 0, 0, 0],
+        [0, 1, 0, 0, 1],
+        [0, 0, 1, 0, 1],
+        [2, 0, 0, 0, 0],
+    ]
+    units = [sum(usage.write_units for usage in part) for part in (plain, limited, twice)]
+    assert [more - units[0] for more in units] == [0.0, 15.0, 25.0]
+
+
+def test_a_step_that_waits_for_a_limit_makes_these_requests(queue: str) -> None:
+    """Queue up, be suspended, be granted, ask again and give back. Others give back to the queue meanwhile."""
+    store = open_store()
+    holder = gates.hold(store)
+    claim = claim_visit(store, start_run(store))
+    with AwsMeter().attached("dynamodb", "sqs") as meter:
+        (slot,) = gates.acquire(store, claim)
+        asked = meter.read()
+        gates.suspend_queued(store, claim, slot)
+        suspended = meter.read()
+        gates.give_back(store, holder)
+        left = meter.read()
+        assert store.gates.grant(slot.gate, 3.0) == 1
+        granted = meter.read()
+        again = claim_visit(store, claim.run, 3.0)
+        meter.read()
+        assert gates.acquire(store, again)[0].is_held
+        asked_again = meter.read()
+    usages = asked, suspended, left, granted, asked_again
+    counts = [(sum(usage.requests.values()), usage.write_units) for usage in usages]
+    assert counts == [(2, 11.0), (4, 8.0), (4, 9.0), (5, 10.0), (1, 0.0)]
+
+
+def test_runs_without_limits_pay_nothing_at_their_end(queue: str) -> None:
+    store = open_store()
+    spent = []
+    for is_limited in (False, True):
+        claim = claim_visit(store, start_run(store))
+        if is_limited:
+            gates.acquire_for_run(store, claim)
+        while claim.visit.step != END:
+            store.queue.commit(succeed(store, claim, case=0), 1.0)
+            claim = claim_visit(store, claim.run, 1.0)
+        with AwsMeter().attached("dynamodb", "sqs") as meter:
+            store.queue.finish(claim, RunEnding(RunStatus.SUCCEEDED, None, []), 1.0)
+            spent.append(meter.read())
+    plain, limited = spent
+    assert plain.requests == {("dynamodb", "GetItem"): 1, ("dynamodb", "TransactWriteItems"): 1}
+    assert limited.requests == {**plain.requests, ("dynamodb", "Query"): 1}
+    assert limited.write_units - plain.write_units == 5.0
 
 
 @pytest.mark.timeout(600)

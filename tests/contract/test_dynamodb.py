@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import MessageError, RejectedError, SettingError
+from noetl.executor.model.gates import Gate, GateKey, Slot, SlotOwner
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Claim, Run, RunStatus, VisitStatus
@@ -28,6 +29,7 @@ from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.child_run_counts import choose_counter
 from noetl.executor.stores.dynamo.date_clock import DateClock
 from noetl.executor.stores.dynamo.expressions import Put, Update
+from noetl.executor.stores.dynamo.gate_items import slot_writes
 from noetl.executor.stores.dynamo.keys import ItemKey
 from noetl.executor.stores.dynamo.open_runs import list_open_runs
 from noetl.executor.stores.dynamo.plan_deletion import PlanDeletion
@@ -45,10 +47,12 @@ from noetl.executor.stores.retention import DAY_SECONDS, read_retention_seconds
 from noetl.executor.stores.sqs.due_message import GIVE_UP_DELAY_SECONDS, GRACE_SECONDS, DueMessage
 from noetl.executor.worker import Worker, WorkerSettings
 from noetl.infra.dynamodb import upgrade
+from noetl.planner.frozen import replace
 from noetl.testing.run_harness import RunHarness
 from noetl.testing.store_contract import (
     ConsistencyContract,
     DamagedRunsContract,
+    GateConsistencyContract,
     PlanDeletionContract,
     StoreContract,
     SwitchesContract,
@@ -86,6 +90,7 @@ class ItemDamage:
         "tokens",
         "parts",
         "history",
+        "slots",
         "idempotency keys",
     )
     unreadable_run: ClassVar = {"parent": ["x"]}
@@ -130,9 +135,14 @@ class ItemDamage:
             "tokens": keys.token("t"),
             "parts": keys.loop_part(run_id, "v", "run", 0, 1),
             "history": keys.history_page(run_id, 1),
+            "slots": keys.slot(GateKey("own:p:0", "t"), SlotOwner(run_id, "v")),
             "idempotency keys": keys.idempotency("default", "k"),
         }[kind]
         store.context.table.write([Put(key, {"run": run_id})])
+
+    def put_slot(self, store: DynamoStore, slot: Slot) -> None:
+        gate = Gate(slot.gate, slot.limit, 1)
+        store.context.table.write([replace(write, when=()) for write in slot_writes(slot, gate)])
 
     def delete_visit(self, store: DynamoStore, run: Run, step: str) -> None:
         """Raise NotImplementedError: only the contract of sweeps needs it, and it is not for DynamoDB."""
@@ -204,7 +214,12 @@ OVERVIEWS = {
 
 
 class TestDynamo(
-    StoreContract, SwitchesContract, ConsistencyContract, DamagedRunsContract, PlanDeletionContract
+    StoreContract,
+    SwitchesContract,
+    ConsistencyContract,
+    GateConsistencyContract,
+    DamagedRunsContract,
+    PlanDeletionContract,
 ):
     unused_seconds = USE_SECONDS + RENEWAL_SECONDS
     seconds_after_end = EXPIRY_DELAY_SECONDS + 100.0

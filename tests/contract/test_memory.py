@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from noetl.executor.errors import SettingError
+from noetl.executor.model.gates import Slot
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Branch, Run, RunStatus, VisitStatus, WaitKey
@@ -16,7 +17,12 @@ from noetl.executor.stores import open_store
 from noetl.executor.stores.memory.state import WaitToken
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.retention import DAY_SECONDS
-from noetl.testing.store_contract import FactsContract, MaintenanceContract, StoreContract, SwitchesContract
+from noetl.testing.store_contract import (
+    FactsContract,
+    MaintenanceContract,
+    StoreContract,
+    SwitchesContract,
+)
 from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
 
 
@@ -32,6 +38,9 @@ class MemoryDamage:
         if "status" in values:
             values["status"] = VisitStatus(values["status"])
         record.put(replace(visit, **values))
+
+    def put_slot(self, store: MemoryStore, slot: Slot) -> None:
+        store.state.slots[slot.gate, slot.owner] = slot
 
     def delete_visit(self, store: MemoryStore, run: Run, step: str) -> None:
         store.state.runs[run.id].delete_visits(step)
@@ -92,7 +101,12 @@ def test_outputs_do_not_change_with_the_values_of_the_caller() -> None:
     assert store.runs.visits_with_outputs(run.id)[0].saved == {"n": [1]}
 
 
-class TestMemory(StoreContract, SwitchesContract, FactsContract, MaintenanceContract):
+class TestMemory(
+    StoreContract,
+    SwitchesContract,
+    FactsContract,
+    MaintenanceContract,
+):
     limits = PayloadLimits(payload_bytes=4096, answer_bytes=4096)
     damage = MemoryDamage()
 

@@ -28,7 +28,12 @@ from noetl.executor.stores.sql.statements import to_numbered
 from noetl.infra.migrations import migrations, upgrade
 from noetl.planner.plan import Plan
 from noetl.testing.run_harness import compile_text
-from noetl.testing.store_contract import FactsContract, MaintenanceContract, StoreContract, SwitchesContract
+from noetl.testing.store_contract import (
+    FactsContract,
+    MaintenanceContract,
+    StoreContract,
+    SwitchesContract,
+)
 from noetl.testing.store_contract.operations import CHAIN, DIAMOND, LEASE, claim_visit, start_run, succeed
 from tests.contract.earlier_waits import EARLIER_WAITS
 from tests.contract.payload_poison import check_payloads_are_not_read
@@ -37,7 +42,12 @@ from tests.contract.sql_damage import SqlDamage
 LIMIT = 4096
 
 
-class TestPostgres(StoreContract, SwitchesContract, FactsContract, MaintenanceContract):
+class TestPostgres(
+    StoreContract,
+    SwitchesContract,
+    FactsContract,
+    MaintenanceContract,
+):
     limits = PayloadLimits(payload_bytes=LIMIT, answer_bytes=LIMIT)
     damage = SqlDamage()
 

@@ -19,12 +19,13 @@ from typing import Any
 import pytest
 
 from noetl.executor.errors import SchemaError, SettingError, StoreError
+from noetl.executor.model.gates import named_gate
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.outbox import OutboxKind, Subscribers
 from noetl.executor.model.run import RunEnding, RunStatus, WaitKey
 from noetl.executor.model.run_filter import OPEN_STATUSES, RunFilter
 from noetl.executor.stores import open_store
-from noetl.executor.stores.cursors import write_cursor, write_key_cursor, write_wait_cursor
+from noetl.executor.stores.cursors import write_cursor, write_key_cursor, write_slot_cursor, write_wait_cursor
 from noetl.executor.stores.plan_uses import TOUCH_SECONDS, UNUSED_SECONDS
 from noetl.executor.stores.sql import facts, playbooks, run_deletion
 from noetl.executor.stores.sql.triggers import replace_triggers
@@ -54,7 +55,12 @@ from tests.contract.sql_damage import SqlDamage
 LIMIT = 4096
 
 
-class TestSqlite(StoreContract, SwitchesContract, FactsContract, MaintenanceContract):
+class TestSqlite(
+    StoreContract,
+    SwitchesContract,
+    FactsContract,
+    MaintenanceContract,
+):
     limits = PayloadLimits(payload_bytes=LIMIT, answer_bytes=LIMIT)
     damage = SqlDamage()
 
@@ -265,6 +271,32 @@ def test_a_page_of_open_waits_uses_an_index(tmp_path: Path) -> None:
             assert not [line for line in plan if "SCAN" in line or "TEMP B-TREE" in line], plan
 
 
+def test_gates_and_slots_are_found_by_indexes(tmp_path: Path) -> None:
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        gates, key = store.gates, named_gate("default", "api")
+        cursors = [write_slot_cursor((number, 0.0, 1.0, "r", "v")) for number in range(2)]
+        reads = (
+            (partial(gates.gate, key), "PRIMARY KEY (tenant=? AND id=?)"),
+            (partial(gates.stalled, 9), "gates_stalled"),
+            (partial(gates.grant, key, 1.0), "slots_queue (gate_id=? AND gate_tenant=?)"),
+            (partial(gates.slots_of, "r"), "PRIMARY KEY (run_id=?)"),
+            (partial(gates.slots_of, "r", "v"), "PRIMARY KEY (run_id=? AND visit_id=?)"),
+            (partial(gates.slots_at, key), "slots_held (gate_id=? AND gate_tenant=?"),
+            (partial(gates.slots_at, key, cursor=cursors[0]), "held_at>?"),
+            (partial(gates.slots_at, key, cursor=cursors[1]), "(rank,queued_at)>(?,?)"),
+            (partial(gates.find, "default", named=True), "PRIMARY KEY (tenant=? AND id>? AND id<?)"),
+        )
+        db = store.file.connection()
+        for read, index in reads:
+            query, *_ = trace_queries(db, read)
+            plan = [row["detail"] for row in db.execute(f"explain query plan {query}")]
+            assert any(index in line for line in plan), plan
+            # What is stalled is few, and `head` is one row.
+            scans = {line for line in plan if "SCAN" in line} - {"SCAN head"}
+            assert scans <= {"SCAN gates USING INDEX gates_stalled"}, plan
+            assert not [line for line in plan if "TEMP B-TREE" in line], plan
+
+
 def test_triggers_and_entries_are_found_by_indexes(tmp_path: Path) -> None:
     with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
         db = store.file.connection()
@@ -328,6 +360,8 @@ def test_an_upgrade_keeps_triggers(tmp_path: Path) -> None:
             "drop table outbox",
             "drop table channels",
             "drop table aliases",
+            "drop table gates",
+            "drop table slots",
         ):
             db.execute(statement)
         db.execute("update triggers set record = ?", [json.dumps(record)])

@@ -35,6 +35,8 @@ RUN_TABLES = (
     "triggers",
     "firings",
     "outbox",
+    "gates",
+    "slots",
 )
 BACKEND_NAMES = ("memory store", "memory", "SQLite", "Postgres", "DynamoDB")
 

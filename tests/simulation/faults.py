@@ -165,6 +165,7 @@ STORE_PARTS = (
     "waits",
     "registry",
     "triggers",
+    "gates",
     "outbox",
     "keys",
     "maintenance",

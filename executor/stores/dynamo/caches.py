@@ -38,6 +38,7 @@ class RunHeads:
         self._remembers_service = remembers_service
         self._spreads: OrderedDict[str, int] = OrderedDict()
         self._open_runs: dict[str, set[str]] = {}
+        self._marked: OrderedDict[str, bool] = OrderedDict()
         self._lock = Lock()
 
     def read(self, run_id: str) -> Item:
@@ -62,6 +63,15 @@ class RunHeads:
         """Return the runs that this process has seen open; the index may not contain them yet."""
         with self._lock:
             return set(self._open_runs.get(queue, ()))
+
+    def remember_slots(self, run_id: str) -> None:
+        """Remember that the head of a run says that it has slots."""
+        with self._lock:
+            _add(self._marked, run_id, True)
+
+    def has_slots(self, run_id: str) -> bool:
+        """Return whether this process knows that the head of a run says that it has slots."""
+        return run_id in self._marked
 
     def spread(self, run_id: str) -> int:
         """Return the number of partitions of a run; 1 for a run that does not exist."""

@@ -48,6 +48,7 @@ from noetl.executor.stores.dynamo.run_items import (
     tenant_of,
 )
 from noetl.executor.stores.dynamo.sleeping_runs import is_asleep, wake_run
+from noetl.executor.stores.dynamo.slot_returns import SlotReturns, has_slots, write_returning
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import (
     VisitItem,
@@ -228,7 +229,7 @@ class Claims:
             return MessageOutcome.DONE
         is_first_claim = (before or {}).get("claims", 0) == 0
         if starts_nothing(head) and is_first_claim and self._context.is_branch_visit(claimed.visit, head):
-            self._revoke(request, before, item)
+            self._revoke(request, before, item, head)
             self._context.announcer.announce(head, self._pauses.settle(head, now), now)
             return MessageOutcome.DONE
         if head["status"] == RunStatus.QUEUED:
@@ -287,8 +288,8 @@ class Claims:
             with suppress(ConditionFailed):
                 self._context.table.write([Delete(request.visit_key, when=is_held(1))])
 
-    def _revoke(self, request: ClaimRequest, before: Item | None, item: Item) -> None:
-        """Undo a claim in a run that stops or is paused, and park its visit."""
+    def _revoke(self, request: ClaimRequest, before: Item | None, item: Item, head: Item) -> None:
+        """Undo a claim in a run that stops or is paused, park its visit, and give back its slots."""
         message = request.message
         claimed = decode_lease(message.run_id, message.visit_id, item)
         visit = revoke_claim(_visit_before(request, before), claimed, request.now)
@@ -301,8 +302,16 @@ class Claims:
             "due": visit.due_at,
             "claims": visit.claims,
         }
+        update, table = Update(request.visit_key, sets, when=is_held(visit.fence)), self._context.table
         with suppress(ConditionFailed):
-            self._context.table.update(Update(request.visit_key, sets, when=is_held(visit.fence)))
+            if not has_slots(head):
+                table.update(update)
+                return
+            returns = SlotReturns(table, message.run_id, message.visit_id)
+            if returns.slots or "queued" in item:
+                # It asks for its slots again when its run continues.
+                update = replace(update, set={**sets, "due": request.now})
+            write_returning(table, [update], returns, request.now)
 
     def _begin_run(self, head: Item, now: float) -> Item:
         """Write that the run is running, unless another worker has begun it, and return its head."""

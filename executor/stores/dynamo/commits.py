@@ -17,7 +17,7 @@ Limits: if other commits change the same counters, the transaction is tried up t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import FencedError, StoreError, UnknownRunError
@@ -38,10 +38,11 @@ from noetl.executor.stores.dynamo.caches import CachedClaim
 from noetl.executor.stores.dynamo.carried_times import measure_commit
 from noetl.executor.stores.dynamo.claimed_visits import read_origin
 from noetl.executor.stores.dynamo.context import DynamoContext
-from noetl.executor.stores.dynamo.expressions import Put, Update, Write
+from noetl.executor.stores.dynamo.expressions import ConditionCheck, Put, Update, Write
 from noetl.executor.stores.dynamo.outbox import write_with_entries
 from noetl.executor.stores.dynamo.run_items import append_event, spread_of
 from noetl.executor.stores.dynamo.sleeping_runs import can_sleep, sleep_update
+from noetl.executor.stores.dynamo.slot_returns import QueuedSuspension, SlotReturns, has_slots
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import (
     CommitTime,
@@ -53,7 +54,7 @@ from noetl.executor.stores.dynamo.visit_items import (
     is_held,
 )
 from noetl.executor.stores.sql.rows import encode_json
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 
 
 @frozen
@@ -66,6 +67,33 @@ class WrittenOutcome:
     item: VisitItem
     head: Item
     begun: VisitItem | None = None
+
+
+class _CommittedSlots:
+    """The slots that a commit gives back, or those for which it suspends its visit."""
+
+    def __init__(self, context: DynamoContext, commit: Commit) -> None:
+        visit = commit.visit
+        owner = (context.table, visit.run_id, visit.id)
+        self._returns = SlotReturns(*owner) if commit.gives_back else None
+        self._suspension = QueuedSuspension(*owner) if commit.is_queued else None
+
+    def place(self, visit: Visit, now: float) -> Visit:
+        """Return the visit, due at once if it is suspended for slots of which none waits any more."""
+        is_over = self._suspension is not None and not self._suspension.is_queued
+        return replace(visit, due_at=min(visit.due_at, now)) if is_over else visit
+
+    def writes(self, now: float) -> list[Write]:
+        """Return the writes of the slots and their gates."""
+        returned = [] if self._returns is None else self._returns.writes(now)
+        return returned if self._suspension is None else [*returned, *self._suspension.writes()]
+
+    def learn(self, writes: Sequence[Write], refusal: ConditionFailed) -> None:
+        """Read the slots again after a refusal."""
+        if self._returns is not None:
+            self._returns.learn(writes, refusal)
+        if self._suspension is not None:
+            self._suspension.read_again()
 
 
 class Commits:
@@ -87,6 +115,7 @@ class Commits:
         claim = self._context.claims.get(visit) or self._read_claim(visit)
         is_finished = visit.finished_at is not None
         outcome = encode_outcome(visit, commit.events if is_finished else (), self._context.blobs)
+        outcome["queued"] = commit.is_queued or None
         committed = self._write(commit, claim, outcome, now)
         self._context.claims.remove(visit)
         self._delete_loop_parts(visit, claim)
@@ -115,12 +144,40 @@ class Commits:
             key = keys.wait(parent.run_id, parent.visit_id, parent.id, spread)
             writes.append(Update(key, {"answer": b"null", "answered": now}))
         try:
-            write_with_entries(self._context.table, writes, ending.outbox)
+            self._write_end(head, claim.visit, writes, ending, now)
         except ConditionFailed:
             raise FencedError(f"the claim of the end of run {run.id} is lost") from None
         self._context.claims.remove(claim.visit)
         self._context.heads.remember(head | {"finished": now})
         return head
+
+    def _write_end(
+        self, head: Item, visit: Visit, writes: Sequence[Write], ending: RunEnding, now: float
+    ) -> None:
+        """Write the end of a run with its entries of the outbox, and give back all slots of the run.
+
+        Raises:
+            ConditionFailed: the claim is lost.
+        """
+        table = self._context.table
+        if not has_slots(head):
+            write_with_entries(table, writes, ending.outbox)
+            return
+        returns = SlotReturns(table, visit.run_id)
+        is_claimed = ConditionCheck(keys.visit(visit.run_id, visit.id, spread_of(head)), is_held(visit.fence))
+        for tries in range(MAX_CONFLICTS):
+            returns.give_back_early(is_claimed, now)
+            all_writes = [*writes, *returns.writes(now)]
+            try:
+                write_with_entries(table, all_writes, ending.outbox)
+            except ConditionFailed as refusal:
+                if any(refusal.failed[: len(writes)]):
+                    raise
+                returns.learn(all_writes, refusal)
+                time.sleep(pause_seconds(min(tries, 4)))
+            else:
+                return
+        raise StoreError(f"Run {visit.run_id} could not be ended: too many concurrent writers.")
 
     def _finish_visit(self, head: Item, visit: Visit, now: float) -> Update:
         """Return the write that finishes the visit that ends a run, if its claim is held."""
@@ -188,25 +245,24 @@ class Commits:
             *self._event_writes(commit, spread),
             *_stop_writes(commit, claim.head, self._context.blobs),
         ]
-        if is_waiting(visit):
-            home, names = before.origin.home, ["ending" if commit.is_finally else "paused"]
-            is_long = self._context.announcer.is_long_wait(claim.head["queue"], visit.due_at, now)
-            names += ["long"] if is_long or visit.due_at == NEVER else []
-            outcome = outcome | {"paused": [home, *names]}
-            outcome |= {"wakes": keys.due_shard(visit.run_id)} if is_long else {}
-            fixed.append(Update(keys.counter(visit.run_id, home), add=dict.fromkeys(names, 1)))
+        slots = _CommittedSlots(self._context, commit)
         absorbed: set[str] = set()
-        sleep = list(self._sleep_writes(commit, claim, now))
+        may_sleep = True
         time_of_commit = CommitTime(now, measure_commit(self._context, commit, claim, now))
         outcome |= {"spent": list(time_of_commit.spent) or None}
         for tries in range(MAX_CONFLICTS):
+            visit = slots.place(commit.visit, now)
+            pause, waits = self._pause_writes(commit, claim, visit.due_at, now)
+            sleep = list(self._sleep_writes(commit, claim, visit.due_at, now)) if may_sleep else []
             moves = build_branch_writes(self._context, commit, claim, absorbed, time_of_commit)
-            sets = _visit_attributes(commit, claim, outcome, moves, now)
+            sets = _visit_attributes(commit, claim, outcome | pause, moves, now)
             writes: list[Write] = [
                 Update(key, sets, when=is_held(visit.fence)),
                 *fixed,
+                *waits,
                 *sleep,
                 *moves.writes,
+                *slots.writes(now),
             ]
             try:
                 self._context.table.write(writes)
@@ -216,8 +272,9 @@ class Commits:
                 # A visit that exists was created by another branch, so this branch ends there.
                 refused = {write.key for write, failed in zip(writes, refusal.failed, strict=True) if failed}
                 # A run that stops is not put to sleep.
-                sleep = [write for write in sleep if write.key not in refused]
+                may_sleep = may_sleep and not any(write.key in refused for write in sleep)
                 absorbed |= {id for id, created in moves.created.items() if created in refused}
+                slots.learn(writes, refusal)
                 if tries:
                     time.sleep(pause_seconds(min(tries, 4)))
                 continue
@@ -226,14 +283,30 @@ class Commits:
             return WrittenOutcome(written, claim.head, moves.begun)
         raise StoreError(f"A step of run {visit.run_id} could not be committed: too many concurrent writers.")
 
-    def _sleep_writes(self, commit: Commit, claim: CachedClaim, now: float) -> Iterable[Update]:
+    def _pause_writes(
+        self, commit: Commit, claim: CachedClaim, due_at: float, now: float
+    ) -> tuple[Item, list[Write]]:
+        """Return the attributes of a visit that waits until a time, and the write that counts it."""
+        visit = commit.visit
+        if not is_waiting(visit):
+            return {}, []
+        home, names = claim.item.origin.home, ["ending" if commit.is_finally else "paused"]
+        is_long = self._context.announcer.is_long_wait(claim.head["queue"], due_at, now)
+        names += ["long"] if is_long or due_at == NEVER else []
+        pause = {"due": due_at, "paused": [home, *names]}
+        pause |= {"wakes": keys.due_shard(visit.run_id)} if is_long else {}
+        return pause, [Update(keys.counter(visit.run_id, home), add=dict.fromkeys(names, 1))]
+
+    def _sleep_writes(
+        self, commit: Commit, claim: CachedClaim, due_at: float, now: float
+    ) -> Iterable[Update]:
         """Yield the write that puts a run to sleep, if its only branch waits longer than a message can.
 
         An answer may arrive soon, so a run that waits only for an answer is left to the sweep.
         """
         visit, head = commit.visit, claim.head
         is_only_branch = not (claim.item.origin.has_forked or commit.is_finally)
-        is_long = self._context.announcer.is_long_wait(head["queue"], visit.due_at, now)
+        is_long = self._context.announcer.is_long_wait(head["queue"], due_at, now)
         if is_only_branch and is_long and is_waiting(visit) and can_sleep(self._context, head):
             self._context.plan_uses.require(head["plan"])
             yield sleep_update(head)

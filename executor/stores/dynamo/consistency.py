@@ -7,7 +7,7 @@ no run and no plan. Each run is then read by itself. A finding about a run is re
 in each of CHECKS_PER_RUN reads.
 
 Cost: one scan of the table, and one read of each run, or CHECKS_PER_RUN reads of a run with findings. Two
-reads and a query for each tenant with triggers. Then a request to the bucket for each of up to
+reads and a query for each tenant with triggers. Reads of all gates and slots (`gate_checks.py`). Then a request to the bucket for each of up to
 MAX_CHECKED_PAYLOADS values of open runs.
 
 Limits: an inconsistency that lasts longer than the reads of an active run is reported although it would
@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from noetl.executor.errors import StoreError
+from noetl.executor.model.gates import GateKey
 from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, Visit, VisitStatus
 from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.stores.dynamo import keys
@@ -28,9 +29,15 @@ from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import NO_BUCKET, is_in_bucket
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.due_index import DueIndex
+from noetl.executor.stores.dynamo.gate_checks import (
+    Differences,
+    confirmed_findings,
+    find_gate_differences,
+)
 from noetl.executor.stores.dynamo.playbooks import decode_aliases
 from noetl.executor.stores.dynamo.run_items import has_ended, is_paused, run_id_of
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
+from noetl.executor.stores.dynamo.slot_returns import QueuedSuspension
 from noetl.executor.stores.dynamo.triggers import find_wrong_lookups
 from noetl.executor.stores.finding import (
     LOST_TRIGGER,
@@ -51,7 +58,7 @@ MAX_CHECKED_PAYLOADS = 1_000
 PAUSE_SECONDS = 0.3
 """Pause between two reads of a run."""
 
-_SCANNED = ("pk", "sk", "run", "plan", "parent", "expires", "version", "removed", "aliases")
+_SCANNED = ("pk", "sk", "run", "plan", "parent", "expires", "version", "removed", "aliases", "at")
 
 
 class ConsistencyCheck:
@@ -68,6 +75,7 @@ class ConsistencyCheck:
         findings = [*self._check_services(), *scan.findings()]
         for tenant in sorted(scan.tenants_with_lookups):
             findings += self._check_lookups(tenant)
+        findings += self._check_gates(scan)
         payloads: list[_Payload] = []
         for findings_of_run, payloads_of_run in self._context.in_parallel(
             self._check_run, sorted(scan.heads)
@@ -103,6 +111,14 @@ class ConsistencyCheck:
             again = find_wrong_lookups(self._context, tenant)
             confirmed = [message for message in confirmed if message in again]
         return [Finding("lookups of triggers", message) for message in confirmed]
+
+    def _check_gates(self, scan: _TableScan) -> list[Finding]:
+        """Return findings about gates and slots that CHECKS_PER_RUN reads have found."""
+        reads: list[Differences] = []
+        while len(reads) < CHECKS_PER_RUN and (not reads or reads[-1]):
+            time.sleep(PAUSE_SECONDS if reads else 0.0)
+            reads.append(find_gate_differences(self._context, scan.gates, scan.slots))
+        return confirmed_findings(reads)
 
     def _check_services(self) -> Iterable[Finding]:
         """Yield findings about the bucket, the index of due visits and the queue of the store."""
@@ -163,6 +179,8 @@ class ConsistencyCheck:
         if visit.status is not VisitStatus.WAITING:
             return False
         pk = keys.visit(visit.run_id, visit.id, self._context.heads.spread(visit.run_id)).pk
+        if QueuedSuspension(self._context.table, visit.run_id, visit.id).is_queued:
+            return True
         waits = self._context.table.query(pk, f"W#{visit.id}#")
         if any("answered" not in wait and "closed" not in wait for wait in waits):
             return True
@@ -206,6 +224,8 @@ class _TableScan:
     live: dict[tuple[str, str], str] = field(default_factory=dict)
     triggers: dict[tuple[str, str, str], str] = field(default_factory=dict)
     tenants_with_lookups: set[str] = field(default_factory=set)
+    gates: set[GateKey] = field(default_factory=set)
+    slots: set[keys.ItemKey] = field(default_factory=set)
 
     def add(self, item: Item) -> None:
         """Add an item of the scan; items that will expire are ignored."""
@@ -218,6 +238,10 @@ class _TableScan:
             self.heads.add(rest)
         elif kind == "R":
             self.kinds_by_run.setdefault(rest.partition("#")[0], set()).add(item["sk"].partition("#")[0])
+            if item["sk"].startswith(keys.slot_prefix()) and "at" in item:
+                self.slots.add(keys.ItemKey(item["pk"], item["sk"]))
+        elif kind == "X":
+            self.gates.add(GateKey(item["sk"], rest))
         elif kind in ("T", "I"):
             self.kinds_by_run.setdefault(item["run"], set()).add(kind)
         elif kind == "P" and item["sk"] != "U":
@@ -258,6 +282,7 @@ _KINDS = {
     "K": "children",
     "N": "visit counts",
     "P": "parts",
+    "S": "slots",
     "T": "tokens",
     "V": "visits",
     "W": "waits",

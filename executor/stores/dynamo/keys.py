@@ -21,6 +21,8 @@ import hashlib
 from typing import NamedTuple
 
 from noetl.executor.model.byte_kind import ByteKind
+from noetl.executor.model.gates import GateKey, SlotOwner
+from noetl.executor.model.ids import derived_id
 from noetl.executor.model.run import SERVICE_QUEUE
 
 MAX_PARTITIONS = 64
@@ -246,6 +248,41 @@ def channel(tenant: str, name: str) -> ItemKey:
 def subscribers(tenant: str) -> ItemKey:
     """Return the key of the item with the triggers and channels that ends of runs of a tenant concern."""
     return ItemKey(f"C#{tenant}", "S")
+
+
+def gate(key: GateKey) -> ItemKey:
+    """Return the key of a gate; sort keys are in the order of ids."""
+    return ItemKey(f"X#{key.tenant}", key.id)
+
+
+def slot(gate: GateKey, owner: SlotOwner) -> ItemKey:
+    """Return the key of a slot, in the first partition of its run."""
+    return ItemKey(partition_key(owner.run_id), f"{slot_prefix(owner.visit_id)}{derived_id(*gate)}")
+
+
+def slot_prefix(visit_id: str | None = None) -> str:
+    """Return what the sort keys of slots begin with: those of a visit, or of all owners. A run has no id."""
+    return "S#" if visit_id is None else f"S#{visit_id}#"
+
+
+def ticket(gate: GateKey, place: str) -> ItemKey:
+    """Return the key of a place in the queue of a gate; sort keys are in the order of the queue."""
+    return ItemKey(f"Z#{gate.tenant}#{gate.id}", place)
+
+
+def gate_shard(gate: GateKey) -> str:
+    """Return the partition of a gate with a queue in the index `due`, of SHARDS for all gates."""
+    return shard("gates", "#".join(gate))
+
+
+def gate_shards() -> list[str]:
+    """Return all partitions of gates in the index `due`."""
+    return shards("gates")[1:]
+
+
+def held_slots(gate: GateKey) -> str:
+    """Return the partition of the slots that are held at a gate, in the index `due`."""
+    return f"slots#{gate.tenant}#{gate.id}"
 
 
 def cached_result(tenant: str, digest: str) -> ItemKey:

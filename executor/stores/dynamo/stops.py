@@ -28,13 +28,21 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Put, Update
+from noetl.executor.stores.dynamo.gate_items import decode_slot
 from noetl.executor.stores.dynamo.joins import DynamoJoins
 from noetl.executor.stores.dynamo.plan_moves import is_moving, settle_move
 from noetl.executor.stores.dynamo.run_ends import end_run
-from noetl.executor.stores.dynamo.run_items import decode_run, has_ended, spread_of
+from noetl.executor.stores.dynamo.run_items import decode_run, has_ended, run_id_of, spread_of
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, load_run, read_snapshot
+from noetl.executor.stores.dynamo.slot_returns import (
+    SlotReturns,
+    has_slots,
+    read_slot_items,
+    write_returning,
+)
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import VisitItem, is_unchanged
+from noetl.planner.frozen import replace
 
 
 class Stops:
@@ -109,12 +117,29 @@ class Stops:
         head = snapshot.head
         fired, _ = self._joins.fire(head, None, now)
         parkable = self.parkable_items(snapshot)
-        self._context.in_parallel(lambda item: self._park(item, head, now), parkable)
+        owners = self._slot_owners(head)
+        self._context.in_parallel(
+            lambda item: self._park(item, head, now, is_owner=item.visit.id in owners), parkable
+        )
         return bool(parkable or fired)
 
-    def _park(self, item: VisitItem, head: Item, now: float) -> None:
-        """Park a visit, unless a worker has claimed it since it was read."""
+    def _slot_owners(self, head: Item) -> set[str]:
+        """Return the ids of the visits of a run that have slots."""
+        if not has_slots(head):
+            return set()
+        run_id = run_id_of(head)
+        slots = read_slot_items(self._context.table, run_id)
+        return {decode_slot(item, run_id).owner.visit_id for item in slots}
+
+    def _park(self, item: VisitItem, head: Item, now: float, *, is_owner: bool) -> None:
+        """Park a visit, unless a worker has claimed it since it was read.
+
+        Its slots are given back. It asks for them again when its run continues, as one that waits for the slot
+        of its run does.
+        """
         visit, parked = item.visit, park(item.visit, now)
+        if is_owner or "queued" in item.attributes:
+            parked = replace(parked, due_at=now)
         key = keys.visit(visit.run_id, visit.id, spread_of(head))
         state: Item = {"status": parked.status.value, "due": parked.due_at}
         with suppress(ConditionFailed):
@@ -122,7 +147,11 @@ class Stops:
                 state |= {"wakes": None} if "wakes" in item.attributes else {}
                 # An answer may have made it due since it was read.
                 is_same: tuple[Condition, ...] = (*is_unchanged(visit), ("due", "=", item.attributes["due"]))
-                self._context.table.update(Update(key, state, when=is_same))
+                update, table = Update(key, state, when=is_same), self._context.table
+                if is_owner:
+                    write_returning(table, [update], SlotReturns(table, visit.run_id, visit.id), now)
+                else:
+                    table.update(update)
                 return
             cause = {"cause": item.origin.cause} if item.origin.cause else {}
             self._context.table.write([Put(key, {"step": visit.step, **cause, **state})])

@@ -20,6 +20,7 @@ from noetl.executor.stores.dynamo.commits import Commits
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.facts import DynamoFacts
 from noetl.executor.stores.dynamo.followups import Followups
+from noetl.executor.stores.dynamo.gates import DynamoGates
 from noetl.executor.stores.dynamo.joins import DynamoJoins
 from noetl.executor.stores.dynamo.maintenance import DynamoMaintenance
 from noetl.executor.stores.dynamo.outbox import DynamoOutbox
@@ -74,7 +75,7 @@ class DynamoStore:
         stops = Stops(context, joins)
         resumes = Resumes(context, retention)
         self.pauses = pauses = Pauses(context, joins, stops, resumes)
-        self.switches = DynamoSwitches(context, resumes)
+        self.switches = DynamoSwitches(context, resumes, wakeups)
         repairs = Repairs(context, joins, pauses, resumes, wakeups)
         followups = Followups(context, joins, pauses, wakeups, retention)
         claims = Claims(context, pauses, wakeups)
@@ -87,6 +88,7 @@ class DynamoStore:
         self.waits = DynamoWaits(context, wakeups, limits)
         self.registry = DynamoPlaybooks(context)
         self.triggers = DynamoTriggers(context)
+        self.gates = DynamoGates(context, wakeups)
         self.outbox = DynamoOutbox(table)
         self.channels = DynamoChannels(table)
         self.keys = DynamoApiKeys(table)

@@ -33,6 +33,7 @@ from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.branch_stacks import decode_stack
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Delete, Write
+from noetl.executor.stores.dynamo.gate_grants import find_sleepers
 from noetl.executor.stores.dynamo.history import RunHistory
 from noetl.executor.stores.dynamo.plan_moves import (
     begin_move,
@@ -51,8 +52,10 @@ from noetl.executor.stores.dynamo.run_items import (
     spread_of,
 )
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, load_run, read_snapshot
+from noetl.executor.stores.dynamo.slot_returns import SlotReturns, has_slots, write_returning
 from noetl.executor.stores.dynamo.switch_writes import PlanMove, RunBeforeSwitch, SwitchWrites, is_same_head
 from noetl.executor.stores.dynamo.table import MAX_TRANSACTION_ITEMS, fits_transaction
+from noetl.executor.stores.dynamo.wakeups import Wakeups
 from noetl.executor.stores.plan_uses import deleted_plan
 from noetl.planner.frozen import replace
 
@@ -60,9 +63,10 @@ from noetl.planner.frozen import replace
 class DynamoSwitches:
     """The switches of a store in DynamoDB."""
 
-    def __init__(self, context: DynamoContext, resumes: Resumes) -> None:
+    def __init__(self, context: DynamoContext, resumes: Resumes, wakeups: Wakeups) -> None:
         self._context = context
         self._resumes = resumes
+        self._wakeups = wakeups
         self._history = RunHistory(context)
 
     def read(self, run_id: str, now: float) -> RunRecords:
@@ -107,8 +111,25 @@ class DynamoSwitches:
         except PayloadTooLargeError as problem:
             raise _too_large(run.id) from problem
         self._announce(state, change, now)
+        if has_slots(state.head):
+            self._give_back_slots(state.head, now)
         context.changes.notify()
         return run
+
+    def _give_back_slots(self, head: Item, now: float) -> None:
+        """Give back slots of visits that wait, since the new plan may have other limits. They ask again.
+
+        Visits that are executed keep theirs, and the run what it holds.
+        """
+        table, run_id = self._context.table, run_id_of(head)
+        returns = SlotReturns(table, run_id, "", only_waiting=True)
+        if returns.slots:
+            write_returning(table, [], returns, now)
+        for item in find_sleepers(self._context, head):
+            update = self._wakeups.due_update(head, item, now)
+            with suppress(ConditionFailed):  # it was claimed meanwhile, and asks again
+                write_returning(table, [update], SlotReturns(table, run_id, item["sk"][2:]), now)
+                self._wakeups.announce_due(head, item, now)
 
     def _complete_change(
         self, state: RunBeforeSwitch, writes: SwitchWrites, run: Run, idempotency: tuple[str, str] | None

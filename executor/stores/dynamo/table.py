@@ -121,7 +121,7 @@ class DynamoTable:
         prefix: str,
         *,
         after: str | None = None,
-        where: tuple[str, str] | None = None,
+        where: tuple[str, str | bool] | None = None,
         attributes: Sequence[str] = (),
     ) -> Iterator[Item]:
         """Yield the items of a partition whose sort keys start with `prefix`, in order, from `after` on
@@ -132,7 +132,7 @@ class DynamoTable:
         """
         if after is None:
             which = " AND begins_with(sk, :prefix)" if prefix else ""
-            values = {":prefix": prefix} if prefix else {}
+            values: dict[str, str | bool] = {":prefix": prefix} if prefix else {}
         else:
             which, values = (
                 " AND sk BETWEEN :after AND :end",

@@ -49,6 +49,7 @@ from noetl.executor.model.special_visits import (
 from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.model.visit_states import PARKABLE
 from noetl.executor.model.visit_transition import claim, enter_step, park, reopen, start_events, unpause
+from noetl.executor.stores.memory.gates import give_back_parked
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.planner.frozen import replace
 
@@ -177,9 +178,14 @@ class MemoryBranches:
             self.end_run()
 
     def _park_visits(self) -> None:
-        for visit in self.record.find_active():
-            if visit.status in PARKABLE and is_branch_visit(visit, self.plan.header.finally_step):
-                self.record.put(park(visit, self.now))
+        finally_step = self.plan.header.finally_step
+        parked = [
+            park(visit, self.now)
+            for visit in self.record.find_active()
+            if visit.status in PARKABLE and is_branch_visit(visit, finally_step)
+        ]
+        self.record.put(*parked)
+        give_back_parked(self.state, self.record, parked, self.now)
 
     def _pause_children(self, condition: Callable[[WaitKey], bool] | None, caller: str | None) -> None:
         for child in self._open_children(condition):

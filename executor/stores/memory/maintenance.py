@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 
 from noetl.executor.errors import DamagedRunError
+from noetl.executor.model.gates import may_hold
 from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_transition import check_deletable, lose_branch
 from noetl.executor.model.special_visits import deadline_visit
@@ -21,12 +22,14 @@ from noetl.executor.stores.finding import (
     CheckedRun,
     Finding,
     find_contradictions,
+    finding_of_gate,
     finding_of_run,
     limit_findings,
 )
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.cached_results import delete_expired
+from noetl.executor.stores.memory.gates import has_waiting_slot
 from noetl.executor.stores.memory.outbox import delete_expired_entries
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.plan_uses import UNUSED_SECONDS
@@ -46,7 +49,7 @@ class MemoryMaintenance:
 
     def check_consistency(self) -> list[Finding]:
         with self._state.lock:
-            return limit_findings([*self._check_runs(), *self._check_references()])
+            return limit_findings([*self._check_runs(), *self._check_gates(), *self._check_references()])
 
     def set_aside(self, run_id: str, reason: str) -> bool:
         with self._state.change_runs():
@@ -118,9 +121,30 @@ class MemoryMaintenance:
             )
             yield from find_contradictions(checked, self._can_continue)
 
+    def _check_gates(self) -> Iterator[Finding]:
+        state = self._state
+        for key, gate in state.gates.items():
+            slots = [slot for slot in state.slots.values() if slot.gate == key]
+            units = sum(slot.units for slot in slots if slot.is_held)
+            queued = sum(not slot.is_held for slot in slots)
+            if (gate.held, gate.waiting) != (units, queued):
+                numbers = {"held": gate.held, "waiting": gate.waiting, "units": units, "queued": queued}
+                yield finding_of_gate(gate.limit, **numbers)
+        for slot in state.slots.values():
+            record, visit_id = state.runs.get(slot.owner.run_id), slot.owner.visit_id
+            if record is None:
+                continue
+            if slot.gate not in state.gates:
+                yield finding_of_run("unknown gates", slot.owner.run_id, gate=slot.gate.id)
+            elif record.run.finished_at is not None:
+                yield finding_of_run("slots of ended runs", slot.owner.run_id, limit=slot.limit)
+            elif visit_id and not may_hold(record.visits.get(visit_id)):
+                yield finding_of_run("slots of visits", slot.owner.run_id, limit=slot.limit)
+
     def _check_references(self) -> Iterator[Finding]:
         state = self._state
         references = {
+            "slots": [slot.owner.run_id for slot in state.slots.values()],
             "tokens": [token.key.run_id for token in state.tokens.values()],
             "idempotency_keys": [run_id for _, run_id in state.idempotency_keys.values()],
         }
@@ -160,8 +184,9 @@ class MemoryMaintenance:
         tokens = [key for key in record.waits.keys() - record.closed_waits if key.visit_id == visit.id]
         runs = [child.run for child in self._state.runs.values() if child.run.finished_at is None]
         parents = [(run.parent.run_id, run.parent.visit_id) for run in runs if run.parent is not None]
+        is_queued = has_waiting_slot(self._state, visit.run_id, visit.id)
         is_answerable = any(record.waits[key].answered_at is None for key in tokens)
-        return is_answerable or (visit.run_id, visit.id) in parents
+        return is_queued or is_answerable or (visit.run_id, visit.id) in parents
 
     def _repair(self, record: RunRecord, now: float) -> str | None:
         """Repair an unfinished run, and return a description of the repair, or None if it is sound."""

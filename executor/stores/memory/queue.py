@@ -44,6 +44,7 @@ from noetl.executor.model.visit_transition import (
 from noetl.executor.model.worker_identity import is_dead
 from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.facts import add_fact
+from noetl.executor.stores.memory.gates import find_slots, give_back_slots, has_waiting_slot
 from noetl.executor.stores.memory.outbox import add_entries
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.memory.waits import give_answer
@@ -151,7 +152,10 @@ class MemoryQueue:
             )
             waits = [record.waits.get(WaitKey(run.id, visit.id, id)) for id in commit.awaits]
             is_answered = any(wait is not None and wait.answered_at is not None for wait in waits)
-            record.put(wake(visit, now) if is_answered else visit)
+            if commit.gives_back:
+                give_back_slots(self._state, find_slots(self._state, run.id, visit.id))
+            is_granted = commit.is_queued and not has_waiting_slot(self._state, run.id, visit.id)
+            record.put(wake(visit, now) if is_answered or is_granted else visit)
             add_fact(self._state, run, fact_of_outcome(visit, now))
             _store_batch_results(record, commit)
             branches = MemoryBranches(self._state, record, now, claim_for)
@@ -169,6 +173,7 @@ class MemoryQueue:
             record, visit = held
             record.put(finish_end(visit, now))
             record.delete_visits(DEADLINE)
+            give_back_slots(self._state, find_slots(self._state, record.run.id))
             result, errors = map(json.loads, texts)
             record.run = finish_run(record.run, replace(ending, result=result, errors=errors), now)
             record.append([run_finished(record.run)])

@@ -19,6 +19,7 @@ from noetl.executor.model.branch_stack import BranchStack
 from noetl.executor.model.cached_results import CacheEntry, CacheHolder
 from noetl.executor.model.channels import Channel
 from noetl.executor.model.events import Event
+from noetl.executor.model.gates import Gate, GateKey, Slot, SlotOwner
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.metrics import FactTotal
 from noetl.executor.model.outbox import OutboxEntry
@@ -133,6 +134,8 @@ class MemoryState:
         """Triggers by tenant, playbook and name."""
         self.firings: dict[tuple[str, str, str], dict[str, Firing]] = {}
         """Firings of each trigger, by their positions."""
+        self.gates: dict[GateKey, Gate] = {}
+        self.slots: dict[tuple[GateKey, SlotOwner], Slot] = {}
         self.outbox: dict[tuple[str, str], OutboxEntry] = {}
         """Entries of the outbox, by tenant and id."""
         self.channels: dict[tuple[str, str], Channel] = {}

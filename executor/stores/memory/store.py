@@ -6,6 +6,7 @@ from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.memory.cached_results import MemoryCache
 from noetl.executor.stores.memory.channels import MemoryChannels
 from noetl.executor.stores.memory.facts import MemoryFacts
+from noetl.executor.stores.memory.gates import MemoryGates
 from noetl.executor.stores.memory.keys import MemoryKeys
 from noetl.executor.stores.memory.maintenance import MemoryMaintenance
 from noetl.executor.stores.memory.outbox import MemoryOutbox
@@ -45,6 +46,7 @@ class MemoryStore:
         self.waits = MemoryWaits(state)
         self.registry = MemoryRegistry(state)
         self.triggers = MemoryTriggers(state)
+        self.gates = MemoryGates(state)
         self.outbox = MemoryOutbox(state)
         self.channels = MemoryChannels(state)
         self.keys = MemoryKeys(state)

@@ -15,6 +15,7 @@ from noetl.executor.model.run_transition import check_same_request
 from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.switch_undo import SWITCHED
 from noetl.executor.stores.memory.branches import MemoryBranches
+from noetl.executor.stores.memory.gates import give_back_switched
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.memory.visits import MemoryVisits
 from noetl.executor.stores.memory.waits import delete_answer
@@ -60,6 +61,7 @@ class MemorySwitches:
                 if run.parent is not None:
                     delete_answer(state, run.parent)
             _replace(record, switched, is_sequential=plan.header.sequential)
+            give_back_switched(state, record, judged.read_at)
             if switched.must_end:
                 MemoryBranches(state, record, judged.read_at).end_run()
             return run

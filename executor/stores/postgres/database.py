@@ -31,7 +31,7 @@ from noetl.executor.precedence import StoreOperation
 from noetl.executor.stores.postgres.address import CONNECT_SECONDS, configure_session, conninfo_of, failure_of
 from noetl.executor.stores.postgres.listener import CHANNEL, Listener
 from noetl.executor.stores.postgres.pooler import Pooler, find_pooler
-from noetl.executor.stores.sql.database import UnwrittenError
+from noetl.executor.stores.sql.database import Result, UnwrittenError
 from noetl.executor.stores.sql.statements import Statements, to_psycopg
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.messages import MessageQueue
@@ -349,6 +349,7 @@ class PostgresWriter:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.runs: set[str] = set()
+        self.returned_slots: list[Result] = []
 
     def execute(self, query: str, /, **values: Any) -> PostgresResult:
         return PostgresResult(self._connection.execute(STATEMENTS.text(query, values), _to_columns(values)))

@@ -155,6 +155,7 @@ class PostgresQueue:
             or ends_run
             or changes_counters
             or commit.may_have_children
+            or commit.gives_back
             or len(commit.branches) != 1
         ):
             return None

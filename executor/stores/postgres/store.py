@@ -62,6 +62,7 @@ class PostgresStore(SqlStore):
             self.waits,
             self.registry,
             self.triggers,
+            self.gates,
             self.outbox,
             self.channels,
             self.keys,

@@ -58,6 +58,7 @@ from noetl.executor.stores.sql.rows import (
     visit_from_row,
     visit_values,
 )
+from noetl.executor.stores.sql.slots import take_slots
 from noetl.planner.frozen import replace
 from noetl.planner.plan import Step
 
@@ -159,6 +160,7 @@ class BranchTransaction:
     def _park_visits(self) -> None:
         finally_id = finally_visit_id(self.run["resumes"])
         self.db.execute("branches.park_visits", run_id=self.run["id"], now=self.now, finally_visit=finally_id)
+        take_slots(self.db, "gates.take_of_parked", run_id=self.run["id"])
 
     def _pause_children(self, **only: str) -> None:
         found = self.db.execute("branches.find_open_children", run_id=self.run["id"], **only)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.sql.database import Database, Writer
 from noetl.executor.stores.sql.due_floor import DueFloor
+from noetl.executor.stores.sql.slots import give_back_slots
 
 
 class SqlContext:
@@ -29,9 +31,15 @@ class SqlContext:
         self.changes = ChangeSignal()
         self.work = ChangeSignal()
 
-    def transaction(self) -> AbstractContextManager[Writer]:
-        """Begin a write transaction that signals a change of runs when it is committed."""
-        return self.database.transaction(self.changes.notify)
+    @contextmanager
+    def transaction(self) -> Iterator[Writer]:
+        """Begin a write transaction that signals a change of runs when it is committed.
+
+        Before that, it gives back the units of the slots that it has deleted.
+        """
+        with self.database.transaction(self.changes.notify) as db:
+            yield db
+            give_back_slots(db)
 
     def announce_due(self, count: int | None = None) -> None:
         """Signal workers that `count` visits have become due, or that some may have if it is None."""

@@ -33,6 +33,9 @@ class Result(Protocol):
 class Writer(Protocol):
     """An open write transaction."""
 
+    returned_slots: list[Result]
+    """Results with slots that were deleted. The gates change at the end of the transaction."""
+
     def execute(self, query: str, /, **values: Any) -> Result:
         """Execute a statement."""
         ...

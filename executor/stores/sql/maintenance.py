@@ -133,7 +133,7 @@ class SqlMaintenance:
         """Lock a run, check it again and repair it; return whether there was something to repair."""
         repair = None
         try:
-            with naming_run(run_id), self._context.database.transaction() as db:
+            with naming_run(run_id), self._context.transaction() as db:
                 db.lock_run(run_id)
                 damaged = db.execute(damage.query, run_id=run_id, limit=1, **damage.values)
                 if damaged.fetchone() is not None:

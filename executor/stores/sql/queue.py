@@ -64,6 +64,7 @@ from noetl.executor.stores.sql.rows import (
     visit_from_row,
 )
 from noetl.executor.stores.sql.run_times import keep_times
+from noetl.executor.stores.sql.slots import is_queued, take_slots
 from noetl.executor.stores.sql.waits import give_answer, is_any_answered, unlist_waits
 from noetl.planner.frozen import replace
 
@@ -202,6 +203,10 @@ class SqlQueue:
             )
             if commit.awaits and is_any_answered(db, visit.run_id, visit.id, commit.awaits):
                 visit = replace(visit, due_at=now)
+            if commit.gives_back:
+                take_slots(db, "gates.take_of_visit", run_id=visit.run_id, visit_id=visit.id)
+            if commit.is_queued and not is_queued(db, visit):
+                visit = replace(visit, due_at=now)
             written = write_outcome(db, visit, outputs, may_park=not commit.is_finally)
             _write_batch_results(db, visit, outputs.parts)
             run = db.execute("queue.read_run", run_id=visit.run_id).fetchone()
@@ -230,6 +235,7 @@ class SqlQueue:
             written = write_outcome(db, visit, EncodedOutputs(), may_park=False)
             db.execute("branches.delete_deadline", run_id=run.id)
             unlist_waits(db, run.id)
+            take_slots(db, "gates.take_of_run", run_id=run.id)
             row = db.execute(
                 "queue.finish_run",
                 run_id=run.id,

@@ -223,6 +223,7 @@ def visit_summary_from_row(row: Row) -> VisitSummary:
     """
     try:
         return VisitSummary(
+            id=row["id"],
             status=VisitStatus(row["status"]),
             number=row["number"],
             attempt=row["attempt"],

@@ -17,6 +17,7 @@ from noetl.executor.stores.sql.channels import SqlChannels
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Database
 from noetl.executor.stores.sql.facts import SqlFacts
+from noetl.executor.stores.sql.gates import SqlGates
 from noetl.executor.stores.sql.maintenance import SqlMaintenance
 from noetl.executor.stores.sql.outbox import SqlOutbox
 from noetl.executor.stores.sql.pauses import SqlPauses
@@ -45,6 +46,7 @@ class SqlStore:
         self.waits = SqlWaits(self.context)
         self.registry = SqlPlaybooks(self.context, self.plans)
         self.triggers = SqlTriggers(self.context)
+        self.gates = SqlGates(self.context)
         self.outbox = SqlOutbox(self.context)
         self.channels = SqlChannels(self.context)
         self.keys = SqlApiKeys(self.context)

@@ -39,6 +39,7 @@ from noetl.executor.stores.sql.rows import (
     visit_from_row,
 )
 from noetl.executor.stores.sql.runs import add_request
+from noetl.executor.stores.sql.slots import take_slots
 from noetl.executor.stores.sql.visits import SqlVisits
 from noetl.executor.stores.sql.waits import delete_answer, list_waits
 from noetl.planner.frozen import replace
@@ -85,11 +86,21 @@ class SqlSwitches:
                 if run.parent is not None:
                     delete_answer(db, run.parent)
             row = _replace(db, judged, switched, is_sequential=new.sequential)
+            _give_back_slots(db, run.id, judged.read_at)
             if switched.must_end:
                 BranchTransaction(db, self._plans, row, judged.read_at).end_run()
         self._plans.uses.record(run.plan_hash, now)
         self._context.announce_due()
         return run
+
+
+def _give_back_slots(db: Writer, run_id: str, now: float) -> None:
+    """Give back slots, since the new plan may have other limits. Their visits ask again.
+
+    Visits that are executed keep theirs, and the run what it holds.
+    """
+    db.execute("gates.wake_queued", run_id=run_id, now=now)
+    take_slots(db, "gates.take_switched", run_id=run_id)
 
 
 def _read(db: Writer, run_id: str, now: float) -> RunRecords:

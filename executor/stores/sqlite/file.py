@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 from noetl.executor.errors import SchemaError, StoreError
 from noetl.executor.precedence import PrecedenceLock, StoreOperation
+from noetl.executor.stores.sql.database import Result
 from noetl.executor.stores.sql.statements import Statements, to_numbered
 
 SCRIPTS = {
@@ -60,6 +61,7 @@ SCRIPTS = {
     26: "triggers.sql",
     27: "outbox.sql",
     28: "aliases.sql",
+    29: "gates.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 
@@ -385,10 +387,11 @@ def read_schema_version(path: Path) -> int:
 class SqliteWriter:
     """The write transaction of a connection. It needs no locks, since only one is open at a time."""
 
-    __slots__ = ("_db",)
+    __slots__ = ("_db", "returned_slots")
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+        self.returned_slots: list[Result] = []
 
     def execute(self, query: str, /, **values: Any) -> sqlite3.Cursor:
         text, values_of = STATEMENTS.text(query, values)

@@ -13,7 +13,7 @@ import pytest
 
 for part in (
     "aliases", "cached_results", "consistency", "continued_runs", "damaged_runs", "facts", "failed_items",
-    "keys",
+    "gates", "keys",
     "open_waits", "outbox", "plans", "queue",
     "registry", "run_deletion", "run_lists", "runs", "sequential", "skips", "sweep", "transitions",
     "trigger_lookups", "triggers", "waits",
@@ -24,10 +24,11 @@ from noetl.testing.store_contract.aliases import AliasesContract, LiveTriggersCo
 from noetl.testing.store_contract.cached_results import CachedResultsContract
 from noetl.testing.store_contract.consistency import ConsistencyContract
 from noetl.testing.store_contract.continued_runs import ContinuedRunsContract
-from noetl.testing.store_contract.damage import StoreDamage, SweepDamage
+from noetl.testing.store_contract.damage import GateDamage, StoreDamage, SweepDamage
 from noetl.testing.store_contract.damaged_runs import DamagedRunsContract
 from noetl.testing.store_contract.facts import FactsContract
 from noetl.testing.store_contract.failed_items import FailedItemsContract
+from noetl.testing.store_contract.gates import GateConsistencyContract, GatesContract
 from noetl.testing.store_contract.keys import KeysContract
 from noetl.testing.store_contract.open_waits import OpenWaitsContract
 from noetl.testing.store_contract.outbox import ChannelsContract, OutboxContract
@@ -57,6 +58,9 @@ __all__ = [
     "DamagedRunsContract",
     "FactsContract",
     "FailedItemsContract",
+    "GateConsistencyContract",
+    "GateDamage",
+    "GatesContract",
     "KeysContract",
     "LiveTriggersContract",
     "MaintenanceContract",
@@ -93,6 +97,7 @@ class StoreContract(
     TriggerLookupsContract,
     AliasesContract,
     LiveTriggersContract,
+    GatesContract,
     OutboxContract,
     ChannelsContract,
     RunsContract,
@@ -114,6 +119,7 @@ class StoreContract(
 
 class MaintenanceContract(
     ConsistencyContract,
+    GateConsistencyContract,
     DamagedRunsContract,
     SweepContract,
     PlanDeletionContract,
@@ -121,4 +127,4 @@ class MaintenanceContract(
 ):
     """Tests of maintenance. A subclass has a fixture `store`, and a `damage` that damages the store."""
 
-    damage: SweepDamage
+    damage: GateDamage

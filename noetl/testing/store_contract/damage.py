@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from noetl.executor.model.gates import Slot
 from noetl.executor.model.run import Run
 
 
@@ -66,4 +67,12 @@ class SweepDamage(StoreDamage, Protocol):
 
     def age_plans(self, store: Any, seconds: float) -> None:
         """Move the last use of each plan into the past, and let this process forget when plans were used."""
+        ...
+
+
+class GateDamage(SweepDamage, Protocol):
+    """Damage to gates."""
+
+    def put_slot(self, store: Any, slot: Slot) -> None:
+        """Write a slot, which its gate does not count."""
         ...

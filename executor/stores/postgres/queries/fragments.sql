@@ -18,6 +18,10 @@ json_array_elements(:totals::json)
 value ->> 0, value ->> 1, value ->> 2, value ->> 3, (value ->> 4)::integer, (value ->> 5)::bigint,
 (value ->> 6)::double precision
 
+-- Lock of the rows that a transaction reads, until it ends.
+-- name: for_update
+for update
+
 -- Order of texts by their bytes.
 -- name: binary
 collate "C"

@@ -49,8 +49,10 @@ insert into joins (run_id, step, wave, clock, names) values (:run_id, :step, 1, 
 on conflict (run_id, step) do update
     set wave = joins.wave + 1, clock = excluded.clock, names = excluded.names
 
+-- Parked visits give their slots back, and ask again when their run continues: they are due then.
 -- name: park_visits
-update visits set status = 'parked', due_at = case when status = 'ready' then :now else due_at end
+update visits set status = 'parked', due_at = case
+    when status = 'ready' or {is_queued} or {has_slot} then :now else due_at end
 where run_id = :run_id and {active_in_run} and status <> 'running' and {of_a_step} and id <> :finally_visit
 
 -- name: is_any_running

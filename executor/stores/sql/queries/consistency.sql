@@ -78,6 +78,38 @@ where not exists (select 1 from runs where runs.id = idempotency_keys.run_id) li
 select distinct run_id, 'run_tags' as "table" from run_tags
 where not exists (select 1 from runs where runs.id = run_tags.run_id) limit :limit
 
+-- name: slots_without_run
+select distinct run_id, 'slots' as "table" from slots
+where not exists (select 1 from runs where runs.id = slots.run_id) limit :limit
+
+-- name: counters_of_gates
+select * from (
+    select name as "limit", held, waiting, (
+        select coalesce(sum(units), 0) from slots
+        where gate_id = gates.id and gate_tenant = tenant and held_at is not null
+    ) as units, (
+        select count(*) from slots where gate_id = gates.id and gate_tenant = tenant and held_at is null
+    ) as queued
+    from gates
+) as counted
+where held <> units or waiting <> queued limit :limit
+
+-- name: slots_of_ended_runs
+select run_id, name as "limit" from slots join gates on gate_id = gates.id and gate_tenant = tenant
+where exists (select 1 from runs where runs.id = slots.run_id and finished_at is not null) limit :limit
+
+-- name: slots_of_visits
+select run_id, name as "limit" from slots join gates on gate_id = gates.id and gate_tenant = tenant
+where visit_id <> '' and exists (select 1 from runs where runs.id = slots.run_id and finished_at is null)
+and not exists (
+    select 1 from visits where visits.run_id = slots.run_id and visits.id = slots.visit_id and {active_in_run}
+) limit :limit
+
+-- name: unknown_gates
+select run_id, gate_id as gate from slots
+where exists (select 1 from runs where runs.id = slots.run_id)
+and not exists (select 1 from gates where gates.id = gate_id and tenant = gate_tenant) limit :limit
+
 -- name: unknown_parents
 select id as run_id, parent_run from runs where parent_run is not null
 and not exists (select 1 from runs parent where parent.id = runs.parent_run) limit :limit

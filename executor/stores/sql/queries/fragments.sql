@@ -137,7 +137,27 @@ not in ('succeeded', 'cancelled')
 -- name: has_given_tag
 exists (select 1 from run_tags has where has.run_id = runs.id and has.tag = {given_tag})
 
--- A token can still answer one of the waits of the visit, or a child run has not ended.
+-- Key of a slot.
+-- name: slot
+gate_id = :gate_id and gate_tenant = :gate_tenant and run_id = :run_id and visit_id = :visit_id
+
+-- Order of the slots that wait at a gate.
+-- name: queue_order
+rank, queued_at, run_id {binary}, visit_id {binary}
+
+-- The visit waits for one of its slots, or of its run's.
+-- name: is_queued
+exists (
+    select 1 from slots where slots.run_id = visits.run_id and slots.visit_id in (visits.id, '')
+    and held_at is null
+)
+
+-- The visit has a slot, which it holds or waits for.
+-- name: has_slot
+exists (select 1 from slots where slots.run_id = visits.run_id and slots.visit_id = visits.id)
+
+-- A token can still answer one of the waits of the visit, or a child run has not ended, or it waits for a
+-- slot.
 -- name: answerable
 (exists (
     select 1 from waits where waits.run_id = visits.run_id and waits.visit_id = visits.id
@@ -145,7 +165,7 @@ exists (select 1 from run_tags has where has.run_id = runs.id and has.tag = {giv
 ) or exists (
     select 1 from runs child where child.parent_run = visits.run_id and child.parent_visit = visits.id
     and child.finished_at is null
-))
+) or {is_queued})
 
 -- The run has ended, and no branch was stopped.
 -- name: complete

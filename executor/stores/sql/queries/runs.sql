@@ -126,7 +126,7 @@ and queue = :queue and plan_hash {in_ids} order by created_at, id limit :limit
 -- The latest visit of each step, and how many visits of the step have started. The visits are counted in an
 -- index; rows are read only of visits that have not been claimed in this attempt.
 -- name: latest_visits
-select step, status, number, attempt, due_at, started_at, finished_at, "case", error, progress,
+select id, step, status, number, attempt, due_at, started_at, finished_at, "case", error, progress,
     claimed + case when claimed = entered then 0 else (
         select count(*) from visits as unclaimed where unclaimed.run_id = :run_id and unclaimed.step = name
         and unclaimed.started_at is null and (unclaimed.attempt > 1 or unclaimed.progress is not null)

@@ -20,6 +20,9 @@ json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$
 json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
 json_extract(value, '$[6]')
 
+-- Lock of the rows that a transaction reads. SQLite has one transaction at a time.
+-- name: for_update
+
 -- Order of texts by their bytes.
 -- name: binary
 collate binary

@@ -1,0 +1,278 @@
+"""Gates: how many runs or visits may be in progress at once, and which of them waits for its turn.
+
+Problem: a limit must never be exceeded, and none of its units may be lost. Workers die, claims end, and runs
+are cancelled, paused and resumed meanwhile.
+
+Algorithm: a counting semaphore with a queue (Dijkstra 1965). A gate is one limit with one key: how many units
+it has, and how many are held. A slot is what an owner has at a gate. It is either held or waits in the queue.
+Owners are runs and visits. A slot has no lease: its owner gives it back with the commit that ends or suspends
+the owner, and every owner ends.
+
+| call | what it decides |
+| --- | --- |
+| `admit` | an owner holds units at once, or waits in the queue |
+| `grant` | the first slot of the queue holds its units |
+| `give_back` | a slot is removed |
+| `resize` | the gate has another number of units |
+| `change_limit` | an operator makes a limit, or changes its units |
+
+All functions are pure. A store locks a gate, or compares its edition, before it writes their result.
+
+Cost: constant for each call.
+
+Limits: lowering the units of a gate ends no owner. So more may be held than the gate has, up to `ceiling`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import StrEnum
+from typing import NamedTuple
+
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.ids import derived_id
+from noetl.executor.model.run import Visit
+from noetl.executor.model.visit_states import ACTIVE
+from noetl.planner.frozen import frozen, replace
+
+NAMED_PREFIX = "use:"
+"""The begin of the ids of operators' limits."""
+
+OWN_PREFIX = "own:"
+"""The begin of the ids of limits of playbooks and steps."""
+
+MAX_UNITS = 10_000
+"""The most units that a limit may have."""
+
+SHARED_TENANT = "@shared"
+"""The tenant of limits that all tenants share."""
+
+
+class LimitKind(StrEnum):
+    """The kind of what a limit of an operator bounds."""
+
+    RUNS = "runs"
+    STEPS = "steps"
+
+
+class GateKey(NamedTuple):
+    """The tenant and the id of a gate. Gates are always locked in the order of their keys.
+
+    The id of a playbook's or a step's own limit begins with `own:`, that of an operator's limit with `use:`.
+    """
+
+    id: str
+    tenant: str
+
+
+@frozen
+class Gate:
+    """One limit with one key.
+
+    `limit` is the name that readers see: that of the operator's limit, or `PLAYBOOK` or `PLAYBOOK.STEP`.
+    `value` is the text of its key, if it has one. `units` is how many may be held, `held` how many are, and
+    `waiting` how many slots wait. `ceiling` is how many may be held still after `units` was lowered. `kind`
+    is set for limits of operators only. `edition` grows with each write.
+    """
+
+    key: GateKey
+    limit: str
+    units: int
+    value: str | None = None
+    kind: LimitKind | None = None
+    held: int = 0
+    waiting: int = 0
+    ceiling: int = 0
+    edition: int = 0
+
+    @property
+    def is_unused(self) -> bool:
+        """True if the gate may be deleted: no owner has a slot, and no operator has made it."""
+        return self.kind is None and self.held == 0 and self.waiting == 0
+
+    @property
+    def may_grant(self) -> bool:
+        """True if a slot waits although units are free."""
+        return self.waiting > 0 and self.held < self.units
+
+
+class SlotOwner(NamedTuple):
+    """The run or the visit that has a slot. `visit_id` is empty for a run."""
+
+    run_id: str
+    visit_id: str = ""
+
+
+@frozen
+class SlotRequest:
+    """A request of an owner for units of a gate.
+
+    `size` is how many units the gate has, or None for an operator's limit, whose gate exists already. `units`
+    is how many the owner wants; it gets no more than the gate has. If the gate is full, the owner waits if
+    `queues` is true. `rank` orders the queue: the smallest first.
+    """
+
+    gate: GateKey
+    limit: str
+    size: int | None
+    units: int = 1
+    value: str | None = None
+    queues: bool = True
+    rank: float = 0.0
+
+
+@frozen
+class Slot:
+    """A place of an owner at a gate: `units` that it holds since `held_at`, or awaits since `queued_at`.
+
+    `held_at` is None while it waits. `limit` and `value` are those of the gate. `queued_before` is how many
+    slots were before it in the queue when it was read. It is not stored.
+    """
+
+    gate: GateKey
+    owner: SlotOwner
+    limit: str
+    units: int
+    queued_at: float
+    value: str | None = None
+    rank: float = 0.0
+    held_at: float | None = None
+    queued_before: int = 0
+
+    @property
+    def is_held(self) -> bool:
+        """True if its owner holds the units."""
+        return self.held_at is not None
+
+
+def own_gate(tenant: str, playbook: str, step: str | None, position: int, value: str | None) -> GateKey:
+    """Return the key of a gate of the limit at a position of the list of a playbook or of a step.
+
+    >>> own_gate("acme", "import", "load", 0, None).id
+    'own:import.load:0'
+    """
+    place = playbook if step is None else f"{playbook}.{step}"
+    suffix = "" if value is None else f":{derived_id('gate', value)}"
+    return GateKey(f"{OWN_PREFIX}{place}:{position}{suffix}", tenant)
+
+
+def named_gate(tenant: str, name: str) -> GateKey:
+    """Return the key of the gate of an operator's limit.
+
+    >>> named_gate("acme", "salesforce")
+    GateKey(id='use:salesforce', tenant='acme')
+    """
+    return GateKey(f"{NAMED_PREFIX}{name}", tenant)
+
+
+def new_gate(request: SlotRequest) -> Gate:
+    """Return the gate of a playbook's or a step's own limit, before its first owner."""
+    assert request.size is not None
+    return Gate(request.gate, request.limit, request.size, request.value, ceiling=request.size)
+
+
+def admit(gate: Gate, owner: SlotOwner, request: SlotRequest, now: float) -> tuple[Gate, Slot | None]:
+    """Return the gate and the slot of a new owner, or the unchanged gate and None if it is full and `request`
+    does not queue.
+
+    >>> gate = Gate(GateKey("use:api", "acme"), "api", units=1)
+    >>> request = SlotRequest(gate.key, "api", None)
+    >>> gate, first = admit(gate, SlotOwner("r1", "v1"), request, 5.0)
+    >>> gate, second = admit(gate, SlotOwner("r2", "v1"), request, 6.0)
+    >>> first.is_held, second.is_held, gate.held, gate.waiting
+    (True, False, 1, 1)
+    """
+    if request.size is not None and request.size != gate.units:
+        gate = resize(gate, request.size)
+    units = min(request.units, gate.units)
+    slot = Slot(
+        request.gate,
+        owner,
+        gate.limit,
+        request.units,
+        now,
+        gate.value,
+        request.rank,
+        queued_before=gate.waiting,
+    )
+    if gate.waiting == 0 and 0 < units <= gate.units - gate.held:
+        return _hold(gate, units), replace(slot, units=units, held_at=now)
+    if not request.queues:
+        return gate, None
+    return replace(gate, waiting=gate.waiting + 1, edition=gate.edition + 1), slot
+
+
+def grant(gate: Gate, slot: Slot, now: float) -> tuple[Gate, Slot] | None:
+    """Return the gate and the first slot of its queue, whose owner now holds its units, or None if too few
+    are free.
+
+    It holds no more units than the gate has. A wide slot is not passed over, so it waits for a bounded time.
+    """
+    units = min(slot.units, gate.units)
+    if not 0 < units <= gate.units - gate.held:
+        return None
+    gate = _hold(replace(gate, waiting=gate.waiting - 1), units)
+    return gate, replace(slot, units=units, held_at=now, queued_before=0)
+
+
+def give_back(gate: Gate, slot: Slot) -> Gate:
+    """Return the gate without a slot, which was held or has waited."""
+    if not slot.is_held:
+        return replace(gate, waiting=gate.waiting - 1, edition=gate.edition + 1)
+    held = gate.held - slot.units
+    return replace(gate, held=held, ceiling=max(gate.units, held), edition=gate.edition + 1)
+
+
+def resize(gate: Gate, units: int) -> Gate:
+    """Return the gate with another number of units. What is held stays held.
+
+    >>> gate = resize(Gate(GateKey("use:api", "acme"), "api", units=5, held=4, ceiling=5), 2)
+    >>> gate.units, gate.held, gate.ceiling
+    (2, 4, 4)
+    """
+    return replace(gate, units=units, ceiling=max(units, gate.held), edition=gate.edition + 1)
+
+
+def change_limit(gate: Gate | None, key: GateKey, kind: LimitKind, units: int) -> Gate:
+    """Return the gate of an operator's limit with a number of units. `gate` is None if the limit is new.
+
+    >>> change_limit(None, named_gate("acme", "api"), LimitKind.STEPS, 5).limit
+    'api'
+    """
+    if gate is None:
+        return Gate(key, key.id.removeprefix(NAMED_PREFIX), units, kind=kind, ceiling=units)
+    return replace(resize(gate, units), kind=kind)
+
+
+def check_removable(gate: Gate) -> None:
+    """Check that no owner has a slot at the limit of an operator.
+
+    Raises:
+        RejectedError: `limit_in_use`.
+    """
+    if gate.held or gate.waiting:
+        message = f"limit `{gate.limit}` is in use: {gate.held} units are held, and {gate.waiting} slots wait"
+        raise RejectedError("limit_in_use", message)
+
+
+def unknown_limit(name: str) -> RejectedError:
+    """Return the error of a request for an operator's limit that does not exist."""
+    return RejectedError("unknown_limit", f"unknown limit `{name}`")
+
+
+def may_hold(visit: Visit | None) -> bool:
+    """Return whether a visit may be granted a slot: it exists, has not ended, and is not parked."""
+    return visit is not None and visit.status in ACTIVE
+
+
+def is_released_by_switch(slot: Slot, running: Collection[str]) -> bool:
+    """Return whether a slot is given back as its run gets another plan, which may have other limits.
+
+    `running` are the ids of the visits that are executed. They keep their slots, and the run what it holds.
+    """
+    visit_id = slot.owner.visit_id
+    return visit_id not in running if visit_id else not slot.is_held
+
+
+def _hold(gate: Gate, units: int) -> Gate:
+    return replace(gate, held=gate.held + units, edition=gate.edition + 1)

@@ -1,0 +1,125 @@
+"""Lists of gates and of the slots at a gate.
+
+Cost: a page of gates is a query. A page of slots is a query of the index `due` for those that are held, a
+read of their items, a query of the queue, and a read of the items of its tickets.
+
+Limits: slots that are held are listed a moment after they were granted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from noetl.executor.model.gates import NAMED_PREFIX, OWN_PREFIX, Gate, GateKey, Slot, SlotOwner
+from noetl.executor.stores.cursors import (
+    SlotPlace,
+    read_key_cursor,
+    read_slot_cursor,
+    write_key_cursor,
+    write_slot_cursor,
+)
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.attributes import decode_item, encode_item
+from noetl.executor.stores.dynamo.gate_items import decode_gate, decode_slot, queue_place, ticket_key
+from noetl.executor.stores.dynamo.table import DynamoTable
+from noetl.planner.frozen import replace
+
+MAX_AHEAD = 10_000
+"""The greatest number of slots ahead that is counted."""
+
+_FIRST_PLACE, _LAST_PLACE = "0", keys.END_OF_TEXTS
+
+
+def list_gates(
+    table: DynamoTable, tenant: str, *, named: bool, limit: int, cursor: str | None
+) -> tuple[list[Gate], str | None]:
+    """Return a page of the gates of a tenant, and the cursor of the next page."""
+    after = None if cursor is None else str(read_key_cursor(cursor, str))
+    prefix = NAMED_PREFIX if named else OWN_PREFIX
+    pk = keys.gate(GateKey("", tenant)).pk
+    found: list[Gate] = []
+    first = prefix if after is None else max(f"{after}\x00", prefix)
+    while len(found) <= limit and first < f"{prefix}{_LAST_PLACE}":
+        bounds = (first, f"{prefix}{_LAST_PLACE}")
+        items, is_complete = table.query_range(pk, bounds, limit=limit + 1)
+        found += [gate for gate in map(decode_gate, items) if not gate.is_unused]
+        if is_complete:
+            break
+        first = f"{items[-1]['sk']}\x00"
+    page = found[:limit]
+    return page, write_key_cursor(page[-1].key.id) if len(found) > limit else None
+
+
+def list_slots(
+    table: DynamoTable, key: GateKey, *, limit: int, cursor: str | None
+) -> tuple[list[Slot], str | None]:
+    """Return a page of the slots at a gate, and the cursor of the next page."""
+    after = None if cursor is None else read_slot_cursor(cursor)
+    found: list[Slot] = []
+    if after is None or after[0] == 0:
+        found = _list_held(table, key, limit + 1, after)
+    if len(found) <= limit:
+        in_queue = after if after is not None and after[0] == 1 else None
+        found += _list_queue(table, key, limit + 1 - len(found), in_queue)
+    page = found[:limit]
+    return page, write_slot_cursor(_place_of(page[-1])) if len(found) > limit else None
+
+
+def count_ahead(table: DynamoTable, slot: Slot) -> Slot:
+    """Return a slot that waits with the number of slots ahead of it in its queue. Others are not changed."""
+    if slot.is_held:
+        return slot
+    pk, place = ticket_key(slot)
+    # The bounds include the slot itself.
+    tickets, _ = table.query_range(pk, (_FIRST_PLACE, place), limit=MAX_AHEAD, attributes=("sk",))
+    return replace(slot, queued_before=sum(ticket["sk"] < place for ticket in tickets))
+
+
+def _list_queue(table: DynamoTable, key: GateKey, count: int, after: SlotPlace | None) -> list[Slot]:
+    first = _FIRST_PLACE
+    if after is not None:
+        _, rank, queued_at, *ids = after
+        first = f"{queue_place(rank, queued_at, SlotOwner(*ids))}\x00"
+    slots: list[Slot] = []
+    pk, _ = keys.ticket(key, "")
+    while len(slots) < count:
+        tickets, is_complete = table.query_range(pk, (first, _LAST_PLACE), limit=count)
+        owners = [SlotOwner(ticket["run"], ticket["visit"]) for ticket in tickets]
+        items = table.get_many([keys.slot(key, owner) for owner in owners])
+        read = [items.get(keys.slot(key, owner)) for owner in owners]
+        slots += [
+            decode_slot(item, owner.run_id)
+            for item, owner in zip(read, owners, strict=True)
+            if item is not None and "held" not in item
+        ]
+        if is_complete:
+            break
+        first = f"{tickets[-1]['sk']}\x00"
+    return slots[:count]
+
+
+def _list_held(table: DynamoTable, key: GateKey, count: int, after: SlotPlace | None) -> list[Slot]:
+    """Return slots that are held after a place. Those that are held since its time are read, and compared."""
+    since = 0.0 if after is None else after[2]
+    request: dict[str, Any] = {
+        "KeyConditionExpression": "wakes = :gate AND due >= :since",
+        "ExpressionAttributeValues": encode_item({":gate": keys.held_slots(key), ":since": since}),
+        "Limit": count + 1,
+    }
+    slots: list[Slot] = []
+    while True:
+        page = table.query_index("due", **request)
+        places = [keys.ItemKey(place["pk"], place["sk"]) for place in map(decode_item, page["Items"])]
+        items = table.get_many(places)
+        read = [decode_slot(items[place], place.pk[2:]) for place in places if "held" in items.get(place, {})]
+        slots += [slot for slot in read if after is None or _place_of(slot) > after]
+        is_complete = len(slots) > count and slots[count].held_at != slots[count - 1].held_at
+        if "LastEvaluatedKey" not in page or is_complete:
+            return sorted(slots, key=_place_of)[:count]
+        request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
+
+
+def _place_of(slot: Slot) -> SlotPlace:
+    if slot.held_at is not None:
+        return 0, 0.0, slot.held_at, *slot.owner
+    return 1, slot.rank, slot.queued_at, *slot.owner

@@ -1,0 +1,218 @@
+"""Gates of a DynamoDB store: how slots are acquired, granted and listed, and the limits of operators.
+
+Problem: many workers ask one gate at the same time, and a worker that has lost its claim may ask late.
+
+Algorithm: optimistic concurrency control (Kung and Robinson 1981). What `noetl.executor.model.gates` decides
+is written in one transaction, which requires that the gate is as it was read, and that the claim is held.
+Slots are given back by the commit, the end or the pause that ends their use (`slot_returns.py`). The queue of
+a gate is granted by `gate_grants.py`.
+
+The first transaction for a run also marks its head, so that the end of a run without limits reads no slots.
+
+Cost: an owner that needs not wait takes one read and one transaction. It writes the gate, the slot, and the
+index `due`, and checks the visit. A ticket is one write more, and the mark is one for each run.
+
+Limits: a gate is one item, which accepts 1,000 write units in a second. Each transaction takes two.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
+from noetl.executor.errors import StoreError
+from noetl.executor.model.gates import (
+    Gate,
+    GateKey,
+    LimitKind,
+    Slot,
+    SlotOwner,
+    SlotRequest,
+    admit,
+    change_limit,
+    check_removable,
+    new_gate,
+    unknown_limit,
+)
+from noetl.executor.model.run import NEVER, Claim
+from noetl.executor.model.visit_transition import claim_lost
+from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.due_items import find_due_items
+from noetl.executor.stores.dynamo.expressions import ConditionCheck, Delete, Write
+from noetl.executor.stores.dynamo.gate_grants import Grants
+from noetl.executor.stores.dynamo.gate_items import (
+    decode_gate,
+    decode_slot,
+    gate_write,
+    is_same_gate,
+    slot_writes,
+)
+from noetl.executor.stores.dynamo.gate_lists import count_ahead, list_gates, list_slots
+from noetl.executor.stores.dynamo.slot_returns import has_slots, mark_slots, read_slot_items
+from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
+from noetl.executor.stores.dynamo.visit_items import is_held
+from noetl.executor.stores.dynamo.wakeups import Wakeups
+from noetl.planner.frozen import frozen
+
+_BEFORE_NEVER = NEVER - 1.0
+
+
+@frozen
+class _Acquisition:
+    """The slots of an owner at the gates that it asks, and the writes of those that are new."""
+
+    slots: list[Slot]
+    writes: list[Write]
+
+
+class DynamoGates:
+    """The gates of a DynamoDB store."""
+
+    def __init__(self, context: DynamoContext, wakeups: Wakeups) -> None:
+        self._context = context
+        self._grants = Grants(context, wakeups)
+
+    def acquire(
+        self, claim: Claim, owner: SlotOwner, requests: Sequence[SlotRequest], now: float
+    ) -> list[Slot]:
+        visit = claim.visit
+        visit_key = self._context.heads.visit_key(visit.run_id, visit.id)
+        is_claimed = ConditionCheck(visit_key, is_held(visit.fence))
+        for tries in range(MAX_CONFLICTS):
+            acquisition = self._plan(claim, owner, requests, now)
+            if not acquisition.writes:
+                return [count_ahead(self._context.table, slot) for slot in acquisition.slots]
+            mark = [] if self._is_marked(claim) else [mark_slots(visit.run_id)]
+            try:
+                self._context.table.write([is_claimed, *mark, *acquisition.writes])
+            except ConditionFailed as refusal:
+                if any(refusal.failed[: 1 + len(mark)]):
+                    raise claim_lost(visit) from None
+                time.sleep(pause_seconds(min(tries, 4)) if tries else 0.0)
+            else:
+                self._context.heads.remember_slots(visit.run_id)
+                return acquisition.slots
+        raise StoreError(f"Run {visit.run_id} could not acquire its limits: too many concurrent writers.")
+
+    def grant(self, key: GateKey, now: float) -> int:
+        return self._grants.grant(key, now)
+
+    def stalled(self, limit: int) -> list[GateKey]:
+        table = self._context.table
+        pages = self._context.in_parallel(
+            lambda shard: find_due_items(table, shard, _BEFORE_NEVER, limit, lambda _: False),
+            keys.gate_shards(),
+        )
+        items = sorted((item for page in pages for item in page), key=lambda item: float(item["due"]))
+        now, stalled = table.clock(), list[GateKey]()
+        for gate in map(decode_gate, items):
+            if self._grants.is_stalled(gate, now):
+                stalled.append(gate.key)
+            if len(stalled) == limit:
+                break
+        return stalled
+
+    def slots_of(self, run_id: str, visit_id: str | None = None) -> list[Slot]:
+        table = self._context.table
+        slots = [decode_slot(item, run_id) for item in read_slot_items(table, run_id, visit_id)]
+        in_order = sorted(slots, key=lambda slot: (slot.gate, slot.owner))
+        return [count_ahead(table, slot) for slot in in_order]
+
+    def gate(self, key: GateKey) -> Gate | None:
+        gate = self._read(key)
+        return None if gate is None or gate.is_unused else gate
+
+    def slots_at(
+        self, key: GateKey, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Slot], str | None]:
+        return list_slots(self._context.table, key, limit=limit, cursor=cursor)
+
+    def find(
+        self, tenant: str, *, named: bool, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Gate], str | None]:
+        return list_gates(self._context.table, tenant, named=named, limit=limit, cursor=cursor)
+
+    def set_limit(self, key: GateKey, kind: LimitKind, units: int) -> Gate:
+        for tries in range(MAX_CONFLICTS):
+            read = self._read(key)
+            written = change_limit(read, key, kind, units)
+            with suppress(ConditionFailed):
+                self._context.table.write([gate_write(read, written, self._context.table.clock())])
+                return written
+            time.sleep(pause_seconds(min(tries, 4)))
+        raise StoreError(f"Limit `{written.limit}` could not be changed: too many concurrent writers.")
+
+    def remove_limit(self, key: GateKey) -> bool:
+        for tries in range(MAX_CONFLICTS):
+            gate = self._read(key)
+            if gate is None or gate.kind is None:
+                return False
+            check_removable(gate)
+            with suppress(ConditionFailed):
+                self._context.table.write([Delete(keys.gate(key), when=is_same_gate(gate))])
+                return True
+            time.sleep(pause_seconds(min(tries, 4)))
+        raise StoreError(f"Limit `{key.id}` could not be removed: too many concurrent writers.")
+
+    def _read(self, key: GateKey) -> Gate | None:
+        item = self._context.table.get(keys.gate(key))
+        return None if item is None else decode_gate(item)
+
+    def _plan(
+        self, claim: Claim, owner: SlotOwner, requests: Sequence[SlotRequest], now: float
+    ) -> _Acquisition:
+        """Ask the gates as they are now, up to the first that is full.
+
+        Raises:
+            FencedError: the claim is lost.
+            RejectedError: `unknown_limit`.
+        """
+        visit_key = self._context.heads.visit_key(claim.visit.run_id, claim.visit.id)
+        slot_keys = [keys.slot(request.gate, owner) for request in requests]
+        gate_keys = [keys.gate(request.gate) for request in requests]
+        items = self._context.table.get_many([visit_key, *slot_keys, *gate_keys])
+        visit = items.get(visit_key, {})
+        if any(visit.get(name) != value for name, _, value in is_held(claim.visit.fence)):
+            raise claim_lost(claim.visit)
+        slots: list[Slot] = []
+        writes: list[Write] = []
+        for request, slot_key, gate_key in zip(requests, slot_keys, gate_keys, strict=True):
+            if slot_key in items:
+                slots.append(decode_slot(items[slot_key], owner.run_id))
+            else:
+                read = decode_gate(items[gate_key]) if gate_key in items else None
+                gate, slot = admit(_gate_for(request, read), owner, request, now)
+                if gate is not read:
+                    writes.append(gate_write(read, gate, now))
+                if slot is None:
+                    break
+                writes += slot_writes(slot, gate)
+                slots.append(slot)
+            if not slots[-1].is_held:
+                break
+        return _Acquisition(slots, writes)
+
+    def _is_marked(self, claim: Claim) -> bool:
+        """Return whether the head of a run says that it has slots."""
+        run_id = claim.visit.run_id
+        if self._context.heads.has_slots(run_id):
+            return True
+        cached = self._context.claims.get(claim.visit)
+        head = self._context.table.get(keys.head(run_id)) if cached is None else cached.head
+        return head is not None and has_slots(head)
+
+
+def _gate_for(request: SlotRequest, read: Gate | None) -> Gate:
+    """Return the gate of a request as it was read, or a new one.
+
+    Raises:
+        RejectedError: `unknown_limit`.
+    """
+    if read is not None:
+        return read
+    if request.size is None:
+        raise unknown_limit(request.limit)
+    return new_gate(request)

@@ -1,0 +1,230 @@
+"""Gates and slots in the store in memory: owners get units, wait in queues, and give units back.
+
+The author of a store decides how a gate, its slots and the due times of their visits change in one write. In
+memory the lock orders all writes. A store with row locks locks the run first, and then gates in the order of
+their keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from noetl.executor.model.gates import (
+    Gate,
+    GateKey,
+    LimitKind,
+    Slot,
+    SlotOwner,
+    SlotRequest,
+    admit,
+    change_limit,
+    check_removable,
+    give_back,
+    grant,
+    is_released_by_switch,
+    may_hold,
+    new_gate,
+    unknown_limit,
+)
+from noetl.executor.model.run import Claim, Visit, VisitStatus
+from noetl.executor.model.special_visits import is_pseudo_step
+from noetl.executor.model.visit_transition import claim_lost, wake
+from noetl.executor.stores.cursors import (
+    SlotPlace,
+    read_key_cursor,
+    read_slot_cursor,
+    write_key_cursor,
+    write_slot_cursor,
+)
+from noetl.executor.stores.memory.state import MemoryState, RunRecord
+from noetl.planner.frozen import replace
+
+
+class MemoryGates:
+    """The gates of a store in memory."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self._state = state
+
+    def acquire(
+        self, claim: Claim, owner: SlotOwner, requests: Sequence[SlotRequest], now: float
+    ) -> list[Slot]:
+        state, slots = self._state, list[Slot]()
+        with state.lock:
+            if state.find_held(claim.run.id, claim.visit.id, claim.visit.fence) is None:
+                raise claim_lost(claim.visit)
+            for request in requests:
+                if request.size is None and request.gate not in state.gates:
+                    raise unknown_limit(request.limit)
+            for request in requests:
+                slot = self._ask(owner, request, now)
+                if slot is not None:
+                    slots.append(slot)
+                if slot is None or not slot.is_held:
+                    break
+            return slots
+
+    def _ask(self, owner: SlotOwner, request: SlotRequest, now: float) -> Slot | None:
+        """Return the slot that an owner has or gets at a gate, or None if it gets none."""
+        state = self._state
+        earlier = state.slots.get((request.gate, owner))
+        if earlier is not None:
+            return self._read(earlier)
+        gate, slot = admit(state.gates.get(request.gate) or new_gate(request), owner, request, now)
+        put_gate(state, gate)
+        if slot is not None:
+            state.slots[request.gate, owner] = replace(slot, queued_before=0)
+        return slot
+
+    def grant(self, key: GateKey, now: float) -> int:
+        granted = 0
+        with self._state.change_runs():
+            while (head := self._head(key)) is not None:
+                record = self._state.runs.get(head.owner.run_id)
+                visit = None if record is None else record.visits.get(head.owner.visit_id)
+                is_open = record is not None and record.run.finished_at is None
+                if not is_open or (head.owner.visit_id and not may_hold(visit)):
+                    give_back_slots(self._state, [head])
+                    _wake(record, [] if visit is None else [visit], now)
+                    continue
+                decided = grant(self._state.gates[key], head, now)
+                if decided is None:
+                    break
+                self._state.gates[key], self._state.slots[key, head.owner] = decided
+                granted += 1
+                _wake(record, _waiting_visits(record) if visit is None else [visit], now)
+        return granted
+
+    def stalled(self, limit: int) -> list[GateKey]:
+        with self._state.lock:
+            heads = [(gate, self._head(key)) for key, gate in sorted(self._state.gates.items())]
+            granted = [gate.key for gate, head in heads if head is not None and grant(gate, head, 0.0)]
+            return granted[:limit]
+
+    def slots_of(self, run_id: str, visit_id: str | None = None) -> list[Slot]:
+        with self._state.lock:
+            slots = find_slots(self._state, run_id, visit_id)
+            return [self._read(slot) for slot in sorted(slots, key=lambda slot: (slot.gate, slot.owner))]
+
+    def gate(self, key: GateKey) -> Gate | None:
+        with self._state.lock:
+            return self._state.gates.get(key)
+
+    def slots_at(
+        self, key: GateKey, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Slot], str | None]:
+        after = None if cursor is None else read_slot_cursor(cursor)
+        with self._state.lock:
+            slots = sorted((slot for slot in self._state.slots.values() if slot.gate == key), key=place_of)
+        rest = [slot for slot in slots if after is None or place_of(slot) > after]
+        page = rest[:limit]
+        return page, write_slot_cursor(place_of(page[-1])) if len(rest) > limit else None
+
+    def find(
+        self, tenant: str, *, named: bool, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Gate], str | None]:
+        after = "" if cursor is None else read_key_cursor(cursor, str)
+        with self._state.lock:
+            gates = sorted(self._state.gates.items())
+        rest = [
+            gate
+            for key, gate in gates
+            if key.tenant == tenant and (gate.kind is not None) is named and key.id > str(after)
+        ]
+        page = rest[:limit]
+        return page, write_key_cursor(page[-1].key.id) if len(rest) > limit else None
+
+    def set_limit(self, key: GateKey, kind: LimitKind, units: int) -> Gate:
+        with self._state.lock:
+            gate = self._state.gates[key] = change_limit(self._state.gates.get(key), key, kind, units)
+            return gate
+
+    def remove_limit(self, key: GateKey) -> bool:
+        with self._state.lock:
+            gate = self._state.gates.get(key)
+            if gate is None:
+                return False
+            check_removable(gate)
+            del self._state.gates[key]
+            return True
+
+    def _head(self, key: GateKey) -> Slot | None:
+        """Return the first slot of the queue of a gate."""
+        return min(self._queue(key), key=place_of, default=None)
+
+    def _queue(self, key: GateKey) -> list[Slot]:
+        return [slot for slot in self._state.slots.values() if slot.gate == key and not slot.is_held]
+
+    def _read(self, slot: Slot) -> Slot:
+        """Return a slot with the number of those that are before it in the queue."""
+        if slot.is_held:
+            return slot
+        return replace(slot, queued_before=sum(place_of(q) < place_of(slot) for q in self._queue(slot.gate)))
+
+
+def place_of(slot: Slot) -> SlotPlace:
+    """Return the place of a slot in the list of its gate: slots that are held come first, then the queue."""
+    if slot.held_at is not None:
+        return (0, 0.0, slot.held_at, *slot.owner)
+    return (1, slot.rank, slot.queued_at, *slot.owner)
+
+
+def put_gate(state: MemoryState, gate: Gate) -> None:
+    """Write a gate, or remove it if it is not used any more."""
+    if gate.is_unused:
+        state.gates.pop(gate.key, None)
+    else:
+        state.gates[gate.key] = gate
+
+
+def find_slots(state: MemoryState, run_id: str, visit_id: str | None = None) -> list[Slot]:
+    """Return the slots of a run and its visits, or of one visit. A store needs an index of them."""
+    slots = [slot for slot in state.slots.values() if slot.owner.run_id == run_id]
+    return [slot for slot in slots if visit_id in (None, slot.owner.visit_id)]
+
+
+def has_waiting_slot(state: MemoryState, run_id: str, visit_id: str) -> bool:
+    """Return whether a visit, or its run, waits for a slot."""
+    slots = find_slots(state, run_id, visit_id) + find_slots(state, run_id, "")
+    return any(not slot.is_held for slot in slots)
+
+
+def give_back_slots(state: MemoryState, slots: Iterable[Slot]) -> None:
+    """Remove slots, and give their units back."""
+    for slot in slots:
+        del state.slots[slot.gate, slot.owner]
+        put_gate(state, give_back(state.gates[slot.gate], slot))
+
+
+def give_back_parked(state: MemoryState, record: RunRecord, parked: Sequence[Visit], now: float) -> None:
+    """Give back the slots of parked visits, which ask again when their run continues.
+
+    They are due at once then. So are those that wait for a slot of their run.
+    """
+    slots = find_slots(state, record.run.id)
+    ids = {visit.id for visit in record.visits.values() if visit.status is VisitStatus.PARKED}
+    returned = [slot for slot in slots if slot.owner.visit_id in ids]
+    owners = {slot.owner.visit_id for slot in returned}
+    run_waits = any(not slot.is_held and not slot.owner.visit_id for slot in slots)
+    give_back_slots(state, returned)
+    _wake(record, [visit for visit in parked if run_waits or visit.id in owners], now)
+
+
+def give_back_switched(state: MemoryState, record: RunRecord, now: float) -> None:
+    """Give back slots of a run that has another plan now. Its visits ask again."""
+    running = {visit.id for visit in record.visits.values() if visit.status is VisitStatus.RUNNING}
+    slots = find_slots(state, record.run.id)
+    returned = [slot for slot in slots if is_released_by_switch(slot, running)]
+    owners = {slot.owner.visit_id for slot in returned}
+    give_back_slots(state, returned)
+    _wake(record, [v for v in _waiting_visits(record) if v.id in owners or "" in owners], now)
+
+
+def _waiting_visits(record: RunRecord | None) -> list[Visit]:
+    visits = [] if record is None else list(record.visits.values())
+    return [v for v in visits if v.status is VisitStatus.WAITING and not is_pseudo_step(v.step)]
+
+
+def _wake(record: RunRecord | None, visits: Sequence[Visit], now: float) -> None:
+    if record is not None:
+        record.put(*(wake(visit, now) for visit in visits))

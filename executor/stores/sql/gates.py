@@ -1,0 +1,241 @@
+"""Gates and slots in a SQL store: owners get units, wait in queues, and give units back.
+
+Problem: many workers ask for units of one limit, give them back, and grant them to the next in the queue. No
+more may be held than the limit has.
+
+Algorithm: two-phase locking (Eswaran et al. 1976). Each transaction locks the run of an owner first, and then
+gates in the order of their keys. Slots of a run are written under the lock of the run, and the numbers of a
+gate under that of the gate. `grant` reads the first slot of a queue without a lock, locks its run and the
+gate, and reads the slot again.
+
+Cost: one transaction for all requests of an owner, and one for each slot that is granted. The first slot of a
+queue is read from an index.
+
+Limits: transactions of one gate wait for each other. `queued_before` counts the slots before another in an
+index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import Any
+
+from noetl.executor.model.gates import (
+    NAMED_PREFIX,
+    OWN_PREFIX,
+    Gate,
+    GateKey,
+    LimitKind,
+    Slot,
+    SlotOwner,
+    SlotRequest,
+    admit,
+    change_limit,
+    check_removable,
+    grant,
+    may_hold,
+    new_gate,
+    unknown_limit,
+)
+from noetl.executor.model.run import Claim
+from noetl.executor.model.visit_transition import claim_lost
+from noetl.executor.stores.cursors import (
+    read_key_cursor,
+    read_slot_cursor,
+    write_key_cursor,
+    write_slot_cursor,
+)
+from noetl.executor.stores.sql.context import SqlContext
+from noetl.executor.stores.sql.database import Writer
+from noetl.executor.stores.sql.rows import visit_from_row
+from noetl.executor.stores.sql.slots import (
+    add_or_lock_gate,
+    gate_from_row,
+    lock_gate,
+    slot_from_row,
+    slot_values,
+    take_slots,
+    write_gate,
+)
+from noetl.planner.frozen import replace
+
+
+class _Turn(Enum):
+    """The result of a try to grant units to the first slot of a queue."""
+
+    GRANTED = auto()
+    PASSED = auto()
+    """It was removed, or another slot is the first now."""
+
+    FULL = auto()
+
+
+class SqlGates:
+    """The gates of a SQL store."""
+
+    def __init__(self, context: SqlContext) -> None:
+        self._context = context
+
+    def acquire(
+        self, claim: Claim, owner: SlotOwner, requests: Sequence[SlotRequest], now: float
+    ) -> list[Slot]:
+        slots: list[Slot] = []
+        visit = claim.visit
+        with self._context.database.transaction() as db:
+            db.lock_run(visit.run_id)
+            held = db.execute("gates.is_held", run_id=visit.run_id, visit_id=visit.id, fence=visit.fence)
+            found = db.execute("gates.find_owned", run_id=owner.run_id, visit_id=owner.visit_id)
+            if held.fetchone() is None:
+                raise claim_lost(visit)
+            earlier = {slot.gate: slot for slot in map(_read_slot, found.fetchall())}
+            for request in requests:
+                slot = earlier.get(request.gate) or _ask(db, owner, request, now)
+                if slot is not None:
+                    slots.append(slot)
+                if slot is None or not slot.is_held:
+                    break
+        return slots
+
+    def grant(self, key: GateKey, now: float) -> int:
+        granted, turn = 0, _Turn.PASSED
+        while turn is not _Turn.FULL:
+            rows = self._context.database.fetch_all("gates.find_head", id=key.id, tenant=key.tenant)
+            if not rows:
+                break
+            turn = self._grant_first(key, rows[0]["run_id"], now)
+            granted += turn is _Turn.GRANTED
+        if granted:
+            self._context.announce_due()
+        return granted
+
+    def _grant_first(self, key: GateKey, run_id: str, now: float) -> _Turn:
+        """Grant units to the first slot of a queue, if it is one of a run. Remove it if its owner is gone."""
+        with self._context.transaction() as db:
+            db.lock_run(run_id)
+            gate = lock_gate(db, key)
+            row = db.execute("gates.find_head", id=key.id, tenant=key.tenant).fetchone()
+            if gate is None or row is None:
+                return _Turn.FULL
+            head = slot_from_row(row)
+            if head.owner.run_id != run_id:
+                return _Turn.PASSED
+            if not _may_hold(db, head.owner):
+                take_slots(db, "gates.take", **_key_of(head))
+                db.execute("waits.make_due", run_id=run_id, visit_id=head.owner.visit_id, now=now)
+                return _Turn.PASSED
+            decided = grant(gate, head, now)
+            if decided is None:
+                return _Turn.FULL
+            write_gate(db, decided[0])
+            db.execute("gates.hold", units=decided[1].units, held_at=now, **_key_of(head))
+            if head.owner.visit_id:
+                db.execute("waits.make_due", run_id=run_id, visit_id=head.owner.visit_id, now=now)
+            else:
+                db.execute("gates.wake_visits", run_id=run_id, now=now)
+            return _Turn.GRANTED
+
+    def stalled(self, limit: int) -> list[GateKey]:
+        rows = self._context.database.fetch_all("gates.find_stalled", limit=limit)
+        return [GateKey(row["id"], row["tenant"]) for row in rows]
+
+    def slots_of(self, run_id: str, visit_id: str | None = None) -> list[Slot]:
+        owner = {} if visit_id is None else {"visit_id": visit_id}
+        rows = self._context.database.fetch_all("gates.find_owned", run_id=run_id, **owner)
+        return sorted(map(_read_slot, rows), key=lambda slot: (slot.gate, slot.owner))
+
+    def gate(self, key: GateKey) -> Gate | None:
+        rows = self._context.database.fetch_all("gates.get", id=key.id, tenant=key.tenant)
+        return gate_from_row(rows[0]) if rows else None
+
+    def slots_at(
+        self, key: GateKey, *, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Slot], str | None]:
+        after = None if cursor is None else read_slot_cursor(cursor)
+        slots: list[Slot] = []
+        for number, query in enumerate(("gates.find_held", "gates.find_queue")):
+            names = ("rank", "since", "after_run", "after_visit")
+            if len(slots) <= limit and (after is None or number >= after[0]):
+                values: dict[str, Any] = {"id": key.id, "tenant": key.tenant, "limit": limit + 1 - len(slots)}
+                if after is not None and after[0] == number:
+                    values |= dict(zip(names[1 - number :], after[2 - number :], strict=True))
+                rows = self._context.database.fetch_all(query, **values)
+                slots += map(slot_from_row, rows)
+        page = slots[:limit]
+        return page, write_slot_cursor(_place_of(page[-1])) if len(slots) > limit else None
+
+    def find(
+        self, tenant: str, *, named: bool, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Gate], str | None]:
+        prefix = NAMED_PREFIX if named else OWN_PREFIX
+        after = prefix if cursor is None else max(prefix, str(read_key_cursor(cursor, str)))
+        until = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        bounds = {"after": after, "until": until, "limit": limit + 1}
+        rows = self._context.database.fetch_all("gates.find", tenant=tenant, **bounds)
+        page = [gate_from_row(row) for row in rows[:limit]]
+        return page, write_key_cursor(page[-1].key.id) if len(rows) > limit else None
+
+    def set_limit(self, key: GateKey, kind: LimitKind, units: int) -> Gate:
+        with self._context.database.transaction() as db:
+            gate = add_or_lock_gate(db, change_limit(None, key, kind, units))
+            changed = change_limit(gate, key, kind, units)
+            write_gate(db, changed)
+        return changed
+
+    def remove_limit(self, key: GateKey) -> bool:
+        with self._context.database.transaction() as db:
+            gate = lock_gate(db, key)
+            if gate is None:
+                return False
+            check_removable(gate)
+            db.execute("gates.remove", id=key.id, tenant=key.tenant)
+        return True
+
+
+def _ask(db: Writer, owner: SlotOwner, request: SlotRequest, now: float) -> Slot | None:
+    """Return the slot that an owner gets at a gate, or None if it gets none.
+
+    Raises:
+        RejectedError: `unknown_limit`.
+    """
+    if request.size is None:
+        before = lock_gate(db, request.gate)
+        if before is None:
+            raise unknown_limit(request.limit)
+    else:
+        before = add_or_lock_gate(db, new_gate(request))
+    gate, slot = admit(before, owner, request, now)
+    if gate is not before or gate.is_unused:
+        write_gate(db, gate)
+    if slot is not None:
+        db.execute("gates.add_slot", **slot_values(slot))
+    return slot
+
+
+def _may_hold(db: Writer, owner: SlotOwner) -> bool:
+    """Return whether the run of an owner has not ended, and its visit is active."""
+    run = db.execute("gates.is_open", run_id=owner.run_id)
+    visit = db.execute("gates.read_visit", run_id=owner.run_id, visit_id=owner.visit_id)
+    if run.fetchone() is None:
+        return False
+    row = visit.fetchone()
+    return not owner.visit_id or may_hold(None if row is None else visit_from_row(row))
+
+
+def _read_slot(row: Any) -> Slot:
+    return replace(slot_from_row(row), queued_before=row["queued_before"])
+
+
+def _key_of(slot: Slot) -> dict[str, Any]:
+    return {
+        "gate_id": slot.gate.id,
+        "gate_tenant": slot.gate.tenant,
+        "run_id": slot.owner.run_id,
+        "visit_id": slot.owner.visit_id,
+    }
+
+
+def _place_of(slot: Slot) -> tuple[int, float, float, str, str]:
+    if slot.held_at is not None:
+        return (0, 0.0, slot.held_at, *slot.owner)
+    return (1, slot.rank, slot.queued_at, *slot.owner)

@@ -1,0 +1,114 @@
+-- Gates of limits, and the slots that runs and visits have at them.
+
+-- name: get
+select * from gates where id = :id and tenant = :tenant
+
+-- name: lock
+select * from gates where id = :id and tenant = :tenant {for_update}
+
+-- name: add_or_lock
+insert into gates (id, tenant, name, value, kind, units, held, waiting, ceiling, edition)
+values (:id, :tenant, :name, :value, :kind, :units, :held, :waiting, :ceiling, :edition)
+on conflict (tenant, id) do update set edition = gates.edition returning *
+
+-- name: write
+update gates set kind = :kind, units = :units, held = :held, waiting = :waiting, ceiling = :ceiling,
+    edition = :edition
+where id = :id and tenant = :tenant
+
+-- name: remove
+delete from gates where id = :id and tenant = :tenant
+
+-- name: find
+select * from gates where tenant = :tenant and id > :after and id < :until order by id limit :limit
+
+-- Gates with enough free units for the first slot of their queue.
+-- name: find_stalled
+select id, tenant from gates where waiting > 0 and held < units and exists (
+    select 1 from (
+        select slots.units from slots
+        where gate_id = gates.id and gate_tenant = gates.tenant and held_at is null
+        order by {queue_order} limit 1
+    ) as head
+    where case when head.units < gates.units then head.units else gates.units end <= gates.units - gates.held
+)
+order by id, tenant limit :limit
+
+-- The first slot of the queue of a gate that is not full.
+-- name: find_head
+select slots.*, name, value from gates join slots on gate_id = gates.id and gate_tenant = tenant
+where id = :id and tenant = :tenant and held < gates.units and held_at is null
+order by {queue_order} limit 1
+
+-- name: find_queue
+select slots.*, name, value from slots join gates on gate_id = gates.id and gate_tenant = tenant
+where gate_id = :id and gate_tenant = :tenant and held_at is null
+and ({queue_order}) > (:rank, :since, :after_run, :after_visit) -- optional
+order by {queue_order} limit :limit
+
+-- name: find_held
+select slots.*, name, value from slots join gates on gate_id = gates.id and gate_tenant = tenant
+where gate_id = :id and gate_tenant = :tenant and held_at is not null
+and (held_at, run_id {binary}, visit_id {binary}) > (:since, :after_run, :after_visit) -- optional
+order by held_at, run_id {binary}, visit_id {binary} limit :limit
+
+-- The slots of a run and its visits, or of one of them. The run has an empty id.
+-- name: find_owned
+select slots.*, name, value, (
+    select count(*) from slots as queued
+    where queued.gate_id = slots.gate_id and queued.gate_tenant = slots.gate_tenant
+    and queued.held_at is null and slots.held_at is null
+    and (queued.rank, queued.queued_at, queued.run_id {binary}, queued.visit_id {binary})
+        < (slots.rank, slots.queued_at, slots.run_id, slots.visit_id)
+) as queued_before
+from slots join gates on gate_id = gates.id and gate_tenant = tenant
+where run_id = :run_id
+and visit_id = :visit_id -- optional
+
+-- name: add_slot
+insert into slots (gate_id, gate_tenant, run_id, visit_id, units, rank, queued_at, held_at)
+values (:gate_id, :gate_tenant, :run_id, :visit_id, :units, :rank, :queued_at, :held_at)
+
+-- name: hold
+update slots set units = :units, held_at = :held_at where {slot}
+
+-- name: take
+delete from slots where {slot} returning *
+
+-- name: take_of_visit
+delete from slots where run_id = :run_id and visit_id = :visit_id returning *
+
+-- name: take_of_run
+delete from slots where run_id = :run_id returning *
+
+-- name: take_of_parked
+delete from slots where run_id = :run_id and visit_id in (
+    select id from visits where visits.run_id = :run_id and status = 'parked'
+) returning *
+
+-- Slots of the visits of a run that are not executed, and those for which the run waits.
+-- name: take_switched
+delete from slots where run_id = :run_id and case when visit_id = '' then held_at is null else not exists (
+    select 1 from visits where visits.run_id = slots.run_id and id = slots.visit_id and {is_running}
+) end returning *
+
+-- name: wake_queued
+update visits set due_at = :now
+where run_id = :run_id and status = 'waiting' and {of_a_step} and ({is_queued} or {has_slot})
+
+-- Whether a visit waits for a slot, or for one of its run, and its run goes on.
+-- name: is_queued
+select 1 from slots where run_id = :run_id and visit_id in (:visit_id, '') and held_at is null
+and exists (select 1 from runs where id = :run_id and stop is null)
+
+-- name: is_held
+select 1 from visits where {held}
+
+-- name: is_open
+select 1 from runs where id = :run_id and finished_at is null
+
+-- name: read_visit
+select {visit_columns} from visits where run_id = :run_id and id = :visit_id
+
+-- name: wake_visits
+update visits set due_at = :now where run_id = :run_id and status = 'waiting' and {of_a_step}

@@ -1,0 +1,165 @@
+"""Concurrent owners of gates on Postgres: limits hold, all runs end, and there is no deadlock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from random import Random
+
+import pytest
+
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.gates import SlotOwner, SlotRequest, own_gate
+from noetl.executor.model.run import END, NEVER, Claim, Run, RunEnding, RunStatus, VisitStatus
+from noetl.executor.model.transition import wait_for_slot
+from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.infra.migrations import upgrade
+from noetl.planner.frozen import replace
+from noetl.testing.store_contract.operations import (
+    CHAIN,
+    LEASE,
+    failed_checks,
+    run_concurrently,
+    start_child,
+    start_run,
+    succeed,
+    wait_key,
+)
+
+SIZES = {own_gate("default", "p", step, 0, None): size for step, size in (("a", 3), ("b", 2), ("c", 1))}
+OF_RUNS = own_gate("default", "p", None, 0, None)
+MAX_ROUNDS = 5_000
+"""Number of claims that a thread tries. All runs have ended long before."""
+
+
+@pytest.fixture
+def stores(postgres_dsn: str) -> Iterator[list[PostgresStore]]:
+    """Stores with their own connections to one database, which repeat nothing that has failed."""
+    upgrade(postgres_dsn)
+    stores = [PostgresStore(postgres_dsn) for _ in range(4)]
+    for store in stores:
+        for part in (store.gates, store.queue, store.runs, store.pauses):
+            for name, operation in list(vars(part).items()):
+                if hasattr(operation, "__wrapped__"):
+                    setattr(part, name, operation.__wrapped__)
+    yield stores
+    for store in stores:
+        store.close()
+
+
+class Owner:
+    """A thread that claims visits of runs, and asks for slots before each."""
+
+    def __init__(self, store: PostgresStore, runs: list[Run], seed: int) -> None:
+        self.store = store
+        self.runs = runs
+        self.random = Random(seed)
+        self.most_held = dict.fromkeys((*SIZES, OF_RUNS), 0)
+
+    def work(self) -> None:
+        """Claim visits of runs in a random order, until all have ended."""
+        for _ in range(MAX_ROUNDS):
+            self.runs = [run for run in self.runs if not self.has_ended(run)]
+            if not self.runs:
+                return
+            run = self.random.choice(self.runs)
+            if self.random.random() < 0.2:
+                self.pause(run)
+            claim = self.store.queue.claim(run.id, LEASE, 1.0)
+            if claim is not None:
+                self.perform(claim)
+            for key in self.store.gates.stalled(10):
+                self.store.gates.grant(key, 1.0)
+
+    def has_ended(self, run: Run) -> bool:
+        return self.store.runs.positions([run.id])[run.id].status.is_final
+
+    def pause(self, run: Run) -> None:
+        with suppress(RejectedError):
+            self.store.pauses.pause(run.id, 1.0)
+        with suppress(RejectedError):
+            self.store.pauses.unpause(run.id, 1.0)
+
+    def perform(self, claim: Claim) -> None:
+        """Ask for slots of the run and of a claimed visit, and end the visit if it has them."""
+        if claim.visit.step == END:
+            self.store.queue.finish(claim, RunEnding(RunStatus.SUCCEEDED, None, []), 1.0)
+            self.store.gates.grant(OF_RUNS, 1.0)
+            return
+        keys = sorted(self.random.sample(list(SIZES), 2))
+        of_visit = [SlotRequest(key, "l", SIZES[key]) for key in keys]
+        owner = SlotOwner(claim.run.id)
+        slots = self.store.gates.acquire(claim, owner, [SlotRequest(OF_RUNS, "l", 4)], 1.0)
+        if slots[-1].is_held:
+            slots = self.store.gates.acquire(claim, SlotOwner(claim.run.id, claim.visit.id), of_visit, 1.0)
+        if not slots[-1].is_held:
+            self.store.queue.commit(wait_for_slot(claim.visit, slots[-1], NEVER, 1.0), 1.0)
+            return
+        for key in self.most_held:
+            gate = self.store.gates.gate(key)
+            self.most_held[key] = max(self.most_held[key], 0 if gate is None else gate.held)
+        commit = replace(succeed(self.store, claim), gives_back=True, may_have_children=True)
+        self.store.queue.commit(commit, 1.0)
+        for key in keys:
+            self.store.gates.grant(key, 1.0)
+
+
+@pytest.mark.timeout(300)
+def test_concurrent_owners_respect_limits_without_deadlocks(stores: list[PostgresStore]) -> None:
+    runs = [start_run(stores[0], CHAIN) for _ in range(10)]
+    owners = [Owner(stores[index % 4], runs, index) for index in range(8)]
+    run_concurrently(8, lambda index: owners[index].work())
+    for key, size in {**SIZES, OF_RUNS: 4}.items():
+        most = max(owner.most_held[key] for owner in owners)
+        assert 0 < most <= size
+        assert stores[0].gates.gate(key) is None
+    states = [owner.has_ended(run) for owner in owners[:1] for run in runs]
+    assert all(states)
+    assert failed_checks(stores[0]) == []
+
+
+@pytest.mark.timeout(300)
+def test_a_parent_stops_while_its_child_runs_get_slots(stores: list[PostgresStore]) -> None:
+    """Both lock the child run and the gate, and the parent locks itself before."""
+    key = next(iter(SIZES))
+    for _ in range(10):
+        parent = start_run(stores[0])
+        claim = stores[0].queue.claim(parent.id, LEASE, 1.0)
+        assert claim is not None
+        children = [
+            start_child(stores[0], parent, wait_key(claim, f"w{number}"), f"{parent.id}-{number}")
+            for number in range(4)
+        ]
+        claims = []
+        for child in children:
+            child_claim = stores[0].queue.claim(child.queue, LEASE, 1.0)
+            assert child_claim is not None
+            claims.append(child_claim)
+        held = stores[0].gates.acquire(
+            claim, SlotOwner(parent.id, claim.visit.id), [SlotRequest(key, "l", 1)], 1.0
+        )
+        assert held[0].is_held
+        release = replace(succeed(stores[0], claim), gives_back=True, may_have_children=True)
+
+        def work(index: int) -> None:
+            store = stores[index % 4]
+            if index == 0:
+                store.queue.commit(release, 2.0)  # noqa: B023
+                store.gates.grant(key, 2.0)
+                return
+            child_claim = claims[index - 1]  # noqa: B023
+            owner = SlotOwner(child_claim.run.id, child_claim.visit.id)
+            (slot,) = store.gates.acquire(child_claim, owner, [SlotRequest(key, "l", 1)], 1.0)
+            if slot.is_held:
+                commit = replace(succeed(store, child_claim), gives_back=True)
+            else:
+                commit = wait_for_slot(child_claim.visit, slot, NEVER, 1.0)
+            store.queue.commit(commit, 2.0)
+            store.gates.grant(key, 2.0)
+
+        run_concurrently(5, work)
+        slots = [slot for child in children for slot in stores[0].gates.slots_of(child.id)]
+        visits = [visit for child in children for visit in stores[0].runs.visits(child.id)]
+        assert slots == []
+        assert VisitStatus.WAITING not in {visit.status for visit in visits}
+        assert stores[0].gates.gate(key) is None
