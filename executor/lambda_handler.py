@@ -48,10 +48,12 @@ def trigger(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 
 def sweep(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Send missing messages again, and messages about triggers that are due soon.
+    """Send missing messages again, and messages about triggers that are due soon. Grant free units of limits.
 
-    Return how many runs were examined, and how many messages of both kinds were sent.
+    Return how many runs were examined, how many messages of both kinds were sent, and how many limits had
+    free units and a queue.
     """
+    from noetl.executor.engine.slots import grant_stalled
     from noetl.executor.runtime.due_messages import send_due_messages
     from noetl.executor.runtime.message_batch import InvocationMetrics, warm_state
 
@@ -59,13 +61,14 @@ def sweep(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     metrics = InvocationMetrics(context.function_name)
     store = warm_state().store
     triggers = send_due_messages(store, store.clock())
+    limits = grant_stalled(store)
     result = store.maintenance.sweep(store.clock())
     metrics.add("Swept", result.runs)
     metrics.add("SentAgain", result.repaired)
     if triggers:  # CloudWatch charges for a metric that has a value.
         metrics.add("Triggers", triggers)
     metrics.write()
-    return {"runs": result.runs, "sent_again": result.repaired, "triggers": triggers}
+    return {"runs": result.runs, "sent_again": result.repaired, "triggers": triggers, "limits": limits}
 
 
 def _process_batch(event: Mapping[str, Any], context: LambdaContext, *, give_up: bool) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from noetl.executor.model.worker_identity import process_name
 from noetl.executor.precedence import working_for
 from noetl.executor.runtime.folder_loop import FolderLoop
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
+from noetl.executor.runtime.limit_loop import LimitLoop
 from noetl.executor.runtime.notification_loop import NotificationLoop
 from noetl.executor.runtime.persistent_store import make_persistent
 from noetl.executor.runtime.queue_loop import QueueLoop
@@ -164,7 +165,7 @@ class Worker:
         ]
         self._renewal = threading.Thread(target=self._renew_claims, name="noetl-lease", daemon=True)
         self._retention = threading.Thread(target=self._delete_old_runs, name="noetl-retention", daemon=True)
-        loop = TriggerLoop(store, self._stopping)
+        limits, loop = LimitLoop(store, self._stopping), TriggerLoop(store, self._stopping)
         folders = FolderLoop(store, settings.capabilities, self._stopping)
         sender = Sender(
             settings.capabilities.networks,
@@ -179,6 +180,8 @@ class Worker:
         queues = QueueLoop(store, settings.capabilities.trigger_sources, self._stopping)
         if queues.is_needed:
             loops["noetl-queues"] = queues.run
+        # A local run has a queue of its own, no triggers and no notifications.
+        loops = {"noetl-limits": limits.run, **(loops if self._queue == SERVICE_QUEUE else {})}
         self._loops = [
             threading.Thread(target=_run_loop, args=(run, settings.evaluator), name=name, daemon=True)
             for name, run in loops.items()
@@ -195,9 +198,7 @@ class Worker:
         keeps_inputs()
         register_local_secrets()
         self._store.queue.release_dead(self._queue, self._store.clock())
-        # A local run has a queue of its own, no triggers and no notifications.
-        loops = self._loops if self._queue == SERVICE_QUEUE else ()
-        for thread in (*self._threads, self._renewal, self._retention, *loops):
+        for thread in (*self._threads, self._renewal, self._retention, *self._loops):
             thread.start()
 
     def stop(self, *, drain: bool = True, timeout_seconds: float | None = None) -> None:

@@ -37,6 +37,7 @@ from noetl.executor.engine.kept_data import KeptData, keeps_inputs
 from noetl.executor.engine.quotas import read_limit
 from noetl.executor.engine.result_cache import ResultCache, read_longest_ttl
 from noetl.executor.engine.scope import Scope, load_scope
+from noetl.executor.engine.slots import Admission, ask_for_slots, find_gates, grant_next, slots_of_refused
 from noetl.executor.engine.step_work import StepResult, StepWork, make_rule_tests
 from noetl.executor.engine.visit_counts import continue_actions, with_counts
 from noetl.executor.engine.work_context import InvocationTime, WorkContext, until_stopped
@@ -85,7 +86,7 @@ from noetl.executor.model.transition import (
     stop_run_at,
     suspend,
 )
-from noetl.executor.model.visit_transition import seconds_until_start
+from noetl.executor.model.visit_transition import read_skip, seconds_until_start
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
@@ -146,10 +147,12 @@ class VisitExecutor:
 
     def _finish_run(self, claim: Claim, cancelled: threading.Event) -> None:
         """End a run. If it is cancelled while its output is evaluated, it is claimed and ended again."""
+        gates = find_gates(self.store, claim.run)
         ended = until_stopped(lambda: finish_run(self.store, claim, self.clock), cancelled)
         if isinstance(ended, Cancelled):
             self.store.queue.release(claim.visit, self.clock(), counts=False)
         else:
+            grant_next(self.store, gates, self.clock())
             self.on_run_end(*ended)
 
     def _execute_step(self, claim: Claim, cancelled: threading.Event, events: EventBuffer) -> Claim | None:
@@ -170,6 +173,11 @@ class VisitExecutor:
         except ActionError as problem:
             scope = Scope(run, visit, saved=dict(visit.saved))
             refusal = error_record(visit, problem.type, problem.message, retryable=problem.retryable)
+        admission = self._ask_for_slots(claim, step, scope, refusal)
+        if admission.commit is not None:
+            self.store.queue.commit(admission.commit, self.clock())
+            return None
+        refusal = refusal or admission.refusal
         find_playbook = self.find_playbook or registry_finder(self.store)
         waits = VisitWaits(self.store, claim, find_playbook, self.public_url, self.clock)
         now = self.clock()
@@ -192,13 +200,25 @@ class VisitExecutor:
         )
         records = ItemRecords(self.store, visit, partial(hash_item_work, context.find_task, step))
         context = replace(context, items_of=records.items_of)
-        work = StepWork(step, claim, scope, context, self.invocation, refusal)
+        work = StepWork(admission.narrow(step), claim, scope, context, self.invocation, refusal)
         try:
             following = _Segment(self, work, waits, records).execute()
             carry_reads(*(_outputs_of(visit) for visit in following.prefetched) if following else ())
-            return following
         finally:
             context.memory_budget.close()
+        grant_next(self.store, [slot.gate for slot in admission.slots], self.clock())
+        return following
+
+    def _ask_for_slots(
+        self, claim: Claim, step: Step, scope: Scope, refusal: ErrorRecord | None
+    ) -> Admission:
+        """Return what the visit has at the limits of its run and of its step.
+
+        A visit whose work is refused or left out asks for nothing more.
+        """
+        if refusal is not None or read_skip(claim.visit, claim.run.resumes) is not None:
+            return slots_of_refused(self.store, claim, step)
+        return ask_for_slots(self.store, claim, step, scope, self.clock())
 
     def _is_superseded(self, run: Run, step: Step) -> bool:
         """Return whether a step must not be performed, because its plan is superseded.
@@ -364,6 +384,7 @@ class _Segment:
         """Let the step and its run fail. The branches of the run stay as they are."""
         executor, visit, now = self.executor, self.work.claim.visit, self.executor.clock()
         commit = stop_run_at(self.work.step, visit, Outcome(False, None, error), now)
+        commit = replace(commit, gives_back=bool(self.work.step.concurrency))
         self.work.context.events.flush_all(
             lambda events: executor.store.queue.commit(_with_events(commit, events), now)
         )
@@ -384,6 +405,8 @@ class _Segment:
             commit = with_counts(commit, self.work.context.actions)
         if self._may_have_children():
             commit = replace(commit, may_have_children=True)
+        if self.work.step.concurrency:
+            commit = replace(commit, gives_back=True)
         if self.work.step.is_finally_step:
             return commit_of_finally_step(commit)
         return commit if isinstance(result, Cancelled) else apply_deadline(commit, run.deadline_at, now)

@@ -1,0 +1,204 @@
+"""The slots of runs and visits at limits: what a claimed visit asks for before its work, and who is next.
+
+Problem: the work of a visit may begin only when its run and the visit itself hold what `concurrency` demands.
+A visit that must wait must not occupy a worker meanwhile.
+
+Algorithm: a claimed visit asks for the slots of its run, and then for its own. Gates are taken in one order,
+so no owners wait for each other in a circle (Havender 1968). If the last slot waits, the visit is suspended.
+The process that gives units back grants them to the next in the queue. This makes the suspended visit due.
+Its claim asks again, and finds what it has.
+
+Cost: one transaction before the work of a limited step, and one read after it. Steps without limits cost
+nothing. A run with limits of its playbook costs one read more for each of its steps.
+
+Limits: a process that dies between its commit and the grant leaves units free while others wait. `LimitLoop`
+finds them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from noetl.executor.engine.rendering import render_at_key
+from noetl.executor.engine.scope import Scope
+from noetl.executor.engine.work_context import FINALLY_STEP_SECONDS
+from noetl.executor.errors import ActionError, RejectedError, StoreError
+from noetl.executor.model.gates import GateKey, Slot, SlotOwner, SlotRequest, named_gate, own_gate
+from noetl.executor.model.json_values import write_json
+from noetl.executor.model.outcome import error_record
+from noetl.executor.model.run import NEVER, Claim, Commit, ErrorRecord, Run
+from noetl.executor.model.transition import apply_deadline, wait_for_slot
+from noetl.executor.security.redaction import redact_for_storage
+from noetl.executor.stores.interface import Store
+from noetl.planner.frozen import frozen, replace
+from noetl.planner.kinds import describe_kind_of
+from noetl.planner.limits import Limit
+from noetl.planner.plan import Step
+
+MAX_KEY_BYTES = 1024
+"""How long the key of a limit may be, as UTF-8."""
+
+MAX_STALLED = 100
+"""Number of gates with free units at which one call grants them."""
+
+logger = logging.getLogger("noetl.executor")
+
+
+@frozen
+class _Wanted:
+    """A request for a slot, and for how many seconds its owner waits; None means any time."""
+
+    request: SlotRequest
+    max_wait: float | None
+
+
+@frozen
+class Admission:
+    """Answer to a claimed visit that has asked: the slots of its step, in the order of their gates.
+
+    `commit` suspends it, if it must wait. `refusal` is why its work must not be performed.
+    """
+
+    slots: Sequence[Slot] = ()
+    commit: Commit | None = None
+    refusal: ErrorRecord | None = None
+
+    def narrow(self, step: Step) -> Step:
+        """Return the step with a loop that is no wider than the units that the visit holds."""
+        if step.loop is None or not self.slots:
+            return step
+        units = min(slot.units for slot in self.slots)
+        return replace(step, loop=replace(step.loop, concurrency=min(step.loop.concurrency, units)))
+
+
+def ask_for_slots(store: Store, claim: Claim, step: Step, scope: Scope, now: float) -> Admission:
+    """Ask for the slots of a run and of a claimed visit. `scope` has the names that the step reads.
+
+    The finally step does not ask for those of its run, so that a run cancelled in the queue ends at once.
+
+    Raises:
+        FencedError: the claim is lost.
+    """
+    run, visit = claim.run, claim.visit
+    of_run = () if step.is_finally_step else store.plans.header(run.plan_hash).concurrency
+    if not of_run and not step.concurrency:
+        return Admission()
+    try:
+        # Names that steps have saved do not count: the keys of a run stay the same until its end.
+        entries = _entries(of_run, Scope(run, visit), None, units=1)
+        admission = _ask(store, claim, SlotOwner(run.id), entries, now)
+        if admission.commit is None and step.concurrency:
+            units = 1 if step.loop is None else step.loop.concurrency
+            entries = _entries(step.concurrency, scope, step.name, units)
+            if step.is_finally_step:
+                entries = [_hurry(wanted, step.timeout_seconds) for wanted in entries]
+            admission = _ask(store, claim, SlotOwner(run.id, visit.id), entries, now)
+    except ActionError as problem:
+        error = error_record(visit, problem.type, problem.message, retryable=problem.retryable)
+        return Admission(_slots_of_visit(store, claim, step), refusal=error)
+    if admission.commit is None:
+        return admission
+    return replace(admission, commit=apply_deadline(admission.commit, run.deadline_at, now))
+
+
+def _slots_of_visit(store: Store, claim: Claim, step: Step) -> list[Slot]:
+    return store.gates.slots_of(claim.run.id, claim.visit.id) if step.concurrency else []
+
+
+def find_gates(store: Store, run: Run) -> list[GateKey]:
+    """Return the gates at which a run and its visits have slots."""
+    if not store.plans.header(run.plan_hash).has_limits:
+        return []
+    return [slot.gate for slot in store.gates.slots_of(run.id)]
+
+
+def slots_of_refused(store: Store, claim: Claim, step: Step) -> Admission:
+    """Return what a visit has whose work is refused or left out: it does not ask, and gives back."""
+    return Admission(_slots_of_visit(store, claim, step))
+
+
+def _ask(store: Store, claim: Claim, owner: SlotOwner, entries: Sequence[_Wanted], now: float) -> Admission:
+    """Ask for slots. An owner that has waited too long for one is refused.
+
+    Raises:
+        ActionError: `ParameterError`, if an operator's limit does not exist; `LimitTimeout`.
+    """
+    if not entries:
+        return Admission()
+    try:
+        slots = store.gates.acquire(claim, owner, [entry.request for entry in entries], now)
+    except RejectedError as problem:
+        message = f"{problem.message}; an operator makes it with `noetl limits set`"
+        raise ActionError("ParameterError", message, retryable=False) from problem
+    last = slots[-1]
+    if last.is_held:
+        return Admission(slots)
+    max_wait = next(entry.max_wait for entry in entries if entry.request.gate == last.gate)
+    until = NEVER if max_wait is None else last.queued_at + max_wait
+    if now >= until:
+        waited = f"no unit of limit `{last.limit}` became free within {until - last.queued_at:g} s"
+        raise ActionError("LimitTimeout", waited)
+    return Admission(slots, commit=wait_for_slot(claim.visit, last, until, now))
+
+
+def _entries(limits: Sequence[Limit], scope: Scope, step: str | None, units: int) -> list[_Wanted]:
+    """Return the requests of the entries of `concurrency`, in the order of their gates.
+
+    Raises:
+        ActionError: a key has no value, or is no text, number or Boolean of at most MAX_KEY_BYTES.
+    """
+    run = scope.run
+    place = run.playbook if step is None else f"{run.playbook}.{step}"
+    wanted = []
+    for position, limit in enumerate(limits):
+        if limit.use is not None:
+            request = SlotRequest(named_gate(run.tenant, limit.use), limit.use, None, units)
+        else:
+            value = None if limit.key is None else _read_key(limit.key, scope, position)
+            gate = own_gate(run.tenant, run.playbook, step, position, value)
+            shown = None if value is None else redact_for_storage(value)
+            request = SlotRequest(gate, place, limit.units, units, shown)
+        wanted.append(_Wanted(request, limit.max_wait_seconds))
+    return sorted(wanted, key=lambda slot: slot.request.gate)
+
+
+def _hurry(wanted: _Wanted, timeout_seconds: float | None) -> _Wanted:
+    """Return what the finally step asks for. It waits no longer than it may take."""
+    longest = timeout_seconds or FINALLY_STEP_SECONDS
+    return replace(wanted, max_wait=longest if wanted.max_wait is None else min(wanted.max_wait, longest))
+
+
+def _read_key(key: str, scope: Scope, position: int) -> str:
+    """Return the value of a key as text."""
+    place = f"concurrency[{position}].key"
+    value = render_at_key(place, key, scope.lookup(place))
+    if not isinstance(value, str | int | float):
+        message = f"`{place}` must be a text, a number or a Boolean, not {describe_kind_of(value)}"
+        raise ActionError("ParameterError", message, retryable=False)
+    text = value if isinstance(value, str) else write_json(value)
+    if len(text.encode()) > MAX_KEY_BYTES:
+        message = f"`{place}` has {len(text.encode()):,} bytes; it may have {MAX_KEY_BYTES:,}"
+        raise ActionError("ParameterError", message, retryable=False)
+    return text
+
+
+def grant_next(store: Store, gates: Iterable[GateKey], now: float) -> None:
+    """Grant free units of gates to those that wait. After a failure of the store, `LimitLoop` does it."""
+    try:
+        for key in gates:
+            store.gates.grant(key, now)
+    except StoreError as error:
+        logger.warning("who waits for a limit is granted it later: %s", error)
+
+
+def grant_stalled(store: Store, limit: int = MAX_STALLED) -> int:
+    """Grant free units at gates where slots wait although units are free. Return the number of such gates.
+
+    Raises:
+        StoreError: the store cannot be reached.
+    """
+    stalled = store.gates.stalled(limit)
+    for key in stalled:
+        store.gates.grant(key, store.clock())
+    return len(stalled)

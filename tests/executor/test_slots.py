@@ -1,0 +1,328 @@
+"""Limits of how many runs and steps are in progress at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from noetl.executor.engine import invocation
+from noetl.executor.engine.scope import load_scope
+from noetl.executor.engine.slots import grant_stalled
+from noetl.executor.model.gates import LimitKind, named_gate
+from noetl.executor.model.run import NEVER, RunStatus, VisitStatus
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.testing.run_harness import LEASE_SECONDS, FakeClock, RunHarness
+
+RUNS = """
+    name: import
+    concurrency: {limit: 1, key: "{{ input.customer }}"}
+    input: {customer: {type: string, default: acme}}
+    finally: clean
+    steps:
+    - name: load
+      run: [{action: set, set: {x: 1}}, {action: wait, seconds: 60}]
+    - name: clean
+      run: [{action: set, set: {cleaned: true}}]
+"""
+STEP = """
+    name: call
+    steps:
+    - name: first
+      run: [{action: set, set: {x: 1}}]
+      rule: [{case: default, run: [limited]}]
+    - name: limited
+      concurrency: %s
+      %s
+      run: [{action: set, set: {y: 2}}, %s]
+      rule: [{case: default, run: [last]}]
+    - {name: last, run: [{action: set, set: {done: true}}]}
+"""
+NOTHING = "{action: set, set: {z: 3}}"
+
+
+@pytest.fixture(autouse=True)
+def consistent(store: SqliteStore) -> Iterator[None]:
+    """The invariant of gates holds at the end of each test."""
+    yield
+    assert store.maintenance.check_consistency() == []
+
+
+def step_text(limit: str = "1", key: str = "", work: str = NOTHING) -> str:
+    return STEP % (limit, key, work)
+
+
+class Runs:
+    """Runs of one playbook that share a store and a clock."""
+
+    def __init__(self, store: SqliteStore, text: str, count: int = 2, **input: Any) -> None:
+        self.clock = FakeClock(1_000_000.0)
+        self.store = store
+        self.harnesses = [RunHarness(store, text, input, clock=self.clock) for _ in range(count)]
+
+    def __iter__(self) -> Iterator[RunHarness]:
+        return iter(self.harnesses)
+
+    def waits(self, harness: RunHarness) -> list[tuple[str, Any, int]]:
+        """Return the limit, the key and the number ahead of each slot of a run that waits."""
+        slots = self.store.gates.slots_of(harness.id)
+        return [(slot.limit, slot.value, slot.queued_before) for slot in slots if not slot.is_held]
+
+    def units(self) -> list[tuple[str, int, int]]:
+        """Return the name of each own limit in use, and how many units are held and how many slots wait."""
+        gates, _ = self.store.gates.find(self.harnesses[0].tenant, named=False)
+        return [(gate.limit, gate.held, gate.waiting) for gate in gates]
+
+
+def execute_all(harness: RunHarness) -> None:
+    """Execute the visits that are due now. A second later they have another place in a queue."""
+    while harness.execute_next(chained=True):
+        pass
+    harness.clock.now += 1
+
+
+def limit_visit(harness: RunHarness, step: str = "limited") -> Any:
+    (visit,) = [visit for visit in harness.store.runs.visits(harness.id) if visit.step == step]
+    return visit
+
+
+class TestRuns:
+    def test_a_run_waits_for_the_end_of_the_one_before(self, store: SqliteStore) -> None:
+        runs = Runs(store, RUNS, count=3)
+        first, second, third = runs
+        for harness in runs:
+            execute_all(harness)
+        assert runs.waits(second) == [("import", "acme", 0)]
+        assert runs.waits(third) == [("import", "acme", 1)]
+        assert runs.units() == [("import", 1, 2)]
+        (waiting,) = [event for event in third.events if event.type == "step.waiting"]
+        assert waiting.payload == {
+            "until": None,
+            "actions": [],
+            "limit": "import",
+            "key": "acme",
+            "queued_before": 1,
+        }
+        assert not second.execute_next()
+        first.finish()
+        assert first.run.result == {"x": 1, "cleaned": True}
+        assert (runs.waits(second), runs.waits(third)) == ([], [("import", "acme", 0)])
+        second.finish()
+        third.finish()
+        assert [harness.status for harness in runs] == ["succeeded"] * 3
+        assert runs.units() == []
+
+    def test_each_value_of_a_key_is_counted_apart(self, store: SqliteStore) -> None:
+        first = RunHarness(store, RUNS, {"customer": "a"})
+        second = RunHarness(store, RUNS, {"customer": "b"}, clock=first.clock)
+        execute_all(first)
+        execute_all(second)
+        assert [slot.is_held for slot in store.gates.slots_of(second.id)] == [True]
+        assert (first.finish().status, second.finish().status) == ("succeeded", "succeeded")
+
+    def test_a_queued_run_that_is_cancelled_ends_at_once(self, store: SqliteStore) -> None:
+        runs = Runs(store, RUNS)
+        first, second = runs
+        for harness in runs:
+            execute_all(harness)
+        store.runs.stop(second.id, RunStatus.CANCELLED, runs.clock())
+        assert second.finish().status == "cancelled"
+        assert limit_visit(second, "clean").status is VisitStatus.SUCCEEDED
+        assert runs.units() == [("import", 1, 0)]
+        assert first.finish().status == "succeeded"
+
+    def test_the_next_run_starts_if_its_predecessor_is_cancelled(self, store: SqliteStore) -> None:
+        runs = Runs(store, RUNS)
+        first, second = runs
+        for harness in runs:
+            execute_all(harness)
+        store.runs.stop(first.id, RunStatus.CANCELLED, runs.clock())
+        assert first.finish().status == "cancelled"
+        assert runs.waits(second) == []
+        assert second.finish().status == "succeeded"
+
+    def test_a_resumed_run_waits_again(self, store: SqliteStore) -> None:
+        failing = RUNS.replace("{action: wait, seconds: 60}", "{action: fail, message: no}")
+        first = RunHarness(store, failing).finish()
+        assert first.status == "failed"
+        second = RunHarness(store, RUNS, clock=first.clock)
+        execute_all(second)
+        first.resume()
+        execute_all(first)
+        (slot,) = store.gates.slots_of(first.id)
+        assert not slot.is_held
+        second.finish()
+        assert first.finish().status == "failed"
+
+    def test_a_paused_run_keeps_its_unit_and_a_queued_one_asks_again(self, store: SqliteStore) -> None:
+        runs = Runs(store, RUNS)
+        first, second = runs
+        for harness in runs:
+            execute_all(harness)
+        store.pauses.pause(second.id, runs.clock())
+        first.finish()
+        store.pauses.unpause(second.id, runs.clock())
+        assert second.finish().status == "succeeded"
+
+    def test_the_deadline_of_a_run_counts_while_it_waits(self, store: SqliteStore) -> None:
+        runs = Runs(store, RUNS.replace("name: import", "name: import\n    timeout: 30s"))
+        first, second = runs
+        for harness in runs:
+            execute_all(harness)
+        assert second.finish().status == "timed_out"
+        assert runs.units() == [("import", 1, 0)]
+        assert first.finish().status == "timed_out"
+
+
+class TestSteps:
+    def test_a_visit_waits_for_another_run(self, store: SqliteStore) -> None:
+        runs = Runs(store, step_text(work="{action: wait, seconds: 60}"))
+        first, second = runs
+        claim = self.claim_limited(first)
+        execute_all(second)
+        assert runs.waits(second) == [("call.limited", None, 0)]
+        assert limit_visit(second).due_at == NEVER
+        first.executor().execute(claim)
+        # A suspended visit gives its unit back.
+        assert runs.waits(second) == []
+        assert limit_visit(second).due_at == runs.clock()
+        assert (second.finish().status, first.finish().status) == ("succeeded", "succeeded")
+        assert runs.units() == []
+
+    @staticmethod
+    def claim_limited(harness: RunHarness) -> Any:
+        """Claim the limited visit, and let it ask for its slot without performing its work."""
+        assert harness.execute_next()
+        claim = harness.claim()
+        assert claim is not None
+        step = harness.store.plans.step(claim.run.plan_hash, claim.visit.step)
+        executor = harness.executor()
+        admission = executor._ask_for_slots(claim, step, load_scope(harness.store, claim, step), None)
+        assert all(slot.is_held for slot in admission.slots)
+        return claim
+
+    def test_a_visit_that_waits_too_long_fails(self, store: SqliteStore) -> None:
+        text = step_text("{limit: 1, max_wait: 1m}", "retry: {attempts: 2, delay: 10s, jitter: false}")
+        runs = Runs(store, text)
+        first, second = runs
+        self.claim_limited(first)
+        queued_at = runs.clock()
+        execute_all(second)
+        assert limit_visit(second).due_at == queued_at + 60
+        second.finish()
+        assert (second.status, second.error_types) == ("failed", ["LimitTimeout"])
+        assert "no unit of limit `call.limited` became free within 60 s" in str(second.run.error)
+        # Two attempts of a minute each, and the delay between them.
+        assert runs.clock() >= queued_at + 130
+        assert runs.units() == [("call.limited", 1, 0)]
+
+    def test_the_delay_of_a_retry_holds_no_unit(self, store: SqliteStore) -> None:
+        work = '{action: shell, command: "test {{ step.attempt }} = 2"}'
+        runs = Runs(store, step_text("1", "retry: {attempts: 2, delay: 1h}", work), count=1)
+        (first,) = runs
+        execute_all(first)
+        assert limit_visit(first).status is VisitStatus.RETRYING
+        assert runs.units() == []
+        assert first.finish().status == "succeeded"
+
+    def test_a_lost_worker_loses_no_unit(self, store: SqliteStore) -> None:
+        runs = Runs(store, step_text())
+        first, second = runs
+        self.claim_limited(first)
+        execute_all(second)
+        runs.clock.now += LEASE_SECONDS + 1
+        assert runs.units() == [("call.limited", 1, 1)]
+        assert (first.finish().status, second.finish().status) == ("succeeded", "succeeded")
+
+    def test_a_visit_that_is_given_up_gives_its_unit_back(self, store: SqliteStore) -> None:
+        runs = Runs(store, step_text())
+        first, second = runs
+        self.claim_limited(first)
+        execute_all(second)
+        for _ in range(10):
+            runs.clock.now += LEASE_SECONDS + 1
+            if first.claim() is None:
+                break
+        first.finish()
+        assert (first.status, first.error_types) == ("failed", ["WorkerLost"])
+        assert second.finish().status == "succeeded"
+
+    def test_a_stale_worker_takes_no_unit(self, store: SqliteStore) -> None:
+        runs = Runs(store, step_text(), count=1)
+        (first,) = runs
+        assert first.execute_next()
+        stale = first.claim()
+        assert stale is not None
+        runs.clock.now += LEASE_SECONDS + 1
+        assert first.finish().status == "succeeded"
+        assert first.executor().execute(stale) is None
+        assert runs.units() == []
+
+    def test_a_loop_is_no_wider_than_the_limit(self, store: SqliteStore) -> None:
+        loop = 'loop: {items: "{{ [1, 2, 3, 4] }}", concurrency: 4}'
+        runs = Runs(store, step_text("2", loop), count=1)
+        (first,) = runs
+        self.claim_limited(first)
+        assert runs.units() == [("call.limited", 2, 0)]
+        runs.clock.now += LEASE_SECONDS + 1
+        assert first.finish().status == "succeeded"
+
+    @pytest.mark.parametrize(
+        ("key", "message"),
+        [
+            ("{{ [1] }}", "`concurrency[0].key` must be a text, a number or a Boolean, not a list"),
+            ("{{ 'x' * 1025 }}", "`concurrency[0].key` has 1,025 bytes; it may have 1,024"),
+        ],
+    )
+    def test_a_wrong_key_fails_the_step(self, store: SqliteStore, key: str, message: str) -> None:
+        limit = f'{{limit: 1, key: "{key}"}}'
+        harness = RunHarness(store, step_text(limit)).finish()
+        assert (harness.status, harness.error_types) == ("failed", ["ParameterError"])
+        assert message in str(harness.run.error)
+
+
+class TestOperatorLimits:
+    def test_a_step_uses_a_limit_which_an_operator_changes(self, store: SqliteStore) -> None:
+        runs = Runs(store, step_text("{use: api}"))
+        key = named_gate(next(iter(runs)).tenant, "api")
+        store.gates.set_limit(key, LimitKind.STEPS, 0)
+        for harness in runs:
+            execute_all(harness)
+        assert [runs.waits(harness) for harness in runs] == [[("api", None, 0)], [("api", None, 1)]]
+        store.gates.set_limit(key, LimitKind.STEPS, 1)
+        assert grant_stalled(store) == 1
+        assert [harness.finish().status for harness in runs] == ["succeeded", "succeeded"]
+        assert store.gates.remove_limit(key)
+
+    def test_an_unknown_limit_fails_the_step(self, store: SqliteStore) -> None:
+        harness = RunHarness(store, step_text("{use: api}")).finish()
+        assert (harness.status, harness.error_types) == ("failed", ["ParameterError"])
+        assert "unknown limit `api`; an operator makes it with `noetl limits set`" in str(harness.run.error)
+
+    def test_own_limits_come_before_those_of_operators(self, store: SqliteStore) -> None:
+        runs = Runs(store, step_text("[{use: api}, {limit: 1}]"))
+        key = named_gate(next(iter(runs)).tenant, "api")
+        store.gates.set_limit(key, LimitKind.STEPS, 1)
+        first, second = runs
+        TestSteps.claim_limited(first)
+        execute_all(second)
+        assert runs.waits(second) == [("call.limited", None, 0)]
+        runs.clock.now += LEASE_SECONDS + 1
+        assert [harness.finish().status for harness in runs] == ["succeeded", "succeeded"]
+
+
+class TestCrashes:
+    def test_a_grant_that_was_lost_is_made_later(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        runs = Runs(store, RUNS)
+        first, second = runs
+        for harness in runs:
+            execute_all(harness)
+        monkeypatch.setattr(invocation, "grant_next", lambda *_: None)
+        first.finish()
+        assert runs.waits(second) == [("import", "acme", 0)]
+        assert grant_stalled(store) == 1
+        assert grant_stalled(store) == 0
+        assert second.finish().status == "succeeded"
