@@ -49,6 +49,7 @@ TAGS = {
     "webhooks": "Requests of other systems that start runs.",
     "playbooks": "The registry of playbooks.",
     "notifications": "Where notifications are sent, and those that were not delivered yet.",
+    "limits": "How many runs and steps may be in progress at once, and what waits.",
     "triggers": "What starts runs by itself: triggers, their firings, and firings by hand.",
     "plans": "The compiler, without a run.",
     "cache": "Cached results of work.",

@@ -65,6 +65,7 @@ from noetl.api.service.inbox_views import (
     InboxEntry,
     InboxPage,
 )
+from noetl.api.service.limit_views import LimitEntry, LimitPage, LimitQueue, LimitUse
 from noetl.api.service.loop_states import ItemState
 from noetl.api.service.preview_views import RepeatedAction, RepeatedStep, RepetitionState, ResumePreview
 from noetl.api.service.run_diff import (
@@ -207,6 +208,14 @@ _FAILURE = ErrorRecord(
     details=None,
     line=5,
     item={"number": 17, "total": 500, "value": '"you"'},
+)
+_LIMIT = LimitEntry(id="api", name="api", kind="steps", key=None, units=5, held=5, waiting=2)
+_LIMIT_USE = LimitUse(
+    workflow_id=_RUN,
+    visit="6e9f1c7c0b1f2ad1f04b",
+    units=1,
+    queued_at="2026-01-30T01:30:00.000000Z",
+    held_at=None,
 )
 _CHANNEL = ChannelEntry(
     name="ops",
@@ -468,6 +477,9 @@ _VIEWS: tuple[View, ...] = (
         has_more=False,
     ),
     ClearReport(cleared=3),
+    _LIMIT,
+    LimitPage(items=[_LIMIT], next_cursor=None),
+    LimitQueue(items=[_LIMIT_USE], next_cursor=None),
     _CHANNEL,
     ChannelPage(items=[_CHANNEL]),
     _ALIAS,
@@ -674,6 +686,7 @@ BODY_EXAMPLES: dict[str, Any] = {
     "FireBody": {"input": {"who": "you"}},
     "TriggerResumeBody": {"catch_up": "last"},
     "AliasBody": {"version": "1"},
+    "LimitBody": {"units": 5, "kind": "steps"},
     "ChannelBody": {"url": "https://hooks.example.com/noetl", "events": ["failed", "late"]},
     "BackfillBody": {
         "playbook": "greet",

@@ -28,6 +28,7 @@ from noetl.api.http.openapi import SCHEMA_REFERENCE
 from noetl.api.http.problems import Problem
 from noetl.api.service.switches import MAX_WAIT_SECONDS
 from noetl.executor.model.backfills import MAX_OPEN_RUNS
+from noetl.executor.model.gates import MAX_UNITS
 from noetl.executor.model.run_tags import MAX_TAG_LENGTH, MAX_TAGS
 from noetl.executor.security.redaction import redact
 from noetl.planner.diagnostics.diagnostic import did_you_mean
@@ -266,6 +267,17 @@ class FireBody(RequestBody):
     )
 
 
+class LimitBody(RequestBody):
+    """A limit of how many runs or steps may be in progress at once."""
+
+    units: Annotated[int, Expected("a whole number from 0 to 10,000")] = Field(
+        ge=0, le=MAX_UNITS, description="How many may be held at once. 0 lets nothing start."
+    )
+    kind: Annotated[Literal["runs", "steps"], Expected("`runs` or `steps`")] = Field(
+        description="What the limit bounds."
+    )
+
+
 class ChannelBody(RequestBody):
     """A channel to which notifications are sent."""
 
@@ -393,6 +405,7 @@ REQUEST_BODIES: tuple[type[RequestBody], ...] = (
     BackfillRetryBody,
     AliasBody,
     ChannelBody,
+    LimitBody,
 )
 
 

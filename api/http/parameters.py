@@ -35,6 +35,7 @@ from noetl.api.service.calendar import (
     CalendarRequest,
 )
 from noetl.api.service.inbox import MAX_QUESTIONS, QUESTIONS_PER_PAGE
+from noetl.api.service.limits import LIMITS_PER_PAGE, MAX_LIMITS_OF_PAGE
 from noetl.api.service.loop_items import ITEMS_PER_PAGE, MAX_ITEMS_PER_PAGE, ItemQuery
 from noetl.api.service.loop_states import ItemState
 from noetl.api.service.notifications import MAX_NOTIFICATIONS, NOTIFICATIONS_PER_PAGE
@@ -486,6 +487,21 @@ class InboxQuery(BaseModel):
         QUESTIONS_PER_PAGE, ge=1, le=MAX_QUESTIONS, description="The most questions of the page."
     )
     cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
+
+
+class LimitQueueQuery(BaseModel):
+    """The query parameters of what holds units of a limit or waits for them."""
+
+    limit: WholeNumber = Field(
+        LIMITS_PER_PAGE, ge=1, le=MAX_LIMITS_OF_PAGE, description="The most entries of the page."
+    )
+    cursor: str | None = Field(None, description=CURSOR_DESCRIPTION)
+
+
+class LimitListQuery(LimitQueueQuery):
+    """The query parameters of the list of limits."""
+
+    in_use: bool = Field(False, description="Limits of playbooks and steps in use, not those of operators.")
 
 
 class NotificationQuery(BaseModel):

@@ -138,6 +138,8 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "notification-changed": ProblemType(
         CONFLICT, "notification `5f1c7c0b1f2ad1f04b0d9f1e` was changed meanwhile: try again"
     ),
+    "too-many-limits": ProblemType(CONFLICT, "there are 100 limits; remove one"),
+    "limit-in-use": ProblemType(CONFLICT, "limit `api` is in use: 2 are held, and 5 wait"),
     "too-many-channels": ProblemType(CONFLICT, "there are 50 channels; remove one"),
     "trigger-changed": ProblemType(CONFLICT, "trigger `nightly` of `greet` was changed meanwhile: try again"),
     "path-taken": ProblemType(CONFLICT, "path `shop/paid` belongs to trigger `paid` of playbook `shop`"),
@@ -182,6 +184,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
         422, "the run has no event 99; its events are 1 to 42 (1-0-6c09ff9d to 40-1-6c09ff9d)"
     ),
     "unknown-step": ProblemType(422, "unknown step `helo`; did you mean `hello`?"),
+    "invalid-limit": ProblemType(422, "the name of a limit must be 1 to 64 letters, digits, `_`, `-` or `.`"),
     "invalid-channel": ProblemType(422, "the URL of a channel must begin with http:// or https://"),
     "not-scheduled": ProblemType(
         422, "trigger `nightly` does not fire at 2026-01-31T09:30:00Z; then it fires at 2026-02-01T02:30:00Z"

@@ -40,6 +40,7 @@ from noetl.api.service.switches import PlaybookChange
 from noetl.api.service.triggers import FireRequest
 from noetl.executor.engine.backfill_start import BackfillRequest
 from noetl.executor.model.backfills import RetryMode
+from noetl.executor.model.gates import LimitKind
 from noetl.executor.model.json_values import MAX_DEPTH, nests_deeper
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_tags import TagChange
@@ -253,6 +254,20 @@ async def read_fire_request(request: Request, key: str | None) -> FireRequest:
     fire = await _decode(body, lambda value: parse_body(FireBody, value))
     instant = None if fire.instant is None else datetime.fromisoformat(fire.instant.upper()).timestamp()
     return FireRequest(instant, fire.input or {}, key, fire.data, fire.run)
+
+
+async def read_limit_request(request: Request) -> tuple[int, LimitKind]:
+    """Return the units and the kind of a limit as a request declares them.
+
+    Raises:
+        Problem: 400, 413, 415 or 422.
+    """
+    from noetl.api.http.bodies import LimitBody, parse_body
+
+    body = await _read_body(request)
+    _content_type(request, (JSON_TYPE,))
+    declared = await _decode(body, lambda value: parse_body(LimitBody, value))
+    return declared.units, LimitKind(declared.kind)
 
 
 async def read_channel_request(request: Request) -> ChannelRequest:

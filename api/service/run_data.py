@@ -34,9 +34,15 @@ from noetl.api.service.errors import NotFoundError
 from noetl.api.service.graph_views import RunGraph
 from noetl.api.service.headlines import Headline, describe_run, summarize_report
 from noetl.api.service.runs import RunService
-from noetl.api.service.step_reports import count_loops, drawn_loops, visit_state, visit_waits
+from noetl.api.service.step_reports import (
+    count_loops,
+    drawn_loops,
+    find_queued_slots,
+    visit_state,
+    visit_waits,
+)
 from noetl.api.service.tenant import TenantContext
-from noetl.api.service.views import JoinReport, RunEntry, RunReport, StepReport
+from noetl.api.service.views import JoinReport, RunEntry, RunReport, StepReport, WaitReport
 from noetl.api.service.visit_history import find_transition, list_attempts, to_log_line
 from noetl.executor.engine.run_events import read_events
 from noetl.executor.model.durations import Durations, measure, visit_intervals
@@ -317,7 +323,7 @@ class RunDataService:
             duration_ms=_to_milliseconds(seconds),
             **_to_members(shown_visit.measure()),
             error=visit.error,
-            waiting_for=visit_waits(visit) if visit.status is VisitStatus.WAITING else None,
+            waiting_for=self._describe_wait(run, visit),
             case=visit.case,
             guards=guards,
             targets=targets,
@@ -329,6 +335,11 @@ class RunDataService:
             cut=cut or None,
             child_runs=self._find_child_runs(shown_visit, step),
         )
+
+    def _describe_wait(self, run: Run, visit: Visit) -> WaitReport | None:
+        if visit.status is not VisitStatus.WAITING:
+            return None
+        return visit_waits(visit, find_queued_slots(self.context.store, run.id, run.plan_hash))
 
     def _find_child_runs(self, shown: ShownVisit, step: Step) -> list[RunEntry] | None:
         """Return the latest runs that a visit has started and waits for, or None if it can start none."""

@@ -13,7 +13,7 @@ from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookRefer
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.playbooks import registered_playbook
 from noetl.api.service.restarts import begin_restart, has_other_plans
-from noetl.api.service.step_reports import step_reports, step_states
+from noetl.api.service.step_reports import find_queued_slots, step_reports, step_states
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import (
     EventEntry,
@@ -32,7 +32,7 @@ from noetl.api.service.views import (
 from noetl.executor.engine.run_log import log_run_resume, log_run_start
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
-from noetl.executor.model.run import Run, RunStatus, Visit
+from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.model.run_tags import TagChange
@@ -290,7 +290,12 @@ class RunService:
         return step_states(overview.summary.status, self._step_names(overview), overview.steps)
 
     def _step_reports(self, overview: RunOverview) -> dict[str, StepReport]:
-        return step_reports(overview.summary.status, self._step_names(overview), overview.steps)
+        run, names = overview.summary, self._step_names(overview)
+        is_waiting = any(visits.latest.status is VisitStatus.WAITING for visits in overview.steps.values())
+        if not is_waiting or overview.damage is not None:
+            return step_reports(run.status, names, overview.steps)
+        queued = find_queued_slots(self.context.store, run.id, run.plan_hash)
+        return step_reports(run.status, names, overview.steps, queued)
 
     def _step_names(self, overview: RunOverview) -> Sequence[str]:
         if overview.damage is not None:

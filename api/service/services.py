@@ -17,6 +17,7 @@ from noetl.api.service.channels import ChannelService
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.evaluation import EvaluationService
 from noetl.api.service.inbox import InboxService
+from noetl.api.service.limits import LimitService
 from noetl.api.service.loop_items import LoopItemService
 from noetl.api.service.notifications import NotificationService
 from noetl.api.service.past_restarts import PastRestartService
@@ -67,6 +68,7 @@ class TenantServices:
         self.calendar = CalendarService(context)
         self.webhooks = WebhookService(context)
         self.channels = ChannelService(context)
+        self.limits = LimitService(context)
         self.notifications = NotificationService(context)
         self.statistics = StatisticsService(context)
         self.callbacks = CallbackService(context)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from noetl.api.service.views import (
     ItemWait,
+    LimitWait,
     LoopReport,
     QuestionReport,
     StepReport,
@@ -16,20 +18,28 @@ from noetl.api.service.views import (
 from noetl.executor.actions import catalogue
 from noetl.executor.model.cached_results import CACHE_WAIT, WAITS_KEY
 from noetl.executor.model.events import Event, timestamp
+from noetl.executor.model.gates import Slot
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import NEVER, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_summary import StepVisits, VisitSummary, has_started
+from noetl.executor.stores.interface import Store
 from noetl.planner.draw.run_marks import DrawnLoop
+
+QueuedSlots: TypeAlias = Mapping[str, Slot]
+"""The slots of a run that wait, by the ids of their visits. The empty id is that of the run."""
 
 
 def step_reports(
-    status: RunStatus, names: Iterable[str], steps: Mapping[str, StepVisits]
+    status: RunStatus,
+    names: Iterable[str],
+    steps: Mapping[str, StepVisits],
+    queued: QueuedSlots = MappingProxyType({}),
 ) -> dict[str, StepReport]:
     """Return a report of the latest visit of each step, by the name of the step.
 
     `status` is the status of the run, `steps` the visits of its steps.
     """
-    return {name: _step_report(status, steps.get(name)) for name in names}
+    return {name: _step_report(status, steps.get(name), queued) for name in names}
 
 
 def step_states(
@@ -42,7 +52,14 @@ def step_states(
     }
 
 
-def _step_report(status: RunStatus, visits: StepVisits | None) -> StepReport:
+def find_queued_slots(store: Store, run_id: str, plan_hash: str) -> QueuedSlots:
+    """Return the slots of a run that wait. Nothing is read if its plan has no limits."""
+    if not store.plans.header(plan_hash).has_limits:
+        return {}
+    return {slot.owner.visit_id: slot for slot in store.gates.slots_of(run_id) if not slot.is_held}
+
+
+def _step_report(status: RunStatus, visits: StepVisits | None, queued: QueuedSlots) -> StepReport:
     if visits is None:
         return StepReport(status=StepState.PENDING, visits=0, attempt=0, case=None, error=None)
     visit = visits.latest
@@ -52,7 +69,7 @@ def _step_report(status: RunStatus, visits: StepVisits | None) -> StepReport:
         attempt=visit.attempt if has_started(visit) else 0,
         case=visit.case,
         error=visit.error,
-        waiting_for=visit_waits(visit) if visit_state(status, visit) is StepState.WAITING else None,
+        waiting_for=visit_waits(visit, queued) if visit_state(status, visit) is StepState.WAITING else None,
         loops=_paused_loops(visit) or None,
     )
 
@@ -78,11 +95,14 @@ def _state_before_pause(visit: VisitSummary | Visit) -> StepState:
     return StepState.WAITING if is_suspended else StepState.PENDING
 
 
-def visit_waits(visit: VisitSummary | Visit) -> WaitReport:
-    """Return what resumes a waiting visit: a time, answers to actions, ends of child runs, or retries."""
-    return WaitReport(
-        until=timestamp(visit.due_at) if visit.due_at < NEVER else None, **_waits(_journal(visit))
-    )
+def visit_waits(visit: VisitSummary | Visit, queued: QueuedSlots = MappingProxyType({})) -> WaitReport:
+    """Return what resumes a waiting visit: a time, answers, ends of child runs, retries, or a slot."""
+    until = timestamp(visit.due_at) if visit.due_at < NEVER else None
+    slot = queued.get(visit.id) or queued.get("")
+    if slot is None:
+        return WaitReport(until=until, **_waits(_journal(visit)))
+    limit = LimitWait(limit=slot.limit, key=slot.value, queued_before=slot.queued_before)
+    return WaitReport(until=until, actions=[], workflows=[], limit=limit)
 
 
 def item_waits(journal: Mapping[str, Any]) -> ItemWait:

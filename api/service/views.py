@@ -262,12 +262,26 @@ class QuestionReport(View, schema_name="Question"):
     answer: Mapping[str, Any] | None = None
 
 
+class LimitWait(View, schema_name="LimitWait"):
+    """The limit for which a step waits.
+
+    `limit` is the name of the operator's limit, or of the playbook or the step (`PLAYBOOK.STEP`) that has it.
+    `key` is the value of its key, or null. `queued_before` is how many runs or steps are before it in the
+    queue.
+    """
+
+    limit: str
+    key: str | None
+    queued_before: int
+
+
 class WaitReport(View, schema_name="WaitingFor"):
     """Reasons that a step is `waiting`.
 
     `until` is the time at which it resumes without an answer, or null. `actions` are the types of the waiting
     actions, each once. `workflows` are the runs that it has started and waits for.
     `retried` is present if actions (their types) will be retried, `questions` if actions ask a person.
+    `limit` is present if the step waits for a limit; then no actions wait.
     """
 
     until: Timestamp | None
@@ -275,6 +289,7 @@ class WaitReport(View, schema_name="WaitingFor"):
     workflows: Sequence[str]
     retried: Sequence[str] | None = None
     questions: Sequence[QuestionReport] | None = None
+    limit: LimitWait | None = None
 
 
 class ItemWait(View, schema_name="ItemWaitingFor"):

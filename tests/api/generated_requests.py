@@ -140,6 +140,7 @@ def create_resources(address: str, authorization: str) -> dict[str, list[str]]:
         "tenant": ["unknown"],
         "path": ["unknown"],
         "channel": ["unknown"],
+        "limit_name": ["unknown"],
         "notification": ["unknown"],
         "version": ["1"],
         "token": ["unknown"],

@@ -27,6 +27,7 @@ ERROR = ErrorRecord(
 
 def visits_with(status: VisitStatus, error: ErrorRecord | None) -> StepVisits:
     summary = VisitSummary(
+        id="v1",
         status=status,
         number=1,
         attempt=1,

@@ -585,6 +585,7 @@ PARAMETERS = {
     "code": "NP101",
     "channel": "ops",
     "alias": "live",
+    "limit_name": "api",
     "notification": "none",
 }
 """The path parameters of routes that read, without the ids of the run and of a backfill."""
@@ -623,6 +624,8 @@ async def _read_all(harness: RunHarness, url: str) -> dict[str, str]:
         parameters = PARAMETERS | {"backfill_id": backfill.json()["id"]}
         channel = await client.put("/channels/ops", json={"url": "https://hooks.example.com/noetl"})
         assert channel.status_code in {200, 201}, channel.text
+        limit = await client.put("/limits/api", json={"units": 1, "kind": "steps"})
+        assert limit.status_code in {200, 201}, limit.text
         runs = (await client.get("/workflows")).json()["items"]
         assert harness.id in {run["workflow_id"] for run in runs}
         for id in [run["workflow_id"] for run in runs]:

@@ -14,6 +14,7 @@ from noetl.api.cli.store_option import check_is_kept, open_command_services
 if TYPE_CHECKING:
     from noetl.api.cli.access.backfill_access import BackfillAccess
     from noetl.api.cli.access.channel_access import ChannelAccess
+    from noetl.api.cli.access.limit_access import LimitAccess
     from noetl.api.cli.access.playbook_access import PlaybookAccess
     from noetl.api.cli.access.run_access import RunAccess
     from noetl.api.cli.access.service_client import ServiceClient
@@ -83,6 +84,24 @@ def open_channels(
     if url is None and create:
         check_is_kept(store)
     return _open(store, url, StoreChannels, ServiceChannels, create=create)
+
+
+def open_limits(
+    store: str | None, url: str | None, *, create: bool = False
+) -> AbstractContextManager[LimitAccess]:
+    """Open the limits of a store, or those of the service at `url`.
+
+    With `create`, a store that does not exist is created.
+
+    Raises:
+        CommandError: as `open_runs`; the limit is unknown; the store is in memory.
+    """
+    from noetl.api.cli.access.service_limits import ServiceLimits
+    from noetl.api.cli.access.store_limits import StoreLimits
+
+    if url is None and create:
+        check_is_kept(store)
+    return _open(store, url, StoreLimits, ServiceLimits, create=create)
 
 
 def open_playbooks(

@@ -389,7 +389,7 @@ def _write_errors(errors: Sequence[ErrorRecord], report: RunDetails, plan: Plan 
 
 def _describe_step_wait(name: str, step: StepReport, now: float) -> str | None:
     """Return words for what a step waits for, or None. After its due time it waits only for a worker."""
-    from noetl.api.cli.display.run_board import ActiveVisit, describe_wait, parse_time
+    from noetl.api.cli.display.run_board import ActiveVisit, describe_limit, describe_wait, parse_time
     from noetl.planner.diagnostics.terminal_text import to_printable
 
     wait = step.waiting_for
@@ -401,7 +401,10 @@ def _describe_step_wait(name: str, step: StepReport, now: float) -> str | None:
         return f"{to_printable(name)} has been due since {shown_time}"
     preposition = "until" if wait.actions or wait.retried is None else "at"
     shown_until = f" {preposition} {shown_time}" if shown_time else ""
-    visit = ActiveVisit(name, 0.0, actions=tuple(wait.actions), retried=tuple(wait.retried or ()))
+    limit = "" if wait.limit is None else describe_limit(vars(wait.limit))
+    visit = ActiveVisit(
+        name, 0.0, actions=tuple(wait.actions), retried=tuple(wait.retried or ()), limit=limit
+    )
     runs = f": {', '.join(wait.workflows)}" if wait.workflows else ""
     return f"{to_printable(name)} {describe_wait(visit, '')}{shown_until}{runs}"
 

@@ -18,6 +18,7 @@ from noetl.api.cli.display.run_board import (
     PAUSE_EVENTS,
     ActiveVisit,
     ActivityState,
+    describe_limit,
     describe_wait,
     format_countdown,
     format_duration,
@@ -413,7 +414,9 @@ def _wait_line(event: Event) -> Text:
     from rich.text import Text
 
     actions, retried = tuple(event.payload.get("actions", ())), tuple(event.payload.get("retried", ()))
-    wait = describe_wait(ActiveVisit(event.step or "", event.at, actions=actions, retried=retried), "")
+    limit = describe_limit(event.payload)
+    visit = ActiveVisit(event.step or "", event.at, actions=actions, retried=retried, limit=limit)
+    wait = describe_wait(visit, "")
     until = event.payload.get("until")
     time_text = f" {'until' if actions or not retried else 'at'} {until[:19]}Z" if until else ""
     titles = format_titles(event.payload.get("titles", ()))

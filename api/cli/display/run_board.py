@@ -73,7 +73,7 @@ class ActiveVisit:
 
     `since` is the time of its start. `until` is the time at which it continues, if it is known.
     `running_actions` are the types of the running actions by their positions. `titles` are what waiting
-    actions ask persons.
+    actions ask persons. `limit` says in words for which limit it waits.
     """
 
     step: str
@@ -85,11 +85,14 @@ class ActiveVisit:
     actions: tuple[str, ...] = ()
     retried: tuple[str, ...] = ()
     titles: tuple[str, ...] = ()
+    limit: str = ""
     loop: LoopCounter | None = None
     running_actions: dict[str, str] = field(default_factory=dict)
 
     def awaited(self) -> str:
         """Return words for what the visit waits for, or an empty text if it waits only for a time."""
+        if self.limit:
+            return self.limit
         words = filter(None, map(_describe_awaited, self.actions))
         return join_words([*words] or [""], "and")
 
@@ -166,6 +169,7 @@ class RunBoard:
         visit.actions = tuple(event.payload.get("actions", ()))
         visit.retried = tuple(event.payload.get("retried", ()))
         visit.titles = tuple(event.payload.get("titles", ()))
+        visit.limit = describe_limit(event.payload)
         visit.running_actions = {}
         self.starts_runs |= any(map(_waits_for_run, visit.actions))
 
@@ -231,6 +235,21 @@ def describe_wait(visit: ActiveVisit, remaining: str) -> str:
         return f"{retries} in {remaining}" if remaining else retries
     verb = "continues" if visit.actions else "next round"
     return f"{verb} in {remaining}" if remaining else "waits"
+
+
+def describe_limit(payload: Mapping[str, Any]) -> str:
+    """Return words for the limit of an event or a report of a wait, or an empty text if it names none.
+
+    >>> describe_limit({"limit": "api", "key": "acme", "queued_before": 2})
+    'limit `api` of `acme`, 2 ahead'
+    >>> describe_limit({"limit": "api", "queued_before": 0})
+    'limit `api`, next'
+    """
+    if payload.get("limit") is None:
+        return ""
+    key = "" if payload.get("key") is None else f" of `{to_printable(payload['key'])}`"
+    place = f"{payload['queued_before']:,} ahead" if payload["queued_before"] else "next"
+    return f"limit `{to_printable(payload['limit'])}`{key}, {place}"
 
 
 def format_titles(titles: Iterable[str]) -> str:

@@ -109,6 +109,7 @@ export interface WaitReport {
   workflows: string[];
   retried?: string[];
   questions?: Question[];
+  limit?: { limit: string; key: string | null; queued_before: number };
 }
 
 export interface StepReport {

@@ -13,6 +13,11 @@ export function plural(value: number, one: string, several = `${one}s`): string 
   return `${count(value)} ${value === 1 ? one : several}`;
 }
 
+/** Return for which limit something waits, and how many are before it. */
+export function limitWords({ limit, queued_before: before }: { limit: string; queued_before: number }): string {
+  return `limit ${limit}, ${before ? `${count(before)} ahead` : "next"}`;
+}
+
 /** Return a number of bytes, such as `48 KB` or `5.1 MB`. */
 export function size(bytes: number): string {
   if (bytes < 1024) return `${count(bytes)} bytes`;

@@ -22,6 +22,7 @@ const PlaybooksView = lazy(async () => (await import("./playbooks/view")).Playbo
 const FoundRun = lazy(async () => (await import("./run/resolve")).FoundRun);
 const TriggersView = lazy(async () => (await import("./triggers/view")).TriggersView);
 const NotificationsView = lazy(async () => (await import("./notifications/view")).NotificationsView);
+const LimitsView = lazy(async () => (await import("./limits/view")).LimitsView);
 const InboxView = lazy(async () => (await import("./inbox/view")).InboxView);
 
 const CONNECTION: Record<Connection, string> = {
@@ -83,6 +84,7 @@ function View() {
   if (name === "playbooks") return <PlaybooksView />;
   if (name === "triggers") return <TriggersView />;
   if (name === "notifications") return <NotificationsView />;
+  if (name === "limits") return <LimitsView />;
   if (name === "compare") return <CompareView />;
   return (
     <main>
@@ -119,6 +121,9 @@ function Head({ connection: [connection, lastData] }: { connection: [Connection,
         </a>
         <a href={linkTo(["notifications"])} aria-current={parts[0] === "notifications" ? "page" : undefined}>
           Notifications
+        </a>
+        <a href={linkTo(["limits"])} aria-current={parts[0] === "limits" ? "page" : undefined}>
+          Limits
         </a>
       </nav>
       <Finder />

@@ -4,7 +4,7 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { go, linkTo, useAddress } from "../address";
 import { hasEnded, type ActionReport, type LogLine, type RunDetails, type RunEntry, type StepData, type WaitReport } from "../answers";
-import { duration, plural, shortId, size } from "../format";
+import { duration, limitWords, plural, shortId, size } from "../format";
 import { Action } from "../parts/action";
 import { ColouredText } from "../parts/ansi";
 import { describe, useAnswer, useShared } from "../parts/context";
@@ -369,6 +369,11 @@ function Waits({ run, step, waits }: { run: RunDetails; step: string; waits: Wai
           <li key={question.position}>a person: {printable(question.title ?? "an answer")}</li>
         ))}
         {!questions.length && waits.actions.map((action) => <li key={action}>{printable(action)}</li>)}
+        {waits.limit && (
+          <li>
+            <a href={linkTo(["limits"])}>{printable(limitWords(waits.limit))}</a>
+          </li>
+        )}
         {waits.workflows.map((id) => (
           <li key={id}>
             run <a href={linkTo(["runs", id])}>{shortId(id)}</a>

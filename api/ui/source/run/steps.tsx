@@ -2,7 +2,7 @@
 
 import { go, linkTo } from "../address";
 import type { RunDetails, StepReport } from "../answers";
-import { count, plural } from "../format";
+import { count, limitWords, plural } from "../format";
 import { StateSign, wordOf } from "../parts/state";
 import { printable } from "../parts/value";
 import type { RunHistory } from "./history";
@@ -72,6 +72,7 @@ function noteOf(report: StepReport | undefined, state: string): string {
   if (report.join) return `Join, ${report.join.arrived.length} of ${report.join.arrived.length + report.join.missing.length} branches are here`;
   const { error, waiting_for: waits } = report;
   if (state === "failed" && error) return error.item ? `${error.message}, item ${count(error.item.number)} of ${count(error.item.total)}` : error.message;
+  if (waits?.limit) return limitWords(waits.limit);
   if (waits) return waits.questions?.[0]?.title ?? [...waits.actions, ...waits.workflows].join(", ");
   const loop = report.loops?.[0];
   if (loop) return `${count(loop.done)} of ${count(loop.total)} items`;

@@ -1,0 +1,33 @@
+"""The interface through which commands reach limits: of a store, or of a service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from noetl.api.service.limit_views import LimitEntry, LimitPage, LimitQueue
+    from noetl.executor.model.gates import LimitKind
+
+
+class LimitAccess(Protocol):
+    """The limits that a command can reach. Methods about one raise NotFoundError if there is none."""
+
+    def find(self, in_use: bool, limit: int, cursor: str | None) -> LimitPage:
+        """Return a page of the limits of operators, or of those of playbooks and steps."""
+        ...
+
+    def get(self, name: str) -> LimitEntry:
+        """Return a limit."""
+        ...
+
+    def put(self, name: str, units: int, kind: LimitKind) -> LimitEntry:
+        """Make or change a limit."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a limit."""
+        ...
+
+    def queue(self, name: str, limit: int, cursor: str | None) -> LimitQueue:
+        """Return a page of what holds units of a limit, and what waits."""
+        ...

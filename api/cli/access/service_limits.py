@@ -1,0 +1,53 @@
+"""Access of commands to the limits of a service, over HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from noetl.api.cli.access.service_client import ServiceClient, UnknownResourceError
+from noetl.api.cli.access.view_requests import ViewRequests
+from noetl.api.service.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from noetl.api.service.limit_views import LimitEntry, LimitPage, LimitQueue
+    from noetl.executor.model.gates import LimitKind
+
+
+class ServiceLimits:
+    """The limits of a service (implements `LimitAccess`)."""
+
+    def __init__(self, client: ServiceClient) -> None:
+        self._client = client
+        self._requests = ViewRequests(client)
+
+    def find(self, in_use: bool, limit: int, cursor: str | None) -> LimitPage:
+        from noetl.api.service.limit_views import LimitPage
+
+        shown = "true" if in_use else None
+        return self._requests.get(LimitPage, "/limits", in_use=shown, limit=limit, cursor=cursor)
+
+    def get(self, name: str) -> LimitEntry:
+        from noetl.api.service.limit_views import LimitEntry
+
+        return self._requests.get(LimitEntry, _limit(name))
+
+    def put(self, name: str, units: int, kind: LimitKind) -> LimitEntry:
+        from noetl.api.service.limit_views import LimitEntry
+
+        return self._requests.send(LimitEntry, "PUT", _limit(name), {"units": units, "kind": kind.value})
+
+    def remove(self, name: str) -> None:
+        try:
+            self._client.request("DELETE", _limit(name))
+        except UnknownResourceError as error:
+            raise NotFoundError(str(error)) from error
+
+    def queue(self, name: str, limit: int, cursor: str | None) -> LimitQueue:
+        from noetl.api.service.limit_views import LimitQueue
+
+        return self._requests.get(LimitQueue, f"{_limit(name)}/queue", limit=limit, cursor=cursor)
+
+
+def _limit(name: str) -> str:
+    return f"/limits/{quote(name, safe='')}"

@@ -1,0 +1,109 @@
+"""The commands `noetl limits …`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from noetl.api.cli.access.opening import UrlOption, open_limits
+from noetl.api.cli.display.console import print_message, write_json, write_table
+from noetl.api.cli.store_option import StoreOption
+from noetl.executor.model.gates import LimitKind
+
+app = typer.Typer(
+    name="limits",
+    help="Bound how many runs or steps are in progress at once, and see what waits.",
+    no_args_is_help=True,
+    epilog="Example: noetl limits list",
+)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a limit, or its id.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
+PageOption = Annotated[
+    int, typer.Option("--limit", min=1, max=1000, metavar="N", help="The maximum number of entries.")
+]
+CursorOption = Annotated[str | None, typer.Option("--cursor", help="The next_cursor of the previous page.")]
+
+
+@app.command("set", no_args_is_help=True, epilog="Example: noetl limits set salesforce 5 --of steps")
+def set_limit(
+    name: NameArgument,
+    units: Annotated[
+        int,
+        typer.Argument(metavar="UNITS", min=0, max=10_000, help="How many may be held at once. 0 stops all."),
+    ],
+    kind: Annotated[LimitKind, typer.Option("--of", help="What it bounds.")],
+    json: JsonOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """Make a limit, or change how many units it has. What is held stays held."""
+    with open_limits(store, url, create=True) as limits:
+        entry = limits.put(name, units, kind)
+    if json:
+        write_json(entry)
+    else:
+        print_message(f"limit {name}: at most {entry.units:,} {kind.value} at once")
+
+
+@app.command("list", epilog="Example: noetl limits list --in-use")
+def list_limits(
+    in_use: Annotated[
+        bool, typer.Option("--in-use", help="Limits of playbooks and steps that are in use.")
+    ] = False,
+    limit: PageOption = 100,
+    cursor: CursorOption = None,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """List the limits: how many units they have, how many are held, and how many runs and steps wait."""
+    from noetl.api.cli.display.limit_table import format_limits
+    from noetl.api.service.views import to_json
+
+    with open_limits(store, url) as limits:
+        page = limits.find(in_use, limit, cursor)
+    if json:
+        write_json(page)
+        return
+    items = [to_json(entry) for entry in page.items]
+    write_table(format_limits(items, with_header=sys.stdout.isatty()))
+    if page.next_cursor:
+        print_message(f"more limits: --cursor {page.next_cursor}")
+    elif not items:
+        print_message("no limits")
+
+
+@app.command("show", no_args_is_help=True, epilog="Example: noetl limits show salesforce")
+def show_limit(
+    name: NameArgument,
+    limit: PageOption = 100,
+    cursor: CursorOption = None,
+    json: JsonOption = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
+) -> None:
+    """Show what holds units of a limit, then what waits for them, in the order in which it gets them."""
+    from noetl.api.cli.display.limit_table import format_queue
+    from noetl.api.service.views import to_json
+
+    with open_limits(store, url) as limits:
+        entry, page = limits.get(name), limits.queue(name, limit, cursor)
+    if json:
+        write_json({"limit": entry, **vars(page)})
+        return
+    items = [to_json(use) for use in page.items]
+    write_table(format_queue(items, with_header=sys.stdout.isatty()))
+    print_message(f"limit {name}: {entry.held:,} of {entry.units:,} held, {entry.waiting:,} waiting")
+    if page.next_cursor:
+        print_message(f"more: --cursor {page.next_cursor}")
+
+
+@app.command("remove", no_args_is_help=True, epilog="Example: noetl limits remove salesforce")
+def remove_limit(name: NameArgument, store: StoreOption = None, url: UrlOption = None) -> None:
+    """Remove a limit that nothing holds or waits for. Steps that use it fail from then on."""
+    with open_limits(store, url) as limits:
+        limits.remove(name)
+    print_message(f"limit {name} is removed")

@@ -1,0 +1,42 @@
+"""Limits, and what holds their units or waits, as rows of text. The arguments are JSON of responses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from noetl.planner.diagnostics.terminal_text import to_printable
+
+_LIMIT_HEADER = ("LIMIT", "OF", "UNITS", "HELD", "WAITING", "KEY")
+_USE_HEADER = ("RUN", "VISIT", "UNITS", "SINCE", "STATE")
+
+
+def format_limits(limits: Sequence[Mapping[str, Any]], *, with_header: bool) -> list[tuple[str, ...]]:
+    """Return the rows of limits, which are items of `GET /limits`. The header is for persons."""
+    rows: list[tuple[str, ...]] = [
+        (
+            limit["id"],
+            limit["kind"] or "-",
+            str(limit["units"]),
+            str(limit["held"]),
+            str(limit["waiting"]),
+            to_printable(limit["key"] or ""),
+        )
+        for limit in limits
+    ]
+    return [_LIMIT_HEADER, *rows] if with_header and rows else rows
+
+
+def format_queue(uses: Sequence[Mapping[str, Any]], *, with_header: bool) -> list[tuple[str, ...]]:
+    """Return the rows of what holds units or waits, which are items of `GET /limits/NAME/queue`."""
+    rows: list[tuple[str, ...]] = [
+        (
+            use["workflow_id"],
+            use["visit"] or "-",
+            str(use["units"]),
+            (use["held_at"] or use["queued_at"])[:19] + "Z",
+            "waits" if use["held_at"] is None else "holds",
+        )
+        for use in uses
+    ]
+    return [_USE_HEADER, *rows] if with_header and rows else rows

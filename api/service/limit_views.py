@@ -1,0 +1,73 @@
+"""Views of limits, and of the runs and steps that hold their units or wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from noetl.api.service.views import Timestamp, View
+from noetl.executor.model.events import timestamp
+from noetl.executor.model.gates import Gate, Slot
+
+
+class LimitEntry(View, schema_name="Limit"):
+    """Limit of an operator, or of a playbook or a step while it is used.
+
+    `name` is that of the operator's limit, or `PLAYBOOK` or `PLAYBOOK.STEP`. `id` is `name` for limits of
+    operators. `kind` is `runs` or `steps` for them, and else null. `key` is the value of its key, or null.
+    `units` is how many may be held at once, `held` how many are, and `waiting` how many runs and steps wait.
+    """
+
+    id: str
+    name: str
+    kind: str | None
+    key: str | None
+    units: int
+    held: int
+    waiting: int
+
+    @classmethod
+    def from_gate(cls, gate: Gate) -> LimitEntry:
+        return cls(
+            id=gate.limit if gate.kind is not None else gate.key.id,
+            name=gate.limit,
+            kind=None if gate.kind is None else gate.kind.value,
+            key=gate.value,
+            units=gate.units,
+            held=gate.held,
+            waiting=gate.waiting,
+        )
+
+
+class LimitPage(View, schema_name="LimitPage"):
+    items: Sequence[LimitEntry]
+    next_cursor: str | None
+
+
+class LimitUse(View, schema_name="LimitUse"):
+    """Run or step that holds units of a limit since `held_at`, or waits for them since `queued_at`.
+
+    `held_at` is null while it waits. `visit` is the id of the visit of a step, or null for a run.
+    """
+
+    workflow_id: str
+    visit: str | None
+    units: int
+    queued_at: Timestamp
+    held_at: Timestamp | None
+
+    @classmethod
+    def from_slot(cls, slot: Slot) -> LimitUse:
+        return cls(
+            workflow_id=slot.owner.run_id,
+            visit=slot.owner.visit_id or None,
+            units=slot.units,
+            queued_at=timestamp(slot.queued_at),
+            held_at=timestamp(slot.held_at),
+        )
+
+
+class LimitQueue(View, schema_name="LimitQueue"):
+    """Page of the runs and steps at a limit: those that hold its units, then those that wait, in order."""
+
+    items: Sequence[LimitUse]
+    next_cursor: str | None

@@ -1,0 +1,73 @@
+"""The commands `noetl limits …`, on a store and on a service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.api.cli.conftest import Command
+from tests.api.cli.test_cli_url import ServedStore
+from tests.e2e.test_serve import run_service
+
+PLAYBOOK = """\
+name: user
+steps: [{name: load, concurrency: {use: closed}, run: [{action: log, message: hello}]}]
+"""
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedStore]:
+    folder = tmp_path_factory.mktemp("service")
+    with run_service(folder) as (_, url):
+        yield ServedStore(url, folder)
+
+
+@pytest.fixture(params=["store", "service"])
+def place(request: pytest.FixtureRequest, service: ServedStore) -> tuple[str, str]:
+    """Option that names the store or the service."""
+    return ("--store", service.store) if request.param == "store" else ("--url", service.url)
+
+
+def test_a_limit_is_made_listed_and_removed(noetl: Command, place: tuple[str, str]) -> None:
+    assert (
+        "limit api: at most 5 steps at once"
+        in noetl("limits", "set", "api", "5", "--of", "steps", *place).err
+    )
+    assert noetl("limits", "list", *place).out.split() == ["api", "steps", "5", "0", "0"]
+    page = json.loads(noetl("limits", "list", "--json", *place).out)
+    assert page["items"][0]["units"] == 5
+    shown = noetl("limits", "show", "api", *place)
+    assert (shown.out, "limit api: 0 of 5 held, 0 waiting" in shown.err) == ("", True)
+    changed = noetl("limits", "set", "api", "0", "--of", "steps", "--json", *place)
+    assert json.loads(changed.out)["units"] == 0
+    assert "limit api is removed" in noetl("limits", "remove", "api", *place).err
+    assert "no limits" in noetl("limits", "list", "--in-use", *place).err
+    for command in ("show", "remove"):
+        failed = noetl("limits", command, "api", *place)
+        assert "unknown limit `api`" in failed.err
+
+
+def test_a_wrong_name_is_refused(noetl: Command, place: tuple[str, str]) -> None:
+    failed = noetl("limits", "set", "a b", "1", "--of", "runs", *place)
+    assert "the name of a limit must be 1 to 64 letters" in failed.err
+
+
+def test_what_waits_is_shown(noetl: Command, service: ServedStore, tmp_path: Path) -> None:
+    place = ("--url", service.url)
+    noetl("limits", "set", "closed", "0", "--of", "steps", *place)
+    (tmp_path / "user.yaml").write_text(PLAYBOOK)
+    run = noetl("submit", str(tmp_path / "user.yaml"), *place).out.strip()
+    while not (queue := json.loads(noetl("limits", "show", "closed", "--json", *place).out))["items"]:
+        pass
+    assert [use["workflow_id"] for use in queue["items"]] == [run]
+    assert noetl("limits", "show", "closed", *place).out.split()[::4] == [run, "waits"]
+    status = noetl("runs", "show", run, *place)
+    assert "load waits for limit `closed`, next" in status.out + status.err
+    failed = noetl("limits", "remove", "closed", *place)
+    assert "limit `closed` is in use" in failed.err
+    noetl("limits", "set", "closed", "1", "--of", "steps", *place)
+    while json.loads(noetl("limits", "show", "closed", "--json", *place).out)["items"]:
+        pass
