@@ -200,6 +200,7 @@ _NOUNS = {
     "WebhookAuthDeclaration": "a mapping",
     "NotifyDeclaration": "a mapping",
     "LatePolicy": "a mapping",
+    "LimitDeclaration": "a mapping",
     "Loop": "a mapping",
     "Repeat": "a mapping",
     "ActionEntry": "an action",

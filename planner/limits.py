@@ -14,7 +14,7 @@ MAX_LIMIT = 10_000
 MAX_LIMITS = 5
 """How many limits a playbook or a step may have."""
 
-MAX_LIMIT_NAME = 63
+MAX_LIMIT_NAME = 64
 """How many characters the name of an operator's limit may have."""
 
 _LIMIT_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_LIMIT_NAME - 1}}}")
