@@ -200,7 +200,9 @@ class VisitExecutor:
         )
         records = ItemRecords(self.store, visit, partial(hash_item_work, context.find_task, step))
         context = replace(context, items_of=records.items_of)
-        work = StepWork(admission.narrow(step), claim, scope, context, self.invocation, refusal)
+        work = StepWork(
+            admission.narrow(step), claim, scope, context, self.invocation, refusal, admission.is_left_out
+        )
         try:
             following = _Segment(self, work, waits, records).execute()
             carry_reads(*(_outputs_of(visit) for visit in following.prefetched) if following else ())

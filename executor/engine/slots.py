@@ -57,12 +57,14 @@ class _Wanted:
 class Admission:
     """Answer to a claimed visit that has asked: the slots of its step, in the order of their gates.
 
-    `commit` suspends it, if it must wait. `refusal` is why its work must not be performed.
+    `commit` suspends it, if it must wait. `refusal` is why its work must not be performed. `is_left_out` is true
+    if the step succeeds without its work, because a limit with `when_full: skip` was full.
     """
 
     slots: Sequence[Slot] = ()
     commit: Commit | None = None
     refusal: ErrorRecord | None = None
+    is_left_out: bool = False
 
     def narrow(self, step: Step) -> Step:
         """Return the step with a loop that is no wider than the units that the visit holds."""
@@ -131,6 +133,8 @@ def _ask(store: Store, claim: Claim, owner: SlotOwner, entries: Sequence[_Wanted
     except RejectedError as problem:
         message = f"{problem.message}; an operator makes it with `noetl limits set`"
         raise ActionError("ParameterError", message, retryable=False) from problem
+    if not slots or (slots[-1].is_held and len(slots) < len(entries)):
+        return Admission(slots, is_left_out=True)
     last = slots[-1]
     if last.is_held:
         return Admission(slots)
@@ -148,17 +152,20 @@ def _entries(limits: Sequence[Limit], scope: Scope, step: str | None, units: int
     Raises:
         ActionError: a key has no value, or is no text, number or Boolean of at most MAX_KEY_BYTES.
     """
-    run = scope.run
+    run, visit = scope.run, scope.visit
+    # Work that has begun is not left out: it waits to be continued or tried again.
+    has_begun = visit.progress is not None or visit.attempt > 1
     place = run.playbook if step is None else f"{run.playbook}.{step}"
     wanted = []
     for position, limit in enumerate(limits):
+        queues = limit.when_full == "queue" or has_begun
         if limit.use is not None:
-            request = SlotRequest(named_gate(run.tenant, limit.use), limit.use, None, units)
+            request = SlotRequest(named_gate(run.tenant, limit.use), limit.use, None, units, queues=queues)
         else:
             value = None if limit.key is None else _read_key(limit.key, scope, position)
             gate = own_gate(run.tenant, run.playbook, step, position, value)
             shown = None if value is None else redact_for_storage(value)
-            request = SlotRequest(gate, place, limit.units, units, shown)
+            request = SlotRequest(gate, place, limit.units, units, shown, queues)
         wanted.append(_Wanted(request, limit.max_wait_seconds))
     return sorted(wanted, key=lambda slot: slot.request.gate)
 

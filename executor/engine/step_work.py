@@ -43,7 +43,8 @@ StepResult: TypeAlias = Outcome | Suspension | Cancelled
 class StepWork:
     """The work of a claimed visit, from where it was last suspended, in the scope of the visit.
 
-    `refusal` is why the work of the step must not be performed, or None.
+    `refusal` is why the work of the step must not be performed, or None. With `is_left_out`, a limit was full,
+    and the step succeeds without its work.
     """
 
     step: Step
@@ -52,6 +53,7 @@ class StepWork:
     context: WorkContext
     invocation: InvocationTime
     refusal: ErrorRecord | None
+    is_left_out: bool = False
 
     def perform(self) -> StepResult:
         """Perform the work of the step. If in-place work was suspended, return the outcome before it."""
@@ -60,6 +62,9 @@ class StepWork:
             return self._skip(skip)
         if self.refusal is not None:
             return Outcome(False, None, self.refusal)
+        if self.is_left_out:
+            self.context.events.append(step_skipped(self.claim.visit, {}, self.context.clock()))
+            return Outcome(skipped=True, saved=dict(self.scope.saved))
         if IN_PLACE in self.context.journal:
             entry = self.context.journal[IN_PLACE]
             stored = Outcome.from_list(entry["outcome"])

@@ -312,6 +312,58 @@ class TestOperatorLimits:
         assert [harness.finish().status for harness in runs] == ["succeeded", "succeeded"]
 
 
+class TestWorkThatIsLeftOut:
+    """A limit with `when_full: skip`. The first limit queues or has units."""
+
+    TEXT = """
+        name: call
+        steps:
+        - name: limited
+          concurrency: LIMITS
+          run: [{action: set, set: {y: 2}}, {action: http, url: "http://127.0.0.1:9", if: "{{ false }}"}]
+          rule:
+          - {case: "{{ result.skipped and y is undefined }}", run: [left_out]}
+        - {name: left_out, run: [{action: set, set: {left_out: true}}]}
+    """
+
+    @pytest.mark.parametrize(
+        "limits", ["{use: api, when_full: skip}", "[{limit: 1}, {use: api, when_full: skip}]"]
+    )
+    def test_the_step_succeeds_without_it(self, store: SqliteStore, limits: str) -> None:
+        runs = Runs(store, self.TEXT.replace("LIMITS", limits), count=1)
+        (harness,) = runs
+        store.gates.set_limit(named_gate(harness.tenant, "api"), LimitKind.STEPS, 0)
+        assert harness.finish().status == "succeeded"
+        assert harness.run.result == {"left_out": True}
+        assert (runs.units(), store.gates.slots_of(harness.id)) == ([], [])
+        assert [event.type for event in harness.events if event.type == "step.skipped"] == ["step.skipped"]
+
+    def test_a_step_with_a_free_unit_performs_it(self, store: SqliteStore) -> None:
+        harness = RunHarness(store, self.TEXT.replace("LIMITS", "{limit: 1, when_full: skip}"))
+        assert harness.finish().run.result == {"y": 2}
+
+    def test_work_that_has_begun_waits(self, store: SqliteStore) -> None:
+        text = """
+            name: call
+            steps:
+            - name: limited
+              concurrency: {use: api, when_full: skip}
+              run: [{action: set, set: {y: 2}}, {action: wait, seconds: 60}, {action: set, set: {z: 3}}]
+            """
+        runs = Runs(store, text, count=1)
+        (harness,) = runs
+        key = named_gate(harness.tenant, "api")
+        store.gates.set_limit(key, LimitKind.STEPS, 1)
+        execute_all(harness)
+        store.gates.set_limit(key, LimitKind.STEPS, 0)
+        runs.clock.now += 61
+        execute_all(harness)
+        assert runs.waits(harness) == [("api", None, 0)]
+        store.gates.set_limit(key, LimitKind.STEPS, 1)
+        assert grant_stalled(store) == 1
+        assert harness.finish().run.result == {"y": 2, "z": 3}
+
+
 class TestCrashes:
     def test_a_grant_that_was_lost_is_made_later(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
