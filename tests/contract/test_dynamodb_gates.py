@@ -1,66 +1,59 @@
-"""Gates in DynamoDB: requests that are interrupted or race with others, and what they cost."""
+"""Gates in DynamoDB: requests that are interrupted, or that race with those of others, and damage."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from noetl.executor.errors import FencedError
-from noetl.executor.model.gates import GateKey, LimitKind, Slot, SlotOwner, SlotRequest, named_gate, own_gate
+from noetl.executor.errors import StoreError
+from noetl.executor.model.gates import GateKey, LimitKind, Slot, SlotOwner, own_gate
 from noetl.executor.model.run import END, NEVER, Claim, Lease, Run, RunEnding, RunStatus
 from noetl.executor.model.transition import wait_for_slot
-from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo import gate_grants, keys
 from noetl.executor.stores.dynamo import table as tables
-from noetl.executor.stores.dynamo.expressions import Update
+from noetl.executor.stores.dynamo.expressions import Delete, Update
+from noetl.executor.stores.dynamo.gate_items import ticket_key
 from noetl.executor.stores.dynamo.slot_returns import MAX_RETURNED
 from noetl.executor.stores.dynamo.store import DynamoStore
+from noetl.executor.stores.sqs.due_message import GRACE_SECONDS
 from noetl.infra.dynamodb import upgrade
+from noetl.testing.run_harness import RunHarness
+from noetl.testing.store_contract.gates import (
+    NAMED,
+    OF_RUNS,
+    OWN,
+    acquire,
+    acquire_for_run,
+    ask,
+    give_back,
+    hold,
+    numbers_of,
+    queue_up,
+    suspend_queued,
+)
 from noetl.testing.store_contract.operations import (
+    CHAIN,
+    DIAMOND,
     LEASE,
     claim_visit,
     current_run,
-    end_run,
     failed_checks,
-    run_concurrently,
     start_run,
     succeed,
 )
+from noetl.testing.store_contract.switches import execute_until_it_waits, switch
 from tests.aws import Client
-
-OWN = own_gate("default", "play", "a", 0, None)
-OF_RUN = own_gate("default", "play", None, 0, None)
-API = named_gate("default", "api")
+from tests.contract.test_dynamodb_races import ManualQueue, start_service_run, store_with_queue
 
 
 @pytest.fixture
 def store(aws: Client) -> DynamoStore:
     upgrade("noetl")
     return DynamoStore("noetl")
-
-
-def ask(key: GateKey = OWN, size: int | None = 1, **options: Any) -> SlotRequest:
-    return SlotRequest(key, "play.a", size, **options)
-
-
-def acquire(store: DynamoStore, claim: Claim, *requests: SlotRequest, now: float = 1.0) -> list[Slot]:
-    owner = SlotOwner(claim.run.id, claim.visit.id)
-    return store.gates.acquire(claim, owner, requests or [ask()], now)
-
-
-def queue_up(store: DynamoStore, claim: Claim, *requests: SlotRequest, now: float = 1.0) -> None:
-    """Ask for slots of which the last waits, and suspend the visit."""
-    slot = acquire(store, claim, *requests, now=now)[-1]
-    assert not slot.is_held
-    store.queue.commit(wait_for_slot(claim.visit, slot, NEVER, now), now)
-
-
-def leave(store: DynamoStore, claim: Claim, now: float = 2.0) -> None:
-    """Let a visit succeed, and give back its slots."""
-    store.queue.commit(replace(succeed(store, claim), gives_back=True), now)
 
 
 def list_items(store: DynamoStore) -> list[tuple[str, str]]:
@@ -85,191 +78,244 @@ def check_gates(store: DynamoStore, gates: Sequence[GateKey] = (OWN,)) -> None:
         assert held <= gate.units
 
 
-def test_a_slot_passes_to_the_next_visit(store: DynamoStore) -> None:
-    first, second = (claim_visit(store, start_run(store)) for _ in range(2))
-    (held,) = acquire(store, first)
-    assert (held.is_held, acquire(store, first)) == (True, [held])
-    queue_up(store, second)
-    assert store.queue.claim(second.run.id, LEASE, 1e9) is None
-    assert store.gates.stalled(10) == []
-    leave(store, first)
-    assert store.gates.stalled(10) == [OWN]
-    check_gates(store)
-    assert store.gates.grant(OWN, 3.0) == 1
-    assert store.gates.stalled(10) == []
-    again = claim_visit(store, second.run, 3.0)
-    (granted,) = acquire(store, again)
-    assert (granted.is_held, granted.held_at, granted.queued_at) == (True, 3.0, 1.0)
-    leave(store, again)
-    assert list_items(store) == []
+def before_next_write(store: DynamoStore, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Let something happen between the reads of a call and its first write."""
+    table = store.context.table
+    write = table.write
 
-
-def test_the_queue_is_in_order_of_rank_time_and_run(store: DynamoStore) -> None:
-    runs = [start_run(store, run_id=id) for id in "abcde"]
-    claims = {run.id: claim_visit(store, run) for run in runs}
-    acquire(store, claims["a"])
-    queue_up(store, claims["b"], now=2.0)
-    queue_up(store, claims["d"], now=1.0)
-    queue_up(store, claims["c"], now=1.0)
-    queue_up(store, claims["e"], ask(rank=-60.0), now=9.0)
-    page, cursor = store.gates.slots_at(OWN, limit=2)
-    assert cursor is not None
-    rest, end = store.gates.slots_at(OWN, limit=9, cursor=cursor)
-    assert ([slot.owner.run_id for slot in [*page, *rest]], end) == (["a", "e", "c", "d", "b"], None)
-    assert [slot.queued_before for run in runs for slot in store.gates.slots_of(run.id)] == [0, 3, 1, 2, 0]
-
-
-def test_a_late_worker_gets_no_slot(store: DynamoStore) -> None:
-    run = start_run(store)
-    late = claim_visit(store, run)
-    claim = claim_visit(store, run, 100.0, Lease("two", 30.0))
-    with pytest.raises(FencedError):
-        acquire(store, late)
-    acquire(store, claim)
-    with pytest.raises(FencedError):
-        acquire(store, late)
-
-
-def test_a_visit_granted_before_its_suspension_is_due_at_once(store: DynamoStore) -> None:
-    first, second = (claim_visit(store, start_run(store)) for _ in range(2))
-    acquire(store, first)
-    (slot,) = acquire(store, second)
-    leave(store, first)
-    assert store.gates.grant(OWN, 3.0) == 1
-    store.queue.commit(wait_for_slot(second.visit, slot, NEVER, 3.0), 3.0)
-    assert claim_visit(store, second.run, 3.0).visit.id == second.visit.id
-
-
-@pytest.mark.parametrize("of_run", [False, True])
-def test_a_grant_between_the_read_and_the_suspension(
-    store: DynamoStore, monkeypatch: pytest.MonkeyPatch, of_run: bool
-) -> None:
-    first, second = (claim_visit(store, start_run(store)) for _ in range(2))
-    acquire(store, first)
-    owner = SlotOwner(second.run.id, "" if of_run else second.visit.id)
-    (slot,) = store.gates.acquire(second, owner, [ask()], 1.0)
-    leave(store, first)
-    write = store.context.table.write
-
-    def grant_before(writes: Any) -> None:
-        monkeypatch.setattr(store.context.table, "write", write)
-        assert store.gates.grant(OWN, 3.0) == 1
+    def act_and_write(writes: Any) -> None:
+        monkeypatch.setattr(table, "write", write)
+        act()
         write(writes)
 
-    monkeypatch.setattr(store.context.table, "write", grant_before)
-    store.queue.commit(wait_for_slot(second.visit, slot, NEVER, 3.0), 3.0)
+    monkeypatch.setattr(table, "write", act_and_write)
+
+
+@pytest.fixture(params=["visit", "run"])
+def second(store: DynamoStore, request: pytest.FixtureRequest) -> tuple[Claim, Slot]:
+    """The claim of a visit, and its slot or that of its run, which waits although a unit is free."""
+    first, claim = hold(store), claim_visit(store, start_run(store))
+    owner = SlotOwner(claim.run.id, claim.visit.id if request.param == "visit" else "")
+    (slot,) = store.gates.acquire(claim, owner, [ask()], 1.0)
+    give_back(store, first)
+    return claim, slot
+
+
+def test_a_grant_between_the_read_and_the_suspension(
+    store: DynamoStore, second: tuple[Claim, Slot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, slot = second
+    granted: list[int] = []
+    before_next_write(store, monkeypatch, lambda: granted.append(store.gates.grant(OWN, 3.0)))
+    suspend_queued(store, claim, slot, 3.0)
+    assert granted == [1]
     check_gates(store)
-    assert claim_visit(store, second.run, 3.0).visit.id == second.visit.id
+    assert claim_visit(store, claim.run, 3.0).visit.id == claim.visit.id
 
 
 def test_a_suspension_between_the_read_and_the_grant(
-    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+    store: DynamoStore, second: tuple[Claim, Slot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = (claim_visit(store, start_run(store)) for _ in range(2))
-    acquire(store, first)
-    (slot,) = store.gates.acquire(second, SlotOwner(second.run.id), [ask()], 1.0)
-    leave(store, first)
-    write = store.context.table.write
-
-    def suspend_before(writes: Any) -> None:
-        monkeypatch.setattr(store.context.table, "write", write)
-        store.queue.commit(wait_for_slot(second.visit, slot, NEVER, 3.0), 3.0)
-        write(writes)
-
-    monkeypatch.setattr(store.context.table, "write", suspend_before)
+    claim, slot = second
+    before_next_write(store, monkeypatch, lambda: suspend_queued(store, claim, slot, 3.0))
     assert store.gates.grant(OWN, 3.0) == 1
     check_gates(store)
-    assert claim_visit(store, second.run, 3.0).visit.id == second.visit.id
+    assert claim_visit(store, claim.run, 3.0).visit.id == claim.visit.id
 
 
-@pytest.mark.parametrize("pauses", [False, True])
-def test_parked_visits_give_back_and_ask_again(store: DynamoStore, pauses: bool) -> None:
-    first, second = (claim_visit(store, start_run(store)) for _ in range(2))
-    acquire(store, first)
-    queue_up(store, second)
-    if pauses:
-        store.pauses.pause(second.run.id, 2.0)
+@pytest.mark.parametrize("is_end", [False, True])
+def test_a_grant_between_the_read_and_the_return(
+    store: DynamoStore, second: tuple[Claim, Slot], monkeypatch: pytest.MonkeyPatch, is_end: bool
+) -> None:
+    """A visit or a run ends that is granted its slot at the same time."""
+    claim, slot = second
+    if is_end:
+        store.queue.commit(succeed(store, claim), 2.0)
+        claim = finish_steps(store, claim.run)
+    before_next_write(store, monkeypatch, lambda: store.gates.grant(OWN, 3.0))
+    if is_end:
+        store.queue.finish(claim, RunEnding(RunStatus.SUCCEEDED, None, []), 3.0)
     else:
-        store.runs.stop(second.run.id, RunStatus.CANCELLED, 2.0)
+        give_back(store, claim, 3.0)
+    left = [] if is_end or slot.owner.visit_id else [slot]
+    assert [found.gate for found in store.gates.slots_of(claim.run.id)] == [found.gate for found in left]
     check_gates(store)
-    assert store.gates.slots_of(second.run.id) == []
-    if pauses:
-        store.pauses.unpause(second.run.id, 3.0)
-        assert acquire(store, claim_visit(store, second.run, 3.0))[0].queued_before == 0
-    else:
-        end_run(store, second.run, RunStatus.CANCELLED, 3.0)
-        assert current_run(store, second.run).status is RunStatus.CANCELLED
-    leave(store, first)
 
 
-def test_a_claim_that_is_revoked_gives_back(store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run is paused between the claim of a visit that was granted, and the read of the head."""
-    first, second = (claim_visit(store, start_run(store)) for _ in range(2))
-    acquire(store, first)
-    queue_up(store, second)
-    leave(store, first)
-    store.gates.grant(OWN, 3.0)
-    update = store.context.table.update
-    store.context.table.update(Update(keys.head(second.run.id), {"held": True}))
-    assert store.queue.claim(second.run.id, LEASE, 3.0) is None
-    assert update is not None
-    assert store.gates.slots_of(second.run.id) == []
-    store.pauses.unpause(second.run.id, 4.0)
-    assert acquire(store, claim_visit(store, second.run, 4.0))[0].is_held
-
-
-def test_a_run_that_waits_starts_when_it_is_granted(store: DynamoStore) -> None:
-    holder, waiting = (claim_visit(store, start_run(store)) for _ in range(2))
-    store.gates.acquire(holder, SlotOwner(holder.run.id), [ask(OF_RUN)], 1.0)
-    (slot,) = store.gates.acquire(waiting, SlotOwner(waiting.run.id), [ask(OF_RUN)], 1.0)
-    store.queue.commit(wait_for_slot(waiting.visit, slot, NEVER, 1.0), 1.0)
-    store.pauses.pause(waiting.run.id, 1.0)
-    assert [slot.is_held for slot in store.gates.slots_of(waiting.run.id, "")] == [False]
-    store.pauses.unpause(waiting.run.id, 1.0)
-    again = claim_visit(store, waiting.run, 1.0)
-    store.queue.commit(wait_for_slot(again.visit, slot, NEVER, 1.0), 1.0)
-    finish_chain(store, holder)
-    assert store.gates.grant(OF_RUN, 3.0) == 1
-    assert [slot.is_held for slot in store.gates.slots_of(waiting.run.id)] == [True]
-    finish_chain(store, claim_visit(store, waiting.run, 3.0))
-    assert list_items(store) == []
-
-
-def finish_chain(store: DynamoStore, claim: Claim) -> None:
+def finish_steps(store: DynamoStore, run: Run) -> Claim:
+    """Let all steps of a run succeed, and return the claim of its end."""
+    claim = claim_visit(store, run, 2.0)
     while claim.visit.step != END:
         store.queue.commit(succeed(store, claim), 2.0)
-        claim = claim_visit(store, claim.run, 2.0)
-    store.queue.finish(claim, RunEnding(RunStatus.SUCCEEDED, None, []), 2.0)
+        claim = claim_visit(store, run, 2.0)
+    return claim
+
+
+def test_a_claim_that_is_revoked_gives_back(store: DynamoStore) -> None:
+    """The process that pauses a run dies after it has written the head."""
+    first, waiting = hold(store), queue_up(store)
+    give_back(store, first)
+    assert store.gates.grant(OWN, 3.0) == 1
+    store.context.table.update(Update(keys.head(waiting.run.id), {"held": True}))
+    assert store.queue.claim(waiting.run.id, LEASE, 3.0) is None
+    assert store.gates.slots_of(waiting.run.id) == []
+    store.pauses.unpause(waiting.run.id, 4.0)
+    assert acquire(store, claim_visit(store, waiting.run, 4.0))[0].is_held
 
 
 def test_the_end_of_a_run_gives_back_more_slots_than_a_transaction_may(store: DynamoStore) -> None:
     claim = claim_visit(store, start_run(store))
-    gates = sorted(own_gate("default", "play", None, 0, f"{number:03}") for number in range(3 * MAX_RETURNED))
+    gates = sorted(own_gate("default", "play", None, 1, f"{number:03}") for number in range(3 * MAX_RETURNED))
     for start in range(0, len(gates), 20):
         acquire(store, claim, *(ask(key) for key in gates[start : start + 20]))
-    store.gates.acquire(claim, SlotOwner(claim.run.id), [ask(OF_RUN)], 1.0)
-    finish_chain(store, claim)
+    acquire_for_run(store, claim)
+    store.queue.commit(succeed(store, claim), 2.0)
+    claim = finish_steps(store, claim.run)
+    store.queue.finish(claim, RunEnding(RunStatus.SUCCEEDED, None, []), 2.0)
     assert list_items(store) == []
     assert failed_checks(store) == []
 
 
-def test_concurrent_visits_never_exceed_a_limit(store: DynamoStore) -> None:
-    claims = [claim_visit(store, start_run(store)) for _ in range(8)]
+def test_more_visits_are_woken_than_a_transaction_may(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_grants, "MAX_WOKEN", 1)
+    first = claim_visit(store, start_run(store))
+    acquire_for_run(store, first)
+    run = start_run(store, DIAMOND)
+    store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
+    for _ in range(4):
+        claim = claim_visit(store, run, 1.0)
+        suspend_queued(store, claim, acquire_for_run(store, claim)[0])
+    store.queue.commit(succeed(store, first), 2.0)
+    store.queue.finish(finish_steps(store, first.run), RunEnding(RunStatus.SUCCEEDED, None, []), 2.0)
+    assert store.gates.grant(OF_RUNS, 3.0) == 1
+    assert sorted(claim_visit(store, run, 3.0).visit.step for _ in range(4)) == ["b1", "b2", "b3", "b4"]
 
-    def work(index: int) -> bool:
-        return acquire(DynamoStore("noetl"), claims[index], ask(size=3))[0].is_held
 
-    assert sum(run_concurrently(8, work)) == 3
-    check_gates(store)
-    held = [slot for slot in store.gates.slots_at(OWN)[0] if slot.is_held]
-    assert len(held) == 3
-    for claim in claims:
-        run_id = claim.run.id
-        (slot,) = store.gates.slots_of(run_id)
-        if slot.is_held:
-            leave(store, claim)
-    assert store.gates.grant(OWN, 3.0) == 3
-    check_gates(store)
+def test_a_visit_whose_message_is_lost_is_found(store: DynamoStore) -> None:
+    queue = ManualQueue()
+    queued, holder = store_with_queue(queue), hold(store)
+    start_service_run(queued, CHAIN)
+    claim = queued.queue.claim_message(queue.bodies.pop(), LEASE, 1.0)
+    assert isinstance(claim, Claim)
+    suspend_queued(queued, claim, acquire(queued, claim)[0])
+    queued.maintenance.sweep(2.0)
+    assert queue.bodies == []
+    give_back(store, holder)
+    assert queued.gates.grant(OWN, 3.0) == 1
+    assert queue.bodies.pop()
+    queued.maintenance.sweep(4.0 + GRACE_SECONDS)
+    (body,) = queue.bodies
+    again = queued.queue.claim_message(body, LEASE, 5.0 + GRACE_SECONDS)
+    assert isinstance(again, Claim)
+    assert acquire(queued, again)[0].is_held
+
+
+def test_a_suspended_run_with_a_long_limit_is_woken(store: DynamoStore) -> None:
+    """The visit waits longer than a message can be delayed, so its run sleeps."""
+    queue = ManualQueue()
+    queued, holder = store_with_queue(queue), hold(store)
+    run_id = start_service_run(queued, CHAIN)
+    claim = queued.queue.claim_message(queue.bodies.pop(), LEASE, 1.0)
+    assert isinstance(claim, Claim)
+    (slot,) = acquire(queued, claim)
+    queued.queue.commit(wait_for_slot(claim.visit, slot, 90_000.0, 1.0), 1.0)
+    assert queued.context.heads.read(run_id)["open"].startswith("asleep")
+    give_back(store, holder)
+    assert queued.gates.grant(OWN, 3.0) == 1
+    assert isinstance(queued.queue.claim_message(queue.bodies.pop(), LEASE, 3.0), Claim)
+    assert not queued.context.heads.read(run_id)["open"].startswith("asleep")
+
+
+@pytest.mark.parametrize("place", ["", "{limit: 1}"])
+def test_a_run_that_changes_its_plan_asks_again(store: DynamoStore, place: str) -> None:
+    """The new plan has no limits, so the run ends although the limit stays full."""
+    text = "concurrency: {limit: 1}\n" if place else ""
+    step = "" if place else "concurrency: {limit: 1}, "
+    steps = "steps: [{name: a, %srun: [{action: set, set: {n: 1}}]}]\noutput: {n: '{{ n }}'}"
+    if place:
+        acquire_for_run(store, claim_visit(store, start_run(store)))
+    else:
+        hold(store)
+    harness = RunHarness(store, text + steps % step)
+    execute_until_it_waits(harness)
+    assert harness.status is RunStatus.WAITING
+    switch(harness, steps % "")
+    assert store.gates.slots_of(harness.id) == []
+    assert harness.finish().result == {"n": 1}
+    assert failed_checks(store) == []
+
+
+def test_a_ticket_without_a_slot_does_not_stop_the_queue(store: DynamoStore) -> None:
+    first, lost, waiting = hold(store), queue_up(store), queue_up(store, now=2.0)
+    slot_key = keys.slot(OWN, SlotOwner(lost.run.id, lost.visit.id))
+    store.context.table.write([Delete(slot_key)])
+    give_back(store, first)
+    assert store.gates.grant(OWN, 3.0) == 1
+    assert acquire(store, claim_visit(store, waiting.run, 3.0))[0].is_held
+    assert failed_checks(store)[0] == "counters of gates"
+
+
+def test_a_gate_that_counts_a_lost_slot_does_not_stall(store: DynamoStore) -> None:
+    first, lost = hold(store), queue_up(store)
+    (slot,) = store.gates.slots_of(lost.run.id)
+    store.context.table.write([Delete(ticket_key(slot)), Delete(keys.slot(slot.gate, slot.owner))])
+    give_back(store, first)
+    assert store.gates.grant(OWN, 3.0) == 0
+    assert store.gates.stalled(10) == []
+    assert numbers_of(store) == (0, 1)
+
+
+def test_slots_of_a_lost_gate_are_given_back(store: DynamoStore) -> None:
+    claim = hold(store, ask(size=2))
+    store.context.table.write([Delete(keys.gate(OWN))])
+    assert failed_checks(store) == ["unknown gates"]
+    give_back(store, claim)
+    assert list_items(store) == []
+
+
+def test_a_busy_gate_is_given_up(store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process changes the gate before each write."""
+    first, waiting = hold(store), queue_up(store)
+    asking = claim_visit(store, start_run(store))
+    give_back(store, first)
+    table = store.context.table
+    write = table.write
+
+    def change_and_write(writes: Any) -> None:
+        table.update(Update(keys.gate(OWN), add={"edition": 1}))
+        write(writes)
+
+    monkeypatch.setattr(table, "write", change_and_write)
+    for module in ("gates", "gate_grants"):
+        monkeypatch.setattr(f"noetl.executor.stores.dynamo.{module}.MAX_CONFLICTS", 2)
+    with pytest.raises(StoreError, match="could not acquire its limits"):
+        acquire(store, asking)
+    with pytest.raises(StoreError, match="could not be granted"):
+        store.gates.grant(OWN, 3.0)
+    monkeypatch.setattr(table, "write", write)
+    assert store.gates.grant(OWN, 3.0) == 1
+    assert acquire(store, claim_visit(store, waiting.run, 3.0))[0].is_held
+
+
+def test_a_busy_limit_is_given_up(store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.gates.set_limit(NAMED, LimitKind.STEPS, 1)
+    table = store.context.table
+    write = table.write
+
+    def change_and_write(writes: Any) -> None:
+        table.update(Update(keys.gate(NAMED), add={"edition": 1}))
+        write(writes)
+
+    monkeypatch.setattr("noetl.executor.stores.dynamo.gates.MAX_CONFLICTS", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "write", change_and_write)
+        with pytest.raises(StoreError, match="Limit `api` could not be changed"):
+            store.gates.set_limit(NAMED, LimitKind.STEPS, 2)
+        with pytest.raises(StoreError, match="Limit `api` could not be removed"):
+            store.gates.remove_limit(NAMED)
+    assert store.gates.remove_limit(NAMED)
 
 
 class WorkerDied(Exception):
@@ -304,8 +350,8 @@ def execute(store: DynamoStore, run: Run, now: float) -> bool:
         gates = [slot.gate for slot in store.gates.slots_of(run.id)]
         store.queue.finish(claim, RunEnding(RunStatus.SUCCEEDED, None, []), now)
     else:
-        of_run = store.gates.acquire(claim, SlotOwner(run.id), [ask(OF_RUN, 2)], now)
-        requests = [ask(), ask(API, None)]
+        of_run = store.gates.acquire(claim, SlotOwner(run.id), [ask(OF_RUNS, 2)], now)
+        requests = [ask(), ask(NAMED, None)]
         slots = acquire(store, claim, *requests, now=now) if of_run[-1].is_held else of_run
         if not slots[-1].is_held:
             store.queue.commit(wait_for_slot(claim.visit, slots[-1], NEVER, now), now)
@@ -326,14 +372,13 @@ def test_a_worker_may_die_at_any_write(
 
     Only `stalled` finds what a dead worker has not granted.
     """
-    store.gates.set_limit(API, LimitKind.STEPS, 1)
+    store.gates.set_limit(NAMED, LimitKind.STEPS, 1)
     deaths, chance = Deaths(monkeypatch, when), random.Random(when)
-    point = 1
-    while True:
+    point, is_over = 1, False
+    while not is_over:
         runs = [start_run(store, now=1.0) for _ in range(3)]
         deaths.count, deaths.dies_at = 0, point
-        now = 2.0
-        rounds = 0
+        now, rounds = 2.0, 0
         while open_runs := [run for run in runs if not current_run(store, run).status.is_final]:
             rounds += 1
             assert rounds < 60
@@ -343,14 +388,12 @@ def test_a_worker_may_die_at_any_write(
                     store.gates.grant(key, now)
             except WorkerDied:
                 now += 31.0
-            check_gates(store, (OWN, OF_RUN, API))
+            check_gates(store, (OWN, OF_RUNS, NAMED))
         is_over = deaths.count < point
         deaths.dies_at = 10**9
-        for key in (OWN, OF_RUN):
+        for key in (OWN, OF_RUNS):
             store.gates.grant(key, now)
         assert store.gates.find("default", named=False) == ([], None)
-        if is_over:
-            break
         point += chance.randrange(2, 9)
     assert failed_checks(store) == []
     assert list_items(store) == [("X#default", "use:api")]

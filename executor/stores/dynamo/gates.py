@@ -24,6 +24,7 @@ from contextlib import suppress
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import StoreError
 from noetl.executor.model.gates import (
+    NAMED_PREFIX,
     Gate,
     GateKey,
     LimitKind,
@@ -136,6 +137,7 @@ class DynamoGates:
         return list_gates(self._context.table, tenant, named=named, limit=limit, cursor=cursor)
 
     def set_limit(self, key: GateKey, kind: LimitKind, units: int) -> Gate:
+        name = key.id.removeprefix(NAMED_PREFIX)
         for tries in range(MAX_CONFLICTS):
             read = self._read(key)
             written = change_limit(read, key, kind, units)
@@ -143,9 +145,10 @@ class DynamoGates:
                 self._context.table.write([gate_write(read, written, self._context.table.clock())])
                 return written
             time.sleep(pause_seconds(min(tries, 4)))
-        raise StoreError(f"Limit `{written.limit}` could not be changed: too many concurrent writers.")
+        raise StoreError(f"Limit `{name}` could not be changed: too many concurrent writers.")
 
     def remove_limit(self, key: GateKey) -> bool:
+        name = key.id.removeprefix(NAMED_PREFIX)
         for tries in range(MAX_CONFLICTS):
             gate = self._read(key)
             if gate is None or gate.kind is None:
@@ -155,7 +158,7 @@ class DynamoGates:
                 self._context.table.write([Delete(keys.gate(key), when=is_same_gate(gate))])
                 return True
             time.sleep(pause_seconds(min(tries, 4)))
-        raise StoreError(f"Limit `{key.id}` could not be removed: too many concurrent writers.")
+        raise StoreError(f"Limit `{name}` could not be removed: too many concurrent writers.")
 
     def _read(self, key: GateKey) -> Gate | None:
         item = self._context.table.get(keys.gate(key))
