@@ -14,7 +14,7 @@ Cost: one claim and one commit for each step. A commit may claim the next visit 
 Limits: an action may run twice, since a worker can die between the action and the commit. Only its commit is
 accepted once. Times are those of the clock of the store, so the clocks of workers need not agree.
 
-A store consists of fourteen parts, one for each subject. The tests of `noetl.testing.store_contract` hold
+A store consists of sixteen parts, one for each subject. The tests of `noetl.testing.store_contract` hold
 each store to this interface.
 """
 

@@ -61,7 +61,7 @@ from noetl.executor.stores.sql.slots import (
 from noetl.planner.frozen import replace
 
 
-class _Turn(Enum):
+class _GrantResult(Enum):
     """The result of a try to grant units to the first slot of a queue."""
 
     GRANTED = auto()
@@ -98,42 +98,42 @@ class SqlGates:
         return slots
 
     def grant(self, key: GateKey, now: float) -> int:
-        granted, turn = 0, _Turn.PASSED
-        while turn is not _Turn.FULL:
+        granted, result = 0, _GrantResult.PASSED
+        while result is not _GrantResult.FULL:
             rows = self._context.database.fetch_all("gates.find_head", id=key.id, tenant=key.tenant)
             if not rows:
                 break
-            turn = self._grant_first(key, rows[0]["run_id"], now)
-            granted += turn is _Turn.GRANTED
+            result = self._grant_first(key, rows[0]["run_id"], now)
+            granted += result is _GrantResult.GRANTED
         if granted:
             self._context.announce_due()
         return granted
 
-    def _grant_first(self, key: GateKey, run_id: str, now: float) -> _Turn:
+    def _grant_first(self, key: GateKey, run_id: str, now: float) -> _GrantResult:
         """Grant units to the first slot of a queue, if it is one of a run. Remove it if its owner is gone."""
         with self._context.transaction() as db:
             db.lock_run(run_id)
             gate = lock_gate(db, key)
             row = db.execute("gates.find_head", id=key.id, tenant=key.tenant).fetchone()
             if gate is None or row is None:
-                return _Turn.FULL
+                return _GrantResult.FULL
             head = slot_from_row(row)
             if head.owner.run_id != run_id:
-                return _Turn.PASSED
+                return _GrantResult.PASSED
             if not _may_hold(db, head.owner):
                 take_slots(db, "gates.take", **_key_of(head))
                 db.execute("waits.make_due", run_id=run_id, visit_id=head.owner.visit_id, now=now)
-                return _Turn.PASSED
+                return _GrantResult.PASSED
             decided = grant(gate, head, now)
             if decided is None:
-                return _Turn.FULL
+                return _GrantResult.FULL
             write_gate(db, decided[0])
             db.execute("gates.hold", units=decided[1].units, held_at=now, **_key_of(head))
             if head.owner.visit_id:
                 db.execute("waits.make_due", run_id=run_id, visit_id=head.owner.visit_id, now=now)
             else:
                 db.execute("gates.wake_visits", run_id=run_id, now=now)
-            return _Turn.GRANTED
+            return _GrantResult.GRANTED
 
     def stalled(self, limit: int) -> list[GateKey]:
         rows = self._context.database.fetch_all("gates.find_stalled", limit=limit)

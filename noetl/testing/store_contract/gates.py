@@ -470,7 +470,7 @@ class GatesContract(ContractFixtures):
 
     @pytest.mark.parametrize("of_run", [True, False])
     def test_a_switch_gives_back_what_waits(self, store: Store, of_run: bool) -> None:
-        """The new plan may have other limits, so the visits ask again."""
+        # The new plan may have other limits, so the visits ask again.
         acquire_any = acquire_for_run if of_run else acquire
         acquire_any(store, claim_visit(store, start_run(store)))
         harness = RunHarness(store, WAITING)
