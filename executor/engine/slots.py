@@ -57,8 +57,8 @@ class _Wanted:
 class Admission:
     """Answer to a claimed visit that has asked: the slots of its step, in the order of their gates.
 
-    `commit` suspends it, if it must wait. `refusal` is why its work must not be performed. `is_left_out` is true
-    if the step succeeds without its work, because a limit with `when_full: skip` was full.
+    `commit` suspends it, if it must wait. `refusal` is why its work must not be performed. `is_left_out` is
+    true if the step succeeds without its work, because a limit with `when_full: skip` was full.
     """
 
     slots: Sequence[Slot] = ()

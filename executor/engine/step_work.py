@@ -43,8 +43,8 @@ StepResult: TypeAlias = Outcome | Suspension | Cancelled
 class StepWork:
     """The work of a claimed visit, from where it was last suspended, in the scope of the visit.
 
-    `refusal` is why the work of the step must not be performed, or None. With `is_left_out`, a limit was full,
-    and the step succeeds without its work.
+    `refusal` is why the work of the step must not be performed, or None. With `is_left_out`, a limit was
+    full, and the step succeeds without its work.
     """
 
     step: Step

@@ -127,12 +127,12 @@ def test_a_limited_step_makes_these_requests(queue: str) -> None:
         with AwsMeter().attached("dynamodb", "sqs") as meter:
             owner = SlotOwner(claim.run.id, claim.visit.id)
             slots = store.gates.acquire(claim, owner, requests, 1.0) if requests else []
-            asked = meter.read()
+            acquired = meter.read()
             store.queue.commit(replace(succeed(store, claim), gives_back=bool(slots)), 1.0)
             committed = meter.read()
             assert [store.gates.grant(slot.gate, 1.0) for slot in slots] == [0] * limits
             granted = meter.read()
-        spent.append((asked, committed, granted))
+        spent.append((acquired, committed, granted))
     plain, _, limited, twice = spent
     names = ("GetItem", "BatchGetItem", "Query", "UpdateItem", "TransactWriteItems")
     counts = [[usage.count("dynamodb", name) for name in names] for usage in (*plain, *limited, *twice)]
@@ -152,13 +152,13 @@ def test_a_limited_step_makes_these_requests(queue: str) -> None:
 
 
 def test_a_step_that_waits_for_a_limit_makes_these_requests(queue: str) -> None:
-    """Queue up, be suspended, be granted, ask again and give back. Others give back to the queue meanwhile."""
+    """Queue up, be suspended, be granted, ask again and give back. Others give back meanwhile."""
     store = open_store()
     holder = gates.hold(store)
     claim = claim_visit(store, start_run(store))
     with AwsMeter().attached("dynamodb", "sqs") as meter:
         (slot,) = gates.acquire(store, claim)
-        asked = meter.read()
+        acquired = meter.read()
         gates.suspend_queued(store, claim, slot)
         suspended = meter.read()
         gates.give_back(store, holder)
@@ -168,8 +168,8 @@ def test_a_step_that_waits_for_a_limit_makes_these_requests(queue: str) -> None:
         again = claim_visit(store, claim.run, 3.0)
         meter.read()
         assert gates.acquire(store, again)[0].is_held
-        asked_again = meter.read()
-    usages = asked, suspended, left, granted, asked_again
+        acquired_again = meter.read()
+    usages = acquired, suspended, left, granted, acquired_again
     counts = [(sum(usage.requests.values()), usage.write_units) for usage in usages]
     assert counts == [(2, 11.0), (4, 8.0), (4, 9.0), (5, 10.0), (1, 0.0)]
 

@@ -278,7 +278,7 @@ def test_slots_of_a_lost_gate_are_given_back(store: DynamoStore) -> None:
 def test_a_busy_gate_is_given_up(store: DynamoStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process changes the gate before each write."""
     first, waiting = hold(store), queue_up(store)
-    asking = claim_visit(store, start_run(store))
+    third = claim_visit(store, start_run(store))
     give_back(store, first)
     table = store.context.table
     write = table.write
@@ -291,7 +291,7 @@ def test_a_busy_gate_is_given_up(store: DynamoStore, monkeypatch: pytest.MonkeyP
     for module in ("gates", "gate_grants"):
         monkeypatch.setattr(f"noetl.executor.stores.dynamo.{module}.MAX_CONFLICTS", 2)
     with pytest.raises(StoreError, match="could not acquire its limits"):
-        acquire(store, asking)
+        acquire(store, third)
     with pytest.raises(StoreError, match="could not be granted"):
         store.gates.grant(OWN, 3.0)
     monkeypatch.setattr(table, "write", write)
@@ -318,12 +318,12 @@ def test_a_busy_limit_is_given_up(store: DynamoStore, monkeypatch: pytest.Monkey
     assert store.gates.remove_limit(NAMED)
 
 
-class WorkerDied(Exception):
+class GateWorkerDied(Exception):
     """A simulated death of the process."""
 
 
 class Deaths:
-    """Writes of which one is not answered, because the process dies before or after it."""
+    """The count of writes, one of which is not answered: the process dies before or after it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
         self.count, self.dies_at = 0, 10**9
@@ -332,10 +332,10 @@ class Deaths:
         def write_or_die(table: Any, *args: Any, **request: Any) -> dict[str, Any]:
             self.count += 1
             if self.count == self.dies_at and when == "before":
-                raise WorkerDied
+                raise GateWorkerDied
             response = write(table, *args, **request)
             if self.count == self.dies_at:
-                raise WorkerDied
+                raise GateWorkerDied
             return response
 
         monkeypatch.setattr(tables.DynamoTable, "_write", write_or_die)
@@ -368,7 +368,7 @@ def execute(store: DynamoStore, run: Run, now: float) -> bool:
 def test_a_worker_may_die_at_any_write(
     store: DynamoStore, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """Three runs share limits of two runs and of one visit. Nobody waits for ever, and nothing is lost.
+    """Three runs share limits of two runs and of one visit. None of them waits for ever, and nothing is lost.
 
     Only `stalled` finds what a dead worker has not granted.
     """
@@ -386,7 +386,7 @@ def test_a_worker_may_die_at_any_write(
                 done = [execute(store, run, now) for run in chance.sample(open_runs, len(open_runs))]
                 for key in store.gates.stalled(10) if not any(done) else ():
                     store.gates.grant(key, now)
-            except WorkerDied:
+            except GateWorkerDied:
                 now += 31.0
             check_gates(store, (OWN, OF_RUNS, NAMED))
         is_over = deaths.count < point

@@ -7,8 +7,8 @@ no run and no plan. Each run is then read by itself. A finding about a run is re
 in each of CHECKS_PER_RUN reads.
 
 Cost: one scan of the table, and one read of each run, or CHECKS_PER_RUN reads of a run with findings. Two
-reads and a query for each tenant with triggers. Reads of all gates and slots (`gate_checks.py`). Then a request to the bucket for each of up to
-MAX_CHECKED_PAYLOADS values of open runs.
+reads and a query for each tenant with triggers. Reads of all gates and slots (`gate_checks.py`). Then a
+request to the bucket for each of up to MAX_CHECKED_PAYLOADS values of open runs.
 
 Limits: an inconsistency that lasts longer than the reads of an active run is reported although it would
 vanish.
@@ -234,16 +234,10 @@ class _TableScan:
             self.deleted.add(rest)
         if "expires" in item:
             return
-        if kind == "R" and item["sk"] == "H":
-            self.heads.add(rest)
-        elif kind == "R":
-            self.kinds_by_run.setdefault(rest.partition("#")[0], set()).add(item["sk"].partition("#")[0])
-            if item["sk"].startswith(keys.slot_prefix()) and "at" in item:
-                self.slots.add(keys.ItemKey(item["pk"], item["sk"]))
+        if kind in ("R", "T", "I"):
+            self._add_part_of_run(item, kind, rest)
         elif kind == "X":
             self.gates.add(GateKey(item["sk"], rest))
-        elif kind in ("T", "I"):
-            self.kinds_by_run.setdefault(item["run"], set()).add(kind)
         elif kind == "P" and item["sk"] != "U":
             self.plans.add(rest)
         elif kind == "B" and item["sk"].startswith("V#") and "removed" not in item:
@@ -260,6 +254,16 @@ class _TableScan:
             self.tenants_with_lookups.add(rest.rpartition("#")[0])
         elif kind == "C" and item["sk"] == "S":
             self.tenants_with_lookups.add(rest)
+
+    def _add_part_of_run(self, item: Item, kind: str, rest: str) -> None:
+        if kind != "R":
+            self.kinds_by_run.setdefault(item["run"], set()).add(kind)
+        elif item["sk"] == "H":
+            self.heads.add(rest)
+        else:
+            self.kinds_by_run.setdefault(rest.partition("#")[0], set()).add(item["sk"].partition("#")[0])
+            if item["sk"].startswith(keys.slot_prefix()) and "at" in item:
+                self.slots.add(keys.ItemKey(item["pk"], item["sk"]))
 
     def findings(self) -> Iterable[Finding]:
         """Yield findings about items of unknown runs and plans."""

@@ -6,8 +6,7 @@ and others come. A process may die between any two requests.
 Algorithm: optimistic concurrency control (Kung and Robinson 1981). One transaction writes the gate, the slot,
 its ticket, and the visit that becomes due. It requires all of them as they were read. A visit that is running
 is checked only. Its suspension requires that the slot still waits, so one of both is refused. A suspension
-for the slot of a run counts itself at the slot, and a grant requires the count that it has read before the
-visits.
+for the slot of a run counts itself at the slot. A grant reads this count before the visits, and requires it.
 
 Cost: a read of the gate, of the head of the queue, and of three items, and a transaction of four items for
 each grant. A run's slot also reads the visits of the run.
@@ -52,8 +51,8 @@ MAX_EMPTY_READS = 3
 """Number of times that a queue without a ticket is read, although its gate counts slots that wait."""
 
 
-class _Turn(Enum):
-    """What has become of the first slot of a queue."""
+class _GrantTry(Enum):
+    """Outcome of a try to grant the first slot of a queue."""
 
     GRANTED = "granted"
     REMOVED = "removed"
@@ -91,10 +90,10 @@ class Grants:
                 empty += 1
                 continue
             turn = self._serve(gate, ticket, now)
-            if turn is _Turn.FULL:
+            if turn is _GrantTry.FULL:
                 return granted
-            granted += turn is _Turn.GRANTED
-            if turn is _Turn.CHANGED:
+            granted += turn is _GrantTry.GRANTED
+            if turn is _GrantTry.CHANGED:
                 conflicts += 1
                 time.sleep(pause_seconds(min(conflicts, 4)) if conflicts > 1 else 0.0)
         if empty:
@@ -129,23 +128,23 @@ class Grants:
         page, _ = self._context.table.query_range(pk, ("0", keys.END_OF_TEXTS), limit=1)
         return page[0] if page else None
 
-    def _serve(self, gate: Gate, ticket: Item, now: float) -> _Turn:
+    def _serve(self, gate: Gate, ticket: Item, now: float) -> _GrantTry:
         """Grant the first slot of a queue, or remove it if its owner cannot hold it."""
         first = self._read_first(gate.key, ticket)
         if first is None:
-            return _Turn.CHANGED
+            return _GrantTry.CHANGED
         try:
             if not _may_hold(first):
                 self._remove(first, now)
-                return _Turn.REMOVED
+                return _GrantTry.REMOVED
             granted = grant(gate, first.slot, now)
             if granted is None:
-                return _Turn.FULL
+                return _GrantTry.FULL
             self._hold(gate, *granted, first, now)
         except ConditionFailed:
-            return _Turn.CHANGED
+            return _GrantTry.CHANGED
         self._context.changes.notify()
-        return _Turn.GRANTED
+        return _GrantTry.GRANTED
 
     def _read_first(self, key: GateKey, ticket: Item) -> _First | None:
         """Return the slot of a ticket, or None if it does not wait any more."""

@@ -67,7 +67,7 @@ def blocked_gate(gate: Gate) -> Update:
 
 
 def is_same_gate(gate: Gate) -> tuple[Condition, ...]:
-    """Return the condition that a gate is as it was read. One that was made again may have the same edition."""
+    """Return the condition that a gate is as it was read. One made again may have the same edition."""
     names = ("edition", "units", "held", "waiting")
     return tuple((name, "=", getattr(gate, name)) for name in names)
 
@@ -134,7 +134,7 @@ def _held_attributes(slot: Slot, gate: Gate) -> Item:
 
 
 def removing_writes(slot: Slot) -> list[Write]:
-    """Return the writes that remove a slot, unless it was granted since it was read. Its gate is not written."""
+    """Return the writes that remove a slot, unless it was granted since it was read, without its gate."""
     key = keys.slot(slot.gate, slot.owner)
     if slot.is_held:
         return [Delete(key, when=(("held", "=", slot.held_at),))]

@@ -1,7 +1,7 @@
 """Lists of gates and of the slots at a gate.
 
-Cost: a page of gates is a query. A page of slots is a query of the index `due` for those that are held, a
-read of their items, a query of the queue, and a read of the items of its tickets.
+Cost: a page of gates is a query. A page of slots is a query of the index `due` for those that are held, and a
+query of the queue. The items that both name are read, too.
 
 Limits: slots that are held are listed a moment after they were granted.
 """

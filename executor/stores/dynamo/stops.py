@@ -134,8 +134,8 @@ class Stops:
     def _park(self, item: VisitItem, head: Item, now: float, *, is_owner: bool) -> None:
         """Park a visit, unless a worker has claimed it since it was read.
 
-        Its slots are given back. It asks for them again when its run continues, as one that waits for the slot
-        of its run does.
+        Its slots are given back. It asks for them again when its run continues. So does one that waits for
+        the slot of its run.
         """
         visit, parked = item.visit, park(item.visit, now)
         if is_owner or "queued" in item.attributes:
