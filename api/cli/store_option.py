@@ -62,7 +62,7 @@ NO_QUEUE = (
 
 def is_without_queue(store: Store) -> bool:
     """Return whether the store is a table without a queue, so that functions get no messages about it."""
-    return getattr(store, "message_queue", store) is None and not store.queue.counts_active
+    return getattr(store.queue, "message_queue", store) is None and not store.queue.counts_active
 
 
 @contextmanager

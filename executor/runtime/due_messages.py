@@ -20,7 +20,7 @@ MAX_MESSAGES = 10_000
 
 def send_due_messages(store: QueuedStore, now: float) -> int:
     """Send messages about triggers and entries of the outbox that are due soon. Return their number."""
-    if store.message_queue is None:
+    if store.queue.message_queue is None:
         return 0
     until = now + LOOKAHEAD_SECONDS
     triggers = store.triggers.due(until, MAX_MESSAGES)
@@ -67,7 +67,7 @@ def _perform_entry(store: QueuedStore, message: OutboxMessage) -> bool:
 
 def send_messages_about(store: QueuedStore, work: Sequence[LiveTrigger | OutboxEntry]) -> int:
     """Send messages about triggers and entries that are due before the next sweep. Return their number."""
-    queue, now = store.message_queue, store.clock()
+    queue, now = store.queue.message_queue, store.clock()
     if queue is None:
         return 0
     messages: list[TriggerMessage | OutboxMessage] = []

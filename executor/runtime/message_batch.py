@@ -343,7 +343,7 @@ def warm_state() -> WarmState:
             "NOETL_STORE is missing; set it to a table, dynamodb://TABLE, or a Postgres database."
         )
     store = open_store(url)
-    if getattr(store, "message_queue", None) is None:
+    if getattr(store.queue, "message_queue", None) is None:
         store.close()
         message = (
             "NOETL_STORE names a store without a message queue: set it to a table, dynamodb://TABLE, or a"

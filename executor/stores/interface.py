@@ -1124,6 +1124,11 @@ class MessageWorkQueue(WorkQueue, Protocol):
     Its messages are hints about visits that became due. The store alone decides what is due.
     """
 
+    @property
+    def message_queue(self) -> MessageQueue | None:
+        """External queue, or None."""
+        ...
+
     def claim_message(
         self, body: str, lease: Lease, now: float, *, give_up: bool = False
     ) -> Claim | MessageOutcome:
@@ -1157,9 +1162,4 @@ class QueuedStore(Store, Protocol):
     @property
     def queue(self) -> MessageWorkQueue:
         """Queue of due visits."""
-        ...
-
-    @property
-    def message_queue(self) -> MessageQueue | None:
-        """External queue, or None."""
         ...

@@ -131,7 +131,7 @@ class TestPostgresWithQueue(RunsContract, QueueContract, WaitsContract, SweepCon
 def test_a_lambda_function_opens_the_store(queue: str) -> None:
     opened = warm_state.__wrapped__().store
     try:
-        assert opened.message_queue is not None
+        assert opened.queue.message_queue is not None
         assert opened.queue.next_due("service") is None
     finally:
         opened.close()

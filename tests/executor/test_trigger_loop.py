@@ -46,7 +46,8 @@ class TimedStore(MemoryStore):
     def __init__(self, clock: FakeClock) -> None:
         super().__init__()
         self.clock = clock
-        self.message_queue = FakeQueue()
+        queue: Any = self.queue
+        queue.message_queue = FakeQueue()
 
 
 def open_timed_store(interval: str, playbooks: int = 1) -> tuple[Any, FakeClock]:
@@ -213,16 +214,16 @@ def test_a_worker_performs_triggers() -> None:
 def test_a_sweep_sends_messages_about_what_is_due_soon() -> None:
     store, clock = open_timed_store("40s")
     assert send_due_messages(store, clock()) == 1
-    assert store.message_queue.sent == [TriggerMessage("default", "play0", "tick", START + 20)]
+    assert store.queue.message_queue.sent == [TriggerMessage("default", "play0", "tick", START + 20)]
     store, clock = open_timed_store("3000s")
     assert send_due_messages(store, clock()) == 0
-    store.message_queue = None
+    store.queue.message_queue = None
     assert send_due_messages(store, clock() + 3000) == 0
 
 
 def test_messages_of_one_trigger_do_not_multiply() -> None:
     store, clock = open_timed_store("10s")
-    queue = store.message_queue
+    queue = store.queue.message_queue
     for second in range(1, 241):
         if second % 60 == 1:
             send_due_messages(store, clock())
@@ -241,7 +242,7 @@ def test_a_message_that_is_late_performs_what_is_due() -> None:
     clock.advance(35)
     assert perform_message(store, message)
     assert count_runs(store) == 3
-    assert store.message_queue.sent == [TriggerMessage("default", "play0", "tick", START + 40)]
+    assert store.queue.message_queue.sent == [TriggerMessage("default", "play0", "tick", START + 40)]
     # A copy of it finds the trigger due later.
     assert not perform_message(store, message)
 
@@ -250,7 +251,7 @@ def test_a_message_that_comes_too_early_is_sent_again() -> None:
     store, _ = open_timed_store("10s")
     message = TriggerMessage("default", "play0", "tick", START + 10)
     assert not perform_message(store, message)
-    assert store.message_queue.sent == [message]
+    assert store.queue.message_queue.sent == [message]
 
 
 def test_a_message_about_a_trigger_that_does_not_fire() -> None:
@@ -260,7 +261,7 @@ def test_a_message_about_a_trigger_that_does_not_fire() -> None:
     store.triggers.advance(pause_trigger(trigger, clock()))
     clock.advance(30)
     assert not perform_message(store, TriggerMessage("default", "play0", "tick", START + 10))
-    assert (count_runs(store), store.message_queue.sent) == (0, [])
+    assert (count_runs(store), store.queue.message_queue.sent) == (0, [])
 
 
 AWAITING = """
@@ -295,11 +296,11 @@ def test_the_loop_performs_what_follows_from_the_end_of_a_run() -> None:
 def test_a_message_about_the_end_of_a_run_is_performed_once() -> None:
     store, clock, message = end_awaited_run()
     assert send_due_messages(store, clock()) == 1
-    assert store.message_queue.sent == [message]
+    assert store.queue.message_queue.sent == [message]
     assert perform_message(store, message)
     assert not perform_message(store, message)
     assert count_runs(store) == 2
-    assert store.message_queue.sent == [message]
+    assert store.queue.message_queue.sent == [message]
 
 
 def test_an_entry_that_is_tried_again_has_a_message_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,12 +312,12 @@ def test_an_entry_that_is_tried_again_has_a_message_for_that(monkeypatch: pytest
     with monkeypatch.context() as patched:
         patched.setattr(store.plans, "header", header)
         assert perform_message(store, message)
-    assert store.message_queue.sent == [OutboxMessage("default", message.id, START + 10)]
+    assert store.queue.message_queue.sent == [OutboxMessage("default", message.id, START + 10)]
     # It is not due yet, and a copy of the first message is about another time.
-    assert not perform_message(store, store.message_queue.sent[0])
+    assert not perform_message(store, store.queue.message_queue.sent[0])
     assert not perform_message(store, message)
     clock.advance(10)
-    assert perform_message(store, store.message_queue.sent[0])
+    assert perform_message(store, store.queue.message_queue.sent[0])
     assert count_runs(store) == 2
 
 
@@ -324,7 +325,7 @@ def test_messages_about_nothing() -> None:
     store, _, message = end_awaited_run()
     later = OutboxEntry("e", "default", OutboxKind.LATE, START, START + 90, {})
     assert send_messages_about(store, [later, replace(later, due_at=None)]) == 0
-    store.message_queue = None
+    store.queue.message_queue = None
     assert send_messages_about(store, [replace(later, due_at=START)]) == 0
     assert not perform_message(store, OutboxMessage("default", "unknown", message.due_at))
 

@@ -46,6 +46,7 @@ from noetl.executor.stores.dynamo.visit_items import (
 )
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.sqs.due_message import DueMessage
+from noetl.executor.stores.sqs.messages import MessageQueue
 from noetl.executor.stores.sqs.receiver import MessageReceiver
 from noetl.executor.stores.sqs.trigger_message import TriggerMessage
 from noetl.planner.frozen import replace
@@ -69,6 +70,11 @@ class DynamoQueue:
         # SQS delivers the messages of the tenants in turn, by their groups.
         self.claims_in_turn: bool = external is None
         self.counts_active = False
+
+    @property
+    def message_queue(self) -> MessageQueue | None:
+        """External queue, or None."""
+        return self._context.announcer.message_queue
 
     def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
         """Claim a due visit of a queue, of the tenants in turn, or return None if no visit is due.

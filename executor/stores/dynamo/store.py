@@ -100,11 +100,6 @@ class DynamoStore:
         _check_schema(table)
 
     @property
-    def message_queue(self) -> MessageQueue | None:
-        """External queue, or None."""
-        return self.context.announcer.message_queue
-
-    @property
     def clock(self) -> Callable[[], float]:
         """Clock of DynamoDB, by its answers."""
         return self.context.table.clock

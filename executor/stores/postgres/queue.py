@@ -62,6 +62,7 @@ class PostgresQueue:
         self._context = context
         self._plans = plans
         self._database = database
+        self.message_queue = database.message_queue
         self._shared = SqlQueue(context, plans, self._write_claim)
         self.claim = self._shared.claim
         self.count_active = self._shared.count_active
