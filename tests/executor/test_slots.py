@@ -312,7 +312,7 @@ class TestOperatorLimits:
         assert [harness.finish().status for harness in runs] == ["succeeded", "succeeded"]
 
 
-class TestSkippedWork:
+class TestFullLimitsThatSkip:
     """A limit with `when_full: skip`. The first limit queues or has units."""
 
     TEXT = """
