@@ -5,6 +5,7 @@ switches.
 from __future__ import annotations
 
 import re
+from itertools import permutations
 from pathlib import Path
 from textwrap import dedent
 
@@ -885,3 +886,30 @@ def test_a_cycle_whose_step_has_a_case_without_steps() -> None:
     """
     old, new = compile_steps(text), compile_steps(text.replace("message: x", "message: z"))
     assert judge(old, new, AT_B).is_yes
+
+
+LIMITS = ("", "1", "{limit: 5, key: '{{ run.id }}'}", "[{use: crm}, {limit: 2}]")
+
+
+@pytest.mark.parametrize(("before", "after"), [*permutations(LIMITS, 2)])
+def test_limits_may_change(before: str, after: str) -> None:
+    def limited(limits: str) -> Plan:
+        line = f"concurrency: {limits}" if limits else "description: x"
+        return compile_steps(
+            f"""
+            name: play
+            input: {{}}
+            {line}
+            steps:
+            - name: a
+              {line}
+              run: [{{action: wait, seconds: 60}}, {{action: log, message: x}}]
+              rule: [{{case: default, run: [b]}}]
+            - {{name: b, {line}, run: [{{action: log, message: x}}]}}
+            """
+        )
+
+    old, new = limited(before), limited(after)
+    for begun in (None, Begun(True, 0), Begun(False, completed=("run.0",))):
+        state = SwitchState((BranchPosition("a", 9, {}, begun=begun),))
+        assert codes(judge(old, new, state)) == []
