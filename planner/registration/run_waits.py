@@ -85,7 +85,7 @@ class _WaitSearch:
                 continue
             self._add(caller)
             for site in self._search.sites_of(caller):
-                called = self._search.find(site.playbook, site.version) if site.returns_result else None
+                called = self._search.find(site.call) if site.returns_result else None
                 if called is not None:
                     self._graph.add_edge(_Node("run", caller.plan_hash), _Node("start", called.plan_hash))
                     new.append(called)
@@ -134,7 +134,7 @@ class _WaitSearch:
         """Return the place of the call of the new playbook in a circle, or that of its limits."""
         own_version = self._search.new_version
         for site in self._search.sites_of(own_version):
-            called = self._search.find(site.playbook, site.version) if site.returns_result else None
+            called = self._search.find(site.call) if site.returns_result else None
             if called is not None and _Node("start", called.plan_hash) in circle:
                 return PlanPlace((*site.path, "playbook"))
         return key_of("concurrency")
