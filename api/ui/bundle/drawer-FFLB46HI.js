@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-JNBTLQEH.js";import"./chunk-XJB6V3CX.js";import"./chunk-2YAHFSMG.js";import"./chunk-KRIDZECG.js";import"./chunk-DKJNIV4L.js";import"./chunk-RTIDTJFH.js";import"./chunk-LZREOAD6.js";import"./chunk-BBZPAYSQ.js";import"./chunk-IFRPKVES.js";import"./chunk-CMYX6GEQ.js";export{a as Drawer,b as LogLines};
