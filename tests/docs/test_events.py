@@ -71,6 +71,21 @@ def undo_switch(store: SqliteStore) -> RunHarness:
     return harness.finish()
 
 
+def wait_for_limit(store: SqliteStore) -> RunHarness:
+    """Return a run that has waited for another one to end."""
+    text = """
+    name: play
+    concurrency: {limit: 1, key: "{{ run.playbook }}"}
+    steps: [{name: a, run: [{action: wait, seconds: 1}]}]
+    """
+    first = RunHarness(store, text)
+    second = RunHarness(store, text, clock=first.clock)
+    for harness in (first, second):
+        assert harness.execute_next()
+    first.finish()
+    return second.finish()
+
+
 def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     failed = RunHarness(store, TEXT).finish()
     failed.resume(why="none").finish()
@@ -83,7 +98,7 @@ def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     skipped = skip_steps(RunHarness(store, TEXT).finish(), b=None).finish()
     assert skipped.status == "succeeded"
     assert (failed.status, late.status, cancelled.status) == ("succeeded", "timed_out", "cancelled")
-    plays = (failed, late, cancelled, skipped, switch_run(store), undo_switch(store))
+    plays = (failed, late, cancelled, skipped, switch_run(store), undo_switch(store), wait_for_limit(store))
     events = [event for play in plays for event in play.events]
     found = {
         type: set[str]().union(*(e.payload for e in events if e.type == type))
