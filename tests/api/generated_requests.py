@@ -141,6 +141,7 @@ def create_resources(address: str, authorization: str) -> dict[str, list[str]]:
         "path": ["unknown"],
         "channel": ["unknown"],
         "limit_name": ["unknown"],
+        "alias": ["live"],
         "notification": ["unknown"],
         "version": ["1"],
         "token": ["unknown"],

@@ -16,7 +16,9 @@ YAML = "name: one\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n"
 
 async def test_an_unknown_parameter_of_the_query_is_refused(http: httpx.AsyncClient) -> None:
     parameters = ("name", "workflow_id", "token", "code", "playbook", "trigger", "backfill_id")
-    names = dict.fromkeys((*parameters, "tenant", "path", "channel", "notification", "limit_name"), "a")
+    names = dict.fromkeys(
+        (*parameters, "tenant", "path", "channel", "notification", "limit_name", "alias"), "a"
+    )
     calls = [
         (method.upper(), path.format(version="1", **names), operation)
         for path, methods in described()["paths"].items()
