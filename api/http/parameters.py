@@ -46,6 +46,7 @@ from noetl.api.service.statistics import DEFAULT_RUNS, MAX_RUNS
 from noetl.api.service.triggers import (
     FIRINGS_PER_PAGE,
     MAX_FIRINGS,
+    MAX_NEXT_FIRINGS,
     MAX_TRIGGERS,
     TRIGGERS_PER_PAGE,
 )
@@ -197,8 +198,15 @@ def _read_integer(value: Any) -> Any:
 WholeNumber = Annotated[int, BeforeValidator(_read_integer)]
 """A whole number in decimal digits."""
 
+# Outside of a model, the schema has bounds as `minimum` and `maximum` only if they are before the validator.
 VisitNumber = Annotated[int, Field(ge=1), BeforeValidator(_read_integer)]
-"""The number of a visit. Only with the limit before the validator does the schema have it as `minimum`."""
+"""The number of a visit."""
+
+PlaybookCount = Annotated[int, Field(ge=1, le=MAX_PLAYBOOKS), BeforeValidator(_read_integer)]
+"""The most playbooks of a page."""
+
+FiringCount = Annotated[int, Field(ge=0, le=MAX_NEXT_FIRINGS), BeforeValidator(_read_integer)]
+"""How many firings to come are shown."""
 
 Time = Annotated[
     datetime,

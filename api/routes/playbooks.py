@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from noetl.api.access import caller_name
 from noetl.api.http.openapi import playbook_body, problems, required_body, response_body
-from noetl.api.http.parameters import MAX_PLAYBOOKS, PlaybookQuery, WholeNumber
+from noetl.api.http.parameters import PlaybookCount, PlaybookQuery
 from noetl.api.http.request_shares import place_of
 from noetl.api.http.requests import read_alias_version, read_playbook
 from noetl.api.http.responses import JsonResponse, PlaybookDocument, PlaybookLinks
@@ -66,7 +66,7 @@ Name = Annotated[
 ]
 Alias = Annotated[str, Path(description="An alias of the playbook.", examples=["live"])]
 Version = Annotated[str, Path(description="The version of a playbook.", examples=["1"])]
-Limit = Annotated[WholeNumber, Query(ge=1, le=MAX_PLAYBOOKS, description="The most playbooks of the page.")]
+Limit = Annotated[PlaybookCount, Query(description="The most playbooks of the page.")]
 
 MAX_SUMMARIES = 50
 """The most playbooks of a page with statistics, for each of which runs are read."""

@@ -14,14 +14,14 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.responses import Response
 
 from noetl.api.http.openapi import optional_body, problems, response_body
-from noetl.api.http.parameters import FiringQuery, IdempotencyKey, TriggerListQuery, WholeNumber
+from noetl.api.http.parameters import FiringCount, FiringQuery, IdempotencyKey, TriggerListQuery
 from noetl.api.http.requests import read_catch_up, read_fire_request
 from noetl.api.http.responses import AcceptedRun, JsonResponse, RunLinks
 from noetl.api.routes.dependencies import ReadServices, RunServices, TenantThreads, evaluated_elsewhere
 from noetl.api.routes.waiting import RETRY_AFTER
 from noetl.api.routes.workflows import REPLAYED
 from noetl.api.service.trigger_views import FiringPage, TriggerDetails, TriggerEntry, TriggerPage
-from noetl.api.service.triggers import MAX_NEXT_FIRINGS, NEXT_FIRINGS
+from noetl.api.service.triggers import NEXT_FIRINGS
 from noetl.planner.syntax.names import RESERVED_TRIGGER_NAMES
 
 router = APIRouter(prefix="/triggers", tags=["triggers"], default_response_class=JsonResponse)
@@ -144,9 +144,7 @@ def get_trigger(
     playbook: Playbook,
     trigger: Trigger,
     services: ReadServices,
-    firings: Annotated[
-        WholeNumber, Query(ge=0, le=MAX_NEXT_FIRINGS, description="How many firings to come are shown.")
-    ] = NEXT_FIRINGS,
+    firings: Annotated[FiringCount, Query(description="How many firings to come are shown.")] = NEXT_FIRINGS,
 ) -> Response:
     """Return a trigger with its declaration, its latest firing, and its next firings."""
     return JsonResponse(services.triggers.get(playbook, trigger, firings))

@@ -49,7 +49,7 @@ steps: [{name: a, run: [{action: set, set: {n: 1}}]}]
 """
 """A playbook with a trigger, which is not removed by a request for another playbook."""
 
-MAX_STEPS = 10
+MAX_STEPS = 20
 """How many calls follow each other in the phase `stateful`, along the links of the document."""
 
 TIMEOUT_SECONDS = MAX_WAIT_SECONDS + 60
