@@ -38,7 +38,7 @@ from noetl.planner.dataflow.transfer import (
     with_implied,
 )
 from noetl.planner.guards.coverage import RuleCoverage
-from noetl.planner.program.program import Program, may_be_left_out
+from noetl.planner.program.program import Program
 from noetl.planner.program.template_uses import TemplateScope, TemplateUse
 from noetl.planner.syntax.models import ActionEntry, Case, Entry, Step, TaskEntry
 
@@ -310,7 +310,7 @@ class _StepInterpreter(_WorkInterpreter):
             for use, template in self.table.templates.get((*limit.path, "key"), ()):
                 self.read(use, template, state)
                 state = self._assume(state, template.always.assigned)
-        before = state.assigned if may_be_left_out(step) else ALL_FACTS
+        before = state.assigned if _may_be_left_out(step) else ALL_FACTS
         for use, template in self._templates("loop", "items"):
             self.read(use, template, state)
             state = self._assume(state, template.always.assigned)
@@ -451,3 +451,8 @@ def _add_success_facts(state: AbstractState) -> AbstractState:
     if state.results != SUCCEEDED or not state.on_success & ~state.assigned:
         return state
     return state._replace(assigned=state.assigned | state.on_success)
+
+
+def _may_be_left_out(step: Step) -> bool:
+    """Return whether a visit of a step may succeed without its work, because a limit was full."""
+    return any(limit.when_full == "skip" for limit in step.limits)

@@ -352,11 +352,6 @@ def _may_raise_refusal(work: Iterable[Entry]) -> bool:
     return False
 
 
-def may_be_left_out(step: Step) -> bool:
-    """Return whether a visit of a step may succeed without its work, because a limit was full."""
-    return any(limit.when_full == "skip" for limit in step.limits)
-
-
 def may_succeed_despite_failure(step: Step) -> bool:
     """Return whether the work of a step may count as a success although part of it has failed.
 
