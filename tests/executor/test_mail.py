@@ -211,7 +211,8 @@ class TestAccepted:
             office.deliver_due()
         assert office.read() is None
         assert box.envelopes[0].rcpt_tos == ["ops@receiver.test"]
-        assert [record.getMessage() for record in caplog.records] == [
+        notified = [record for record in caplog.records if record.name == "noetl.notifications"]
+        assert [record.getMessage() for record in notified] == [
             "the mail server has refused the recipient gone@receiver.test: 550 5.1.1 no such user"
         ]
 
