@@ -196,7 +196,7 @@ def grant_next(store: Store, gates: Iterable[GateKey], now: float) -> None:
         for key in gates:
             store.gates.grant(key, now)
     except StoreError as error:
-        logger.warning("who waits for a limit is granted it later: %s", error)
+        logger.warning("what waits for a limit gets it later: %s", error)
 
 
 def grant_stalled(store: Store, limit: int = MAX_STALLED) -> int:

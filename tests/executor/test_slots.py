@@ -10,6 +10,7 @@ import pytest
 from noetl.executor.engine import invocation
 from noetl.executor.engine.scope import load_scope
 from noetl.executor.engine.slots import grant_stalled
+from noetl.executor.errors import StoreError
 from noetl.executor.model.gates import LimitKind, named_gate
 from noetl.executor.model.run import NEVER, RunStatus, VisitStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
@@ -378,3 +379,56 @@ class TestCrashes:
         assert grant_stalled(store) == 1
         assert grant_stalled(store) == 0
         assert second.finish().status == "succeeded"
+
+    def test_a_store_that_is_away_after_a_commit_ends_no_worker(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        runs = Runs(store, RUNS)
+        first, second = runs
+        for harness in runs:
+            execute_all(harness)
+
+        def grant(*_: Any) -> int:
+            raise StoreError("The store is away.")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store.gates, "grant", grant)
+            assert first.finish().status == "succeeded"
+        messages = {record.getMessage() for record in caplog.records if record.name == "noetl.executor"}
+        assert messages == {"what waits for a limit gets it later: The store is away."}
+        assert grant_stalled(store) == 1
+        assert second.finish().status == "succeeded"
+
+
+FINALLY = """
+    name: clean
+    finally: last
+    steps:
+    - {name: first, run: [{action: set, set: {x: 1}}]}
+    - name: last
+      %s
+      concurrency: {use: closed%s}
+      run: [{action: set, set: {y: 2}}]
+"""
+
+
+class TestFinallySteps:
+    """A finally step at a limit of an operator that lets nothing start."""
+
+    @pytest.mark.parametrize(
+        ("timeout", "max_wait", "seconds"),
+        [
+            ("", "", 300),
+            ("timeout: 20s", "", 20),
+            ("", ", max_wait: 5s", 5),
+            ("timeout: 20s", ", max_wait: 1h", 20),
+        ],
+    )
+    def test_it_waits_no_longer_than_it_may_take(
+        self, store: SqliteStore, timeout: str, max_wait: str, seconds: float
+    ) -> None:
+        store.gates.set_limit(named_gate("default", "closed"), LimitKind.STEPS, 0)
+        harness = RunHarness(store, FINALLY % (timeout, max_wait), clock=FakeClock(1_000_000.0)).finish()
+        assert (harness.status, harness.error_types) == ("failed", ["LimitTimeout"])
+        assert harness.clock() == 1_000_000.0 + seconds
+        assert store.gates.stalled(10) == []
