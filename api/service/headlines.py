@@ -57,6 +57,8 @@ def _find_wait(steps: Mapping[str, StepReport]) -> str | None:
     for name, step in steps.items():
         wait = step.waiting_for
         if wait is not None:
+            if wait.limit is not None:
+                return f"{name} waits: limit {wait.limit.limit}, {_place_in_queue(wait.limit.queued_before)}"
             titles = [question.title for question in wait.questions or () if question.title]
             actions = ", ".join([*wait.actions, *(f"retry of {action}" for action in wait.retried or ())])
             until = "" if wait.until is None else f", until {wait.until[:19]}Z"
@@ -64,6 +66,10 @@ def _find_wait(steps: Mapping[str, StepReport]) -> str | None:
         if step.status is StepState.RETRYING and step.error is not None:
             return f"{name} is tried again: {step.error['message']}"
     return None
+
+
+def _place_in_queue(queued_before: int) -> str:
+    return f"{queued_before:,} ahead" if queued_before else "next"
 
 
 def _find_work(steps: Mapping[str, StepReport]) -> str | None:

@@ -122,15 +122,30 @@ function Queue({ limit }: { limit: string }) {
         Queue of <bdi>{printable(limit)}</bdi>
       </h2>
       {queue.data?.items.length ? (
-        <ol>
-          {queue.data.items.map(({ workflow_id, visit, queued_at, held_at }) => (
-            <li key={`${workflow_id} ${visit ?? ""}`}>
-              <a href={linkTo(["runs", workflow_id])}>{visit ? `a step of ${shortId(workflow_id)}` : shortId(workflow_id)}</a>{" "}
-              {held_at ? "in progress since " : "waits since "}
-              <Time at={held_at ?? queued_at} />
-            </li>
-          ))}
-        </ol>
+        <table>
+          <thead>
+            <tr>
+              <th scope="col">Run</th>
+              <th scope="col">What</th>
+              <th scope="col">State</th>
+              <th scope="col">Since</th>
+            </tr>
+          </thead>
+          <tbody>
+            {queue.data.items.map(({ workflow_id, visit, queued_at, held_at }) => (
+              <tr key={`${workflow_id} ${visit ?? ""}`}>
+                <th scope="row">
+                  <a href={linkTo(["runs", workflow_id])}>{shortId(workflow_id)}</a>
+                </th>
+                <td>{visit ? "a step" : "the run"}</td>
+                <td>{held_at ? "in progress" : "waits"}</td>
+                <td>
+                  <Time at={held_at ?? queued_at} />
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
       ) : (
         <p>{queue.data ? "Nothing is in progress or waits." : printable(queue.problem)}</p>
       )}
