@@ -30,6 +30,7 @@ from noetl.api.service.views import (
     trigger_of,
 )
 from noetl.executor.engine.run_log import log_run_resume, log_run_start
+from noetl.executor.engine.slots import find_gates, grant_next
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
@@ -354,8 +355,11 @@ class RunService:
             NotFoundError: the tenant has no such run.
             RejectedError: `finished`, with another status; `local_run`.
         """
-        run = self.controllable_run(run_id, "cancel")
-        return self.context.store.runs.stop(run.id, RunStatus.CANCELLED, self.context.clock())
+        run, store = self.controllable_run(run_id, "cancel"), self.context.store
+        gates = find_gates(store, run)
+        cancelled = store.runs.stop(run.id, RunStatus.CANCELLED, self.context.clock())
+        grant_next(store, gates, self.context.clock())
+        return cancelled
 
     def change_tags(self, run_id: str, change: TagChange) -> RunTags:
         """Change the tags of a run, and return them.
@@ -388,8 +392,10 @@ class RunService:
             NotFoundError: the tenant has no such run.
             RejectedError: `finished`; `ending`, if it is ending; `local_run`.
         """
-        run = self.controllable_run(run_id, "pause")
-        self.context.store.pauses.pause(run.id, self.context.clock(), caller)
+        run, store = self.controllable_run(run_id, "pause"), self.context.store
+        gates = find_gates(store, run)
+        store.pauses.pause(run.id, self.context.clock(), caller)
+        grant_next(store, gates, self.context.clock())
         return self.summary(run_id)
 
     def unpause(self, run_id: str, caller: str | None = None) -> RunSummary:

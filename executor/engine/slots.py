@@ -28,6 +28,7 @@ from noetl.executor.model.gates import GateKey, Slot, SlotOwner, SlotRequest, na
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.outcome import error_record
 from noetl.executor.model.run import NEVER, Claim, Commit, ErrorRecord, Run
+from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.model.transition import apply_deadline, wait_for_slot
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
@@ -108,7 +109,7 @@ def _slots_of_visit(store: Store, claim: Claim, step: Step) -> list[Slot]:
     return store.gates.slots_of(claim.run.id, claim.visit.id) if step.concurrency else []
 
 
-def find_gates(store: Store, run: Run) -> list[GateKey]:
+def find_gates(store: Store, run: Run | RunSummary) -> list[GateKey]:
     """Return the gates at which a run and its visits have slots."""
     if not store.plans.header(run.plan_hash).has_limits:
         return []
