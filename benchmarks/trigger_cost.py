@@ -1,4 +1,4 @@
-"""Cost on AWS of what triggers and notifications add to runs: a part of `python -m benchmarks.cost`.
+"""Cost on AWS of what triggers, notifications and limits add to runs: a part of `python -m benchmarks.cost`.
 
 The requests to DynamoDB are those that botocore sends. A firing and a partition count without the start of
 their run. A message is sent, received and deleted, and is one invocation. Each measurement is made twice, and
@@ -22,12 +22,15 @@ from noetl.executor.engine.delivery import Courier
 from noetl.executor.engine.start import new_run
 from noetl.executor.engine.webhook_firing import WebhookRequest, find_webhook, perform_request
 from noetl.executor.model.channels import Channel
+from noetl.executor.model.gates import GateKey, own_gate
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import DEFAULT_TENANT
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.planner.compile import compile_playbook
 from noetl.planner.plan import Plan
+from noetl.testing.store_contract import gates
+from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
 from noetl.testing.store_contract.outbox import claim_end, entry, finish
 from tests.http_server import serve
 
@@ -45,6 +48,8 @@ def measure_additions(store: DynamoStore, meter: AwsMeter) -> dict[str, float]:
         "firings of a webhook": _second(lambda: _measure_webhook(store, meter)) - start,
         "notifications": _second(lambda: _measure_notification(store, meter)),
         "partitions of a backfill": _second(lambda: _measure_partition(store, meter, nightly)) - start,
+        "steps with a limit": _second(lambda: _measure_limited_step(store, meter)),
+        "steps that wait for a limit": _second(lambda: _measure_queued_step(store, meter)),
     }
 
 
@@ -108,6 +113,53 @@ def _measure_notification(store: DynamoStore, meter: AwsMeter) -> float:
         assert Courier(store, Sender(("127.0.0.0/8",))).deliver(notification, store.clock())
         cpu_seconds = time.process_time() - began
     return (added + meter.read().dollars) * 1e6 + firing_dollars(cpu_seconds)
+
+
+def _measure_limited_step(store: DynamoStore, meter: AwsMeter) -> float:
+    """Return dollars of a million steps with a limit that is not full: what they add to a step without."""
+    claim = claim_visit(store, start_run(store))
+    commit = _measure_commit(store, meter)
+    (slot,) = gates.acquire(store, claim, gates.ask(_new_gate()))
+    gates.give_back(store, claim)
+    store.gates.grant(slot.gate, store.clock())
+    return (meter.read().dollars - commit) * 1e6
+
+
+def _measure_queued_step(store: DynamoStore, meter: AwsMeter) -> float:
+    """Return dollars of a million steps that wait for a limit: what they add to a step without.
+
+    A step that waits is one message and one invocation more.
+    """
+    request = gates.ask(_new_gate())
+    holder, claim = gates.hold(store, request), claim_visit(store, start_run(store))
+    commit = _measure_commit(store, meter)
+    began = time.process_time()
+    (slot,) = gates.acquire(store, claim, request)
+    gates.suspend_queued(store, claim, slot)
+    seconds = time.process_time() - began
+    dollars = meter.read().dollars
+    gates.give_back(store, holder)
+    meter.read()
+    assert store.gates.grant(slot.gate, 3.0) == 1
+    dollars += meter.read().dollars
+    again = claim_visit(store, claim.run, 3.0)
+    meter.read()
+    gates.acquire(store, again, request)
+    gates.give_back(store, again, 3.0)
+    store.gates.grant(slot.gate, 3.0)
+    return (dollars + meter.read().dollars - commit) * 1e6 + firing_dollars(seconds)
+
+
+def _measure_commit(store: DynamoStore, meter: AwsMeter) -> float:
+    """Return dollars of the commit of a step without limits. What is metered afterwards begins with it."""
+    claim = claim_visit(store, start_run(store))
+    meter.read()
+    store.queue.commit(succeed(store, claim), 1.0)
+    return meter.read().dollars
+
+
+def _new_gate() -> GateKey:
+    return own_gate(DEFAULT_TENANT, "play", "a", 0, f"{time.time_ns()}")
 
 
 def _measure_partition(store: DynamoStore, meter: AwsMeter, plan: Plan) -> float:

@@ -75,8 +75,10 @@ def test_what_triggers_and_notifications_add_is_measured(queue: str) -> None:
     assert isinstance(store, DynamoStore)
     with AwsMeter().attached("dynamodb", "sqs") as meter:
         additions = trigger_cost.measure_additions(store, meter)
-    assert list(additions) == ["firings of a webhook", "notifications", "partitions of a backfill"]
-    assert all(1 < dollars < 20 for dollars in additions.values()), additions
+    triggered = ("firings of a webhook", "notifications", "partitions of a backfill")
+    assert list(additions) == [*triggered, "steps with a limit", "steps that wait for a limit"]
+    assert all(1 < additions[name] < 20 for name in triggered), additions
+    assert 1 < additions["steps with a limit"] < additions["steps that wait for a limit"] < 50
 
 
 def test_the_subscribers_of_an_end_are_one_read(queue: str) -> None:
