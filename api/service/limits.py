@@ -12,8 +12,6 @@ Limits: at most MAX_LIMITS limits of operators, counted before a new one is writ
 
 from __future__ import annotations
 
-import re
-
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.limit_views import LimitEntry, LimitPage, LimitQueue, LimitUse
 from noetl.api.service.tenant import TenantContext
@@ -21,13 +19,13 @@ from noetl.executor.engine.slots import grant_next
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.gates import MAX_UNITS, Gate, GateKey, LimitKind, named_gate
 from noetl.planner.frozen import frozen
+from noetl.planner.limits import MAX_LIMIT_NAME, is_limit_name
 
 MAX_LIMITS = 100
 """How many limits of operators a tenant may have."""
 
 LIMITS_PER_PAGE = 100
 MAX_LIMITS_OF_PAGE = 1000
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _OWN = "own:"
 
 
@@ -64,8 +62,8 @@ class LimitService:
             RejectedError: `invalid_limit`, `too_many_limits`.
         """
         store, key = self.context.store, self._key(name)
-        if _NAME.fullmatch(name) is None:
-            message = "the name of a limit must be 1 to 64 letters, digits, `_`, `-` or `.`"
+        if not is_limit_name(name):
+            message = f"the name of a limit must be 1 to {MAX_LIMIT_NAME} letters, digits, `_`, `-` or `.`"
             raise RejectedError("invalid_limit", f"{message}, and start with a letter or digit")
         if not 0 <= units <= MAX_UNITS:
             raise RejectedError("invalid_limit", f"a limit must have 0 to {MAX_UNITS:,} units, not {units:,}")

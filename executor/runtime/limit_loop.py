@@ -5,7 +5,7 @@ If it dies in between, the units are free and the queue waits.
 
 Algorithm: polling of an index that has only gates with free units and a queue.
 
-Cost: one query in each POLL_SECONDS.
+Cost: one query in each POLL_SECONDS. On DynamoDB, eight in each TABLE_POLL_SECONDS.
 
 Limits: what waits after such a death waits for POLL_SECONDS longer.
 """
