@@ -349,6 +349,7 @@ class PauseStore(Protocol):
         Raises:
             RejectedError: `finished`, if the run has ended; `ending`, if it stops, or if its finally step has
                 begun.
+            UnknownRunError: the run does not exist, or not any more.
         """
         ...
 

@@ -33,7 +33,13 @@ from noetl.executor.model.branch_stack import (
 from noetl.executor.model.events import Event
 from noetl.executor.model.plan_switch import CarriedRun
 from noetl.executor.model.run import Branch, Commit, FailureState, Lease, Pointers, Run, RunStatus, Visit
-from noetl.executor.model.run_transition import pause_run, run_paused, run_unpaused, unpause_run
+from noetl.executor.model.run_transition import (
+    pause_run,
+    run_paused,
+    run_unpaused,
+    unknown_run,
+    unpause_run,
+)
 from noetl.executor.model.special_visits import end_visit, finally_visit, finally_visit_id
 from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.model.visit_transition import (
@@ -325,6 +331,18 @@ def stop_branches(db: Writer, plans: SqlPlans, run_id: str, status: RunStatus, n
     return RunStatus(run["stop"])
 
 
+def read_run(db: Writer, run_id: str) -> Run:
+    """Return a run.
+
+    Raises:
+        UnknownRunError: it does not exist, or was deleted.
+    """
+    row = db.execute("runs.read", run_id=run_id).fetchone()
+    if row is None:
+        raise unknown_run(run_id)
+    return run_from_row(row)
+
+
 def pause_branches(db: Writer, plans: SqlPlans, run_id: str, now: float, caller: str | None = None) -> Run:
     """Pause a run and its child runs, unless it is paused, and return it.
 
@@ -332,7 +350,7 @@ def pause_branches(db: Writer, plans: SqlPlans, run_id: str, now: float, caller:
         RejectedError: as `run_transition.pause_run`.
     """
     db.lock_run(run_id)
-    run = run_from_row(db.execute("runs.read", run_id=run_id).fetchone())
+    run = read_run(db, run_id)
     finally_id = finally_visit_id(run.resumes)
     ending = db.execute("branches.is_ending", run_id=run_id, finally_visit=finally_id).fetchone()
     paused = pause_run(run, is_ending=ending is not None)
@@ -350,7 +368,7 @@ def unpause_branches(db: Writer, plans: SqlPlans, run_id: str, now: float, calle
         RejectedError: as `run_transition.unpause_run`.
     """
     db.lock_run(run_id)
-    run = run_from_row(db.execute("runs.read", run_id=run_id).fetchone())
+    run = read_run(db, run_id)
     unpaused = unpause_run(run)
     if unpaused is run:
         return run

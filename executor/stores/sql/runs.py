@@ -36,7 +36,6 @@ from noetl.executor.model.run_transition import (
     run_resumed,
     run_started,
     stop_run,
-    unknown_run,
 )
 from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.triggers import Advance
@@ -50,6 +49,7 @@ from noetl.executor.stores.sql.branches import (
     count_live,
     count_visit,
     insert_visit,
+    read_run,
     stop_branches,
 )
 from noetl.executor.stores.sql.context import SqlContext
@@ -318,18 +318,6 @@ class SqlRuns:
     def find_request(self, tenant: str, key: str) -> tuple[str, str] | None:
         rows = self._context.database.fetch_all("runs.get_idempotency_key", tenant=tenant, key=key)
         return (rows[0]["request_hash"], rows[0]["run_id"]) if rows else None
-
-
-def read_run(db: Writer, run_id: str) -> Run:
-    """Return a run.
-
-    Raises:
-        UnknownRunError: it does not exist, or was deleted.
-    """
-    row = db.execute("runs.read", run_id=run_id).fetchone()
-    if row is None:
-        raise unknown_run(run_id)
-    return run_from_row(row)
 
 
 def _begin(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from noetl.executor.errors import RejectedError
+from noetl.executor.errors import RejectedError, UnknownRunError
 from noetl.executor.model.outcome import Suspension
 from noetl.executor.model.run import (
     DEADLINE,
@@ -85,6 +85,14 @@ def event_types(store: Store, run: Run) -> list[str]:
 
 class PausesContract(ContractFixtures):
     """Tests of pauses of runs."""
+
+    def test_refuses_an_unknown_run(self, store: Store) -> None:
+        """Pause and stop what another client may have deleted meanwhile."""
+        for change in (store.pauses.pause, store.pauses.unpause):
+            with pytest.raises(UnknownRunError):
+                change("unknown", 1.0)
+        with pytest.raises(UnknownRunError):
+            store.runs.stop("unknown", RunStatus.CANCELLED, 1.0)
 
     def test_no_visit_of_a_paused_run_starts(self, store: Store) -> None:
         run = start_run(store)
