@@ -333,8 +333,13 @@ def cut_caller(name: str) -> str:
 
 
 def unknown_playbook(name: str, version: str | None) -> NotFoundError:
-    """Return the error of a playbook or a version that is not registered."""
-    shown_version = None if version is None else abbreviate(version)
+    """Return the error of a playbook or a version that is not registered.
+
+    >>> print(unknown_playbook("nothing", LIVE))
+    unknown playbook `nothing`
+    """
+    # A registered playbook always has a live version.
+    shown_version = None if version in (None, LIVE) else abbreviate(version)
     return NotFoundError(f"unknown {_subject(abbreviate(name), shown_version)}")
 
 

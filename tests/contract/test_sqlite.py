@@ -639,6 +639,15 @@ class TestProbe:
             store.maintenance.probe()
             start_run(store)
 
+    def test_a_read_that_fails_says_that_the_file_is_gone(self, store: SqliteStore) -> None:
+        """The read relies on an earlier check. The new file has its log at the same path, and empties it."""
+        store.file.fetch_all("plans.find_use", hash="")
+        store.path.rename(store.path.with_name("elsewhere.db"))
+        SqliteStore(str(store.path)).close()
+        with pytest.raises(StoreError, match="is gone"):
+            while True:
+                store.file.fetch_all("plans.find_use", hash="")
+
     @pytest.mark.parametrize("replacement", [False, True])
     def test_a_write_checks_the_file_although_a_read_has_just_checked_it(
         self, store: SqliteStore, replacement: bool

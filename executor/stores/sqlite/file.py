@@ -196,6 +196,7 @@ class SqliteFile:
             except OSError:
                 is_same = False
             if not is_same:
+                self._checked_until = 0.0
                 raise StoreError(
                     f"The store at {self.path} is gone: its file was deleted or replaced. Put it back, or"
                     " start again with the new file."
@@ -335,7 +336,14 @@ class SqliteFile:
                 raise StoreError(f"The store at {self.path} is read-only.")
 
     def _failure(self, error: sqlite3.Error) -> StoreError:
-        """Return the error of an operation that failed. Remember if the file is damaged."""
+        """Return the error of an operation that failed. Remember if the file is damaged.
+
+        A read that relies on an earlier check fails in any way if the file was replaced since.
+        """
+        try:
+            self._check_identity()
+        except StoreError as missing_file:
+            return missing_file
         if getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in _DAMAGE_CODES:
             self._damage = f"The store at {self.path} is damaged: {error}. Restore a copy of it."
         return StoreError(f"The store at {self.path} failed: {error}.")
