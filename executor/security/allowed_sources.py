@@ -113,6 +113,8 @@ def read_allowed_sources(environ: Mapping[str, str]) -> AllowedSources:
 
     >>> read_allowed_sources({SOURCES_SETTING: "folder:orders; acme/folder:acme/in/"}).rules
     {('default', 'folder'): ('orders',), ('acme', 'folder'): ('acme/in',)}
+    >>> read_allowed_sources({SOURCES_SETTING: "s3:;event:;"}).rules
+    {}
 
     Raises:
         SettingError: a rule is invalid.
@@ -120,8 +122,8 @@ def read_allowed_sources(environ: Mapping[str, str]) -> AllowedSources:
     rules: dict[tuple[str, str], tuple[str, ...]] = {}
     event_queue = environ.get(EVENT_QUEUE_SETTING, "").strip() or None
     for text in re.split(r"[;\n]", environ.get(SOURCES_SETTING, "")):
-        if not text.strip():
-            continue
+        if text.strip() in ("", *(f"{kind}:" for kind in EVENT_KINDS)):
+            continue  # A template makes a kind without a name of an empty list.
         rule = _RULE.fullmatch(text.strip())
         if rule is None:
             forms = (
