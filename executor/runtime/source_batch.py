@@ -10,7 +10,7 @@ triggers are read once for each batch.
 
 Cost: one query of the triggers of each tenant for a batch, and one firing for each trigger and message.
 
-Limits: the messages of a batch are fired one after another. What is received too often moves to the
+Limits: the messages of a batch are fired in sequence. What is received too often moves to the
 dead-letter queue, also if the store was away for so long.
 """
 
