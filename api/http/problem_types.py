@@ -140,6 +140,9 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     ),
     "too-many-limits": ProblemType(CONFLICT, "there are 100 limits; remove one"),
     "limit-in-use": ProblemType(CONFLICT, "limit `api` is in use: 2 are held, and 5 wait"),
+    "shared-limit": ProblemType(
+        CONFLICT, "limit `api` is shared by all tenants; change it in the store, with --shared"
+    ),
     "too-many-channels": ProblemType(CONFLICT, "there are 50 channels; remove one"),
     "trigger-changed": ProblemType(CONFLICT, "trigger `nightly` of `greet` was changed meanwhile: try again"),
     "path-taken": ProblemType(CONFLICT, "path `shop/paid` belongs to trigger `paid` of playbook `shop`"),

@@ -48,7 +48,10 @@ def get_limit(limit_name: Limit, services: ReadServices) -> Response:
         200: response_body(LimitEntry, description="The limit was changed."),
         201: response_body(LimitEntry, description="The limit was made."),
     },
-    openapi_extra={**required_body("LimitBody"), **problems("invalid-limit", "too-many-limits")},
+    openapi_extra={
+        **required_body("LimitBody"),
+        **problems("invalid-limit", "too-many-limits", "shared-limit"),
+    },
 )
 async def put_limit(limit_name: Limit, request: Request, services: AdminServices) -> Response:
     """Make a limit, or change how many units it has. What is held stays held."""
@@ -61,7 +64,7 @@ async def put_limit(limit_name: Limit, request: Request, services: AdminServices
     "/{limit_name}",
     status_code=204,
     responses={204: {"description": "The limit was removed."}},
-    openapi_extra=problems("not-found", "limit-in-use"),
+    openapi_extra=problems("not-found", "limit-in-use", "shared-limit"),
 )
 def remove_limit(limit_name: Limit, services: AdminServices) -> Response:
     """Remove a limit that nothing holds or waits for."""

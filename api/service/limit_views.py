@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from noetl.api.service.views import Timestamp, View
 from noetl.executor.model.events import timestamp
-from noetl.executor.model.gates import Gate, Slot
+from noetl.executor.model.gates import SHARED_TENANT, Gate, Slot
 
 
 class LimitEntry(View, schema_name="Limit"):
@@ -15,6 +15,7 @@ class LimitEntry(View, schema_name="Limit"):
     `name` is that of the operator's limit, or `PLAYBOOK` or `PLAYBOOK.STEP`. `id` is `name` for limits of
     operators. `kind` is `runs` or `steps` for them, and else null. `key` is the value of its key, or null.
     `units` is how many may be held at once, `held` how many are, and `waiting` how many runs and steps wait.
+    `shared` is true if the limit counts the runs or steps of all tenants.
     """
 
     id: str
@@ -24,6 +25,7 @@ class LimitEntry(View, schema_name="Limit"):
     units: int
     held: int
     waiting: int
+    shared: bool
 
     @classmethod
     def from_gate(cls, gate: Gate) -> LimitEntry:
@@ -35,6 +37,7 @@ class LimitEntry(View, schema_name="Limit"):
             units=gate.units,
             held=gate.held,
             waiting=gate.waiting,
+            shared=gate.key.tenant == SHARED_TENANT,
         )
 
 
@@ -47,19 +50,20 @@ class LimitUse(View, schema_name="LimitUse"):
     """Run or step that holds units of a limit since `held_at`, or waits for them since `queued_at`.
 
     `held_at` is null while it waits. `visit` is the id of the visit of a step, or null for a run.
+    `workflow_id` and `visit` are null if the run is one of another tenant.
     """
 
-    workflow_id: str
+    workflow_id: str | None
     visit: str | None
     units: int
     queued_at: Timestamp
     held_at: Timestamp | None
 
     @classmethod
-    def from_slot(cls, slot: Slot) -> LimitUse:
+    def from_slot(cls, slot: Slot, *, is_foreign: bool = False) -> LimitUse:
         return cls(
-            workflow_id=slot.owner.run_id,
-            visit=slot.owner.visit_id or None,
+            workflow_id=None if is_foreign else slot.owner.run_id,
+            visit=None if is_foreign else slot.owner.visit_id or None,
             units=slot.units,
             queued_at=timestamp(slot.queued_at),
             held_at=timestamp(slot.held_at),

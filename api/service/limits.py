@@ -1,13 +1,18 @@
-"""The service of limits: how many runs or steps of a tenant may be in progress at once.
+"""The service of limits: how many runs or steps of a tenant, or of all tenants, may be in progress at once.
 
 Problem: an operator changes a limit while runs hold its units and others wait for them.
 
 Algorithm: each call is one transaction of the store. What is held stays held. New units are granted at once
 to what waits.
 
-Cost: one read or one write for each call.
+A shared limit belongs to all tenants, and hides a limit of a tenant with its name. So no tenant evades it.
+Only a caller with access to the store changes it.
 
-Limits: at most MAX_LIMITS limits of operators, counted before a new one is written.
+Cost: two reads, or one and a write, for each call. Each entry of the queue of a shared
+limit takes one more: whether the run is one of the tenant.
+
+Limits: at most MAX_LIMITS limits of operators of a tenant, and as many shared ones, counted before a new one
+is written.
 """
 
 from __future__ import annotations
@@ -17,15 +22,19 @@ from noetl.api.service.limit_views import LimitEntry, LimitPage, LimitQueue, Lim
 from noetl.api.service.tenant import TenantContext
 from noetl.executor.engine.slots import grant_next
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.gates import MAX_UNITS, Gate, GateKey, LimitKind, named_gate
+from noetl.executor.model.gates import MAX_UNITS, SHARED_TENANT, Gate, GateKey, LimitKind, Slot, named_gate
+from noetl.executor.stores.cursors import write_key_cursor
 from noetl.planner.frozen import frozen
 from noetl.planner.limits import MAX_LIMIT_NAME, is_limit_name
 
 MAX_LIMITS = 100
-"""How many limits of operators a tenant may have."""
+"""How many limits of operators a tenant may have. So many may be shared, too."""
 
 LIMITS_PER_PAGE = 100
 MAX_LIMITS_OF_PAGE = 1000
+MAX_SHARED_OF_PAGE = 100
+"""The most entries of a page of the queue of a shared limit."""
+
 _OWN = "own:"
 
 
@@ -43,9 +52,15 @@ class LimitService:
         Raises:
             RejectedError: `invalid_cursor`.
         """
-        gates = self.context.store.gates
-        found, next_cursor = gates.find(self.context.tenant, named=not in_use, limit=limit, cursor=cursor)
-        return LimitPage(items=[LimitEntry.from_gate(gate) for gate in found], next_cursor=next_cursor)
+        gates, tenant = self.context.store.gates, self.context.tenant
+        found, following = gates.find(tenant, named=not in_use, limit=limit, cursor=cursor)
+        if not in_use:
+            shared, more = gates.find(SHARED_TENANT, named=True, limit=limit, cursor=cursor)
+            merged = {gate.key.id: gate for gate in (*found, *shared)}
+            found = sorted(merged.values(), key=lambda gate: gate.key.id)[:limit]
+            if following or more or len(merged) > limit:
+                following = write_key_cursor(found[-1].key.id)
+        return LimitPage(items=[LimitEntry.from_gate(gate) for gate in found], next_cursor=following)
 
     def get(self, name: str) -> LimitEntry:
         """Return a limit.
@@ -55,60 +70,91 @@ class LimitService:
         """
         return LimitEntry.from_gate(self._get(name))
 
-    def put(self, name: str, units: int, kind: LimitKind) -> tuple[LimitEntry, bool]:
+    def put(
+        self, name: str, units: int, kind: LimitKind, *, is_shared: bool = False
+    ) -> tuple[LimitEntry, bool]:
         """Make or change a limit of an operator. Return it, and whether it is new.
 
+        The caller of a shared one must have access to the store.
+
         Raises:
-            RejectedError: `invalid_limit`, `too_many_limits`.
+            RejectedError: `invalid_limit`, `too_many_limits`, `shared_limit`.
         """
-        store, key = self.context.store, self._key(name)
+        store = self.context.store
+        key = named_gate(SHARED_TENANT if is_shared else self.context.tenant, name)
         if not is_limit_name(name):
             message = f"the name of a limit must be 1 to {MAX_LIMIT_NAME} letters, digits, `_`, `-` or `.`"
             raise RejectedError("invalid_limit", f"{message}, and start with a letter or digit")
         if not 0 <= units <= MAX_UNITS:
             raise RejectedError("invalid_limit", f"a limit must have 0 to {MAX_UNITS:,} units, not {units:,}")
+        if not is_shared:
+            self._check_not_shared(name)
         is_new = store.gates.gate(key) is None
-        if (
-            is_new
-            and len(store.gates.find(self.context.tenant, named=True, limit=MAX_LIMITS)[0]) >= MAX_LIMITS
-        ):
+        if is_new and len(store.gates.find(key.tenant, named=True, limit=MAX_LIMITS)[0]) >= MAX_LIMITS:
             raise RejectedError("too_many_limits", f"there are {MAX_LIMITS} limits; remove one")
         gate = store.gates.set_limit(key, kind, units)
         if gate.may_grant:
             grant_next(store, [key], store.clock())
         return self.get(name), is_new
 
-    def remove(self, name: str) -> None:
-        """Remove a limit of an operator.
+    def remove(self, name: str, *, is_shared: bool = False) -> None:
+        """Remove a limit of an operator. The caller of a shared one must have access to the store.
 
         Raises:
             NotFoundError: there is no such limit.
-            RejectedError: `limit_in_use`, if runs or steps hold its units or wait for them.
+            RejectedError: `limit_in_use`, if runs or steps hold its units or wait for them; `shared_limit`.
         """
-        key = self._key(name)
-        if name.startswith(_OWN) or not self.context.store.gates.remove_limit(key):
+        key = named_gate(SHARED_TENANT if is_shared else self.context.tenant, name)
+        if not self.context.store.gates.remove_limit(key):
+            self._check_not_shared(name)
             raise _unknown(name)
 
     def queue(self, name: str, *, limit: int = LIMITS_PER_PAGE, cursor: str | None = None) -> LimitQueue:
         """Return a page of what holds units of a limit, and what waits for them.
+
+        That of a shared limit does not name the runs of other tenants, and has MAX_SHARED_OF_PAGE entries.
 
         Raises:
             NotFoundError: there is no such limit, or an own limit is not in use.
             RejectedError: `invalid_cursor`.
         """
         key = self._get(name).key
+        is_shared = key.tenant == SHARED_TENANT
+        limit = min(limit, MAX_SHARED_OF_PAGE) if is_shared else limit
         slots, next_cursor = self.context.store.gates.slots_at(key, limit=limit, cursor=cursor)
-        return LimitQueue(items=[LimitUse.from_slot(slot) for slot in slots], next_cursor=next_cursor)
+        uses = [
+            LimitUse.from_slot(slot, is_foreign=is_shared and not self._owns_run_of(slot)) for slot in slots
+        ]
+        return LimitQueue(items=uses, next_cursor=next_cursor)
+
+    def _owns_run_of(self, slot: Slot) -> bool:
+        """Return whether the run of a slot is one of the tenant."""
+        return self.context.store.runs.summary(self.context.tenant, slot.owner.run_id) is not None
 
     def _get(self, name: str) -> Gate:
-        gate = self.context.store.gates.gate(self._key(name))
+        """Return the gate of a limit. A shared one comes first.
+
+        Raises:
+            NotFoundError: there is no such limit.
+        """
+        tenant, gates = self.context.tenant, self.context.store.gates
+        if name.startswith(_OWN):
+            gate = gates.gate(GateKey(name, tenant))
+        else:
+            gate = gates.gate(named_gate(SHARED_TENANT, name)) or gates.gate(named_gate(tenant, name))
         if gate is None:
             raise _unknown(name)
         return gate
 
-    def _key(self, name: str) -> GateKey:
-        tenant = self.context.tenant
-        return GateKey(name, tenant) if name.startswith(_OWN) else named_gate(tenant, name)
+    def _check_not_shared(self, name: str) -> None:
+        """Check that all tenants do not share a limit of this name.
+
+        Raises:
+            RejectedError: `shared_limit`.
+        """
+        if self.context.store.gates.gate(named_gate(SHARED_TENANT, name)) is not None:
+            message = f"limit `{name}` is shared by all tenants; change it in the store, with --shared"
+            raise RejectedError("shared_limit", message)
 
 
 def _unknown(name: str) -> NotFoundError:

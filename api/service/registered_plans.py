@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 from noetl.api.service.tenant import TenantContext
 from noetl.executor.errors import StoreAwayError, StoreError
+from noetl.executor.model.gates import SHARED_TENANT
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.triggers import LiveTrigger
 from noetl.executor.precedence import wait_for_slice
@@ -71,13 +72,8 @@ class StoredPlaybooks:
         return None if self.sources is None else self.sources.missing_rule(self.tenant, source)
 
     def limits(self) -> Mapping[str, str]:
-        found: dict[str, str] = {}
-        cursor = None
-        while True:
-            page, cursor = self.store.gates.find(self.tenant, named=True, cursor=cursor)
-            found |= {gate.limit: gate.kind for gate in page if gate.kind is not None}
-            if cursor is None or len(found) >= MAX_NAMES:
-                return found
+        # A shared limit hides one of the tenant with its name.
+        return self._limits_of(self.tenant) | self._limits_of(SHARED_TENANT)
 
     def live_versions(self) -> Iterator[RegisteredPlan]:
         registry = self.store.registry
@@ -94,6 +90,16 @@ class StoredPlaybooks:
 
     def pause(self) -> None:
         wait_for_slice()
+
+    def _limits_of(self, tenant: str) -> dict[str, str]:
+        """Return what each limit of operators of a tenant bounds, by its name."""
+        found: dict[str, str] = {}
+        cursor = None
+        while True:
+            page, cursor = self.store.gates.find(tenant, named=True, cursor=cursor)
+            found |= {gate.limit: gate.kind for gate in page if gate.kind is not None}
+            if cursor is None or len(found) >= MAX_NAMES:
+                return found
 
     def _find(self, name: str | None, limit: int) -> Iterator[RegisteredPlaybook]:
         """Yield the newest versions of all playbooks, or all versions of one, at most `limit`."""

@@ -8,8 +8,9 @@ so no owners wait for each other in a circle (Havender 1968). If the last slot w
 The process that gives units back grants them to the next in the queue. This makes the suspended visit due.
 Its claim asks again, and finds what it has.
 
-Cost: one transaction before the work of a limited step, and one read after it. Steps without limits cost
-nothing. A run with limits of its playbook costs one read more for each of its steps.
+Cost: one transaction before the work of a limited step, and one read after it. A limit of an operator costs
+one read more, of whether all tenants share it. Steps without limits cost nothing. A run with limits of its
+playbook costs one read more for each of its steps.
 
 Limits: a process that dies between its commit and the grant leaves units free while others wait. `LimitLoop`
 finds them.
@@ -24,7 +25,15 @@ from noetl.executor.engine.rendering import render_at_key
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import FINALLY_STEP_SECONDS
 from noetl.executor.errors import ActionError, RejectedError, StoreError
-from noetl.executor.model.gates import GateKey, Slot, SlotOwner, SlotRequest, named_gate, own_gate
+from noetl.executor.model.gates import (
+    SHARED_TENANT,
+    GateKey,
+    Slot,
+    SlotOwner,
+    SlotRequest,
+    named_gate,
+    own_gate,
+)
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.outcome import error_record
 from noetl.executor.model.run import NEVER, Claim, Commit, ErrorRecord, Run
@@ -89,11 +98,11 @@ def ask_for_slots(store: Store, claim: Claim, step: Step, scope: Scope, now: flo
         return Admission()
     try:
         # Names that steps have saved do not count: the keys of a run stay the same until its end.
-        entries = _entries(of_run, Scope(run, visit), None, units=1)
+        entries = _entries(store, of_run, Scope(run, visit), None, units=1)
         admission = _ask(store, claim, SlotOwner(run.id), entries, now)
         if admission.commit is None and step.concurrency:
             units = 1 if step.loop is None else step.loop.concurrency
-            entries = _entries(step.concurrency, scope, step.name, units)
+            entries = _entries(store, step.concurrency, scope, step.name, units)
             if step.is_finally_step:
                 entries = [_hurry(wanted, step.timeout_seconds) for wanted in entries]
             admission = _ask(store, claim, SlotOwner(run.id, visit.id), entries, now)
@@ -147,7 +156,9 @@ def _ask(store: Store, claim: Claim, owner: SlotOwner, entries: Sequence[_Wanted
     return Admission(slots, commit=wait_for_slot(claim.visit, last, until, now))
 
 
-def _entries(limits: Sequence[Limit], scope: Scope, step: str | None, units: int) -> list[_Wanted]:
+def _entries(
+    store: Store, limits: Sequence[Limit], scope: Scope, step: str | None, units: int
+) -> list[_Wanted]:
     """Return the requests of the entries of `concurrency`, in the order of their gates.
 
     Raises:
@@ -161,7 +172,8 @@ def _entries(limits: Sequence[Limit], scope: Scope, step: str | None, units: int
     for position, limit in enumerate(limits):
         queues = limit.when_full == "queue" or has_begun
         if limit.use is not None:
-            request = SlotRequest(named_gate(run.tenant, limit.use), limit.use, None, units, queues=queues)
+            gate = _named_gate(store, run.tenant, limit.use)
+            request = SlotRequest(gate, limit.use, None, units, queues=queues)
         else:
             value = None if limit.key is None else _read_key(limit.key, scope, position)
             gate = own_gate(run.tenant, run.playbook, step, position, value)
@@ -169,6 +181,12 @@ def _entries(limits: Sequence[Limit], scope: Scope, step: str | None, units: int
             request = SlotRequest(gate, place, limit.units, units, shown, queues)
         wanted.append(_Wanted(request, limit.max_wait_seconds))
     return sorted(wanted, key=lambda slot: slot.request.gate)
+
+
+def _named_gate(store: Store, tenant: str, name: str) -> GateKey:
+    """Return the key of the gate of an operator's limit: the shared one, if there is one of this name."""
+    shared = named_gate(SHARED_TENANT, name)
+    return named_gate(tenant, name) if store.gates.gate(shared) is None else shared
 
 
 def _hurry(wanted: _Wanted, timeout_seconds: float | None) -> _Wanted:

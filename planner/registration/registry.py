@@ -87,7 +87,10 @@ class RegisteredPlaybooks(Protocol):
         ...
 
     def limits(self) -> Mapping[str, str]:
-        """Return what each limit of the tenant's operator bounds, `runs` or `steps`, by its name."""
+        """Return what each limit of operators bounds, `runs` or `steps`, by its name.
+
+        They are those of the tenant, and those that all tenants share.
+        """
         ...
 
     def live_versions(self) -> Iterable[RegisteredPlan]:

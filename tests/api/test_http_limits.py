@@ -47,7 +47,9 @@ async def wait_for_step(http: httpx.AsyncClient, run: str, step: str) -> dict[st
 
 async def test_a_limit_is_made_changed_and_removed(http: httpx.AsyncClient) -> None:
     made = await put(http)
-    assert made == LimitEntry(id="api", name="api", kind="steps", key=None, units=1, held=0, waiting=0)
+    assert made == LimitEntry(
+        id="api", name="api", kind="steps", key=None, units=1, held=0, waiting=0, shared=False
+    )
     assert (await put(http, status=200, units=5, kind="runs")).units == 5
     page = read_view(LimitPage, (await http.get("/limits")).json())
     assert [(limit.name, limit.kind, limit.units) for limit in page.items] == [("api", "runs", 5)]

@@ -11,7 +11,7 @@ from noetl.executor.engine import invocation
 from noetl.executor.engine.scope import load_scope
 from noetl.executor.engine.slots import grant_stalled
 from noetl.executor.errors import StoreError
-from noetl.executor.model.gates import LimitKind, named_gate
+from noetl.executor.model.gates import SHARED_TENANT, LimitKind, named_gate
 from noetl.executor.model.run import NEVER, RunStatus, VisitStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import LEASE_SECONDS, FakeClock, RunHarness
@@ -295,6 +295,26 @@ class TestOperatorLimits:
         assert grant_stalled(store) == 1
         assert [harness.finish().status for harness in runs] == ["succeeded", "succeeded"]
         assert store.gates.remove_limit(key)
+
+    def test_a_limit_of_all_tenants_comes_before_that_of_the_tenant(self, store: SqliteStore) -> None:
+        runs = Runs(store, step_text("{use: api}"))
+        first, second = runs
+        key, shared = named_gate(first.tenant, "api"), named_gate(SHARED_TENANT, "api")
+        store.gates.set_limit(key, LimitKind.STEPS, 0)
+        execute_all(first)
+        # The first run waits in the queue of its tenant when the operator makes the shared limit.
+        store.gates.set_limit(shared, LimitKind.STEPS, 0)
+        execute_all(second)
+        assert [slot.gate for harness in runs for slot in store.gates.slots_of(harness.id)] == [key, shared]
+        store.gates.set_limit(key, LimitKind.STEPS, 1)
+        assert grant_stalled(store) == 1
+        runs.clock.now = store.clock() + 1
+        execute_all(first)
+        assert runs.waits(first) == [("api", None, 1)]
+        store.gates.set_limit(shared, LimitKind.STEPS, 1)
+        assert grant_stalled(store) == 1
+        assert [harness.finish().status for harness in (second, first)] == ["succeeded", "succeeded"]
+        assert store.gates.remove_limit(key) and store.gates.remove_limit(shared)
 
     def test_an_unknown_limit_fails_the_step(self, store: SqliteStore) -> None:
         harness = RunHarness(store, step_text("{use: api}")).finish()

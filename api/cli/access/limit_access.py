@@ -20,12 +20,12 @@ class LimitAccess(Protocol):
         """Return a limit."""
         ...
 
-    def put(self, name: str, units: int, kind: LimitKind) -> LimitEntry:
-        """Make or change a limit."""
+    def put(self, name: str, units: int, kind: LimitKind, *, is_shared: bool) -> LimitEntry:
+        """Make or change a limit. Those of all tenants are changed in a store only."""
         ...
 
-    def remove(self, name: str) -> None:
-        """Remove a limit."""
+    def remove(self, name: str, *, is_shared: bool) -> None:
+        """Remove a limit. Those of all tenants are removed in a store only."""
         ...
 
     def queue(self, name: str, limit: int, cursor: str | None) -> LimitQueue:

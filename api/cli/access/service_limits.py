@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from noetl.api.cli.access.service_client import ServiceClient, UnknownResourceError
 from noetl.api.cli.access.view_requests import ViewRequests
+from noetl.api.cli.display.console import CommandError
 from noetl.api.service.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ class ServiceLimits:
 
         return self._requests.get(LimitEntry, _limit(name))
 
-    def put(self, name: str, units: int, kind: LimitKind) -> LimitEntry:
+    def put(self, name: str, units: int, kind: LimitKind, *, is_shared: bool) -> LimitEntry:
         from noetl.api.service.limit_views import LimitEntry
 
+        _refuse_shared(is_shared)
         return self._requests.send(LimitEntry, "PUT", _limit(name), {"units": units, "kind": kind.value})
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str, *, is_shared: bool) -> None:
+        _refuse_shared(is_shared)
         try:
             self._client.request("DELETE", _limit(name))
         except UnknownResourceError as error:
@@ -47,6 +50,16 @@ class ServiceLimits:
         from noetl.api.service.limit_views import LimitQueue
 
         return self._requests.get(LimitQueue, f"{_limit(name)}/queue", limit=limit, cursor=cursor)
+
+
+def _refuse_shared(is_shared: bool) -> None:
+    """Refuse a change of a limit of all tenants: the key of a service belongs to one of them.
+
+    Raises:
+        CommandError: `is_shared`.
+    """
+    if is_shared:
+        raise CommandError("a service does not change limits of all tenants: use --store in place of --url")
 
 
 def _limit(name: str) -> str:

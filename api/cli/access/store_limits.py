@@ -22,11 +22,11 @@ class StoreLimits:
     def get(self, name: str) -> LimitEntry:
         return self._limits.get(name)
 
-    def put(self, name: str, units: int, kind: LimitKind) -> LimitEntry:
-        return self._limits.put(name, units, kind)[0]
+    def put(self, name: str, units: int, kind: LimitKind, *, is_shared: bool) -> LimitEntry:
+        return self._limits.put(name, units, kind, is_shared=is_shared)[0]
 
-    def remove(self, name: str) -> None:
-        self._limits.remove(name)
+    def remove(self, name: str, *, is_shared: bool) -> None:
+        self._limits.remove(name, is_shared=is_shared)
 
     def queue(self, name: str, limit: int, cursor: str | None) -> LimitQueue:
         return self._limits.queue(name, limit=limit, cursor=cursor)

@@ -24,6 +24,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for program
 PageOption = Annotated[
     int, typer.Option("--limit", min=1, max=1000, metavar="N", help="The maximum number of entries.")
 ]
+SharedOption = Annotated[bool, typer.Option("--shared", help="A limit of all tenants. Needs the store.")]
 CursorOption = Annotated[str | None, typer.Option("--cursor", help="The next_cursor of the previous page.")]
 
 
@@ -35,17 +36,19 @@ def set_limit(
         typer.Argument(metavar="UNITS", min=0, max=10_000, help="How many may be held at once. 0 stops all."),
     ],
     kind: Annotated[LimitKind, typer.Option("--of", help="What it bounds.")],
+    shared: SharedOption = False,
     json: JsonOption = False,
     store: StoreOption = None,
     url: UrlOption = None,
 ) -> None:
     """Make a limit, or change how many units it has. What is held stays held."""
     with open_limits(store, url, create=True) as limits:
-        entry = limits.put(name, units, kind)
+        entry = limits.put(name, units, kind, is_shared=shared)
     if json:
         write_json(entry)
     else:
-        print_message(f"limit {name}: at most {entry.units:,} {kind.value} at once")
+        place = " in all tenants" if entry.shared else ""
+        print_message(f"limit {name}: at most {entry.units:,} {kind.value} at once{place}")
 
 
 @app.command("list", epilog="Example: noetl limits list --in-use")
@@ -96,14 +99,17 @@ def show_limit(
         return
     items = [to_json(use) for use in page.items]
     write_table(format_queue(items, with_header=sys.stdout.isatty()))
-    print_message(f"limit {name}: {entry.held:,} of {entry.units:,} held, {entry.waiting:,} waiting")
+    place = ", shared by all tenants" if entry.shared else ""
+    print_message(f"limit {name}: {entry.held:,} of {entry.units:,} held, {entry.waiting:,} waiting{place}")
     if page.next_cursor:
         print_message(f"more: --cursor {page.next_cursor}")
 
 
 @app.command("remove", no_args_is_help=True, epilog="Example: noetl limits remove salesforce")
-def remove_limit(name: NameArgument, store: StoreOption = None, url: UrlOption = None) -> None:
+def remove_limit(
+    name: NameArgument, shared: SharedOption = False, store: StoreOption = None, url: UrlOption = None
+) -> None:
     """Remove a limit that nothing holds or waits for. Steps that use it fail from then on."""
     with open_limits(store, url) as limits:
-        limits.remove(name)
+        limits.remove(name, is_shared=shared)
     print_message(f"limit {name} is removed")

@@ -7,7 +7,7 @@ from typing import Any
 
 from noetl.planner.diagnostics.terminal_text import to_printable
 
-_LIMIT_HEADER = ("LIMIT", "OF", "UNITS", "HELD", "WAITING", "KEY")
+_LIMIT_HEADER = ("LIMIT", "OF", "UNITS", "HELD", "WAITING", "KEY", "TENANTS")
 _USE_HEADER = ("RUN", "VISIT", "UNITS", "SINCE", "STATE")
 
 
@@ -21,6 +21,7 @@ def format_limits(limits: Sequence[Mapping[str, Any]], *, with_header: bool) -> 
             str(limit["held"]),
             str(limit["waiting"]),
             to_printable(limit["key"] or ""),
+            "all" if limit["shared"] else "",
         )
         for limit in limits
     ]
@@ -31,7 +32,7 @@ def format_queue(uses: Sequence[Mapping[str, Any]], *, with_header: bool) -> lis
     """Return the rows of what holds units or waits, which are items of `GET /limits/NAME/queue`."""
     rows: list[tuple[str, ...]] = [
         (
-            use["workflow_id"],
+            use["workflow_id"] or "other tenant",
             use["visit"] or "-",
             str(use["units"]),
             (use["held_at"] or use["queued_at"])[:19] + "Z",

@@ -55,6 +55,25 @@ def test_a_wrong_name_is_refused(noetl: Command, place: tuple[str, str]) -> None
     assert "the name of a limit must be 1 to 64 letters" in failed.err
 
 
+def test_a_limit_of_all_tenants_is_made_in_a_store(noetl: Command, tmp_path: Path) -> None:
+    place = ("--store", f"sqlite:///{tmp_path}/store.db")
+    set_limit = ("limits", "set", "api", "2", "--of", "steps")
+    assert "at most 2 steps at once in all tenants" in noetl(*set_limit, "--shared", *place).err
+    assert noetl("limits", "list", *place).out.split() == ["api", "steps", "2", "0", "0", "all"]
+    assert "0 of 2 held, 0 waiting, shared by all tenants" in noetl("limits", "show", "api", *place).err
+    assert "limit `api` is shared by all tenants" in noetl(*set_limit, *place).err
+    assert "limit `api` is shared by all tenants" in noetl("limits", "remove", "api", *place).err
+    assert "limit api is removed" in noetl("limits", "remove", "api", "--shared", *place).err
+    assert "unknown limit `api`" in noetl("limits", "remove", "api", "--shared", *place).err
+
+
+def test_a_limit_of_all_tenants_needs_a_store(noetl: Command, service: ServedStore) -> None:
+    for command in (("set", "all", "2", "--of", "steps"), ("remove", "all")):
+        refused = noetl("limits", *command, "--shared", "--url", service.url)
+        assert "a service does not change limits of all tenants" in refused.err
+    assert "unknown limit `all`" in noetl("limits", "show", "all", "--store", service.store).err
+
+
 def test_what_waits_is_shown(noetl: Command, service: ServedStore, tmp_path: Path) -> None:
     place = ("--url", service.url)
     noetl("limits", "set", "closed", "0", "--of", "steps", *place)

@@ -19,10 +19,11 @@ interface LimitEntry {
   units: number;
   held: number;
   waiting: number;
+  shared: boolean;
 }
 
 interface LimitUse {
-  workflow_id: string;
+  workflow_id: string | null; // null if it is one of another tenant
   visit: string | null;
   units: number;
   queued_at: string;
@@ -86,13 +87,14 @@ function Limits({ title, limits: { items, next_cursor }, chosen, children }: Lim
             </tr>
           </thead>
           <tbody>
-            {items.map(({ id, name, kind, key, units, held, waiting }) => (
+            {items.map(({ id, name, kind, key, units, held, waiting, shared }) => (
               <tr key={id}>
                 <th scope="row">
                   <a href={linkTo(["limits"], new URLSearchParams({ limit: id }))} aria-current={id === chosen ? "true" : undefined}>
                     <bdi>{printable(name)}</bdi>
                   </a>
                   {kind && `, ${kind}`}
+                  {shared && " of all tenants"}
                 </th>
                 <td>
                   <bdi>{printable(key ?? "")}</bdi>
@@ -132,12 +134,10 @@ function Queue({ limit }: { limit: string }) {
             </tr>
           </thead>
           <tbody>
-            {queue.data.items.map(({ workflow_id, visit, queued_at, held_at }) => (
-              <tr key={`${workflow_id} ${visit ?? ""}`}>
-                <th scope="row">
-                  <a href={linkTo(["runs", workflow_id])}>{shortId(workflow_id)}</a>
-                </th>
-                <td>{visit ? "a step" : "the run"}</td>
+            {queue.data.items.map(({ workflow_id, visit, queued_at, held_at }, place) => (
+              <tr key={`${workflow_id ?? place} ${visit ?? ""}`}>
+                <th scope="row">{workflow_id ? <a href={linkTo(["runs", workflow_id])}>{shortId(workflow_id)}</a> : "of another tenant"}</th>
+                <td>{visit ? "a step" : workflow_id && "the run"}</td>
                 <td>{held_at ? "in progress" : "waits"}</td>
                 <td>
                   <Time at={held_at ?? queued_at} />
