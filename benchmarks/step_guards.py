@@ -1,11 +1,11 @@
 """The cost of each guard of a step where nothing goes wrong: `python -m benchmarks.step_guards`.
 
 A guard is code that a healthy step passes, and that serves a sick store, a wrong clock or a careless
-neighbour. A chain is executed as a thread of a worker executes it. Blocks of five steps have a guard and lack
-it in turn, and two blocks that follow each other are a pair. Pairs begin in turn with the one and the other.
-So the load of the machine changes both times alike. A row has the median ratio of the pairs, and bounds of
-this median with a confidence of 95 %, by order statistics. The row `nothing` changes nothing: it shows what
-the method itself finds.
+neighbour. A chain is executed as a thread of a worker executes it. Blocks of five steps have a guard or lack
+it, and two blocks that follow each other are a pair. So the load of the machine changes both times alike. The
+order of a pair is random, because a store does some of its work once in so many steps. A row has the median
+ratio of the pairs, and bounds of this median with a confidence of 95 %, by order statistics. More runs narrow
+them. The row `nothing` changes nothing: it shows what the method itself finds.
 
 The databases are in memory if the system has a file system there. Then a commit costs only processor time,
 and the share of a guard is at its greatest. The time of a step on Postgres has the work of the server, too.
@@ -17,6 +17,7 @@ measured. For DynamoDB, requests are counted.
 from __future__ import annotations
 
 import argparse
+import random
 import tempfile
 import threading
 import time
@@ -320,23 +321,23 @@ def measure_block(
     ), claim
 
 
-def measure_guard(store: Store, guard: StepGuard, plan: Plan) -> report.Row:
-    """Return the times of a step with a guard and without it. Blocks of steps of one run alternate."""
-    thread = WorkerThread(store)
+def measure_pairs(store: Store, guard: StepGuard, plan: Plan) -> list[dict[bool, MeasuredStep]]:
+    """Return the times of steps of one run with a guard and without it. Its blocks alternate."""
+    thread, order = WorkerThread(store), random.Random(len(guard.name))
     claim = thread.start(plan)
     with gc_paused(), counted_statements() as statements, working_for(claim.run.tenant):
         executes = {True: thread.prepare()}
         with replaced(guard, store):
             executes[False] = thread.prepare()
         pairs: list[dict[bool, MeasuredStep]] = []
-        for number in range((len(plan.steps) - 1) // (2 * BLOCK_STEPS + 2)):
+        for _ in range((len(plan.steps) - 1) // (2 * BLOCK_STEPS + 2)):
             pair: dict[bool, MeasuredStep] = {}
-            for is_guarded in (number % 2 == 0, number % 2 == 1):
+            for is_guarded in order.sample((True, False), 2):
                 with replaced(guard, store, is_guarded=is_guarded):
                     pair[is_guarded], claim = measure_block(executes[is_guarded], claim, statements)
             pairs.append(pair)
         finish(store, thread, claim)
-    return make_row(guard, pairs)
+    return pairs
 
 
 def make_row(guard: StepGuard, pairs: Sequence[Mapping[bool, MeasuredStep]]) -> report.Row:
@@ -374,13 +375,20 @@ def read_summary(store: Store, run: Run) -> RunSummary:
     return summary
 
 
-def measure(store: Store, steps: int = STEPS) -> list[report.Row]:
-    """Return a row for each guard that a store has, and one for all of them."""
+def measure(store: Store, steps: int = STEPS, runs: int = 1) -> list[report.Row]:
+    """Return a row for each guard that a store has, and one for all of them.
+
+    The runs of the guards alternate, so that no guard has the younger store.
+    """
     plan = prepare_chain(store, steps)
     thread = WorkerThread(store)
     finish(store, thread, thread.start(plan))  # it reads the steps, and compiles their expressions
     guards = [guard for guard in (*GUARDS, ALL) if guard.patches(store) or guard is GUARDS[0]]
-    return [measure_guard(store, guard, plan) for guard in guards]
+    pairs: dict[str, list[dict[bool, MeasuredStep]]] = {guard.name: [] for guard in guards}
+    for _ in range(runs):
+        for guard in guards:
+            pairs[guard.name] += measure_pairs(store, guard, plan)
+    return [make_row(guard, pairs[guard.name]) for guard in guards]
 
 
 def measure_intervals(store: SqlStore, repetitions: int = 20) -> list[report.Row]:
@@ -479,6 +487,7 @@ def main() -> None:
     databases = ("SQLite", "Postgres", "DynamoDB")
     parser.add_argument("--databases", nargs="+", choices=databases, default=databases)
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of a chain for each guard")
+    parser.add_argument("--runs", type=int, default=1, help="runs of the chain for each guard")
     parser.add_argument("--folder", help="a folder on a disk, where commits wait for it")
     options = parser.parse_args()
     folder = options.folder or (str(IN_MEMORY) if IN_MEMORY.is_dir() else None)
@@ -488,7 +497,7 @@ def main() -> None:
             print(report.table("Requests of a step on DynamoDB", REQUEST_COLUMNS, rows), flush=True)
             continue
         with opened_store(database, folder) as sql_store:
-            rows = measure(sql_store, options.steps)
+            rows = measure(sql_store, options.steps, options.runs)
             print(report.table(f"Guards of a step on {database}", COLUMNS, rows), flush=True)
             rows = measure_intervals(sql_store)
             print(report.table(f"Guards at intervals on {database}", INTERVAL_COLUMNS, rows), flush=True)
