@@ -19,8 +19,15 @@ MAX_LIMIT_NAME = 64
 
 _LIMIT_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{MAX_LIMIT_NAME - 1}}}")
 
-WhenFull = Literal["queue", "skip"]
-"""What happens if a limit is full: the run or the visit waits, or the work of the step is left out."""
+MAX_QUEUED = 100_000
+"""How many runs may wait at a limit that bounds its queue."""
+
+WhenFull = Literal["queue", "skip", "cancel_oldest"]
+"""What happens if a limit is full.
+
+The run or the visit waits, or it is skipped. A run may also wait in the place of older ones, which are
+cancelled.
+"""
 
 
 def is_limit_name(name: str) -> bool:
@@ -38,7 +45,8 @@ class Limit:
 
     `use` names a limit of the operator, or is None for an own limit, which has `units`. `key` is a template:
     each of its values is counted apart. None means one count for all. After `max_wait_seconds` in the queue
-    the visit fails; None means that it waits for any time.
+    the visit fails, and a run is skipped; None means any time. A run is skipped, too, if `max_queued` runs
+    wait already.
     """
 
     use: str | None = None
@@ -46,6 +54,7 @@ class Limit:
     key: str | None = None
     when_full: WhenFull = "queue"
     max_wait_seconds: float | None = None
+    max_queued: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -54,8 +63,16 @@ class Limit:
             "key": self.key,
             "when_full": self.when_full,
             "max_wait_seconds": self.max_wait_seconds,
+            **({} if self.max_queued is None else {"max_queued": self.max_queued}),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Limit:
-        return cls(data["use"], data["units"], data["key"], data["when_full"], data["max_wait_seconds"])
+        return cls(
+            data["use"],
+            data["units"],
+            data["key"],
+            data["when_full"],
+            data["max_wait_seconds"],
+            data.get("max_queued"),
+        )

@@ -461,7 +461,14 @@ def lower_notify(declared: NotifyDeclaration | None) -> Notify | None:
 
 def lower_limit(declared: LimitDeclaration) -> Limit:
     """Return a limit of runs or visits."""
-    return Limit(declared.use, declared.limit, declared.key, declared.when_full, declared.max_wait)
+    return Limit(
+        declared.use,
+        declared.limit,
+        declared.key,
+        declared.when_full,
+        declared.max_wait,
+        declared.max_queued,
+    )
 
 
 def lower_source(declared: TriggerDeclaration) -> TriggerSource:

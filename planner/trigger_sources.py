@@ -9,7 +9,7 @@ from noetl.planner.frozen import frozen
 
 WebhookScheme = Literal["github", "stripe", "standard", "hmac", "api_key", "none"]
 
-EndedStatus = Literal["succeeded", "completed_with_errors", "failed", "cancelled", "timed_out"]
+EndedStatus = Literal["succeeded", "completed_with_errors", "failed", "cancelled", "timed_out", "skipped"]
 
 MAX_WEBHOOK_BYTES = 5 * 1024 * 1024
 MAX_WEBHOOK_WAIT_SECONDS = 25.0

@@ -128,7 +128,7 @@ class RunChange(StrEnum):
                 hint = "leave out --status"
             case RunChange.RESUME:
                 allowed, problem = ended - {RunStatus.SUCCEEDED}, "open and succeeded runs cannot be resumed"
-                hint = "--status must be failed, timed_out, completed_with_errors or cancelled"
+                hint = "--status must be failed, timed_out, completed_with_errors, cancelled or skipped"
             case RunChange.MIGRATE:
                 allowed, problem = OPEN_STATUSES, "runs that have ended are resumed in another version"
                 hint = "use `noetl runs resume ID --playbook`"
@@ -137,8 +137,8 @@ class RunChange(StrEnum):
                 hint = "--status must be a final status"
         if not allowed.issuperset(run_filter.statuses):
             raise CommandError(f"{problem}; {hint}")
-        # Cancelled runs were ended on purpose.
-        defaults = allowed - {RunStatus.CANCELLED} if self is RunChange.RESUME else allowed
+        # Cancelled and skipped runs were ended on purpose.
+        defaults = allowed - {RunStatus.CANCELLED, RunStatus.SKIPPED} if self is RunChange.RESUME else allowed
         return replace(
             run_filter,
             statuses=run_filter.statuses or tuple(defaults),

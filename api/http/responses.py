@@ -97,7 +97,8 @@ class AcceptedRun(View, schema_name="Accepted"):
 class WebhookReceipt(View, schema_name="WebhookReceipt"):
     """Answer to a request of another system.
 
-    `outcome` is `started`, or `filtered` if the condition of the trigger is false. `workflow_id` is the run.
+    `outcome` is `started`, or `filtered` if the condition of the trigger is false. It is `skipped` if a limit
+    of the playbook has skipped the run. `workflow_id` is the run.
     """
 
     outcome: FiringOutcome

@@ -268,6 +268,9 @@ async def _answer(
                 run = await wait_until_finished(request, services, run, webhook.wait_seconds)
         if run.status in _ANSWERED:
             return JsonResponse(run.result, headers=headers)
+        if run.status is RunStatus.SKIPPED:
+            skipped = WebhookReceipt(outcome=FiringOutcome.SKIPPED, workflow_id=run.id)
+            return JsonResponse(skipped, headers=headers)
         if run.status.is_final:
             raise Problem(502, f"The run {run.id} ended as {run.status}.", slug="run-failed", headers=headers)
     return JsonResponse(receipt, 202, headers=headers | RETRY_AFTER)

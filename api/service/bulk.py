@@ -33,7 +33,10 @@ MAX_RUNS = 100
 """The number of runs that one request changes at most."""
 
 _RESUMABLE = (RunStatus.FAILED, RunStatus.COMPLETED_WITH_ERRORS, RunStatus.TIMED_OUT)
-"""The statuses of the runs that a filter without statuses resumes. Cancelled runs were ended on purpose."""
+"""The statuses of the runs that a filter without statuses resumes.
+
+Cancelled and skipped runs were ended on purpose.
+"""
 
 
 @frozen

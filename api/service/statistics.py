@@ -142,9 +142,9 @@ class StatisticsService:
 
 
 def _success_rate(statuses: Mapping[RunStatus, int]) -> float | None:
-    """Return the part of the ended runs that have succeeded. Cancelled runs do not count."""
+    """Return the part of the ended runs that have succeeded. Cancelled and skipped runs do not count."""
     judged = sum(count for status, count in statuses.items() if status.is_final)
-    judged -= statuses.get(RunStatus.CANCELLED, 0)
+    judged -= statuses.get(RunStatus.CANCELLED, 0) + statuses.get(RunStatus.SKIPPED, 0)
     return round(statuses.get(RunStatus.SUCCEEDED, 0) / judged, 4) if judged else None
 
 

@@ -90,14 +90,18 @@ def _start(call: Call, *, detached: bool) -> Run:
 
 
 def _workflow_failed(child: Run) -> ActionError:
-    status = child.status.value.replace("_", " ")
-    reason = f": {child.error['type']}: {child.error['message']}" if child.error is not None else ""
+    is_skipped = child.status is RunStatus.SKIPPED
+    status = "was skipped" if is_skipped else child.status.value.replace("_", " ")
+    reason = ""
+    if child.error is not None:
+        reason = f": {'' if is_skipped else child.error['type'] + ': '}{child.error['message']}"
     details = {
         "workflow_id": child.id,
         "status": child.status.value,
         "result": child.result,
         "error": child.error,
     }
-    return ActionError(
-        "WorkflowFailed", f"run {child.id} of `{child.playbook}` {status}{reason}", details=details
-    )
+    message = f"run {child.id} of `{child.playbook}` {status}{reason}"
+    if is_skipped:
+        return ActionError("RunSkipped", message, retryable=False, details=details)
+    return ActionError("WorkflowFailed", message, details=details)

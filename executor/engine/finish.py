@@ -80,6 +80,8 @@ def _evaluate_ending(store: Store, visit: Visit, run: Run) -> RunEnding:
         status = RunStatus.FAILED
     if status is RunStatus.TIMED_OUT:
         errors = [_timeout_error(visit), *errors]
+    if status is RunStatus.SKIPPED and run.error is not None:
+        errors = [run.error]
     if status not in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
         return RunEnding(status, None, errors)
     result, output_errors = _evaluate_output(header, run, visit, state)

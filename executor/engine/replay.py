@@ -67,7 +67,7 @@ from noetl.executor.stores.memory.store import MemoryStore
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Plan, Step
 
-_STOPS = (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.TIMED_OUT)
+_STOPS = (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.TIMED_OUT, RunStatus.SKIPPED)
 _SUSPENDED = {"replayed": {"memory": None}}
 """Journal of a suspended visit. Events do not have it, and no more is known than that an action waits."""
 

@@ -18,6 +18,7 @@ MAX_ERROR_LENGTH = 500
 _LEVELS = {
     RunStatus.SUCCEEDED: logging.INFO,
     RunStatus.CANCELLED: logging.INFO,
+    RunStatus.SKIPPED: logging.INFO,
     RunStatus.COMPLETED_WITH_ERRORS: logging.WARNING,
 }
 

@@ -22,7 +22,7 @@ from noetl.executor.model.run import (
     VisitStatus,
 )
 from noetl.executor.model.run_transition import check_input_kept, payload_lost
-from noetl.executor.model.special_visits import is_branch_visit
+from noetl.executor.model.special_visits import START_CLOCK, is_branch_visit
 from noetl.executor.model.start_request import StartRequest
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Header, Step
@@ -95,7 +95,9 @@ def assemble_run(
     )
     visit_id = derived_id("start", header.start)
     run = replace(run, late_at=late_time(header, run))
-    return run, Visit(visit_id, run_id, header.start, VisitStatus.READY, clock=1, names={}, due_at=now)
+    return run, Visit(
+        visit_id, run_id, header.start, VisitStatus.READY, clock=START_CLOCK, names={}, due_at=now
+    )
 
 
 def correct_input(header: Header, run: Run, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,8 @@ the owner, and every owner ends.
 
 | call | what it decides |
 | --- | --- |
-| `admit` | an owner holds units at once, or waits in the queue |
+| `admit` | an owner holds units at once, waits in the queue, or is refused |
+| `find_superseded` | the oldest runs are cancelled for a newer one |
 | `grant` | the first slot of the queue holds its units |
 | `give_back` | a slot is removed |
 | `resize` | the gate has another number of units |
@@ -25,7 +26,7 @@ Limits: lowering the units of a gate ends no owner. So more may be held than the
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -109,7 +110,7 @@ class SlotRequest:
 
     `size` is how many units the gate has, or None for an operator's limit, whose gate exists already. `units`
     is how many the owner wants; it gets no more than the gate has. If the gate is full, the owner waits if
-    `queues` is true. `rank` orders the queue: the smallest first.
+    `queues` is true and fewer than `max_queued` slots wait. `rank` orders the queue: the smallest first.
     """
 
     gate: GateKey
@@ -119,6 +120,7 @@ class SlotRequest:
     value: str | None = None
     queues: bool = True
     rank: float = 0.0
+    max_queued: int | None = None
 
 
 @frozen
@@ -172,8 +174,9 @@ def new_gate(request: SlotRequest) -> Gate:
 
 
 def admit(gate: Gate, owner: SlotOwner, request: SlotRequest, now: float) -> tuple[Gate, Slot | None]:
-    """Return the gate and the slot of a new owner, or the unchanged gate and None if it is full and `request`
-    does not queue.
+    """Return the gate and the slot of a new owner, or the unchanged gate and None if the owner is refused.
+
+    A full gate refuses an owner that does not queue, and one that finds the queue full.
 
     >>> gate = Gate(GateKey("use:api", "acme"), "api", units=1)
     >>> request = SlotRequest(gate.key, "api", None)
@@ -197,9 +200,38 @@ def admit(gate: Gate, owner: SlotOwner, request: SlotRequest, now: float) -> tup
     )
     if gate.waiting == 0 and 0 < units <= gate.units - gate.held:
         return _hold(gate, units), replace(slot, units=units, held_at=now)
-    if not request.queues:
+    if not request.queues or (request.max_queued is not None and gate.waiting >= request.max_queued):
         return gate, None
     return replace(gate, waiting=gate.waiting + 1, edition=gate.edition + 1), slot
+
+
+def describe_refusal(request: SlotRequest) -> str:
+    """Return why a gate has refused a request.
+
+    >>> describe_refusal(SlotRequest(named_gate("acme", "api"), "api", None, queues=False))
+    'limit `api` is full'
+    """
+    value = "" if request.value is None else f" of `{request.value}`"
+    queue = f", and its queue of {request.max_queued:,} as well" if request.queues else ""
+    return f"limit `{request.limit}`{value} is full{queue}"
+
+
+def find_superseded(
+    slots: Iterable[Slot], waiting: Slot, units: int, cancelled: Collection[str]
+) -> list[str]:
+    """Return the runs that `when_full: cancel_oldest` cancels for a waiting run, the oldest first.
+
+    `slots` are all slots at the gate, which has `units`, and `cancelled` the runs that are being cancelled.
+    If more runs are left than there are units, the oldest are too many. Those that hold units are older than
+    those that wait. A run cancels none that is newer than itself: that one has counted it.
+    """
+    if waiting.owner.run_id in cancelled:
+        return []
+    left = [slot for slot in slots if slot.owner.run_id not in cancelled]
+    left.sort(key=lambda slot: (not slot.is_held, slot.queued_at, slot.owner))
+    oldest = [slot.owner for slot in left[: max(len(left) - units, 0)]]
+    until = oldest.index(waiting.owner) if waiting.owner in oldest else len(oldest)
+    return [owner.run_id for owner in oldest[:until]]
 
 
 def grant(gate: Gate, slot: Slot, now: float) -> tuple[Gate, Slot] | None:

@@ -49,8 +49,13 @@ _EVENT_OF: Mapping[RunStatus, NotifyEvent] = MappingProxyType(
 def notification_entries(
     run: Run, ending: RunEnding, notify: Notify | None, subscribers: Subscribers, now: float
 ) -> list[OutboxEntry]:
-    """Return the entries for the end of a run: one for each receiving channel, in the order of names."""
-    event = _EVENT_OF[ending.status]
+    """Return the entries for the end of a run: one for each receiving channel, in the order of names.
+
+    No channel receives anything about a skipped run.
+    """
+    event = _EVENT_OF.get(ending.status)
+    if event is None:
+        return []
     record = _run_record(run, event, ending.status) | _error_fields(ending.errors)
     earlier = _earlier_endings(run)
     if notify is not None and notify.late_seconds is not None:

@@ -26,8 +26,9 @@ NEVER = 253402300799.0
 
 
 class RunStatus(StrEnum):
-    """The status of a run. A run starts `queued`; the last five statuses are final.
+    """The status of a run. A run starts `queued`; the last six statuses are final.
 
+    A `skipped` run has performed nothing, because a limit of its playbook was full.
     `waiting` and `paused` are not stored as statuses. They follow from the visits and from `Run.stop`.
     """
 
@@ -40,6 +41,7 @@ class RunStatus(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     TIMED_OUT = "timed_out"
+    SKIPPED = "skipped"
 
     @property
     def is_final(self) -> bool:

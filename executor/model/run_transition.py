@@ -16,6 +16,8 @@ read.
 | running | the visit of `@end` is committed | a final status | `finish_run` |
 | a final status except succeeded | resumed | queued | `resume_run` |
 
+A run whose limits are full may end as `skipped`. It enters no step, not even its finally step.
+
 A running run shows the status `waiting` while all of its active visits wait, and `paused` if `stop` says so.
 These statuses are not stored.
 
@@ -99,14 +101,24 @@ def finish_run(run: Run, ending: RunEnding, now: float) -> Run:
 
 
 def run_finished(run: Run) -> Event:
-    """Return the event of the end of a run: `workflow.failed`, `.cancelled`, `.timed_out` or `.completed`."""
+    """Return the event of the end of a run: `workflow.completed`, or one that has the name of the status."""
     finished_at = run.finished_at or 0.0
-    has_own_event = run.status in (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.TIMED_OUT)
-    name = run.status.value if has_own_event else "completed"
+    is_complete = run.status in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS)
+    name = "completed" if is_complete else run.status.value
     duration = max(finished_at - (run.started_at or finished_at), 0.0)
-    return Event(
-        f"workflow.{name}", finished_at, duration_seconds=duration, payload={"status": run.status.value}
-    )
+    payload = {"status": run.status.value}
+    if run.status is RunStatus.SKIPPED and run.error is not None:
+        payload["reason"] = run.error["message"]
+    return Event(f"workflow.{name}", finished_at, duration_seconds=duration, payload=payload)
+
+
+def entered_finally_step(stop: RunStatus | None, finally_step: str | None) -> str | None:
+    """Return the finally step that a run enters before its end, or None. A skipped run enters none.
+
+    >>> entered_finally_step(RunStatus.FAILED, "clean"), entered_finally_step(RunStatus.SKIPPED, "clean")
+    ('clean', None)
+    """
+    return None if stop is RunStatus.SKIPPED else finally_step
 
 
 def stop_run(run: Run, status: RunStatus) -> Run:

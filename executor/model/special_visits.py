@@ -8,6 +8,9 @@ from noetl.executor.model.ids import derived_id
 from noetl.executor.model.run import DEADLINE, END, Visit, VisitStatus
 from noetl.planner.frozen import replace
 
+START_CLOCK = 1
+"""The causal clock of the first visit of a run."""
+
 FINALLY_CLOCK = 2**40
 """The causal clock of the finally step. It is greater than every other clock of a run."""
 

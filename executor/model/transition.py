@@ -19,6 +19,7 @@ al. 2011 (registers).
 | work suspended, due at once | ready | `suspend` |
 | work must wait for a limit | waiting | `wait_for_slot` |
 | run cancelled, work abandoned | ready | `abandon` |
+| a full limit refuses the run | ready, and the run stops | `skip_run` |
 
 `visit_transition` has the other transitions of a visit: entry, claim, park, resume. `run_transition` has
 those of a run.
@@ -328,6 +329,15 @@ def wait_for_slot(visit: Visit, slot: Slot, until: float, now: float) -> Commit:
         end = timestamp(until) if until < NEVER else None
         events = (_visit_event(visit, "step.waiting", now, {"until": end, "actions": [], **waits_for}),)
     return Commit(later, events=events, is_queued=True)
+
+
+def skip_run(visit: Visit, reason: str) -> Commit:
+    """Return the commit that ends a run as `skipped` before the work of its first visit.
+
+    A resume performs the visit.
+    """
+    error = error_record(visit, "RunSkipped", reason) | {"step": None}
+    return replace(abandon(visit), stop=RunStatus.SKIPPED, error=error)
 
 
 def _with_attempt(journal: Mapping[str, Any], attempt: int) -> dict[str, Any]:

@@ -29,11 +29,14 @@ def check_concurrency(program: Program) -> None:
     for limits in (playbook.limits, *(step.limits for step in playbook.steps)):
         _check_limits(program, limits)
     for limit in playbook.limits:
-        if limit.when_full == "skip":
-            message = "`when_full: skip` is possible for steps only: a run can only wait"
-            hint = "remove it, or limit a step of the playbook"
+        if limit.when_full == "cancel_oldest" and limit.use is not None:
+            message = "`when_full: cancel_oldest` with `use` would cancel runs of other playbooks"
+            hint = "write `limit` in place of `use`, or remove `when_full`"
             program.report("NP831", message, (*limit.path, "when_full"), hint)
-    if any(limit.key is None for limit in playbook.limits):
+    for step in playbook.steps:
+        for limit in step.limits:
+            _check_limit_of_step(program, limit)
+    if any(limit.key is None and limit.when_full != "skip" for limit in playbook.limits):
         _check_own_runs(program)
 
 
@@ -59,6 +62,21 @@ def _check_limits(program: Program, limits: Sequence[LimitDeclaration]) -> None:
         if limit.when_full == "skip" and "max_wait" in written:
             message = "a limit with `when_full: skip` has no `max_wait`: nothing waits for it"
             program.report("NP010", message, (*limit.path, "max_wait"), "remove it", key=True)
+        if limit.when_full != "queue" and "max_queued" in written:
+            message = f"a limit with `when_full: {limit.when_full}` has no `max_queued`"
+            program.report("NP010", message, (*limit.path, "max_queued"), "remove one of them", key=True)
+
+
+def _check_limit_of_step(program: Program, limit: LimitDeclaration) -> None:
+    """Check that the limit of a step has nothing that is for runs only."""
+    if limit.when_full == "cancel_oldest":
+        message = "`when_full: cancel_oldest` is possible for runs only"
+        hint = "remove it, or limit the playbook"
+        program.report("NP831", message, (*limit.path, "when_full"), hint)
+    if "max_queued" in _written(program, limit):
+        message = "`max_queued` is possible for runs only"
+        hint = "remove it, or limit the playbook"
+        program.report("NP010", message, (*limit.path, "max_queued"), hint, key=True)
 
 
 def _written(program: Program, limit: LimitDeclaration) -> Any:

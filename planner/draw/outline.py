@@ -163,6 +163,9 @@ def repetition_notes(step: Step) -> Iterator[str]:
         yield FINALLY
 
 
+_WHEN_FULL = {"queue": "", "skip": ", skipped if full", "cancel_oldest": ", cancels the oldest if full"}
+
+
 def limit_notes(limits: Iterable[Limit]) -> Iterator[str]:
     """Yield a note on each limit of how many runs or visits are in progress at once.
 
@@ -173,7 +176,7 @@ def limit_notes(limits: Iterable[Limit]) -> Iterator[str]:
         note = f"limit {limit.units if limit.use is None else to_printable(limit.use)}"
         if limit.key is not None:
             note += f" for each {truncate(expression_text(limit.key), 30)}"
-        yield f"{note}, skipped if full" if limit.when_full == "skip" else note
+        yield note + _WHEN_FULL[limit.when_full]
 
 
 def _attempts(work: Work) -> int:

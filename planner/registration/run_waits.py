@@ -59,12 +59,11 @@ def check_run_waits(findings: RegistrationFindings, search: PlaybookSearch) -> N
 def limits_of(header: Header) -> list[str]:
     """Return the limits of the runs of a playbook, in the order in which a run takes their slots.
 
-    An operator's limit begins with `use:`, an own one with `own:`.
+    An operator's limit begins with `use:`, an own one with `own:`. Nothing waits for a limit that skips.
     """
-    own_limits = [
-        f"own:{header.name}:{index}" for index, limit in enumerate(header.concurrency) if limit.use is None
-    ]
-    return own_limits + sorted(f"use:{limit.use}" for limit in header.concurrency if limit.use is not None)
+    awaited = [(index, limit) for index, limit in enumerate(header.concurrency) if limit.when_full != "skip"]
+    own_limits = [f"own:{header.name}:{index}" for index, limit in awaited if limit.use is None]
+    return own_limits + sorted(f"use:{limit.use}" for _, limit in awaited if limit.use is not None)
 
 
 class _WaitSearch:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
 from noetl.planner.catalogue import ActionDeclaration
-from noetl.planner.limits import MAX_LIMIT, MAX_LIMITS, WhenFull
+from noetl.planner.limits import MAX_LIMIT, MAX_LIMITS, MAX_QUEUED, WhenFull
 from noetl.planner.notify import MAX_CHANNELS
 from noetl.planner.polled_sources import DEFAULT_SETTLE_SECONDS
 from noetl.planner.schedules.schedule import MAX_CATCH_UP, MAX_CATCH_UP_SECONDS, CatchUpMode
@@ -103,6 +103,7 @@ class LimitDeclaration(Model):
     key: str | None = None
     when_full: WhenFull = "queue"
     max_wait: Duration | None = None
+    max_queued: Annotated[int, Field(ge=1, le=MAX_QUEUED)] | None = None
 
 
 def expand_limit(value: object) -> object:

@@ -15,7 +15,7 @@ from noetl.planner.diagnostics.wording import (
     join_words,
     quote_or_describe,
 )
-from noetl.planner.limits import MAX_LIMIT
+from noetl.planner.limits import MAX_LIMIT, MAX_QUEUED
 from noetl.planner.syntax.models import (
     TRIGGER_MODELS,
     ActionEntry,
@@ -482,6 +482,9 @@ def _describe_wrong_limit(path: DocumentPath, value: object, kind: str) -> Schem
         message = f"`{key}` must be a whole number from 1 to {MAX_LIMIT:,}, not {quote_or_describe(value)}"
         hint = "remove the quotes" if isinstance(value, str) and value.strip().isdecimal() else None
         return SchemaViolation("NP830", message, hint)
+    if key == "max_queued" and (is_limits_path(owner) or is_limits_path(owner[:-1])):
+        message = f"`{key}` must be a whole number from 1 to {MAX_QUEUED:,}, not {quote_or_describe(value)}"
+        return SchemaViolation("NP830", message)
     if is_limits_path(path) and kind == "model_type":
         message = f"`{key}` must be a number, a mapping or a list, not {describe_value(value)}"
         return SchemaViolation("NP012", message, _MAPPING_HINTS["concurrency"])

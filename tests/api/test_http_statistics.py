@@ -8,6 +8,7 @@ import pytest
 from noetl.api.service import playbooks, statistics
 from noetl.api.service.statistics import DurationReport, PlaybookStatistics, describe_durations
 from noetl.api.service.views import PlaybookPage
+from noetl.executor.model.run import RunStatus
 from tests.api.responses import assert_problem, read_view
 
 pytestmark = pytest.mark.anyio
@@ -54,6 +55,11 @@ async def test_the_latest_runs_of_a_playbook_are_counted(http: httpx.AsyncClient
     assert (alert.runs, alert.visits, alert.failed, alert.retried) == (1, 1, 0, 0)
     assert count.duration.count == 4
     assert (await read(http, playbook="nightly/check ü", runs=3)).success_rate == 1.0
+
+
+async def test_skipped_runs_are_not_judged() -> None:
+    found = {RunStatus.SUCCEEDED: 1, RunStatus.FAILED: 1, RunStatus.CANCELLED: 5, RunStatus.SKIPPED: 2}
+    assert statistics._success_rate(found) == 0.5
 
 
 async def test_a_playbook_without_runs_has_no_rates(http: httpx.AsyncClient) -> None:

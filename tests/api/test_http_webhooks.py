@@ -244,6 +244,26 @@ async def test_a_failed_run_is_answered_with_502(service: httpx.AsyncClient) -> 
     assert_problem(response, 502, "run-failed")
 
 
+LIMITED = """\
+name: limited
+concurrency: {use: closed, when_full: skip}
+triggers: [{name: posted, type: webhook, path: limited, auth: {scheme: api_key}, answer: result}]
+steps: [{name: a, run: [{action: log, message: a}]}]
+"""
+
+
+async def test_a_skipped_run_is_answered_as_skipped(service: httpx.AsyncClient) -> None:
+    assert (await service.put("/limits/closed", json={"units": 0, "kind": "runs"})).status_code == 201
+    assert (await service.post("/playbooks", json={"playbook": LIMITED})).status_code == 201
+    response = await service.post("/hooks/default/limited", content=b"")
+    run = response.json()["workflow_id"]
+    assert (response.status_code, response.json()) == (200, {"outcome": "skipped", "workflow_id": run})
+    result = (await service.get(f"/workflows/result/{run}")).json()
+    assert (result["status"], [error["type"] for error in result["errors"]]) == ("skipped", ["RunSkipped"])
+    (entry,) = (await service.get("/workflows", params={"status": "skipped"})).json()["items"]
+    assert (entry["workflow_id"], entry["headline"]) == (run, "limit `closed` is full")
+
+
 async def test_a_result_that_takes_too_long_is_accepted(service: httpx.AsyncClient) -> None:
     response = await service.post("/hooks/default/slow", content=b"")
     assert response.status_code in (200, 202)

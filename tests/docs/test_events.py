@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from noetl.executor.engine.switching import PlanSwitcher, SwitchRequest
+from noetl.executor.model.gates import LimitKind, named_gate
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.infra.reference import ROOT
@@ -86,6 +87,13 @@ def wait_for_limit(store: SqliteStore) -> RunHarness:
     return second.finish()
 
 
+def skip_run(store: SqliteStore) -> RunHarness:
+    """Return a run that a limit has skipped."""
+    store.gates.set_limit(named_gate("default", "closed"), LimitKind.RUNS, 0)
+    text = "concurrency: {use: closed, when_full: skip}\nsteps: [{name: a, run: [{action: log, message: a}]}]"
+    return RunHarness(store, text).finish()
+
+
 def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     failed = RunHarness(store, TEXT).finish()
     failed.resume(why="none").finish()
@@ -98,7 +106,8 @@ def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     skipped = skip_steps(RunHarness(store, TEXT).finish(), b=None).finish()
     assert skipped.status == "succeeded"
     assert (failed.status, late.status, cancelled.status) == ("succeeded", "timed_out", "cancelled")
-    plays = (failed, late, cancelled, skipped, switch_run(store), undo_switch(store), wait_for_limit(store))
+    limited = (wait_for_limit(store), skip_run(store))
+    plays = (failed, late, cancelled, skipped, switch_run(store), undo_switch(store), *limited)
     events = [event for play in plays for event in play.events]
     found = {
         type: set[str]().union(*(e.payload for e in events if e.type == type))

@@ -70,6 +70,10 @@ def test_the_channels_of_the_event_receive_it(status: RunStatus, event: str, nam
     assert all(e.record["event"] == event and e.record["status"] == status for e in found)
 
 
+def test_no_channel_receives_anything_about_a_skipped_run() -> None:
+    assert entries(RunStatus.SKIPPED) == []
+
+
 def test_an_entry_says_which_run_has_ended_and_why() -> None:
     long = error_record(VISIT, "Timeout", "x" * 600)
     audit, ops = entries(RunStatus.FAILED, errors=[long, error_record(VISIT, "Other", "no")])

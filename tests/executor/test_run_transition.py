@@ -125,6 +125,7 @@ class TestFinish:
             (RunStatus.FAILED, "workflow.failed"),
             (RunStatus.CANCELLED, "workflow.cancelled"),
             (RunStatus.TIMED_OUT, "workflow.timed_out"),
+            (RunStatus.SKIPPED, "workflow.skipped"),
         ],
     )
     def test_the_event_is_named_after_the_status(self, status: RunStatus, type: str) -> None:

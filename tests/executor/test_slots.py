@@ -7,12 +7,21 @@ from typing import Any
 
 import pytest
 
-from noetl.executor.engine import invocation
+from noetl.executor.engine import invocation, slots
 from noetl.executor.engine.scope import load_scope
 from noetl.executor.engine.slots import grant_stalled
 from noetl.executor.errors import StoreError
-from noetl.executor.model.gates import SHARED_TENANT, LimitKind, named_gate
+from noetl.executor.model.gates import (
+    SHARED_TENANT,
+    LimitKind,
+    Slot,
+    SlotOwner,
+    find_superseded,
+    named_gate,
+)
 from noetl.executor.model.run import NEVER, RunStatus, VisitStatus
+from noetl.executor.stores.interface import Store
+from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import LEASE_SECONDS, FakeClock, RunHarness
 
@@ -57,7 +66,7 @@ def step_text(limit: str = "1", key: str = "", work: str = NOTHING) -> str:
 class Runs:
     """Runs of one playbook that share a store and a clock."""
 
-    def __init__(self, store: SqliteStore, text: str, count: int = 2, **input: Any) -> None:
+    def __init__(self, store: Store, text: str, count: int = 2, **input: Any) -> None:
         self.clock = FakeClock(1_000_000.0)
         self.store = store
         self.harnesses = [RunHarness(store, text, input, clock=self.clock) for _ in range(count)]
@@ -174,6 +183,157 @@ class TestRuns:
         assert second.finish().status == "timed_out"
         assert runs.units() == [("import", 1, 0)]
         assert first.finish().status == "timed_out"
+
+
+def runs_with(entry: str) -> str:
+    """Return the text of `RUNS` with more in its limit."""
+    return RUNS.replace('customer }}"}', f'customer }}}}", {entry}}}')
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def any_store(request: pytest.FixtureRequest, store: SqliteStore) -> Store:
+    """A store in memory, or the one in a file."""
+    return store if request.param == "sqlite" else MemoryStore()
+
+
+class TestSkippedRuns:
+    """Runs that a limit of their playbook refuses."""
+
+    def test_a_run_at_a_full_limit_performs_nothing(self, any_store: Store) -> None:
+        first, second = runs = Runs(any_store, runs_with("when_full: skip"))
+        execute_all(first)
+        assert second.finish().status == "skipped"
+        assert (second.result, second.error_types) == (None, ["RunSkipped"])
+        assert [visit.step for visit in second.visits] == ["load"]
+        assert second.visit("load").saved == {}
+        assert second.events[-1].type == "workflow.skipped"
+        assert second.events[-1].payload == {
+            "status": "skipped",
+            "reason": "limit `import` of `acme` is full",
+        }
+        assert runs.units() == [("import", 1, 0)]
+        assert first.finish().status == "succeeded"
+        assert RunHarness(any_store, runs_with("when_full: skip")).finish().status == "succeeded"
+        assert any_store.maintenance.check_consistency() == []
+
+    def test_a_resumed_run_waits(self, any_store: Store) -> None:
+        first, second = runs = Runs(any_store, runs_with("when_full: skip"))
+        execute_all(first)
+        second.finish().resume()
+        execute_all(second)
+        assert runs.waits(second) == [("import", "acme", 0)]
+        first.finish()
+        assert second.finish().result == {"x": 1, "cleaned": True}
+
+    def test_a_run_that_has_waited_too_long_is_skipped(self, any_store: Store) -> None:
+        first, second = runs = Runs(any_store, runs_with("max_wait: 30s"))
+        execute_all(first)
+        assert second.finish().status == "skipped"
+        reason = "no unit of limit `import` became free within 30 s"
+        assert second.events[-1].payload["reason"] == reason
+        assert runs.units() == [("import", 1, 0)]
+
+    def test_a_resumed_run_that_has_waited_too_long_fails(self, store: SqliteStore) -> None:
+        first, second = Runs(store, runs_with("max_wait: 30s"))
+        execute_all(first)
+        second.finish().resume()
+        assert (second.finish().status, second.error_types) == ("failed", ["LimitTimeout"])
+        assert second.visit("clean").status is VisitStatus.SUCCEEDED
+
+    def test_a_run_that_finds_its_queue_full_is_skipped(self, any_store: Store) -> None:
+        first, second, third = runs = Runs(any_store, runs_with("max_queued: 1"), count=3)
+        execute_all(first)
+        execute_all(second)
+        assert third.finish().status == "skipped"
+        reason = "limit `import` of `acme` is full, and its queue of 1 as well"
+        assert third.events[-1].payload["reason"] == reason
+        execute_all(third.resume())
+        assert runs.waits(third) == [("import", "acme", 1)]
+
+    def test_it_gives_back_what_it_holds_at_other_limits(self, store: SqliteStore) -> None:
+        text = runs_with("max_wait: 1h").replace("concurrency: {", "concurrency: [{")
+        text = text.replace("max_wait: 1h}", "max_wait: 1h}, {use: api, when_full: skip}]")
+        store.gates.set_limit(named_gate("default", "api"), LimitKind.RUNS, 0)
+        (harness,) = runs = Runs(store, text, count=1)
+        assert harness.finish().status == "skipped"
+        assert (runs.units(), harness.events[-1].payload["reason"]) == ([], "limit `api` is full")
+
+
+class TestCancelOldest:
+    """The newest runs have the places of a limit."""
+
+    TEXT = runs_with("when_full: cancel_oldest")
+
+    def test_the_newest_run_takes_the_place_of_the_oldest(self, any_store: Store) -> None:
+        first, second = runs = Runs(any_store, self.TEXT)
+        execute_all(first)
+        execute_all(second)
+        assert first.run.stop is RunStatus.CANCELLED
+        assert runs.waits(second) == [("import", "acme", 0)]
+        assert first.finish().status == "cancelled"
+        assert first.visit("clean").status is VisitStatus.SUCCEEDED
+        assert second.finish().status == "succeeded"
+        assert runs.units() == []
+
+    def test_a_queued_run_is_cancelled_before_a_newer_one(self, any_store: Store) -> None:
+        harnesses = Runs(any_store, self.TEXT, count=4)
+        for harness in harnesses:
+            execute_all(harness)
+        *older, newest = harnesses
+        assert [harness.finish().status for harness in older] == ["cancelled"] * 3
+        assert newest.finish().status == "succeeded"
+
+    def test_as_many_runs_stay_as_there_are_places(self, store: SqliteStore) -> None:
+        runs = Runs(store, self.TEXT.replace("limit: 1", "limit: 2"), count=3)
+        for harness in runs:
+            execute_all(harness)
+        assert [harness.finish().status for harness in runs] == ["cancelled", "succeeded", "succeeded"]
+
+    def test_a_crash_before_the_cancel_repeats_it(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second = runs = Runs(store, self.TEXT)
+        execute_all(first)
+
+        def die(*_: Any) -> None:
+            raise StoreError("The store is away.")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(slots, "find_superseded", die)
+            with pytest.raises(StoreError):
+                second.execute_next()
+        assert (first.run.stop, len(runs.waits(second))) == (None, 1)
+        runs.clock.now += LEASE_SECONDS + 1
+        execute_all(second)
+        assert first.run.stop is RunStatus.CANCELLED
+
+    def test_a_run_that_has_ended_meanwhile_is_left_alone(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second = runs = Runs(store, self.TEXT)
+        ended = RunHarness(
+            store, runs_with("when_full: skip").replace("name: import", "name: other")
+        ).finish()
+        execute_all(first)
+        monkeypatch.setattr(slots, "find_superseded", lambda *_: [ended.id, "unknown"])
+        execute_all(second)
+        assert ended.status == "succeeded"
+        assert runs.waits(second) == [("import", "acme", 0)]
+
+    def test_a_run_cancels_only_older_ones(self) -> None:
+        gate = named_gate("default", "api")
+        held, early, late = (
+            Slot(gate, SlotOwner(run), "api", 1, queued_at, held_at=held_at)
+            for run, queued_at, held_at in (("r1", 1.0, 1.0), ("r2", 2.0, None), ("r3", 3.0, None))
+        )
+        found = [held, late, early]
+        assert find_superseded(found, late, 1, ()) == ["r1", "r2"]
+        assert find_superseded(found, late, 1, {"r1"}) == ["r2"]
+        assert find_superseded(found, late, 1, {"r1", "r2"}) == []
+        assert find_superseded(found, late, 2, ()) == ["r1"]
+        assert find_superseded(found, late, 3, ()) == []
+        assert find_superseded(found, early, 1, ()) == ["r1"]
+        assert find_superseded(found, early, 1, {"r2"}) == []
 
 
 class TestSteps:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from noetl.executor.engine.external import MAX_RUN_DEPTH
+from noetl.executor.model.gates import LimitKind, named_gate
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.sqlite.store import SqliteStore
@@ -88,6 +89,19 @@ class TestChildRunResults:
     def test_a_failed_child_can_be_handled(self, store: SqliteStore) -> None:
         handled = ', {case: error, run: [{action: set, set: {why: "{{ error.details.error.message }}"}}]}'
         assert make_harness(store, PARENT % ("", handled), n=7).finish().result == {"why": "seven"}
+
+    def test_a_skipped_child_is_not_retried_by_itself(self, store: SqliteStore) -> None:
+        store.gates.set_limit(named_gate("default", "closed"), LimitKind.RUNS, 0)
+        limited = "concurrency: {use: closed, when_full: skip}\n"
+        register_playbook(store, limited + dedent(CHILD).replace("name: child", "name: limited"))
+        text = PARENT.replace("playbook: child", "playbook: limited")
+        playing = make_harness(store, text % (", retry: {attempts: 3, delay: 0s}", ""), n=5).finish()
+        (child,) = children(playing)
+        (error,) = playing.run.errors
+        assert (error["type"], error["details"]["status"]) == ("RunSkipped", "skipped")
+        assert error["message"] == f"run {child.id} of `limited` was skipped: limit `closed` is full"
+        store.gates.set_limit(named_gate("default", "closed"), LimitKind.RUNS, 1)
+        assert playing.resume().finish().result == {"found": {"twice": 10}, "done": True}
 
     def test_a_retried_action_starts_another_run(self, store: SqliteStore) -> None:
         playing = make_harness(store, PARENT % (", retry: {attempts: 3, delay: 0s}", ""), n=7).finish()

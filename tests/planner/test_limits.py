@@ -118,9 +118,44 @@ def test_wrong_limits_are_reported_once(written: str, expected: list[tuple[str, 
     assert findings(with_limits(visits=written)) == expected
 
 
-def test_runs_cannot_be_left_out() -> None:
-    text = with_limits(runs="[{use: crm}, {limit: 1, when_full: skip}]")
-    assert findings(text) == [("NP831", "skip")]
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[{use: crm, when_full: skip}, {limit: 1, when_full: skip}]",
+        "{limit: 1, when_full: cancel_oldest, max_wait: 1h}",
+        "{use: crm, max_queued: 100000}",
+    ],
+)
+def test_runs_may_be_skipped(written: str) -> None:
+    plan = compile_text(with_limits(runs=written))
+    assert Header.from_json(json.loads(json.dumps(plan.header.to_json()))) == plan.header
+
+
+def test_a_run_may_wait_for_a_run_that_is_skipped() -> None:
+    own_run = "name: t\nconcurrency: {{limit: 2, when_full: {}}}\nsteps: [{{name: a, run: [{{{}}}]}}]"
+    action = "action: workflow, playbook: t"
+    assert findings(own_run.format("skip", action)) == []
+    assert findings(own_run.format("queue", action)) == [("NP833", "t")]
+
+
+def test_what_is_for_runs_only_is_refused() -> None:
+    steps = with_limits(visits="[{limit: 1, when_full: cancel_oldest}, {limit: 2, max_queued: 5}]")
+    assert findings(steps) == [("NP831", "cancel_oldest"), ("NP010", "max_queued")]
+    named = with_limits(runs="{use: crm, when_full: cancel_oldest}")
+    assert findings(named) == [("NP831", "cancel_oldest")]
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("max_queued: 0", ("NP830", "0")),
+        ("max_queued: 100001", ("NP830", "100001")),
+        ("max_queued: 5, when_full: skip", ("NP010", "max_queued")),
+        ("max_queued: 5, when_full: cancel_oldest", ("NP010", "max_queued")),
+    ],
+)
+def test_wrong_queues_of_runs(entry: str, expected: tuple[str, str]) -> None:
+    assert findings(with_limits(runs=f"{{limit: 1, {entry}}}")) == [expected]
 
 
 def test_nothing_waits_for_a_limit_that_leaves_work_out() -> None:

@@ -158,7 +158,9 @@ def _check_history(play: FinishedPlay) -> None:
     has_one_start = types.count("workflow.started") == 1 and types[0] == "workflow.started"
     require(has_one_start, "I7", "the history has not exactly one start, at its beginning")
     status = play.run.status
-    end_type = f"workflow.{status if status in ('failed', 'cancelled', 'timed_out') else 'completed'}"
+    end_type = (
+        f"workflow.{status if status in ('failed', 'cancelled', 'timed_out', 'skipped') else 'completed'}"
+    )
     require(types[-1] == end_type, "I7", f"the run is {status}, and the history ends with {types[-1]}")
 
 

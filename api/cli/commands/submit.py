@@ -69,7 +69,10 @@ def submit(
         write_json(result)
     elif result["status"] in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
         write_json(result["result"])
-    if result["status"] != RunStatus.SUCCEEDED:
+    if result["status"] == RunStatus.SKIPPED:
+        reasons = [f": {error.get('message')}" for error in result["errors"] if isinstance(error, dict)]
+        print_message(f"run {result['workflow_id']} was skipped{''.join(reasons[:1])}")
+    elif result["status"] != RunStatus.SUCCEEDED:
         for error in result["errors"]:
             for line in _describe_error(error):
                 print_message(line)

@@ -86,11 +86,14 @@ def print_outcome(
 
     Errors that were printed when they happened are not repeated.
     """
-    for error in _errors_of(run):
+    is_skipped = run.status is RunStatus.SKIPPED
+    for error in () if is_skipped else _errors_of(run):
         if not has_shown(run.id, error):
             for line in failure_lines(error, plan, shown_file(run)):
                 print_message(line)
-    if run.status is not RunStatus.SUCCEEDED:
+    if is_skipped:
+        print_message(f"run {run.id} was skipped: {_errors_of(run)[0]['message']}")
+    elif run.status is not RunStatus.SUCCEEDED:
         print_message(f"run {run.id} {describe_end(context, run)}")
     elif not context.quiet:
         seconds = (run.finished_at or run.created_at) - (run.started_at or run.created_at)
@@ -106,12 +109,12 @@ def print_outcome(
 
 
 def exit_unless_succeeded(run: Run) -> None:
-    """End the command with an error code if the run did not succeed.
+    """End the command with an error code if the run did not succeed. A skipped run is no failure.
 
     Raises:
         typer.Exit: the run did not succeed.
     """
-    if run.status is not RunStatus.SUCCEEDED:
+    if run.status not in (RunStatus.SUCCEEDED, RunStatus.SKIPPED):
         raise typer.Exit(EXIT_FAILED)
 
 

@@ -320,12 +320,16 @@ def _indent(followed: FollowedRun, line: Text) -> Text:
     return Text.assemble("  " * followed.depth, sign, (playbook, "dim"), rest)
 
 
+_SIGNS_OF_ENDS = {"succeeded": ("✓ ", "green"), "skipped": ("⊘ ", "dim")}
+"""The signs of child runs that have not failed, with their styles."""
+
+
 def _run_end_line(followed: FollowedRun, event: Event) -> Text:
     """Return the line for the end of a child run."""
     from rich.text import Text
 
     status = event.payload.get("status", event.type.removeprefix("workflow."))
-    sign = ("✓ ", "green") if status == "succeeded" else ("✗ ", "red")
+    sign = _SIGNS_OF_ENDS.get(status, ("✗ ", "red"))
     shown_status = "" if status == "succeeded" else f"  {status}"
     duration = f"  {format_duration(event.duration_seconds or 0.0)}"
     name = to_printable(followed.run.playbook)

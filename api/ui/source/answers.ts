@@ -9,7 +9,8 @@ export type RunState =
   | "completed_with_errors"
   | "failed"
   | "cancelled"
-  | "timed_out";
+  | "timed_out"
+  | "skipped";
 
 export const RUN_STATES: readonly RunState[] = [
   "running",
@@ -20,6 +21,7 @@ export const RUN_STATES: readonly RunState[] = [
   "completed_with_errors",
   "timed_out",
   "cancelled",
+  "skipped",
   "succeeded",
 ];
 

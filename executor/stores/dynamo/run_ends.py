@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.run import Visit, VisitStatus
+from noetl.executor.model.run_transition import entered_finally_step
 from noetl.executor.model.special_visits import FINALLY_CLOCK, end_visit, finally_visit
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Put
-from noetl.executor.stores.dynamo.run_items import run_id_of, spread_of
+from noetl.executor.stores.dynamo.run_items import run_id_of, spread_of, stop_of
 from noetl.executor.stores.dynamo.visit_items import VisitItem, VisitOrigin, decode_visit, encode_unclaimed
 
 
@@ -21,7 +22,7 @@ def end_run(context: DynamoContext, head: Item, now: float, *, is_repeated: bool
     """
     statuses = (VisitStatus.READY, VisitStatus.RUNNING) if is_repeated else (VisitStatus.READY,)
     run_id, resumes = run_id_of(head), head.get("resumes", 0)
-    finally_step = context.finally_step(head)
+    finally_step = entered_finally_step(stop_of(head), context.finally_step(head))
     if finally_step is not None:
         visit = finally_visit(run_id, finally_step, resumes, now)
         item, is_new = _create(context, head, visit, now)

@@ -38,7 +38,14 @@ from noetl.executor.model.run import (
     VisitStatus,
     WaitKey,
 )
-from noetl.executor.model.run_transition import pause_run, run_paused, run_unpaused, stop_run, unpause_run
+from noetl.executor.model.run_transition import (
+    entered_finally_step,
+    pause_run,
+    run_paused,
+    run_unpaused,
+    stop_run,
+    unpause_run,
+)
 from noetl.executor.model.special_visits import (
     end_visit,
     finally_visit,
@@ -215,7 +222,8 @@ class MemoryBranches:
 
     def end_run(self) -> None:
         """Enter the finally step if the run has one, and after it the visit that ends the run."""
-        run, visits, finally_step = self.record.run, self.record.visits, self.plan.header.finally_step
+        run, visits = self.record.run, self.record.visits
+        finally_step = entered_finally_step(run.stop, self.plan.header.finally_step)
         if finally_step is not None:
             last = finally_visit(run.id, finally_step, run.resumes, self.now)
             if last.id not in visits:

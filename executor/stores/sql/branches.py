@@ -34,6 +34,7 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.plan_switch import CarriedRun
 from noetl.executor.model.run import Branch, Commit, FailureState, Lease, Pointers, Run, RunStatus, Visit
 from noetl.executor.model.run_transition import (
+    entered_finally_step,
     pause_run,
     run_paused,
     run_unpaused,
@@ -185,8 +186,10 @@ class BranchTransaction:
     def end_run(self) -> None:
         """Enter the finally step if the run has one, and after it the visit that ends the run."""
         run_id, resumes = self.run["id"], self.run["resumes"]
-        if self.header.finally_step is not None:
-            last = finally_visit(run_id, self.header.finally_step, resumes, self.now)
+        stop = None if self.run["stop"] is None else RunStatus(self.run["stop"])
+        finally_step = entered_finally_step(stop, self.header.finally_step)
+        if finally_step is not None:
+            last = finally_visit(run_id, finally_step, resumes, self.now)
             entered = self.db.execute("branches.get_finished_at", run_id=run_id, visit_id=last.id).fetchone()
             if entered is None:
                 self._add(last)

@@ -21,7 +21,7 @@ from noetl.executor.model.gates import (
     own_gate,
 )
 from noetl.executor.model.run import NEVER, Claim, Commit, Lease, Run, RunStatus, WaitKey
-from noetl.executor.model.transition import abandon, wait_for_slot
+from noetl.executor.model.transition import abandon, skip_run, wait_for_slot
 from noetl.executor.stores.interface import Store
 from noetl.testing.run_harness import RunHarness
 from noetl.testing.store_contract.damage import GateDamage
@@ -204,6 +204,35 @@ class GatesContract(ContractFixtures):
         assert store.gates.grant(OF_RUNS, 3.0) == 1
         assert [slot.is_held for slot in acquire(store, second, *requests)] == [True, True, True]
         assert [slot.gate for slot in slots_of_visit(store, second)] == [r.gate for r in requests]
+
+    def test_a_full_queue_refuses_an_owner(self, store: Store) -> None:
+        hold(store)
+        waiting = queue_up(store, ask(max_queued=1))
+        late = claim_visit(store, start_run(store))
+        assert acquire(store, late, ask(max_queued=1)) == []
+        assert numbers_of(store) == (1, 1)
+        assert acquire(store, late, ask(max_queued=2))[0].queued_before == 1
+        assert acquire(store, claim_visit(store, waiting.run, NEVER), ask(max_queued=1), now=NEVER)
+
+    def test_a_run_that_is_skipped_enters_no_finally_step(self, store: Store) -> None:
+        log = "[{action: log, message: x}]"
+        run = start_run(
+            store, f"finally: b\nsteps: [{{name: a, run: {log}}}, {{name: b, run: {log}}}]", now=1.0
+        )
+        claim = claim_visit(store, run, 1.0)
+        assert acquire_for_run(store, claim)[0].is_held
+        store.queue.commit(skip_run(claim.visit, "full"), 2.0)
+        assert visit_states(store, run)[0] == ("a", "parked")
+        assert end_run(store, run, RunStatus.SKIPPED, 3.0).status is RunStatus.SKIPPED
+        assert store.gates.slots_of(run.id) == []
+        assert numbers_of(store, OF_RUNS) is None
+        end = store.runs.events(run.id)[-1]
+        assert (end.type, end.payload) == ("workflow.skipped", {"status": "skipped", "reason": "full"})
+        store.runs.resume(run.id, 4.0, deadline_at=None, values={})
+        again = claim_visit(store, run, 4.0)
+        assert again.visit.step == "a"
+        store.queue.commit(succeed(store, again), 5.0)
+        assert claim_visit(store, run, 5.0).visit.step == "b"
 
     def test_an_owner_that_does_not_queue_gets_nothing_at_a_full_gate(self, store: Store) -> None:
         first = hold(store, ask(OWN))

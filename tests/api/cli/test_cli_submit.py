@@ -87,6 +87,19 @@ def test_a_result_with_other_errors_is_reported(noetl: Command, errors: object, 
     assert message in outcome.err
 
 
+def test_a_skipped_run_is_no_failure(noetl: Command) -> None:
+    def answer(exchange: StubExchange) -> None:
+        is_start = exchange.received.method == "POST"
+        errors = [{"type": "RunSkipped", "message": "limit `t` is full"}]
+        result = {"workflow_id": "r1", "status": "skipped", "result": None, "errors": errors}
+        exchange.reply_json(ACCEPTED if is_start else result)
+
+    with serve(answer) as server:
+        outcome = noetl("submit", "-", "--url", server.url(""), "--wait", stdin=PLAYBOOK)
+    assert (outcome.exit_code, outcome.out) == (0, "")
+    assert outcome.err.splitlines()[-1] == "run r1 was skipped: limit `t` is full"
+
+
 def test_the_steps_are_shown_while_the_command_waits(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "_POLL_SECONDS", 0.0)
     states = iter(

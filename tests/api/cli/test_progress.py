@@ -345,6 +345,9 @@ class TestEventLines:
             "  ✓ child: work",
             f"  ✗ child  completed_with_errors  0 ms  run {run.id}",
         ]
+        child.record("workflow.skipped", None, status="skipped")
+        progress.show([(child, child.unshown[-1])])
+        assert capsys.readouterr().err.splitlines() == [f"  ⊘ child  skipped  0 ms  run {run.id}"]
 
     def test_a_pause_is_shown_and_ends_nothing(
         self, recorded: RecordedRun, new_lines: Any, clock: FakeClock

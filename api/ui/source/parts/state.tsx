@@ -28,6 +28,7 @@ const SIGNS: Record<string, Sign> = {
   retrying: { word: "Retrying", tone: "wait", parts: [["line", "M12.4 5.2A5.7 5.7 0 1 0 12.4 8.8"], ["fill", "M14 1.6V6.4H9.6Z"]] },
   queued: { word: "Queued", tone: "quiet", parts: [RING, ["line", "M4.4 7h.01M7 7h.01M9.6 7h.01"]] },
   cancelled: { word: "Cancelled", tone: "quiet", parts: [RING, ["line", "M3 11L11 3"]] },
+  skipped: { word: "Skipped", tone: "quiet", parts: [RING, ["line", "M4.5 7H9.5"]] },
   timed_out: { word: "Timed out", tone: "bad", parts: [["line", "M3.5 1.5H10.5M3.5 12.5H10.5M4.2 1.5V4L7 7 4.2 10V12.5M9.8 1.5V4L7 7 9.8 10V12.5"]] },
   missed: { word: "Missed", tone: "wait", parts: [RING, ["line", "M4.6 4.6L9.4 9.4M4.6 9.4L9.4 4.6"]] },
   may: { word: "May run", tone: "quiet", parts: [["ring dashed", RING[1]]] },

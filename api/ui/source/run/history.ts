@@ -48,7 +48,7 @@ const STATES: Record<string, string> = {
   "step.failed": "failed",
 };
 
-const ENDS = new Set(["workflow.completed", "workflow.failed", "workflow.cancelled", "workflow.timed_out"]);
+const ENDS = new Set(["workflow.completed", "workflow.failed", "workflow.cancelled", "workflow.timed_out", "workflow.skipped"]);
 
 export class RunHistory {
   readonly events: HistoryEntry[] = [];

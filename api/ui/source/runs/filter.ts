@@ -28,7 +28,7 @@ export const GROUPS: Record<string, { word: string; states: RunState[] }> = {
   failed: { word: "Failed", states: ["failed"] },
   completed_with_errors: { word: "With errors", states: ["completed_with_errors"] },
   succeeded: { word: "Succeeded", states: ["succeeded"] },
-  other: { word: "Other", states: ["queued", "paused", "cancelled", "timed_out"] },
+  other: { word: "Other", states: ["queued", "paused", "cancelled", "skipped", "timed_out"] },
 };
 
 export function readFilter(params: URLSearchParams): RunFilter {

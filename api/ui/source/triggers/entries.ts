@@ -24,7 +24,7 @@ const OUTCOMES: Record<string, [state: string, word: string]> = {
 };
 
 /** States in the order in which the worst one stands for several firings. */
-const WORST = ["failed", "timed_out", "completed_with_errors", "missed", "cancelled", "waiting", "paused", "running", "queued", "never", "may", "succeeded"];
+const WORST = ["failed", "timed_out", "completed_with_errors", "missed", "cancelled", "skipped", "waiting", "paused", "running", "queued", "never", "may", "succeeded"];
 
 type Clock = (instant: string | number) => { day: Day; time: string };
 

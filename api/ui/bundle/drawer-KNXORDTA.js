@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-LSSMSAYO.js";import"./chunk-2VBHL3HN.js";import"./chunk-DMLREGMA.js";import"./chunk-7B2T353T.js";import"./chunk-K4RIUN7K.js";import"./chunk-RTIDTJFH.js";import"./chunk-CYIERMG3.js";import"./chunk-7INAUU4R.js";import"./chunk-5ORVTVOA.js";import"./chunk-NPFXHAGY.js";export{a as Drawer,b as LogLines};
