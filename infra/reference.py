@@ -201,6 +201,7 @@ _NOUNS = {
     "NotifyDeclaration": "a mapping",
     "LatePolicy": "a mapping",
     "LimitDeclaration": "a mapping",
+    "DebouncePolicy": "a mapping",
     "Loop": "a mapping",
     "Repeat": "a mapping",
     "ActionEntry": "an action",

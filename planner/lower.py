@@ -34,6 +34,7 @@ from noetl.planner.dataflow.liveness import (
     find_live_names,
     find_live_names_in_sequential_mode,
 )
+from noetl.planner.debounce import DEFAULT_FACTOR, Debounce
 from noetl.planner.graph.joins import ROOT
 from noetl.planner.graph.visit_bounds import compute_visit_bound
 from noetl.planner.guards.coverage import is_error_aware
@@ -73,6 +74,7 @@ from noetl.planner.syntax.models import (
     BucketDeclaration,
     CachePolicy,
     Case,
+    DebouncePolicy,
     Entry,
     EventDeclaration,
     FolderDeclaration,
@@ -153,6 +155,7 @@ class Lowering:
             triggers=tuple(map(self.lower_trigger, self.playbook.triggers)),
             notify=lower_notify(self.playbook.notify),
             concurrency=tuple(map(lower_limit, self.playbook.limits)),
+            debounce=lower_debounce(self.playbook.debounce),
         )
         return Plan(header, steps, tasks, self.program.document.text)
 
@@ -469,6 +472,14 @@ def lower_limit(declared: LimitDeclaration) -> Limit:
         declared.max_wait,
         declared.max_queued,
     )
+
+
+def lower_debounce(declared: DebouncePolicy | None) -> Debounce | None:
+    """Return how starts that follow each other soon share a run."""
+    if declared is None:
+        return None
+    longest = declared.wait * DEFAULT_FACTOR if declared.longest is None else declared.longest
+    return Debounce(declared.wait, longest, declared.key)
 
 
 def lower_source(declared: TriggerDeclaration) -> TriggerSource:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from noetl.planner.debounce import Debounce
 from noetl.planner.frozen import frozen
 from noetl.planner.limits import Limit
 from noetl.planner.notify import Notify
@@ -570,6 +571,7 @@ class Header:
         statistics: numbers of steps, edges, actions and so on.
         triggers: what starts runs of the playbook by itself.
         concurrency: how many runs of the playbook are in progress at once.
+        debounce: how starts that follow each other soon share a run.
         format: the version of the format for which the plan was compiled.
     """
 
@@ -590,6 +592,7 @@ class Header:
     triggers: tuple[Trigger, ...] = ()
     notify: Notify | None = None
     concurrency: tuple[Limit, ...] = ()
+    debounce: Debounce | None = None
     format: int = FORMAT
 
     @property
@@ -623,6 +626,7 @@ class Header:
             **({"triggers": [trigger.to_json() for trigger in self.triggers]} if self.triggers else {}),
             **({} if self.notify is None else {"notify": self.notify.to_json()}),
             **({"concurrency": [limit.to_json() for limit in self.concurrency]} if self.concurrency else {}),
+            **({} if self.debounce is None else {"debounce": self.debounce.to_json()}),
         }
 
     @classmethod
@@ -655,6 +659,7 @@ class Header:
             triggers=tuple(Trigger.from_json(trigger) for trigger in data.get("triggers", ())),
             notify=Notify.from_json(data["notify"]) if "notify" in data else None,
             concurrency=tuple(Limit.from_json(limit) for limit in data.get("concurrency", ())),
+            debounce=Debounce.from_json(data["debounce"]) if "debounce" in data else None,
             format=data["format"],
         )
 

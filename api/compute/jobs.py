@@ -15,7 +15,7 @@ from noetl.api.service.graph_views import PlanDescription, RunGraph
 from noetl.api.service.playbooks import describe
 from noetl.api.service.views import plan_graph
 from noetl.executor.engine.evaluation import Evaluation
-from noetl.executor.engine.initial_data import InitialData
+from noetl.executor.engine.initial_data import InitialData, InitialValues
 from noetl.executor.precedence import wait_for_slice
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan, Step
@@ -181,7 +181,7 @@ class InitialDataJob:
     def is_light(self) -> bool:
         return self.data.is_light
 
-    def perform(self, compiler: PlaybookCompiler) -> tuple[dict[str, Any], dict[str, Any]]:
+    def perform(self, compiler: PlaybookCompiler) -> InitialValues:
         return self.data.evaluate()
 
 

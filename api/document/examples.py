@@ -730,6 +730,7 @@ COMMON_HEADERS: dict[str, dict[str, Any]] = {
 HEADERS: dict[str, dict[str, Any]] = {
     "Accept-Post": _header("The media types that the call takes.", "application/yaml, application/json"),
     "Allow": _header("The methods of the path.", "GET, HEAD, OPTIONS", required=True),
+    "Debounced": _header("`true`, if the start has joined a run that waits.", "true"),
     "ETag": _header("The tag of the body.", 'W/"5f3b2c1d0e9f8a7b6c5d4e3f2a1b0c9d"'),
     "Idempotency-Replayed": _header("`true`, if an earlier request had the same `Idempotency-Key`.", "true"),
     "Location": _header("The path of the result of the request.", f"/workflows/status/{_RUN}", required=True),

@@ -34,6 +34,7 @@ _REQUEST_HEADERS = (
 _RESPONSE_HEADERS = (
     "Accept-Post",
     "Allow",
+    "Debounced",
     "ETag",
     "Idempotency-Replayed",
     "Location",

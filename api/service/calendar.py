@@ -101,7 +101,10 @@ class CalendarService:
                     paused=trigger.is_paused,
                     schedule=describe_schedule(schedule),
                     timezone=schedule.timezone,
-                    firings=[PastFiring.from_firing(firing, statuses.get(firing.id)) for firing in firings],
+                    firings=[
+                        PastFiring.from_firing(firing, statuses.get(firing.run_id or firing.id))
+                        for firing in firings
+                    ],
                     has_earlier=has_earlier,
                     planned=planned[:limit],
                     has_later=len(planned) > limit,

@@ -83,5 +83,6 @@ def _find_work(steps: Mapping[str, StepReport]) -> str | None:
 def _describe_status(report: RunReport) -> str:
     progress = report.progress
     if report.status is RunStatus.QUEUED:
-        return "waits for a worker"
+        begin = report.begins_at
+        return "waits for a worker" if begin is None else f"begins at {begin[:19]}Z, or after further starts"
     return f"{progress.finished} of {progress.steps} steps"

@@ -53,7 +53,7 @@ from noetl.planner.frozen import frozen
 from noetl.planner.plan import Header, Plan, Step, canonical_json
 
 if TYPE_CHECKING:
-    from noetl.executor.engine.initial_data import InitialData
+    from noetl.executor.engine.initial_data import InitialData, InitialValues
 
 EVENTS_PER_PAGE = 1000
 _ALL_EVENTS = 10**9
@@ -150,8 +150,8 @@ class RunService:
         data = initial_data(header, request, now=self.context.clock())
         return RunDraft(data, plan_hash, request, plan if isinstance(plan, Plan) else None, idempotency)
 
-    def create(self, draft: RunDraft, values: tuple[Mapping[str, Any], Mapping[str, Any]]) -> Run:
-        """Store a drafted run with the evaluated `values` of its environment and variables, and return it.
+    def create(self, draft: RunDraft, values: InitialValues) -> Run:
+        """Store a drafted run with its evaluated `values`, and return it, or the run that it joins.
 
         Raises:
             RejectedError: `idempotency_key_reused`, by another request; `quota_exceeded`.
@@ -164,6 +164,9 @@ class RunService:
             self.context.store.plans.save(draft.plan)
         created = self.context.store.runs.create(run, first_visit, idempotency=draft.idempotency)
         log_run_start(created, run)
+        if created is run and run.debounce is not None:
+            # For callers, `debounce` says that the start has joined the run of an earlier one.
+            return replace(run, debounce=None)
         return created
 
     def _head_of(self, plan: Plan | PlaybookReference) -> tuple[Header, str, str | None]:
@@ -241,6 +244,7 @@ class RunService:
             resumed_from=run.resumed_from,
             trigger=trigger_of(run),
             created_at=timestamp(run.created_at),
+            begins_at=timestamp(_find_begin(overview)),
             started_at=timestamp(run.started_at),
             finished_at=timestamp(run.finished_at),
             steps=steps,
@@ -551,6 +555,14 @@ class RunService:
             message = f"The run was started from a local file; use `noetl runs {command} {run_id}`."
             raise RejectedError("local_run", message)
         return run
+
+
+def _find_begin(overview: RunOverview) -> float | None:
+    """Return when a run begins that waits for further starts, or None."""
+    if overview.summary.status is not RunStatus.QUEUED:
+        return None
+    due = [visits.latest.due_at for visits in overview.steps.values()]
+    return next((due_at for due_at in due if due_at > overview.summary.created_at), None)
 
 
 def _unknown_run(run_id: str) -> NotFoundError:

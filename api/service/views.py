@@ -369,7 +369,8 @@ class RunReport(View, schema_name="Status"):
     """Status of a run and of its steps.
 
     `parent` is the run that started this one and waits for it. `resumed_from` is the run whose history this
-    one continues. `trigger` has started the run. Each is present only if the run has one.
+    one continues. `trigger` has started the run. Each is present only if the run has one. `begins_at` is
+    present if the run waits for further starts.
     """
 
     workflow_id: str
@@ -380,6 +381,7 @@ class RunReport(View, schema_name="Status"):
     resumed_from: str | None = None
     trigger: RunTrigger | None = None
     created_at: Timestamp
+    begins_at: Timestamp | None = None
     started_at: Timestamp | None
     finished_at: Timestamp | None
     steps: Mapping[str, StepReport]

@@ -22,7 +22,9 @@ from noetl.executor.engine.quotas import check_branch_quota
 from noetl.executor.engine.run_log import log_run_start
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import ActionError, RejectedError
+from noetl.executor.model.debounce import identify_firing
 from noetl.executor.model.run import SERVICE_QUEUE, Run
+from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.triggers import (
     Advance,
@@ -31,6 +33,7 @@ from noetl.executor.model.triggers import (
     LiveTrigger,
     describe_cause,
     firing_id,
+    name_run,
     record_firing,
 )
 from noetl.executor.stores.interface import Store
@@ -82,14 +85,14 @@ class Firer:
             given = self._evaluate(view, "wanted input")
             if given is None:
                 return self.write(record_firing(advance, firing, FiringOutcome.FILTERED, "`if` is false"))
-            _, is_new = self.start(firing, given, advance)
+            run, is_new = self.start(firing, given, advance)
         except ActionError as problem:
             return self.write(record_firing(advance, firing, FiringOutcome.REJECTED, problem.message))
         except RejectedError as problem:
             if problem.is_temporary:
                 raise
             return self.write(record_firing(advance, firing, FiringOutcome.REJECTED, problem.message))
-        started = record_firing(advance, firing, FiringOutcome.STARTED)
+        started = name_run(record_firing(advance, firing, FiringOutcome.STARTED), run.id)
         if is_new:
             return started
         # Another process was faster, or the run was started by hand before. Its firing is recorded.
@@ -98,7 +101,7 @@ class Firer:
     def start(self, firing: Firing, given: Mapping[str, Any], advance: Advance) -> tuple[Run, bool]:
         """Write the run of a firing with its input together with `advance`.
 
-        Return the run, and whether it did not exist before.
+        Return the run, and whether the firing has started it, or has joined it while it was pending.
 
         Raises:
             RejectedError: `invalid_input`; `quota_exceeded`; `too_large`.
@@ -112,13 +115,23 @@ class Firer:
             run_id=firing.id,
             trigger=describe_cause(trigger, firing),
             tags=() if firing.backfill is None else (f"{BACKFILL_TAG}={firing.backfill}",),
+            is_immediate=firing.backfill is not None,
         )
         run, first_visit = new_run(self.header, trigger.plan_hash, request, now=self.now)
         check_branch_quota(self.store, trigger.tenant, SERVICE_QUEUE)
         written = record_firing(advance, firing, FiringOutcome.STARTED)
         created = self.store.runs.fire(run, first_visit, written)
         log_run_start(created, run)
-        return created, created is run
+        return created, created is run or created.debounce is not None
+
+    def find_run(self, id: str) -> RunSummary | None:
+        """Return the run that the firing with an id has started or joined before."""
+        runs, tenant = self.store.runs, self.trigger.tenant
+        run = runs.summary(tenant, id)
+        if run is not None or self.header.debounce is None:
+            return run
+        request = runs.find_request(tenant, identify_firing(id)[0])
+        return None if request is None else runs.summary(tenant, request[1])
 
     def render_input(self, view: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs of a run. `view` is what the templates read under `trigger`.

@@ -13,28 +13,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from noetl.executor.engine.evaluation import has_light_texts
 from noetl.executor.engine.rendering import render
 from noetl.executor.errors import ActionError, RejectedError
+from noetl.executor.model.debounce import MAX_KEY_BYTES
 from noetl.executor.model.declared_values import value_problem
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.json_values import write_json
 from noetl.planner.frozen import frozen
+from noetl.planner.kinds import describe_kind_of
 from noetl.planner.plan import Header
 from noetl.planner.templates.template import shared_budget
 
 MAX_INITIAL_DATA = 1024 * 1024
 """The limit of the environment and the initial variables of a run together, in characters of JSON."""
 
+_DEBOUNCE_KEY = "debounce.key"
+"""The place of the key in the playbook."""
+
+
+class InitialValues(NamedTuple):
+    """The evaluated data of a new run, and the key by which starts share it, if its playbook has one."""
+
+    environment: Mapping[str, Any]
+    variables: Mapping[str, Any]
+    debounce_key: str | None = None
+
 
 @frozen
 class InitialData:
     """The environment and the variables of a new run, before their expressions are evaluated.
 
-    `inputs` and `variables` are the given ones. `now` is in seconds since the epoch.
+    `inputs` and `variables` are the given ones. `now` is in seconds since the epoch. `debounce_key` is the
+    template of the key by which starts share a run, if this one may.
     """
 
     header: Header
@@ -43,14 +57,15 @@ class InitialData:
     variables: Mapping[str, Any]
     now: float
     trigger: Mapping[str, Any] | None = None
+    debounce_key: str | None = None
 
     @property
     def is_light(self) -> bool:
         """Return whether the evaluation takes less time than its transfer to another process."""
-        return has_light_texts((self.header.environment, self.header.variables))
+        return has_light_texts((self.header.environment, self.header.variables, self.debounce_key))
 
-    def evaluate(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the environment, and the variables with the given initial values.
+    def evaluate(self) -> InitialValues:
+        """Return the environment, the variables with the given initial values, and the key of the start.
 
         Raises:
             RejectedError: `invalid_input`, if a value is missing, unknown or too large.
@@ -65,7 +80,28 @@ class InitialData:
                 message = f"unknown variable `{name}`"
                 raise RejectedError("invalid_input", message, inputs=[value_problem(name, message)])
             budget.reserve(f"variables.{name}", value)
-        return environment, {**initial, **self.variables}
+        key = None if self.debounce_key is None else self._read_key(self.debounce_key, environment)
+        return InitialValues(environment, {**initial, **self.variables}, key)
+
+    @shared_budget()
+    def _read_key(self, template: str, environment: Mapping[str, Any]) -> str:
+        """Return the value of the key of `debounce` as text.
+
+        Raises:
+            RejectedError: `invalid_input`, if it has no value, is no scalar, or is too long.
+        """
+        names = {**environment, **self.inputs, "input": self.inputs, "environment": environment}
+        try:
+            value = render(template, None, names.__getitem__)
+        except ActionError as problem:
+            raise _wrong_key(f"has no value for this input: {problem.message}") from problem
+        if not isinstance(value, str | int | float):
+            raise _wrong_key(f"must be a text, a number or a Boolean, not {describe_kind_of(value)}")
+        text = value if isinstance(value, str) else write_json(value)
+        size = len(text.encode("utf-8", "surrogatepass"))
+        if size > MAX_KEY_BYTES:
+            raise _wrong_key(f"has {size:,} bytes; it may have {MAX_KEY_BYTES:,}")
+        return text
 
     def evaluate_environment(self) -> dict[str, Any]:
         """Return the environment alone.
@@ -113,6 +149,11 @@ def initial_names(
         "trigger": trigger,
     }
     return {"run": run, "now": lambda: datetime.fromtimestamp(now, UTC), "uuid": lambda: str(uuid4())}
+
+
+def _wrong_key(problem: str) -> RejectedError:
+    message = f"`{_DEBOUNCE_KEY}` {problem}"
+    return RejectedError("invalid_input", message, inputs=[value_problem(_DEBOUNCE_KEY, message)])
 
 
 class InitialDataBudget:

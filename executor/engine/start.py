@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noetl.executor.engine.evaluation import evaluate
-from noetl.executor.engine.initial_data import CorrectedEnvironment, InitialData
+from noetl.executor.engine.initial_data import CorrectedEnvironment, InitialData, InitialValues
 from noetl.executor.errors import RejectedError
+from noetl.executor.model.debounce import postpone_start
 from noetl.executor.model.declared_values import DeclaredFields
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.notifications import late_time
@@ -24,6 +25,7 @@ from noetl.executor.model.run import (
 from noetl.executor.model.run_transition import check_input_kept, payload_lost
 from noetl.executor.model.special_visits import START_CLOCK, is_branch_visit
 from noetl.executor.model.start_request import StartRequest
+from noetl.planner.debounce import Debounce
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Header, Step
 
@@ -57,18 +59,30 @@ def initial_data(header: Header, request: StartRequest, *, now: float) -> Initia
     # `now` has the precision of timestamps, so that a run can be found by its timestamp.
     run_id = request.run_id or secrets.token_hex(12)
     inputs = check_inputs(header, request.input)
-    return InitialData(header, run_id, inputs, request.variables or {}, round(now, 6), request.trigger)
+    debounce = _find_debounce(header, request)
+    key = None if debounce is None else debounce.key
+    return InitialData(header, run_id, inputs, request.variables or {}, round(now, 6), request.trigger, key)
+
+
+def _find_debounce(header: Header, request: StartRequest) -> Debounce | None:
+    """Return how a start waits for further ones. A child run and a run of one process begin at once."""
+    is_immediate = request.is_immediate or request.root is not None or request.origin != "service"
+    return None if is_immediate else header.debounce
 
 
 def assemble_run(
     data: InitialData,
     plan_hash: str,
     request: StartRequest,
-    values: tuple[Mapping[str, Any], Mapping[str, Any]],
+    values: InitialValues,
 ) -> tuple[Run, Visit]:
-    """Return the run of a request, and its first visit. `values` are the evaluated data."""
+    """Return the run of a request, and its first visit. `values` are the evaluated data.
+
+    The time limit of a run that waits for further starts counts from the latest time at which it begins.
+    """
     header, run_id, now = data.header, data.run_id, data.now
-    environment, variables = values
+    debounce = _find_debounce(header, request)
+    begins_by = now if debounce is None else now + debounce.max_seconds
     run = Run(
         id=run_id,
         tenant=request.tenant,
@@ -79,8 +93,8 @@ def assemble_run(
         origin=request.origin,
         queue=request.queue or (SERVICE_QUEUE if request.origin == "service" else run_id),
         input=dict(data.inputs),
-        environment=dict(environment),
-        variables=dict(variables),
+        environment=dict(values.environment),
+        variables=dict(values.variables),
         tags=tuple(request.tags),
         folder=request.folder,
         source=request.source,
@@ -89,14 +103,18 @@ def assemble_run(
         root=request.root,
         trace=request.trace,
         created_at=now,
-        deadline_at=None if header.timeout_seconds is None else now + header.timeout_seconds,
+        deadline_at=None if header.timeout_seconds is None else begins_by + header.timeout_seconds,
         live=1,
         trigger=request.trigger,
     )
     visit_id = derived_id("start", header.start)
     run = replace(run, late_at=late_time(header, run))
+    due_at = now
+    if debounce is not None:
+        postponement = postpone_start(debounce, run, values.debounce_key)
+        run, due_at = replace(run, debounce=postponement), postponement.due_at(now, now)
     return run, Visit(
-        visit_id, run_id, header.start, VisitStatus.READY, clock=START_CLOCK, names={}, due_at=now
+        visit_id, run_id, header.start, VisitStatus.READY, clock=START_CLOCK, names={}, due_at=due_at
     )
 
 
@@ -196,6 +214,7 @@ def new_run_from(header: Header, run: Run, given: Mapping[str, Any], *, now: flo
         source=run.source,
         version=run.version,
         trigger=run.trigger,
+        is_immediate=True,
     )
     new, first_visit = new_run(header, run.plan_hash, request, now=now)
     new = replace(new, resumed_from=run.id)

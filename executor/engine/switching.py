@@ -220,7 +220,7 @@ def _evaluate(plan: Plan, run: Run, inputs: Mapping[str, Any]) -> tuple[Mapping[
         RejectedError: `invalid_input`, if an expression has no value for the input.
     """
     data = InitialData(plan.header, run.id, dict(inputs), {}, run.created_at, run.trigger)
-    environment, variables = evaluate(data, run.tenant)
+    environment, variables, _ = evaluate(data, run.tenant)
     return environment, variables
 
 

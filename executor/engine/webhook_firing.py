@@ -172,7 +172,7 @@ def _perform(firer: Firer, firing: Firing, view: Mapping[str, Any], remember: fl
     number = window.number_at(now)
     for near in (number, number - 1, *((number + 1,) if is_near_border else ())):
         run_id = _with_window(trigger, firing, near).id
-        earlier = firer.store.runs.summary(trigger.tenant, run_id)
+        earlier = firer.find_run(run_id)
         if earlier is not None and now - earlier.created_at < remember:
             return Delivery(FiringOutcome.STARTED, earlier.id, is_repeat=True)
     performed = firer.fire(_with_window(trigger, firing, number), view, Advance(trigger, written))
@@ -180,7 +180,8 @@ def _perform(firer: Firer, firing: Firing, view: Mapping[str, Any], remember: fl
         return None
     if not performed.firings:
         run_id = _with_window(trigger, firing, number).id
-        return Delivery(FiringOutcome.STARTED, run_id, is_repeat=True)
+        started = firer.find_run(run_id)
+        return Delivery(FiringOutcome.STARTED, run_id if started is None else started.id, is_repeat=True)
     record = performed.firings[-1]
     return Delivery(record.outcome, record.run_id, record.reason)
 

@@ -12,6 +12,7 @@ from noetl.planner.frozen import frozen
 if TYPE_CHECKING:
     from noetl.executor.model.events import Event
     from noetl.executor.model.outbox import OutboxEntry
+    from noetl.executor.model.postponement import Postponement
     from noetl.executor.model.wait_transition import AnswerDeclaration
 
 END = "@end"
@@ -194,7 +195,7 @@ class Run:
     a run that no run has started. `lost_payload` says that its input, environment and variables were deleted
     from the store. They are empty then. `trigger` has the name, the type and the time of the trigger that
     started it, or is None. A run that continues another one has the same. `late_at` is when the run is late;
-    only the start of a run has it.
+    only the start of a run has it. So is it with `debounce`, which says how the start waits for further ones.
     """
 
     id: str
@@ -230,6 +231,7 @@ class Run:
     lost_payload: str | None = None
     trigger: Mapping[str, Any] | None = None
     late_at: float | None = None
+    debounce: Postponement | None = None
 
     @property
     def ending(self) -> RunStatus | None:

@@ -22,7 +22,8 @@ class StartRequest:
     the wait that the end of the run answers, `depth` the number of runs above it, and `root` the topmost of
     them. `version` is that of a registered playbook, which may declare none. `run_id` is the id of the run if
     it follows from the request; otherwise the id is random. `trigger` has the name, the type and the time of
-    the trigger that starts the run.
+    the trigger that starts the run. With `is_immediate`, the run does not wait for further starts, although
+    its playbook has `debounce`.
     """
 
     input: Mapping[str, Any] = field(default_factory=dict)
@@ -41,3 +42,4 @@ class StartRequest:
     version: str | None = None
     run_id: str | None = None
     trigger: Mapping[str, Any] | None = None
+    is_immediate: bool = False

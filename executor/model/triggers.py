@@ -345,6 +345,16 @@ def record_firing(
     return replace(advance, written=written, firings=(*advance.firings, recorded))
 
 
+def name_run(advance: Advance, run_id: str) -> Advance:
+    """Return the advance of a firing that has started its run, with the run that it has joined instead."""
+    firing, written = advance.firings[-1], advance.written
+    if firing.run_id == run_id:
+        return advance
+    if written.last_run == firing.run_id:
+        written = replace(written, last_run=run_id)
+    return replace(advance, written=written, firings=(*advance.firings[:-1], replace(firing, run_id=run_id)))
+
+
 def _cut(reason: str | None) -> str | None:
     is_long = reason is not None and len(reason) > MAX_REASON_LENGTH
     return f"{reason[:MAX_REASON_LENGTH]}…" if reason is not None and is_long else reason

@@ -139,6 +139,10 @@ class RunStore(Protocol):
         counted by its root, which may have up to `max_child_runs`; a store may allow a tenth more. None
         means any number.
 
+        A run with `debounce` joins the run that an earlier start with this key has made, if `is_pending` says
+        so. In one transaction, `join_run` replaces its input, and its first visit is due later. The returned
+        run then has `debounce`. Otherwise the key belongs to the new run.
+
         Raises:
             RejectedError: `idempotency_key_reused`, if the key was used with another request before;
                 `quota_exceeded`, if the root has too many child runs.
@@ -150,7 +154,9 @@ class RunStore(Protocol):
         """Start the run of a firing with its first visit, or return the run that this firing started before.
 
         The earlier run has the same id. The same transaction writes the trigger and records of its firings.
-        If there is an earlier run, nothing of that is written. Otherwise the given object is returned.
+        If there is an earlier run, nothing of that is written. Otherwise the given object is returned. A run
+        with `debounce` may join a pending run, as for `create`. Then the record of the firing names that run,
+        and `find_request` finds it by `identify_firing`.
 
         Raises:
             TriggerChangedError: the trigger has changed since it was read, and there is no earlier run.

@@ -40,6 +40,7 @@ KNOWN_BEFORE_START = {
     TemplateScope.ENVIRONMENT: ("input",),
     TemplateScope.VARIABLES: ("input", "environment"),
     TemplateScope.CONCURRENCY: ("input", "environment"),
+    TemplateScope.DEBOUNCE: ("input", "environment"),
 }
 """The sections evaluated before a run starts, each with the sections that its templates can read."""
 KNOWN_IN_STEPS = frozenset({"step", "steps", "error"})
@@ -249,6 +250,8 @@ def _find_scope_problem(program: Program, use: TemplateUse, name: str) -> tuple[
     if name == "result" and use.scope in _SCOPES_WITHOUT_RESULT:
         hint = "save the result of an action with `as`, or read `steps.NAME.result`"
         return "`result` is only defined in a `rule`", hint
+    if name in _UNKNOWN_IN_DEBOUNCE and use.scope is TemplateScope.DEBOUNCE:
+        return f"`{name}` is undefined in `debounce`", "read `input` or `environment`"
     if name in KNOWN_IN_STEPS and use.scope in KNOWN_BEFORE_START:
         return f"`{name}` is undefined before the run starts", None
     if name == "step" and use.scope is TemplateScope.OUTPUT:
@@ -261,8 +264,12 @@ _SCOPES_WITHOUT_RESULT = (
     TemplateScope.ENVIRONMENT,
     TemplateScope.VARIABLES,
     TemplateScope.CONCURRENCY,
+    TemplateScope.DEBOUNCE,
     TemplateScope.OUTPUT,
 )
+
+_UNKNOWN_IN_DEBOUNCE = frozenset({"run", "now", "uuid"})
+"""Names that other templates of a playbook read. They differ between starts that share a run."""
 
 
 def _check_plain_name(read: _Read) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from noetl.planner.catalogue import ActionDeclaration
+from noetl.planner.debounce import Debounce
 from noetl.planner.diagnostics.terminal_text import character_width, display_width, to_printable
 from noetl.planner.limits import Limit
 from noetl.planner.plan import Action, Case, Plan, Step, TaskCall, Work
@@ -177,6 +178,18 @@ def limit_notes(limits: Iterable[Limit]) -> Iterator[str]:
         if limit.key is not None:
             note += f" for each {truncate(expression_text(limit.key), 30)}"
         yield note + _WHEN_FULL[limit.when_full]
+
+
+def debounce_notes(debounce: Debounce | None) -> Iterator[str]:
+    """Yield a note on the time for which a run waits for further starts.
+
+    >>> [*debounce_notes(Debounce(30.0, 300.0, "{{ input.order }}"))]
+    ['debounce 30 s, at most 300 s, for each input.order']
+    """
+    if debounce is not None:
+        note = f"debounce {debounce.wait_seconds:g} s, at most {debounce.max_seconds:g} s"
+        key = debounce.key
+        yield note if key is None else f"{note}, for each {truncate(expression_text(key), 30)}"
 
 
 def _attempts(work: Work) -> int:

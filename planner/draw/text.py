@@ -11,6 +11,7 @@ from noetl.planner.draw.outline import (
     STATE_SIGNS,
     Outline,
     cut_to_width,
+    debounce_notes,
     guard_text,
     join_mode,
     limit_notes,
@@ -109,8 +110,9 @@ def headline(plan: Plan) -> str:
         (sum(step.join is not None for step in steps), "join"),
     )
     limits = (f"runs: {note}" for note in limit_notes(plan.header.concurrency))
+    waits = (f"runs: {note}" for note in debounce_notes(plan.header.debounce))
     counts = ", ".join(
-        [*(_count(number, noun) for number, noun in numbers if number), *_visit_bound(plan), *limits]
+        [*(_count(number, noun) for number, noun in numbers if number), *_visit_bound(plan), *limits, *waits]
     )
     version = f" {to_printable(plan.header.version)}" if plan.header.version else ""
     return f"{to_printable(plan.header.name)}{version}: {counts}"

@@ -40,6 +40,8 @@ class TemplateScope(StrEnum):
     VARIABLES = "variables"
     CONCURRENCY = "concurrency"
     """The key of a limit of runs, which is evaluated before the first step."""
+    DEBOUNCE = "debounce"
+    """The key of starts that share a run, which is evaluated before the run is stored."""
     OUTPUT = "output"
     WORK = "run"
     RULE = "rule"
@@ -148,6 +150,9 @@ class _TemplateCollector:
         variables = _Context(TemplateScope.VARIABLES)
         yield from self.parse_all(_find_texts(playbook.variables, ("variables",)), variables)
         yield from self.in_limits(playbook.limits, _Context(TemplateScope.CONCURRENCY))
+        if playbook.debounce:
+            debounce = _Context(TemplateScope.DEBOUNCE)
+            yield from self.parse_all(_find_texts(playbook.debounce.key, ("debounce", "key")), debounce)
         if playbook.retry:
             retry = _Context(TemplateScope.AFTER_WORK)
             yield from self.parse_all(_find_texts(playbook.retry.if_, ("retry", "if")), retry)

@@ -93,6 +93,20 @@ def parse_late_time(value: object) -> float:
     return _parse_bounded(value, MIN_LATE_SECONDS, MAX_LATE_SECONDS, "the time must be from `1s` to `365d`")
 
 
+MIN_DEBOUNCE_SECONDS, MAX_DEBOUNCE_SECONDS = 1.0, 30 * 86_400.0
+"""The shortest and the longest time for which a run waits for further starts."""
+
+
+def parse_debounce_time(value: object) -> float:
+    """Return the seconds for which a run waits for further starts.
+
+    Raises:
+        ValueError: the value is not a duration, or is too short or too long.
+    """
+    message = "the time must be from `1s` to `30d`"
+    return _parse_bounded(value, MIN_DEBOUNCE_SECONDS, MAX_DEBOUNCE_SECONDS, message)
+
+
 def parse_settle_time(value: object) -> float:
     """Return the seconds for which a file must stay unchanged.
 

@@ -13,6 +13,7 @@ from noetl.planner.limits import MAX_LIMIT
 from noetl.planner.schedules.schedule import CatchUpMode
 from noetl.planner.syntax.durations import (
     parse_catch_up_time,
+    parse_debounce_time,
     parse_duration,
     parse_interval,
     parse_jitter,
@@ -55,6 +56,7 @@ _PARSERS_OF_DURATIONS = (
     parse_tolerance,
     parse_webhook_wait,
     parse_late_time,
+    parse_debounce_time,
 )
 _SIZE = {
     "description": "`512KiB`, `1MiB` or a number of bytes.",

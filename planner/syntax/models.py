@@ -14,6 +14,7 @@ from noetl.planner.polled_sources import DEFAULT_SETTLE_SECONDS
 from noetl.planner.schedules.schedule import MAX_CATCH_UP, MAX_CATCH_UP_SECONDS, CatchUpMode
 from noetl.planner.syntax.durations import (
     parse_catch_up_time,
+    parse_debounce_time,
     parse_duration,
     parse_interval,
     parse_jitter,
@@ -132,6 +133,12 @@ Limits = Annotated[
 ]
 LimitsField = Annotated[Limits, BeforeValidator(expand_limit)]
 """The value of `concurrency`: a number, a limit, or a list of limits."""
+
+
+class DebouncePolicy(Model):
+    key: str | None = None
+    wait: Annotated[float, BeforeValidator(parse_debounce_time)]
+    longest: Annotated[float, BeforeValidator(parse_debounce_time)] | None = Field(default=None, alias="max")
 
 
 class Loop(Model):
@@ -482,6 +489,7 @@ class Playbook(Model):
     mode: Literal["parallel", "sequential"] = "parallel"
     on_error: OnError = "abort"
     concurrency: LimitsField | None = None
+    debounce: DebouncePolicy | None = None
     retry: RetryField | None = None
     timeout: Duration | None = None
     finally_: str | None = Field(default=None, alias="finally")

@@ -59,7 +59,7 @@ MAX_SCHEMA_VIOLATIONS = 1_000
 
 # The keys of each model whose values are constructs with a path.
 _CONSTRUCT_KEYS: dict[type[Model], tuple[str, ...]] = {
-    Playbook: ("input", "triggers", "notify", "concurrency", "retry", "tasks", "steps"),
+    Playbook: ("input", "triggers", "notify", "concurrency", "debounce", "retry", "tasks", "steps"),
     Step: ("run", "rule", "loop", "repeat", "retry", "cache", "concurrency"),
     Task: ("run",),
     Case: ("run",),

@@ -23,6 +23,7 @@ from noetl.planner.syntax.models import (
     CachePolicy,
     Case,
     CatchUpPolicy,
+    DebouncePolicy,
     DocumentPath,
     EventDeclaration,
     FieldDeclaration,
@@ -79,6 +80,7 @@ _NOUNS: Mapping[type[Model], str] = {
     RetryPolicy: "`retry`",
     CachePolicy: "`cache`",
     LimitDeclaration: "a limit",
+    DebouncePolicy: "`debounce`",
     TriggerDeclaration: "a trigger",
     ScheduleDeclaration: "a trigger",
     RunTriggerDeclaration: "a trigger",
@@ -106,6 +108,7 @@ _PART_MODELS: Mapping[str, type[Model]] = {
     "cache": CachePolicy,
     "catch_up": CatchUpPolicy,
     "concurrency": LimitDeclaration,
+    "debounce": DebouncePolicy,
 }
 _ENTRY_MODELS: Mapping[str, type[Model]] = {"action": ActionEntry, "task": TaskEntry, "step": StepEntry}
 
@@ -243,6 +246,11 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         **dict.fromkeys(("group", "by", "per"), 'write `key`, such as `key: "{{ input.customer }}"`'),
         **dict.fromkeys(("timeout", "wait"), "write `max_wait`"),
     },
+    DebouncePolicy: {
+        **dict.fromkeys(("delay", "for", "period", "time"), "write `wait`, such as `wait: 30s`"),
+        **dict.fromkeys(("max_wait", "timeout", "limit"), "write `max`, such as `max: 5m`"),
+        **dict.fromkeys(("group", "by", "per"), 'write `key`, such as `key: "{{ input.customer }}"`'),
+    },
     CatchUpPolicy: {
         **dict.fromkeys(("for", "max_age", "window"), "write `within`"),
         **dict.fromkeys(("max", "count"), "write `limit`"),
@@ -304,6 +312,7 @@ _MAPPING_HINTS = {
     "notify": "write the channels of an event, such as `notify: {failed: CHANNEL}`",
     "late": "write a duration, or a mapping such as `{after: 30m, to: CHANNEL}`",
     "concurrency": "write a number, or a mapping such as `{key: TEMPLATE, limit: 3}`",
+    "debounce": "write a mapping such as `{key: TEMPLATE, wait: 30s}`",
     "steps": "begin each step with `- name: NAME`",
     "tasks": "write the work of the task in `run`",
     "rule": "begin each case with `- case: CONDITION`",
@@ -506,6 +515,7 @@ def _describe_wrong_quantity(path: DocumentPath, key: str, value: object) -> Sch
         message = f"`{key}` must be a size of at most 5 MiB, not {quote_or_describe(value)}"
         return SchemaViolation("NP012", message, "write `512KiB`, `1MiB` or a number of bytes")
     bounds = _DURATION_BOUNDS.get(key) if path[0] == "triggers" or key != "every" else None
+    bounds = "from 1 second to 30 days" if path[0] == "debounce" else bounds
     message = f"`{key}` must be a duration{f' {bounds}' if bounds else ''}, not {quote_or_describe(value)}"
     return SchemaViolation("NP012", message, _DURATION_HINT)
 

@@ -30,6 +30,7 @@ class SqlDamage:
             "idempotency_keys (run_id, tenant, key, request_hash)",
             ":run_id, 't', 'k', 'h'",
         ),
+        "debounced": ("debounced (run_id, key)", ":run_id, 'k'"),
         "slots": (
             "slots (run_id, visit_id, gate_id, gate_tenant, units, rank, queued_at)",
             ":run_id, 'v', 'own:p:0', 't', 1, 0, 0",

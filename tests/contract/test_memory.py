@@ -29,7 +29,7 @@ from noetl.testing.store_contract.operations import claim_visit, start_run, succ
 class MemoryDamage:
     """Damage to the dictionaries of a store in memory."""
 
-    leftover_kinds = ("tokens", "idempotency_keys")
+    leftover_kinds = ("tokens", "idempotency_keys", "debounced")
     unreadable_run: ClassVar[dict[str, Any]] = {}
 
     def update_visit(self, store: MemoryStore, run: Run, step: str, **values: Any) -> None:
@@ -66,6 +66,8 @@ class MemoryDamage:
     def add_leftover(self, store: MemoryStore, kind: str, run_id: str) -> None:
         if kind == "tokens":
             store.state.tokens[f"token of {run_id}"] = WaitToken(WaitKey(run_id, "v", "w"), None)
+        elif kind == "debounced":
+            store.state.debounced[f"key of {run_id}"] = run_id
         else:
             store.state.idempotency_keys["default", f"key of {run_id}"] = ("hash", run_id)
 

@@ -28,6 +28,7 @@ RUN_TABLES = (
     "waits",
     "tokens",
     "idempotency_keys",
+    "debounced",
     "run_bytes",
     "run_times",
     "damaged_runs",

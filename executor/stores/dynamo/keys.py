@@ -250,6 +250,16 @@ def subscribers(tenant: str) -> ItemKey:
     return ItemKey(f"C#{tenant}", "S")
 
 
+def debounced(key: str) -> ItemKey:
+    """Return the key of the item that names the pending run of starts with a key, which is a digest."""
+    return ItemKey(f"J#{key}", "J")
+
+
+def joined_request(run_id: str, request: ItemKey) -> ItemKey:
+    """Return the key of the link from a run to the idempotency key of a start that has joined it."""
+    return ItemKey(partition_key(run_id), f"I#{request.pk}")
+
+
 def gate(key: GateKey) -> ItemKey:
     """Return the key of a gate; sort keys are in the order of ids."""
     return ItemKey(f"X#{key.tenant}", key.id)

@@ -22,7 +22,7 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Update
-from noetl.executor.stores.dynamo.run_items import run_id_of, spread_of
+from noetl.executor.stores.dynamo.run_items import linked_keys, run_id_of, spread_of
 from noetl.executor.stores.retention import DAY_SECONDS
 
 
@@ -67,7 +67,7 @@ class Retention:
         for number in range(spread_of(head)):
             for item in self._context.table.query(keys.partition_key(run_id, number), ""):
                 item_keys.append(keys.ItemKey(item["pk"], item["sk"]))
-                item_keys += [keys.token(token) for token in item.get("tokens", ())]
+                item_keys += linked_keys(item)
         requests = [*head.get("requests", ()), *([head["key"]] if "key" in head else [])]
         item_keys += [keys.ItemKey(request, "I") for request in requests]
         return [key for key in item_keys if key != keys.head(run_id)]

@@ -16,9 +16,9 @@ child runs are read.
 Limits: a transaction deletes up to MAX_TREE_RUNS runs, the leaves first. A larger tree takes several, so the
 run may be resumed between them. It then starts its child runs again. Without sweeps, nothing is completed.
 
-The item of a record stores `owner`, the tenant, and `wakes` and `due`, its place in the index `due`. `spread`
-and `requests`, the partition keys of idempotency keys, are those of the head. `done` is set once all is
-deleted.
+The item of a record stores `owner`, the tenant, and `wakes` and `due`, its place in the index `due`.
+`spread`, `debounced` and `requests`, the partition keys of idempotency keys, are those of the head. `done` is
+set once all is deleted.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
 from noetl.executor.stores.dynamo.child_run_counts import SHARDS
 from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.debounced import forget_run
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Delete, Put, Update, Write
-from noetl.executor.stores.dynamo.run_items import has_ended, run_id_of, spread_of, tenant_of
+from noetl.executor.stores.dynamo.run_items import has_ended, linked_keys, run_id_of, spread_of, tenant_of
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 
 MAX_TREE_RUNS = 10
@@ -50,7 +51,7 @@ MAX_RECORDS = 100
 """Number of records that one sweep completes at most."""
 
 _HEAD_ATTRIBUTES = (
-    "pk", "sk", "tenant", "owner", "finished", "resumes", "parent", "spread", "requests", "key",
+    "pk", "sk", "tenant", "owner", "finished", "resumes", "parent", "spread", "requests", "key", "debounced",
 )  # fmt: skip
 
 logger = logging.getLogger("noetl.executor")
@@ -151,6 +152,7 @@ class RunDeletion:
             "due": self._context.table.clock() + RETRY_SECONDS,
             "spread": spread_of(head),
             **({"requests": requests} if requests else {}),
+            **({"debounced": head["debounced"]} if "debounced" in head else {}),
         }
         return Put(keys.deletion(run_id_of(head)), record, when=())
 
@@ -170,6 +172,7 @@ class RunDeletion:
         if "done" in record:
             table.write([Delete(key, when=(("due", "=", record["due"]),))])
             return
+        forget_run(table, record)
         # The key comes last: until then, no run can be started again with it, and get the same id.
         table.delete([keys.ItemKey(request, "I") for request in record.get("requests", ())])
         later = {"done": True, "due": table.clock() + LATE_SECONDS}
@@ -184,7 +187,7 @@ class RunDeletion:
         for number in range(spread):
             for item in self._context.table.query(keys.partition_key(run_id, number), ""):
                 item_keys.append(keys.ItemKey(item["pk"], item["sk"]))
-                item_keys += [keys.token(token) for token in item.get("tokens", ())]
+                item_keys += linked_keys(item)
         if keys.head(run_id) in item_keys:
             return
         counts = self._context.table.get_many([keys.child_runs(run_id, number) for number in range(SHARDS)])

@@ -29,6 +29,7 @@ the hash of the plan, and `resumed` is `Run.resumed_from`. `skips` is a blob of 
 resume leaves out. `spread` is the number of partitions if it is not 1. `expires` is the time to live.
 `damage` says why the run was set aside. `era` is the number of the plan of the run, if it has changed its
 plan. Then all branches are in the counters, and what was written under an earlier plan leads to no visit.
+`debounced` is the key of the starts that may join the run while it has not begun.
 `moving` and `moving_since` are the number and the begin of a change in several transactions.
 `trigger` is JSON. Others are named as in `Run`.
 """
@@ -96,6 +97,12 @@ class BranchCounts:
         return sorted(join for join, ids in self.arrivals.items() if ids and self.joins.get(join, 0) <= 0)
 
 
+def linked_keys(item: Item) -> list[keys.ItemKey]:
+    """Return the keys of items outside the partitions of a run that an item in them leads to."""
+    requests = [keys.ItemKey(item["joined"], "I")] if "joined" in item else []
+    return [*map(keys.token, item.get("tokens", ())), *requests]
+
+
 def encode_head(run: Run, first: Visit, index: int, spread: int, blobs: Blobs) -> Item:
     """Return the head of a new run; `index` is the place of its first visit among the visits of the run."""
     parent = run.parent
@@ -121,6 +128,7 @@ def encode_head(run: Run, first: Visit, index: int, spread: int, blobs: Blobs) -
         "trace": run.trace,
         "deadline": run.deadline_at,
         "trigger": None if run.trigger is None else encode_json(dict(run.trigger)),
+        "debounced": None if run.debounce is None else run.debounce.key,
         "given": encode_given(run, blobs),
         "spread": spread if spread != 1 else None,
         "first": [first.id, first.step, first.clock, index],

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from noetl.executor.clients.aws_retry import ConditionFailed
+from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import PayloadTooLargeError, RejectedError, StoreError
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
+from noetl.executor.model.debounce import identify_firing
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import DEADLINE, END, HistoryPosition, Run, RunStatus, Visit
 from noetl.executor.model.run_entries import entries_of_start
@@ -19,12 +21,20 @@ from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.run_transition import check_same_request
-from noetl.executor.model.triggers import Advance, trigger_changed
+from noetl.executor.model.triggers import Advance, name_run, trigger_changed
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.child_run_counts import ChildRunCounts
 from noetl.executor.stores.dynamo.claimed_visits import read_claimed_visit
 from noetl.executor.stores.dynamo.context import DynamoContext
+from noetl.executor.stores.dynamo.debounced import (
+    ConflictingStartError,
+    PendingRun,
+    creating_writes,
+    join_pending,
+    read_first_visit,
+    read_place,
+)
 from noetl.executor.stores.dynamo.expressions import PRESENT, Put, Update, Write
 from noetl.executor.stores.dynamo.history import RunHistory
 from noetl.executor.stores.dynamo.outbox import entry_writes
@@ -48,17 +58,25 @@ from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.triggers import advance_writes
 from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_visit, without_outputs
 from noetl.executor.stores.plan_uses import deleted_plan
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 
 logger = logging.getLogger("noetl.executor")
 
 
 @frozen
 class _StartCondition:
-    """A condition of a start: writes that require it, and the error if it does not hold."""
+    """A condition of a start: writes that require it, and the error if it does not hold.
+
+    The error of the first `conflicts` writes says that the start must be tried again.
+    """
 
     writes: Sequence[Write]
     error: Exception
+    conflicts: int = 0
+
+    def find_error(self, failed: Sequence[bool]) -> Exception:
+        """Return the error of a refused transaction. `failed` says which of the writes were refused."""
+        return ConflictingStartError() if any(failed[: self.conflicts]) else self.error
 
 
 class DynamoRuns:
@@ -87,6 +105,8 @@ class DynamoRuns:
         history: Sequence[Visit] = (),
         max_child_runs: int | None = None,
     ) -> Run:
+        if run.debounce is not None:
+            return self._debounce(run, first, idempotency)
         count = None if max_child_runs is None else self._child_runs.count(run, max_child_runs)
         if run.root is None or max_child_runs is None or count is None:
             return self._create(run, first, idempotency, history)
@@ -94,9 +114,57 @@ class DynamoRuns:
         return self._create(run, first, idempotency, history, condition)
 
     def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
+        if run.debounce is not None:
+            return self._debounce(run, first, identify_firing(run.id), advance)
         writes = advance_writes(self._context, advance)
         condition = _StartCondition(writes, trigger_changed(advance.read))
         return self._create(run, first, condition=condition)
+
+    def _debounce(
+        self, run: Run, first: Visit, idempotency: tuple[str, str] | None, advance: Advance | None = None
+    ) -> Run:
+        """Let a start join the pending run of its key, or start a run."""
+        assert run.debounce is not None
+        for tries in range(MAX_CONFLICTS):
+            place = read_place(self._context, run.debounce)
+            with suppress(ConflictingStartError):
+                if place.pending is not None:
+                    return self._join(place.pending, run, idempotency, advance)
+                writes = creating_writes(self._context, place, run, first)
+                condition = _StartCondition(writes, ConflictingStartError(), conflicts=len(writes))
+                if advance is not None:
+                    advances = advance_writes(self._context, advance)
+                    changed = trigger_changed(advance.read)
+                    condition = replace(condition, writes=[*writes, *advances], error=changed)
+                return self._create(run, first, idempotency, condition=condition)
+            time.sleep(pause_seconds(min(tries, 4)))
+        raise StoreError(f"Run {run.id} could not be started: too many concurrent starts with its key.")
+
+    def _join(
+        self, pending: PendingRun, start: Run, idempotency: tuple[str, str] | None, advance: Advance | None
+    ) -> Run:
+        """Let a start join a pending run, or return the run that this request has started before.
+
+        Raises:
+            ConflictingStartError: the run has changed since it was read.
+        """
+        context = self._context
+        named = None if advance is None else name_run(advance, pending.run.id)
+        writes = [] if named is None else advance_writes(context, named)
+        try:
+            joined, head, visit = join_pending(context, pending, start, idempotency, writes)
+        except PayloadTooLargeError as problem:
+            raise RejectedError("too_large", f"the run cannot be stored: {problem}") from None
+        except ConditionFailed as refusal:
+            if idempotency is not None and refusal.failed[2]:
+                return self._earlier_run(start.tenant, *idempotency)
+            if advance is not None and not any(refusal.failed[:2]):
+                raise trigger_changed(advance.read) from None
+            raise ConflictingStartError from None
+        context.heads.remember(head)
+        self._announce(head, [visit], start.created_at)
+        context.changes.notify()
+        return joined
 
     def _create(
         self,
@@ -106,7 +174,11 @@ class DynamoRuns:
         history: Sequence[Visit] = (),
         condition: _StartCondition | None = None,
     ) -> Run:
-        """Start a run with its first visit, or return the run that this request has started before."""
+        """Start a run with its first visit, or return the run that this request has started before.
+
+        Raises:
+            ConflictingStartError: another start has changed the item of the key of `debounce`.
+        """
         spread = self._context.plans.spread(run.plan_hash)
         if not self._context.plan_uses.require(run.plan_hash):
             raise deleted_plan(run.plan_hash)
@@ -120,6 +192,7 @@ class DynamoRuns:
         if run.parent is not None:
             child = keys.child(run.parent.run_id, run.parent.visit_id, run.id)
             writes.append(Put(child, {"wait": run.parent.id}, when=()))
+        conditional = slice(len(writes), len(writes) + (0 if condition is None else len(condition.writes)))
         writes += [] if condition is None else condition.writes
         if history:
             writes.append(self._copies.copy_history(run, history, spread))
@@ -132,7 +205,7 @@ class DynamoRuns:
             if idempotency is not None and len(writes) > 1 and refusal.failed[1]:
                 return self._earlier_run(run.tenant, *idempotency)
             if condition is not None and not refusal.failed[0]:
-                raise condition.error from None
+                raise condition.find_error(refusal.failed[conditional]) from None
             existing = self._context.heads.read(run.id)
             self._announce_first(existing, run.created_at)
             return load_run(self._context, existing)
@@ -299,7 +372,10 @@ class DynamoRuns:
         """
         if head["status"] != RunStatus.QUEUED or era_of(head):
             return
-        self._announce(head, [derive_first_visit(head, self._context.step_of(head))], now)
+        if "debounced" not in head:
+            self._announce(head, [derive_first_visit(head, self._context.step_of(head))], now)
+        elif (first := read_first_visit(self._context, head)) is not None:
+            self._announce(head, [first], now)
 
     def _announce(self, head: Item, due: Sequence[VisitItem], now: float) -> None:
         """Announce the visits of a new run that are due, and its deadline. A failure is only logged."""

@@ -147,6 +147,7 @@ class MemoryMaintenance:
             "slots": [slot.owner.run_id for slot in state.slots.values()],
             "tokens": [token.key.run_id for token in state.tokens.values()],
             "idempotency_keys": [run_id for _, run_id in state.idempotency_keys.values()],
+            "debounced": list(state.debounced.values()),
         }
         for table, run_ids in references.items():
             for run_id in dict.fromkeys(id for id in run_ids if id not in state.runs):

@@ -14,6 +14,7 @@ from noetl.executor.model.branch_stack import first_stack
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
+from noetl.executor.model.debounce import identify_firing, is_pending, join_run
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import RUN_STARTED
 from noetl.executor.model.run import (
@@ -41,7 +42,7 @@ from noetl.executor.model.run_transition import (
     stop_run,
 )
 from noetl.executor.model.special_visits import deadline_visit, is_pseudo_step
-from noetl.executor.model.triggers import Advance
+from noetl.executor.model.triggers import Advance, name_run
 from noetl.executor.model.visit_transition import enter_step, is_waiting, mark_skipped, reopen
 from noetl.executor.stores.cursors import read_cursor, read_event_id, write_cursor
 from noetl.executor.stores.memory.branches import MemoryBranches
@@ -69,15 +70,20 @@ class MemoryRuns:
     ) -> Run:
         with self._state.change_runs(due=1):
             step = self._state.plan(run.plan_hash).steps[first.step]
-            earlier = self._find_earlier(run, idempotency)
+            pending = self._find_pending(run, first)
+            earlier = self._find_earlier(run, idempotency, pending)
             if earlier is not None:
                 return earlier
+            if pending is not None:
+                return _join(pending, run, first)
             if run.root is not None and max_child_runs is not None:
                 started, _ = self._state.child_runs.get(run.root, (0, 0.0))
                 if started >= max_child_runs:
                     raise too_many_child_runs(run.root, max_child_runs)
                 self._state.child_runs[run.root] = (started + 1, run.created_at)
-            record = self._state.runs[run.id] = RunRecord(replace(run, late_at=None))
+            record = self._state.runs[run.id] = RunRecord(replace(run, late_at=None, debounce=None))
+            if run.debounce is not None:
+                self._state.debounced[run.debounce.key] = run.id
             record.put(*history)
             record.visit_counts[first.step] += 1
             if self._state.plan(run.plan_hash).header.sequential:
@@ -95,12 +101,16 @@ class MemoryRuns:
 
     def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
         with self._state.change_runs(due=1):
-            is_new = run.id not in self._state.runs
+            idempotency = None if run.debounce is None else identify_firing(run.id)
+            is_known = (
+                idempotency is not None and (run.tenant, idempotency[0]) in self._state.idempotency_keys
+            )
+            is_new = run.id not in self._state.runs and not is_known
             if is_new:
                 check_advance(self._state, advance)
-            created = self.create(run, first)
+            created = self.create(run, first, idempotency)
             if is_new:
-                write_advance(self._state, advance)
+                write_advance(self._state, name_run(advance, created.id))
             return created
 
     def create_continued(self, continued: ContinuedRun, idempotency: tuple[str, str] | None = None) -> Run:
@@ -130,17 +140,30 @@ class MemoryRuns:
             add_fact(self._state, run, RUN_STARTED)
             return run
 
-    def _find_earlier(self, run: Run, idempotency: tuple[str, str] | None) -> Run | None:
-        """Return the run of an earlier request with the same key or id. Otherwise record the request."""
+    def _find_pending(self, run: Run, first: Visit) -> RunRecord | None:
+        """Return the run that a start may join, or None. The first visit of both has the same id."""
+        id = None if run.debounce is None else self._state.debounced.get(run.debounce.key)
+        record = None if id is None else self._state.runs.get(id)
+        if record is None or record.damage is not None or first.id not in record.visits:
+            return None
+        return record if is_pending(record.run, record.visits[first.id]) else None
+
+    def _find_earlier(
+        self, run: Run, idempotency: tuple[str, str] | None, pending: RunRecord | None = None
+    ) -> Run | None:
+        """Return the run of an earlier request with the same key or id. Otherwise record the request.
+
+        A start that joins a `pending` run is a request for that run.
+        """
         self._state.use_plan(run.plan_hash)
         if idempotency is not None:
             key, request_hash = idempotency
-            earlier_hash, run_id = self._state.idempotency_keys.setdefault(
-                (run.tenant, key), (request_hash, run.id)
-            )
-            check_same_request(earlier_hash, request_hash)
-            if run_id != run.id:
-                return self._state.record(run_id).run
+            earlier = self._state.idempotency_keys.get((run.tenant, key))
+            if earlier is not None:
+                check_same_request(earlier[0], request_hash)
+                return self._state.record(earlier[1]).run
+            started_id = run.id if pending is None else pending.run.id
+            self._state.idempotency_keys[run.tenant, key] = (request_hash, started_id)
         return self._state.runs[run.id].run if run.id in self._state.runs else None
 
     def get(self, tenant: str, run_id: str) -> Run | None:
@@ -310,6 +333,16 @@ class MemoryRuns:
         with self._state.lock:
             record = self._state.runs.get(run_id)
             return [] if record is None else list(record.visits.values())
+
+
+def _join(record: RunRecord, start: Run, first: Visit) -> Run:
+    """Let a start join the pending run of a record, whose first visit is then due later."""
+    assert start.debounce is not None
+    joined = join_run(record.run, start)
+    record.run = replace(joined, debounce=None)
+    due_at = start.debounce.due_at(start.created_at, joined.created_at)
+    record.put(replace(record.visits[first.id], due_at=due_at))
+    return joined
 
 
 def shown_run(record: RunRecord) -> Run:

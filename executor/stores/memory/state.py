@@ -127,6 +127,8 @@ class MemoryState:
         """Time of the last use of each plan. A store that writes it to a disk does so every ten minutes."""
         self.runs: dict[str, RunRecord] = {}
         self.idempotency_keys: dict[tuple[str, str], tuple[str, str]] = {}
+        self.debounced: dict[str, str] = {}
+        """The run that starts with a key join while it is pending, by the key."""
         self.tokens: dict[str, WaitToken] = {}
         self.playbooks: dict[tuple[str, str], dict[str, RegistryEntry]] = {}
         self.aliases: dict[tuple[str, str], dict[str, PlaybookAlias]] = {}
@@ -183,6 +185,7 @@ class MemoryState:
         kept = self.runs.keys()
         self.tokens = {hash: token for hash, token in self.tokens.items() if token.key.run_id in kept}
         self.idempotency_keys = {k: entry for k, entry in self.idempotency_keys.items() if entry[1] in kept}
+        self.debounced = {key: run_id for key, run_id in self.debounced.items() if run_id in kept}
 
     def find_held(self, run_id: str, visit_id: str, fence: int) -> tuple[RunRecord, Visit] | None:
         """Return the visit of a claim and its run, or None if the claim is lost.

@@ -64,6 +64,7 @@ _CHECKS = (
     SqlConsistencyCheck("unknown runs", "consistency.parts_without_run"),
     SqlConsistencyCheck("unknown runs", "consistency.history_without_run"),
     SqlConsistencyCheck("unknown runs", "consistency.idempotency_keys_without_run"),
+    SqlConsistencyCheck("unknown runs", "consistency.debounced_without_run"),
     SqlConsistencyCheck("unknown runs", "consistency.tags_without_run"),
     SqlConsistencyCheck("unknown runs", "consistency.slots_without_run"),
     SqlConsistencyCheck("counters of gates", "consistency.counters_of_gates"),

@@ -33,6 +33,7 @@ _DELETIONS = (
     "sweep.delete_parts",
     "sweep.delete_history",
     "sweep.delete_idempotency_keys",
+    "sweep.delete_debounced",
     "sweep.delete_tags",
     "sweep.delete_bytes",
     "sweep.delete_times",

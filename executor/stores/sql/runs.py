@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 from noetl.executor.errors import DamagedRunError, StoreAwayError, StoreError
@@ -14,6 +13,7 @@ from noetl.executor.model.branch_stack import BranchStack, first_stack
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
+from noetl.executor.model.debounce import identify_firing
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import RUN_STARTED
 from noetl.executor.model.run import (
@@ -38,7 +38,7 @@ from noetl.executor.model.run_transition import (
     stop_run,
 )
 from noetl.executor.model.special_visits import deadline_visit
-from noetl.executor.model.triggers import Advance
+from noetl.executor.model.triggers import Advance, name_run
 from noetl.executor.model.visit_transition import enter_step, mark_skipped
 from noetl.executor.precedence import wait_for_slice
 from noetl.executor.stores.cursors import read_event_id
@@ -54,6 +54,7 @@ from noetl.executor.stores.sql.branches import (
 )
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
+from noetl.executor.stores.sql.debounced import find_pending, write_joined
 from noetl.executor.stores.sql.facts import add_fact
 from noetl.executor.stores.sql.history import append_events
 from noetl.executor.stores.sql.outbox import add_entries
@@ -90,14 +91,23 @@ class SqlRuns:
         history: Sequence[Visit] = (),
         max_child_runs: int | None = None,
     ) -> Run:
-        count = None
+        count: Callable[[Writer, str], None] | None = None
         if run.root is not None and max_child_runs is not None:
             # Starts of the same root wait for each other here, so it comes last.
-            count = partial(_count_child_run, root=run.root, now=run.created_at, limit=max_child_runs)
+            root, limit = run.root, max_child_runs
+
+            def count(db: Writer, _: str) -> None:
+                _count_child_run(db, root, run.created_at, limit)
+
         return self._create(run, first, idempotency, history, count)
 
     def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
-        return self._create(run, first, complete=partial(write_advance, advance=advance))
+        idempotency = None if run.debounce is None else identify_firing(run.id)
+
+        def complete(db: Writer, run_id: str) -> None:
+            write_advance(db, name_run(advance, run_id))
+
+        return self._create(run, first, idempotency, complete=complete)
 
     def _create(
         self,
@@ -105,10 +115,21 @@ class SqlRuns:
         first: Visit,
         idempotency: tuple[str, str] | None = None,
         history: Sequence[Visit] = (),
-        complete: Callable[[Writer], None] | None = None,
+        complete: Callable[[Writer, str], None] | None = None,
     ) -> Run:
-        """Start a run. `complete` adds the last writes of its transaction."""
+        """Start a run, or join a pending one.
+
+        `complete` adds the last writes of the transaction, for the id of the run.
+        """
         with self._starting(run) as db:
+            pending = find_pending(db, run, first)
+            if pending is not None:
+                earlier_id = None if idempotency is None else add_request(db, pending, idempotency)
+                if earlier_id is not None:
+                    return read_run(db, earlier_id)
+                if complete is not None:
+                    complete(db, pending.id)
+                return write_joined(db, pending, run, first)
             step = self._plans.step(run.plan_hash, first.step)
             is_sequential = self._plans.header(run.plan_hash).sequential
             stack = first_stack(step) if is_sequential else None
@@ -123,8 +144,10 @@ class SqlRuns:
             visit = enter_step(branch, run.id, first.due_at, count_visit(db, run.id, branch))
             insert_visit(db, visit, run.queue, position=len(history))
             _add_start(db, run)
+            if run.debounce is not None:
+                db.execute("runs.put_debounced", key=run.debounce.key, run_id=run.id)
             if complete is not None:
-                complete(db)
+                complete(db, run.id)
         self._context.announce_due(1)
         return run
 

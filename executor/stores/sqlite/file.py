@@ -62,6 +62,7 @@ SCRIPTS = {
     27: "outbox.sql",
     28: "aliases.sql",
     29: "gates.sql",
+    30: "debounced.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

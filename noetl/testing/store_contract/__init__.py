@@ -12,8 +12,8 @@ The page docs/how-to/add-a-store.md says how to write a store.
 import pytest
 
 for part in (
-    "aliases", "cached_results", "consistency", "continued_runs", "damaged_runs", "facts", "failed_items",
-    "gates", "keys",
+    "aliases", "cached_results", "consistency", "continued_runs", "damaged_runs", "debounce", "facts",
+    "failed_items", "gates", "keys",
     "open_waits", "outbox", "plans", "queue",
     "registry", "run_deletion", "run_lists", "runs", "sequential", "skips", "sweep", "transitions",
     "trigger_lookups", "triggers", "waits",
@@ -26,6 +26,7 @@ from noetl.testing.store_contract.consistency import ConsistencyContract
 from noetl.testing.store_contract.continued_runs import ContinuedRunsContract
 from noetl.testing.store_contract.damage import GateDamage, StoreDamage, SweepDamage
 from noetl.testing.store_contract.damaged_runs import DamagedRunsContract
+from noetl.testing.store_contract.debounce import DebounceContract
 from noetl.testing.store_contract.facts import FactsContract
 from noetl.testing.store_contract.failed_items import FailedItemsContract
 from noetl.testing.store_contract.gates import GateConsistencyContract, GatesContract
@@ -56,6 +57,7 @@ __all__ = [
     "ConsistencyContract",
     "ContinuedRunsContract",
     "DamagedRunsContract",
+    "DebounceContract",
     "FactsContract",
     "FailedItemsContract",
     "GateConsistencyContract",
@@ -103,6 +105,7 @@ class StoreContract(
     RunsContract,
     RunListsContract,
     RunDeletionContract,
+    DebounceContract,
     QueueContract,
     OpenWaitsContract,
     WaitsContract,

@@ -74,6 +74,10 @@ where not exists (select 1 from runs where runs.id = history.run_id) limit :limi
 select distinct run_id, 'idempotency_keys' as "table" from idempotency_keys
 where not exists (select 1 from runs where runs.id = idempotency_keys.run_id) limit :limit
 
+-- name: debounced_without_run
+select distinct run_id, 'debounced' as "table" from debounced
+where not exists (select 1 from runs where runs.id = debounced.run_id) limit :limit
+
 -- name: tags_without_run
 select distinct run_id, 'run_tags' as "table" from run_tags
 where not exists (select 1 from runs where runs.id = run_tags.run_id) limit :limit

@@ -6,6 +6,22 @@ insert into idempotency_keys values (:tenant, :key, :request_hash, :run_id) on c
 -- name: get_idempotency_key
 select request_hash, run_id from idempotency_keys where tenant = :tenant and key = :key
 
+-- A run that was set aside begins only after a repair, so no start joins it.
+-- name: find_debounced
+select run_id from debounced where key = :key
+and not exists (select 1 from damaged_runs where damaged_runs.run_id = debounced.run_id)
+
+-- name: put_debounced
+insert into debounced (key, run_id) values (:key, :run_id)
+on conflict (key) do update set run_id = excluded.run_id
+
+-- name: join
+update runs set input = :input, environment = :environment, variables = :variables, trigger = :trigger
+where id = :run_id
+
+-- name: postpone
+update visits set due_at = :due_at where run_id = :run_id and id = :visit_id
+
 -- A plan that is gone is null here, which the table refuses.
 -- name: add
 insert into runs (

@@ -119,5 +119,8 @@ delete from own_pauses where run_id {in_ids}
 -- name: delete_tags
 delete from run_tags where run_id {in_ids}
 
+-- name: delete_debounced
+delete from debounced where run_id {in_ids}
+
 -- name: delete_idempotency_keys
 delete from idempotency_keys where run_id {in_ids}

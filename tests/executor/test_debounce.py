@@ -1,0 +1,152 @@
+"""Starts of playbooks with `debounce`: which of them wait, what their keys are, and their firings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from noetl.executor.engine.hand_firing import HandFiring, fire_by_hand
+from noetl.executor.engine.start import assemble_run, initial_data, new_run, new_run_from
+from noetl.executor.errors import RejectedError
+from noetl.executor.model.debounce import MAX_KEY_BYTES
+from noetl.executor.model.postponement import Postponement
+from noetl.executor.model.run import Lease, Run, Visit
+from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.start_request import StartRequest
+from noetl.testing.run_harness import compile_text
+from tests.executor.test_backfill import DAILY, BackfillBench
+from tests.executor.test_webhook_firing import HookedPlaybook
+
+TEXT = """
+timeout: 1m
+input: {order: any}
+environment: {region: eu}
+debounce: {key: "{{ input.order }}", wait: 10s, max: 25s}
+steps:
+- {name: a, run: [{action: log, message: x}]}
+"""
+
+
+def start(order: Any = 1, text: str = TEXT, **options: Any) -> tuple[Run, Visit]:
+    plan = compile_text(text)
+    return new_run(plan.header, plan.hash, StartRequest({"order": order}, **options), now=100.0)
+
+
+def postponement(order: Any = 1, text: str = TEXT, **options: Any) -> Postponement:
+    found = start(order, text, **options)[0].debounce
+    assert found is not None
+    return found
+
+
+class TestDebouncedStart:
+    """The run of a start and its first visit."""
+
+    def test_a_start_of_a_service_waits(self) -> None:
+        run, first = start()
+        assert (first.due_at, run.created_at) == (110.0, 100.0)
+        assert run.deadline_at == 185.0, "the time limit counts from the latest begin"
+        assert run.debounce is not None
+        assert (run.debounce.wait_seconds, run.debounce.max_seconds) == (10.0, 25.0)
+
+    @pytest.mark.parametrize("options", [{"origin": "local"}, {"root": "r"}, {"is_immediate": True}])
+    def test_other_runs_begin_at_once(self, options: dict[str, Any]) -> None:
+        run, first = start(**options)
+        assert (run.debounce, first.due_at, run.deadline_at) == (None, 100.0, 160.0)
+
+    def test_a_run_that_continues_another_one_begins_at_once(self) -> None:
+        plan, (run, _) = compile_text(TEXT), start()
+        following, first = new_run_from(plan.header, run, {}, now=200.0)
+        assert (following.debounce, first.due_at) == (None, 200.0)
+
+
+class TestKey:
+    """The keys of starts."""
+
+    @pytest.mark.parametrize(
+        ("value", "again", "is_same"),
+        [
+            (1, 1, True),
+            ("a", "a", True),
+            (1, "1", True),
+            (True, "true", True),
+            (1, 2, False),
+            ("", "x", False),
+            ("x" * MAX_KEY_BYTES, "x" * MAX_KEY_BYTES, True),
+            ("\ud800", "\ud801", False),
+        ],
+    )
+    def test_equal_values_are_one_key(self, value: Any, again: Any, is_same: bool) -> None:
+        assert (postponement(value).key == postponement(again).key) is is_same
+
+    def test_the_environment_counts(self) -> None:
+        by_region = TEXT.replace("input.order", "region")
+        assert postponement(1, by_region).key == postponement(2, by_region).key
+        assert postponement(1, by_region.replace("eu", "us")).key != postponement(1, by_region).key
+
+    def test_without_a_key_all_starts_are_one(self) -> None:
+        text = TEXT.replace('key: "{{ input.order }}", ', "")
+        assert postponement(1, text).key == postponement(2, text).key
+        assert postponement(1, text, tenant="other").key != postponement(1, text).key
+
+    @pytest.mark.parametrize(
+        ("order", "message"),
+        [
+            ([], "`debounce.key` must be a text, a number or a Boolean, not a list"),
+            (None, "`debounce.key` must be a text, a number or a Boolean, not none"),
+            ("é" * 513, "`debounce.key` has 1,026 bytes; it may have 1,024"),
+        ],
+    )
+    def test_another_value_is_rejected(self, order: Any, message: str) -> None:
+        with pytest.raises(RejectedError) as rejected:
+            start(order)
+        assert (rejected.value.reason, rejected.value.message) == ("invalid_input", message)
+        assert [problem["name"] for problem in rejected.value.details["inputs"]] == ["debounce.key"]
+
+    def test_a_key_without_a_value_is_rejected(self) -> None:
+        with pytest.raises(RejectedError, match=r"`debounce\.key` has no value for this input"):
+            start("a", TEXT.replace("input.order", "input.order.x.y"))
+
+    def test_a_key_with_an_operation_is_evaluated_elsewhere(self) -> None:
+        for expression, is_light in (("input.order", True), ("input.order | upper", False)):
+            plan = compile_text(TEXT.replace("input.order", expression))
+            data = initial_data(plan.header, StartRequest({"order": "a"}), now=1.0)
+            assert data.is_light is is_light
+            assert assemble_run(data, plan.hash, StartRequest(), data.evaluate())[0].debounce is not None
+
+
+class TestDebouncedFirings:
+    """Firings of triggers of a playbook with `debounce`."""
+
+    def test_a_repeated_request_of_a_webhook_changes_nothing(self) -> None:
+        service = HookedPlaybook("input: {number: '{{ trigger.body }}'}\ndebounce: {wait: 10s}")
+        first = service.send(b"1", 1)
+        service.clock.advance(5)
+        second = service.send(b"2", 2)
+        assert (second.run_id, second.is_repeat) == (first.run_id, False)
+        service.clock.advance(10)
+        claimed = service.store.queue.claim("service", Lease("w", 60.0), service.clock())
+        assert claimed is not None
+        assert claimed.run.input == {"number": 2}
+        for body, value in ((b"1", 1), (b"2", 2)):
+            repeated = service.send(body, value)
+            assert (repeated.run_id, repeated.is_repeat) == (first.run_id, True)
+        assert service.send(b"3", 3).run_id != first.run_id
+        assert [firing.run_id == first.run_id for firing in service.firings()] == [True, True, False]
+
+    def test_partitions_of_a_backfill_begin_at_once(self) -> None:
+        bench = BackfillBench(DAILY + "debounce: {wait: 1h}\n")
+        bench.start(limit=3)
+        bench.perform_due()
+        runs, _ = bench.store.runs.find(RunFilter())
+        assert len(runs) == 3
+        assert bench.store.queue.next_due("service") == bench.clock()
+
+    def test_a_firing_by_hand_joins_a_run(self) -> None:
+        service = HookedPlaybook("input: {}\ndebounce: {wait: 10s}")
+        first = service.send()
+        trigger, now = service.firer().trigger, service.clock()
+        run, is_new = fire_by_hand(service.store, trigger, HandFiring("k"), now)
+        assert (run.id, is_new) == (first.run_id, True)
+        run, is_new = fire_by_hand(service.store, trigger, HandFiring("k"), now)
+        assert (run.id, is_new) == (first.run_id, False)
