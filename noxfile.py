@@ -101,7 +101,6 @@ DEPENDENT = (
         )
     ),
     "tests/golden",  # messages
-    "tests/contract/test_memory.py",
     "tests/contract/test_sqlite.py",  # the module sqlite3
     "tests/test_imports.py",
 )
