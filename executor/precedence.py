@@ -222,6 +222,7 @@ class _ThreadState(threading.local):
     """Until when the thread runs without a check, its CPU time at the last check, and its slice, if any.
 
     `executes_visits` within `working_for`. `counts` while the thread is counted in the foreground.
+    `has_precedence` except within `without_precedence`.
     """
 
     until = 0.0
@@ -229,6 +230,7 @@ class _ThreadState(threading.local):
     slice: Slice | None = None
     executes_visits = False
     counts = False
+    has_precedence = True
 
 
 ACCOUNTS = CreditAccounts()
@@ -308,6 +310,16 @@ def _charge() -> bool:
     return account is not None and ACCOUNTS.charge(account, used)
 
 
+@contextmanager
+def without_precedence() -> Iterator[None]:
+    """Let the store operations of this block pause no other work: no request waits for them."""
+    _state.has_precedence = False
+    try:
+        yield
+    finally:
+        _state.has_precedence = True
+
+
 class ForegroundWork:
     """A block of a request, for which the background pauses. It must not block for long."""
 
@@ -325,19 +337,19 @@ class ForegroundWork:
 class StoreOperation:
     """A block that uses the store: the background pauses for it, or it ends the slice of its thread."""
 
-    __slots__ = ("_is_background",)
+    __slots__ = ("_is_counted",)
 
     def __enter__(self) -> None:
-        self._is_background = is_background()
-        if self._is_background:
-            end_slice()
-        else:
+        self._is_counted = _state.has_precedence and not is_background()
+        if self._is_counted:
             SLICES.enter_foreground()
+        else:
+            end_slice()
 
     def __exit__(
         self, type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._is_background:
+        if self._is_counted:
             SLICES.leave_foreground()
 
 

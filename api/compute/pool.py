@@ -8,7 +8,8 @@ Algorithm: a bounded pool of processes, with one queue for each tenant. A proces
 the tenant that was served least recently (round robin). Equal jobs share one execution, and a cache keeps
 the latest results. A process whose job takes too long, or has no client any more, is killed and replaced.
 
-Cost: some 1 ms and two messages for each job. A process starts with its first job, which takes 0.5 s.
+Cost: some 1 ms and two messages for each job. A process starts with its first job, which takes 0.5 s, or when
+a browser opens the page.
 
 Limits: `processes`, MAX_WAITING and MAX_TENANT_WAITING jobs, MAX_WAIT_SECONDS, CACHE_BYTES, and those of
 `noetl.api.compute.worker`. A tenant uses all processes but one. One more process serves the threads that fire
@@ -113,6 +114,7 @@ class ComputePool:
         self._environ |= {name: settings[name] for name in _PASSED if name in settings}
         self._idle: list[_ComputeProcess] = []
         self._active: set[_ComputeProcess] = set()
+        self._starting: asyncio.Task[None] | None = None
         self._is_closing = False
         self._flights: dict[str, _Flight] = {}
         self._cache: WeightedCache[str, bytes] = WeightedCache(CACHE_BYTES)
@@ -149,6 +151,21 @@ class ComputePool:
             Exception: as `run` does.
         """
         return _result_of(await self._perform(job, self._firing_queues.place(tenant)))
+
+    def prepare(self) -> None:
+        """Start a process if there is none, so that the first job does not wait for it."""
+        if not self._processes or self._idle or self._active or self._is_closing or self._starting:
+            return
+        self._starting = asyncio.create_task(self._start())
+
+    async def _start(self) -> None:
+        """Start a process that is idle. If none can be started, the next job says so."""
+        try:
+            self._idle.append(await _ComputeProcess.start(self._environ))
+        except ServiceBusyError:
+            pass
+        finally:
+            self._starting = None
 
     def cached(self, key: str) -> Any | None:
         """Return the result of an earlier job with this key, or None."""
@@ -195,6 +212,9 @@ class ComputePool:
     async def close(self) -> None:
         """Stop all processes, and wait until they have ended. Jobs that are performed fail as busy."""
         self._is_closing = True
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait({self._starting})
         for flight in tuple(self._flights.values()):
             flight.task.cancel()
         for process in (*self._idle, *self._active):
@@ -239,6 +259,8 @@ class ComputePool:
     @asynccontextmanager
     async def _process(self) -> AsyncIterator[_ComputeProcess]:
         """Yield a process that is ready, and stop it afterwards unless it can be used again."""
+        if self._starting is not None:
+            await asyncio.wait({self._starting})
         process = self._idle.pop() if self._idle else await _ComputeProcess.start(self._environ)
         self._active.add(process)
         process.is_reusable = False

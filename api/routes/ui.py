@@ -15,6 +15,7 @@ from pathlib import PurePath
 from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import RedirectResponse, Response
 
+from noetl.api.context import AppContext
 from noetl.api.http.encodings import IDENTITY, choose_encoding
 from noetl.api.http.problems import Problem
 from noetl.api.routes.dependencies import PUBLIC
@@ -70,8 +71,11 @@ def file(name: str, request: Request) -> Response:
 
 @router.get("/ui")
 @router.get("/ui/{address:path}")
-def page(request: Request) -> Response:
-    """Return the page. Its script reads the address."""
+async def page(request: Request) -> Response:
+    """Return the page. Its script reads the address. A process starts for what it draws and checks first."""
+    context: AppContext = request.app.state.context
+    if context.opened_services is not None:
+        context.opened_services.compute.prepare()
     text = _DOCUMENT.format(root=escape(_root(request)))
     headers = {"Content-Security-Policy": PAGE_POLICY, "Cache-Control": "no-cache"}
     return Response(text, media_type="text/html", headers=headers)

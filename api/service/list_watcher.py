@@ -40,6 +40,7 @@ from noetl.executor.errors import StoreError
 from noetl.executor.model.run import HistoryPosition
 from noetl.executor.model.run_filter import WITHOUT_HEADLINE, RunFilter
 from noetl.executor.model.run_summary import RunSummary
+from noetl.executor.precedence import without_precedence
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.interface import RunStore
 from noetl.planner.frozen import frozen, replace
@@ -339,7 +340,7 @@ class ListWatcher:
         if feed.state is None or feed.is_broken:
             return False  # Its first follower reads it.
         try:
-            state = await to_thread.run_sync(feed.read, limiter=self._threads)
+            state = await to_thread.run_sync(_read_again, feed, limiter=self._threads)
         except StoreError as error:
             if not self._has_failed:
                 self._has_failed = True
@@ -363,6 +364,12 @@ class ListWatchers(LoopWatchers[ListWatcher]):
 
     def __init__(self, changes: ChangeSignal, encoder: FeedEncoder) -> None:
         super().__init__(lambda: ListWatcher(changes, encoder))
+
+
+def _read_again(feed: ListFeed) -> FeedState:
+    """Return the state of a feed, and let no step pause for it: no request waits for this read."""
+    with without_precedence():
+        return feed.read()
 
 
 def choose_gap(read_seconds: float, followers: int) -> float:

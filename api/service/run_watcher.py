@@ -10,7 +10,8 @@ place of its own in it (Thompson et al., "Disruptor", 2011). So no listener wait
 whose place has left the buffer reads the store itself until it is in the buffer again.
 
 Cost: one query of positions for a change or a pause, whatever the number of clients. One query of events for
-each run that has moved. Queries take at most a fifth of the time, on at most MAX_THREADS threads.
+each run that has moved. Queries take at most a fifth of the time, on at most MAX_THREADS threads. They are
+rarer with many followers, and steps that work do not pause for them.
 
 Limits: other processes may change a run without a signal, which is noticed after MAX_PAUSE_SECONDS. A store
 that does not count the entries of a history is asked for events after a pause that grows for each run.
@@ -32,6 +33,7 @@ from noetl.api.service.loop_watchers import LoopWatchers
 from noetl.executor.errors import StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import HistoryPosition
+from noetl.executor.precedence import without_precedence
 from noetl.executor.stores.cursors import BEFORE_ALL_EVENTS, EventPlace, read_event_id, write_event_id
 from noetl.executor.stores.interface import Store
 
@@ -45,8 +47,10 @@ MAX_READ_PAUSE_SECONDS = 2.0
 
 PAUSE_GROWTH = 1.5
 MIN_GAP_SECONDS = 0.005
+SECONDS_PER_FOLLOWER = 0.0002
+MAX_GAP_SECONDS = 0.1
 GAP_FACTOR = 4.0
-"""A query that took t seconds is followed by GAP_FACTOR * t seconds without one, at least MIN_GAP_SECONDS."""
+"""A query that took t seconds is followed by GAP_FACTOR * t seconds without one, as `choose_gap` says."""
 
 EVENTS_PER_READ = 200
 MAX_BUFFERED_EVENTS = 500
@@ -90,6 +94,12 @@ class RunFeed:
     def has_ended(self) -> bool:
         """End of the run: it has a final status, or was deleted."""
         return self.is_deleted or (self.position is not None and self.position.status.is_final)
+
+    def is_current(self, position: HistoryPosition | None, now: float) -> bool:
+        """Return whether the run is where it was, so that its events need not be read."""
+        if position is None or position != self.position:
+            return False
+        return position.entry is not None or now < self.read_at
 
     @property
     def last_place(self) -> EventPlace | None:
@@ -238,7 +248,8 @@ class RunWatcher:
                 started_at = loop.time()
                 has_moved = await self._refresh(loop.time)
                 pause = MIN_PAUSE_SECONDS if has_moved else min(pause * PAUSE_GROWTH, MAX_PAUSE_SECONDS)
-                await asyncio.sleep(max((loop.time() - started_at) * GAP_FACTOR, MIN_GAP_SECONDS))
+                followers = sum(feed.followers for feed in self._feeds.values())
+                await asyncio.sleep(choose_gap(loop.time() - started_at, followers))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._wakeup.wait()
@@ -253,6 +264,8 @@ class RunWatcher:
             self._record_failure(error)
             return False
         self._has_failed = False
+        now = clock()
+        feeds = [feed for feed in feeds if not feed.is_current(positions.get(feed.run_id), now)]
         outcomes = await asyncio.gather(
             *(self._refresh_feed(feed, positions.get(feed.run_id), clock) for feed in feeds),
             return_exceptions=True,
@@ -272,14 +285,11 @@ class RunWatcher:
     async def _refresh_feed(
         self, feed: RunFeed, position: HistoryPosition | None, clock: Callable[[], float]
     ) -> bool:
-        """Read the new events of a run if it may have any, and return whether it has moved."""
+        """Read the new events of a run that may have any, and return whether it has moved."""
         if position is None:
             feed.is_deleted = True
             feed.publish()
             return True
-        is_counted = position.entry is not None
-        if position == feed.position and (is_counted or clock() < feed.read_at):
-            return False
         # The position is older than the events. So if it is the end of the run, they are complete.
         has_moved = position != feed.position
         while feed.start is not None and feed.last_place is not None:
@@ -299,12 +309,28 @@ class RunWatcher:
         return has_moved
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        return await to_thread.run_sync(function, *arguments, limiter=self._threads)
+        return await to_thread.run_sync(_read_unhurried, function, *arguments, limiter=self._threads)
 
     def _record_failure(self, error: StoreError) -> None:
         if not self._has_failed:
             self._has_failed = True
             _log.warning("the store failed; runs are followed again when it answers: %s", error)
+
+
+def choose_gap(query_seconds: float, followers: int) -> float:
+    """Return how long no positions are queried after a query.
+
+    >>> choose_gap(0.001, 1), choose_gap(0.1, 1), choose_gap(0.001, 250), choose_gap(0.001, 10_000)
+    (0.005, 0.4, 0.05, 0.1)
+    """
+    interval = min(max(followers * SECONDS_PER_FOLLOWER, MIN_GAP_SECONDS), MAX_GAP_SECONDS)
+    return max(query_seconds * GAP_FACTOR, interval)
+
+
+def _read_unhurried(function: Callable[..., T], *arguments: object) -> T:
+    """Return function(*arguments), which reads the store, and let no step pause for it."""
+    with without_precedence():
+        return function(*arguments)
 
 
 class RunWatchers(LoopWatchers[RunWatcher]):

@@ -69,6 +69,17 @@ async def test_a_process_performs_many_jobs(pool: ComputePool, tmp_path: Path) -
     assert os.getpid() not in pids
 
 
+async def test_a_process_starts_before_its_first_job(pool: ComputePool, tmp_path: Path) -> None:
+    pool.prepare()
+    pool.prepare()
+    starting = pool._starting
+    await pool.run(RecordingJob(path=str(tmp_path / "log")), "a")
+    pool.prepare()
+    assert starting is not None
+    assert starting.done()
+    assert (len(pool._idle), pool._starting) == (1, None)
+
+
 async def test_a_process_yields_to_the_service(pool: ComputePool, tmp_path: Path) -> None:
     """Linux may share the processors among sessions first. Then a priority counts within a session only."""
     pid = await pool.run(RecordingJob(path=str(tmp_path / "log")), "a")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from noetl.api.service import run_watcher
 from noetl.api.service.run_watcher import EncodedEvent, RunFeed, RunWatcher, RunWatchers
 from noetl.executor.errors import StoreError
 from noetl.executor.model.run import END, HistoryPosition, Run, RunEnding, RunStatus
+from noetl.executor.precedence import SLICES, StoreOperation
 from noetl.executor.stores.cursors import BEFORE_ALL_EVENTS, read_event_id
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.memory.store import MemoryStore
@@ -154,6 +155,24 @@ async def test_idle_listeners_of_many_runs_cost_one_query_a_pause(
         await asyncio.to_thread(cancel, store, run)
     for listener, run in zip(listeners, [run for run in runs for _ in range(10)], strict=True):
         assert await listener == all_ids(store, run)
+
+
+async def test_reads_for_listeners_pause_no_step(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    precedences: list[int] = []
+    positions = store.runs.positions
+
+    def note(ids: Sequence[str]) -> dict[str, HistoryPosition]:
+        with StoreOperation():
+            precedences.append(SLICES.foreground)
+        return positions(ids)
+
+    monkeypatch.setattr(store.runs, "positions", note)
+    watcher, run = RunWatcher(store, encode_event), start_run(store)
+    listener = asyncio.create_task(read_all(watcher, run))
+    await wait_for(lambda: len(precedences) >= 3)
+    await asyncio.to_thread(cancel, store, run)
+    await listener
+    assert set(precedences) == {0}
 
 
 async def test_a_store_that_does_not_count_is_read_once_per_run_with_growing_pauses(

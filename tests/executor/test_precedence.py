@@ -238,6 +238,15 @@ def test_work_of_no_tenant_never_waits() -> None:
     assert not is_background()
 
 
+def test_a_read_without_precedence_pauses_no_work() -> None:
+    counts = []
+    with precedence.without_precedence(), StoreOperation():
+        counts.append(precedence.SLICES.foreground)
+    with StoreOperation():
+        counts.append(precedence.SLICES.foreground)
+    assert (counts, precedence.SLICES.foreground) == ([0, 1], 0)
+
+
 def test_a_store_operation_of_the_background_ends_its_slice(spent_credit: None) -> None:
     with working_for("a"):
         wait_for_slice()
