@@ -275,8 +275,7 @@ def measure_clients(place: Place, clients: int, steps: int, repetitions: int) ->
     place.run(chain(steps))
     for _ in range(repetitions):
         alone.append(measure_chain(place, steps))
-        with reading_clients(place, clients) as counted, open_page(place, "/ui/runs") as page:
-            page.wait_for_selector(".rows .row")
+        with reading_clients(place, clients) as counted, two_pages(place):
             watched.append(measure_chain(place, steps))
         shares.append(counted.pop("share"))
         counts.update({name: int(value) for name, value in counted.items()})
@@ -291,6 +290,17 @@ def measure_clients(place: Place, clients: int, steps: int, repetitions: int) ->
             **counts,
         }
     ]
+
+
+@contextmanager
+def two_pages(place: Place) -> Iterator[None]:
+    """Show the list of runs and the newest run in two pages during a block."""
+    run_id = place.http.get("/workflows", params={"limit": 1}).json()["items"][0]["workflow_id"]
+    with open_page(place, "/ui/runs") as first, open_page(place, f"/ui/runs/{run_id}") as second:
+        first.wait_for_selector(".rows .row")
+        second.wait_for_selector(".graph .node")
+        second.wait_for_timeout(SETTLE_MS)
+        yield
 
 
 def measure_chain(place: Place, steps: int) -> tuple[float, float]:

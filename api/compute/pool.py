@@ -34,7 +34,7 @@ from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 
 from noetl.api.compute.jobs import Job
-from noetl.api.compute.worker import LENGTH_BYTES
+from noetl.api.compute.worker import DRAFT, LENGTH_BYTES
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.errors import ServiceBusyError, TenantBusyError, WorkLimitError
 from noetl.executor.errors import SettingError
@@ -153,7 +153,7 @@ class ComputePool:
         return _result_of(await self._perform(job, self._firing_queues.place(tenant)))
 
     def prepare(self) -> None:
-        """Start a process if there is none, so that the first job does not wait for it."""
+        """Start a process if there is none, so that the first draft or graph does not wait for it."""
         if not self._processes or self._idle or self._active or self._is_closing or self._starting:
             return
         self._starting = asyncio.create_task(self._start())
@@ -161,7 +161,7 @@ class ComputePool:
     async def _start(self) -> None:
         """Start a process that is idle. If none can be started, the next job says so."""
         try:
-            self._idle.append(await _ComputeProcess.start(self._environ))
+            self._idle.append(await _ComputeProcess.start(self._environ, DRAFT))
         except ServiceBusyError:
             pass
         finally:
@@ -296,13 +296,14 @@ class _ComputeProcess:
         self.is_reusable = True
 
     @classmethod
-    async def start(cls, environ: Mapping[str, str]) -> _ComputeProcess:
-        """Start a process, and return it once it is ready for jobs."""
+    async def start(cls, environ: Mapping[str, str], *arguments: str) -> _ComputeProcess:
+        """Start a process with arguments of the program, and return it once it is ready for jobs."""
         process = cls(
             await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "noetl.api.compute.worker",
+                *arguments,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env=environ,

@@ -522,6 +522,35 @@ def test_a_thousand_events_move_nothing(page: Page, service: ServedPage) -> None
     assert page.evaluate(read) == before
 
 
+_FIND_OVERLAPS = """() => {
+  const texts = [...document.querySelectorAll(".graph .node text, .graph .label")]
+    .map((text) => [text.textContent, text.getBoundingClientRect()]);
+  const overlap = (a, b) =>
+    a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3;
+  return texts.flatMap(([words, box], index) => texts.slice(index + 1)
+    .filter(([, other]) => overlap(box, other)).map(([other]) => `${words} | ${other}`));
+}"""
+
+
+def test_no_labels_overlap_if_the_fonts_are_missing(browser: Browser, service: ServedPage) -> None:
+    names = [f"reconcile_the_balances_of_{number}_departments" for number in range(4)]
+    ask = "run: [{action: callback, answer: {region: {type: string}}, as: decision}]"
+    cases = "".join(
+        f"      - {{case: \"{{{{ decision.region == 'department {number}' }}}}\", run: [{name}]}}\n"
+        for number, name in enumerate(names)
+    )
+    steps = "".join(f"  - name: {name}\n    run: [{{action: log, message: done}}]\n" for name in names)
+    text = f"name: labelled\nsteps:\n  - name: ask\n    {ask}\n    rule:\n{cases}{steps}"
+    run_id = service.start(text, "waiting")
+    with open_faulty_page(browser) as page:
+        page.route("**/*.woff2", lambda route: route.abort())
+        page.goto(f"{service.url}/ui/runs/{run_id}?view=graph")
+        expect(page.locator(".graph .node")).to_have_count(5)
+        expect(page.locator(".graph .label")).to_have_count(5)
+        assert page.evaluate("document.fonts.check('12px Inter')") is False
+        assert page.evaluate(_FIND_OVERLAPS) == []
+
+
 _WATCH_STEPS = """() => {
   window.drawn = { built: 0, steps: new Set(), transitions: 0 };
   const steps = document.querySelector('.graph [aria-label="Steps"]');

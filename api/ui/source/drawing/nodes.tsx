@@ -1,7 +1,13 @@
-/** The nodes of a drawing: steps with their signs, and the marks between them. */
+/**
+ * The nodes of a drawing: steps with their signs, and the marks between them.
+ *
+ * Many steps may have new states at once. So Preact draws the shapes, which seldom change, and the states are written to
+ * the elements directly: a class for each step that has another state, and the two paths of its sign.
+ */
 
+import type { RefObject } from "preact";
 import { memo } from "preact/compat";
-import { useMemo, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 
 import type { DrawnGraph, GraphNode } from "../answers";
 import { partsOf, StateSign, toneOf } from "../parts/state";
@@ -36,9 +42,23 @@ export const Nodes = memo(
 
 function DrawnNodes({ graph, chosen, onChoose, marks }: NodesProps) {
   const { nodes } = graph;
+  const group = useRef<SVGGElement>(null);
   const isGradual = useGradual(nodes);
   const [focused, setFocused] = useState("");
   const stop = nodes.some(({ key }) => key === focused) ? focused : nodes.find(isStep)?.key;
+  const shapes = useShapes(nodes);
+  const drawn = useMemo(
+    () =>
+      shapes.map((node) =>
+        isStep(node) ? (
+          <Step key={node.key} node={node} isChosen={isChosen(node, chosen)} mark={markOf(node, marks)} tabIndex={node.key === stop ? 0 : -1} />
+        ) : (
+          <Sign key={node.key} node={node} />
+        ),
+      ),
+    [shapes, chosen, marks, stop],
+  );
+  useStates(group, nodes, chosen, marks);
   const move = (event: KeyboardEvent) => {
     const here = keyOf(event.target as Element) ?? stop;
     const node = nodes.find(({ key }) => key === here);
@@ -60,6 +80,7 @@ function DrawnNodes({ graph, chosen, onChoose, marks }: NodesProps) {
   };
   return (
     <g
+      ref={group}
       class={isGradual ? "gradual" : "immediate"}
       role="group"
       aria-label="Steps"
@@ -67,21 +88,70 @@ function DrawnNodes({ graph, chosen, onChoose, marks }: NodesProps) {
       onKeyDown={press}
       onPointerDown={(event) => setFocused(keyOf(event.target as Element) ?? "")}
     >
-      {nodes.map((node) =>
-        isStep(node) ? (
-          <Step
-            key={node.key}
-            node={node}
-            isChosen={chosen !== null && node.steps.includes(chosen)}
-            mark={node.steps.map((step) => marks?.get(step)).find(Boolean)}
-            tabIndex={node.key === stop ? 0 : -1}
-          />
-        ) : (
-          <Sign key={node.key} node={node} />
-        ),
-      )}
+      {drawn}
     </g>
   );
+}
+
+function isChosen({ steps }: GraphNode, chosen: string | null): boolean {
+  return chosen !== null && steps.includes(chosen);
+}
+
+function markOf({ steps }: GraphNode, marks: NodesProps["marks"]): NodeMark | undefined {
+  return marks && steps.map((step) => marks.get(step)).find(Boolean);
+}
+
+/** Return the nodes as they were when anything but a state has changed, so that Preact draws nothing for other states. */
+function useShapes(nodes: readonly GraphNode[]): readonly GraphNode[] {
+  const last = useRef(nodes);
+  const old = last.current;
+  const isKept = old.length === nodes.length && nodes.every((node, index) => hasSameShape(old[index] as GraphNode, node));
+  if (!isKept) last.current = nodes;
+  return last.current;
+}
+
+function hasSameShape(old: GraphNode, next: GraphNode): boolean {
+  return old === next || ((old.state === null) === (next.state === null) && isSame(old, next, ["state"]));
+}
+
+/** The class of the parts of a sign before they are drawn. */
+const UNDRAWN = "undrawn";
+
+interface DrawnState {
+  classes: string;
+  paths: readonly Element[];
+  parts: ReturnType<typeof partsOf>;
+}
+
+/** Write the states of steps to their elements. Each node is one element of the group, in the order of the nodes. */
+function useStates(group: RefObject<SVGGElement | null>, nodes: readonly GraphNode[], chosen: string | null, marks: NodesProps["marks"]): void {
+  const known = useRef(new WeakMap<Element, DrawnState>());
+  useLayoutEffect(() => {
+    let element = group.current?.firstElementChild ?? null;
+    for (const node of nodes) {
+      if (element === null) return;
+      if (isStep(node)) {
+        const tone = markOf(node, marks)?.state ?? node.state;
+        const classes = `node ${tone ? `to-${toneOf(tone)} ${tone}` : "plain"}${isChosen(node, chosen) ? " chosen" : ""}`;
+        let drawn = known.current.get(element);
+        if (!drawn) known.current.set(element, (drawn = { classes: "", paths: [...element.querySelectorAll(`:scope > .${UNDRAWN}`)], parts: [] }));
+        if (drawn.classes !== classes) element.setAttribute("class", (drawn.classes = classes));
+        const parts = node.state ? partsOf(node.state) : [];
+        if (drawn.parts !== parts) drawSign(drawn, parts);
+      }
+      element = element.nextElementSibling;
+    }
+  }, [nodes, chosen, marks]);
+}
+
+function drawSign(drawn: DrawnState, parts: DrawnState["parts"]): void {
+  drawn.paths.forEach((path, index) => {
+    const [oldKind, oldPath] = drawn.parts[index] ?? ["", ""];
+    const [kind, place] = parts[index] ?? ["", ""];
+    if (kind !== oldKind) path.setAttribute("class", `sign-${kind}`);
+    if (place !== oldPath) path.setAttribute("d", place);
+  });
+  drawn.parts = parts;
 }
 
 /** Return whether so few states have changed that their colours may change gradually. */
@@ -108,30 +178,24 @@ interface StepProps {
 const Step = memo(
   DrawnStep,
   (old, next) =>
-    old.node === next.node && old.mark === next.mark && old.isChosen === next.isChosen && old.tabIndex === next.tabIndex,
+    hasSameShape(old.node, next.node) && old.mark === next.mark && old.isChosen === next.isChosen && old.tabIndex === next.tabIndex,
 );
 
-/** A step. Its state is one attribute and a sign, and its frame stays, so that many states change in one frame of the screen. */
+/** The shape and the words of a step. `useStates` draws its state: its class and the two parts of its sign. */
 function DrawnStep({ node, mark, isChosen, tabIndex }: StepProps) {
   const { x, width, state, words } = node;
   const { top, middle, inset, left, text } = placesOf(node);
-  const tone = mark?.state ?? state;
   const place = `translate(${left} ${middle - 7})`;
   return (
-    <g
-      class={`node ${tone ? `to-${toneOf(tone)} ${tone}` : "plain"}${isChosen ? " chosen" : ""}`}
-      data-key={node.key}
-      data-step={node.steps[0]}
-      role="button"
-      tabindex={tabIndex}
-      aria-pressed={isChosen}
-    >
+    <g data-key={node.key} data-step={node.steps[0]} role="button" tabindex={tabIndex} aria-pressed={isChosen}>
       <Frame node={node} />
       {node.items && <Rim node={node} />}
-      {state &&
-        partsOf(state).map(([kind, path], index) => (
-          <path key={index} class={`sign-${kind}`} d={path} transform={place} />
-        ))}
+      {state !== null && (
+        <>
+          <path class={UNDRAWN} transform={place} />
+          <path class={UNDRAWN} transform={place} />
+        </>
+      )}
       {words && (
         <text class="words" x={text} y={top + inset + 33 + 15 * node.lines.length}>
           {printable(words)}

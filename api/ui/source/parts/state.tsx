@@ -1,7 +1,6 @@
 /** Signs of states. They differ in shape, and always stand with the word. */
 
 const OCTAGON = "M4.1 0H9.9L14 4.1V9.9L9.9 14H4.1L0 9.9V4.1Z";
-const CROSS = "M4.6 4.6L9.4 9.4M4.6 9.4L9.4 4.6";
 
 /** A part of a sign: how it is drawn, and its path. A sign has the same elements in all states, so that one is drawn fast over another. */
 type Part = readonly ["fill" | "tick" | "ring" | "ring dashed" | "line", string];
@@ -15,22 +14,27 @@ interface Sign {
 const circle = (radius: number) => `M${7 + radius} 7A${radius} ${radius} 0 1 1 ${7 - radius} 7A${radius} ${radius} 0 1 1 ${7 + radius} 7Z`;
 const DISC: Part = ["fill", circle(7)];
 const RING: Part = ["ring", circle(6)];
+const ringWith = (lines: string): Part => ["ring", circle(6) + lines];
+/** Holes run against the outline around them. So the most frequent signs have one part, and many of them are drawn fast. */
+const TICK_HOLE = "M3.1 7.4L6.1 10.6L10.9 4.9L9.7 3.9L6.1 8.2L4.2 6.3Z";
+const CROSS_HOLE = "M7 5.9L4.8 3.7L3.7 4.8L5.9 7L3.7 9.2L4.8 10.3L7 8.1L9.2 10.3L10.3 9.2L8.1 7L10.3 4.8L9.2 3.7Z";
+const BANG_HOLE = "M6.2 4.5V9.1H7.8V4.5ZM6.2 10.3V11.6H7.8V10.3Z";
 
 const SIGNS: Record<string, Sign> = {
-  succeeded: { word: "Succeeded", tone: "ok", parts: [DISC, ["tick", "M4 7.2L6.1 9.4 10 4.8"]] },
-  failed: { word: "Failed", tone: "bad", parts: [["fill", OCTAGON], ["tick", CROSS]] },
-  completed_with_errors: { word: "With errors", tone: "wait", parts: [["fill", "M7 .5L13.8 13H.2Z"], ["tick", "M7 5V8.6M7 10.9V11"]] },
+  succeeded: { word: "Succeeded", tone: "ok", parts: [["fill", circle(7) + TICK_HOLE]] },
+  failed: { word: "Failed", tone: "bad", parts: [["fill", OCTAGON + CROSS_HOLE]] },
+  completed_with_errors: { word: "With errors", tone: "wait", parts: [["fill", `M7 .5L13.8 13H.2Z${BANG_HOLE}`]] },
   running: { word: "Running", tone: "live", parts: [RING, ["fill", "M5.2 4L10 7 5.2 10Z"]] },
-  waiting: { word: "Waiting", tone: "wait", parts: [RING, ["line", "M7 4V7.3L9.2 8.6"]] },
-  paused: { word: "Paused", tone: "wait", parts: [RING, ["line", "M5.5 4.8V9.2M8.5 4.8V9.2"]] },
+  waiting: { word: "Waiting", tone: "wait", parts: [ringWith("M7 4V7.3L9.2 8.6")] },
+  paused: { word: "Paused", tone: "wait", parts: [ringWith("M5.5 4.8V9.2M8.5 4.8V9.2")] },
   asks: { word: "Waits for a person", tone: "wait", parts: [["line", "M9.8 4A2.8 2.8 0 1 1 4.2 4A2.8 2.8 0 1 1 9.8 4Z"], ["line", "M1.6 13V12A4.2 4.2 0 0 1 5.8 8.6H8.2A4.2 4.2 0 0 1 12.4 12V13"]] },
   join: { word: "Waits at a join", tone: "wait", parts: [["line", "M1.5 1.5L7 7.5 12.5 1.5M7 7.5V13"]] },
   retrying: { word: "Retrying", tone: "wait", parts: [["line", "M12.4 5.2A5.7 5.7 0 1 0 12.4 8.8"], ["fill", "M14 1.6V6.4H9.6Z"]] },
-  queued: { word: "Queued", tone: "quiet", parts: [RING, ["line", "M4.4 7h.01M7 7h.01M9.6 7h.01"]] },
-  cancelled: { word: "Cancelled", tone: "quiet", parts: [RING, ["line", "M3 11L11 3"]] },
-  skipped: { word: "Skipped", tone: "quiet", parts: [RING, ["line", "M4.5 7H9.5"]] },
+  queued: { word: "Queued", tone: "quiet", parts: [ringWith("M4.4 7h.01M7 7h.01M9.6 7h.01")] },
+  cancelled: { word: "Cancelled", tone: "quiet", parts: [ringWith("M3 11L11 3")] },
+  skipped: { word: "Skipped", tone: "quiet", parts: [ringWith("M4.5 7H9.5")] },
   timed_out: { word: "Timed out", tone: "bad", parts: [["line", "M3.5 1.5H10.5M3.5 12.5H10.5M4.2 1.5V4L7 7 4.2 10V12.5M9.8 1.5V4L7 7 9.8 10V12.5"]] },
-  missed: { word: "Missed", tone: "wait", parts: [RING, ["line", "M4.6 4.6L9.4 9.4M4.6 9.4L9.4 4.6"]] },
+  missed: { word: "Missed", tone: "wait", parts: [ringWith("M4.6 4.6L9.4 9.4M4.6 9.4L9.4 4.6")] },
   may: { word: "May run", tone: "quiet", parts: [["ring dashed", RING[1]]] },
   added: { word: "Added", tone: "ok", parts: [DISC, ["tick", "M7 3.5V10.5M3.5 7H10.5"]] },
   removed: { word: "Removed", tone: "bad", parts: [DISC, ["tick", "M3.5 7H10.5"]] },

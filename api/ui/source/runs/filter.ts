@@ -8,10 +8,13 @@ export interface RunFilter {
   playbook: string;
   tag: string[];
   q: string;
+  /** `OLDEST_FIRST`, or empty: the newest first. */
   sort: string;
   /** A duration before now, such as `1d`, or an interval `START/END` of two times. Empty: all. */
   since: string;
 }
+
+export const OLDEST_FIRST = "created_at";
 
 export const PERIODS: Record<string, [words: string, seconds: number]> = {
   "1h": ["Last hour", 3600],

@@ -5,7 +5,7 @@ import { count } from "../format";
 import { noteQuestions } from "../parts/questions";
 import type { Service } from "../service";
 import type { Frame } from "../stream";
-import { filterQuery, type RunFilter } from "./filter";
+import { filterQuery, OLDEST_FIRST, type RunFilter } from "./filter";
 
 export const PAGE_SIZE = 200;
 
@@ -118,6 +118,7 @@ export class RunRows {
 
   private isNewest(run: ListedRun): boolean {
     const first = this.rows[0];
+    if (this.filter.sort === OLDEST_FIRST) return false;
     return !first || run.created_at > first.created_at;
   }
 }

@@ -13,7 +13,7 @@ import { useNow } from "../parts/times";
 import { printable } from "../parts/value";
 import { follow } from "../stream";
 import { BulkBar } from "./bulk";
-import { filterQuery, GROUPS, isFiltered, PERIODS, readFilter, type RunFilter } from "./filter";
+import { filterQuery, GROUPS, isFiltered, OLDEST_FIRST, PERIODS, readFilter, type RunFilter } from "./filter";
 import { Histogram } from "./histogram";
 import { freshWords, PAGE_SIZE, RunRows } from "./store";
 
@@ -188,6 +188,7 @@ function RunTable({ rows, filter, selected, onSelect }: TableProps) {
   const [current, setCurrent] = useState(0);
   const runs = rows.rows;
   const now = useNow(true);
+  const isOldestFirst = filter.sort === OLDEST_FIRST;
   useEffect(() => {
     const element = scroller.current as HTMLDivElement;
     const observer = new ResizeObserver(() => setHeight(element.clientHeight));
@@ -264,11 +265,16 @@ function RunTable({ rows, filter, selected, onSelect }: TableProps) {
         }}
       >
         <div class="row columns" role="row" aria-rowindex={1}>
-          {["", "Status", "Playbook", "Run", "Now, or what went wrong", "Tags", "Progress", "Duration", "Age"].map((label, index) => (
+          {["", "Status", "Playbook", "Run", "Now, or what went wrong", "Tags", "Progress", "Duration"].map((label, index) => (
             <span role="columnheader" key={label} class={`c${index}`}>
               {label || <span class="hidden">Selected</span>}
             </span>
           ))}
+          <span role="columnheader" class="c8" aria-sort={isOldestFirst ? "descending" : "ascending"}>
+            <button type="button" class="link" title={isOldestFirst ? "Show the newest first" : "Show the oldest first"} onClick={() => setParams({ sort: isOldestFirst ? null : OLDEST_FIRST })}>
+              Age {isOldestFirst ? "↓" : "↑"}
+            </button>
+          </span>
         </div>
         <div class="rows" style={{ height: `${runs.length * ROW}px` }}>
           {runs.slice(first, last).map((run, index) => (

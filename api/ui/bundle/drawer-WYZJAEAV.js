@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-QIZDTYQK.js";import"./chunk-DLG2OMQR.js";import"./chunk-DMLREGMA.js";import"./chunk-7B2T353T.js";import"./chunk-VVZMOAXP.js";import"./chunk-RTIDTJFH.js";import"./chunk-CYIERMG3.js";import"./chunk-7INAUU4R.js";import"./chunk-5ORVTVOA.js";import"./chunk-NPFXHAGY.js";export{a as Drawer,b as LogLines};
