@@ -202,6 +202,7 @@ _NOUNS = {
     "LatePolicy": "a mapping",
     "LimitDeclaration": "a mapping",
     "DebouncePolicy": "a mapping",
+    "RateDeclaration": "a mapping",
     "Loop": "a mapping",
     "Repeat": "a mapping",
     "ActionEntry": "an action",

@@ -82,6 +82,7 @@ from noetl.planner.syntax.models import (
     LimitDeclaration,
     NotifyDeclaration,
     QueueDeclaration,
+    RateDeclaration,
     RetryPolicy,
     RunTriggerDeclaration,
     ScheduleDeclaration,
@@ -155,6 +156,7 @@ class Lowering:
             triggers=tuple(map(self.lower_trigger, self.playbook.triggers)),
             notify=lower_notify(self.playbook.notify),
             concurrency=tuple(map(lower_limit, self.playbook.limits)),
+            rate=tuple(map(lower_rate, self.playbook.rates)),
             debounce=lower_debounce(self.playbook.debounce),
         )
         return Plan(header, steps, tasks, self.program.document.text)
@@ -208,6 +210,7 @@ class Lowering:
             line=self.program.name_span(step).line,
             cache=None if step.cache is None else self.lower_step_cache(step, step.cache),
             concurrency=tuple(map(lower_limit, step.limits)),
+            rate=tuple(map(lower_rate, step.rates)),
         )
 
     @cached_property
@@ -332,7 +335,7 @@ class Lowering:
         actions = Counter(
             work.type for work_list in work_lists for work in work_list if isinstance(work, Action)
         )
-        limited = sum(bool(step.concurrency) for step in steps.values())
+        limited = sum(step.has_limits for step in steps.values())
         return {
             "steps": len(steps),
             "tasks": len(tasks),
@@ -471,6 +474,19 @@ def lower_limit(declared: LimitDeclaration) -> Limit:
         declared.when_full,
         declared.max_wait,
         declared.max_queued,
+    )
+
+
+def lower_rate(declared: RateDeclaration) -> Limit:
+    """Return a limit of how many runs or attempts begin in a time."""
+    return Limit(
+        declared.use,
+        declared.limit,
+        declared.key,
+        declared.when_full,
+        declared.max_wait,
+        is_rate=True,
+        per_seconds=declared.per,
     )
 
 

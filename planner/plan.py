@@ -350,6 +350,7 @@ class Step:
         format: the version of the format for which the step was compiled. It says what the step means.
         cache: the cache of the work, without the rule. The JSON has it only if there is one.
         concurrency: how many visits of the step are in progress at once, in all runs of the tenant.
+        rate: how many attempts of the step begin in a time, in all runs of the tenant.
     """
 
     name: str
@@ -375,6 +376,12 @@ class Step:
     format: int = FORMAT
     cache: Cache | None = None
     concurrency: tuple[Limit, ...] = ()
+    rate: tuple[Limit, ...] = ()
+
+    @property
+    def has_limits(self) -> bool:
+        """True if the step has `concurrency` or `rate`."""
+        return bool(self.concurrency or self.rate)
 
     @property
     def has_ordered_visits(self) -> bool:
@@ -408,6 +415,7 @@ class Step:
             "format": self.format,
             **({} if self.cache is None else {"cache": self.cache.to_json()}),
             **({"concurrency": [limit.to_json() for limit in self.concurrency]} if self.concurrency else {}),
+            **({"rate": [limit.to_json() for limit in self.rate]} if self.rate else {}),
         }
 
     @classmethod
@@ -437,6 +445,7 @@ class Step:
             format=data.get("format", 1),
             cache=Cache.from_json(data.get("cache")),
             concurrency=tuple(Limit.from_json(limit) for limit in data.get("concurrency", ())),
+            rate=tuple(Limit.from_json(limit) for limit in data.get("rate", ())),
         )
 
 
@@ -571,6 +580,7 @@ class Header:
         statistics: numbers of steps, edges, actions and so on.
         triggers: what starts runs of the playbook by itself.
         concurrency: how many runs of the playbook are in progress at once.
+        rate: how many runs of the playbook begin in a time.
         debounce: how starts that follow each other soon share a run.
         format: the version of the format for which the plan was compiled.
     """
@@ -593,12 +603,13 @@ class Header:
     notify: Notify | None = None
     concurrency: tuple[Limit, ...] = ()
     debounce: Debounce | None = None
+    rate: tuple[Limit, ...] = ()
     format: int = FORMAT
 
     @property
     def has_limits(self) -> bool:
-        """True if the playbook or one of its steps has `concurrency`."""
-        return bool(self.concurrency) or "limited_steps" in self.statistics
+        """True if the playbook or one of its steps has `concurrency` or `rate`."""
+        return bool(self.concurrency or self.rate) or "limited_steps" in self.statistics
 
     @property
     def is_superseded(self) -> bool:
@@ -627,6 +638,7 @@ class Header:
             **({} if self.notify is None else {"notify": self.notify.to_json()}),
             **({"concurrency": [limit.to_json() for limit in self.concurrency]} if self.concurrency else {}),
             **({} if self.debounce is None else {"debounce": self.debounce.to_json()}),
+            **({"rate": [limit.to_json() for limit in self.rate]} if self.rate else {}),
         }
 
     @classmethod
@@ -660,6 +672,7 @@ class Header:
             notify=Notify.from_json(data["notify"]) if "notify" in data else None,
             concurrency=tuple(Limit.from_json(limit) for limit in data.get("concurrency", ())),
             debounce=Debounce.from_json(data["debounce"]) if "debounce" in data else None,
+            rate=tuple(Limit.from_json(limit) for limit in data.get("rate", ())),
             format=data["format"],
         )
 

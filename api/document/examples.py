@@ -209,7 +209,9 @@ _FAILURE = ErrorRecord(
     line=5,
     item={"number": 17, "total": 500, "value": '"you"'},
 )
-_LIMIT = LimitEntry(id="api", name="api", kind="steps", key=None, units=5, held=5, waiting=2, shared=False)
+_LIMIT = LimitEntry(
+    id="api", name="api", kind="steps", key=None, units=5, held=5, waiting=2, shared=False, per=None
+)
 _LIMIT_USE = LimitUse(
     workflow_id=_RUN,
     visit="6e9f1c7c0b1f2ad1f04b",

@@ -32,6 +32,7 @@ from noetl.executor.model.gates import MAX_UNITS
 from noetl.executor.model.run_tags import MAX_TAG_LENGTH, MAX_TAGS
 from noetl.executor.security.redaction import redact
 from noetl.planner.diagnostics.diagnostic import did_you_mean
+from noetl.planner.limits import MAX_WINDOW_SECONDS, MIN_WINDOW_SECONDS
 from noetl.planner.syntax.durations import parse_interval
 
 MAX_IDS = 100
@@ -268,13 +269,21 @@ class FireBody(RequestBody):
 
 
 class LimitBody(RequestBody):
-    """A limit of how many runs or steps may be in progress at once."""
+    """A limit of how many runs or steps may be in progress at once, or a rate at which they begin."""
 
     units: Annotated[int, Expected("a whole number from 0 to 10,000")] = Field(
-        ge=0, le=MAX_UNITS, description="How many may be held at once. 0 lets nothing start."
+        ge=0,
+        le=MAX_UNITS,
+        description="How many may be held at once, or begin in a window of a rate. 0 lets nothing start.",
     )
     kind: Annotated[Literal["runs", "steps"], Expected("`runs` or `steps`")] = Field(
         description="What the limit bounds."
+    )
+    per: Annotated[int | float | None, Expected("a number of seconds from 1 to 2,678,400")] = Field(
+        None,
+        ge=MIN_WINDOW_SECONDS,
+        le=MAX_WINDOW_SECONDS,
+        description="The window of a rate in seconds. Without it, the limit is no rate.",
     )
 
 

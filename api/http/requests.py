@@ -256,8 +256,8 @@ async def read_fire_request(request: Request, key: str | None) -> FireRequest:
     return FireRequest(instant, fire.input or {}, key, fire.data, fire.run)
 
 
-async def read_limit_request(request: Request) -> tuple[int, LimitKind]:
-    """Return the units and the kind of a limit as a request declares them.
+async def read_limit_request(request: Request) -> tuple[int, LimitKind, float | None]:
+    """Return the units, the kind and the window of a limit as a request declares them.
 
     Raises:
         Problem: 400, 413, 415 or 422.
@@ -267,7 +267,8 @@ async def read_limit_request(request: Request) -> tuple[int, LimitKind]:
     body = await _read_body(request)
     _content_type(request, (JSON_TYPE,))
     declared = await _decode(body, lambda value: parse_body(LimitBody, value))
-    return declared.units, LimitKind(declared.kind)
+    per = None if declared.per is None else float(declared.per)
+    return declared.units, LimitKind(declared.kind), per
 
 
 async def read_channel_request(request: Request) -> ChannelRequest:

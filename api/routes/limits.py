@@ -1,4 +1,7 @@
-"""Routes of limits: how many runs or steps may be in progress at once. Only an administrator changes them."""
+"""Routes of limits: how many runs or steps may be in progress at once, or begin in a time.
+
+Only an administrator changes them.
+"""
 
 from __future__ import annotations
 
@@ -54,9 +57,9 @@ def get_limit(limit_name: Limit, services: ReadServices) -> Response:
     },
 )
 async def put_limit(limit_name: Limit, request: Request, services: AdminServices) -> Response:
-    """Make a limit, or change how many units it has. What is held stays held."""
-    units, kind = await read_limit_request(request)
-    stored, is_new = await run_in_threadpool(services.limits.put, limit_name, units, kind)
+    """Make a limit or a rate, or change how many units it has. What is held or reserved stays so."""
+    units, kind, per = await read_limit_request(request)
+    stored, is_new = await run_in_threadpool(services.limits.put, limit_name, units, kind, per=per)
     return JsonResponse(stored, 201 if is_new else 200)
 
 

@@ -58,7 +58,8 @@ def _find_wait(steps: Mapping[str, StepReport]) -> str | None:
         wait = step.waiting_for
         if wait is not None:
             if wait.limit is not None:
-                return f"{name} waits: limit {wait.limit.limit}, {_place_in_queue(wait.limit.queued_before)}"
+                place = _place_in_queue(wait.limit.queued_before, wait.until)
+                return f"{name} waits: limit {wait.limit.limit}, {place}"
             titles = [question.title for question in wait.questions or () if question.title]
             actions = ", ".join([*wait.actions, *(f"retry of {action}" for action in wait.retried or ())])
             until = "" if wait.until is None else f", until {wait.until[:19]}Z"
@@ -68,7 +69,9 @@ def _find_wait(steps: Mapping[str, StepReport]) -> str | None:
     return None
 
 
-def _place_in_queue(queued_before: int) -> str:
+def _place_in_queue(queued_before: int | None, until: str | None) -> str:
+    if queued_before is None:
+        return f"until {(until or '')[:19]}Z"
     return f"{queued_before:,} ahead" if queued_before else "next"
 
 

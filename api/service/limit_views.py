@@ -16,6 +16,9 @@ class LimitEntry(View, schema_name="Limit"):
     operators. `kind` is `runs` or `steps` for them, and else null. `key` is the value of its key, or null.
     `units` is how many may be held at once, `held` how many are, and `waiting` how many runs and steps wait.
     `shared` is true if the limit counts the runs or steps of all tenants.
+    Of a rate, `per` is its window in seconds, and `units` how many may be taken in it. `held` is how many
+    were taken in the last window, and `waiting` how many are reserved for later, at most those of one window.
+    Of others, `per` is null.
     """
 
     id: str
@@ -26,18 +29,21 @@ class LimitEntry(View, schema_name="Limit"):
     held: int
     waiting: int
     shared: bool
+    per: float | None
 
     @classmethod
-    def from_gate(cls, gate: Gate) -> LimitEntry:
+    def from_gate(cls, gate: Gate, now: float) -> LimitEntry:
+        rate = gate.rate
         return cls(
             id=gate.limit if gate.kind is not None else gate.key.id,
             name=gate.limit,
             kind=None if gate.kind is None else gate.kind.value,
             key=gate.value,
             units=gate.units,
-            held=gate.held,
-            waiting=gate.waiting,
+            held=gate.held if rate is None else rate.count_taken(gate.units, now),
+            waiting=gate.waiting if rate is None else rate.count_reserved(now),
             shared=gate.key.tenant == SHARED_TENANT,
+            per=None if rate is None else rate.per,
         )
 
 
@@ -49,8 +55,9 @@ class LimitPage(View, schema_name="LimitPage"):
 class LimitUse(View, schema_name="LimitUse"):
     """Run or step that holds units of a limit since `held_at`, or waits for them since `queued_at`.
 
-    `held_at` is null while it waits. `visit` is the id of the visit of a step, or null for a run.
-    `workflow_id` and `visit` are null if the run is one of another tenant.
+    `held_at` is null while it waits, also for a unit of a rate that is reserved for later. `visit` is the id
+    of the visit of a step, or null for a run. `workflow_id` and `visit` are null if the run is one of another
+    tenant.
     """
 
     workflow_id: str | None
@@ -60,13 +67,13 @@ class LimitUse(View, schema_name="LimitUse"):
     held_at: Timestamp | None
 
     @classmethod
-    def from_slot(cls, slot: Slot, *, is_foreign: bool = False) -> LimitUse:
+    def from_slot(cls, slot: Slot, now: float, *, is_foreign: bool = False) -> LimitUse:
         return cls(
             workflow_id=None if is_foreign else slot.owner.run_id,
             visit=None if is_foreign else slot.owner.visit_id or None,
             units=slot.units,
             queued_at=timestamp(slot.queued_at),
-            held_at=timestamp(slot.held_at),
+            held_at=timestamp(slot.held_at) if slot.is_held_by(now) else None,
         )
 
 

@@ -1,4 +1,4 @@
-"""The service of limits: how many runs or steps of a tenant, or of all tenants, may be in progress at once.
+"""The service of limits: how many runs or steps of a tenant, or of all, may be in progress or begin.
 
 Problem: an operator changes a limit while runs hold its units and others wait for them.
 
@@ -25,7 +25,12 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.gates import MAX_UNITS, SHARED_TENANT, Gate, GateKey, LimitKind, Slot, named_gate
 from noetl.executor.stores.cursors import write_key_cursor
 from noetl.planner.frozen import frozen
-from noetl.planner.limits import MAX_LIMIT_NAME, is_limit_name
+from noetl.planner.limits import (
+    MAX_LIMIT_NAME,
+    MAX_WINDOW_SECONDS,
+    MIN_WINDOW_SECONDS,
+    is_limit_name,
+)
 
 MAX_LIMITS = 100
 """How many limits of operators a tenant may have. So many may be shared, too."""
@@ -60,7 +65,7 @@ class LimitService:
             found = sorted(merged.values(), key=lambda gate: gate.key.id)[:limit]
             if following or more or len(merged) > limit:
                 following = write_key_cursor(found[-1].key.id)
-        return LimitPage(items=[LimitEntry.from_gate(gate) for gate in found], next_cursor=following)
+        return LimitPage(items=[self._entry(gate) for gate in found], next_cursor=following)
 
     def get(self, name: str) -> LimitEntry:
         """Return a limit.
@@ -68,14 +73,21 @@ class LimitService:
         Raises:
             NotFoundError: there is no such limit, or an own limit is not in use.
         """
-        return LimitEntry.from_gate(self._get(name))
+        return self._entry(self._get(name))
 
     def put(
-        self, name: str, units: int, kind: LimitKind, *, is_shared: bool = False
+        self,
+        name: str,
+        units: int,
+        kind: LimitKind,
+        *,
+        per: float | None = None,
+        is_shared: bool = False,
     ) -> tuple[LimitEntry, bool]:
         """Make or change a limit of an operator. Return it, and whether it is new.
 
-        The caller of a shared one must have access to the store.
+        With `per`, it is a rate with a window of so many seconds. The caller of a shared one must have access
+        to the store.
 
         Raises:
             RejectedError: `invalid_limit`, `too_many_limits`, `shared_limit`.
@@ -87,12 +99,16 @@ class LimitService:
             raise RejectedError("invalid_limit", f"{message}, and start with a letter or digit")
         if not 0 <= units <= MAX_UNITS:
             raise RejectedError("invalid_limit", f"a limit must have 0 to {MAX_UNITS:,} units, not {units:,}")
+        if per is not None and not MIN_WINDOW_SECONDS <= per <= MAX_WINDOW_SECONDS:
+            raise RejectedError("invalid_limit", "the window of a rate must be from 1 second to 31 days")
+        if per is not None and units == 0:
+            raise RejectedError("invalid_limit", f"a rate must have 1 to {MAX_UNITS:,} units")
         if not is_shared:
             self._check_not_shared(name)
         is_new = store.gates.gate(key) is None
         if is_new and len(store.gates.find(key.tenant, named=True, limit=MAX_LIMITS)[0]) >= MAX_LIMITS:
             raise RejectedError("too_many_limits", f"there are {MAX_LIMITS} limits; remove one")
-        gate = store.gates.set_limit(key, kind, units)
+        gate = store.gates.set_limit(key, kind, units, per)
         if gate.may_grant:
             grant_next(store, [key], store.clock())
         return self.get(name), is_new
@@ -122,14 +138,19 @@ class LimitService:
         is_shared = key.tenant == SHARED_TENANT
         limit = min(limit, MAX_SHARED_OF_PAGE) if is_shared else limit
         slots, next_cursor = self.context.store.gates.slots_at(key, limit=limit, cursor=cursor)
+        now = self.context.store.clock()
         uses = [
-            LimitUse.from_slot(slot, is_foreign=is_shared and not self._owns_run_of(slot)) for slot in slots
+            LimitUse.from_slot(slot, now, is_foreign=is_shared and not self._owns_run_of(slot))
+            for slot in slots
         ]
         return LimitQueue(items=uses, next_cursor=next_cursor)
 
     def _owns_run_of(self, slot: Slot) -> bool:
         """Return whether the run of a slot is one of the tenant."""
         return self.context.store.runs.summary(self.context.tenant, slot.owner.run_id) is not None
+
+    def _entry(self, gate: Gate) -> LimitEntry:
+        return LimitEntry.from_gate(gate, self.context.store.clock())
 
     def _get(self, name: str) -> Gate:
         """Return the gate of a limit. A shared one comes first.

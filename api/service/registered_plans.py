@@ -19,7 +19,12 @@ from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan, Trigger, TriggerSource
 from noetl.planner.registration.checks import check_registration
-from noetl.planner.registration.registry import AwaitingTrigger, RegisteredPlan, UnreadablePlanError
+from noetl.planner.registration.registry import (
+    AwaitingTrigger,
+    KnownLimit,
+    RegisteredPlan,
+    UnreadablePlanError,
+)
 
 MAX_NAMES = 1000
 """How many names and versions are compared with a word that is unknown."""
@@ -71,7 +76,7 @@ class StoredPlaybooks:
     def missing_rule(self, source: TriggerSource) -> str | None:
         return None if self.sources is None else self.sources.missing_rule(self.tenant, source)
 
-    def limits(self) -> Mapping[str, str]:
+    def limits(self) -> Mapping[str, KnownLimit]:
         # A shared limit hides one of the tenant with its name.
         return self._limits_of(self.tenant) | self._limits_of(SHARED_TENANT)
 
@@ -91,13 +96,17 @@ class StoredPlaybooks:
     def pause(self) -> None:
         wait_for_slice()
 
-    def _limits_of(self, tenant: str) -> dict[str, str]:
+    def _limits_of(self, tenant: str) -> dict[str, KnownLimit]:
         """Return what each limit of operators of a tenant bounds, by its name."""
-        found: dict[str, str] = {}
+        found: dict[str, KnownLimit] = {}
         cursor = None
         while True:
             page, cursor = self.store.gates.find(tenant, named=True, cursor=cursor)
-            found |= {gate.limit: gate.kind for gate in page if gate.kind is not None}
+            found |= {
+                gate.limit: KnownLimit(gate.kind, gate.rate is not None)
+                for gate in page
+                if gate.kind is not None
+            }
             if cursor is None or len(found) >= MAX_NAMES:
                 return found
 

@@ -26,7 +26,10 @@ from noetl.executor.stores.interface import Store
 from noetl.planner.draw.run_marks import DrawnLoop
 
 QueuedSlots: TypeAlias = Mapping[str, Slot]
-"""The slots of a run that wait, by the ids of their visits. The empty id is that of the run."""
+"""The slots of a run that wait, or are held from a later time on, by the ids of their visits.
+
+The empty id is that of the run.
+"""
 
 
 def step_reports(
@@ -56,7 +59,8 @@ def find_queued_slots(store: Store, run_id: str, plan_hash: str) -> QueuedSlots:
     """Return the slots of a run that wait. Nothing is read if its plan has no limits."""
     if not store.plans.header(plan_hash).has_limits:
         return {}
-    return {slot.owner.visit_id: slot for slot in store.gates.slots_of(run_id) if not slot.is_held}
+    slots, now = store.gates.slots_of(run_id), store.clock()
+    return {slot.owner.visit_id: slot for slot in slots if not slot.is_held_by(now)}
 
 
 def _step_report(status: RunStatus, visits: StepVisits | None, queued: QueuedSlots) -> StepReport:
@@ -101,7 +105,8 @@ def visit_waits(visit: VisitSummary | Visit, queued: QueuedSlots = MappingProxyT
     slot = queued.get(visit.id) or queued.get("")
     if slot is None:
         return WaitReport(until=until, **_waits(_journal(visit)))
-    limit = LimitWait(limit=slot.limit, key=slot.value, queued_before=slot.queued_before)
+    place = None if slot.is_held else slot.queued_before
+    limit = LimitWait(limit=slot.limit, key=slot.value, queued_before=place)
     return WaitReport(until=until, actions=[], workflows=[], limit=limit)
 
 

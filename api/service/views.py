@@ -267,12 +267,12 @@ class LimitWait(View, schema_name="LimitWait"):
 
     `limit` is the name of the operator's limit, or of the playbook or the step (`PLAYBOOK.STEP`) that has it.
     `key` is the value of its key, or null. `queued_before` is how many runs or steps are before it in the
-    queue.
+    queue. It is null for a unit of a rate, which is reserved for the time at which the step resumes.
     """
 
     limit: str
     key: str | None
-    queued_before: int
+    queued_before: int | None
 
 
 class WaitReport(View, schema_name="WaitingFor"):

@@ -386,7 +386,7 @@ class _Segment:
         """Let the step and its run fail. The branches of the run stay as they are."""
         executor, visit, now = self.executor, self.work.claim.visit, self.executor.clock()
         commit = stop_run_at(self.work.step, visit, Outcome(False, None, error), now)
-        commit = replace(commit, gives_back=bool(self.work.step.concurrency))
+        commit = replace(commit, gives_back=self.work.step.has_limits)
         self.work.context.events.flush_all(
             lambda events: executor.store.queue.commit(_with_events(commit, events), now)
         )
@@ -407,7 +407,7 @@ class _Segment:
             commit = with_counts(commit, self.work.context.actions)
         if self._may_have_children():
             commit = replace(commit, may_have_children=True)
-        if self.work.step.concurrency:
+        if self.work.step.has_limits:
             commit = replace(commit, gives_back=True)
         if self.work.step.is_finally_step:
             return commit_of_finally_step(commit)

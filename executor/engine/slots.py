@@ -6,7 +6,8 @@ A visit that must wait must not occupy a worker meanwhile.
 Algorithm: a claimed visit asks for the slots of its run, and then for its own. Gates are taken in one order,
 so no owners wait for each other in a circle (Havender 1968). If the last slot waits, the visit is suspended.
 The process that gives units back grants them to the next in the queue. This makes the suspended visit due.
-Its claim asks again, and finds what it has.
+Its claim asks again, and finds what it has. A unit of a rate is reserved at a time, at which the suspended
+visit is due (`noetl.executor.engine.rate_units`).
 
 Cost: one transaction before the work of a limited step, and one read after it. A limit of an operator costs
 one read more, of whether all tenants share it. Steps without limits cost nothing. A run with limits of its
@@ -22,13 +23,16 @@ finds them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 
+from noetl.executor.engine.rate_units import count_rate_units
 from noetl.executor.engine.rendering import render_at_key
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import FINALLY_STEP_SECONDS
 from noetl.executor.errors import ActionError, RejectedError, StoreError, UnknownRunError
+from noetl.executor.model.events import timestamp
 from noetl.executor.model.gates import (
     SHARED_TENANT,
     GateKey,
@@ -39,6 +43,7 @@ from noetl.executor.model.gates import (
     find_superseded,
     named_gate,
     own_gate,
+    own_rate_gate,
 )
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.outcome import error_record
@@ -78,25 +83,34 @@ class _Wanted:
 
 
 @frozen
+class _Units:
+    """The numbers of units that a visit or a run asks for: of places and of rates. With 0 it asks nothing."""
+
+    width: int = 1
+    of_rate: int = 1
+
+
+@frozen
 class Admission:
     """Answer to a claimed visit that has asked: the slots of its step, in the order of their gates.
 
     `commit` suspends it, if it must wait, or ends its run as `skipped`. `refusal` is why its work must not be
     performed. `is_left_out` is true if the step succeeds without its work, because a limit with
-    `when_full: skip` was full.
+    `when_full: skip` was full. `width` is how many items of a loop may be performed at once, or None for any
+    number.
     """
 
     slots: Sequence[Slot] = ()
     commit: Commit | None = None
     refusal: ErrorRecord | None = None
     is_left_out: bool = False
+    width: int | None = None
 
     def narrow(self, step: Step) -> Step:
         """Return the step with a loop that is no wider than the units that the visit holds."""
-        if step.loop is None or not self.slots:
+        if step.loop is None or self.width is None:
             return step
-        units = min(slot.units for slot in self.slots)
-        return replace(step, loop=replace(step.loop, concurrency=min(step.loop.concurrency, units)))
+        return replace(step, loop=replace(step.loop, concurrency=min(step.loop.concurrency, self.width)))
 
 
 def ask_for_slots(store: Store, claim: Claim, step: Step, scope: Scope, now: float) -> Admission:
@@ -108,14 +122,17 @@ def ask_for_slots(store: Store, claim: Claim, step: Step, scope: Scope, now: flo
         FencedError: the claim is lost.
     """
     run, visit = claim.run, claim.visit
-    of_run = () if step.is_finally_step else store.plans.header(run.plan_hash).concurrency
-    if not of_run and not step.concurrency:
+    header = None if step.is_finally_step else store.plans.header(run.plan_hash)
+    of_run = () if header is None else (*header.concurrency, *header.rate)
+    if not of_run and not step.has_limits:
         return Admission()
     try:
-        admission = _ask_for_run(store, claim, of_run, now)
-        if admission.commit is None and step.concurrency:
-            units = 1 if step.loop is None else step.loop.concurrency
-            entries = _entries(store, step.concurrency, scope, step.name, units)
+        # The unit of the run bounds no loop.
+        admission = replace(_ask_for_run(store, claim, of_run, now), width=None)
+        if admission.commit is None and step.has_limits:
+            width = 1 if step.loop is None else step.loop.concurrency
+            units = _Units(width, count_rate_units(visit, step, scope) if step.rate else 0)
+            entries = _entries(store, (*step.concurrency, *step.rate), scope, step.name, units)
             if step.is_finally_step:
                 entries = [_hurry(wanted, step.timeout_seconds) for wanted in entries]
             admission = _ask(store, claim, SlotOwner(run.id, visit.id), entries, now)
@@ -135,7 +152,7 @@ def _ask_for_run(store: Store, claim: Claim, limits: Sequence[Limit], now: float
     """
     run, visit = claim.run, claim.visit
     # Names that steps have saved do not count: the keys of a run stay the same until its end.
-    entries = _entries(store, limits, Scope(run, visit), None, units=1)
+    entries = _entries(store, limits, Scope(run, visit), None, _Units())
     try:
         admission = _ask(store, claim, SlotOwner(run.id), entries, now)
     except ActionError as problem:
@@ -144,7 +161,9 @@ def _ask_for_run(store: Store, claim: Claim, limits: Sequence[Limit], now: float
         return Admission(commit=skip_run(visit, problem.message))
     if not admission.is_left_out:
         return admission
-    return Admission(commit=skip_run(visit, describe_refusal(entries[len(admission.slots)].request)))
+    held = {slot.gate for slot in admission.slots}
+    refused = next(entry.request for entry in entries if entry.request.gate not in held)
+    return Admission(commit=skip_run(visit, describe_refusal(refused)))
 
 
 def _has_begun(run: Run, visit: Visit) -> bool:
@@ -157,7 +176,7 @@ def _has_begun_work(visit: Visit) -> bool:
 
 
 def _slots_of_visit(store: Store, claim: Claim, step: Step) -> list[Slot]:
-    return store.gates.slots_of(claim.run.id, claim.visit.id) if step.concurrency else []
+    return store.gates.slots_of(claim.run.id, claim.visit.id) if step.has_limits else []
 
 
 def find_gates(store: Store, run: Run | RunSummary) -> list[GateKey]:
@@ -183,14 +202,15 @@ def _ask(store: Store, claim: Claim, owner: SlotOwner, entries: Sequence[_Wanted
     try:
         slots = store.gates.acquire(claim, owner, [entry.request for entry in entries], now)
     except RejectedError as problem:
-        message = f"{problem.message}; an operator makes it with `noetl limits set`"
-        raise ActionError("ParameterError", message, retryable=False) from problem
+        hint = "; an operator makes it with `noetl limits set`" if problem.reason == "unknown_limit" else ""
+        raise ActionError("ParameterError", f"{problem.message}{hint}", retryable=False) from problem
     if not slots or (slots[-1].is_held and len(slots) < len(entries)):
         return Admission(slots, is_left_out=True)
     last = slots[-1]
+    by_gate = {entry.request.gate: entry for entry in entries}
     if last.is_held:
-        return Admission(slots)
-    wanted = next(entry for entry in entries if entry.request.gate == last.gate)
+        return _wait_for_rates(claim, slots, by_gate, now)
+    wanted = by_gate[last.gate]
     until = NEVER if wanted.max_wait is None else last.queued_at + wanted.max_wait
     if now >= until:
         waited = f"no unit of limit `{last.limit}` became free within {until - last.queued_at:g} s"
@@ -198,6 +218,29 @@ def _ask(store: Store, claim: Claim, owner: SlotOwner, entries: Sequence[_Wanted
     if wanted.cancels_oldest:
         _cancel_older(store, last, now)
     return Admission(slots, commit=wait_for_slot(claim.visit, last, until, now))
+
+
+def _wait_for_rates(
+    claim: Claim, slots: Sequence[Slot], wanted: Mapping[GateKey, _Wanted], now: float
+) -> Admission:
+    """Return the answer to a visit that holds all its slots, those of rates from a later time on.
+
+    Raises:
+        ActionError: `LimitTimeout`.
+    """
+    last = max(slots, key=lambda slot: slot.held_at or 0.0)
+    begins_at = last.held_at or 0.0
+    refused = [wanted[slot.gate] for slot in slots if not slot.units]
+    if refused:
+        if not all(entry.request.queues for entry in refused):
+            return Admission([slot for slot in slots if slot.units], is_left_out=True)
+        longest = min(entry.max_wait for entry in refused if entry.max_wait is not None)
+        free = f"no unit of limit `{last.limit}` becomes free within {longest:g} s"
+        raise ActionError("LimitTimeout", f"{free}, only at {timestamp(begins_at)}")
+    if begins_at <= now:
+        widths = [slot.units for slot in slots if not wanted[slot.gate].request.is_rate]
+        return Admission(slots, width=min(widths, default=None))
+    return Admission(slots, commit=wait_for_slot(claim.visit, last, begins_at, now))
 
 
 def _cancel_older(store: Store, slot: Slot, now: float) -> None:
@@ -219,32 +262,50 @@ def _cancel_older(store: Store, slot: Slot, now: float) -> None:
 
 
 def _entries(
-    store: Store, limits: Sequence[Limit], scope: Scope, step: str | None, units: int
+    store: Store, limits: Sequence[Limit], scope: Scope, step: str | None, units: _Units
 ) -> list[_Wanted]:
-    """Return the requests of the entries of `concurrency`, in the order of their gates.
+    """Return the requests of the entries of `concurrency` and `rate`, in the order of their gates.
 
     Raises:
         ActionError: a key has no value, or is no text, number or Boolean of at most MAX_KEY_BYTES.
     """
+    wanted = []
+    numbers = {False: count(), True: count()}
+    for limit in limits:
+        request_units = units.of_rate if limit.is_rate else units.width
+        position = next(numbers[limit.is_rate])
+        if request_units:
+            request = _request_slot(store, limit, scope, step, position)
+            request = replace(request, units=request_units, max_wait=limit.max_wait_seconds)
+            wanted.append(_Wanted(request, limit.max_wait_seconds, limit.when_full == "cancel_oldest"))
+    return sorted(wanted, key=lambda slot: slot.request.gate)
+
+
+def _request_slot(store: Store, limit: Limit, scope: Scope, step: str | None, position: int) -> SlotRequest:
+    """Return the request for one unit of the limit at a position of `concurrency` or `rate`.
+
+    Raises:
+        ActionError: its key is wrong.
+    """
     run, visit = scope.run, scope.visit
     # Work that has begun is not left out: it waits to be continued or tried again.
     has_begun = _has_begun(run, visit) if step is None else _has_begun_work(visit)
-    place = run.playbook if step is None else f"{run.playbook}.{step}"
-    wanted = []
-    for position, limit in enumerate(limits):
-        queues = limit.when_full != "skip" or has_begun
-        max_queued = None if has_begun else limit.max_queued
-        shown: str | None = None
-        if limit.use is not None:
-            gate = _named_gate(store, run.tenant, limit.use)
-        else:
-            value = None if limit.key is None else _read_key(limit.key, scope, position)
-            gate = own_gate(run.tenant, run.playbook, step, position, value)
-            shown = None if value is None else redact_for_storage(value)
-        name = limit.use or place
-        request = SlotRequest(gate, name, limit.units, units, shown, queues, max_queued=max_queued)
-        wanted.append(_Wanted(request, limit.max_wait_seconds, limit.when_full == "cancel_oldest"))
-    return sorted(wanted, key=lambda slot: slot.request.gate)
+    request = SlotRequest(
+        named_gate(run.tenant, ""),
+        limit.use or (run.playbook if step is None else f"{run.playbook}.{step}"),
+        limit.units,
+        queues=limit.when_full != "skip" or has_begun,
+        max_queued=None if has_begun else limit.max_queued,
+        is_rate=limit.is_rate,
+        per=limit.per_seconds,
+    )
+    if limit.use is not None:
+        return replace(request, gate=_named_gate(store, run.tenant, limit.use))
+    section = "rate" if limit.is_rate else "concurrency"
+    value = None if limit.key is None else _read_key(limit.key, scope, f"{section}[{position}].key")
+    make_key = own_rate_gate if limit.is_rate else own_gate
+    gate = make_key(run.tenant, run.playbook, step, position, value)
+    return replace(request, gate=gate, value=None if value is None else redact_for_storage(value))
 
 
 def _named_gate(store: Store, tenant: str, name: str) -> GateKey:
@@ -256,12 +317,12 @@ def _named_gate(store: Store, tenant: str, name: str) -> GateKey:
 def _hurry(wanted: _Wanted, timeout_seconds: float | None) -> _Wanted:
     """Return what the finally step asks for. It waits no longer than it may take."""
     longest = timeout_seconds or FINALLY_STEP_SECONDS
-    return replace(wanted, max_wait=longest if wanted.max_wait is None else min(wanted.max_wait, longest))
+    max_wait = longest if wanted.max_wait is None else min(wanted.max_wait, longest)
+    return _Wanted(replace(wanted.request, max_wait=max_wait), max_wait)
 
 
-def _read_key(key: str, scope: Scope, position: int) -> str:
-    """Return the value of a key as text."""
-    place = f"concurrency[{position}].key"
+def _read_key(key: str, scope: Scope, place: str) -> str:
+    """Return the value of a key as text. `place` is where it is in the playbook or the step."""
     value = render_at_key(place, key, scope.lookup(place))
     if not isinstance(value, str | int | float):
         message = f"`{place}` must be a text, a number or a Boolean, not {describe_kind_of(value)}"

@@ -32,6 +32,7 @@ from typing import NamedTuple
 
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.ids import derived_id
+from noetl.executor.model.rates import RateLog
 from noetl.executor.model.run import Visit
 from noetl.executor.model.visit_states import ACTIVE
 from noetl.planner.frozen import frozen, replace
@@ -41,6 +42,9 @@ NAMED_PREFIX = "use:"
 
 OWN_PREFIX = "own:"
 """The begin of the ids of limits of playbooks and steps."""
+
+RATE_SUFFIX = "/rate"
+"""The end of the ids of rates of playbooks and steps."""
 
 MAX_UNITS = 10_000
 """The most units that a limit may have."""
@@ -74,6 +78,9 @@ class Gate:
     `value` is the text of its key, if it has one. `units` is how many may be held, `held` how many are, and
     `waiting` how many slots wait. `ceiling` is how many may be held still after `units` was lowered. `kind`
     is set for limits of operators only. `edition` grows with each write.
+
+    A gate with a `rate` bounds how many units are taken in a window of time (`model.rate_gates`). Its `held`
+    are those of the owners that have a slot, which may be more than `units`. No slot waits there.
     """
 
     key: GateKey
@@ -85,11 +92,24 @@ class Gate:
     waiting: int = 0
     ceiling: int = 0
     edition: int = 0
+    rate: RateLog | None = None
 
     @property
     def is_unused(self) -> bool:
-        """True if the gate may be deleted: no owner has a slot, and no operator has made it."""
-        return self.kind is None and self.held == 0 and self.waiting == 0
+        """True if the gate may be deleted: no owner has a slot, and no operator has made it.
+
+        The gate of a rate may be deleted after `idle_at`.
+        """
+        return self.kind is None and self.held == 0 and self.waiting == 0 and self.rate is None
+
+    @property
+    def idle_at(self) -> float | None:
+        """The time from which a playbook's or a step's own rate may be deleted, if no owner has a slot."""
+        return None if self.rate is None or self.kind is not None else self.rate.idle_at
+
+    def is_idle(self, now: float) -> bool:
+        """Return whether the gate of a rate may be deleted."""
+        return self.held == 0 and self.idle_at is not None and self.idle_at <= now
 
     @property
     def may_grant(self) -> bool:
@@ -111,6 +131,9 @@ class SlotRequest:
     `size` is how many units the gate has, or None for an operator's limit, whose gate exists already. `units`
     is how many the owner wants; it gets no more than the gate has. If the gate is full, the owner waits if
     `queues` is true and fewer than `max_queued` slots wait. `rank` orders the queue: the smallest first.
+
+    With `is_rate`, the gate is that of a rate. `per` is its window in seconds, or None for an operator's
+    limit. The owner does not wait for more than `max_wait` seconds there.
     """
 
     gate: GateKey
@@ -121,6 +144,9 @@ class SlotRequest:
     queues: bool = True
     rank: float = 0.0
     max_queued: int | None = None
+    is_rate: bool = False
+    per: float | None = None
+    max_wait: float | None = None
 
 
 @frozen
@@ -129,6 +155,9 @@ class Slot:
 
     `held_at` is None while it waits. `limit` and `value` are those of the gate. `queued_before` is how many
     slots were before it in the queue when it was read. It is not stored.
+
+    A slot of a rate may be held from a later time on. One without units is not stored: its owner does not
+    wait until that time.
     """
 
     gate: GateKey
@@ -146,6 +175,10 @@ class Slot:
         """True if its owner holds the units."""
         return self.held_at is not None
 
+    def is_held_by(self, now: float) -> bool:
+        """Return whether its owner holds the units at a time. Those of a rate may be reserved for later."""
+        return self.held_at is not None and self.held_at <= now
+
 
 def own_gate(tenant: str, playbook: str, step: str | None, position: int, value: str | None) -> GateKey:
     """Return the key of a gate of the limit at a position of the list of a playbook or of a step.
@@ -156,6 +189,16 @@ def own_gate(tenant: str, playbook: str, step: str | None, position: int, value:
     place = playbook if step is None else f"{playbook}.{step}"
     suffix = "" if value is None else f":{derived_id('gate', value)}"
     return GateKey(f"{OWN_PREFIX}{place}:{position}{suffix}", tenant)
+
+
+def own_rate_gate(tenant: str, playbook: str, step: str | None, position: int, value: str | None) -> GateKey:
+    """Return the key of a gate of the rate at a position of the list of a playbook or of a step.
+
+    >>> own_rate_gate("acme", "import", "load", 0, None).id
+    'own:import.load:0/rate'
+    """
+    key = own_gate(tenant, playbook, step, position, value)
+    return key._replace(id=f"{key.id}{RATE_SUFFIX}")
 
 
 def named_gate(tenant: str, name: str) -> GateKey:
@@ -170,7 +213,27 @@ def named_gate(tenant: str, name: str) -> GateKey:
 def new_gate(request: SlotRequest) -> Gate:
     """Return the gate of a playbook's or a step's own limit, before its first owner."""
     assert request.size is not None
-    return Gate(request.gate, request.limit, request.size, request.value, ceiling=request.size)
+    rate = None if request.per is None else RateLog(request.per)
+    return Gate(request.gate, request.limit, request.size, request.value, ceiling=request.size, rate=rate)
+
+
+def check_request(gate: Gate | None, request: SlotRequest) -> None:
+    """Check that the gate of a request exists or is an own one, and that it is of the form of the request.
+
+    Raises:
+        RejectedError: `unknown_limit`, `wrong_limit`.
+    """
+    if gate is None:
+        if request.size is None:
+            raise unknown_limit(request.limit)
+    elif request.is_rate is not (gate.rate is not None):
+        form = "a rate, which a step or playbook names in `rate`"
+        if request.is_rate:
+            form = "a limit, which a step or playbook names in `concurrency`"
+        raise RejectedError("wrong_limit", f"`{request.limit}` is {form}")
+    elif request.is_rate and request.size is None and request.units > gate.units:
+        text = f"a batch of {request.units:,} items exceeds the {gate.units:,} of rate `{request.limit}`"
+        raise RejectedError("wrong_limit", text)
 
 
 def admit(gate: Gate, owner: SlotOwner, request: SlotRequest, now: float) -> tuple[Gate, Slot | None]:
@@ -265,15 +328,28 @@ def resize(gate: Gate, units: int) -> Gate:
     return replace(gate, units=units, ceiling=max(units, gate.held), edition=gate.edition + 1)
 
 
-def change_limit(gate: Gate | None, key: GateKey, kind: LimitKind, units: int) -> Gate:
+def change_limit(
+    gate: Gate | None, key: GateKey, kind: LimitKind, units: int, per: float | None = None
+) -> Gate:
     """Return the gate of an operator's limit with a number of units. `gate` is None if the limit is new.
+
+    With `per`, it is a rate with a window of so many seconds. What is reserved stays reserved.
 
     >>> change_limit(None, named_gate("acme", "api"), LimitKind.STEPS, 5).limit
     'api'
+
+    Raises:
+        RejectedError: `invalid_limit`, if a rate becomes a limit without `per`, or the reverse.
     """
+    rate = None if per is None else RateLog(per)
     if gate is None:
-        return Gate(key, key.id.removeprefix(NAMED_PREFIX), units, kind=kind, ceiling=units)
-    return replace(resize(gate, units), kind=kind)
+        return Gate(key, key.id.removeprefix(NAMED_PREFIX), units, kind=kind, ceiling=units, rate=rate)
+    if (gate.rate is None) is not (rate is None):
+        form = "bounds how much is in progress" if gate.rate is None else "is a rate"
+        raise RejectedError("invalid_limit", f"limit `{gate.limit}` {form}; remove it to make it anew")
+    if gate.rate is not None and per is not None:
+        rate = replace(gate.rate, per=per)
+    return replace(resize(gate, units), kind=kind, rate=rate)
 
 
 def check_removable(gate: Gate) -> None:

@@ -312,7 +312,8 @@ def suspend(visit: Visit, suspension: Suspension, now: float) -> Commit:
 def wait_for_slot(visit: Visit, slot: Slot, until: float, now: float) -> Commit:
     """Return the commit of a visit whose work must wait until it gets a slot, or until a time.
 
-    Its attempt and its progress stay as they are. The event is written once for each place in a queue.
+    Its attempt and its progress stay as they are. The event is written once for each place in a queue. What
+    waits for a unit of a rate is due at the time of its slot, and has no place.
     """
     later = replace(
         visit,
@@ -325,10 +326,11 @@ def wait_for_slot(visit: Visit, slot: Slot, until: float, now: float) -> Commit:
     events: tuple[Event, ...] = ()
     if slot.queued_at >= now:
         key = {} if slot.value is None else {"key": slot.value}
-        waits_for = {"limit": slot.limit, **key, "queued_before": slot.queued_before}
+        place = None if slot.is_held else slot.queued_before
+        waits_for = {"limit": slot.limit, **key, "queued_before": place}
         end = timestamp(until) if until < NEVER else None
         events = (_visit_event(visit, "step.waiting", now, {"until": end, "actions": [], **waits_for}),)
-    return Commit(later, events=events, is_queued=True)
+    return Commit(later, events=events, is_queued=not slot.is_held)
 
 
 def skip_run(visit: Visit, reason: str) -> Commit:

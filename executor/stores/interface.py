@@ -782,9 +782,13 @@ class GateStore(Protocol):
         claim or its run. The requests are in the order of their gates. Gates of a playbook or a step are made
         as needed, and have the units of the newest request.
 
+        Rates are asked last, and all at once. Their slots may be held from a later time on. One that has no
+        units is not stored: its owner does not wait so long.
+
         Raises:
             FencedError: the claim is lost, so nothing was written.
-            RejectedError: `unknown_limit`, for a request without a size whose gate does not exist.
+            RejectedError: `unknown_limit`, for a request without a size whose gate does not exist;
+                `wrong_limit`, for a rate that is asked for a place, and the reverse.
         """
         ...
 
@@ -833,8 +837,14 @@ class GateStore(Protocol):
         """
         ...
 
-    def set_limit(self, key: GateKey, kind: LimitKind, units: int) -> Gate:
-        """Make the limit of an operator, or change how many units it has. Return it."""
+    def set_limit(self, key: GateKey, kind: LimitKind, units: int, per: float | None = None) -> Gate:
+        """Make the limit of an operator, or change how many units it has. Return it.
+
+        With `per`, it is a rate with a window of so many seconds.
+
+        Raises:
+            RejectedError: `invalid_limit`, if a rate becomes a limit without `per`, or the reverse.
+        """
         ...
 
     def remove_limit(self, key: GateKey) -> bool:

@@ -1,5 +1,6 @@
-"""Checks of `concurrency`: the form of limits, and runs that wait for themselves (NP010 to NP012, NP407,
-NP831 and NP833).
+"""Checks of `concurrency` and `rate` (NP010 to NP012, NP407, NP831, NP833 and NP838).
+
+They are about the form of limits, runs that wait for themselves, and loops under a rate.
 
 Whether an operator's limit exists, and what it bounds, is checked when the playbook is registered (NP834 and
 NP835). So are circles of several playbooks.
@@ -13,7 +14,13 @@ from typing import Any
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.limits import MAX_LIMIT_NAME, is_limit_name
 from noetl.planner.program.program import Program
-from noetl.planner.syntax.models import ActionEntry, LimitDeclaration
+from noetl.planner.syntax.models import (
+    ActionEntry,
+    BaseLimitDeclaration,
+    LimitDeclaration,
+    RateDeclaration,
+    Step,
+)
 from noetl.planner.templates.template import has_template
 
 OWN_RUNS_WAIT = "a run that waits for another run of its own playbook may wait for its own slot"
@@ -26,8 +33,12 @@ AVOID_WAITING = "remove the limit of runs, limit a step instead, or write `detac
 def check_concurrency(program: Program) -> None:
     """Report limits that are not possible."""
     playbook = program.playbook
-    for limits in (playbook.limits, *(step.limits for step in playbook.steps)):
-        _check_limits(program, limits)
+    _check_limits(program, playbook.limits)
+    _check_limits(program, playbook.rates)
+    for step in playbook.steps:
+        _check_limits(program, step.limits)
+        _check_limits(program, step.rates)
+        _check_loop(program, step)
     for limit in playbook.limits:
         if limit.when_full == "cancel_oldest" and limit.use is not None:
             message = "`when_full: cancel_oldest` with `use` would cancel runs of other playbooks"
@@ -40,13 +51,19 @@ def check_concurrency(program: Program) -> None:
         _check_own_runs(program)
 
 
-def _check_limits(program: Program, limits: Sequence[LimitDeclaration]) -> None:
-    """Check the limits of the playbook or of a step."""
+def _check_limits(program: Program, limits: Sequence[BaseLimitDeclaration]) -> None:
+    """Check the limits or the rates of the playbook or of a step."""
     used: set[str] = set()
     for limit in limits:
         written = _written(program, limit)
         if limit.use is not None or "use" in written:
             _check_use(program, limit, written)
+        elif isinstance(limit, RateDeclaration):
+            for key in ("limit", "per"):
+                if key not in written:
+                    hint = "write it as `{limit: 100, per: 1m}`, or `use` and the name of an operator's rate"
+                    program.report("NP011", f"`rate` has neither `{key}` nor `use`", limit.path, hint)
+                    break
         elif limit.limit is None and "limit" not in written:
             message = "`concurrency` has neither `limit` nor `use`"
             hint = "write `limit` and a number, or `use` and the name of an operator's limit"
@@ -62,6 +79,8 @@ def _check_limits(program: Program, limits: Sequence[LimitDeclaration]) -> None:
         if limit.when_full == "skip" and "max_wait" in written:
             message = "a limit with `when_full: skip` has no `max_wait`: nothing waits for it"
             program.report("NP010", message, (*limit.path, "max_wait"), "remove it", key=True)
+        if isinstance(limit, RateDeclaration):
+            continue
         if limit.when_full != "queue" and "max_queued" in written:
             message = f"a limit with `when_full: {limit.when_full}` has no `max_queued`"
             program.report("NP010", message, (*limit.path, "max_queued"), "remove one of them", key=True)
@@ -79,7 +98,7 @@ def _check_limit_of_step(program: Program, limit: LimitDeclaration) -> None:
         program.report("NP010", message, (*limit.path, "max_queued"), hint, key=True)
 
 
-def _written(program: Program, limit: LimitDeclaration) -> Any:
+def _written(program: Program, limit: BaseLimitDeclaration) -> Any:
     """Return the keys of a limit in the text, also those whose values are wrong."""
     value = program.document.data
     for part in limit.path:
@@ -87,7 +106,7 @@ def _written(program: Program, limit: LimitDeclaration) -> Any:
     return value if isinstance(value, dict) else {"limit": value}
 
 
-def _check_use(program: Program, limit: LimitDeclaration, written: Any) -> None:
+def _check_use(program: Program, limit: BaseLimitDeclaration, written: Any) -> None:
     """Check the name of an operator's limit, and that nothing contradicts the operator."""
     if limit.use is not None and not is_limit_name(limit.use):
         message = (
@@ -95,10 +114,27 @@ def _check_use(program: Program, limit: LimitDeclaration, written: Any) -> None:
             f" and start with a letter or digit, not `{abbreviate(limit.use)}`"
         )
         program.report("NP012", message, (*limit.path, "use"))
-    for key in ("limit", "key"):
+    for key in ("limit", "per", "key"):
         if key in written:
             message = f"a limit with `use` has no `{key}`: the operator sets it"
             program.report("NP010", message, (*limit.path, key), "remove it", key=True)
+
+
+def _check_loop(program: Program, step: Step) -> None:
+    """Report a loop under a rate whose items are not counted, or exceed it at once."""
+    if step.loop is None:
+        return
+    batch = step.loop.batch
+    if step.rates and batch is None:
+        message = "a loop under `rate` must have `batch`: each item takes one unit"
+        hint = "write `batch` and how many items begin at once"
+        program.report("NP838", message, step.loop.path, hint)
+    for rate in step.rates:
+        if batch is not None and rate.limit is not None and batch > rate.limit:
+            message = f"a batch of {batch:,} items exceeds the rate of {rate.limit:,}"
+            hint = f"write `batch: {rate.limit}` or less"
+            program.report("NP838", message, (*step.loop.path, "batch"), hint)
+            return
 
 
 def _check_own_runs(program: Program) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from noetl.planner.plan import Step, Task, TaskCall, Work
 
-_FREE_KEYS = frozenset({"line", "retry", "timeout_seconds", "cache", "batch", "concurrency"})
+_FREE_KEYS = frozenset({"line", "retry", "timeout_seconds", "cache", "batch", "concurrency", "rate"})
 """What may change in work that has begun: how often it is tried, for how long, and how many items at once."""
 
 _PLACE = re.compile(r"(?:run(?:~\d+)?|rule\.(?P<case>\d+))(?:\.(?P<index>\d+))?")

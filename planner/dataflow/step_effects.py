@@ -306,7 +306,7 @@ class _StepInterpreter(_WorkInterpreter):
     def _state_after_run(self) -> AbstractState:
         """Return the state after all rounds of the `run` have succeeded."""
         step, state = self.step, AbstractState()
-        for limit in step.limits:
+        for limit in step.limits_and_rates:
             for use, template in self.table.templates.get((*limit.path, "key"), ()):
                 self.read(use, template, state)
                 state = self._assume(state, template.always.assigned)
@@ -455,4 +455,4 @@ def _add_success_facts(state: AbstractState) -> AbstractState:
 
 def _may_be_left_out(step: Step) -> bool:
     """Return whether a visit of a step may succeed without its work, because a limit was full."""
-    return any(limit.when_full == "skip" for limit in step.limits)
+    return any(limit.when_full == "skip" for limit in step.limits_and_rates)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.debounce import Debounce
 from noetl.planner.diagnostics.terminal_text import character_width, display_width, to_printable
-from noetl.planner.limits import Limit
+from noetl.planner.limits import Limit, format_rate
 from noetl.planner.plan import Action, Case, Plan, Step, TaskCall, Work
 
 STATE_SIGNS = {
@@ -168,13 +168,18 @@ _WHEN_FULL = {"queue": "", "skip": ", skipped if full", "cancel_oldest": ", canc
 
 
 def limit_notes(limits: Iterable[Limit]) -> Iterator[str]:
-    """Yield a note on each limit of how many runs or visits are in progress at once.
+    """Yield a note on each limit of how many runs or visits are in progress at once, or begin in a time.
 
     >>> [*limit_notes([Limit(units=3, key="{{ input.team }}"), Limit(use="crm", when_full="skip")])]
     ['limit 3 for each input.team', 'limit crm, skipped if full']
+    >>> [*limit_notes([Limit(units=100, is_rate=True, per_seconds=60.0), Limit(use="api", is_rate=True)])]
+    ['100 per 1m', 'rate api']
     """
     for limit in limits:
-        note = f"limit {limit.units if limit.use is None else to_printable(limit.use)}"
+        size = str(limit.units) if limit.use is None else to_printable(limit.use)
+        note = f"rate {size}" if limit.is_rate else f"limit {size}"
+        if limit.units is not None and limit.per_seconds is not None:
+            note = format_rate(limit.units, limit.per_seconds)
         if limit.key is not None:
             note += f" for each {truncate(expression_text(limit.key), 30)}"
         yield note + _WHEN_FULL[limit.when_full]
@@ -201,7 +206,7 @@ def step_notes(step: Step) -> Iterator[str]:
     if mode := join_mode(step):
         yield mode
     yield from repetition_notes(step)
-    yield from limit_notes(step.concurrency)
+    yield from limit_notes((*step.concurrency, *step.rate))
     loops = [*([step.loop] if step.loop else []), *(work.loop for work in step.run if work.loop)]
     for loop in loops:
         if loop is not step.loop:

@@ -109,7 +109,7 @@ def headline(plan: Plan) -> str:
         (sum(len(case.targets) > 1 for step in steps for case in step.cases), "fork"),
         (sum(step.join is not None for step in steps), "join"),
     )
-    limits = (f"runs: {note}" for note in limit_notes(plan.header.concurrency))
+    limits = (f"runs: {note}" for note in limit_notes((*plan.header.concurrency, *plan.header.rate)))
     waits = (f"runs: {note}" for note in debounce_notes(plan.header.debounce))
     counts = ", ".join(
         [*(_count(number, noun) for number, noun in numbers if number), *_visit_bound(plan), *limits, *waits]
@@ -155,7 +155,7 @@ def _notes(plan: Plan, shape: Outline, step: Step, is_merge_without_join: bool) 
     elif is_merge_without_join:
         yield "no join needed"
     yield from repetition_notes(step)
-    yield from limit_notes(step.concurrency)
+    yield from limit_notes((*step.concurrency, *step.rate))
     if step.retry.attempts > 1:
         yield f"{step.retry.attempts} attempts"
     if step.name in shape.unreachable and not step.is_finally_step:

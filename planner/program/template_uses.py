@@ -13,10 +13,10 @@ from noetl.planner.syntax.document import Document
 from noetl.planner.syntax.entries import find_saved_names
 from noetl.planner.syntax.models import (
     ActionEntry,
+    BaseLimitDeclaration,
     DocumentPath,
     Entry,
     KeyedTriggerDeclaration,
-    LimitDeclaration,
     Loop,
     Playbook,
     Step,
@@ -39,7 +39,7 @@ class TemplateScope(StrEnum):
     ENVIRONMENT = "environment"
     VARIABLES = "variables"
     CONCURRENCY = "concurrency"
-    """The key of a limit of runs, which is evaluated before the first step."""
+    """The key of a limit or rate of runs, which is evaluated before the first step."""
     DEBOUNCE = "debounce"
     """The key of starts that share a run, which is evaluated before the run is stored."""
     OUTPUT = "output"
@@ -149,7 +149,7 @@ class _TemplateCollector:
         yield from self.parse_all(_find_texts(playbook.environment, ("environment",)), environment)
         variables = _Context(TemplateScope.VARIABLES)
         yield from self.parse_all(_find_texts(playbook.variables, ("variables",)), variables)
-        yield from self.in_limits(playbook.limits, _Context(TemplateScope.CONCURRENCY))
+        yield from self.in_limits(playbook.limits_and_rates, _Context(TemplateScope.CONCURRENCY))
         if playbook.debounce:
             debounce = _Context(TemplateScope.DEBOUNCE)
             yield from self.parse_all(_find_texts(playbook.debounce.key, ("debounce", "key")), debounce)
@@ -163,7 +163,7 @@ class _TemplateCollector:
         output = _Context(TemplateScope.OUTPUT)
         yield from self.parse_all(_find_texts(playbook.output or {}, ("output",)), output)
 
-    def in_limits(self, limits: Iterable[LimitDeclaration], context: _Context) -> Iterator[TemplateUse]:
+    def in_limits(self, limits: Iterable[BaseLimitDeclaration], context: _Context) -> Iterator[TemplateUse]:
         for limit in limits:
             yield from self.parse_all(_find_texts(limit.key, (*limit.path, "key")), context)
 
@@ -214,7 +214,7 @@ class _TemplateCollector:
 
     def in_step(self, step: Step) -> Iterator[TemplateUse]:
         work = _Context(TemplateScope.WORK, step.name)
-        yield from self.in_limits(step.limits, work)
+        yield from self.in_limits(step.limits_and_rates, work)
         if step.loop:
             yield from self.parse_all(_find_texts(step.loop.items, (*step.path, "loop", "items")), work)
             saved = frozenset(name for name, _ in find_saved_names(step.run or ()))

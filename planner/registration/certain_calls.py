@@ -70,7 +70,7 @@ class _CertainCalls:
 
     def _always_works(self, step: Step) -> bool:
         """Return whether each visit of a step that succeeds has performed its work once."""
-        may_skip = any(limit.when_full == "skip" for limit in step.concurrency)
+        may_skip = any(limit.when_full == "skip" for limit in (*step.concurrency, *step.rate))
         return step.loop is None and step.cache is None and not may_skip
 
     def _tasks_after_those_they_call(self) -> Iterable[str]:

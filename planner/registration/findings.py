@@ -101,8 +101,8 @@ def _document_path(plan: Plan, document: Document, path: DocumentPath) -> Docume
 
 def _written_limit(document: Document, path: DocumentPath) -> DocumentPath:
     """Return a path without the number of a limit, if the text has one limit and no list of them."""
-    depth = 1 if path[0] == "concurrency" else 3
-    if len(path) <= depth or path[depth - 1] != "concurrency":
+    depth = 1 if path[0] in ("concurrency", "rate") else 3
+    if len(path) <= depth or path[depth - 1] not in ("concurrency", "rate"):
         return path
     written = document.data
     for part in path[:depth]:

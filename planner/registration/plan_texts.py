@@ -68,8 +68,9 @@ def find_texts_in(value: Any, path: DocumentPath) -> Iterator[tuple[DocumentPath
 def _find_values(plan: Plan) -> Iterator[tuple[DocumentPath, Any]]:
     for number, step in enumerate(plan.steps.values()):
         yield from _values_around(step.loop, step.retry, step.cache, ("steps", number))
-        for index, limit in enumerate(step.concurrency):
-            yield ("steps", number, "concurrency", index, "key"), limit.key
+        for section, limits in (("concurrency", step.concurrency), ("rate", step.rate)):
+            for index, limit in enumerate(limits):
+                yield ("steps", number, section, index, "key"), limit.key
     for placed in find_all_work(plan):
         work, path = placed.work, placed.path
         yield (*path, "if"), work.condition

@@ -28,6 +28,13 @@ class AwaitingTrigger(NamedTuple):
     trigger: Trigger
 
 
+class KnownLimit(NamedTuple):
+    """The kind of a limit of an operator, which is `runs` or `steps`, and whether it is a rate."""
+
+    kind: str
+    is_rate: bool = False
+
+
 class AliasedVersion(NamedTuple):
     """A version of a playbook that is registered or promoted, and the aliases that name it then."""
 
@@ -86,8 +93,8 @@ class RegisteredPlaybooks(Protocol):
         """Return the rule of the operator that the source of a trigger lacks, or None."""
         ...
 
-    def limits(self) -> Mapping[str, str]:
-        """Return what each limit of operators bounds, `runs` or `steps`, by its name.
+    def limits(self) -> Mapping[str, KnownLimit]:
+        """Return what each limit of operators bounds, by its name.
 
         They are those of the tenant, and those that all tenants share.
         """

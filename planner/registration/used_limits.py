@@ -12,7 +12,7 @@ from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.limits import Limit
 from noetl.planner.plan import Plan
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings
-from noetl.planner.registration.registry import RegisteredPlaybooks
+from noetl.planner.registration.registry import KnownLimit, RegisteredPlaybooks
 from noetl.planner.syntax.models import DocumentPath
 
 RUNS, STEPS = "runs", "steps"
@@ -24,33 +24,40 @@ class _UsedLimit(NamedTuple):
 
     name: str
     place: PlanPlace
-    kind: str
+    limit: KnownLimit
 
 
 def check_used_limits(findings: RegistrationFindings, registered: RegisteredPlaybooks) -> None:
     """Report each use of a limit that does not exist, or that bounds something else."""
     used = [*_find_used_limits(findings.plan)]
     known = registered.limits() if used else {}
-    for name, place, kind in used:
+    for name, place, limit in used:
         shown = abbreviate(name)
         if name not in known:
-            hint = did_you_mean(name, known) or f"make it with `noetl limits set {name} NUMBER --of {kind}`"
+            size = "--rate NUMBER/1m" if limit.is_rate else "NUMBER"
+            command = f"noetl limits set {name} {size} --of {limit.kind}"
+            hint = did_you_mean(name, known) or f"make it with `{command}`"
             findings.report("NP834", f"unknown limit `{shown}`", place, hint)
-        elif known[name] != kind:
-            hint = "write it on a step" if kind == RUNS else "write it on the playbook"
-            message = f"`{shown}` is a limit of {known[name]}, not of {kind}"
+        elif known[name].is_rate is not limit.is_rate:
+            section = "rate" if known[name].is_rate else "concurrency"
+            form = "a rate" if known[name].is_rate else "no rate"
+            findings.report("NP835", f"limit `{shown}` is {form}", place, f"write it in `{section}`")
+        elif known[name].kind != limit.kind:
+            hint = "write it on a step" if limit.kind == RUNS else "write it on the playbook"
+            message = f"`{shown}` is a limit of {known[name].kind}, not of {limit.kind}"
             findings.report("NP835", message, place, hint)
 
 
 def _find_used_limits(plan: Plan) -> Iterator[_UsedLimit]:
     places: list[tuple[DocumentPath, tuple[Limit, ...], str]] = [
-        (("concurrency",), plan.header.concurrency, RUNS)
+        (("concurrency",), plan.header.concurrency, RUNS),
+        (("rate",), plan.header.rate, RUNS),
     ]
-    places += [
-        (("steps", number, "concurrency"), step.concurrency, STEPS)
-        for number, step in enumerate(plan.steps.values())
-    ]
+    for number, step in enumerate(plan.steps.values()):
+        places.append((("steps", number, "concurrency"), step.concurrency, STEPS))
+        places.append((("steps", number, "rate"), step.rate, STEPS))
     for path, limits, kind in places:
         for index, limit in enumerate(limits):
             if limit.use is not None:
-                yield _UsedLimit(limit.use, PlanPlace((*path, index, "use")), kind)
+                place = PlanPlace((*path, index, "use"))
+                yield _UsedLimit(limit.use, place, KnownLimit(kind, limit.is_rate))

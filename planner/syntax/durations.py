@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from noetl.planner.limits import MAX_LIMIT, MAX_WINDOW_SECONDS, MIN_WINDOW_SECONDS
 from noetl.planner.polled_sources import MAX_SETTLE_SECONDS
 from noetl.planner.schedules.schedule import MAX_CATCH_UP_SECONDS, MAX_JITTER_SECONDS
 from noetl.planner.trigger_sources import MAX_WEBHOOK_WAIT_SECONDS
@@ -24,6 +25,32 @@ def parse_ttl(value: object) -> float:
         ValueError: the value is not a duration, or is too short or too long.
     """
     return _parse_bounded(value, MIN_TTL_SECONDS, MAX_TTL_SECONDS, "the time must be from `1s` to `365d`")
+
+
+def parse_window(value: object) -> float:
+    """Return the seconds of the window of a rate.
+
+    Raises:
+        ValueError: the value is not a duration, or is too short or too long.
+    """
+    return _parse_bounded(
+        value, MIN_WINDOW_SECONDS, MAX_WINDOW_SECONDS, "the window must be from `1s` to `31d`"
+    )
+
+
+def parse_rate(text: str) -> tuple[int, float]:
+    """Return the units and the window in seconds of a rate.
+
+    >>> parse_rate("100/1m")
+    (100, 60.0)
+
+    Raises:
+        ValueError: it is not a rate.
+    """
+    units, _, window = text.partition("/")
+    if not (units.isascii() and units.isdigit() and 1 <= int(units[:6]) <= MAX_LIMIT):
+        raise ValueError(f"a rate must begin with a number from 1 to {MAX_LIMIT:,}, such as `100/1m`")
+    return int(units), parse_window(window)
 
 
 def parse_interval(value: object) -> float:

@@ -23,6 +23,7 @@ from noetl.planner.syntax.durations import (
     parse_tolerance,
     parse_ttl,
     parse_webhook_wait,
+    parse_window,
 )
 from noetl.planner.syntax.instants import check_instant
 from noetl.planner.syntax.models import (
@@ -57,6 +58,7 @@ _PARSERS_OF_DURATIONS = (
     parse_webhook_wait,
     parse_late_time,
     parse_debounce_time,
+    parse_window,
 )
 _SIZE = {
     "description": "`512KiB`, `1MiB` or a number of bytes.",

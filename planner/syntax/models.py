@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
@@ -24,6 +24,7 @@ from noetl.planner.syntax.durations import (
     parse_tolerance,
     parse_ttl,
     parse_webhook_wait,
+    parse_window,
 )
 from noetl.planner.syntax.instants import check_instant
 from noetl.planner.syntax.sizes import parse_body_size
@@ -96,15 +97,27 @@ def _expand_cache(value: object) -> object:
 CacheField = Annotated[CachePolicy, BeforeValidator(_expand_cache)]
 
 
-class LimitDeclaration(Model):
-    """One limit of how many runs or visits are in progress at once. `use` names a limit of the operator."""
+class BaseLimitDeclaration(Model):
+    """The keys that limits and rates have. `use` names a limit of the operator."""
 
     use: str | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] | None = None
     key: str | None = None
     when_full: WhenFull = "queue"
     max_wait: Duration | None = None
+
+
+class LimitDeclaration(BaseLimitDeclaration):
+    """One limit of how many runs or visits are in progress at once."""
+
     max_queued: Annotated[int, Field(ge=1, le=MAX_QUEUED)] | None = None
+
+
+class RateDeclaration(BaseLimitDeclaration):
+    """One limit of how many runs or attempts begin in a window of time."""
+
+    when_full: Literal["queue", "skip"] = "queue"
+    per: Annotated[float, BeforeValidator(parse_window)] | None = None
 
 
 def expand_limit(value: object) -> object:
@@ -113,17 +126,18 @@ def expand_limit(value: object) -> object:
 
 
 def limits_tag(value: object) -> str:
-    """Return which form `concurrency` has: a list of limits, or one limit."""
+    """Return which form `concurrency` or `rate` has: a list of limits, or one limit."""
     return "list" if isinstance(value, list) else "mapping"
 
 
 def is_limits_path(path: DocumentPath) -> bool:
-    """Return whether a path leads to the limits of the playbook or of a step.
+    """Return whether a path leads to the limits or the rates of the playbook or of a step.
 
     >>> is_limits_path(("steps", 0, "concurrency")), is_limits_path(("steps", 0, "loop", "concurrency"))
     (True, False)
     """
-    return path[-1:] == ("concurrency",) and (len(path) == 1 or (len(path) == 3 and path[0] == "steps"))
+    is_of_owner = len(path) == 1 or (len(path) == 3 and path[0] == "steps")
+    return path[-1:] in (("concurrency",), ("rate",)) and is_of_owner
 
 
 Limits = Annotated[
@@ -133,6 +147,14 @@ Limits = Annotated[
 ]
 LimitsField = Annotated[Limits, BeforeValidator(expand_limit)]
 """The value of `concurrency`: a number, a limit, or a list of limits."""
+
+
+RatesField = Annotated[
+    Annotated[RateDeclaration, Tag("mapping")]
+    | Annotated[list[RateDeclaration], Field(min_length=1, max_length=MAX_LIMITS), Tag("list")],
+    Discriminator(limits_tag),
+]
+"""The value of `rate`: a rate, or a list of rates."""
 
 
 class DebouncePolicy(Model):
@@ -253,6 +275,7 @@ class Step(Model):
     timeout: Duration | None = None
     cache: CacheField | None = None
     concurrency: LimitsField | None = None
+    rate: RatesField | None = None
     delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
     on_error: OnError | None = None
 
@@ -261,9 +284,22 @@ class Step(Model):
         """The limits of its visits."""
         return list_limits(self.concurrency)
 
+    @property
+    def rates(self) -> Sequence[RateDeclaration]:
+        """The rates of its attempts."""
+        return list_limits(self.rate)
 
-def list_limits(written: LimitDeclaration | list[LimitDeclaration] | None) -> Sequence[LimitDeclaration]:
-    """Return the limits of a `concurrency`."""
+    @property
+    def limits_and_rates(self) -> Sequence[BaseLimitDeclaration]:
+        """The limits of its visits, and the rates of its attempts."""
+        return (*self.limits, *self.rates)
+
+
+DeclaredLimit = TypeVar("DeclaredLimit", bound=BaseLimitDeclaration)
+
+
+def list_limits(written: DeclaredLimit | list[DeclaredLimit] | None) -> Sequence[DeclaredLimit]:
+    """Return the limits of a `concurrency`, or the rates of a `rate`."""
     if written is None:
         return ()
     return written if isinstance(written, list) else (written,)
@@ -490,6 +526,7 @@ class Playbook(Model):
     on_error: OnError = "abort"
     concurrency: LimitsField | None = None
     debounce: DebouncePolicy | None = None
+    rate: RatesField | None = None
     retry: RetryField | None = None
     timeout: Duration | None = None
     finally_: str | None = Field(default=None, alias="finally")
@@ -501,3 +538,13 @@ class Playbook(Model):
     def limits(self) -> Sequence[LimitDeclaration]:
         """The limits of its runs."""
         return list_limits(self.concurrency)
+
+    @property
+    def rates(self) -> Sequence[RateDeclaration]:
+        """The rates of its runs."""
+        return list_limits(self.rate)
+
+    @property
+    def limits_and_rates(self) -> Sequence[BaseLimitDeclaration]:
+        """The limits and the rates of its runs."""
+        return (*self.limits, *self.rates)

@@ -59,8 +59,8 @@ MAX_SCHEMA_VIOLATIONS = 1_000
 
 # The keys of each model whose values are constructs with a path.
 _CONSTRUCT_KEYS: dict[type[Model], tuple[str, ...]] = {
-    Playbook: ("input", "triggers", "notify", "concurrency", "debounce", "retry", "tasks", "steps"),
-    Step: ("run", "rule", "loop", "repeat", "retry", "cache", "concurrency"),
+    Playbook: ("input", "triggers", "notify", "concurrency", "rate", "debounce", "retry", "tasks", "steps"),
+    Step: ("run", "rule", "loop", "repeat", "retry", "cache", "concurrency", "rate"),
     Task: ("run",),
     Case: ("run",),
     ActionEntry: ("retry", "loop", "cache"),

@@ -139,7 +139,7 @@ class RecoveredData:
             self._is_copied = True
 
     def _record_lost_names(self, path: DocumentPath) -> None:
-        if path[0] in ("triggers", "notify", "concurrency", "debounce"):
+        if path[0] in ("triggers", "notify", "concurrency", "rate", "debounce"):
             return
         value, key = self.value_at(path), path[-1]
         self.lost_names.update(self._defined_names(value))

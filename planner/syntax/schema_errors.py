@@ -36,6 +36,7 @@ from noetl.planner.syntax.models import (
     NotifyDeclaration,
     Playbook,
     QueueDeclaration,
+    RateDeclaration,
     Repeat,
     RetryPolicy,
     RunTriggerDeclaration,
@@ -81,6 +82,7 @@ _NOUNS: Mapping[type[Model], str] = {
     CachePolicy: "`cache`",
     LimitDeclaration: "a limit",
     DebouncePolicy: "`debounce`",
+    RateDeclaration: "a rate",
     TriggerDeclaration: "a trigger",
     ScheduleDeclaration: "a trigger",
     RunTriggerDeclaration: "a trigger",
@@ -100,6 +102,7 @@ _ITEM_MODELS: Mapping[str, type[Model]] = {
     "rule": Case,
     "triggers": TriggerDeclaration,
     "concurrency": LimitDeclaration,
+    "rate": RateDeclaration,
 }
 _PART_MODELS: Mapping[str, type[Model]] = {
     "loop": Loop,
@@ -109,6 +112,7 @@ _PART_MODELS: Mapping[str, type[Model]] = {
     "catch_up": CatchUpPolicy,
     "concurrency": LimitDeclaration,
     "debounce": DebouncePolicy,
+    "rate": RateDeclaration,
 }
 _ENTRY_MODELS: Mapping[str, type[Model]] = {"action": ActionEntry, "task": TaskEntry, "step": StepEntry}
 
@@ -120,7 +124,9 @@ _USE_RUN = "write the work in `run`"
 _USE_WITH = "pass `args` to the task with `with`"
 _USE_NOTIFY = "write `notify`, such as `notify: {failed: CHANNEL}`"
 _USE_CONCURRENCY = "write `concurrency`, such as `concurrency: 3`"
-_FOREIGN_LIMIT_KEYS = ("limits", "mutex", "pool", "semaphore", "throttle", "max_parallel", "max_active_runs")
+_USE_RATE = "write `rate`, such as `rate: {limit: 100, per: 1m}`"
+_FOREIGN_LIMIT_KEYS = ("limits", "mutex", "pool", "semaphore", "max_parallel", "max_active_runs")
+_FOREIGN_RATE_KEYS = ("throttle", "rate_limit", "ratelimit")
 _USE_ACTIONS = "write it on the actions of the task"
 _TRIGGER_KEY_HINTS = {
     **dict.fromkeys(("inputs", "params", "parameters", "args", "with"), "write `input`"),
@@ -136,6 +142,7 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         "outputs": "write `output` for the result",
         "title": "write `name`",
         **dict.fromkeys(_FOREIGN_LIMIT_KEYS, _USE_CONCURRENCY),
+        **dict.fromkeys(_FOREIGN_RATE_KEYS, _USE_RATE),
         **dict.fromkeys(("notifications", "alerts", "on_failure", "on_success"), _USE_NOTIFY),
     },
     InputDeclaration: {
@@ -148,6 +155,7 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
     },
     Step: {
         **dict.fromkeys(_FOREIGN_LIMIT_KEYS, _USE_CONCURRENCY),
+        **dict.fromkeys(_FOREIGN_RATE_KEYS, _USE_RATE),
         **dict.fromkeys(
             ("next", "then", "goto", "transitions", "switch", "on_success", "on_failure", "catch"), _USE_RULE
         ),
@@ -251,6 +259,13 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         **dict.fromkeys(("max_wait", "timeout", "limit"), "write `max`, such as `max: 5m`"),
         **dict.fromkeys(("group", "by", "per"), 'write `key`, such as `key: "{{ input.customer }}"`'),
     },
+    RateDeclaration: {
+        **dict.fromkeys(("max", "count", "units", "calls", "requests"), "write `limit`"),
+        **dict.fromkeys(("name", "pool", "ref"), "write `use` and the name of the rate"),
+        **dict.fromkeys(("group", "by"), 'write `key`, such as `key: "{{ input.customer }}"`'),
+        **dict.fromkeys(("window", "period", "every", "interval"), "write `per`, such as `per: 1m`"),
+        **dict.fromkeys(("timeout", "wait"), "write `max_wait`"),
+    },
     CatchUpPolicy: {
         **dict.fromkeys(("for", "max_age", "window"), "write `within`"),
         **dict.fromkeys(("max", "count"), "write `limit`"),
@@ -313,6 +328,7 @@ _MAPPING_HINTS = {
     "late": "write a duration, or a mapping such as `{after: 30m, to: CHANNEL}`",
     "concurrency": "write a number, or a mapping such as `{key: TEMPLATE, limit: 3}`",
     "debounce": "write a mapping such as `{key: TEMPLATE, wait: 30s}`",
+    "rate": "write a mapping such as `{limit: 100, per: 1m}`",
     "steps": "begin each step with `- name: NAME`",
     "tasks": "write the work of the task in `run`",
     "rule": "begin each case with `- case: CONDITION`",
@@ -444,7 +460,9 @@ def describe_wrong_value(
     kind, context = errors[0]["type"], errors[0].get("ctx", {})
     if path[0] == "notify" and _is_work(value):
         return SchemaViolation("NP850", _ACTION_IN_NOTIFY, _USE_CHANNELS)
-    if path[0] in ("concurrency", "steps") and (violation := _describe_wrong_limit(path, value, kind)):
+    if path[0] in ("concurrency", "rate", "steps") and (
+        violation := _describe_wrong_limit(path, value, kind)
+    ):
         return violation
     if kind == "too_long":
         return SchemaViolation(
@@ -483,10 +501,14 @@ def describe_wrong_value(
 
 
 def _describe_wrong_limit(path: DocumentPath, value: object, kind: str) -> SchemaViolation | None:
-    """Return the violation for a wrong number, or for a wrong form, of `concurrency`."""
+    """Return the violation for a wrong number, or for a wrong form, of `concurrency` or `rate`."""
     owner, key = path[:-1], path[-1]
+    is_of_limit = is_limits_path(owner) or is_limits_path(owner[:-1])
     is_short = is_limits_path(path) and kind in ("greater_than_equal", "less_than_equal")
-    is_number = key == "limit" and (is_limits_path(owner) or is_limits_path(owner[:-1]))
+    is_number = key == "limit" and is_of_limit
+    if key == "per" and is_of_limit and kind == "value_error":
+        message = f"`per` must be a duration from 1 second to 31 days, not {quote_or_describe(value)}"
+        return SchemaViolation("NP830", message, _DURATION_HINT)
     if is_short or is_number:
         message = f"`{key}` must be a whole number from 1 to {MAX_LIMIT:,}, not {quote_or_describe(value)}"
         hint = "remove the quotes" if isinstance(value, str) and value.strip().isdecimal() else None
@@ -495,8 +517,9 @@ def _describe_wrong_limit(path: DocumentPath, value: object, kind: str) -> Schem
         message = f"`{key}` must be a whole number from 1 to {MAX_QUEUED:,}, not {quote_or_describe(value)}"
         return SchemaViolation("NP830", message)
     if is_limits_path(path) and kind == "model_type":
-        message = f"`{key}` must be a number, a mapping or a list, not {describe_value(value)}"
-        return SchemaViolation("NP012", message, _MAPPING_HINTS["concurrency"])
+        forms = "a mapping or a list" if key == "rate" else "a number, a mapping or a list"
+        message = f"`{key}` must be {forms}, not {describe_value(value)}"
+        return SchemaViolation("NP012", message, _MAPPING_HINTS[str(key)])
     return None
 
 
@@ -545,6 +568,8 @@ def _value_hint(path: DocumentPath, kinds: Sequence[str], value: object) -> str 
         hint = short_form if is_declaration else _MAPPING_HINTS.get(key)
         if is_limits_path(path[:-1]):
             hint = "write a mapping such as `{limit: 3}` or `{use: NAME}`"
+            if path[-2] == "rate":
+                hint = "write a mapping such as `{limit: 100, per: 1m}` or `{use: NAME}`"
         if path[0] == "triggers" and key == "input":
             hint = "write each input as `NAME: VALUE`"
     elif path == ("steps",) and isinstance(value, dict):

@@ -48,7 +48,7 @@ async def wait_for_step(http: httpx.AsyncClient, run: str, step: str) -> dict[st
 async def test_a_limit_is_made_changed_and_removed(http: httpx.AsyncClient) -> None:
     made = await put(http)
     assert made == LimitEntry(
-        id="api", name="api", kind="steps", key=None, units=1, held=0, waiting=0, shared=False
+        id="api", name="api", kind="steps", key=None, units=1, held=0, waiting=0, shared=False, per=None
     )
     assert (await put(http, status=200, units=5, kind="runs")).units == 5
     page = read_view(LimitPage, (await http.get("/limits")).json())
@@ -62,6 +62,8 @@ async def test_a_limit_is_made_changed_and_removed(http: httpx.AsyncClient) -> N
 @pytest.mark.parametrize(
     ("name", "body", "type"),
     [
+        ("api", {"units": 0, "per": 60}, "invalid-limit"),
+        ("api", {"per": 0.5}, None),
         ("-x", {}, "invalid-limit"),
         ("own:call:0", {}, "invalid-limit"),
         ("api", {"units": 10_001}, None),
@@ -116,6 +118,25 @@ async def test_a_run_that_waits_says_for_what(http: httpx.AsyncClient) -> None:
     assert_problem(
         await http.get(f"/limits/{limited.id}/queue", params={"cursor": "x"}), 400, "invalid-cursor"
     )
+
+
+async def test_a_step_that_waits_for_a_rate_says_until_when(http: httpx.AsyncClient) -> None:
+    made = await put(http, units=1, per=3600)
+    assert (made.units, made.per) == (1, 3600.0)
+    text = USER.replace("concurrency", "rate")
+    first = await start(http, text)
+    while (await http.get(f"/workflows/{first}")).json()["status"] != "succeeded":
+        pass
+    run = await start(http, text)
+    report = await wait_for_step(http, run, "load")
+    assert report["waiting_for"]["limit"] == {"limit": "api", "key": None, "queued_before": None}
+    until = report["waiting_for"]["until"]
+    (item,) = [item for item in (await http.get("/workflows")).json()["items"] if item["workflow_id"] == run]
+    assert item["headline"] == f"load waits: limit api, until {until[:19]}Z"
+    limit = read_view(LimitEntry, (await http.get("/limits/api")).json())
+    assert (limit.held, limit.waiting, limit.per) == (1, 1, 3600.0)
+    (use,) = read_view(LimitQueue, (await http.get("/limits/api/queue")).json()).items
+    assert (use.workflow_id, use.held_at) == (run, None)
 
 
 async def test_more_units_let_what_waits_begin(http: httpx.AsyncClient) -> None:

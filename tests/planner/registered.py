@@ -12,7 +12,7 @@ from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.plan import Plan, TriggerSource
 from noetl.planner.registration.checks import check_registration
-from noetl.planner.registration.registry import AwaitingTrigger, RegisteredPlan
+from noetl.planner.registration.registry import AwaitingTrigger, KnownLimit, RegisteredPlan
 from noetl.planner.trigger_sources import RunEnd
 from tests.planner.findings import source_at
 
@@ -92,8 +92,12 @@ class KnownPlaybooks:
     def pause(self) -> None:
         self.pauses += 1
 
-    def limits(self) -> Mapping[str, str]:
-        return {"salesforce": "steps", "imports": "runs"}
+    def limits(self) -> Mapping[str, KnownLimit]:
+        return {
+            "salesforce": KnownLimit("steps"),
+            "imports": KnownLimit("runs"),
+            "calls": KnownLimit("steps", is_rate=True),
+        }
 
     def live_versions(self) -> Iterable[RegisteredPlan]:
         found = (self.find(PlaybookCall(name)) for name in self._versions)

@@ -156,7 +156,7 @@ def test_each_circle_is_found_by_its_last_registration(
 
 
 class TestLimitsOfOperators:
-    """NP834 and NP835. `salesforce` is a limit of steps, `imports` one of runs."""
+    """NP834 and NP835. `salesforce` is a limit of steps, `imports` one of runs, `calls` a rate of steps."""
 
     TEXT = """
         name: play
@@ -199,6 +199,29 @@ class TestLimitsOfOperators:
             ("unknown limit `import`", "did you mean `imports`?"),
             ("`imports` is a limit of runs, not of steps", "write it on the playbook"),
             ("unknown limit `other`", "make it with `noetl limits set other NUMBER --of steps`"),
+        ]
+
+    def test_a_rate_is_used_as_a_rate(self) -> None:
+        text = """
+            name: play
+            rate: [{use: calls}, {use: imports}, {use: other}]
+            steps:
+            - name: a
+              rate: {use: calls}
+              concurrency: {use: calls}
+              run: [{action: log, message: x}]
+            """
+        assert [
+            (found.code, found.message, found.hint) for found in diagnose_among(KnownPlaybooks(), text)
+        ] == [
+            ("NP835", "`calls` is a limit of steps, not of runs", "write it on a step"),
+            ("NP835", "limit `imports` is no rate", "write it in `concurrency`"),
+            (
+                "NP834",
+                "unknown limit `other`",
+                "make it with `noetl limits set other --rate NUMBER/1m --of runs`",
+            ),
+            ("NP835", "limit `calls` is a rate", "write it in `rate`"),
         ]
 
 

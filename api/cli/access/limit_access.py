@@ -20,8 +20,13 @@ class LimitAccess(Protocol):
         """Return a limit."""
         ...
 
-    def put(self, name: str, units: int, kind: LimitKind, *, is_shared: bool) -> LimitEntry:
-        """Make or change a limit. Those of all tenants are changed in a store only."""
+    def put(
+        self, name: str, units: int, kind: LimitKind, *, per: float | None, is_shared: bool
+    ) -> LimitEntry:
+        """Make or change a limit. Those of all tenants are changed in a store only.
+
+        With `per`, it is a rate with a window of so many seconds.
+        """
         ...
 
     def remove(self, name: str, *, is_shared: bool) -> None:

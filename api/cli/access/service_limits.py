@@ -33,11 +33,14 @@ class ServiceLimits:
 
         return self._requests.get(LimitEntry, _limit(name))
 
-    def put(self, name: str, units: int, kind: LimitKind, *, is_shared: bool) -> LimitEntry:
+    def put(
+        self, name: str, units: int, kind: LimitKind, *, per: float | None, is_shared: bool
+    ) -> LimitEntry:
         from noetl.api.service.limit_views import LimitEntry
 
         _refuse_shared(is_shared)
-        return self._requests.send(LimitEntry, "PUT", _limit(name), {"units": units, "kind": kind.value})
+        body = {"units": units, "kind": kind.value} | ({} if per is None else {"per": per})
+        return self._requests.send(LimitEntry, "PUT", _limit(name), body)
 
     def remove(self, name: str, *, is_shared: bool) -> None:
         _refuse_shared(is_shared)

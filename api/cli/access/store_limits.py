@@ -22,8 +22,10 @@ class StoreLimits:
     def get(self, name: str) -> LimitEntry:
         return self._limits.get(name)
 
-    def put(self, name: str, units: int, kind: LimitKind, *, is_shared: bool) -> LimitEntry:
-        return self._limits.put(name, units, kind, is_shared=is_shared)[0]
+    def put(
+        self, name: str, units: int, kind: LimitKind, *, per: float | None, is_shared: bool
+    ) -> LimitEntry:
+        return self._limits.put(name, units, kind, per=per, is_shared=is_shared)[0]
 
     def remove(self, name: str, *, is_shared: bool) -> None:
         self._limits.remove(name, is_shared=is_shared)

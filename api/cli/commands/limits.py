@@ -11,10 +11,12 @@ from noetl.api.cli.access.opening import UrlOption, open_limits
 from noetl.api.cli.display.console import print_message, write_json, write_table
 from noetl.api.cli.store_option import StoreOption
 from noetl.executor.model.gates import LimitKind
+from noetl.planner.limits import format_rate
+from noetl.planner.syntax.durations import parse_rate
 
 app = typer.Typer(
     name="limits",
-    help="Bound how many runs or steps are in progress at once, and see what waits.",
+    help="Bound how many runs or steps are in progress at once or begin in a time, and see what waits.",
     no_args_is_help=True,
     epilog="Example: noetl limits list",
 )
@@ -31,24 +33,49 @@ CursorOption = Annotated[str | None, typer.Option("--cursor", help="The next_cur
 @app.command("set", no_args_is_help=True, epilog="Example: noetl limits set salesforce 5 --of steps")
 def set_limit(
     name: NameArgument,
-    units: Annotated[
-        int,
-        typer.Argument(metavar="UNITS", min=0, max=10_000, help="How many may be held at once. 0 stops all."),
-    ],
     kind: Annotated[LimitKind, typer.Option("--of", help="What it bounds.")],
+    units: Annotated[
+        int | None,
+        typer.Argument(metavar="UNITS", min=0, max=10_000, help="How many may be held at once. 0 stops all."),
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(metavar="UNITS/TIME", help="Instead: how many may begin in a time, such as `100/1m`."),
+    ] = None,
     shared: SharedOption = False,
     json: JsonOption = False,
     store: StoreOption = None,
     url: UrlOption = None,
 ) -> None:
-    """Make a limit, or change how many units it has. What is held stays held."""
+    """Make a limit or a rate, or change how many units it has. What is held or reserved stays so."""
+    units, per = _read_size(units, rate)
     with open_limits(store, url, create=True) as limits:
-        entry = limits.put(name, units, kind, is_shared=shared)
+        entry = limits.put(name, units, kind, per=per, is_shared=shared)
     if json:
         write_json(entry)
-    else:
-        place = " in all tenants" if entry.shared else ""
+        return
+    place = " in all tenants" if entry.shared else ""
+    if entry.per is None:
         print_message(f"limit {name}: at most {entry.units:,} {kind.value} at once{place}")
+    else:
+        print_message(f"limit {name}: at most {format_rate(entry.units, entry.per)}, of {kind.value}{place}")
+
+
+def _read_size(units: int | None, rate: str | None) -> tuple[int, float | None]:
+    """Return the units of a limit, and the window of a rate or None.
+
+    Raises:
+        typer.BadParameter: there are both, none of them, or no rate.
+    """
+    if (units is None) is (rate is None):
+        raise typer.BadParameter("write UNITS, or `--rate UNITS/TIME`")
+    if rate is None:
+        assert units is not None
+        return units, None
+    try:
+        return parse_rate(rate)
+    except ValueError as problem:
+        raise typer.BadParameter(f"{rate!r} is no rate such as `100/1m`: {problem}") from problem
 
 
 @app.command("list", epilog="Example: noetl limits list --in-use")
@@ -100,7 +127,12 @@ def show_limit(
     items = [to_json(use) for use in page.items]
     write_table(format_queue(items, with_header=sys.stdout.isatty()))
     place = ", shared by all tenants" if entry.shared else ""
-    print_message(f"limit {name}: {entry.held:,} of {entry.units:,} held, {entry.waiting:,} waiting{place}")
+    if entry.per is None:
+        numbers = f"{entry.held:,} of {entry.units:,} held, {entry.waiting:,} waiting"
+    else:
+        size = format_rate(entry.units, entry.per)
+        numbers = f"{entry.held:,} of {size} taken, {entry.waiting:,} reserved for later"
+    print_message(f"limit {name}: {numbers}{place}")
     if page.next_cursor:
         print_message(f"more: --cursor {page.next_cursor}")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noetl.planner.diagnostics.terminal_text import to_printable
+from noetl.planner.limits import format_rate
 
 _LIMIT_HEADER = ("LIMIT", "OF", "UNITS", "HELD", "WAITING", "KEY", "TENANTS")
 _USE_HEADER = ("RUN", "VISIT", "UNITS", "SINCE", "STATE")
@@ -17,7 +18,7 @@ def format_limits(limits: Sequence[Mapping[str, Any]], *, with_header: bool) -> 
         (
             limit["id"],
             limit["kind"] or "-",
-            str(limit["units"]),
+            str(limit["units"]) if limit["per"] is None else format_rate(limit["units"], limit["per"]),
             str(limit["held"]),
             str(limit["waiting"]),
             to_printable(limit["key"] or ""),

@@ -244,12 +244,17 @@ def describe_limit(payload: Mapping[str, Any]) -> str:
     'limit `api` of `acme`, 2 ahead'
     >>> describe_limit({"limit": "api", "queued_before": 0})
     'limit `api`, next'
+    >>> describe_limit({"limit": "api", "queued_before": None})
+    'limit `api`'
     """
     if payload.get("limit") is None:
         return ""
     key = "" if payload.get("key") is None else f" of `{to_printable(payload['key'])}`"
     place = f"{payload['queued_before']:,} ahead" if payload["queued_before"] else "next"
-    return f"limit `{to_printable(payload['limit'])}`{key}, {place}"
+    name = f"limit `{to_printable(payload['limit'])}`{key}"
+    if payload["queued_before"] is None:
+        return name
+    return f"{name}, {place}"
 
 
 def format_titles(titles: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
 
-from noetl.executor.model.gates import Gate, GateKey, Slot
+from noetl.executor.model.gates import RATE_SUFFIX, Gate, GateKey, Slot
 from noetl.executor.model.visit_states import ACTIVE
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
@@ -40,6 +40,8 @@ def find_gate_differences(
     lost = set()
     for gate_key, scanned in sorted(by_gate.items()):
         item = context.table.get(keys.gate(gate_key))
+        if item is None and gate_key.id.endswith(RATE_SUFFIX):
+            continue  # the gate of a rate may expire before a run of months gives its slot back
         if item is None:
             lost.add(gate_key)
         else:

@@ -7,9 +7,12 @@ gate, whose sort key is its place. Both are written and removed in one transacti
 A gate with a queue is in the index `due`, since `due` if units are free, else at NEVER. A slot that is held
 is there, too, in a partition of its gate, since it was held. That is for lists only.
 
+The gate of a playbook's or a step's own rate expires `KEPT_SECONDS` after its units have left the window.
+
 Attributes of a gate and of a slot are named as in `Gate` and `Slot`. `at` are the id and the tenant of the
-gate of a slot. `since` is its `queued_at`, and `held` its `held_at`. `only` is set if it was the only slot
-at its gate. `sleepers` counts the visits that were suspended until the slot of their run is held.
+gate of a slot. `since` is its `queued_at`, and `held` its `held_at`. `only` is set if it was
+the only slot at its gate. `sleepers` counts the visits that were suspended until the slot of their run is
+held. `rate` of a gate is JSON.
 """
 
 from __future__ import annotations
@@ -19,10 +22,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from noetl.executor.model.gates import Gate, GateKey, LimitKind, Slot, SlotOwner
+from noetl.executor.model.rates import RateLog
 from noetl.executor.model.run import NEVER
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Delete, Put, Update, Write
+from noetl.executor.stores.retention import DAY_SECONDS
+
+KEPT_SECONDS = 31 * DAY_SECONDS
+"""How long the gate of an own rate is kept when it is idle. A run that holds a slot may take that long."""
 
 IS_WAITING: tuple[Condition, ...] = (PRESENT, ("held", "absent", None))
 """The condition that a slot still waits."""
@@ -41,6 +49,7 @@ def decode_gate(item: Item) -> Gate:
         item["waiting"],
         max(item["units"], item["held"]),
         item["edition"],
+        RateLog.from_text(item["rate"]) if "rate" in item else None,
     )
 
 
@@ -54,6 +63,8 @@ def gate_write(read: Gate | None, written: Gate, now: float) -> Write:
         "held": written.held,
         "waiting": written.waiting,
         "edition": written.edition,
+        "rate": None if written.rate is None else written.rate.to_text(),
+        "expires": None if written.idle_at is None else int(written.idle_at + KEPT_SECONDS),
         **_index_place(written, now),
     }
     key = keys.gate(written.key)
@@ -128,7 +139,7 @@ def _held_attributes(slot: Slot, gate: Gate) -> Item:
     """Return the attributes of a slot that is held; `gate` is the gate after it."""
     if slot.held_at is None:
         return {}
-    is_only = gate.kind is None and gate.waiting == 0 and gate.held == slot.units
+    is_only = gate.kind is None and gate.waiting == 0 and gate.held == slot.units and gate.rate is None
     place = {"held": slot.held_at, "wakes": keys.held_slots(slot.gate), "due": slot.held_at}
     return place | ({"only": True} if is_only else {})
 

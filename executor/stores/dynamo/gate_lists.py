@@ -38,11 +38,13 @@ def list_gates(
     prefix = NAMED_PREFIX if named else OWN_PREFIX
     pk = keys.gate(GateKey("", tenant)).pk
     found: list[Gate] = []
+    now = table.clock()
     first = prefix if after is None else max(f"{after}\x00", prefix)
     while len(found) <= limit and first < f"{prefix}{_LAST_PLACE}":
         bounds = (first, f"{prefix}{_LAST_PLACE}")
         items, is_complete = table.query_range(pk, bounds, limit=limit + 1)
-        found += [gate for gate in map(decode_gate, items) if not gate.is_unused]
+        gates = map(decode_gate, items)
+        found += [gate for gate in gates if not gate.is_unused and not gate.is_idle(now)]
         if is_complete:
             break
         first = f"{items[-1]['sk']}\x00"

@@ -20,6 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import StoreError
@@ -34,9 +35,10 @@ from noetl.executor.model.gates import (
     admit,
     change_limit,
     check_removable,
+    check_request,
     new_gate,
-    unknown_limit,
 )
+from noetl.executor.model.rate_gates import reserve
 from noetl.executor.model.run import NEVER, Claim
 from noetl.executor.model.visit_transition import claim_lost
 from noetl.executor.stores.dynamo import keys
@@ -67,6 +69,27 @@ class _Acquisition:
 
     slots: list[Slot]
     writes: list[Write]
+
+    def add(self, read: Gate | None, gate: Gate, slot: Slot | None, now: float) -> bool:
+        """Add what an owner gets at a gate that was read as `read`. Return whether it has a slot there.
+
+        A slot without units is not written.
+        """
+        if gate is not read and (slot is None or slot.units):
+            self.writes.append(gate_write(read, gate, now))
+        if slot is None:
+            return False
+        if slot.units:
+            self.writes.extend(slot_writes(slot, gate))
+        self.slots.append(slot)
+        return True
+
+
+class _RateRequest(NamedTuple):
+    """A request of a rate, and its gate as it was read."""
+
+    request: SlotRequest
+    read: Gate | None
 
 
 class DynamoGates:
@@ -136,11 +159,11 @@ class DynamoGates:
     ) -> tuple[list[Gate], str | None]:
         return list_gates(self._context.table, tenant, named=named, limit=limit, cursor=cursor)
 
-    def set_limit(self, key: GateKey, kind: LimitKind, units: int) -> Gate:
+    def set_limit(self, key: GateKey, kind: LimitKind, units: int, per: float | None = None) -> Gate:
         name = key.id.removeprefix(NAMED_PREFIX)
         for tries in range(MAX_CONFLICTS):
             read = self._read(key)
-            written = change_limit(read, key, kind, units)
+            written = change_limit(read, key, kind, units, per)
             with suppress(ConditionFailed):
                 self._context.table.write([gate_write(read, written, self._context.table.clock())])
                 return written
@@ -171,7 +194,7 @@ class DynamoGates:
 
         Raises:
             FencedError: the claim is lost.
-            RejectedError: `unknown_limit`.
+            RejectedError: `unknown_limit`, `wrong_limit`.
         """
         visit_key = self._context.heads.visit_key(claim.visit.run_id, claim.visit.id)
         slot_keys = [keys.slot(request.gate, owner) for request in requests]
@@ -180,23 +203,24 @@ class DynamoGates:
         visit = items.get(visit_key, {})
         if any(visit.get(name) != value for name, _, value in is_held(claim.visit.fence)):
             raise claim_lost(claim.visit)
-        slots: list[Slot] = []
-        writes: list[Write] = []
+        acquisition = _Acquisition([], [])
+        rates: list[_RateRequest] = []
         for request, slot_key, gate_key in zip(requests, slot_keys, gate_keys, strict=True):
+            read = decode_gate(items[gate_key]) if gate_key in items else None
             if slot_key in items:
-                slots.append(decode_slot(items[slot_key], owner.run_id))
-            else:
-                read = decode_gate(items[gate_key]) if gate_key in items else None
-                gate, slot = admit(_gate_for(request, read), owner, request, now)
-                if gate is not read:
-                    writes.append(gate_write(read, gate, now))
-                if slot is None:
-                    break
-                writes += slot_writes(slot, gate)
-                slots.append(slot)
-            if not slots[-1].is_held:
-                break
-        return _Acquisition(slots, writes)
+                acquisition.slots.append(decode_slot(items[slot_key], owner.run_id))
+            elif request.is_rate:
+                rates.append(_RateRequest(request, read))
+                continue
+            elif not acquisition.add(read, *admit(_gate_for(request, read), owner, request, now), now):
+                return acquisition
+            if not acquisition.slots[-1].is_held:
+                return acquisition
+        gates = [_gate_for(request, read) for request, read in rates]
+        reserved = reserve(gates, owner, [request for request, _ in rates], now)
+        for (_, read), gate, slot in zip(rates, *reserved, strict=True):
+            acquisition.add(read, gate, slot, now)
+        return acquisition
 
     def _is_marked(self, claim: Claim) -> bool:
         """Return whether the head of a run says that it has slots."""
@@ -212,10 +236,7 @@ def _gate_for(request: SlotRequest, read: Gate | None) -> Gate:
     """Return the gate of a request as it was read, or a new one.
 
     Raises:
-        RejectedError: `unknown_limit`.
+        RejectedError: `unknown_limit`, `wrong_limit`.
     """
-    if read is not None:
-        return read
-    if request.size is None:
-        raise unknown_limit(request.limit)
-    return new_gate(request)
+    check_request(read, request)
+    return new_gate(request) if read is None else read

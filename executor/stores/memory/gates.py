@@ -19,13 +19,14 @@ from noetl.executor.model.gates import (
     admit,
     change_limit,
     check_removable,
+    check_request,
     give_back,
     grant,
     is_released_by_switch,
     may_hold,
     new_gate,
-    unknown_limit,
 )
+from noetl.executor.model.rate_gates import reserve
 from noetl.executor.model.run import Claim, Visit, VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.visit_transition import claim_lost, wake
@@ -54,15 +55,29 @@ class MemoryGates:
             if state.find_held(claim.run.id, claim.visit.id, claim.visit.fence) is None:
                 raise claim_lost(claim.visit)
             for request in requests:
-                if request.size is None and request.gate not in state.gates:
-                    raise unknown_limit(request.limit)
+                check_request(state.gates.get(request.gate), request)
             for request in requests:
+                if request.is_rate:
+                    continue
                 slot = self._ask(owner, request, now)
                 if slot is not None:
                     slots.append(slot)
                 if slot is None or not slot.is_held:
-                    break
-            return slots
+                    return slots
+            return slots + self._reserve(owner, [request for request in requests if request.is_rate], now)
+
+    def _reserve(self, owner: SlotOwner, requests: Sequence[SlotRequest], now: float) -> list[Slot]:
+        """Return the slots that an owner has or gets at rates."""
+        state = self._state
+        slots = [slot for r in requests if (slot := state.slots.get((r.gate, owner))) is not None]
+        new = [request for request in requests if (request.gate, owner) not in state.slots]
+        gates = [state.gates.get(request.gate) or new_gate(request) for request in new]
+        for gate, slot in zip(*reserve(gates, owner, new, now), strict=True):
+            if slot.units:
+                put_gate(state, gate)
+                state.slots[slot.gate, owner] = slot
+            slots.append(slot)
+        return slots
 
     def _ask(self, owner: SlotOwner, request: SlotRequest, now: float) -> Slot | None:
         """Return the slot that an owner has or gets at a gate, or None if it gets none."""
@@ -134,9 +149,9 @@ class MemoryGates:
         page = rest[:limit]
         return page, write_key_cursor(page[-1].key.id) if len(rest) > limit else None
 
-    def set_limit(self, key: GateKey, kind: LimitKind, units: int) -> Gate:
+    def set_limit(self, key: GateKey, kind: LimitKind, units: int, per: float | None = None) -> Gate:
         with self._state.lock:
-            gate = self._state.gates[key] = change_limit(self._state.gates.get(key), key, kind, units)
+            gate = self._state.gates[key] = change_limit(self._state.gates.get(key), key, kind, units, per)
             return gate
 
     def remove_limit(self, key: GateKey) -> bool:
@@ -175,6 +190,13 @@ def put_gate(state: MemoryState, gate: Gate) -> None:
         state.gates.pop(gate.key, None)
     else:
         state.gates[gate.key] = gate
+
+
+def delete_idle_gates(state: MemoryState, now: float) -> None:
+    """Delete the gates of playbooks' and steps' own rates whose units have all left the window."""
+    for key, gate in list(state.gates.items()):
+        if gate.is_idle(now):
+            del state.gates[key]
 
 
 def find_slots(state: MemoryState, run_id: str, visit_id: str | None = None) -> list[Slot]:

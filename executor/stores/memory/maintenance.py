@@ -29,7 +29,7 @@ from noetl.executor.stores.finding import (
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.cached_results import delete_expired
-from noetl.executor.stores.memory.gates import has_waiting_slot
+from noetl.executor.stores.memory.gates import delete_idle_gates, has_waiting_slot
 from noetl.executor.stores.memory.outbox import delete_expired_entries
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.plan_uses import UNUSED_SECONDS
@@ -85,6 +85,7 @@ class MemoryMaintenance:
     def delete_old(self, now: float) -> bool:
         with self._state.lock:
             delete_expired(self._state, now)
+            delete_idle_gates(self._state, now)
             delete_expired_entries(self._state, now)
             if self._state.retention_seconds is not None:
                 self._delete_old(now - self._state.retention_seconds)

@@ -33,11 +33,12 @@ from noetl.executor.model.gates import (
     admit,
     change_limit,
     check_removable,
+    check_request,
     grant,
     may_hold,
     new_gate,
-    unknown_limit,
 )
+from noetl.executor.model.rate_gates import reserve
 from noetl.executor.model.run import Claim
 from noetl.executor.model.visit_transition import claim_lost
 from noetl.executor.stores.cursors import (
@@ -89,13 +90,21 @@ class SqlGates:
             if held.fetchone() is None:
                 raise claim_lost(visit)
             earlier = {slot.gate: slot for slot in map(_read_slot, found.fetchall())}
+            rates = [request for request in requests if request.is_rate and request.gate not in earlier]
+            if len(rates) not in (0, len(requests)):
+                # Rates are asked last, but gates are always locked in the order of their keys.
+                for request in requests:
+                    lock_gate(db, request.gate)
             for request in requests:
+                if request.is_rate:
+                    continue
                 slot = earlier.get(request.gate) or _ask(db, owner, request, now)
                 if slot is not None:
                     slots.append(slot)
                 if slot is None or not slot.is_held:
-                    break
-        return slots
+                    return slots
+            slots += [earlier[r.gate] for r in requests if r.is_rate and r.gate in earlier]
+            return slots + _reserve(db, owner, rates, now)
 
     def grant(self, key: GateKey, now: float) -> int:
         granted, result = 0, _GrantResult.PASSED
@@ -175,10 +184,10 @@ class SqlGates:
         page = [gate_from_row(row) for row in rows[:limit]]
         return page, write_key_cursor(page[-1].key.id) if len(rows) > limit else None
 
-    def set_limit(self, key: GateKey, kind: LimitKind, units: int) -> Gate:
+    def set_limit(self, key: GateKey, kind: LimitKind, units: int, per: float | None = None) -> Gate:
         with self._context.database.transaction() as db:
-            gate = add_or_lock_gate(db, change_limit(None, key, kind, units))
-            changed = change_limit(gate, key, kind, units)
+            gate = add_or_lock_gate(db, change_limit(None, key, kind, units, per))
+            changed = change_limit(gate, key, kind, units, per)
             write_gate(db, changed)
         return changed
 
@@ -196,20 +205,38 @@ def _ask(db: Writer, owner: SlotOwner, request: SlotRequest, now: float) -> Slot
     """Return the slot that an owner gets at a gate, or None if it gets none.
 
     Raises:
-        RejectedError: `unknown_limit`.
+        RejectedError: `unknown_limit`, `wrong_limit`.
     """
-    if request.size is None:
-        before = lock_gate(db, request.gate)
-        if before is None:
-            raise unknown_limit(request.limit)
-    else:
-        before = add_or_lock_gate(db, new_gate(request))
+    before = _lock_requested(db, request)
     gate, slot = admit(before, owner, request, now)
     if gate is not before or gate.is_unused:
         write_gate(db, gate)
     if slot is not None:
         db.execute("gates.add_slot", **slot_values(slot))
     return slot
+
+
+def _reserve(db: Writer, owner: SlotOwner, requests: Sequence[SlotRequest], now: float) -> list[Slot]:
+    """Return the slots that an owner gets at rates.
+
+    Raises:
+        RejectedError: `unknown_limit`, `wrong_limit`.
+    """
+    before = [_lock_requested(db, request) for request in requests]
+    gates, slots = reserve(before, owner, requests, now)
+    for gate, slot in zip(gates, slots, strict=True):
+        if slot.units:
+            write_gate(db, gate)
+            db.execute("gates.add_slot", **slot_values(slot))
+    return slots
+
+
+def _lock_requested(db: Writer, request: SlotRequest) -> Gate:
+    """Lock the gate of a request and return it. Add an own one that does not exist."""
+    gate = lock_gate(db, request.gate) if request.size is None else add_or_lock_gate(db, new_gate(request))
+    check_request(gate, request)
+    assert gate is not None
+    return gate
 
 
 def _may_hold(db: Writer, owner: SlotOwner) -> bool:

@@ -153,6 +153,7 @@ class SqlMaintenance:
         Return whether more may be left.
         """
         self._delete_cached_results(now)
+        self._delete_idle_gates(now)
         delete_expired_entries(self._context, now)
         if self._context.retention_seconds is None:
             return False
@@ -165,6 +166,13 @@ class SqlMaintenance:
         if database.fetch_all("cache.find_expired", now=now):
             with database.transaction() as db:
                 db.execute("cache.delete_expired", now=now, limit=MAX_DELETED_RESULTS)
+
+    def _delete_idle_gates(self, now: float) -> None:
+        """Delete the gates of playbooks' and steps' own rates whose units have all left the window."""
+        database = self._context.database
+        if database.fetch_all("gates.find_idle", now=now):
+            with database.transaction() as db:
+                db.execute("gates.delete_idle", now=now)
 
     def _delete_runs(self, before: float) -> bool:
         if not self._context.database.fetch_all("sweep.find_old", before=before):

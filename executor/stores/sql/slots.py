@@ -18,6 +18,7 @@ from itertools import groupby
 from typing import Any
 
 from noetl.executor.model.gates import Gate, GateKey, LimitKind, Slot, SlotOwner, give_back
+from noetl.executor.model.rates import RateLog
 from noetl.executor.model.run import Visit
 from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.rows import Row, decode_json, encode_json
@@ -80,6 +81,7 @@ def gate_from_row(row: Row) -> Gate:
         row["waiting"],
         row["ceiling"],
         row["edition"],
+        None if row["rate"] is None else RateLog.from_text(row["rate"]),
     )
 
 
@@ -129,4 +131,6 @@ def _numbers_of(gate: Gate) -> dict[str, Any]:
         "waiting": gate.waiting,
         "ceiling": gate.ceiling,
         "edition": gate.edition,
+        "rate": None if gate.rate is None else gate.rate.to_text(),
+        "idle_at": gate.idle_at,
     }

@@ -63,6 +63,7 @@ SCRIPTS = {
     28: "aliases.sql",
     29: "gates.sql",
     30: "debounced.sql",
+    31: "rates.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -15,7 +15,7 @@ for part in (
     "aliases", "cached_results", "consistency", "continued_runs", "damaged_runs", "debounce", "facts",
     "failed_items", "gates", "keys",
     "open_waits", "outbox", "plans", "queue",
-    "registry", "run_deletion", "run_lists", "runs", "sequential", "skips", "sweep", "transitions",
+    "rates", "registry", "run_deletion", "run_lists", "runs", "sequential", "skips", "sweep", "transitions",
     "trigger_lookups", "triggers", "waits",
 ):  # fmt: skip
     pytest.register_assert_rewrite(f"{__name__}.{part}")
@@ -37,6 +37,7 @@ from noetl.testing.store_contract.pauses import PausesContract
 from noetl.testing.store_contract.plan_deletion import PlanDeletionContract
 from noetl.testing.store_contract.plans import PlansContract
 from noetl.testing.store_contract.queue import QueueContract
+from noetl.testing.store_contract.rates import RatesContract
 from noetl.testing.store_contract.registry import RegistryContract
 from noetl.testing.store_contract.run_deletion import RunDeletionContract
 from noetl.testing.store_contract.run_lists import RunListsContract
@@ -72,6 +73,7 @@ __all__ = [
     "PlanDeletionContract",
     "PlansContract",
     "QueueContract",
+    "RatesContract",
     "RegistryContract",
     "RepairTransitionsContract",
     "RunDeletionContract",
@@ -100,6 +102,7 @@ class StoreContract(
     AliasesContract,
     LiveTriggersContract,
     GatesContract,
+    RatesContract,
     OutboxContract,
     ChannelsContract,
     RunsContract,

@@ -50,6 +50,21 @@ def test_a_limit_is_made_listed_and_removed(noetl: Command, place: tuple[str, st
         assert "unknown limit `api`" in failed.err
 
 
+def test_a_rate_is_made_and_listed(noetl: Command, place: tuple[str, str]) -> None:
+    made = noetl("limits", "set", "calls", "--rate", "100/1m", "--of", "steps", *place)
+    assert "limit calls: at most 100 per 1m, of steps" in made.err
+    assert noetl("limits", "list", *place).out.split() == ["calls", "steps", "100", "per", "1m", "0", "0"]
+    assert json.loads(noetl("limits", "list", "--json", *place).out)["items"][0]["per"] == 60.0
+    assert "0 of 100 per 1m taken, 0 reserved for later" in noetl("limits", "show", "calls", *place).err
+    assert "is a rate" in noetl("limits", "set", "calls", "5", "--of", "steps", *place).err
+    noetl("limits", "remove", "calls", *place)
+    for size in (["5", "--rate", "5/1m"], []):
+        failed = noetl("limits", "set", "calls", *size, "--of", "steps", *place)
+        assert "write UNITS, or `--rate UNITS/TIME`" in failed.err
+    failed = noetl("limits", "set", "calls", "--rate", "5/1ms", "--of", "steps", *place)
+    assert "'5/1ms' is no rate such as `100/1m`: the window must be from `1s` to `31d`" in failed.err
+
+
 def test_a_wrong_name_is_refused(noetl: Command, place: tuple[str, str]) -> None:
     failed = noetl("limits", "set", "a b", "1", "--of", "runs", *place)
     assert "the name of a limit must be 1 to 64 letters" in failed.err

@@ -7,17 +7,24 @@ select * from gates where id = :id and tenant = :tenant
 select * from gates where id = :id and tenant = :tenant {for_update}
 
 -- name: add_or_lock
-insert into gates (id, tenant, name, value, kind, units, held, waiting, ceiling, edition)
-values (:id, :tenant, :name, :value, :kind, :units, :held, :waiting, :ceiling, :edition)
+insert into gates (id, tenant, name, value, kind, units, held, waiting, ceiling, edition, rate, idle_at)
+values (:id, :tenant, :name, :value, :kind, :units, :held, :waiting, :ceiling, :edition, :rate, :idle_at)
 on conflict (tenant, id) do update set edition = gates.edition returning *
 
 -- name: write
 update gates set kind = :kind, units = :units, held = :held, waiting = :waiting, ceiling = :ceiling,
-    edition = :edition
+    edition = :edition, rate = :rate, idle_at = :idle_at
 where id = :id and tenant = :tenant
 
 -- name: remove
 delete from gates where id = :id and tenant = :tenant
+
+-- Rates of playbooks and steps whose units have all left the window.
+-- name: find_idle
+select 1 from gates where idle_at <= :now and held = 0 limit 1
+
+-- name: delete_idle
+delete from gates where idle_at <= :now and held = 0
 
 -- name: find
 select * from gates where tenant = :tenant and id > :after and id < :until order by id limit :limit

@@ -1,0 +1,86 @@
+"""Gates of rates: an owner reserves units at a time, and its slot is held from this time on.
+
+Problem: the work of an owner may begin only when all of its rates have free units, and at the same time. What
+waits must hold no worker.
+
+Algorithm: reservation in time. Each rate names the earliest time at which it has free units, not before that
+of the others. This is repeated until all name the same time, a fixed point from below (Kleene). The units are
+taken there in all rates. An owner that does not wait so long reserves nothing.
+
+Cost: for each rate, one pass over its reservations for each step to the fixed point.
+
+Limits: those of `noetl.executor.model.rates`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from noetl.executor.model.gates import Gate, Slot, SlotOwner, SlotRequest, check_request, resize
+from noetl.executor.model.rates import RateLog
+from noetl.planner.frozen import replace
+
+
+def reserve(
+    gates: Sequence[Gate], owner: SlotOwner, requests: Sequence[SlotRequest], now: float
+) -> tuple[list[Gate], list[Slot]]:
+    """Return the gates of rates with the reservation of an owner, and its slots.
+
+    `requests` are those for the `gates`, in their order. If the owner would wait for longer than it wants to,
+    the gates are unchanged, and the slots have no units.
+
+    Raises:
+        RejectedError: `wrong_limit`.
+    """
+    for gate, request in zip(gates, requests, strict=True):
+        check_request(gate, request)
+    changed = [_as_requested(gate, request, now) for gate, request in zip(gates, requests, strict=True)]
+    units = [min(request.units, gate.units) for gate, request in zip(gates, requests, strict=True)]
+    time = _find_common_time(changed, units, now)
+    is_refused = not all(_is_accepted(request, time - now) for request in requests)
+    slots = [
+        Slot(gate.key, owner, gate.limit, 0 if is_refused else taken, now, gate.value, held_at=time)
+        for gate, taken in zip(gates, units, strict=True)
+    ]
+    if is_refused:
+        return list(gates), slots
+    taken_gates = [_take(gate, taken, time, now) for gate, taken in zip(changed, units, strict=True)]
+    return taken_gates, slots
+
+
+def _find_common_time(gates: Sequence[Gate], units: Sequence[int], now: float) -> float:
+    """Return the earliest time at which all rates have free units."""
+    time, earlier = now, None
+    while time != earlier:
+        earlier = time
+        for gate, taken in zip(gates, units, strict=True):
+            time = _log_of(gate).find_time(gate.units, taken, time)
+    return time
+
+
+def _as_requested(gate: Gate, request: SlotRequest, now: float) -> Gate:
+    """Return a gate with the limit and the window of a request for an own rate, as of now."""
+    log = _log_of(gate)
+    if request.size is not None and request.size != gate.units:
+        gate = resize(gate, request.size)
+    if request.per is not None:
+        log = replace(log, per=request.per)
+    return replace(gate, rate=log.turn_back(now))
+
+
+def _is_accepted(request: SlotRequest, seconds: float) -> bool:
+    """Return whether the owner of a request waits for so many seconds."""
+    if seconds <= 0.0:
+        return True
+    return request.queues and (request.max_wait is None or seconds <= request.max_wait)
+
+
+def _take(gate: Gate, units: int, time: float, now: float) -> Gate:
+    held = gate.held + units
+    log = _log_of(gate).take(units, time, now)
+    return replace(gate, held=held, ceiling=max(gate.units, held), edition=gate.edition + 1, rate=log)
+
+
+def _log_of(gate: Gate) -> RateLog:
+    assert gate.rate is not None
+    return gate.rate

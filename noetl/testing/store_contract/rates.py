@@ -1,0 +1,132 @@
+"""The contract of rates: no window has more units than a rate allows, and a slot is held from its time on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from noetl.executor.errors import FencedError, RejectedError
+from noetl.executor.model.gates import GateKey, LimitKind, SlotRequest, own_rate_gate
+from noetl.executor.model.rates import RateLog, Reservation
+from noetl.executor.model.transition import wait_for_slot
+from noetl.executor.stores.interface import Store
+from noetl.testing.store_contract.fixtures import ContractFixtures
+from noetl.testing.store_contract.gates import (
+    NAMED,
+    OWN,
+    acquire,
+    ask,
+    find_due,
+    give_back,
+    hold,
+    numbers_of,
+    slots_of_visit,
+)
+from noetl.testing.store_contract.operations import (
+    claim_visit,
+    failed_checks,
+    run_concurrently,
+    start_run,
+    visit_states,
+)
+
+OWN_RATE = own_rate_gate("default", "play", "a", 0, None)
+"""The gate of a step's own rate."""
+
+
+def ask_rate(key: GateKey = OWN_RATE, size: int | None = 1, units: int = 1, per: float = 60.0) -> SlotRequest:
+    """Return a request for units of a rate."""
+    window = None if size is None else per
+    return replace(ask(key, size, units), is_rate=True, per=window)
+
+
+class RatesContract(ContractFixtures):
+    """Tests of rates. `store` is an empty store."""
+
+    def test_units_of_a_rate_are_reserved_in_time(self, store: Store) -> None:
+        first, second = (claim_visit(store, start_run(store)) for _ in range(2))
+        (held,) = acquire(store, first, ask_rate(), now=10.0)
+        (later,) = acquire(store, second, ask_rate(), now=11.0)
+        assert (held.held_at, later.held_at, later.queued_at) == (10.0, 70.0, 11.0)
+        assert acquire(store, second, ask_rate(), now=12.0) == [later] == slots_of_visit(store, second)
+        gate = store.gates.gate(OWN_RATE)
+        assert gate is not None
+        assert (gate.units, gate.held, gate.waiting, gate.ceiling) == (1, 2, 0, 2)
+        assert gate.rate == RateLog(60.0, (Reservation(70.0, 1),), 11.0)
+        store.queue.commit(wait_for_slot(second.visit, later, 70.0, 11.0), 11.0)
+        assert visit_states(store, second.run) == [("a", "waiting")]
+        assert store.queue.next_due(second.run.id) == 70.0
+        assert find_due(store, second.run, 69.0) == []
+        assert (store.gates.stalled(10), store.gates.grant(OWN_RATE, 12.0)) == ([], 0)
+        give_back(store, first, 12.0)
+        assert numbers_of(store, OWN_RATE) == (1, 0)
+        again = claim_visit(store, second.run, 70.0)
+        assert acquire(store, again, ask_rate(), now=70.0) == [later]
+        give_back(store, again, 71.0)
+        assert numbers_of(store, OWN_RATE) == (0, 0)
+        # The units stay taken until they leave the window.
+        third = claim_visit(store, start_run(store))
+        assert acquire(store, third, ask_rate(), now=72.0)[0].held_at == 130.0
+        give_back(store, third, 73.0)
+        assert failed_checks(store) == []
+
+    def test_a_rate_that_is_refused_keeps_its_state(self, store: Store) -> None:
+        hold(store, ask_rate(), now=10.0)
+        before = store.gates.gate(OWN_RATE)
+        other = claim_visit(store, start_run(store))
+        for request in (replace(ask_rate(), queues=False), replace(ask_rate(), max_wait=30.0)):
+            (offer,) = acquire(store, other, request, now=20.0)
+            assert (offer.units, offer.held_at) == (0, 70.0)
+        assert store.gates.gate(OWN_RATE) == before
+        assert slots_of_visit(store, other) == []
+        assert acquire(store, other, replace(ask_rate(), max_wait=50.0), now=20.0)[0].units == 1
+        assert failed_checks(store) == []
+
+    def test_rates_are_asked_last_and_at_one_time(self, store: Store) -> None:
+        store.gates.set_limit(NAMED, LimitKind.STEPS, 1, 3600.0)
+        requests = [ask(), ask_rate(size=2), ask_rate(NAMED, None)]
+        first, second, third = (claim_visit(store, start_run(store)) for _ in range(3))
+        assert [slot.held_at for slot in acquire(store, first, *requests, now=5.0)] == [5.0] * 3
+        (waiting,) = acquire(store, second, *requests, now=6.0)
+        assert not waiting.is_held
+        give_back(store, first, 7.0)
+        assert store.gates.grant(OWN, 7.0) == 1
+        slots = acquire(store, second, *requests, now=8.0)
+        assert [slot.held_at for slot in slots] == [7.0, 3605.0, 3605.0]
+        # The own rate is not asked for a time before its last reservation.
+        assert acquire(store, third, ask_rate(size=2), now=9.0)[0].held_at == 3605.0
+        assert failed_checks(store) == []
+
+    def test_a_lost_claim_reserves_nothing(self, store: Store) -> None:
+        claim = claim_visit(store, start_run(store))
+        claim_visit(store, claim.run, 40.0)
+        with pytest.raises(FencedError):
+            acquire(store, claim, ask_rate())
+        assert numbers_of(store, OWN_RATE) is None
+
+    def test_a_limit_stays_a_limit_and_a_rate_a_rate(self, store: Store) -> None:
+        gate = store.gates.set_limit(NAMED, LimitKind.STEPS, 5, 60.0)
+        assert (gate.units, gate.rate) == (5, RateLog(60.0))
+        claim = hold(store, ask_rate(NAMED, None), now=10.0)
+        changed = store.gates.set_limit(NAMED, LimitKind.RUNS, 3, 30.0)
+        assert (changed.units, changed.rate) == (3, RateLog(30.0, (Reservation(10.0, 1),), 10.0))
+        assert store.gates.gate(NAMED) == changed
+        with pytest.raises(RejectedError, match="limit `api` is a rate") as rejected:
+            store.gates.set_limit(NAMED, LimitKind.RUNS, 3)
+        assert rejected.value.reason == "invalid_limit"
+        other = claim_visit(store, start_run(store))
+        for wrong in (ask(NAMED, None), ask_rate(NAMED, None, units=4)):
+            with pytest.raises(RejectedError) as rejected:
+                acquire(store, other, ask_rate(), wrong)
+            assert rejected.value.reason == "wrong_limit"
+        assert slots_of_visit(store, other) == []
+        give_back(store, claim, 11.0)
+        store.maintenance.delete_old(1e9)
+        assert store.gates.remove_limit(NAMED)
+
+    def test_concurrent_workers_reserve_each_unit_once(self, store: Store) -> None:
+        claims = [claim_visit(store, start_run(store)) for _ in range(4)]
+        slots = run_concurrently(4, lambda index: acquire(store, claims[index], ask_rate(), now=10.0)[0])
+        assert sorted(slot.held_at for slot in slots) == [10.0, 70.0, 130.0, 190.0]
+        assert failed_checks(store) == []
