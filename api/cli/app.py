@@ -112,6 +112,9 @@ def _report(error: Exception) -> int:
             error, UnknownRunError | DamagedRunError
         )
         hint = " Set the store with NOETL_STORE or --store." if is_of_store else ""
+        if isinstance(error, DamagedRunError) and error.run_id is not None:
+            delete = f"`noetl runs delete {error.run_id}`"
+            hint = f" Repair it and run `noetl doctor --fix`, or delete it with {delete}."
         text = str(error)
         print_message(f"noetl: {text}{'.' if hint and not text.endswith('.') else ''}{hint}")
         return EXIT_USAGE

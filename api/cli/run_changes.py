@@ -21,11 +21,17 @@ QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print only err
 
 
 def change_each(
-    run_ids: Sequence[str], change: Callable[[str], object], done: str | None = None, *, json: bool = False
+    run_ids: Sequence[str],
+    change: Callable[[str], object],
+    done: str | None = None,
+    *,
+    json: bool = False,
+    may_end: bool = False,
 ) -> None:
     """Change runs, and print which were changed and which were refused.
 
-    `done` is what they are then; None means the status that the change returns. A run that does not exist any
+    `done` is what they are then; None means the status that the change returns. With `may_end`, a final
+    status replaces it. A run that does not exist any
     more was deleted together with the one that has started it. With `json`, write what the change returns.
 
     Raises:
@@ -33,7 +39,7 @@ def change_each(
     """
     from noetl.api.service.errors import NotFoundError
     from noetl.api.service.views import CurrentStatus
-    from noetl.executor.errors import RejectedError
+    from noetl.executor.errors import DamagedRunError, RejectedError
 
     refused = 0
     for run_id in run_ids:
@@ -41,15 +47,17 @@ def change_each(
         try:
             with suppress(NotFoundError):
                 changed = change(run_id)
-        except (RejectedError, CommandError) as refusal:
+        except (RejectedError, CommandError, DamagedRunError) as refusal:
             if len(run_ids) == 1:
+                if isinstance(refusal, DamagedRunError):
+                    raise
                 raise CommandError(str(refusal), EXIT_FAILED) from refusal
             refused += 1
             print_message(f"noetl: {refusal}")
             continue
         if json and changed is not None:
             write_json(changed)
-        elif done is None and isinstance(changed, CurrentStatus):
+        elif isinstance(changed, CurrentStatus) and (done is None or (may_end and changed.status.is_final)):
             print_message(f"run {run_id} is {changed.status.value}")
         else:
             print_message(f"run {run_id} is {done or 'deleted'}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 import typer
 
 from noetl.api.cli.display.console import CommandError, print_message
-from noetl.api.cli.run_ids import FindableRuns, find_run
+from noetl.api.cli.run_ids import FindableRuns, find_run, find_run_id
 from noetl.executor.model.run import SERVICE_QUEUE, RunStatus
 from noetl.planner.frozen import frozen
 
@@ -176,7 +176,7 @@ def select_runs(
         selected = find_all(runs, change.narrow(selection.to_filter(runs)))
         subject = f"the filter selects {_count(selected)}"
     else:
-        selected = list(dict.fromkeys(find_run(runs, id).id for id in selection))
+        selected = list(dict.fromkeys(find_run_id(runs, id) for id in selection))
         subject = f"{_count(selected)} would be deleted"
         is_confirmed = is_confirmed or change is not RunChange.DELETE
     if not selected:

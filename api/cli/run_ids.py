@@ -65,6 +65,22 @@ def find_run(runs: FindableRuns, text: str) -> Run:
         return runs.get(ids[0])
 
 
+def find_run_id(runs: FindableRuns, text: str) -> str:
+    """Return the id of a run, as `find_run` finds it. A run whose data is damaged is found by its whole id.
+
+    Raises:
+        CommandError: no run has the id, or the prefix is ambiguous or too short.
+    """
+    from noetl.executor.errors import DamagedRunError
+
+    try:
+        return find_run(runs, text).id
+    except DamagedRunError as error:
+        if error.run_id is None:
+            raise
+        return error.run_id
+
+
 def _find_ids(runs: FindableRuns, prefix: str) -> list[str]:
     """Return the ids of runs that begin with a prefix, at most one more than a message shows.
 

@@ -204,7 +204,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "run-damaged": ProblemType(
         500,
         "The run is damaged, and waits until its store is repaired. The store has no plan 5f0c, or a part of"
-        " it is missing.",
+        " it is missing. It can be deleted, although it has not ended.",
     ),
     "internal-error": ProblemType(
         500, "Internal error. The service log has the details under this reference."

@@ -262,7 +262,10 @@ def problem_from(request: Request, error: Exception) -> Problem:
 
 def _problem_of_store(error: StoreError) -> Problem:
     if isinstance(error, DamagedRunError):
-        detail = f"The run is damaged, and waits until its store is repaired. {error}"
+        detail = (
+            f"The run is damaged, and waits until its store is repaired. {error}"
+            " It can be deleted, although it has not ended."
+        )
         return Problem(500, detail, slug="run-damaged")
     _log.error("the store failed: %s", error)
     detail = "The store cannot be reached."

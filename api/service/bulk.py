@@ -21,7 +21,7 @@ from noetl.api.service.run_lists import RunListService
 from noetl.api.service.runs import ResumeRequest, RunService
 from noetl.api.service.switches import PlaybookChange, SwitchService
 from noetl.api.service.views import BulkReport, SkippedRun
-from noetl.executor.errors import RejectedError, UnknownRunError
+from noetl.executor.errors import DamagedRunError, RejectedError, UnknownRunError
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import OPEN_STATUSES, RunFilter
 from noetl.planner.frozen import frozen, replace
@@ -177,6 +177,8 @@ class BulkService:
             except RejectedError as error:
                 reason = error.reason.replace("_", "-")
                 skipped.append(SkippedRun(workflow_id=run_id, reason=reason, detail=error.message))
+            except DamagedRunError as error:
+                skipped.append(SkippedRun(workflow_id=run_id, reason="run-damaged", detail=error.message))
         return BulkReport(accepted=len(ids) - len(skipped), skipped=skipped, next_cursor=cursor)
 
 

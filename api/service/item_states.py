@@ -109,7 +109,12 @@ class LoopFacts:
             return
         prefix = None if self._missing_failures else ItemState.SUCCEEDED
         rest = None if self._missing_ends else self.rest
-        for number in range(after + 1, self.total + 1):
+        last = self.total
+        if state is ItemState.SUCCEEDED:
+            last = max(self.prefix, max(self.known, default=0))
+        elif state is not None:
+            after = max(after, self.prefix)
+        for number in range(after + 1, last + 1):
             item = self.known.get(number)
             found = item.state if item is not None else prefix if number <= self.prefix else rest
             if found is not None and state in (None, found):

@@ -5,12 +5,15 @@ Problem: a loop may have 10,000 items, and a page of them must cost no more than
 Algorithm: `noetl.api.service.item_states` derives the counts and the states from records of the visit. The
 failed items of a loop that continued are stored with the visit as JSON. A page decodes only its own part of
 this text, and its cursor has the place where the next page begins. A cursor names its visit, loop and state.
+What is recorded of the loops of a finished visit does not change, so a process remembers it (memoization).
 
-Cost: one read of the visit without its outputs, and one of its events. One more for each part of 65,536
-characters of the failed items. A page reads MAX_PAGE_CHARACTERS of them, or one item.
+Cost: one read of the visit without its outputs. One more for each part of the failed items, whose length is
+that of a usual page. A page reads MAX_PAGE_CHARACTERS of them, or one item. One read of the events, unless
+they are remembered.
 
 Limits: a store in DynamoDB without a bucket reads all failures of the visit for each part. The journal of a
-paused loop without `batch` grows with the items that have begun.
+paused loop without `batch` grows with the items that have begun. The events of a visit that has not finished
+are read for each page.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import field
 from functools import partial
 from itertools import chain
 from typing import Any, cast
@@ -34,19 +38,30 @@ from noetl.api.service.step_reports import item_waits, visit_state
 from noetl.executor.engine.kept_data import shorten_error
 from noetl.executor.engine.preview import preview
 from noetl.executor.errors import RejectedError
+from noetl.executor.model.memory_budget import json_size
 from noetl.executor.model.run import ErrorRecord, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.stores.interface import Store
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Step
+from noetl.planner.weighted_cache import WeightedCache
 
 ITEMS_PER_PAGE = 100
 MAX_ITEMS_PER_PAGE = 1000
 MAX_PAGE_CHARACTERS = 1 << 19
 """How much of the stored failures a page decodes. A page may have fewer items than its limit."""
 
+_ITEM_CHARACTERS = 256
+_MIN_PART_CHARACTERS = 1 << 14
 _PART_CHARACTERS = 1 << 16
+"""A part of the stored failures has _ITEM_CHARACTERS for each item of the page, between these lengths."""
+
+_LOOP_BYTES = 24 << 20
+"""How many bytes the records of finished loops use together that a process remembers, by an estimate."""
+_BYTES_PER_CHARACTER = 4
+_BYTES_PER_ITEM = 300
+
 _EVENT_TYPES = ("step.started", "loop.progress", "loop.item_failed")
 """The events that tell the states of items."""
 
@@ -68,11 +83,42 @@ class ItemQuery:
     limit: int = ITEMS_PER_PAGE
 
 
+class FinishedLoops:
+    """The records of the loops of finished visits that a process has read lately."""
+
+    def __init__(self) -> None:
+        self._cache: WeightedCache[tuple[object, ...], dict[str, LoopFacts]] = WeightedCache(
+            _LOOP_BYTES, _LOOP_BYTES // 2
+        )
+
+    def get(
+        self, run: RunSummary, visit: Visit, read: Callable[[], dict[str, LoopFacts]]
+    ) -> dict[str, LoopFacts]:
+        """Return what is recorded of the loops of a visit. `read()` reads it."""
+        if visit.finished_at is None:
+            return read()
+        key = run.id, visit.id, visit.fence, visit.finished_at, run.status
+        known = self._cache.find(key)
+        if known is None:
+            known = read()
+            self._cache.add(key, known, sum(map(_weigh, known.values())))
+        return known
+
+
+def _weigh(facts: LoopFacts) -> int:
+    """Return an estimate of the bytes of the records of a loop."""
+    return sum(
+        _BYTES_PER_ITEM + _BYTES_PER_CHARACTER * (json_size(item.failure) if item.failure else 0)
+        for item in facts.known.values()
+    )
+
+
 @frozen
 class LoopItemService:
-    """The items of the loops of one tenant."""
+    """The items of the loops of one tenant. `loops` may be shared by all tenants."""
 
     data: RunDataService
+    loops: FinishedLoops = field(default_factory=FinishedLoops)
 
     @property
     def _store(self) -> Store:
@@ -101,6 +147,9 @@ class LoopItemService:
 
     def _read_loops(self, loop_visit: _LoopVisit) -> dict[str, LoopFacts]:
         """Return what is recorded of the loops of a visit."""
+        return self.loops.get(loop_visit.run, loop_visit.visit, lambda: self._read_recorded_loops(loop_visit))
+
+    def _read_recorded_loops(self, loop_visit: _LoopVisit) -> dict[str, LoopFacts]:
         run, visit = loop_visit.run, loop_visit.visit
         events = self._store.visits.events(run.id, visit.step, visit.number, _EVENT_TYPES)
         loops = read_loops(visit, events, loop_visit.find, is_cancelled=run.status is RunStatus.CANCELLED)
@@ -124,7 +173,9 @@ class LoopItemService:
             and facts.failed
             and loop_visit.stores_failures(facts, loops)
         ):
-            failures = read_entries(partial(self._store.visits.failures_text, visit.run_id, visit.id), start)
+            read = partial(self._store.visits.failures_text, visit.run_id, visit.id)
+            wanted = max(query.limit * _ITEM_CHARACTERS, _MIN_PART_CHARACTERS)
+            failures = read_entries(read, start, min(wanted, _PART_CHARACTERS))
         first = next(failures, None)
         if first is None and start == 0:
             entries: Iterable[_Entry] = (
@@ -276,11 +327,13 @@ class StoredEntry:
     members: Mapping[str, Any]
 
 
-def read_entries(read: Callable[[int, int], str], start: int) -> Iterator[StoredEntry]:
+def read_entries(
+    read: Callable[[int, int], str], start: int, part: int = _PART_CHARACTERS
+) -> Iterator[StoredEntry]:
     """Yield the failed items of a visit from a place in their text on.
 
-    `read(start, length)` returns a part of the text. A part is read again with more characters if its last
-    object is not complete.
+    `read(start, length)` returns a part of the text, usually of `part` characters. It is read again with more
+    characters if its last object is not complete.
 
     >>> text = '[{"index":1,"item":0,"error":{}},{"index":7,"item":0,"error":{}}]'
     >>> [(entry.begin, entry.end) for entry in read_entries(lambda at, n: text[at : at + n], 0)]
@@ -289,7 +342,7 @@ def read_entries(read: Callable[[int, int], str], start: int) -> Iterator[Stored
     Raises:
         RejectedError: `invalid_cursor`, if no failed item begins at `start`.
     """
-    place, length = max(start, 1), _PART_CHARACTERS
+    place, length = max(start, 1), part
     base, text = place, read(place, length)
     while text:
         try:
@@ -302,7 +355,7 @@ def read_entries(read: Callable[[int, int], str], start: int) -> Iterator[Stored
             if not isinstance(members, dict) or not members.keys() >= _MEMBERS:
                 raise _invalid_cursor()
             yield StoredEntry(place, base + end + 1, members)
-            place, length = base + end + 1, _PART_CHARACTERS
+            place, length = base + end + 1, part
             if text[end : end + 1] == "]":
                 return
             if place - base < len(text):

@@ -31,7 +31,7 @@ from noetl.api.service.views import (
 )
 from noetl.executor.engine.run_log import log_run_resume, log_run_start
 from noetl.executor.engine.slots import find_gates, grant_next
-from noetl.executor.errors import RejectedError
+from noetl.executor.errors import DamagedRunError, RejectedError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
@@ -46,7 +46,7 @@ from noetl.executor.stores.cursors import (
     read_event_id,
     write_event_id,
 )
-from noetl.executor.stores.damage import damage_record
+from noetl.executor.stores.damage import damage_record, naming_run
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen
@@ -197,8 +197,11 @@ class RunService:
         return run
 
     def exists(self, run_id: str) -> bool:
-        """Return whether the tenant has a run."""
-        return self.context.store.runs.summary(self.context.tenant, run_id) is not None
+        """Return whether the tenant has a run, which may be damaged."""
+        try:
+            return self.context.store.runs.summary(self.context.tenant, run_id) is not None
+        except DamagedRunError:
+            return True
 
     def summary(self, run_id: str) -> RunSummary:
         """Return the summary of a run, which has no payloads.
@@ -358,10 +361,12 @@ class RunService:
         Raises:
             NotFoundError: the tenant has no such run.
             RejectedError: `finished`, with another status; `local_run`.
+            DamagedRunError: the run cannot end, since its plan or its data cannot be read. Delete it.
         """
         run, store = self.controllable_run(run_id, "cancel"), self.context.store
-        gates = find_gates(store, run)
-        cancelled = store.runs.stop(run.id, RunStatus.CANCELLED, self.context.clock())
+        with naming_run(run.id):
+            gates = find_gates(store, run)
+            cancelled = store.runs.stop(run.id, RunStatus.CANCELLED, self.context.clock())
         grant_next(store, gates, self.context.clock())
         return cancelled
 
@@ -380,12 +385,35 @@ class RunService:
     def delete(self, run_id: str) -> None:
         """Delete a run that has ended, with all that it has left and all runs that it has started.
 
+        A damaged run can be deleted at any time.
+
         Raises:
             NotFoundError: the tenant has no such run.
             RejectedError: `not_ended`; `child_run`, if the run that has started it is kept.
         """
-        if not self.context.store.maintenance.delete_run(self.context.tenant, run_id):
+        maintenance, tenant = self.context.store.maintenance, self.context.tenant
+        try:
+            is_deleted = maintenance.delete_run(tenant, run_id)
+        except RejectedError as refusal:
+            if refusal.reason != "not_ended" or not self._set_aside_if_damaged(run_id):
+                raise
+            is_deleted = maintenance.delete_run(tenant, run_id)
+        if not is_deleted:
             raise _unknown_run(run_id)
+
+    def _set_aside_if_damaged(self, run_id: str) -> bool:
+        """Set a run aside if it is damaged and no worker has met it yet. Return whether it is damaged."""
+        store = self.context.store
+        try:
+            with naming_run(run_id):
+                run = store.runs.get(self.context.tenant, run_id)
+                if run is not None:
+                    store.plans.header(run.plan_hash)
+                    store.runs.visits(run.id)
+        except DamagedRunError as error:
+            store.maintenance.set_aside(run_id, error.message)
+            return True
+        return False
 
     def pause(self, run_id: str, caller: str | None = None) -> RunSummary:
         """Pause a run: running steps finish, and nothing new starts. A repeated call changes nothing.

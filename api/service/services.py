@@ -18,7 +18,7 @@ from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.evaluation import EvaluationService
 from noetl.api.service.inbox import InboxService
 from noetl.api.service.limits import LimitService
-from noetl.api.service.loop_items import LoopItemService
+from noetl.api.service.loop_items import FinishedLoops, LoopItemService
 from noetl.api.service.notifications import NotificationService
 from noetl.api.service.past_restarts import PastRestartService
 from noetl.api.service.past_runs import PastRunService
@@ -43,8 +43,9 @@ from noetl.planner.catalogue import Catalogue
 class TenantServices:
     """The services of one tenant. Every method of theirs blocks. Safe to share between threads."""
 
-    def __init__(self, context: TenantContext) -> None:
+    def __init__(self, context: TenantContext, loops: FinishedLoops | None = None) -> None:
         self._context = context
+        self._loops = loops or FinishedLoops()
         self.runs = RunService(context)
         self.previews = ResumePreviewService(context, self.runs)
         self.data = RunDataService(context, self.runs)
@@ -56,7 +57,7 @@ class TenantServices:
         self.changed_restarts = ChangedRestartService(
             context, self.runs, self.past_runs, self.previews, self.switches
         )
-        self.items = LoopItemService(self.data)
+        self.items = LoopItemService(self.data, self._loops)
         self.comparison = ComparisonService(self.runs, self.data)
         self.evaluation = EvaluationService(self.runs, self.data, self.past_runs)
         self.inbox = InboxService(context, self.runs)
@@ -89,7 +90,7 @@ class TenantServices:
 
     def for_tenant(self, tenant: str) -> TenantServices:
         """Return the services of another tenant. They share the caches."""
-        return TenantServices(replace(self._context, tenant=tenant))
+        return TenantServices(replace(self._context, tenant=tenant), self._loops)
 
 
 def create_services(

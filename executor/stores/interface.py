@@ -1001,8 +1001,9 @@ class StoreMaintenance(Protocol):
     def delete_run(self, tenant: str, run_id: str) -> bool:
         """Delete a run that has ended: all that it has left, and all runs that it has started.
 
-        Return False if the tenant has no such run. After an interruption, the run exists still, or nothing of
-        it can be read. Another call or a sweep deletes the rest.
+        A run that was set aside counts as ended. Its slots are given back. Return False if the tenant has no
+        such run. After an interruption, the run exists still, or nothing of it can be read. Another call or a
+        sweep deletes the rest.
 
         Raises:
             RejectedError: `not_ended`, if one of these runs has not ended; `child_run`, if the store still

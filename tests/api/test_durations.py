@@ -13,7 +13,7 @@ from noetl.executor.actions import catalogue
 from noetl.executor.model.durations import Durations, begin_times, extend_times, measure
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import NEVER, RunStatus, Visit, VisitStatus
-from noetl.executor.stores.dynamo import visits as dynamo_visits
+from noetl.executor.stores.dynamo import measured_times
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.memory.store import MemoryStore
@@ -164,7 +164,7 @@ def test_a_run_with_hundreds_of_visits_has_times(
 ) -> None:
     """Let each visit wait and be claimed late, and pause the run once."""
     visits = 30 if isinstance(store, DynamoStore) else 200
-    monkeypatch.setattr(dynamo_visits, "MAX_MEASURED_VISITS", 10)
+    monkeypatch.setattr(measured_times, "MAX_MEASURED_VISITS", 10)
     text = """
         input: {limit: integer}
         steps:

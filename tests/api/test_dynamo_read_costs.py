@@ -12,6 +12,8 @@ from noetl.api.service.loop_items import ItemQuery
 from noetl.api.service.loop_states import ItemState
 from noetl.api.service.services import TenantServices, create_services
 from noetl.executor.actions import catalogue
+from noetl.executor.model.durations import RunTimes
+from noetl.executor.stores.dynamo import measured_times
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.dynamodb import upgrade
 from noetl.testing.run_harness import RunHarness
@@ -93,6 +95,29 @@ def test_a_long_run_costs_what_a_short_one_does(
         assert is_within(2.5, measure(meter, services.data.step, runs[2].id, "a", number), few)
     first, last = (measure(meter, services.items.page, run.id, FAILED_ITEMS) for run in (runs[0], runs[2]))
     assert is_within(1.1, last, first)
+
+
+def test_the_times_of_a_run_that_forks_are_measured_from_what_was_measured_before(
+    store: DynamoStore, bucket: str, meter: AwsMeter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compare the first read of a process with the next ones."""
+    monkeypatch.setattr(measured_times, "MIN_VISITS", 10)
+    play = RunHarness(store, FORKING_CYCLE, {"rounds": 9})
+    created_at = play.run.created_at
+
+    def read(reader: DynamoStore) -> tuple[RunTimes | None, AwsUsage]:
+        meter.read()
+        times = reader.visits.times(play.id, created_at, play.clock())
+        return times, meter.read()
+
+    reader = DynamoStore("noetl", bucket=bucket)
+    play.finish()
+    (fresh, many), (kept, few) = read(reader), read(reader)
+    assert kept == fresh is not None
+    assert few.received_bytes * 2 < many.received_bytes
+    monkeypatch.setattr(measured_times, "MAX_MEASURED_VISITS", 20)
+    assert read(reader)[0] == fresh
+    assert read(DynamoStore("noetl", bucket=bucket))[0] is None
 
 
 def test_a_page_of_a_long_loop_costs_what_one_of_a_short_loop_does(

@@ -563,3 +563,5 @@ async def test_a_damaged_run_says_what_is_wrong(http: httpx.AsyncClient, setting
     problem = await http.get(f"/workflows/{run.id}/graph")
     assert (problem.status_code, problem.json()["type"].rpartition(":")[2]) == (500, "run-damaged")
     assert "has no plan lost" in problem.json()["detail"]
+    assert (await http.delete(f"/workflows/{run.id}")).status_code == 204
+    assert (await http.get(f"/workflows/{run.id}")).status_code == 404

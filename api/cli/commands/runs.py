@@ -559,12 +559,8 @@ def cancel_runs(
     options = FilterOptions(status, playbook, tag, since, until, parent, search)
     check_selection(ids, options)
     with open_runs(store, url) as runs:
-        for run in map(runs.cancel, select_runs(runs, RunChange.CANCEL, ids or options, is_confirmed=yes)):
-            if json:
-                write_json(run)
-            else:
-                shown_status = run.status.value if run.status.is_final else "being cancelled"
-                print_message(f"run {run.workflow_id} is {shown_status}")
+        selected = select_runs(runs, RunChange.CANCEL, ids or options, is_confirmed=yes)
+        change_each(selected, runs.cancel, "being cancelled", json=json, may_end=True)
 
 
 @app.command("pause", no_args_is_help=True, epilog="Example: noetl runs pause --playbook nightly")

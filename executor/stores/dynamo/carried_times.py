@@ -44,7 +44,7 @@ def measure_commit(context: DynamoContext, commit: Commit, claim: CachedClaim, n
             visit, is_finished = commit.visit, commit.visit.finished_at is not None
             begun_at = claim.item.visit.segment_started_at or now
             segment = begin_segment(visit, begun_at)
-            events = [*_run_events(context, claim.head, before.until), segment, *commit.events]
+            events = [*run_events(context, claim.head, before.until), segment, *commit.events]
             until = max(event.at for event in events) if is_finished else now
             return _encode(extend_times(before, events, () if is_finished else [visit], 0, until), visit)
     return ()
@@ -69,7 +69,7 @@ def current_times(
         before = _times_before(head, visits[-1])
         if before is not None:
             active = [item.visit for item in snapshot.active_items]
-            events = [*_run_events(context, head, before.until), *last_events]
+            events = [*run_events(context, head, before.until), *last_events]
             return extend_times(before, events, active, 0, now)
     return None
 
@@ -98,7 +98,7 @@ def _encode(times: RunTimes, visit: Visit) -> Sequence[float]:
     return [*seconds, times.until, *(value for value in state if value is not None)]
 
 
-def _run_events(context: DynamoContext, head: Item, after: float) -> Iterable[Event]:
+def run_events(context: DynamoContext, head: Item, after: float) -> Iterable[Event]:
     """Return the events of the run itself after a time: its pauses, its ends and its resumes.
 
     A pause at this time came after the commit, since it does not end any work.

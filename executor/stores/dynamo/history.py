@@ -39,6 +39,7 @@ from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import Put
 from noetl.executor.stores.dynamo.run_items import decode_shift, run_id_of, spread_of
+from noetl.executor.stores.dynamo.run_overview import ranges_from
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import VisitItem
@@ -116,6 +117,16 @@ class RunHistory:
         streams = self._streams_of(run_id_of(snapshot.head), snapshot)
         return [event for stream in streams.values() for event in stream.events]
 
+    def events_from(self, snapshot: RunSnapshot, clock: int) -> list[Event]:
+        """Return the events of visits that were just read: of those on cycles, the ones from a clock on."""
+        table, pk = self._context.table, keys.partition_key(run_id_of(snapshot.head))
+        pages = self._context.in_parallel(
+            lambda bounds: table.query_range(pk, bounds)[0],
+            ranges_from(self._context, snapshot.head, "X#", clock),
+        )
+        streams = self._visit_streams(snapshot, (item for page in pages for item in page))
+        return [event for stream in streams for event in stream.events]
+
     def visit_events(self, item: VisitItem) -> list[Event]:
         """Return the events of a visit that was just read, in order.
 
@@ -148,18 +159,24 @@ class RunHistory:
 
     def _streams_of(self, run_id: str, snapshot: RunSnapshot) -> dict[str, EventStream]:
         """Return the streams of a run that was just read."""
-        event_items: dict[str, list[Item]] = {}
-        for number in range(spread_of(snapshot.head)):
-            for item in self._context.table.query(keys.partition_key(run_id, number), "X#"):
-                event_items.setdefault(item["sk"].split("#")[1], []).append(item)
+        partitions = (keys.partition_key(run_id, number) for number in range(spread_of(snapshot.head)))
+        event_items = (item for pk in partitions for item in self._context.table.query(pk, "X#"))
         run_events = self._context.blobs.load_if_kept(snapshot.head.get("told")) or []
         run_stream = EventStream(RUN_STREAM, tuple(_decode_event(event) for event in run_events))
-        streams = [self._stream(item, event_items.get(item.visit.id, ())) for item in snapshot.items]
+        streams = self._visit_streams(snapshot, event_items)
         shifts = snapshot.head.get("shifts", ())
         pause_stream = EventStream(PAUSE_STREAM, tuple(decode_shift(shift) for shift in shifts))
         return {RUN_STREAM: run_stream, PAUSE_STREAM: pause_stream} | {
-            stream.name: stream for stream in streams if stream is not None
+            stream.name: stream for stream in streams
         }
+
+    def _visit_streams(self, snapshot: RunSnapshot, event_items: Iterable[Item]) -> list[EventStream]:
+        """Return the streams of the visits of a snapshot, whose event items were read after it."""
+        items_of: dict[str, list[Item]] = {}
+        for item in event_items:
+            items_of.setdefault(item["sk"].split("#")[1], []).append(item)
+        streams = [self._stream(item, items_of.get(item.visit.id, ())) for item in snapshot.items]
+        return [stream for stream in streams if stream is not None]
 
     def _stream(self, item: VisitItem, event_items: Iterable[Item]) -> EventStream | None:
         """Return the events of a visit: starts of attempts, events of renewals, and outcomes of claims.

@@ -34,8 +34,17 @@ from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_it
 from noetl.executor.stores.dynamo.child_run_counts import SHARDS
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.debounced import forget_run
-from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Delete, Put, Update, Write
+from noetl.executor.stores.dynamo.expressions import (
+    PRESENT,
+    Condition,
+    ConditionCheck,
+    Delete,
+    Put,
+    Update,
+    Write,
+)
 from noetl.executor.stores.dynamo.run_items import has_ended, linked_keys, run_id_of, spread_of, tenant_of
+from noetl.executor.stores.dynamo.slot_returns import SlotReturns, has_slots
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 
 MAX_TREE_RUNS = 10
@@ -51,7 +60,8 @@ MAX_RECORDS = 100
 """Number of records that one sweep completes at most."""
 
 _HEAD_ATTRIBUTES = (
-    "pk", "sk", "tenant", "owner", "finished", "resumes", "parent", "spread", "requests", "key", "debounced",
+    "pk", "sk", "tenant", "owner", "finished", "resumes", "parent", "spread", "requests", "key", "damage",
+    "slots", "debounced",
 )  # fmt: skip
 
 logger = logging.getLogger("noetl.executor")
@@ -77,9 +87,8 @@ class RunDeletion:
             if not tree:
                 return self._complete_interrupted(tenant, run_id) or is_found
             is_found = True
-            check_deletable(
-                run_id, self._find_parent(tree[-1]), [run_id_of(head) for head in tree if not has_ended(head)]
-            )
+            open_ids = [run_id_of(head) for head in tree if not has_ended(head) and "damage" not in head]
+            check_deletable(run_id, self._find_parent(tree[-1]), open_ids)
             try:
                 self._delete_leaves(tree)
             except ConditionFailed:
@@ -134,6 +143,9 @@ class RunDeletion:
         """
         for start in range(0, len(heads), MAX_TREE_RUNS):
             batch = heads[start : start + MAX_TREE_RUNS]
+            for head in batch:
+                if has_slots(head) and not has_ended(head):
+                    self._give_back_slots(run_id_of(head))
             records = [self._record_of(head) for head in batch]
             writes: list[Write] = [
                 Delete(keys.head(run_id_of(head)), when=_is_same_end(head)) for head in batch
@@ -142,6 +154,26 @@ class RunDeletion:
             self._context.in_parallel(
                 self._complete, [{**record.key._asdict(), **record.item} for record in records]
             )
+
+    def _give_back_slots(self, run_id: str) -> None:
+        """Give back the slots of a damaged run, whose visits do not ask for others any more."""
+        now = self._context.table.clock()
+        is_damaged = ConditionCheck(keys.head(run_id), (PRESENT, ("damage", "present", None)))
+        returns = SlotReturns(self._context.table, run_id)
+        for _ in range(MAX_CONFLICTS):
+            if not returns.slots:
+                return
+            returns.give_back_early(is_damaged, now)
+            writes: list[Write] = [is_damaged, *returns.writes(now)]
+            try:
+                self._context.table.write(writes)
+            except ConditionFailed as refusal:
+                if refusal.failed[0]:
+                    raise
+                returns.learn(writes, refusal)
+            else:
+                return
+        raise StoreError(f"The slots of run {run_id} could not be given back: too many concurrent writers.")
 
     def _record_of(self, head: Item) -> Put:
         """Return the write of the record of a deletion. It replaces that of an earlier run of the same id."""
@@ -196,6 +228,6 @@ class RunDeletion:
 
 
 def _is_same_end(head: Item) -> tuple[Condition, ...]:
-    """Return the condition that a run has ended, and was not resumed since its head was read."""
-    names = ("finished", "resumes", "requests")
+    """Return the condition that a run has ended, and was not resumed or put back since its head was read."""
+    names = ("finished", "resumes", "requests", "damage")
     return tuple((name, "=", head[name]) if name in head else (name, "absent", None) for name in names)

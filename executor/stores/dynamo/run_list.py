@@ -26,7 +26,7 @@ from noetl.executor.model.run_filter import RunCounts, RunFilter, may_have_text
 from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.model.run_tags import has_tag
 from noetl.executor.stores.cursors import read_cursor, write_cursor
-from noetl.executor.stores.damage import decode_readable
+from noetl.executor.stores.damage import decode_readable, reading_run
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
 from noetl.executor.stores.dynamo.context import DynamoContext
@@ -153,16 +153,16 @@ class RunList:
         if head is None or tenant_of(head) != tenant:
             return None
         self._context.heads.remember(head)
-        return self._current_run(head, items.get(item_keys[1]))
+        with reading_run(run_id):
+            return self._current_run(head, items.get(item_keys[1]))
 
     def summary(self, tenant: str, run_id: str) -> RunSummary | None:
         """Return the summary of a run of a tenant, or None if the tenant has no such run."""
         head = self._context.table.get(keys.head(run_id), SUMMARY_ATTRIBUTES)
-        return (
-            None
-            if head is None or tenant_of(head) != tenant
-            else self._decode(head, self._read_counters([head]))
-        )
+        if head is None or tenant_of(head) != tenant:
+            return None
+        with reading_run(run_id):
+            return self._decode(head, self._read_counters([head]))
 
     def overview(self, tenant: str, run_id: str) -> RunOverview | None:
         """Return what the status of a run shows, or None if the tenant has no such run."""

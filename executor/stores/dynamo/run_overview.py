@@ -179,10 +179,36 @@ def assemble(
     return RunSnapshot(head, counts, sorted(visits, key=lambda item: item.sort_key), counter or {})
 
 
-def count_visits(snapshot: RunSnapshot) -> int:
-    """Return about how many visits of a run have started, also of those on cycles that were not read."""
+def count_by_step(snapshot: RunSnapshot) -> dict[str, int]:
+    """Return about how many visits of each step on a cycle have started, also of those that were not read."""
     latest = {item.visit.step: item.visit for item in snapshot.current_items}
-    return sum(count_started(snapshot, visit) for visit in latest.values() if visit.id.startswith(ORDERED))
+    return {
+        step: count_started(snapshot, visit) for step, visit in latest.items() if visit.id.startswith(ORDERED)
+    }
+
+
+def ranges_from(context: DynamoContext, head: Item, kind: str, clock: int) -> list[tuple[str, str]]:
+    """Return the bounds of sort keys of a kind: of visits on cycles from a clock on, and of all others."""
+    prefixes = [f"{kind}{ordered_prefix(step)}" for step in context.plans.ordered_steps(head["plan"])]
+    return [(kind, f"{kind}{ORDERED}"), *((f"{prefix}{clock:08x}", f"{prefix}~") for prefix in prefixes)]
+
+
+def read_visits_from(context: DynamoContext, head: Item, clock: int) -> RunSnapshot:
+    """Return the visits of a run, of those on cycles the ones from a clock on. Their ids must be ordered."""
+    run_id, table = run_id_of(head), context.table
+    counter = table.get(keys.counter(run_id, 0))
+    pages = context.in_parallel(
+        lambda bounds: table.query_range(keys.partition_key(run_id), bounds)[0],
+        ranges_from(context, head, _FIRST, clock),
+    )
+    snapshot = assemble(context, head, counter, [item for page in pages for item in page])
+    # Older followers of visits that were read have items, too, which were not read.
+    items = [
+        item
+        for item in snapshot.items
+        if item.is_written or item.visit.clock >= clock or not item.visit.id.startswith(ORDERED)
+    ]
+    return replace(snapshot, items=items)
 
 
 def count_started(snapshot: RunSnapshot, latest: Visit) -> int:

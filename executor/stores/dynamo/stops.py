@@ -166,6 +166,7 @@ class Stops:
             if visit_id == except_visit:
                 continue
             head = self._context.table.get(keys.head(child))
-            if head is not None and not has_ended(head) and "stop" not in head:
+            # A damaged run cannot be stopped. It is deleted with its parent.
+            if head is not None and not has_ended(head) and not head.keys() & {"stop", "damage"}:
                 with suppress(RejectedError):  # it has ended since it was read
                     self.stop(child, RunStatus.CANCELLED, now)

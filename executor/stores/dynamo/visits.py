@@ -3,11 +3,10 @@
 Problem: a run may have thousands of visits, and a page that shows one must not read the others.
 
 Algorithm: `step_visits.py` finds a visit by its step and its number. Its events are in its item, and in those
-that begin with its id. The times of a run are those that its latest visit carries.
+that begin with its id. The times of a run are those that its latest visit carries, or `measured_times.py`
+measures them.
 
-Cost: constant, for a run that has not forked, or that has no cycle.
-
-Limits: a run that has forked and has more than MAX_MEASURED_VISITS visits on cycles has no times.
+Cost: constant, except for the times of a run that has forked.
 """
 
 from __future__ import annotations
@@ -16,26 +15,23 @@ from collections.abc import Collection
 from contextlib import suppress
 
 from noetl.executor.errors import PayloadLostError
-from noetl.executor.model.durations import RunTimes, begin_times, extend_times
+from noetl.executor.model.durations import RunTimes, begin_times
 from noetl.executor.model.events import Event
 from noetl.executor.model.run_summary import StartedVisit
 from noetl.executor.model.special_visits import finally_visit_id
 from noetl.executor.stores.damage import reading_run
 from noetl.executor.stores.dynamo import keys
-from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import PART_CHARACTERS
 from noetl.executor.stores.dynamo.carried_times import current_times
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.history import RunHistory
+from noetl.executor.stores.dynamo.measured_times import MeasuredTimes
 from noetl.executor.stores.dynamo.run_items import SUMMARY_ATTRIBUTES
-from noetl.executor.stores.dynamo.run_overview import count_visits, is_indexed, read_latest_visits
-from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, read_snapshot_of
+from noetl.executor.stores.dynamo.run_overview import read_latest_visits
+from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot
 from noetl.executor.stores.dynamo.step_visits import find_visit, read_visit
 from noetl.executor.stores.dynamo.visit_items import VISIT_ATTRIBUTES, decode_visit, without_outputs
 from noetl.executor.stores.sql.rows import encode_json
-
-MAX_MEASURED_VISITS = 100
-"""Up to how many visits of a run all of its events are read, if its visits do not carry its times."""
 
 MEASURED_ATTRIBUTES = tuple(name for name in VISIT_ATTRIBUTES if name != "told")
 """The attributes of a visit from which the times of its run follow."""
@@ -47,6 +43,7 @@ class DynamoVisits:
     def __init__(self, context: DynamoContext) -> None:
         self._context = context
         self._history = RunHistory(context)
+        self._measured = MeasuredTimes(context, self._history)
 
     def find(self, run_id: str, step: str, number: int | None = None) -> StartedVisit | None:
         """Return the visit of a step with a number, or the latest."""
@@ -79,9 +76,7 @@ class DynamoVisits:
             times = current_times(self._context, snapshot, self._final_events(snapshot), now)
             if times is not None:
                 return times
-            if is_indexed(self._context, head) and count_visits(snapshot) > MAX_MEASURED_VISITS:
-                return None
-            return self._measure(head, created_at, now)
+            return self._measured.measure(head, snapshot, created_at, now)
 
     def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
         """Return a part of the JSON of the failed items of a visit. Of an object, only this part is read."""
@@ -104,10 +99,3 @@ class DynamoVisits:
         visit = next((item.visit for item in snapshot.items if item.visit.id == id), None)
         item = None if visit is None else read_visit(self._context, visit.run_id, visit.step, visit.number)
         return [] if item is None else self._history.visit_events(item)
-
-    def _measure(self, head: Item, created_at: float, now: float) -> RunTimes:
-        """Return the times of a run from all of its events."""
-        snapshot = read_snapshot_of(self._context, head, attributes=tuple(head))
-        events = self._history.all_events(snapshot)
-        active = [item.visit for item in snapshot.active_items]
-        return extend_times(begin_times(created_at), events, active, 0, now)

@@ -216,7 +216,7 @@ class MemoryBranches:
 
     def _cancel_children(self, condition: Callable[[WaitKey], bool]) -> None:
         for child in self._open_children(condition):
-            if child.run.ending is None:
+            if child.run.ending is None and child.damage is None:
                 child.run = stop_run(child.run, RunStatus.CANCELLED)
                 MemoryBranches(self.state, child, self.now).stop_run()
 

@@ -29,7 +29,12 @@ from noetl.executor.stores.finding import (
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.cached_results import delete_expired
-from noetl.executor.stores.memory.gates import delete_idle_gates, has_waiting_slot
+from noetl.executor.stores.memory.gates import (
+    delete_idle_gates,
+    find_slots,
+    give_back_slots,
+    has_waiting_slot,
+)
 from noetl.executor.stores.memory.outbox import delete_expired_entries
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.plan_uses import UNUSED_SECONDS
@@ -78,7 +83,11 @@ class MemoryMaintenance:
             # The list grows while it is read: each run is followed by those that it has started.
             for id in tree:
                 tree += [r.id for r in runs.values() if r.parent is not None and r.parent.run_id == id]
-            check_deletable(run_id, parent, [id for id in tree if runs[id].finished_at is None])
+            records = [self._state.runs[id] for id in tree]
+            is_open = [record.run.finished_at is None and record.damage is None for record in records]
+            check_deletable(run_id, parent, [id for id, opens in zip(tree, is_open, strict=True) if opens])
+            for id in tree:
+                give_back_slots(self._state, find_slots(self._state, id))
             self._state.delete_runs(tree)
             return True
 

@@ -19,6 +19,7 @@ from typing import Any
 from noetl.executor.model.run_transition import check_deletable
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import UnwrittenError, Writer
+from noetl.executor.stores.sql.slots import take_slots
 
 MAX_TREE_RUNS = 500
 """Number of runs that one transaction of a request deletes at most."""
@@ -65,13 +66,16 @@ def delete_tree(context: SqlContext, tenant: str, run_id: str) -> bool:
             if not tree:
                 break
             check_deletable(run_id, tree[-1]["parent"], [row["id"] for row in tree if not row["ended"]])
+            for row in tree[:MAX_TREE_RUNS]:
+                if row["is_damaged"]:  # It may have slots, since it has not ended.
+                    take_slots(db, "gates.take_of_run", run_id=row["id"])
             _delete_leaves(db, context, [row["id"] for row in tree[:MAX_TREE_RUNS]])
             has_more = len(tree) > MAX_TREE_RUNS
     return is_found
 
 
 def _delete_leaves(db: Writer, context: SqlContext, run_ids: list[str]) -> None:
-    """Delete runs that have ended, and that no other run names as its parent.
+    """Delete runs that have ended or were set aside, and that no other run names as its parent.
 
     Raises:
         UnwrittenError: one of them is active again, or has a new child run.

@@ -42,6 +42,7 @@ from noetl.executor.model.triggers import Advance, name_run
 from noetl.executor.model.visit_transition import enter_step, mark_skipped
 from noetl.executor.precedence import wait_for_slice
 from noetl.executor.stores.cursors import read_event_id
+from noetl.executor.stores.damage import reading_run
 from noetl.executor.stores.plan_uses import deleted_plan
 from noetl.executor.stores.sql.branches import (
     BranchTransaction,
@@ -196,7 +197,8 @@ class SqlRuns:
 
     def summary(self, tenant: str, run_id: str) -> RunSummary | None:
         rows = self._context.database.fetch_all("runs.summary", tenant=tenant, run_id=run_id)
-        return summary_from_row(rows[0]) if rows else None
+        with reading_run(run_id):
+            return summary_from_row(rows[0]) if rows else None
 
     def overview(self, tenant: str, run_id: str) -> RunOverview | None:
         rows = self._context.database.fetch_all("runs.summary", tenant=tenant, run_id=run_id)
@@ -211,7 +213,8 @@ class SqlRuns:
             except DamagedRunError:
                 if damage is None:
                     raise
-        return RunOverview(summary_from_row(rows[0]), decode_json(rows[0]["error"]), steps, damage)
+        with reading_run(run_id):
+            return RunOverview(summary_from_row(rows[0]), decode_json(rows[0]["error"]), steps, damage)
 
     def find(self, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
         return find_runs(self._context.database, run_filter)

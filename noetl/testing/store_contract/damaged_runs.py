@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from noetl.executor.errors import DamagedRunError
+from noetl.executor.errors import DamagedRunError, RejectedError
 from noetl.executor.model.run import Claim, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import replace
 from noetl.testing.run_harness import FakeClock, RunHarness
 from noetl.testing.store_contract.damage import StoreDamage
-from noetl.testing.store_contract.operations import failed_checks, findings_of
+from noetl.testing.store_contract.operations import (
+    end_run,
+    failed_checks,
+    findings_of,
+    start_child,
+    start_waiting_run,
+)
 
 CHAIN = """
     steps:
@@ -115,6 +121,27 @@ class DamagedRunsContract:
         damaged.clock.advance(60.0)
         execute_due(damaged)
         assert "set aside" in failed_checks(store)
+
+    def test_a_damaged_run_is_deleted_although_it_has_not_ended(self, store: Store) -> None:
+        damaged, sound = (RunHarness(store, CHAIN, clock=FakeClock(), origin="service") for _ in range(2))
+        self.damage.update_run(store, damaged.id, plan_hash="lost")
+        execute_due(damaged)
+        assert not store.maintenance.delete_run("other", damaged.id)
+        assert store.maintenance.delete_run("default", damaged.id)
+        assert self._list_runs(store) == [sound.id]
+        assert (store.maintenance.put_back(damaged.clock()), failed_checks(store)) == ([], [])
+
+    def test_a_run_ends_although_its_child_run_is_damaged(self, store: Store) -> None:
+        run, key = start_waiting_run(store)
+        child = start_child(store, run, key, "child", queue="child", root=run.id)
+        self.damage.update_run(store, child.id, plan_hash="lost")
+        store.maintenance.set_aside(child.id, "its plan is lost")
+        with pytest.raises(RejectedError, match=f"delete run {run.id} with it"):
+            store.maintenance.delete_run("default", child.id)
+        store.runs.stop(run.id, RunStatus.CANCELLED, 2.0)
+        end_run(store, run, RunStatus.CANCELLED, 2.0)
+        assert store.maintenance.delete_run("default", run.id)
+        assert (self._list_runs(store), failed_checks(store)) == ([], [])
 
     def test_an_unknown_run_is_claimed_by_no_worker(self, store: Store) -> None:
         store.maintenance.set_aside("unknown", "its row is missing")

@@ -699,6 +699,15 @@ class GateConsistencyContract:
         assert numbers_of(store) is None
         assert store.maintenance.check_consistency() == []
 
+    def test_a_damaged_run_that_is_deleted_gives_its_slots_back(self, store: Store) -> None:
+        first, waiting = hold(store), queue_up(store)
+        store.maintenance.set_aside(first.run.id, "its plan is lost")
+        assert store.maintenance.delete_run("default", first.run.id)
+        assert (numbers_of(store), store.maintenance.check_consistency()) == ((0, 1), [])
+        store.maintenance.set_aside(waiting.run.id, "its plan is lost")
+        assert store.maintenance.delete_run("default", waiting.run.id)
+        assert (numbers_of(store), store.maintenance.check_consistency()) == (None, [])
+
     def test_a_slot_of_a_parked_visit_is_found_and_removed(self, store: Store) -> None:
         first, waiting = hold(store), queue_up(store)
         store.pauses.pause(first.run.id, 2.0)

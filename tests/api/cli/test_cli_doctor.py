@@ -74,6 +74,27 @@ def test_a_damaged_run_continues_after_its_repair(noetl: Command, url: str) -> N
     store.close()
 
 
+@pytest.mark.parametrize("values", ["plan_hash = 'lost'", "tags = '{'"])
+def test_a_damaged_run_that_no_worker_has_met_is_deleted(noetl: Command, url: str, values: str) -> None:
+    """Name a run whose plan is lost, and one whose row cannot be read, next to a sound one."""
+    store = open_store(url)
+    assert isinstance(store, SqlStore)
+    damaged, sound = start_run(store), start_run(store)
+    with store.database.transaction() as db:
+        db.execute(f"update runs set {values} where id = :id", id=damaged.id)
+    store.close()
+    cancelled = noetl("runs", "cancel", damaged.id, "--store", url)
+    hint = f"Repair it and run `noetl doctor --fix`, or delete it with `noetl runs delete {damaged.id}`."
+    assert (cancelled.exit_code, cancelled.err.strip().endswith(hint)) == (2, True), cancelled.err
+    refused = noetl("runs", "cancel", damaged.id, sound.id, "--store", url)
+    assert (refused.exit_code, f"run {sound.id} is " in refused.err) == (1, True), refused.err
+    deleted = noetl("runs", "delete", damaged.id, "--yes", "--store", url)
+    assert (deleted.exit_code, deleted.err) == (0, f"run {damaged.id} is deleted\n")
+    assert [run["workflow_id"] for run in noetl("runs", "list", "--store", url, "--json").json["items"]] == [
+        sound.id
+    ]
+
+
 def test_the_check_changes_nothing(noetl: Command, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/noetl.db"
     store_stuck_run(url)

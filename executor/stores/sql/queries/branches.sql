@@ -61,10 +61,12 @@ select 1 from visits where run_id = :run_id and {active_in_run} and {is_running}
 -- name: find_children
 select id from runs
 where parent_run = :run_id and parent_visit = :visit_id and finished_at is null and {not_ending}
+and not {set_aside}
 
 -- name: find_children_of_other_visits
 select id from runs
 where parent_run = :run_id and parent_visit <> :visit_id and finished_at is null and {not_ending}
+and not {set_aside}
 
 -- Child runs of a visit, or of all visits.
 -- name: find_open_children

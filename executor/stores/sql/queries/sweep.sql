@@ -66,12 +66,12 @@ with recursive tree (id) as (
     union
     select child.id from tree join runs as child on child.parent_run = tree.id
 )
-select runs.id, runs.finished_at is not null as ended,
+select runs.id, (runs.finished_at is not null or {set_aside}) as ended, {set_aside} as is_damaged,
     (select parent.id from runs as parent where parent.id = runs.parent_run) as parent
 from tree join runs on runs.id = tree.id order by runs.depth desc, runs.id = :run_id
 
 -- name: delete_ended
-delete from runs where id {in_ids} and finished_at is not null returning id
+delete from runs where id {in_ids} and (finished_at is not null or {set_aside}) returning id
 
 -- name: find_child
 select 1 from runs where parent_run {in_ids} limit 1
