@@ -2,7 +2,7 @@
 
 Measures a chain of steps with a limit that is never full, and the same chain without limits, in turn. Then
 how long it takes from the end of a step until the next one in the queue has begun. Queues have several
-lengths.
+lengths, each in a store of its own, and they have their turns.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -21,38 +21,45 @@ from noetl.executor.engine.slots import ask_for_slots
 from noetl.executor.model.run import END, Claim, Lease
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
+from noetl.executor.stores.sql.store import SqlStore
+from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.infra.migrations import upgrade
 from noetl.planner.frozen import replace
 from noetl.testing.run_harness import FakeClock, RunHarness
 from tests.postgres import empty_database, running_server
 
 REPETITIONS = 15
-RELEASES = 30
+RELEASES = 200
+QUEUE = "benchmark"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--tickets", type=int, nargs="+", default=[10, 1000, 10_000])
+    parser.add_argument("--tickets", type=int, nargs="+", default=[10, 100_000])
     options = parser.parse_args()
     for name, opened in (("SQLite", open_sqlite), ("Postgres", open_postgres)):
         with opened() as store:
             measure_steps(name, store, options.steps)
-            for tickets in options.tickets:
-                measure_releases(name, store, tickets)
+        with ExitStack() as stack:
+            queues = {
+                tickets: WaitingRuns(stack.enter_context(opened()), tickets) for tickets in options.tickets
+            }
+            measure_releases(name, queues)
 
 
 @contextmanager
-def open_sqlite() -> Iterator[Store]:
+def open_sqlite() -> Iterator[SqlStore]:
     """Open a new store in SQLite."""
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(f"sqlite:///{Path(folder)}/store.db")
+        assert isinstance(store, SqlStore)
         yield store
         store.close()
 
 
 @contextmanager
-def open_postgres() -> Iterator[Store]:
+def open_postgres() -> Iterator[SqlStore]:
     """Open a new store in a Postgres that writes to the disk."""
     with ExitStack() as stack:
         server = stack.enter_context(running_server(**DURABLE))
@@ -60,6 +67,7 @@ def open_postgres() -> Iterator[Store]:
         upgrade(dsn)
         store = open_store(dsn)
         stack.callback(store.close)
+        assert isinstance(store, SqlStore)
         yield store
 
 
@@ -87,29 +95,104 @@ def measure_steps(name: str, store: Store, steps: int) -> None:
     print(f"{limited / plain:.2f} times as long")
 
 
-def measure_releases(name: str, store: Store, tickets: int) -> None:
-    """Print the time from the end of a step until the next one in the queue may begin."""
-    queue, clock = f"queue{tickets}", FakeClock()
-    text = chain(queue, 1, ", concurrency: 1")
-    first = RunHarness(store, text, clock=clock, queue=queue)
-    claim = claim_next(store, queue, clock)
-    step = store.plans.step(claim.run.plan_hash, claim.visit.step)
-    ask_for_slots(store, claim, step, Scope(claim.run, claim.visit), clock())
-    for _ in range(tickets):
-        RunHarness(store, text, clock=clock, queue=queue)
-        first.executor().execute(claim_next(store, queue, clock))
-    executor = replace(first.executor(), continues=lambda: False)
-    times = []
-    for _ in range(min(RELEASES, tickets)):
+class WaitingRuns:
+    """A queue of runs at a limit in a new store. One run holds its only unit, and `tickets` others wait."""
+
+    def __init__(self, store: SqlStore, tickets: int) -> None:
+        self.store = store
+        self.clock = FakeClock()
+        self.text = chain("queued", 1, ", concurrency: 1")
+        harness = RunHarness(store, self.text, clock=self.clock, queue=QUEUE)
+        self.claim = claim_next(store, QUEUE, self.clock)
+        step = store.plans.step(self.claim.run.plan_hash, self.claim.visit.step)
+        ask_for_slots(store, self.claim, step, Scope(self.claim.run, self.claim.visit), self.clock())
+        self.executor = replace(harness.executor(), continues=lambda: False)
+        last = self.add()
+        copy_waiting_run(store, last, tickets - 1)
+        store.maintenance.sweep(self.clock())  # It cuts the log of SQLite, as workers do.
+        assert store.maintenance.check_consistency() == []
+
+    def add(self) -> str:
+        """Let one more run wait at the end of the queue. Return its id."""
+        self.clock.advance(1.0)
+        harness = RunHarness(self.store, self.text, clock=self.clock, queue=QUEUE)
+        claim = claim_next(self.store, QUEUE, self.clock)
+        while claim.run.id != harness.id:  # The end of an earlier run is due as well.
+            self.executor.execute(claim)
+            claim = claim_next(self.store, QUEUE, self.clock)
+        harness.executor().execute(claim)
+        return harness.id
+
+    def release(self) -> float:
+        """End the step that holds the unit. Return how long it takes until the next one has begun."""
         began = time.perf_counter()
-        executor.execute(claim)  # It gives its unit back, and grants it to the next.
-        claim = claim_next(store, queue, clock)
+        claim = self.claim
+        self.executor.execute(claim)  # It gives its unit back, and grants it to the next.
+        claim = claim_next(self.store, QUEUE, self.clock)
         while claim.visit.step == END:
-            executor.execute(claim)
-            claim = claim_next(store, queue, clock)
-        times.append(time.perf_counter() - began)
-    middle = 1e3 * statistics.median(times)
-    print(f"{name}: with {tickets:,} in the queue, the next one begins after {middle:.2f} ms")
+            self.executor.execute(claim)
+            claim = claim_next(self.store, QUEUE, self.clock)
+        self.claim = claim
+        return time.perf_counter() - began
+
+
+def copy_waiting_run(store: SqlStore, run_id: str, copies: int) -> None:
+    """Copy all rows of a run that waits for a limit. The copies wait behind it, by their numbers.
+
+    100,000 runs take long to start. Their rows are the same, and take seconds.
+    """
+    (slot,) = store.gates.slots_of(run_id)
+    is_sqlite = isinstance(store, SqliteStore)
+    # An odd factor gives each copy other digits, and spreads them like those of real ids.
+    digits = "substr(printf('%x', n * 2654435761), -8)" if is_sqlite else "right(to_hex(n * 2654435761), 8)"
+    numbers = "with recursive numbers(n) as (select 1 union all select n + 1 from numbers where n < :copies)"
+    with store.database.transaction() as db:
+        for table in ("runs", "visits", "history", "visit_counts", "run_times", "slots"):
+            key = "id" if table == "runs" else "run_id"
+            row = db.execute(f"select * from {table} where {key} = :run_id", run_id=run_id).fetchone()
+            if row is None:
+                continue
+            names = [f'"{name}"' for name in row.keys()]  # noqa: SIM118  A row of SQLite is no mapping.
+            values = ["queued_at + n * 1e-6" if name == '"queued_at"' else name for name in names]
+            values[names.index(f'"{key}"')] = f"{digits} || substr(id_of_run, 9)"
+            copied = f"select {table}.*, {key} as id_of_run from {table} where {key} = :run_id"
+            db.execute(
+                f"{numbers} insert into {table} ({', '.join(names)}) select {', '.join(values)}"
+                f" from numbers cross join ({copied}) as copied",
+                run_id=run_id,
+                copies=copies,
+            )
+        changed = "update gates set waiting = waiting + :copies where id = :id and tenant = :tenant"
+        db.execute(changed, copies=copies, id=slot.gate.id, tenant=slot.gate.tenant)
+        if not is_sqlite:
+            db.execute("analyze runs, visits, slots")  # as the server does by itself while a long queue grows
+
+
+def measure_releases(name: str, queues: Mapping[int, WaitingRuns]) -> None:
+    """Print the time from the end of a step until the next one in the queue has begun.
+
+    The queues have their turns, so that the load of the machine is the same for all.
+    """
+    times: dict[int, list[float]] = {tickets: [] for tickets in queues}
+    for _ in range(RELEASES):
+        for tickets, waiting in queues.items():
+            times[tickets].append(waiting.release())
+            waiting.add()
+    shortest = times[min(times)]
+    for tickets, seconds in times.items():
+        middle, most = median_and_p99(seconds)
+        compared = (part / base for part, base in zip((middle, most), median_and_p99(shortest), strict=True))
+        ratios = " and ".join(f"{ratio:.2f}" for ratio in compared)
+        print(
+            f"{name}: with {tickets:,} in the queue, the next one begins after {1e3 * middle:.2f} ms,",
+            end=" ",
+        )
+        print(f"p99 {1e3 * most:.2f} ms; {ratios} times the shortest queue")
+
+
+def median_and_p99(seconds: Sequence[float]) -> tuple[float, float]:
+    """Return the median, and the time below which 99 of 100 are."""
+    return statistics.median(seconds), statistics.quantiles(seconds, n=100)[98]
 
 
 def claim_next(store: Store, queue: str, clock: FakeClock) -> Claim:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,11 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.gates import SlotOwner, SlotRequest, own_gate
 from noetl.executor.model.run import END, NEVER, Claim, Run, RunEnding, RunStatus, VisitStatus
 from noetl.executor.model.transition import wait_for_slot
+from noetl.executor.stores.postgres.database import STATEMENTS
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.infra.migrations import upgrade
 from noetl.planner.frozen import replace
+from noetl.testing.store_contract.gates import OWN, hold, queue_up
 from noetl.testing.store_contract.operations import (
     CHAIN,
     LEASE,
@@ -163,3 +166,34 @@ def test_a_parent_stops_while_its_child_runs_get_slots(stores: list[PostgresStor
         assert slots == []
         assert VisitStatus.WAITING not in {visit.status for visit in visits}
         assert stores[0].gates.gate(key) is None
+
+
+def test_a_full_gate_reads_no_slot_of_a_long_queue(stores: list[PostgresStore]) -> None:
+    store = stores[0]
+    hold(store)
+    queue_up(store)
+    with store.database.transaction() as db:
+        # A copy of the slot that waits has all columns, also later ones.
+        copied = "(jsonb_populate_record(slots, jsonb_build_object('run_id', 'r' || n))).*"
+        db.execute(
+            f"insert into slots select {copied} from slots cross join generate_series(1, 5000) n"
+            " where held_at is null"
+        )
+        db.execute("analyze slots, gates")
+    statement = STATEMENTS.find("gates.find_head").text_without(frozenset())
+    (row,) = store.database.fetch_all(f"explain (analyze, format json) {statement}", **OWN._asdict())
+    reads = [node["Actual Loops"] for node in _nodes(row["QUERY PLAN"][0]["Plan"]) if reads_slots(node)]
+    assert reads
+    assert set(reads) == {0}
+
+
+def reads_slots(node: dict[str, Any]) -> bool:
+    """Return whether a node of a plan reads the table of slots."""
+    return node.get("Relation Name") == "slots"
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield all nodes of a plan."""
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from _nodes(child)

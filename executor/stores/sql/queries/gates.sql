@@ -41,10 +41,12 @@ select id, tenant from gates where waiting > 0 and held < units and exists (
 )
 order by id, tenant limit :limit
 
--- The first slot of the queue of a gate that is not full.
+-- The first slot of the queue of a gate that is not full. `exists` is evaluated once: as a condition of the
+-- join, a plan may evaluate it for each slot of a long queue.
 -- name: find_head
 select slots.*, name, value from gates join slots on gate_id = gates.id and gate_tenant = tenant
-where id = :id and tenant = :tenant and held < gates.units and held_at is null
+where id = :id and tenant = :tenant and held_at is null
+and exists (select 1 from gates where id = :id and tenant = :tenant and held < units)
 order by {queue_order} limit 1
 
 -- name: find_queue
