@@ -43,6 +43,8 @@ _SLOW_SECONDS = 2.0
 """Duration after which a running step is announced where the terminal cannot be redrawn."""
 
 _MAX_ACTIVE_LINES = 12
+_MAX_FAILED_ITEMS = 10
+_MAX_ITEM_WIDTH = 60
 _NARROW_WIDTH = 60
 _STATE_WIDTH = 50
 """Cells of a line that its name leaves to the bar, the counts and the rate."""
@@ -84,6 +86,7 @@ class ProgressDisplay:
         self._transitions: dict[VisitKey, Mapping[str, Any]] = {}
         self._retry_counts: dict[VisitKey, int] = {}
         self._loop_counts: dict[VisitKey, Mapping[str, Any]] = {}
+        self._failed_items: dict[VisitKey, list[Mapping[str, Any]]] = {}
         self._cached: dict[VisitKey, list[str | None]] = {}
 
     def __enter__(self) -> Self:
@@ -143,16 +146,24 @@ class ProgressDisplay:
             case "loop.progress":
                 self._loop_counts[key] = event.payload
                 yield from self._loop_lines(followed, event, key)
+            case "loop.item_failed":
+                self._failed_items.setdefault(key, []).append(event.payload)
             case "step.waiting":
                 if not self._can_redraw and self._announce(key, ActivityState.WAITING):
                     yield _indent(followed, _wait_line(event))
             case "step.completed" | "step.failed" | "step.retrying":
-                transition, retries = self._transitions.pop(key, None), self._retry_counts.pop(key, 0)
-                loop_counts = self._loop_counts.pop(key, None)
-                cached = self._cached.pop(key, ())
-                yield _indent(followed, visit_end_line(event, transition, retries, loop_counts, cached))
-                if event.type == "step.failed":
-                    yield from self._failure_facts(followed, event.payload.get("error"))
+                yield from self._end_lines(followed, event, key)
+
+    def _end_lines(self, followed: FollowedRun, event: Event, key: VisitKey) -> Iterator[Text]:
+        """Yield the lines for the end of a visit or of an attempt, with what has failed in it."""
+        transition, retries = self._transitions.pop(key, None), self._retry_counts.pop(key, 0)
+        loop_counts, items = self._loop_counts.pop(key, None), self._failed_items.pop(key, ())
+        cached = self._cached.pop(key, ())
+        yield _indent(followed, visit_end_line(event, transition, retries, loop_counts, cached))
+        if event.type == "step.completed":
+            yield from (_indent(followed, line) for line in failed_item_lines(items, loop_counts))
+        elif event.type == "step.failed":
+            yield from self._failure_facts(followed, event.payload.get("error"))
 
     def _failure_facts(self, followed: FollowedRun, error: Any) -> Iterator[Text]:
         """Yield the place of a failure and the facts about its expression, below its line."""
@@ -387,6 +398,26 @@ def visit_end_line(
             return Text.assemble(("↻ ", "yellow"), step, details, f"  {format_error(error)}{retry}")
         case _:
             return Text.assemble(("⊘ ", "dim"), step, "  is skipped")
+
+
+def failed_item_lines(
+    items: Sequence[Mapping[str, Any]], loop_counts: Mapping[str, Any] | None
+) -> Iterator[Text]:
+    """Yield lines with the failed items of a loop that continued: the first ones, and how many others.
+
+    `items` are the payloads of their events, and `loop_counts` is that of its latest progress.
+    """
+    from rich.text import Text
+
+    for payload in items[:_MAX_FAILED_ITEMS]:
+        error, value = payload["error"], to_printable(str(payload["item"]["value"]))
+        shown = value if len(value) <= _MAX_ITEM_WIDTH else f"{value[: _MAX_ITEM_WIDTH - 1]}…"
+        yield Text.assemble(("  ✗ ", "red"), format_error(error), (f"  {shown}", "dim"))
+    failed = max(len(items), 0 if loop_counts is None else loop_counts["failed"])
+    rest = failed - min(len(items), _MAX_FAILED_ITEMS)
+    if items and rest > 0:
+        noun = "item has" if rest == 1 else "items have"
+        yield Text(f"  {rest:,} more {noun} failed; `noetl runs items` lists them", style="dim")
 
 
 def _format_items(loop_counts: Mapping[str, Any] | None) -> str:

@@ -299,6 +299,24 @@ class TestEventLines:
         assert progress.has_shown(recorded.run.id, error)
         assert not progress.has_shown(recorded.run.id, {**error, "message": "other"})
 
+    def test_failed_items_of_a_loop_that_continued_are_named(
+        self, recorded: RecordedRun, new_lines: Any
+    ) -> None:
+        for number in range(1, 12):
+            item = {"number": number, "total": 30, "value": "\x1b[31m" + "v" * 90 if number == 2 else "7"}
+            error = {"type": "E", "message": f"item {number} of 30: no"}
+            recorded.record("loop.item_failed", position="run", item=item, error=error)
+        recorded.count(done=30, total=30, failed=12)
+        recorded.record("step.completed")
+        first, second, *_, last = new_lines()[1:]
+        assert first == "  ✗ E: item 1 of 30: no  7"
+        assert "\x1b" not in second
+        assert second.endswith("v…")
+        assert last == "  2 more items have failed; `noetl runs items` lists them"
+        recorded.record("step.started")
+        recorded.record("step.completed")
+        assert new_lines() == ["✓ each"]
+
     def test_a_slow_step_is_announced_once(
         self, recorded: RecordedRun, clock: FakeClock, new_lines: Any
     ) -> None:
