@@ -362,6 +362,7 @@ def test_an_upgrade_keeps_triggers(tmp_path: Path) -> None:
             "drop table aliases",
             "drop table gates",
             "drop table slots",
+            "drop table debounced",
         ):
             db.execute(statement)
         db.execute("update triggers set record = ?", [json.dumps(record)])

@@ -69,6 +69,11 @@ class RatesContract(ContractFixtures):
         third = claim_visit(store, start_run(store))
         assert acquire(store, third, ask_rate(), now=72.0)[0].held_at == 130.0
         give_back(store, third, 73.0)
+        store.maintenance.delete_old(189.0)
+        assert numbers_of(store, OWN_RATE) == (0, 0)
+        store.maintenance.delete_old(190.0)
+        # DynamoDB deletes it later.
+        assert numbers_of(store, OWN_RATE) in {None, (0, 0)}
         assert failed_checks(store) == []
 
     def test_a_rate_that_is_refused_keeps_its_state(self, store: Store) -> None:
