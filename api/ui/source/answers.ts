@@ -111,7 +111,7 @@ export interface WaitReport {
   workflows: string[];
   retried?: string[];
   questions?: Question[];
-  limit?: { limit: string; key: string | null; queued_before: number };
+  limit?: { limit: string; key: string | null; queued_before: number | null };
 }
 
 export interface StepReport {

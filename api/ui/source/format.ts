@@ -13,8 +13,16 @@ export function plural(value: number, one: string, several = `${one}s`): string 
   return `${count(value)} ${value === 1 ? one : several}`;
 }
 
-/** Return for which limit something waits, and how many are before it. */
-export function limitWords({ limit, queued_before: before }: { limit: string; queued_before: number }): string {
+/** Return the window of a rate, such as `1m` or `90s`. */
+export function windowWords(seconds: number): string {
+  const sizes: [string, number][] = [["d", 86_400], ["h", 3_600], ["m", 60]];
+  const [unit, size] = sizes.find(([, size]) => seconds % size === 0) ?? ["s", 1];
+  return `${seconds / size}${unit}`;
+}
+
+/** Return for which limit something waits, and how many are before it. A rate has no queue. */
+export function limitWords({ limit, queued_before: before }: { limit: string; queued_before: number | null }): string {
+  if (before === null) return `limit ${limit}`;
   return `limit ${limit}, ${before ? `${count(before)} ahead` : "next"}`;
 }
 

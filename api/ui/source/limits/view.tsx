@@ -2,7 +2,7 @@
 
 import { linkTo, useAddress } from "../address";
 import type { Page } from "../answers";
-import { count, shortId } from "../format";
+import { count, shortId, windowWords } from "../format";
 import { useAnswer } from "../parts/context";
 import { Time } from "../parts/times";
 import { printable } from "../parts/value";
@@ -19,6 +19,7 @@ interface LimitEntry {
   units: number;
   held: number;
   waiting: number;
+  per: number | null;
   shared: boolean;
 }
 
@@ -87,7 +88,7 @@ function Limits({ title, limits: { items, next_cursor }, chosen, children }: Lim
             </tr>
           </thead>
           <tbody>
-            {items.map(({ id, name, kind, key, units, held, waiting, shared }) => (
+            {items.map(({ id, name, kind, key, units, held, waiting, per, shared }) => (
               <tr key={id}>
                 <th scope="row">
                   <a href={linkTo(["limits"], new URLSearchParams({ limit: id }))} aria-current={id === chosen ? "true" : undefined}>
@@ -101,6 +102,7 @@ function Limits({ title, limits: { items, next_cursor }, chosen, children }: Lim
                 </td>
                 <td>
                   {count(held)} of {count(units)}
+                  {per !== null && ` per ${windowWords(per)}`}
                 </td>
                 <td>{count(waiting)}</td>
               </tr>

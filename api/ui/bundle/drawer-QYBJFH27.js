@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-KBTDDDZN.js";import"./chunk-ZK4BJDZW.js";import"./chunk-CE7VKRWS.js";import"./chunk-7B2T353T.js";import"./chunk-UV2YBRWK.js";import"./chunk-RTIDTJFH.js";import"./chunk-CYIERMG3.js";import"./chunk-I7ZT5JF3.js";import"./chunk-BQK3DFMM.js";import"./chunk-NPFXHAGY.js";export{a as Drawer,b as LogLines};
