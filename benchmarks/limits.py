@@ -162,10 +162,15 @@ def copy_waiting_run(store: SqlStore, run_id: str, copies: int) -> None:
                 run_id=run_id,
                 copies=copies,
             )
-        changed = "update gates set waiting = waiting + :copies where id = :id and tenant = :tenant"
-        db.execute(changed, copies=copies, id=slot.gate.id, tenant=slot.gate.tenant)
+        for changed in (
+            "update gates set waiting = waiting + :copies where id = :id and tenant = :tenant",
+            "update flows set waiting = waiting + :copies where gate_id = :id and gate_tenant = :tenant",
+        ):
+            db.execute(changed, copies=copies, id=slot.gate.id, tenant=slot.gate.tenant)
         if not is_sqlite:
-            db.execute("analyze runs, visits, slots")  # as the server does by itself while a long queue grows
+            db.execute(
+                "analyze runs, visits, slots, flows"
+            )  # as the server does by itself while a long queue grows
 
 
 def measure_releases(name: str, queues: Mapping[int, WaitingRuns]) -> None:

@@ -17,6 +17,9 @@ MAX_LIMIT = 10_000
 MAX_LIMITS = 5
 """How many limits a playbook or a step may have."""
 
+MAX_PRIORITY = 10
+"""The greatest priority. The least one is its negative."""
+
 MAX_LIMIT_NAME = 64
 """How many characters the name of an operator's limit may have."""
 
@@ -65,7 +68,8 @@ class Limit:
     `use` names a limit of the operator, or is None for an own limit, which has `units`. `key` is a template:
     each of its values is counted apart. None means one count for all. After `max_wait_seconds` in the queue
     the visit fails, and a run is skipped; None means any time. A run is skipped, too, if `max_queued` runs
-    wait already. An own rate has a window of `per_seconds`.
+    wait already. An own rate has a window of `per_seconds`. `fair` is a template: its values alternate in the
+    queue. None means that playbooks do.
     """
 
     use: str | None = None
@@ -76,6 +80,7 @@ class Limit:
     max_queued: int | None = None
     is_rate: bool = False
     per_seconds: float | None = None
+    fair: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -86,6 +91,7 @@ class Limit:
             "max_wait_seconds": self.max_wait_seconds,
             **({} if self.max_queued is None else {"max_queued": self.max_queued}),
             **({"per_seconds": self.per_seconds} if self.is_rate else {}),
+            **({} if self.fair is None else {"fair": self.fair}),
         }
 
     @classmethod
@@ -99,4 +105,5 @@ class Limit:
             data.get("max_queued"),
             "per_seconds" in data,
             data.get("per_seconds"),
+            data.get("fair"),
         )

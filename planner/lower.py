@@ -158,6 +158,7 @@ class Lowering:
             concurrency=tuple(map(lower_limit, self.playbook.limits)),
             rate=tuple(map(lower_rate, self.playbook.rates)),
             debounce=lower_debounce(self.playbook.debounce),
+            priority=self.playbook.priority,
         )
         return Plan(header, steps, tasks, self.program.document.text)
 
@@ -211,6 +212,7 @@ class Lowering:
             cache=None if step.cache is None else self.lower_step_cache(step, step.cache),
             concurrency=tuple(map(lower_limit, step.limits)),
             rate=tuple(map(lower_rate, step.rates)),
+            priority=step.priority,
         )
 
     @cached_property
@@ -474,6 +476,7 @@ def lower_limit(declared: LimitDeclaration) -> Limit:
         declared.when_full,
         declared.max_wait,
         declared.max_queued,
+        fair=declared.fair,
     )
 
 

@@ -351,6 +351,7 @@ class Step:
         cache: the cache of the work, without the rule. The JSON has it only if there is one.
         concurrency: how many visits of the step are in progress at once, in all runs of the tenant.
         rate: how many attempts of the step begin in a time, in all runs of the tenant.
+        priority: the priority of the step in queues, as in the header. None means that of the playbook.
     """
 
     name: str
@@ -377,6 +378,7 @@ class Step:
     cache: Cache | None = None
     concurrency: tuple[Limit, ...] = ()
     rate: tuple[Limit, ...] = ()
+    priority: float | str | None = None
 
     @property
     def has_limits(self) -> bool:
@@ -416,6 +418,7 @@ class Step:
             **({} if self.cache is None else {"cache": self.cache.to_json()}),
             **({"concurrency": [limit.to_json() for limit in self.concurrency]} if self.concurrency else {}),
             **({"rate": [limit.to_json() for limit in self.rate]} if self.rate else {}),
+            **({} if self.priority is None else {"priority": self.priority}),
         }
 
     @classmethod
@@ -446,6 +449,7 @@ class Step:
             cache=Cache.from_json(data.get("cache")),
             concurrency=tuple(Limit.from_json(limit) for limit in data.get("concurrency", ())),
             rate=tuple(Limit.from_json(limit) for limit in data.get("rate", ())),
+            priority=data.get("priority"),
         )
 
 
@@ -582,6 +586,7 @@ class Header:
         concurrency: how many runs of the playbook are in progress at once.
         rate: how many runs of the playbook begin in a time.
         debounce: how starts that follow each other soon share a run.
+        priority: the priority of runs in queues of limits: a number, or a template.
         format: the version of the format for which the plan was compiled.
     """
 
@@ -604,6 +609,7 @@ class Header:
     concurrency: tuple[Limit, ...] = ()
     debounce: Debounce | None = None
     rate: tuple[Limit, ...] = ()
+    priority: float | str | None = None
     format: int = FORMAT
 
     @property
@@ -639,6 +645,7 @@ class Header:
             **({"concurrency": [limit.to_json() for limit in self.concurrency]} if self.concurrency else {}),
             **({} if self.debounce is None else {"debounce": self.debounce.to_json()}),
             **({"rate": [limit.to_json() for limit in self.rate]} if self.rate else {}),
+            **({} if self.priority is None else {"priority": self.priority}),
         }
 
     @classmethod
@@ -673,6 +680,7 @@ class Header:
             concurrency=tuple(Limit.from_json(limit) for limit in data.get("concurrency", ())),
             debounce=Debounce.from_json(data["debounce"]) if "debounce" in data else None,
             rate=tuple(Limit.from_json(limit) for limit in data.get("rate", ())),
+            priority=data.get("priority"),
             format=data["format"],
         )
 

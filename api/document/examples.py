@@ -216,6 +216,8 @@ _LIMIT_USE = LimitUse(
     workflow_id=_RUN,
     visit="6e9f1c7c0b1f2ad1f04b",
     units=1,
+    flow="import",
+    priority=5.0,
     queued_at="2026-01-30T01:30:00.000000Z",
     held_at=None,
 )

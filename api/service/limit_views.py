@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from noetl.api.service.views import Timestamp, View
 from noetl.executor.model.events import timestamp
+from noetl.executor.model.flows import priority_of
 from noetl.executor.model.gates import SHARED_TENANT, Gate, Slot
 
 
@@ -56,13 +57,16 @@ class LimitUse(View, schema_name="LimitUse"):
     """Run or step that holds units of a limit since `held_at`, or waits for them since `queued_at`.
 
     `held_at` is null while it waits, also for a unit of a rate that is reserved for later. `visit` is the id
-    of the visit of a step, or null for a run. `workflow_id` and `visit` are null if the run is one of another
-    tenant.
+    of the visit of a step, or null for a run. `flow` is the name of its flow: flows alternate. `priority` is
+    null for a finally step, which goes first. `workflow_id`, `visit` and `flow` are null if the run is one of
+    another tenant.
     """
 
     workflow_id: str | None
     visit: str | None
     units: int
+    flow: str | None
+    priority: float | None
     queued_at: Timestamp
     held_at: Timestamp | None
 
@@ -72,6 +76,8 @@ class LimitUse(View, schema_name="LimitUse"):
             workflow_id=None if is_foreign else slot.owner.run_id,
             visit=None if is_foreign else slot.owner.visit_id or None,
             units=slot.units,
+            flow=None if is_foreign else slot.flow,
+            priority=priority_of(slot.queued_at, slot.rank),
             queued_at=timestamp(slot.queued_at),
             held_at=timestamp(slot.held_at) if slot.is_held_by(now) else None,
         )

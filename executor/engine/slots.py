@@ -5,6 +5,7 @@ A visit that must wait must not occupy a worker meanwhile.
 
 Algorithm: a claimed visit asks for the slots of its run, and then for its own. Gates are taken in one order,
 so no owners wait for each other in a circle (Havender 1968). If the last slot waits, the visit is suspended.
+Its place in the queue follows from `fair` and `priority` (`noetl.executor.model.flows`).
 The process that gives units back grants them to the next in the queue. This makes the suspended visit due.
 Its claim asks again, and finds what it has. A unit of a rate is reserved at a time, at which the suspended
 visit is due (`noetl.executor.engine.rate_units`).
@@ -33,6 +34,7 @@ from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import FINALLY_STEP_SECONDS
 from noetl.executor.errors import ActionError, RejectedError, StoreError, UnknownRunError
 from noetl.executor.model.events import timestamp
+from noetl.executor.model.flows import FIRST_RANK, flow_name, rank_of
 from noetl.executor.model.gates import (
     SHARED_TENANT,
     GateKey,
@@ -45,6 +47,7 @@ from noetl.executor.model.gates import (
     own_gate,
     own_rate_gate,
 )
+from noetl.executor.model.ids import derived_id
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.outcome import error_record
 from noetl.executor.model.run import NEVER, Claim, Commit, ErrorRecord, Run, RunStatus, Visit
@@ -55,8 +58,8 @@ from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.kinds import describe_kind_of
-from noetl.planner.limits import Limit
-from noetl.planner.plan import Step
+from noetl.planner.limits import MAX_PRIORITY, Limit
+from noetl.planner.plan import Header, Step
 
 MAX_KEY_BYTES = 1024
 """How long the key of a limit may be, as UTF-8."""
@@ -66,6 +69,8 @@ SLOTS_PER_PAGE = 1000
 
 MAX_STALLED = 100
 """Number of gates with free units at which one call grants them."""
+
+_MAX_SHOWN = 1e9
 
 logger = logging.getLogger("noetl.executor")
 
@@ -122,8 +127,8 @@ def ask_for_slots(store: Store, claim: Claim, step: Step, scope: Scope, now: flo
         FencedError: the claim is lost.
     """
     run, visit = claim.run, claim.visit
-    header = None if step.is_finally_step else store.plans.header(run.plan_hash)
-    of_run = () if header is None else (*header.concurrency, *header.rate)
+    header = store.plans.header(run.plan_hash)
+    of_run = () if step.is_finally_step else (*header.concurrency, *header.rate)
     if not of_run and not step.has_limits:
         return Admission()
     try:
@@ -132,7 +137,9 @@ def ask_for_slots(store: Store, claim: Claim, step: Step, scope: Scope, now: flo
         if admission.commit is None and step.has_limits:
             width = 1 if step.loop is None else step.loop.concurrency
             units = _Units(width, count_rate_units(visit, step, scope) if step.rate else 0)
+            rank = FIRST_RANK if step.is_finally_step else _rank_of_step(header, step, scope, now)
             entries = _entries(store, (*step.concurrency, *step.rate), scope, step.name, units)
+            entries = _at_rank(entries, rank)
             if step.is_finally_step:
                 entries = [_hurry(wanted, step.timeout_seconds) for wanted in entries]
             admission = _ask(store, claim, SlotOwner(run.id, visit.id), entries, now)
@@ -152,7 +159,11 @@ def _ask_for_run(store: Store, claim: Claim, limits: Sequence[Limit], now: float
     """
     run, visit = claim.run, claim.visit
     # Names that steps have saved do not count: the keys of a run stay the same until its end.
-    entries = _entries(store, limits, Scope(run, visit), None, _Units())
+    scope = Scope(run, visit)
+    entries = _entries(store, limits, scope, None, _Units())
+    if any(not limit.is_rate for limit in limits):
+        priority = _read_priority(store.plans.header(run.plan_hash).priority, scope)
+        entries = _at_rank(entries, rank_of(now, priority))
     try:
         admission = _ask(store, claim, SlotOwner(run.id), entries, now)
     except ActionError as problem:
@@ -267,7 +278,8 @@ def _entries(
     """Return the requests of the entries of `concurrency` and `rate`, in the order of their gates.
 
     Raises:
-        ActionError: a key has no value, or is no text, number or Boolean of at most MAX_KEY_BYTES.
+        ActionError: a `key` or `fair` has no value, or is no text, number or Boolean of at most
+            MAX_KEY_BYTES.
     """
     wanted = []
     numbers = {False: count(), True: count()}
@@ -299,19 +311,35 @@ def _request_slot(store: Store, limit: Limit, scope: Scope, step: str | None, po
         is_rate=limit.is_rate,
         per=limit.per_seconds,
     )
-    if limit.use is not None:
-        return replace(request, gate=_named_gate(store, run.tenant, limit.use))
     section = "rate" if limit.is_rate else "concurrency"
-    value = None if limit.key is None else _read_key(limit.key, scope, f"{section}[{position}].key")
+    entry = f"{section}[{position}]"
+    fair = run.playbook if limit.fair is None else _read_key(f"{entry}.fair", limit.fair, scope)
+    if limit.use is not None:
+        gate = _named_gate(store, run.tenant, limit.use)
+        return replace(request, gate=gate, flow=_name_flow(run, gate, fair))
+    value = None if limit.key is None else _read_key(f"{entry}.key", limit.key, scope)
     make_key = own_rate_gate if limit.is_rate else own_gate
     gate = make_key(run.tenant, run.playbook, step, position, value)
-    return replace(request, gate=gate, value=None if value is None else redact_for_storage(value))
+    shown = None if value is None else redact_for_storage(value)
+    return replace(request, gate=gate, value=shown, flow=_name_flow(run, gate, fair))
+
+
+def _name_flow(run: Run, gate: GateKey, fair: str) -> str:
+    """Return the name of the flow of a run or its visits at a gate.
+
+    No tenant reads the names of another one in the list of a shared limit.
+    """
+    return flow_name(redact_for_storage(fair if gate.tenant == run.tenant else derived_id(run.tenant, fair)))
 
 
 def _named_gate(store: Store, tenant: str, name: str) -> GateKey:
     """Return the key of the gate of an operator's limit: the shared one, if there is one of this name."""
     shared = named_gate(SHARED_TENANT, name)
     return named_gate(tenant, name) if store.gates.gate(shared) is None else shared
+
+
+def _at_rank(entries: Sequence[_Wanted], rank: float) -> list[_Wanted]:
+    return [replace(wanted, request=replace(wanted.request, rank=rank)) for wanted in entries]
 
 
 def _hurry(wanted: _Wanted, timeout_seconds: float | None) -> _Wanted:
@@ -321,8 +349,40 @@ def _hurry(wanted: _Wanted, timeout_seconds: float | None) -> _Wanted:
     return _Wanted(replace(wanted.request, max_wait=max_wait), max_wait)
 
 
-def _read_key(key: str, scope: Scope, place: str) -> str:
-    """Return the value of a key as text. `place` is where it is in the playbook or the step."""
+def _rank_of_step(header: Header, step: Step, scope: Scope, now: float) -> float:
+    """Return the rank of the slots of a step, which has the priority of its playbook unless it has its own.
+
+    Raises:
+        ActionError: `ParameterError`.
+    """
+    if not step.concurrency:
+        return now
+    if step.priority is None:
+        return rank_of(now, _read_priority(header.priority, Scope(scope.run, scope.visit)))
+    return rank_of(now, _read_priority(step.priority, scope))
+
+
+def _read_priority(written: float | str | None, scope: Scope) -> float:
+    """Return the value of a priority. Without one, runs of backfills have the least.
+
+    Raises:
+        ActionError: `ParameterError`.
+    """
+    if written is None:
+        return float(-MAX_PRIORITY if "backfill" in (scope.run.trigger or {}) else 0)
+    value = render_at_key("priority", written, scope.lookup("priority"))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        described = describe_kind_of(value)
+    elif -MAX_PRIORITY <= value <= MAX_PRIORITY:
+        return float(value)
+    else:
+        described = f"{value:g}" if abs(value) < _MAX_SHOWN else "another number"
+    message = f"`priority` must be a number from -{MAX_PRIORITY} to {MAX_PRIORITY}, not {described}"
+    raise ActionError("ParameterError", message, retryable=False)
+
+
+def _read_key(place: str, key: str, scope: Scope) -> str:
+    """Return the value of the template at a place of a limit as text."""
     value = render_at_key(place, key, scope.lookup(place))
     if not isinstance(value, str | int | float):
         message = f"`{place}` must be a text, a number or a Boolean, not {describe_kind_of(value)}"

@@ -12,7 +12,7 @@ the owner, and every owner ends.
 | --- | --- |
 | `admit` | an owner holds units at once, waits in the queue, or is refused |
 | `find_superseded` | the oldest runs are cancelled for a newer one |
-| `grant` | the first slot of the queue holds its units |
+| `grant` | the first slot of the queue (`noetl.executor.model.flows`) holds its units |
 | `give_back` | a slot is removed |
 | `resize` | the gate has another number of units |
 | `change_limit` | an operator makes a limit, or changes its units |
@@ -77,7 +77,8 @@ class Gate:
     `limit` is the name that readers see: that of the operator's limit, or `PLAYBOOK` or `PLAYBOOK.STEP`.
     `value` is the text of its key, if it has one. `units` is how many may be held, `held` how many are, and
     `waiting` how many slots wait. `ceiling` is how many may be held still after `units` was lowered. `kind`
-    is set for limits of operators only. `edition` grows with each write.
+    is set for limits of operators only. `edition` grows with each write. `clock` is the tag of the flow that
+    was served last (`noetl.executor.model.flows`).
 
     A gate with a `rate` bounds how many units are taken in a window of time (`model.rate_gates`). Its `held`
     are those of the owners that have a slot, which may be more than `units`. No slot waits there.
@@ -93,6 +94,7 @@ class Gate:
     ceiling: int = 0
     edition: int = 0
     rate: RateLog | None = None
+    clock: int = 0
 
     @property
     def is_unused(self) -> bool:
@@ -130,7 +132,8 @@ class SlotRequest:
 
     `size` is how many units the gate has, or None for an operator's limit, whose gate exists already. `units`
     is how many the owner wants; it gets no more than the gate has. If the gate is full, the owner waits if
-    `queues` is true and fewer than `max_queued` slots wait. `rank` orders the queue: the smallest first.
+    `queues` is true and fewer than `max_queued` slots wait. `flow` names the flow of the slot, and `rank`
+    orders the flow: the smallest first.
 
     With `is_rate`, the gate is that of a rate. `per` is its window in seconds, or None for an operator's
     limit. The owner does not wait for more than `max_wait` seconds there.
@@ -147,14 +150,15 @@ class SlotRequest:
     is_rate: bool = False
     per: float | None = None
     max_wait: float | None = None
+    flow: str = ""
 
 
 @frozen
 class Slot:
     """A place of an owner at a gate: `units` that it holds since `held_at`, or awaits since `queued_at`.
 
-    `held_at` is None while it waits. `limit` and `value` are those of the gate. `queued_before` is how many
-    slots were before it in the queue when it was read. It is not stored.
+    `held_at` is None while it waits. `limit` and `value` are those of the gate. `flow` and `rank` give its
+    place in the queue. `queued_before` is how many slots were before it when it was read. It is not stored.
 
     A slot of a rate may be held from a later time on. One without units is not stored: its owner does not
     wait until that time.
@@ -169,6 +173,7 @@ class Slot:
     rank: float = 0.0
     held_at: float | None = None
     queued_before: int = 0
+    flow: str = ""
 
     @property
     def is_held(self) -> bool:
@@ -252,14 +257,7 @@ def admit(gate: Gate, owner: SlotOwner, request: SlotRequest, now: float) -> tup
         gate = resize(gate, request.size)
     units = min(request.units, gate.units)
     slot = Slot(
-        request.gate,
-        owner,
-        gate.limit,
-        request.units,
-        now,
-        gate.value,
-        request.rank,
-        queued_before=gate.waiting,
+        request.gate, owner, gate.limit, request.units, now, gate.value, request.rank, flow=request.flow
     )
     if gate.waiting == 0 and 0 < units <= gate.units - gate.held:
         return _hold(gate, units), replace(slot, units=units, held_at=now)

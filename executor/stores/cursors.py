@@ -34,8 +34,8 @@ _MAX_RANK = 1e15
 WaitPlace = tuple[float, str, str, str]
 """Place of a wait in the list of open waits: its rank, and the ids of its run, its visit and itself."""
 
-SlotPlace = tuple[int, float, float, str, str]
-"""Place of a slot at its gate: 0 or 1 if it waits, its rank, a time, and the ids of its owner."""
+SlotPlace = tuple[int, str, float, float, str, str]
+"""Place of a slot at its gate: 0 or 1 if it waits, its flow and rank, a time, and the ids of its owner."""
 
 EventPlace = tuple[int, int]
 """Place of an event in the history of its run: its entry, and its index in that entry."""
@@ -154,8 +154,8 @@ def read_wait_cursor(cursor: str) -> WaitPlace:
 def write_slot_cursor(place: SlotPlace) -> str:
     """Return the cursor after a slot of a gate.
 
-    >>> read_slot_cursor(write_slot_cursor((1, 0.0, 1.5, "r", "v")))
-    (1, 0.0, 1.5, 'r', 'v')
+    >>> read_slot_cursor(write_slot_cursor((1, "f", 0.0, 1.5, "r", "v")))
+    (1, 'f', 0.0, 1.5, 'r', 'v')
     """
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
 
@@ -167,10 +167,10 @@ def read_slot_cursor(cursor: str) -> SlotPlace:
         RejectedError: `invalid_cursor`.
     """
     with suppress(ValueError, TypeError, AttributeError, OverflowError, RecursionError):
-        waits, rank, since, *ids = json.loads(base64.urlsafe_b64decode(cursor))
-        run_id, visit_id = (id.encode().decode() for id in ids)
+        waits, named, rank, since, *ids = json.loads(base64.urlsafe_b64decode(cursor))
+        flow, run_id, visit_id = (text.encode().decode() for text in (named, *ids))
         if waits in (0, 1) and max(abs(float(rank)), abs(float(since))) < _MAX_RANK:
-            return int(waits), float(rank), float(since), run_id, visit_id
+            return int(waits), flow, float(rank), float(since), run_id, visit_id
     raise RejectedError("invalid_cursor", "the cursor does not belong to a list of slots")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from noetl.executor.model.flows import Flow
+from noetl.executor.model.gates import Slot
 from noetl.executor.model.run import RunStatus, Visit
 from noetl.executor.model.visit_states import FINISHED
 
@@ -26,6 +29,7 @@ MESSAGES = {
     "counters of gates": (
         "limit `{limit}` counts {held} held units and {waiting} waiting slots, and has {units} and {queued}"
     ),
+    "counters of flows": "flow `{flow}` of limit `{limit}` counts {waiting} waiting slots, and has {queued}",
     "slots of ended runs": "run {run_id} has ended, but has a slot at limit `{limit}`",
     "slots of visits": "run {run_id} has a slot at limit `{limit}` for a visit that is not active",
     "unknown gates": "run {run_id} has a slot at unknown gate `{gate}`",
@@ -75,6 +79,19 @@ def finding_of_run(check: str, run_id: str, **values: object) -> Finding:
 def finding_of_gate(limit: str, **numbers: int) -> Finding:
     """Return the finding about a gate whose numbers are not those of its slots."""
     return Finding("counters of gates", MESSAGES["counters of gates"].format(limit=limit, **numbers))
+
+
+def find_wrong_flows(limit: str, flows: Iterable[Flow], slots: Iterable[Slot]) -> list[Finding]:
+    """Return findings about flows of a gate whose numbers are not those of the slots that wait."""
+    counted = {flow.name: flow.waiting for flow in flows}
+    queued = Counter(slot.flow for slot in slots if not slot.is_held)
+    names = sorted(name for name in {*counted, *queued} if counted.get(name, 0) != queued[name])
+    message = MESSAGES["counters of flows"]
+    values = [
+        {"flow": name, "limit": limit, "waiting": counted.get(name, 0), "queued": queued[name]}
+        for name in names
+    ]
+    return [Finding("counters of flows", message.format(**numbers)) for numbers in values]
 
 
 @dataclass(frozen=True, slots=True)

@@ -818,7 +818,7 @@ class GateStore(Protocol):
     def slots_at(
         self, key: GateKey, *, limit: int = 100, cursor: str | None = None
     ) -> tuple[list[Slot], str | None]:
-        """Return a page of the slots at a gate: those that are held, then the queue in its order.
+        """Return a page of the slots at a gate: those that are held, then the queue by flow and rank.
 
         Raises:
             RejectedError: `invalid_cursor`.

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from noetl.planner.diagnostics.wording import abbreviate
-from noetl.planner.limits import MAX_LIMIT_NAME, is_limit_name
+from noetl.planner.limits import MAX_LIMIT_NAME, MAX_PRIORITY, is_limit_name
 from noetl.planner.program.program import Program
 from noetl.planner.syntax.models import (
     ActionEntry,
     BaseLimitDeclaration,
     LimitDeclaration,
+    Playbook,
     RateDeclaration,
     Step,
 )
@@ -33,11 +34,12 @@ AVOID_WAITING = "remove the limit of runs, limit a step instead, or write `detac
 def check_concurrency(program: Program) -> None:
     """Report limits that are not possible."""
     playbook = program.playbook
-    _check_limits(program, playbook.limits)
-    _check_limits(program, playbook.rates)
+    places: tuple[Playbook | Step, ...] = (playbook, *playbook.steps)
+    for place in places:
+        _check_limits(program, place.limits)
+        _check_limits(program, place.rates)
+        _check_priority(program, place)
     for step in playbook.steps:
-        _check_limits(program, step.limits)
-        _check_limits(program, step.rates)
         _check_loop(program, step)
     for limit in playbook.limits:
         if limit.when_full == "cancel_oldest" and limit.use is not None:
@@ -72,10 +74,7 @@ def _check_limits(program: Program, limits: Sequence[BaseLimitDeclaration]) -> N
             message = f"duplicate limit `{abbreviate(limit.use)}`"
             program.report("NP012", message, (*limit.path, "use"), "remove one of them")
         used.add(limit.use or "")
-        if limit.key is not None and not has_template(limit.key):
-            word = limit.key.strip()
-            hint = f'write `key: "{{{{ {word} }}}}"`' if word.isidentifier() else "read a name in `{{ }}`"
-            program.report("NP407", "`key` must contain a `{{ expression }}`", (*limit.path, "key"), hint)
+        _check_templates(program, limit)
         if limit.when_full == "skip" and "max_wait" in written:
             message = "a limit with `when_full: skip` has no `max_wait`: nothing waits for it"
             program.report("NP010", message, (*limit.path, "max_wait"), "remove it", key=True)
@@ -96,6 +95,29 @@ def _check_limit_of_step(program: Program, limit: LimitDeclaration) -> None:
         message = "`max_queued` is possible for runs only"
         hint = "remove it, or limit the playbook"
         program.report("NP010", message, (*limit.path, "max_queued"), hint, key=True)
+
+
+def _check_templates(program: Program, limit: BaseLimitDeclaration) -> None:
+    """Check that `key` and `fair` have a template."""
+    fair = limit.fair if isinstance(limit, LimitDeclaration) else None
+    for key, text in (("key", limit.key), ("fair", fair)):
+        if text is not None and not has_template(text):
+            word = text.strip()
+            hint = f'write `{key}: "{{{{ {word} }}}}"`' if word.isidentifier() else "read a name in `{{ }}`"
+            program.report(
+                "NP407", f"`{key}` must contain a `{{{{ expression }}}}`", (*limit.path, key), hint
+            )
+
+
+def _check_priority(program: Program, place: Playbook | Step) -> None:
+    """Check that a priority that is text has a template."""
+    priority = place.priority
+    if isinstance(priority, str) and not has_template(priority):
+        message = (
+            f"`priority` must be a number from -{MAX_PRIORITY} to {MAX_PRIORITY}, or an"
+            f" `{{{{ expression }}}}`, not `{abbreviate(priority)}`"
+        )
+        program.report("NP012", message, (*place.path, "priority"))
 
 
 def _written(program: Program, limit: BaseLimitDeclaration) -> Any:

@@ -41,6 +41,7 @@ KNOWN_BEFORE_START = {
     TemplateScope.VARIABLES: ("input", "environment"),
     TemplateScope.CONCURRENCY: ("input", "environment"),
     TemplateScope.DEBOUNCE: ("input", "environment"),
+    TemplateScope.PRIORITY: ("input", "environment"),
 }
 """The sections evaluated before a run starts, each with the sections that its templates can read."""
 KNOWN_IN_STEPS = frozenset({"step", "steps", "error"})
@@ -265,6 +266,7 @@ _SCOPES_WITHOUT_RESULT = (
     TemplateScope.VARIABLES,
     TemplateScope.CONCURRENCY,
     TemplateScope.DEBOUNCE,
+    TemplateScope.PRIORITY,
     TemplateScope.OUTPUT,
 )
 

@@ -64,6 +64,7 @@ def may_visit_fail(step: Step, tasks: Mapping[str, TaskEffects]) -> bool:
     return (
         step.loop is not None
         or any(limit.use or limit.key or limit.max_wait is not None for limit in step.limits_and_rates)
+        or any(limit.fair or isinstance(step.priority, str) for limit in step.limits)
         or step.repeat is not None
         or may_work_fail(step.run or (), tasks)
         or not all(map(_is_infallible_text, guards))

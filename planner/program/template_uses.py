@@ -17,6 +17,7 @@ from noetl.planner.syntax.models import (
     DocumentPath,
     Entry,
     KeyedTriggerDeclaration,
+    LimitDeclaration,
     Loop,
     Playbook,
     Step,
@@ -40,6 +41,8 @@ class TemplateScope(StrEnum):
     VARIABLES = "variables"
     CONCURRENCY = "concurrency"
     """The key of a limit or rate of runs, which is evaluated before the first step."""
+    PRIORITY = "priority"
+    """The priority of runs at limits."""
     DEBOUNCE = "debounce"
     """The key of starts that share a run, which is evaluated before the run is stored."""
     OUTPUT = "output"
@@ -153,6 +156,8 @@ class _TemplateCollector:
         if playbook.debounce:
             debounce = _Context(TemplateScope.DEBOUNCE)
             yield from self.parse_all(_find_texts(playbook.debounce.key, ("debounce", "key")), debounce)
+        priority = _Context(TemplateScope.PRIORITY)
+        yield from self.parse_all(_find_texts(playbook.priority, ("priority",)), priority)
         if playbook.retry:
             retry = _Context(TemplateScope.AFTER_WORK)
             yield from self.parse_all(_find_texts(playbook.retry.if_, ("retry", "if")), retry)
@@ -166,6 +171,8 @@ class _TemplateCollector:
     def in_limits(self, limits: Iterable[BaseLimitDeclaration], context: _Context) -> Iterator[TemplateUse]:
         for limit in limits:
             yield from self.parse_all(_find_texts(limit.key, (*limit.path, "key")), context)
+            if isinstance(limit, LimitDeclaration):
+                yield from self.parse_all(_find_texts(limit.fair, (*limit.path, "fair")), context)
 
     def in_triggers(self, playbook: Playbook) -> Iterator[TemplateUse]:
         context = _Context(TemplateScope.TRIGGER)
@@ -215,6 +222,7 @@ class _TemplateCollector:
     def in_step(self, step: Step) -> Iterator[TemplateUse]:
         work = _Context(TemplateScope.WORK, step.name)
         yield from self.in_limits(step.limits_and_rates, work)
+        yield from self.parse_all(_find_texts(step.priority, (*step.path, "priority")), work)
         if step.loop:
             yield from self.parse_all(_find_texts(step.loop.items, (*step.path, "loop", "items")), work)
             saved = frozenset(name for name, _ in find_saved_names(step.run or ()))

@@ -71,6 +71,8 @@ def _find_values(plan: Plan) -> Iterator[tuple[DocumentPath, Any]]:
         for section, limits in (("concurrency", step.concurrency), ("rate", step.rate)):
             for index, limit in enumerate(limits):
                 yield ("steps", number, section, index, "key"), limit.key
+                yield ("steps", number, section, index, "fair"), limit.fair
+        yield ("steps", number, "priority"), step.priority
     for placed in find_all_work(plan):
         work, path = placed.work, placed.path
         yield (*path, "if"), work.condition

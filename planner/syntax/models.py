@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
 from noetl.planner.catalogue import ActionDeclaration
-from noetl.planner.limits import MAX_LIMIT, MAX_LIMITS, MAX_QUEUED, WhenFull
+from noetl.planner.limits import MAX_LIMIT, MAX_LIMITS, MAX_PRIORITY, MAX_QUEUED, WhenFull
 from noetl.planner.notify import MAX_CHANNELS
 from noetl.planner.polled_sources import DEFAULT_SETTLE_SECONDS
 from noetl.planner.schedules.schedule import MAX_CATCH_UP, MAX_CATCH_UP_SECONDS, CatchUpMode
@@ -111,6 +111,7 @@ class LimitDeclaration(BaseLimitDeclaration):
     """One limit of how many runs or visits are in progress at once."""
 
     max_queued: Annotated[int, Field(ge=1, le=MAX_QUEUED)] | None = None
+    fair: str | None = None
 
 
 class RateDeclaration(BaseLimitDeclaration):
@@ -155,6 +156,9 @@ RatesField = Annotated[
     Discriminator(limits_tag),
 ]
 """The value of `rate`: a rate, or a list of rates."""
+
+Priority = Annotated[float, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | str
+"""The value of `priority`: a number, or a template."""
 
 
 class DebouncePolicy(Model):
@@ -276,6 +280,7 @@ class Step(Model):
     cache: CacheField | None = None
     concurrency: LimitsField | None = None
     rate: RatesField | None = None
+    priority: Priority | None = None
     delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
     on_error: OnError | None = None
 
@@ -527,6 +532,7 @@ class Playbook(Model):
     concurrency: LimitsField | None = None
     debounce: DebouncePolicy | None = None
     rate: RatesField | None = None
+    priority: Priority | None = None
     retry: RetryField | None = None
     timeout: Duration | None = None
     finally_: str | None = Field(default=None, alias="finally")

@@ -111,6 +111,7 @@ async def test_a_run_that_waits_says_for_what(http: httpx.AsyncClient) -> None:
     )
     queue = read_view(LimitQueue, (await http.get(f"/limits/{limited.id}/queue")).json())
     assert [(use.workflow_id, use.held_at is None) for use in queue.items] == [(first, False), (second, True)]
+    assert [(use.flow, use.priority) for use in queue.items] == [("call", 0.0), ("call", 0.0)]
     assert_problem(await http.delete(f"/limits/{limited.id}"), 404, "not-found")
     assert (await http.post(f"/workflows/{first}/cancel")).status_code in {200, 202}
     while "limit" in (await http.get(f"/workflows/{second}")).json()["steps"]["ask"].get("waiting_for", {}):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from noetl.executor.model.flows import Flow
 from noetl.executor.model.gates import Slot
 from noetl.executor.model.run import Run
 from noetl.executor.stores.plan_uses import PlanUses
-from noetl.executor.stores.sql.slots import slot_values
+from noetl.executor.stores.sql.slots import put_flow, slot_values
 from noetl.executor.stores.sql.store import SqlStore
 
 
@@ -48,6 +49,10 @@ class SqlDamage:
     def put_slot(self, store: SqlStore, slot: Slot) -> None:
         with store.database.transaction() as db:
             db.execute("gates.add_slot", **slot_values(slot))
+
+    def put_flow(self, store: SqlStore, flow: Flow) -> None:
+        with store.database.transaction() as db:
+            put_flow(db, flow)
 
     def delete_visit(self, store: SqlStore, run: Run, step: str) -> None:
         query = "delete from visits where run_id = :run_id and step = :step"

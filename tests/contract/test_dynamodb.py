@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.errors import MessageError, RejectedError, SettingError
+from noetl.executor.model.flows import Flow
 from noetl.executor.model.gates import Gate, GateKey, Slot, SlotOwner
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.registry import RegisteredPlaybook
@@ -143,6 +144,10 @@ class ItemDamage:
     def put_slot(self, store: DynamoStore, slot: Slot) -> None:
         gate = Gate(slot.gate, slot.limit, 1)
         store.context.table.write([replace(write, when=()) for write in slot_writes(slot, gate)])
+
+    def put_flow(self, store: DynamoStore, flow: Flow) -> None:
+        item = {"tag": flow.tag, "waiting": flow.waiting}
+        store.context.table.write([Update(keys.flow(flow.gate, flow.name), item)])
 
     def delete_visit(self, store: DynamoStore, run: Run, step: str) -> None:
         """Raise NotImplementedError: only the contract of sweeps needs it, and it is not for DynamoDB."""

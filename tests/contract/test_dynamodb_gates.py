@@ -351,7 +351,7 @@ def execute(store: DynamoStore, run: Run, now: float) -> bool:
         store.queue.finish(claim, RunEnding(RunStatus.SUCCEEDED, None, []), now)
     else:
         of_run = store.gates.acquire(claim, SlotOwner(run.id), [ask(OF_RUNS, 2)], now)
-        requests = [ask(), ask(NAMED, None)]
+        requests = [ask(flow=run.id[-1]), ask(NAMED, None, flow=run.id[-1])]
         slots = acquire(store, claim, *requests, now=now) if of_run[-1].is_held else of_run
         if not slots[-1].is_held:
             store.queue.commit(wait_for_slot(claim.visit, slots[-1], NEVER, now), now)

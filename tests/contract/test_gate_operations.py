@@ -107,6 +107,7 @@ class GateMachine(RuleBasedStateMachine):
         queues=st.booleans(),
         of_run=st.booleans(),
         rank=st.sampled_from([0.0, -1.0]),
+        flow=st.sampled_from(["", "a", "b"]),
     )
     def acquire(self, run_id: str, gates: set[GateKey], of_run: bool, size: int, **options: Any) -> None:
         if run_id not in self.claims or run_id in self.queued:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from noetl.executor.errors import SettingError
+from noetl.executor.model.flows import Flow
 from noetl.executor.model.gates import Slot
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.registry import RegisteredPlaybook
@@ -41,6 +42,9 @@ class MemoryDamage:
 
     def put_slot(self, store: MemoryStore, slot: Slot) -> None:
         store.state.slots[slot.gate, slot.owner] = slot
+
+    def put_flow(self, store: MemoryStore, flow: Flow) -> None:
+        store.state.flows[flow.gate, flow.name] = flow
 
     def delete_visit(self, store: MemoryStore, run: Run, step: str) -> None:
         store.state.runs[run.id].delete_visits(step)

@@ -90,7 +90,7 @@ class Owner:
             self.store.gates.grant(OF_RUNS, 1.0)
             return
         keys = sorted(self.random.sample(list(SIZES), 2))
-        of_visit = [SlotRequest(key, "l", SIZES[key]) for key in keys]
+        of_visit = [SlotRequest(key, "l", SIZES[key], flow=self.random.choice("ab")) for key in keys]
         owner = SlotOwner(claim.run.id)
         slots = self.store.gates.acquire(claim, owner, [SlotRequest(OF_RUNS, "l", 4)], 1.0)
         if slots[-1].is_held:

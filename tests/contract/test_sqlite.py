@@ -274,16 +274,16 @@ def test_a_page_of_open_waits_uses_an_index(tmp_path: Path) -> None:
 def test_gates_and_slots_are_found_by_indexes(tmp_path: Path) -> None:
     with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
         gates, key = store.gates, named_gate("default", "api")
-        cursors = [write_slot_cursor((number, 0.0, 1.0, "r", "v")) for number in range(2)]
+        cursors = [write_slot_cursor((number, "f", 0.0, 1.0, "r", "v")) for number in range(2)]
         reads = (
             (partial(gates.gate, key), "PRIMARY KEY (tenant=? AND id=?)"),
             (partial(gates.stalled, 9), "gates_stalled"),
-            (partial(gates.grant, key, 1.0), "slots_queue (gate_id=? AND gate_tenant=?)"),
+            (partial(gates.grant, key, 1.0), "slots_queue (gate_id=? AND gate_tenant=? AND flow=?)"),
             (partial(gates.slots_of, "r"), "PRIMARY KEY (run_id=?)"),
             (partial(gates.slots_of, "r", "v"), "PRIMARY KEY (run_id=? AND visit_id=?)"),
             (partial(gates.slots_at, key), "slots_held (gate_id=? AND gate_tenant=?"),
             (partial(gates.slots_at, key, cursor=cursors[0]), "held_at>?"),
-            (partial(gates.slots_at, key, cursor=cursors[1]), "(rank,queued_at)>(?,?)"),
+            (partial(gates.slots_at, key, cursor=cursors[1]), "(flow,rank,queued_at)>(?,?,?)"),
             (partial(gates.find, "default", named=True), "PRIMARY KEY (tenant=? AND id>? AND id<?)"),
         )
         db = store.file.connection()
@@ -362,6 +362,8 @@ def test_an_upgrade_keeps_triggers(tmp_path: Path) -> None:
             "drop table aliases",
             "drop table gates",
             "drop table slots",
+            "drop table flows",
+            "drop table debounced",
             "drop table debounced",
         ):
             db.execute(statement)

@@ -612,3 +612,106 @@ class TestFinallySteps:
         assert (harness.status, harness.error_types) == ("failed", ["LimitTimeout"])
         assert harness.clock() == 1_000_000.0 + seconds
         assert store.gates.stalled(10) == []
+
+
+ORDERED = """
+    name: call
+    input: {p: {default: 0}, s: {default: 0}, team: {default: x}}
+    priority: "{{ input.p }}"
+    steps:
+    - name: limited
+      PRIORITY
+      concurrency: {use: closed, fair: "{{ input.team }}"}
+      run: [{action: set, set: {y: 2}}]
+"""
+
+
+class TestOrderOfQueues:
+    """The order of what waits for a limit that lets nothing start."""
+
+    @pytest.fixture(autouse=True)
+    def _limit(self, store: SqliteStore) -> None:
+        store.gates.set_limit(named_gate("default", "closed"), LimitKind.STEPS, 0)
+
+    @staticmethod
+    def queue(store: SqliteStore, text: str, *inputs: dict[str, Any], **options: Any) -> list[int]:
+        """Return the numbers of runs in the order in which they wait."""
+        clock = FakeClock(1_000_000.0)
+        harnesses = [RunHarness(store, text, given, clock=clock, **options) for given in inputs]
+        for harness in harnesses:
+            execute_all(harness)
+            clock.now += 1
+        slots = [slot for harness in harnesses for slot in store.gates.slots_of(harness.id)]
+        assert not any(slot.is_held for slot in slots)
+        return [slot.queued_before for slot in slots]
+
+    def test_a_priority_overtakes(self, store: SqliteStore) -> None:
+        text = ORDERED.replace("PRIORITY\n", "\n")
+        assert self.queue(store, text, {"p": -1}, {}, {"p": 2.5}) == [2, 1, 0]
+
+    def test_a_step_has_its_own_priority(self, store: SqliteStore) -> None:
+        text = ORDERED.replace("PRIORITY", 'priority: "{{ input.s }}"')
+        assert self.queue(store, text, {"p": 9}, {"s": 1}, {"s": 2, "p": -9}) == [2, 1, 0]
+        constant = ORDERED.replace("PRIORITY", "priority: 3")
+        (slot, *_), _ = store.gates.slots_at(named_gate("default", "closed"))
+        assert self.queue(store, constant, {"team": "y"}, {"team": "y", "p": 9}) == [1, 3]
+        assert slot.rank == slot.queued_at - 2 * 60
+
+    def test_flows_alternate(self, store: SqliteStore) -> None:
+        text = ORDERED.replace("PRIORITY\n", "\n")
+        teams = [{"team": team} for team in ("x", "x", "x", 5, True)]
+        assert self.queue(store, text, *teams) == [2, 3, 4, 0, 1]
+        slots, _ = store.gates.slots_at(named_gate("default", "closed"))
+        assert [slot.flow for slot in slots] == ["5", "true", "x", "x", "x"]
+
+    def test_flows_of_a_shared_limit_belong_to_tenants(self, store: SqliteStore) -> None:
+        shared = named_gate(SHARED_TENANT, "closed")
+        store.gates.set_limit(shared, LimitKind.STEPS, 0)
+        text = ORDERED.replace("PRIORITY\n", "\n")
+        for tenant in ("a", "b", "a"):
+            execute_all(RunHarness(store, text, clock=FakeClock(1_000_000.0), tenant=tenant))
+        flows = [slot.flow for slot in store.gates.slots_at(shared)[0]]
+        assert len(set(flows)) == 2
+        assert not any("x" in flow for flow in flows)
+
+    def test_runs_of_a_backfill_come_last(self, store: SqliteStore) -> None:
+        text = step_text("{use: closed}")
+        key = named_gate("default", "closed")
+        for trigger in ({"backfill": "b"}, {"name": "t"}, None):
+            execute_all(RunHarness(store, text, clock=FakeClock(1_000_000.0), trigger=trigger))
+        ranks = [slot.rank - slot.queued_at for slot in store.gates.slots_at(key)[0]]
+        assert ranks == [0.0, 0.0, 600.0]
+
+    def test_runs_have_the_priority_of_their_playbook(self, store: SqliteStore) -> None:
+        text = RUNS.replace(
+            "name: import", 'name: import\n    priority: "{{ environment.p }}"\n    environment: {p: 4}'
+        )
+        runs = Runs(store, text)
+        for harness in runs:
+            execute_all(harness)
+        slots = [store.gates.slots_of(harness.id)[0] for harness in runs]
+        assert [slot.rank for slot in slots] == [slot.queued_at - 4 * 60 for slot in slots]
+
+    def test_the_finally_step_is_first(self, store: SqliteStore) -> None:
+        harness = RunHarness(store, FINALLY % ("priority: -10", ""), clock=FakeClock(1_000_000.0))
+        for _ in range(3):
+            execute_all(harness)
+        (slot,) = store.gates.slots_of(harness.id)
+        assert (slot.rank, slot.flow) == (0.0, "clean")
+        harness.finish()
+
+    @pytest.mark.parametrize(
+        ("priority", "described"),
+        [("11", "11"), ("-10.5", "-10.5"), ("1e9", "another number"), ("'5'", "text"), ("true", "true")],
+    )
+    def test_a_wrong_priority_fails_the_step(self, store: SqliteStore, priority: str, described: str) -> None:
+        text = ORDERED.replace("PRIORITY", f'priority: "{{{{ {priority} }}}}"')
+        harness = RunHarness(store, text).finish()
+        assert (harness.status, harness.error_types) == ("failed", ["ParameterError"])
+        assert f"`priority` must be a number from -10 to 10, not {described}" in str(harness.run.error)
+
+    def test_a_wrong_flow_fails_the_step(self, store: SqliteStore) -> None:
+        text = ORDERED.replace("PRIORITY\n", "\n")
+        harness = RunHarness(store, text, {"team": [1]}).finish()
+        assert (harness.status, harness.error_types) == ("failed", ["ParameterError"])
+        assert "`concurrency[0].fair` must be a text, a number or a Boolean" in str(harness.run.error)

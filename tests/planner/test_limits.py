@@ -37,6 +37,7 @@ FORMS: list[tuple[str, tuple[Limit, ...]]] = [
     ("[{use: crm}, {limit: 1, max_wait: 5m}]", (Limit(use="crm"), Limit(units=1, max_wait_seconds=300.0))),
     ("{limit: 1, key: '{{ input.customer }}'}", (Limit(units=1, key="{{ input.customer }}"),)),
     ("{limit: 1, max_wait: 90}", (Limit(units=1, max_wait_seconds=90.0),)),
+    ("{use: crm, fair: '{{ input.customer }}'}", (Limit(use="crm", fair="{{ input.customer }}"),)),
 ]
 
 
@@ -102,6 +103,9 @@ WRONG: list[tuple[str, list[tuple[str, str]]]] = [
     ("{limit: 1, key: customer}", [("NP407", "customer")]),
     ("{limit: 1, key: 'a-b'}", [("NP407", "'a-b'")]),
     ("{limit: 1, key: 5}", [("NP012", "5")]),
+    ("{use: crm, fair: customer}", [("NP407", "customer")]),
+    ("{limit: 1, fair: '{{ secrets.A }}'}", [("NP406", "secrets")]),
+    ("{limit: 1, fair: '{{ input.custmer }}'}", [("NP301", "custmer")]),
     ("{limit: 1, max_wait: soon}", [("NP012", "soon")]),
     ("{limit: 1, when_full: drop}", [("NP012", "drop")]),
     ("{limti: 1}", [("NP010", "limti")]),
@@ -156,6 +160,39 @@ def test_what_is_for_runs_only_is_refused() -> None:
 )
 def test_wrong_queues_of_runs(entry: str, expected: tuple[str, str]) -> None:
     assert findings(with_limits(runs=f"{{limit: 1, {entry}}}")) == [expected]
+
+
+PRIORITIES: list[tuple[str, list[tuple[str, str]]]] = [
+    ("-10", []),
+    ("2.5", []),
+    ("'{{ input.customer | length }}'", []),
+    ("11", [("NP012", "11")]),
+    ("-10.5", [("NP012", "-10.5")]),
+    ("high", [("NP012", "high")]),
+    ("true", [("NP012", "true")]),
+    ("'{{ secrets.A }}'", [("NP406", "secrets")]),
+    ("'{{ input.custmer }}'", [("NP301", "custmer")]),
+    ("'{{ item }}'", [("NP301", "item")]),
+]
+
+
+@pytest.mark.parametrize(("written", "expected"), PRIORITIES)
+def test_priorities(written: str, expected: list[tuple[str, str]]) -> None:
+    of_playbook = f"priority: {written}\n{with_limits(runs='1')}"
+    of_step = with_limits(visits=f"1\n  priority: {written}")
+    assert findings(of_playbook) == findings(of_step) == expected
+    if not expected:
+        plans = compile_text(of_playbook), compile_text(of_step)
+        for plan in plans:
+            assert Header.from_json(json.loads(json.dumps(plan.header.to_json()))) == plan.header
+            step = plan.steps["a"]
+            assert Step.from_json("a", json.loads(json.dumps(step.to_json()))) == step
+        assert plans[0].header.priority == plans[1].steps["a"].priority is not None
+
+
+def test_a_priority_of_runs_reads_no_step() -> None:
+    text = "priority: '{{ x }}'\nsteps: [{name: a, run: [{action: set, set: {x: 1}}]}]\n"
+    assert findings(text) == [("NP301", "x")]
 
 
 def test_nothing_waits_for_a_limit_that_leaves_work_out() -> None:
@@ -304,7 +341,9 @@ class TestWorkThatIsLeftOut:
             output: {y: "{{ x }}"}
             """
         assert findings(text.replace("LIMIT", "{limit: 1}"), "NP302") == []
-        for limit in ("{limit: 1, max_wait: 1s}", "{use: crm}", "{limit: 1, key: '{{ run.id }}'}"):
+        limits = ("{limit: 1, max_wait: 1s}", "{use: crm}", "{limit: 1, key: '{{ run.id }}'}")
+        orders = ("{limit: 1, fair: '{{ run.id }}'}", "1, priority: '{{ run.id }}'")
+        for limit in (*limits, *orders):
             assert findings(text.replace("LIMIT", limit), "NP302") == [("NP302", "x")]
 
 

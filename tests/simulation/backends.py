@@ -38,6 +38,7 @@ RUN_TABLES = (
     "outbox",
     "gates",
     "slots",
+    "flows",
 )
 BACKEND_NAMES = ("memory store", "memory", "SQLite", "Postgres", "DynamoDB")
 

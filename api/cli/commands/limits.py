@@ -115,7 +115,7 @@ def show_limit(
     store: StoreOption = None,
     url: UrlOption = None,
 ) -> None:
-    """Show what holds units of a limit, then what waits for them, in the order in which it gets them."""
+    """Show what holds units of a limit, then what waits for them, flow by flow."""
     from noetl.api.cli.display.limit_table import format_queue
     from noetl.api.service.views import to_json
 

@@ -9,7 +9,7 @@ from noetl.planner.diagnostics.terminal_text import to_printable
 from noetl.planner.limits import format_rate
 
 _LIMIT_HEADER = ("LIMIT", "OF", "UNITS", "HELD", "WAITING", "KEY", "TENANTS")
-_USE_HEADER = ("RUN", "VISIT", "UNITS", "SINCE", "STATE")
+_USE_HEADER = ("RUN", "VISIT", "UNITS", "SINCE", "FLOW", "PRIORITY", "STATE")
 
 
 def format_limits(limits: Sequence[Mapping[str, Any]], *, with_header: bool) -> list[tuple[str, ...]]:
@@ -37,6 +37,8 @@ def format_queue(uses: Sequence[Mapping[str, Any]], *, with_header: bool) -> lis
             use["visit"] or "-",
             str(use["units"]),
             (use["held_at"] or use["queued_at"])[:19] + "Z",
+            to_printable(use["flow"] or "-"),
+            "first" if use["priority"] is None else f"{use['priority']:g}",
             "waits" if use["held_at"] is None else "holds",
         )
         for use in uses

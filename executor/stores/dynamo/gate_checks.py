@@ -5,7 +5,8 @@ Problem: gates and slots are not read as of one moment, and they change all the 
 Algorithm: a scan names all gates and slots. They are read again by their keys, with the slots that the lists
 of a gate name. A difference that each of several reads shows is reported.
 
-Cost: a read of each gate, of each slot, and of its run and its visit. More reads only after a difference.
+Cost: a read of each gate, of its flows, of each slot, and of its run and its visit. More reads only after a
+difference.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.gate_items import decode_gate, decode_slot
-from noetl.executor.stores.dynamo.gate_lists import list_slots
+from noetl.executor.stores.dynamo.gate_lists import list_flows, list_slots
 from noetl.executor.stores.dynamo.run_items import has_ended, run_id_of, spread_of
-from noetl.executor.stores.finding import Finding, finding_of_gate, finding_of_run
+from noetl.executor.stores.finding import Finding, find_wrong_flows, finding_of_gate, finding_of_run
 
 _PAGE = 1000
 
@@ -73,7 +74,8 @@ def _check_gate(context: DynamoContext, gate: Gate, scanned: Collection[keys.Ite
     units = sum(slot.units for slot in current if slot.is_held)
     queued = sum(not slot.is_held for slot in current)
     if (gate.held, gate.waiting) == (units, queued):
-        return {}
+        findings = find_wrong_flows(gate.limit, list_flows(context.table, gate.key), current)
+        return {(gate.key, finding.message): finding for finding in findings}
     numbers = {"held": gate.held, "waiting": gate.waiting, "units": units, "queued": queued}
     return {(gate.key, units - gate.held, queued - gate.waiting): finding_of_gate(gate.limit, **numbers)}
 

@@ -4,12 +4,13 @@ Problem: while a slot is granted, its owner may be suspended, parked or ended, o
 and others come. A process may die between any two requests.
 
 Algorithm: optimistic concurrency control (Kung and Robinson 1981). One transaction writes the gate, the slot,
-its ticket, and the visit that becomes due. It requires all of them as they were read. A visit that is running
-is checked only. Its suspension requires that the slot still waits, so one of both is refused. A suspension
-for the slot of a run counts itself at the slot. A grant reads this count before the visits, and requires it.
+its ticket, its flow, and the visit that becomes due. It requires all of them as they were read. A visit that
+is running is checked only. Its suspension requires that the slot still waits, so one of both is refused. A
+suspension for the slot of a run counts itself at the slot. A grant reads this count before the visits, and
+requires it.
 
-Cost: a read of the gate, of the head of the queue, and of three items, and a transaction of four items for
-each grant. A run's slot also reads the visits of the run.
+Cost: a read of the gate, of its flows, of the first ticket of a flow, and of three items. Then a transaction
+of five items. This is for each grant. A run's slot also reads the visits of the run.
 
 Limits: the message about a visit that is due may be lost. Then the index `due` has it.
 """
@@ -17,11 +18,13 @@ Limits: the message about a visit that is due may be lost. Then the index `due` 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import StoreError
+from noetl.executor.model.flows import Flow, in_order, serve_flow
 from noetl.executor.model.gates import Gate, GateKey, Slot, SlotOwner, grant
 from noetl.executor.model.run import VisitStatus
 from noetl.executor.model.visit_states import ACTIVE
@@ -33,12 +36,15 @@ from noetl.executor.stores.dynamo.gate_items import (
     blocked_gate,
     decode_gate,
     decode_slot,
+    flow_write,
     gate_write,
     granting_writes,
     is_same_gate,
+    leaving_write,
     removing_writes,
     returning_update,
 )
+from noetl.executor.stores.dynamo.gate_lists import list_flows
 from noetl.executor.stores.dynamo.run_items import has_ended, run_id_of, spread_of
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.wakeups import Wakeups
@@ -62,8 +68,12 @@ class _GrantTry(Enum):
 
 @frozen
 class _First:
-    """The first slot of a queue, as it was read, with its item and those of its run and its visit."""
+    """The first slot of a queue, as it was read, with its item and those of its run and its visit.
 
+    `flow` is its flow, which is served next.
+    """
+
+    flow: Flow
     slot: Slot
     item: Item
     head: Item | None
@@ -85,11 +95,11 @@ class Grants:
             gate = None if item is None else decode_gate(item)
             if gate is None or self._is_removed(gate) or not gate.may_grant:
                 return granted
-            ticket = self._first_ticket(key)
-            if ticket is None:
+            found = self._first_ticket(key)
+            if found is None:
                 empty += 1
                 continue
-            turn = self._serve(gate, ticket, now)
+            turn = self._serve(gate, *found, now)
             if turn is _GrantTry.FULL:
                 return granted
             granted += turn is _GrantTry.GRANTED
@@ -104,10 +114,10 @@ class Grants:
         """Return whether the first slot of the queue of a gate gets its units. Correct the index if not."""
         first = None
         if gate.may_grant:
-            ticket = self._first_ticket(gate.key)
-            first = None if ticket is None else self._read_first(gate.key, ticket)
+            found = self._first_ticket(gate.key)
+            first = None if found is None else self._read_first(*found)
             if first is None or not _may_hold(first):
-                return ticket is not None
+                return found is not None
         if first is not None and grant(gate, first.slot, now) is not None:
             return True
         if not self._is_removed(gate):
@@ -123,38 +133,46 @@ class Grants:
             self._context.table.write([Delete(keys.gate(gate.key), when=is_same_gate(gate))])
         return True
 
-    def _first_ticket(self, key: GateKey) -> Item | None:
-        pk, _ = keys.ticket(key, "")
-        page, _ = self._context.table.query_range(pk, ("0", keys.END_OF_TEXTS), limit=1)
-        return page[0] if page else None
+    def _first_ticket(self, key: GateKey) -> tuple[Flow, Item] | None:
+        """Return the flow that is served next and its first ticket. Pass over a flow without tickets."""
+        for flow in in_order(list_flows(self._context.table, key)):
+            pk, first = keys.ticket(key, flow.name, "")
+            page, _ = self._context.table.query_range(pk, (first, f"{first}{keys.END_OF_TEXTS}"), limit=1)
+            if page:
+                return flow, page[0]
+        return None
 
-    def _serve(self, gate: Gate, ticket: Item, now: float) -> _GrantTry:
+    def _serve(self, gate: Gate, flow: Flow, ticket: Item, now: float) -> _GrantTry:
         """Grant the first slot of a queue, or remove it if its owner cannot hold it."""
-        first = self._read_first(gate.key, ticket)
+        first = self._read_first(flow, ticket)
         if first is None:
             return _GrantTry.CHANGED
         try:
             if not _may_hold(first):
                 self._remove(first, now)
                 return _GrantTry.REMOVED
-            granted = grant(gate, first.slot, now)
+            granted = serve_flow(gate, flow, first.slot, now)
             if granted is None:
                 return _GrantTry.FULL
-            self._hold(gate, *granted, first, now)
+            after, served, slot = granted
+            writes = [gate_write(gate, after, now), flow_write(flow, served)]
+            writes += granting_writes(slot, after, first.item.get("sleepers"))
+            self._hold(writes, first, now)
         except ConditionFailed:
             return _GrantTry.CHANGED
         self._context.changes.notify()
         return _GrantTry.GRANTED
 
-    def _read_first(self, key: GateKey, ticket: Item) -> _First | None:
-        """Return the slot of a ticket, or None if it does not wait any more."""
+    def _read_first(self, flow: Flow, ticket: Item) -> _First | None:
+        """Return the slot of the first ticket of a flow, or None if it does not wait any more."""
         table, owner = self._context.table, SlotOwner(ticket["run"], ticket["visit"])
-        slot_key, head_key = keys.slot(key, owner), keys.head(owner.run_id)
+        slot_key, head_key = keys.slot(flow.gate, owner), keys.head(owner.run_id)
         visit_key = self._context.heads.visit_key(*owner) if owner.visit_id else head_key
         items = table.get_many([slot_key, head_key, visit_key])
         item = items.get(slot_key)
         if item is not None and "held" not in item:
-            return _First(decode_slot(item, owner.run_id), item, items.get(head_key), items.get(visit_key))
+            slot = decode_slot(item, owner.run_id)
+            return _First(flow, slot, item, items.get(head_key), items.get(visit_key))
         if item is None:
             # A ticket without a slot would stop its queue for ever.
             with suppress(ConditionFailed):
@@ -165,13 +183,14 @@ class Grants:
     def _remove(self, first: _First, now: float) -> None:
         """Remove the slot of an owner that has ended or is parked. A parked visit asks again."""
         slot, visit = first.slot, first.visit
-        writes = [*removing_writes(slot), returning_update(slot.gate, [slot], now)]
+        writes = [*removing_writes(slot), leaving_write(first.flow, 1)]
+        writes.append(returning_update(slot.gate, [slot], now))
         if slot.owner.visit_id and visit is not None and visit["status"] == VisitStatus.PARKED:
             assert first.head is not None
             writes.append(self._wakeups.due_update(first.head, visit, now))
         self._context.table.write(writes)
 
-    def _hold(self, gate: Gate, after: Gate, slot: Slot, first: _First, now: float) -> None:
+    def _hold(self, granting: Sequence[Write], first: _First, now: float) -> None:
         """Write a grant, with the visits that it makes due, and announce them.
 
         Raises:
@@ -179,11 +198,8 @@ class Grants:
         """
         head = first.head
         assert head is not None
-        writes: list[Write] = [
-            gate_write(gate, after, now),
-            *granting_writes(slot, after, first.item.get("sleepers")),
-        ]
-        if not slot.owner.visit_id:
+        writes = [*granting]
+        if not first.slot.owner.visit_id:
             suspended = find_sleepers(self._context, head) if "sleepers" in first.item else []
         elif first.visit is not None and first.visit["status"] == VisitStatus.WAITING:
             suspended = [first.visit]

@@ -1,16 +1,17 @@
 """Gates and slots as items.
 
 A gate is an item in the partition of its tenant. A slot is an item in the first partition of its run, so one
-query finds all slots of a run. A slot that waits has a ticket: an item in the partition of the queue of its
-gate, whose sort key is its place. Both are written and removed in one transaction.
+query finds all slots of a run. A slot that waits has a ticket in the partition of the queue of its gate. The
+sort key of the ticket is its flow and its place. This partition also has an item for each flow. All are
+written and removed in one transaction with the gate. A flow in which no slot waits any more has no item.
 
 A gate with a queue is in the index `due`, since `due` if units are free, else at NEVER. A slot that is held
 is there, too, in a partition of its gate, since it was held. That is for lists only.
 
 The gate of a playbook's or a step's own rate expires `KEPT_SECONDS` after its units have left the window.
 
-Attributes of a gate and of a slot are named as in `Gate` and `Slot`. `at` are the id and the tenant of the
-gate of a slot. `since` is its `queued_at`, and `held` its `held_at`. `only` is set if it was
+Attributes of a gate, a flow and a slot are named as in `Gate`, `Flow` and `Slot`. `at` are the id and the
+tenant of the gate of a slot. `since` is its `queued_at`, and `held` its `held_at`. `only` is set if it was
 the only slot at its gate. `sleepers` counts the visits that were suspended until the slot of their run is
 held. `rate` of a gate is JSON.
 """
@@ -21,6 +22,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+from noetl.executor.model.flows import Flow
 from noetl.executor.model.gates import Gate, GateKey, LimitKind, Slot, SlotOwner
 from noetl.executor.model.rates import RateLog
 from noetl.executor.model.run import NEVER
@@ -50,6 +52,7 @@ def decode_gate(item: Item) -> Gate:
         max(item["units"], item["held"]),
         item["edition"],
         RateLog.from_text(item["rate"]) if "rate" in item else None,
+        item.get("clock", 0),
     )
 
 
@@ -65,6 +68,7 @@ def gate_write(read: Gate | None, written: Gate, now: float) -> Write:
         "edition": written.edition,
         "rate": None if written.rate is None else written.rate.to_text(),
         "expires": None if written.idle_at is None else int(written.idle_at + KEPT_SECONDS),
+        "clock": written.clock or None,
         **_index_place(written, now),
     }
     key = keys.gate(written.key)
@@ -81,6 +85,32 @@ def is_same_gate(gate: Gate) -> tuple[Condition, ...]:
     """Return the condition that a gate is as it was read. One made again may have the same edition."""
     names = ("edition", "units", "held", "waiting")
     return tuple((name, "=", getattr(gate, name)) for name in names)
+
+
+def decode_flow(item: Item, gate: GateKey) -> Flow:
+    """Return the flow of an item of a gate."""
+    return Flow(gate, item["sk"][2:], item["tag"], item["waiting"])
+
+
+def flow_write(read: Flow | None, written: Flow) -> Write:
+    """Return the write of a flow that was read as `read`, or did not exist.
+
+    The gate changes in the same transaction, which requires that it is as it was read.
+    """
+    key = keys.flow(written.gate, written.name)
+    state: Item = {"tag": written.tag, "waiting": written.waiting}
+    if read is None:
+        return Put(key, state)
+    unchanged: tuple[Condition, ...] = (("tag", "=", read.tag), ("waiting", "=", read.waiting))
+    return Update(key, state, when=unchanged) if written.waiting > 0 else Delete(key, when=unchanged)
+
+
+def leaving_write(flow: Flow, count: int) -> Write:
+    """Return the write of a flow in which fewer slots wait, whatever the state of its gate is."""
+    key = keys.flow(flow.gate, flow.name)
+    if flow.waiting <= count:
+        return Delete(key, when=(("waiting", "=", flow.waiting),))
+    return Update(key, add={"waiting": -count}, when=(("waiting", ">", count),))
 
 
 def _index_place(gate: Gate, now: float) -> Item:
@@ -103,6 +133,7 @@ def decode_slot(item: Item, run_id: str) -> Slot:
         item.get("value"),
         float(item.get("rank", 0.0)),
         None if held_at is None else float(held_at),
+        flow=item.get("flow", ""),
     )
 
 
@@ -114,6 +145,7 @@ def slot_writes(slot: Slot, gate: Gate) -> list[Write]:
         "units": slot.units,
         "since": slot.queued_at,
         "rank": slot.rank or None,
+        "flow": slot.flow or None,
         "value": slot.value,
         **_held_attributes(slot, gate),
     }
@@ -168,12 +200,12 @@ def removing_gate(slot: Slot) -> Delete:
 
 
 def ticket_key(slot: Slot) -> keys.ItemKey:
-    """Return the key of the place of a slot in the queue of its gate."""
-    return keys.ticket(slot.gate, queue_place(slot.rank, slot.queued_at, slot.owner))
+    """Return the key of the place of a slot in its flow."""
+    return keys.ticket(slot.gate, slot.flow, queue_place(slot.rank, slot.queued_at, slot.owner))
 
 
 def queue_place(rank: float, queued_at: float, owner: SlotOwner) -> str:
-    """Return a place in a queue as text that sorts by rank, time, run and visit.
+    """Return a place in a flow as text that sorts by rank, time, run and visit.
 
     >>> places = [queue_place(rank, 5.0, SlotOwner("r")) for rank in (-20.0, -3.5, 0.0, 4.0, 1e9)]
     >>> places == sorted(places)

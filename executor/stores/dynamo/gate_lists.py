@@ -1,15 +1,18 @@
-"""Lists of gates and of the slots at a gate.
+"""Lists of gates, of their flows, and of the slots at a gate.
 
 Cost: a page of gates is a query. A page of slots is a query of the index `due` for those that are held, and a
-query of the queue. The items that both name are read, too.
+query of the queue. The items that both name are read, too. The flows of a gate are one query for each
+megabyte, about 5,000 flows.
 
 Limits: slots that are held are listed a moment after they were granted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
+from noetl.executor.model.flows import Flow, count_before
 from noetl.executor.model.gates import NAMED_PREFIX, OWN_PREFIX, Gate, GateKey, Slot, SlotOwner
 from noetl.executor.stores.cursors import (
     SlotPlace,
@@ -20,14 +23,20 @@ from noetl.executor.stores.cursors import (
 )
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import decode_item, encode_item
-from noetl.executor.stores.dynamo.gate_items import decode_gate, decode_slot, queue_place, ticket_key
+from noetl.executor.stores.dynamo.gate_items import (
+    decode_flow,
+    decode_gate,
+    decode_slot,
+    queue_place,
+    ticket_key,
+)
 from noetl.executor.stores.dynamo.table import DynamoTable
 from noetl.planner.frozen import replace
 
 MAX_AHEAD = 10_000
-"""The greatest number of slots ahead that is counted."""
+"""The greatest number of slots of a flow before another that is counted."""
 
-_FIRST_PLACE, _LAST_PLACE = "0", keys.END_OF_TEXTS
+_LAST_PLACE = keys.END_OF_TEXTS
 
 
 def list_gates(
@@ -67,23 +76,34 @@ def list_slots(
     return page, write_slot_cursor(_place_of(page[-1])) if len(found) > limit else None
 
 
-def count_ahead(table: DynamoTable, slot: Slot) -> Slot:
-    """Return a slot that waits with the number of slots ahead of it in its queue. Others are not changed."""
+def list_flows(table: DynamoTable, key: GateKey) -> list[Flow]:
+    """Return the flows of a gate in which slots wait."""
+    return [decode_flow(item, key) for item in table.query(keys.queue(key), "F#")]
+
+
+def count_ahead(table: DynamoTable, slot: Slot, flows: Collection[Flow] | None = None) -> Slot:
+    """Return a slot that waits with the number of slots before it. Others are not changed.
+
+    `flows` are those of its gate, if they were read.
+    """
     if slot.is_held:
         return slot
+    flows = list_flows(table, slot.gate) if flows is None else flows
     pk, place = ticket_key(slot)
+    waiting = next((flow.waiting for flow in flows if flow.name == slot.flow), 0)
     # The bounds include the slot itself.
-    tickets, _ = table.query_range(pk, (_FIRST_PLACE, place), limit=MAX_AHEAD, attributes=("sk",))
-    return replace(slot, queued_before=sum(ticket["sk"] < place for ticket in tickets))
+    bounds = (keys.ticket(slot.gate, slot.flow, "").sk, place)
+    tickets = table.query_range(pk, bounds, limit=MAX_AHEAD, attributes=("sk",))[0] if waiting > 1 else []
+    before = sum(ticket["sk"] < place for ticket in tickets)
+    return replace(slot, queued_before=count_before(flows, slot.flow, before))
 
 
 def _list_queue(table: DynamoTable, key: GateKey, count: int, after: SlotPlace | None) -> list[Slot]:
-    first = _FIRST_PLACE
+    pk, first = keys.queue(key), "T#"
     if after is not None:
-        _, rank, queued_at, *ids = after
-        first = f"{queue_place(rank, queued_at, SlotOwner(*ids))}\x00"
+        _, flow, rank, queued_at, *ids = after
+        first = f"{keys.ticket(key, flow, queue_place(rank, queued_at, SlotOwner(*ids))).sk}\x00"
     slots: list[Slot] = []
-    pk, _ = keys.ticket(key, "")
     while len(slots) < count:
         tickets, is_complete = table.query_range(pk, (first, _LAST_PLACE), limit=count)
         owners = [SlotOwner(ticket["run"], ticket["visit"]) for ticket in tickets]
@@ -102,7 +122,7 @@ def _list_queue(table: DynamoTable, key: GateKey, count: int, after: SlotPlace |
 
 def _list_held(table: DynamoTable, key: GateKey, count: int, after: SlotPlace | None) -> list[Slot]:
     """Return slots that are held after a place. Those that are held since its time are read, and compared."""
-    since = 0.0 if after is None else after[2]
+    since = 0.0 if after is None else after[3]
     request: dict[str, Any] = {
         "KeyConditionExpression": "wakes = :gate AND due >= :since",
         "ExpressionAttributeValues": encode_item({":gate": keys.held_slots(key), ":since": since}),
@@ -123,5 +143,5 @@ def _list_held(table: DynamoTable, key: GateKey, count: int, after: SlotPlace | 
 
 def _place_of(slot: Slot) -> SlotPlace:
     if slot.held_at is not None:
-        return 0, 0.0, slot.held_at, *slot.owner
-    return 1, slot.rank, slot.queued_at, *slot.owner
+        return 0, "", 0.0, slot.held_at, *slot.owner
+    return 1, slot.flow, slot.rank, slot.queued_at, *slot.owner

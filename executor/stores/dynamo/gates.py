@@ -10,7 +10,8 @@ a gate is granted by `gate_grants.py`.
 The first transaction for a run also marks its head, so that the end of a run without limits reads no slots.
 
 Cost: an owner that needs not wait takes one read and one transaction. It writes the gate, the slot, and the
-index `due`, and checks the visit. A ticket is one write more, and the mark is one for each run.
+index `due`, and checks the visit. An owner that waits also reads the flows of the gate, and writes a ticket
+and its flow. The mark is one write for each run.
 
 Limits: a gate is one item, which accepts 1,000 write units in a second. Each transaction takes two.
 """
@@ -24,6 +25,7 @@ from typing import NamedTuple
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import StoreError
+from noetl.executor.model.flows import Flow, join_flow
 from noetl.executor.model.gates import (
     NAMED_PREFIX,
     Gate,
@@ -49,11 +51,12 @@ from noetl.executor.stores.dynamo.gate_grants import Grants
 from noetl.executor.stores.dynamo.gate_items import (
     decode_gate,
     decode_slot,
+    flow_write,
     gate_write,
     is_same_gate,
     slot_writes,
 )
-from noetl.executor.stores.dynamo.gate_lists import count_ahead, list_gates, list_slots
+from noetl.executor.stores.dynamo.gate_lists import count_ahead, list_flows, list_gates, list_slots
 from noetl.executor.stores.dynamo.slot_returns import has_slots, mark_slots, read_slot_items
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import is_held
@@ -65,10 +68,14 @@ _BEFORE_NEVER = NEVER - 1.0
 
 @frozen
 class _Acquisition:
-    """The slots of an owner at the gates that it asks, and the writes of those that are new."""
+    """The slots of an owner at the gates that it asks, and the writes of those that are new.
+
+    `flows` are those of the gate at which a new slot waits.
+    """
 
     slots: list[Slot]
     writes: list[Write]
+    flows: list[Flow] | None = None
 
     def add(self, read: Gate | None, gate: Gate, slot: Slot | None, now: float) -> bool:
         """Add what an owner gets at a gate that was read as `read`. Return whether it has a slot there.
@@ -108,7 +115,7 @@ class DynamoGates:
         for tries in range(MAX_CONFLICTS):
             acquisition = self._plan(claim, owner, requests, now)
             if not acquisition.writes:
-                return [count_ahead(self._context.table, slot) for slot in acquisition.slots]
+                break
             mark = [] if self._is_marked(claim) else [mark_slots(visit.run_id)]
             try:
                 self._context.table.write([is_claimed, *mark, *acquisition.writes])
@@ -118,8 +125,11 @@ class DynamoGates:
                 time.sleep(pause_seconds(min(tries, 4)) if tries else 0.0)
             else:
                 self._context.heads.remember_slots(visit.run_id)
-                return acquisition.slots
-        raise StoreError(f"Run {visit.run_id} could not acquire its limits: too many concurrent writers.")
+                break
+        else:
+            message = f"Run {visit.run_id} could not acquire its limits: too many concurrent writers."
+            raise StoreError(message)
+        return [count_ahead(self._context.table, slot, acquisition.flows) for slot in acquisition.slots]
 
     def grant(self, key: GateKey, now: float) -> int:
         return self._grants.grant(key, now)
@@ -212,8 +222,12 @@ class DynamoGates:
             elif request.is_rate:
                 rates.append(_RateRequest(request, read))
                 continue
-            elif not acquisition.add(read, *admit(_gate_for(request, read), owner, request, now), now):
-                return acquisition
+            else:
+                gate, slot = admit(_gate_for(request, read), owner, request, now)
+                if not acquisition.add(read, gate, slot, now):
+                    return acquisition
+                if slot is not None and not slot.is_held:
+                    return self._join(acquisition, gate, slot)
             if not acquisition.slots[-1].is_held:
                 return acquisition
         gates = [_gate_for(request, read) for request, read in rates]
@@ -221,6 +235,14 @@ class DynamoGates:
         for (_, read), gate, slot in zip(rates, *reserved, strict=True):
             acquisition.add(read, gate, slot, now)
         return acquisition
+
+    def _join(self, acquisition: _Acquisition, gate: Gate, slot: Slot) -> _Acquisition:
+        """Return an acquisition with the flows of the gate at which its last slot waits, and their write."""
+        flows = list_flows(self._context.table, gate.key)
+        read = next((flow for flow in flows if flow.name == slot.flow), None)
+        joined = join_flow(gate, read, slot)
+        flows = [*(flow for flow in flows if flow is not read), joined]
+        return _Acquisition(acquisition.slots, [*acquisition.writes, flow_write(read, joined)], flows)
 
     def _is_marked(self, claim: Claim) -> bool:
         """Return whether the head of a run says that it has slots."""

@@ -275,9 +275,19 @@ def slot_prefix(visit_id: str | None = None) -> str:
     return "S#" if visit_id is None else f"S#{visit_id}#"
 
 
-def ticket(gate: GateKey, place: str) -> ItemKey:
-    """Return the key of a place in the queue of a gate; sort keys are in the order of the queue."""
-    return ItemKey(f"Z#{gate.tenant}#{gate.id}", place)
+def queue(gate: GateKey) -> str:
+    """Return the partition of the flows and the tickets of a gate."""
+    return f"Z#{gate.tenant}#{gate.id}"
+
+
+def flow(gate: GateKey, name: str) -> ItemKey:
+    """Return the key of a flow of a gate."""
+    return ItemKey(queue(gate), f"F#{name}")
+
+
+def ticket(gate: GateKey, name: str, place: str) -> ItemKey:
+    """Return the key of a place in a flow of a gate; sort keys are in the order of flows and places."""
+    return ItemKey(queue(gate), f"T#{name}\x00{place}")
 
 
 def gate_shard(gate: GateKey) -> str:

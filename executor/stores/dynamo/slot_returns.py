@@ -8,7 +8,8 @@ without a condition, so its state need not be read. The deletion of a slot requi
 is held since the time that was read. If it is refused, the slots are read again. A playbook's own gate with
 one slot is deleted with it.
 
-Cost: one query for each write. A slot that is held adds two items to the transaction, one that waits three.
+Cost: one query for each write. A slot that is held adds two items to the transaction. One that waits adds
+four, and its flow is read.
 
 Limits: a gate that several owners have left at the same time may stay without slots. Readers treat it as
 absent, and the next `grant` deletes it.
@@ -17,25 +18,29 @@ absent, and the next `grant` deletes it.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import StoreError
+from noetl.executor.model.flows import Flow
 from noetl.executor.model.gates import GateKey, Slot
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.expressions import Condition, ConditionCheck, Update, Write
 from noetl.executor.stores.dynamo.gate_items import (
     IS_WAITING,
+    decode_flow,
     decode_slot,
+    leaving_write,
     removing_gate,
     removing_writes,
     returning_update,
 )
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS, DynamoTable
 
-MAX_RETURNED = 24
-"""Number of slots that one transaction gives back. It has up to three writes for each, and others."""
+MAX_RETURNED = 20
+"""Number of slots that one transaction gives back. It has up to four writes for each, and others."""
 
 
 def has_slots(head: Item) -> bool:
@@ -67,6 +72,7 @@ class SlotReturns:
         self._shared: set[keys.ItemKey] = set()
         self._lost: set[keys.ItemKey] = set()
         self._items: list[Item] = []
+        self._flows: dict[keys.ItemKey, Flow] = {}
         self._read()
 
     @property
@@ -106,6 +112,10 @@ class SlotReturns:
     def _read(self) -> None:
         items = read_slot_items(self._table, self._run_id, self._visit_id)
         self._items = [item for item in items if not (self._only_waiting and "held" in item)]
+        waiting = (slot for slot in self.slots if not slot.is_held)
+        flows = {keys.flow(slot.gate, slot.flow): slot.gate for slot in waiting}
+        read = self._table.get_many([*flows]) if flows else {}
+        self._flows = {key: decode_flow(item, flows[key]) for key, item in read.items()}
 
     def _writes_of(self, slots: Sequence[Slot], now: float) -> list[Write]:
         by_gate: dict[GateKey, list[Slot]] = {}
@@ -113,6 +123,8 @@ class SlotReturns:
             by_gate.setdefault(slot.gate, []).append(slot)
         only = {GateKey(*item["at"]) for item in self._items if "only" in item}
         writes = [write for slot in slots for write in removing_writes(slot)]
+        left = Counter(keys.flow(slot.gate, slot.flow) for slot in slots if not slot.is_held)
+        writes += [leaving_write(self._flows[key], left[key]) for key in self._flows if left[key]]
         for gate, returned in sorted(by_gate.items()):
             key = keys.gate(gate)
             if key in self._lost:

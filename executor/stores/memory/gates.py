@@ -9,6 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from noetl.executor.model.flows import (
+    Flow,
+    count_before,
+    first_flow,
+    join_flow,
+    leave_flow,
+    serve_flow,
+)
 from noetl.executor.model.gates import (
     Gate,
     GateKey,
@@ -87,9 +95,12 @@ class MemoryGates:
             return self._read(earlier)
         gate, slot = admit(state.gates.get(request.gate) or new_gate(request), owner, request, now)
         put_gate(state, gate)
-        if slot is not None:
-            state.slots[request.gate, owner] = replace(slot, queued_before=0)
-        return slot
+        if slot is None:
+            return None
+        state.slots[request.gate, owner] = slot
+        if not slot.is_held:
+            put_flow(state, join_flow(gate, state.flows.get((gate.key, slot.flow)), slot))
+        return self._read(slot)
 
     def grant(self, key: GateKey, now: float) -> int:
         granted = 0
@@ -102,10 +113,11 @@ class MemoryGates:
                     give_back_slots(self._state, [head])
                     _wake(record, [] if visit is None else [visit], now)
                     continue
-                decided = grant(self._state.gates[key], head, now)
+                decided = serve_flow(self._state.gates[key], self._state.flows[key, head.flow], head, now)
                 if decided is None:
                     break
-                self._state.gates[key], self._state.slots[key, head.owner] = decided
+                self._state.gates[key], flow, self._state.slots[key, head.owner] = decided
+                put_flow(self._state, flow)
                 granted += 1
                 _wake(record, _waiting_visits(record) if visit is None else [visit], now)
         return granted
@@ -164,24 +176,30 @@ class MemoryGates:
             return True
 
     def _head(self, key: GateKey) -> Slot | None:
-        """Return the first slot of the queue of a gate."""
-        return min(self._queue(key), key=place_of, default=None)
+        """Return the first slot of the flow of a gate that is served next."""
+        flow = first_flow(self._flows(key))
+        return None if flow is None else min(self._queue(key, flow.name), key=place_of, default=None)
 
-    def _queue(self, key: GateKey) -> list[Slot]:
-        return [slot for slot in self._state.slots.values() if slot.gate == key and not slot.is_held]
+    def _flows(self, key: GateKey) -> list[Flow]:
+        return [flow for flow in self._state.flows.values() if flow.gate == key]
+
+    def _queue(self, key: GateKey, flow: str) -> list[Slot]:
+        slots = self._state.slots.values()
+        return [slot for slot in slots if slot.gate == key and slot.flow == flow and not slot.is_held]
 
     def _read(self, slot: Slot) -> Slot:
         """Return a slot with the number of those that are before it in the queue."""
         if slot.is_held:
             return slot
-        return replace(slot, queued_before=sum(place_of(q) < place_of(slot) for q in self._queue(slot.gate)))
+        place = sum(place_of(queued) < place_of(slot) for queued in self._queue(slot.gate, slot.flow))
+        return replace(slot, queued_before=count_before(self._flows(slot.gate), slot.flow, place))
 
 
 def place_of(slot: Slot) -> SlotPlace:
     """Return the place of a slot in the list of its gate: slots that are held come first, then the queue."""
     if slot.held_at is not None:
-        return (0, 0.0, slot.held_at, *slot.owner)
-    return (1, slot.rank, slot.queued_at, *slot.owner)
+        return (0, "", 0.0, slot.held_at, *slot.owner)
+    return (1, slot.flow, slot.rank, slot.queued_at, *slot.owner)
 
 
 def put_gate(state: MemoryState, gate: Gate) -> None:
@@ -197,6 +215,14 @@ def delete_idle_gates(state: MemoryState, now: float) -> None:
     for key, gate in list(state.gates.items()):
         if gate.is_idle(now):
             del state.gates[key]
+
+
+def put_flow(state: MemoryState, flow: Flow) -> None:
+    """Write a flow, or remove it if none of its slots waits any more."""
+    if flow.waiting > 0:
+        state.flows[flow.gate, flow.name] = flow
+    else:
+        state.flows.pop((flow.gate, flow.name), None)
 
 
 def find_slots(state: MemoryState, run_id: str, visit_id: str | None = None) -> list[Slot]:
@@ -216,6 +242,9 @@ def give_back_slots(state: MemoryState, slots: Iterable[Slot]) -> None:
     for slot in slots:
         del state.slots[slot.gate, slot.owner]
         put_gate(state, give_back(state.gates[slot.gate], slot))
+        flow = None if slot.is_held else state.flows.get((slot.gate, slot.flow))
+        if flow is not None:
+            put_flow(state, leave_flow(flow))
 
 
 def give_back_parked(state: MemoryState, record: RunRecord, parked: Sequence[Visit], now: float) -> None:

@@ -22,6 +22,7 @@ from noetl.executor.stores.finding import (
     CheckedRun,
     Finding,
     find_contradictions,
+    find_wrong_flows,
     finding_of_gate,
     finding_of_run,
     limit_findings,
@@ -140,6 +141,9 @@ class MemoryMaintenance:
             if (gate.held, gate.waiting) != (units, queued):
                 numbers = {"held": gate.held, "waiting": gate.waiting, "units": units, "queued": queued}
                 yield finding_of_gate(gate.limit, **numbers)
+            else:
+                flows = [flow for flow in state.flows.values() if flow.gate == key]
+                yield from find_wrong_flows(gate.limit, flows, slots)
         for slot in state.slots.values():
             record, visit_id = state.runs.get(slot.owner.run_id), slot.owner.visit_id
             if record is None:

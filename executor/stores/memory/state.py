@@ -19,6 +19,7 @@ from noetl.executor.model.branch_stack import BranchStack
 from noetl.executor.model.cached_results import CacheEntry, CacheHolder
 from noetl.executor.model.channels import Channel
 from noetl.executor.model.events import Event
+from noetl.executor.model.flows import Flow
 from noetl.executor.model.gates import Gate, GateKey, Slot, SlotOwner
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.metrics import FactTotal
@@ -138,6 +139,7 @@ class MemoryState:
         """Firings of each trigger, by their positions."""
         self.gates: dict[GateKey, Gate] = {}
         self.slots: dict[tuple[GateKey, SlotOwner], Slot] = {}
+        self.flows: dict[tuple[GateKey, str], Flow] = {}
         self.outbox: dict[tuple[str, str], OutboxEntry] = {}
         """Entries of the outbox, by tenant and id."""
         self.channels: dict[tuple[str, str], Channel] = {}

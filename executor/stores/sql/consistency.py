@@ -68,6 +68,7 @@ _CHECKS = (
     SqlConsistencyCheck("unknown runs", "consistency.tags_without_run"),
     SqlConsistencyCheck("unknown runs", "consistency.slots_without_run"),
     SqlConsistencyCheck("counters of gates", "consistency.counters_of_gates"),
+    SqlConsistencyCheck("counters of flows", "consistency.counters_of_flows"),
     SqlConsistencyCheck("slots of ended runs", "consistency.slots_of_ended_runs"),
     SqlConsistencyCheck("slots of visits", "consistency.slots_of_visits"),
     SqlConsistencyCheck("unknown gates", "consistency.unknown_gates"),

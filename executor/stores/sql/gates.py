@@ -6,21 +6,23 @@ more may be held than the limit has.
 Algorithm: two-phase locking (Eswaran et al. 1976). Each transaction locks the run of an owner first, and then
 gates in the order of their keys. Slots of a run are written under the lock of the run, and the numbers of a
 gate under that of the gate. `grant` reads the first slot of a queue without a lock, locks its run and the
-gate, and reads the slot again.
+gate, and reads the slot again. Flows of a gate change under its lock, too.
 
-Cost: one transaction for all requests of an owner, and one for each slot that is granted. The first slot of a
-queue is read from an index.
+Cost: one transaction for all requests of an owner, and one for each slot that is granted. The first flow and
+its first slot are read from indexes.
 
-Limits: transactions of one gate wait for each other. `queued_before` counts the slots before another in an
-index.
+Limits: transactions of one gate wait for each other. `queued_before` reads all flows of the gate, and counts
+the slots before another in an index.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
+from noetl.executor.model.flows import count_before, join_flow, serve_flow
 from noetl.executor.model.gates import (
     NAMED_PREFIX,
     OWN_PREFIX,
@@ -34,7 +36,6 @@ from noetl.executor.model.gates import (
     change_limit,
     check_removable,
     check_request,
-    grant,
     may_hold,
     new_gate,
 )
@@ -42,6 +43,7 @@ from noetl.executor.model.rate_gates import reserve
 from noetl.executor.model.run import Claim
 from noetl.executor.model.visit_transition import claim_lost
 from noetl.executor.stores.cursors import (
+    SlotPlace,
     read_key_cursor,
     read_slot_cursor,
     write_key_cursor,
@@ -52,8 +54,11 @@ from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.rows import visit_from_row
 from noetl.executor.stores.sql.slots import (
     add_or_lock_gate,
+    find_flow,
+    flow_from_row,
     gate_from_row,
     lock_gate,
+    put_flow,
     slot_from_row,
     slot_values,
     take_slots,
@@ -89,7 +94,7 @@ class SqlGates:
             found = db.execute("gates.find_owned", run_id=owner.run_id, visit_id=owner.visit_id)
             if held.fetchone() is None:
                 raise claim_lost(visit)
-            earlier = {slot.gate: slot for slot in map(_read_slot, found.fetchall())}
+            earlier = {slot.gate: slot for slot in map(slot_from_row, found.fetchall())}
             rates = [request for request in requests if request.is_rate and request.gate not in earlier]
             if len(rates) not in (0, len(requests)):
                 # Rates are asked last, but gates are always locked in the order of their keys.
@@ -100,7 +105,7 @@ class SqlGates:
                     continue
                 slot = earlier.get(request.gate) or _ask(db, owner, request, now)
                 if slot is not None:
-                    slots.append(slot)
+                    slots.append(_with_place(slot, partial(_fetch_all, db)))
                 if slot is None or not slot.is_held:
                     return slots
             slots += [earlier[r.gate] for r in requests if r.is_rate and r.gate in earlier]
@@ -133,11 +138,15 @@ class SqlGates:
                 take_slots(db, "gates.take", **_key_of(head))
                 db.execute("waits.make_due", run_id=run_id, visit_id=head.owner.visit_id, now=now)
                 return _GrantResult.PASSED
-            decided = grant(gate, head, now)
+            flow = find_flow(db, key, head.flow)
+            assert flow is not None
+            decided = serve_flow(gate, flow, head, now)
             if decided is None:
                 return _GrantResult.FULL
-            write_gate(db, decided[0])
-            db.execute("gates.hold", units=decided[1].units, held_at=now, **_key_of(head))
+            changed, flow, slot = decided
+            write_gate(db, changed)
+            put_flow(db, flow)
+            db.execute("gates.hold", units=slot.units, held_at=now, **_key_of(head))
             if head.owner.visit_id:
                 db.execute("waits.make_due", run_id=run_id, visit_id=head.owner.visit_id, now=now)
             else:
@@ -151,7 +160,8 @@ class SqlGates:
     def slots_of(self, run_id: str, visit_id: str | None = None) -> list[Slot]:
         owner = {} if visit_id is None else {"visit_id": visit_id}
         rows = self._context.database.fetch_all("gates.find_owned", run_id=run_id, **owner)
-        return sorted(map(_read_slot, rows), key=lambda slot: (slot.gate, slot.owner))
+        slots = sorted(map(slot_from_row, rows), key=lambda slot: (slot.gate, slot.owner))
+        return [_with_place(slot, self._context.database.fetch_all) for slot in slots]
 
     def gate(self, key: GateKey) -> Gate | None:
         rows = self._context.database.fetch_all("gates.get", id=key.id, tenant=key.tenant)
@@ -163,11 +173,12 @@ class SqlGates:
         after = None if cursor is None else read_slot_cursor(cursor)
         slots: list[Slot] = []
         for number, query in enumerate(("gates.find_held", "gates.find_queue")):
-            names = ("rank", "since", "after_run", "after_visit")
+            names = ("flow", "rank", "since", "after_run", "after_visit")
             if len(slots) <= limit and (after is None or number >= after[0]):
                 values: dict[str, Any] = {"id": key.id, "tenant": key.tenant, "limit": limit + 1 - len(slots)}
                 if after is not None and after[0] == number:
-                    values |= dict(zip(names[1 - number :], after[2 - number :], strict=True))
+                    start = 0 if number else 2
+                    values |= dict(zip(names[start:], after[1 + start :], strict=True))
                 rows = self._context.database.fetch_all(query, **values)
                 slots += map(slot_from_row, rows)
         page = slots[:limit]
@@ -213,6 +224,8 @@ def _ask(db: Writer, owner: SlotOwner, request: SlotRequest, now: float) -> Slot
         write_gate(db, gate)
     if slot is not None:
         db.execute("gates.add_slot", **slot_values(slot))
+        if not slot.is_held:
+            put_flow(db, join_flow(gate, find_flow(db, gate.key, slot.flow), slot))
     return slot
 
 
@@ -249,8 +262,19 @@ def _may_hold(db: Writer, owner: SlotOwner) -> bool:
     return not owner.visit_id or may_hold(None if row is None else visit_from_row(row))
 
 
-def _read_slot(row: Any) -> Slot:
-    return replace(slot_from_row(row), queued_before=row["queued_before"])
+def _with_place(slot: Slot, fetch: Callable[..., list[Any]]) -> Slot:
+    """Return a slot that waits with the number of slots before it. Others are not changed."""
+    if slot.is_held:
+        return slot
+    gate = {"id": slot.gate.id, "tenant": slot.gate.tenant}
+    place = {"rank": slot.rank, "queued_at": slot.queued_at, **slot.owner._asdict()}
+    flows = [flow_from_row(row) for row in fetch("gates.find_flows", **gate)]
+    (counted,) = fetch("gates.count_in_flow", **gate, flow=slot.flow, **place)
+    return replace(slot, queued_before=count_before(flows, slot.flow, counted["place"]))
+
+
+def _fetch_all(db: Writer, query: str, **values: Any) -> list[Any]:
+    return list(db.execute(query, **values).fetchall())
 
 
 def _key_of(slot: Slot) -> dict[str, Any]:
@@ -262,7 +286,7 @@ def _key_of(slot: Slot) -> dict[str, Any]:
     }
 
 
-def _place_of(slot: Slot) -> tuple[int, float, float, str, str]:
+def _place_of(slot: Slot) -> SlotPlace:
     if slot.held_at is not None:
-        return (0, 0.0, slot.held_at, *slot.owner)
-    return (1, slot.rank, slot.queued_at, *slot.owner)
+        return (0, "", 0.0, slot.held_at, *slot.owner)
+    return (1, slot.flow, slot.rank, slot.queued_at, *slot.owner)

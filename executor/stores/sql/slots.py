@@ -7,16 +7,19 @@ Algorithm: runs are locked first, and then gates in the order of their keys, whi
 (Havender 1968). Statements delete slots at once, under the lock of their run, and `give_back_slots` changes
 the gates when the transaction ends.
 
-Cost: nothing for a transaction that has deleted no slot. Otherwise two statements for each gate.
+Cost: nothing for a transaction that has deleted no slot. Otherwise two statements for each gate, and two for
+each flow in which a deleted slot waited.
 
 Limits: a gate is a row that all its owners change, so they wait for each other.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import groupby
 from typing import Any
 
+from noetl.executor.model.flows import Flow, leave_flow
 from noetl.executor.model.gates import Gate, GateKey, LimitKind, Slot, SlotOwner, give_back
 from noetl.executor.model.rates import RateLog
 from noetl.executor.model.run import Visit
@@ -37,9 +40,15 @@ def give_back_slots(db: Writer) -> None:
     for key, returned in groupby(slots, _gate_of):
         gate = lock_gate(db, key)
         if gate is not None:
+            counts = Counter[str]()
             for slot in returned:
                 gate = give_back(gate, slot)
+                counts[slot.flow] += not slot.is_held
             write_gate(db, gate)
+            for name, count in sorted(counts.items()):
+                flow = find_flow(db, key, name) if count else None
+                if flow is not None:
+                    put_flow(db, leave_flow(flow, count))
 
 
 def is_queued(db: Writer, visit: Visit) -> bool:
@@ -69,6 +78,26 @@ def write_gate(db: Writer, gate: Gate) -> None:
         db.execute("gates.write", **_numbers_of(gate))
 
 
+def find_flow(db: Writer, key: GateKey, name: str) -> Flow | None:
+    """Return a flow of a locked gate, or None if none of its slots waits."""
+    row = db.execute("gates.find_flow", id=key.id, tenant=key.tenant, flow=name).fetchone()
+    return None if row is None else flow_from_row(row)
+
+
+def put_flow(db: Writer, flow: Flow) -> None:
+    """Write a flow of a locked gate, or remove it if none of its slots waits any more."""
+    values: dict[str, Any] = {"id": flow.gate.id, "tenant": flow.gate.tenant, "flow": flow.name}
+    if flow.waiting > 0:
+        db.execute("gates.put_flow", **values, tag=flow.tag, waiting=flow.waiting)
+    else:
+        db.execute("gates.remove_flow", **values)
+
+
+def flow_from_row(row: Row) -> Flow:
+    """Return the flow of a row of `flows`."""
+    return Flow(GateKey(row["gate_id"], row["gate_tenant"]), row["flow"], row["tag"], row["waiting"])
+
+
 def gate_from_row(row: Row) -> Gate:
     """Return the gate of a row of `gates`."""
     return Gate(
@@ -82,6 +111,7 @@ def gate_from_row(row: Row) -> Gate:
         row["ceiling"],
         row["edition"],
         None if row["rate"] is None else RateLog.from_text(row["rate"]),
+        row["clock"],
     )
 
 
@@ -98,6 +128,7 @@ def slot_values(slot: Slot) -> dict[str, Any]:
         "run_id": slot.owner.run_id,
         "visit_id": slot.owner.visit_id,
         "units": slot.units,
+        "flow": slot.flow,
         "rank": slot.rank,
         "queued_at": slot.queued_at,
         "held_at": slot.held_at,
@@ -114,6 +145,7 @@ def _slot_of(row: Row, limit: str, value: str | None) -> Slot:
         value,
         row["rank"],
         row["held_at"],
+        flow=row["flow"],
     )
 
 
@@ -133,4 +165,5 @@ def _numbers_of(gate: Gate) -> dict[str, Any]:
         "edition": gate.edition,
         "rate": None if gate.rate is None else gate.rate.to_text(),
         "idle_at": gate.idle_at,
+        "clock": gate.clock,
     }

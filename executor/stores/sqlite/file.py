@@ -64,6 +64,7 @@ SCRIPTS = {
     29: "gates.sql",
     30: "debounced.sql",
     31: "rates.sql",
+    32: "flows.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from noetl.executor.model.flows import Flow
 from noetl.executor.model.gates import Slot
 from noetl.executor.model.run import Run
 
@@ -75,4 +76,8 @@ class GateDamage(SweepDamage, Protocol):
 
     def put_slot(self, store: Any, slot: Slot) -> None:
         """Write a slot, which its gate does not count."""
+        ...
+
+    def put_flow(self, store: Any, flow: Flow) -> None:
+        """Write a flow as it is given."""
         ...

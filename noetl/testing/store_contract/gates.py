@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from noetl.executor.errors import FencedError, RejectedError
+from noetl.executor.model.flows import Flow
 from noetl.executor.model.gates import (
     Gate,
     GateKey,
@@ -181,6 +182,37 @@ class GatesContract(ContractFixtures):
             assert acquire(store, first)[0].held_at == 5.0
         assert numbers_of(store) == (1, 0)
 
+    def test_flows_alternate(self, store: Store) -> None:
+        first = hold(store, ask(flow="a"))
+        many = [queue_up(store, ask(flow="a"), now=2.0 + number) for number in range(3)]
+        other, urgent = (queue_up(store, ask(flow="b", rank=rank), now=6.0) for rank in (0.0, -1.0))
+        assert owners_at(store) == [claim.run.id for claim in (first, *many, urgent, other)]
+        queue = [many[0], urgent, many[1], other, many[2]]
+        assert [slots_of_visit(store, claim)[0].queued_before for claim in queue] == [0, 1, 2, 3, 4]
+        third = claim_visit(store, start_run(store))
+        assert acquire(store, third, ask(flow="c"))[0].queued_before == 2
+        give_back(store, third)
+        for claim in queue:
+            give_back(store, first)
+            assert store.gates.grant(OWN, 8.0) == 1
+            first = claim_visit(store, claim.run, 8.0)
+            assert acquire(store, first)[0].is_held
+            assert failed_checks(store) == []
+
+    def test_a_flow_that_was_left_joins_again(self, store: Store) -> None:
+        first = hold(store)
+        left = [claim_visit(store, start_run(store)) for _ in range(2)]
+        for claim in left:
+            assert not acquire(store, claim, ask(flow="a"))[0].is_held
+            give_back(store, claim)
+        waiting, again = queue_up(store, ask(flow="b")), queue_up(store, ask(flow="a"), now=2.0)
+        assert [slots_of_visit(store, claim)[0].queued_before for claim in (again, waiting)] == [0, 1]
+        give_back(store, first)
+        assert store.gates.grant(OWN, 3.0) == 1
+        give_back(store, claim_visit(store, again.run, 3.0))
+        third = queue_up(store, ask(flow="a"), now=4.0)
+        assert [slots_of_visit(store, claim)[0].queued_before for claim in (waiting, third)] == [0, 1]
+
     def test_a_new_owner_does_not_overtake_a_queue(self, store: Store) -> None:
         first, waiting = hold(store), queue_up(store)
         give_back(store, first)
@@ -211,8 +243,10 @@ class GatesContract(ContractFixtures):
         late = claim_visit(store, start_run(store))
         assert acquire(store, late, ask(max_queued=1)) == []
         assert numbers_of(store) == (1, 1)
-        assert acquire(store, late, ask(max_queued=2))[0].queued_before == 1
-        assert acquire(store, claim_visit(store, waiting.run, NEVER), ask(max_queued=1), now=NEVER)
+        assert acquire(store, late, ask(max_queued=2), now=2.0)[0].queued_before == 1
+        again = claim_visit(store, waiting.run, NEVER)
+        (slot,) = acquire(store, again, ask(max_queued=1), now=NEVER)
+        suspend_queued(store, again, slot, NEVER)
 
     def test_a_run_that_is_skipped_enters_no_finally_step(self, store: Store) -> None:
         log = "[{action: log, message: x}]"
@@ -259,7 +293,7 @@ class GatesContract(ContractFixtures):
     def test_a_newer_request_changes_the_units_of_a_gate(self, store: Store) -> None:
         hold(store)
         waiting = queue_up(store)
-        (slot,) = acquire(store, claim_visit(store, start_run(store)), ask(size=3))
+        (slot,) = acquire(store, claim_visit(store, start_run(store)), ask(size=3), now=2.0)
         assert (slot.is_held, slot.queued_before) == (False, 1)
         assert store.gates.stalled(10) == [OWN]
         assert store.gates.grant(OWN, 3.0) == 2
@@ -551,7 +585,8 @@ class GatesContract(ContractFixtures):
     def test_slots_of_a_gate_have_pages(self, store: Store) -> None:
         claims = [hold(store, ask(size=2), now=2.0 - n) for n in range(2)]
         claims.reverse()
-        claims += [queue_up(store, ask(size=2, rank=n % 2), now=3.0) for n in range(4)]
+        flows = ("b", "a é", "b", "a é")
+        claims += [queue_up(store, ask(size=2, rank=n % 2, flow=flows[n]), now=3.0) for n in range(4)]
         pages: list[list[Slot]] = []
         cursor = None
         while cursor is not None or not pages:
@@ -562,9 +597,9 @@ class GatesContract(ContractFixtures):
         assert slots == store.gates.slots_at(OWN)[0]
         assert [slot.is_held for slot in slots] == [True, True, False, False, False, False]
         assert [slot.owner.run_id for slot in slots[:2]] == [claim.run.id for claim in claims[:2]]
-        places = [(slot.rank, slot.queued_at, slot.owner) for slot in slots[2:]]
+        places = [(slot.flow, slot.rank, slot.queued_at, slot.owner) for slot in slots[2:]]
         assert places == sorted(places)
-        for wrong in ("x", "é", "", "WzFd", "WzIsMC4wLDAuMCwiciIsInYiXQ=="):
+        for wrong in ("x", "é", "", "WzFd", "WzIsICIiLCAwLjAsIDAuMCwgInIiLCAidiJd"):
             with pytest.raises(RejectedError) as rejected:
                 store.gates.slots_at(OWN, cursor=wrong)
             assert rejected.value.reason == "invalid_cursor"
@@ -681,6 +716,15 @@ class GateConsistencyContract:
         (finding,) = store.maintenance.check_consistency()
         assert finding.message.endswith("and has 3 and 1")
         assert slots_of_visit(store, claim)[0].is_held
+
+    def test_finds_a_flow_with_another_number_of_slots(self, store: Store) -> None:
+        hold(store)
+        waiting = queue_up(store, ask(flow="a"))
+        self.damage.put_flow(store, Flow(OWN, "a", 1, 2))
+        (finding,) = store.maintenance.check_consistency()
+        assert finding.check == "counters of flows"
+        assert finding.message == "flow `a` of limit `play.a` counts 2 waiting slots, and has 1"
+        assert slots_of_visit(store, waiting)[0].queued_before == 0
 
     def test_finds_a_slot_of_an_unknown_gate(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))

@@ -97,7 +97,7 @@ def test_what_waits_is_shown(noetl: Command, service: ServedStore, tmp_path: Pat
     while not (queue := json.loads(noetl("limits", "show", "closed", "--json", *place).out))["items"]:
         pass
     assert [use["workflow_id"] for use in queue["items"]] == [run]
-    assert noetl("limits", "show", "closed", *place).out.split()[::4] == [run, "waits"]
+    assert noetl("limits", "show", "closed", *place).out.split()[::6] == [run, "waits"]
     status = noetl("runs", "show", run, *place)
     assert "load waits for limit `closed`, next" in status.out + status.err
     failed = noetl("limits", "remove", "closed", *place)

@@ -98,6 +98,21 @@ select * from (
 ) as counted
 where held <> units or waiting <> queued limit :limit
 
+-- Gates that do not count their slots are found above.
+-- name: counters_of_flows
+select name as "limit", summed.flow, summed.waiting, summed.queued from (
+    select gate_id, gate_tenant, flow, sum(waiting) as waiting, sum(queued) as queued from (
+        select gate_id, gate_tenant, flow, waiting, 0 as queued from flows
+        union all
+        select gate_id, gate_tenant, flow, 0, 1 from slots where held_at is null
+    ) as counted
+    group by gate_id, gate_tenant, flow
+) as summed
+join gates on gates.id = summed.gate_id and gates.tenant = summed.gate_tenant
+where summed.waiting <> summed.queued and gates.waiting = (
+    select count(*) from slots where gate_id = gates.id and gate_tenant = tenant and held_at is null
+) limit :limit
+
 -- name: slots_of_ended_runs
 select run_id, name as "limit" from slots join gates on gate_id = gates.id and gate_tenant = tenant
 where exists (select 1 from runs where runs.id = slots.run_id and finished_at is not null) limit :limit

@@ -141,7 +141,7 @@ exists (select 1 from run_tags has where has.run_id = runs.id and has.tag = {giv
 -- name: slot
 gate_id = :gate_id and gate_tenant = :gate_tenant and run_id = :run_id and visit_id = :visit_id
 
--- Order of the slots that wait at a gate.
+-- Order of the slots of a flow that wait at a gate.
 -- name: queue_order
 rank, queued_at, run_id {binary}, visit_id {binary}
 

@@ -7,13 +7,15 @@ select * from gates where id = :id and tenant = :tenant
 select * from gates where id = :id and tenant = :tenant {for_update}
 
 -- name: add_or_lock
-insert into gates (id, tenant, name, value, kind, units, held, waiting, ceiling, edition, rate, idle_at)
-values (:id, :tenant, :name, :value, :kind, :units, :held, :waiting, :ceiling, :edition, :rate, :idle_at)
+insert into gates
+    (id, tenant, name, value, kind, units, held, waiting, ceiling, edition, rate, idle_at, clock)
+values
+    (:id, :tenant, :name, :value, :kind, :units, :held, :waiting, :ceiling, :edition, :rate, :idle_at, :clock)
 on conflict (tenant, id) do update set edition = gates.edition returning *
 
 -- name: write
 update gates set kind = :kind, units = :units, held = :held, waiting = :waiting, ceiling = :ceiling,
-    edition = :edition, rate = :rate, idle_at = :idle_at
+    edition = :edition, rate = :rate, idle_at = :idle_at, clock = :clock
 where id = :id and tenant = :tenant
 
 -- name: remove
@@ -34,26 +36,51 @@ select * from gates where tenant = :tenant and id > :after and id < :until order
 select id, tenant from gates where waiting > 0 and held < units and exists (
     select 1 from (
         select slots.units from slots
-        where gate_id = gates.id and gate_tenant = gates.tenant and held_at is null
+        where gate_id = gates.id and gate_tenant = gates.tenant and held_at is null and slots.flow = (
+            select flows.flow from flows where flows.gate_id = gates.id and flows.gate_tenant = gates.tenant
+            order by tag, flows.flow limit 1
+        )
         order by {queue_order} limit 1
     ) as head
     where case when head.units < gates.units then head.units else gates.units end <= gates.units - gates.held
 )
 order by id, tenant limit :limit
 
--- The first slot of the queue of a gate that is not full. `exists` is evaluated once: as a condition of the
--- join, a plan may evaluate it for each slot of a long queue.
+-- The first slot of the flow that is served next, at a gate that is not full. `exists` is evaluated once: as
+-- a condition of the join, a plan may evaluate it for each slot of a long queue.
 -- name: find_head
 select slots.*, name, value from gates join slots on gate_id = gates.id and gate_tenant = tenant
 where id = :id and tenant = :tenant and held_at is null
 and exists (select 1 from gates where id = :id and tenant = :tenant and held < units)
+and flow = (
+    select flow from flows where gate_id = :id and gate_tenant = :tenant order by tag, flow limit 1
+)
 order by {queue_order} limit 1
+
+-- name: find_flow
+select * from flows where gate_id = :id and gate_tenant = :tenant and flow = :flow
+
+-- name: find_flows
+select * from flows where gate_id = :id and gate_tenant = :tenant
+
+-- name: put_flow
+insert into flows (gate_id, gate_tenant, flow, tag, waiting) values (:id, :tenant, :flow, :tag, :waiting)
+on conflict (gate_tenant, gate_id, flow) do update set tag = excluded.tag, waiting = excluded.waiting
+
+-- name: remove_flow
+delete from flows where gate_id = :id and gate_tenant = :tenant and flow = :flow
+
+-- Number of the slots that are before a place in a flow.
+-- name: count_in_flow
+select count(*) as place from slots
+where gate_id = :id and gate_tenant = :tenant and flow = :flow and held_at is null
+and ({queue_order}) < (:rank, :queued_at, :run_id, :visit_id)
 
 -- name: find_queue
 select slots.*, name, value from slots join gates on gate_id = gates.id and gate_tenant = tenant
 where gate_id = :id and gate_tenant = :tenant and held_at is null
-and ({queue_order}) > (:rank, :since, :after_run, :after_visit) -- optional
-order by {queue_order} limit :limit
+and (flow, {queue_order}) > (:flow, :rank, :since, :after_run, :after_visit) -- optional
+order by flow, {queue_order} limit :limit
 
 -- name: find_held
 select slots.*, name, value from slots join gates on gate_id = gates.id and gate_tenant = tenant
@@ -63,20 +90,13 @@ order by held_at, run_id {binary}, visit_id {binary} limit :limit
 
 -- The slots of a run and its visits, or of one of them. The run has an empty id.
 -- name: find_owned
-select slots.*, name, value, (
-    select count(*) from slots as queued
-    where queued.gate_id = slots.gate_id and queued.gate_tenant = slots.gate_tenant
-    and queued.held_at is null and slots.held_at is null
-    and (queued.rank, queued.queued_at, queued.run_id {binary}, queued.visit_id {binary})
-        < (slots.rank, slots.queued_at, slots.run_id, slots.visit_id)
-) as queued_before
-from slots join gates on gate_id = gates.id and gate_tenant = tenant
+select slots.*, name, value from slots join gates on gate_id = gates.id and gate_tenant = tenant
 where run_id = :run_id
 and visit_id = :visit_id -- optional
 
 -- name: add_slot
-insert into slots (gate_id, gate_tenant, run_id, visit_id, units, rank, queued_at, held_at)
-values (:gate_id, :gate_tenant, :run_id, :visit_id, :units, :rank, :queued_at, :held_at)
+insert into slots (gate_id, gate_tenant, run_id, visit_id, units, flow, rank, queued_at, held_at)
+values (:gate_id, :gate_tenant, :run_id, :visit_id, :units, :flow, :rank, :queued_at, :held_at)
 
 -- name: hold
 update slots set units = :units, held_at = :held_at where {slot}
