@@ -364,7 +364,6 @@ def test_an_upgrade_keeps_triggers(tmp_path: Path) -> None:
             "drop table slots",
             "drop table flows",
             "drop table debounced",
-            "drop table debounced",
         ):
             db.execute(statement)
         db.execute("update triggers set record = ?", [json.dumps(record)])
