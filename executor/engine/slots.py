@@ -42,6 +42,7 @@ from noetl.executor.model.gates import (
     SlotOwner,
     SlotRequest,
     describe_refusal,
+    describe_successor,
     find_superseded,
     named_gate,
     own_gate,
@@ -227,7 +228,7 @@ def _ask(store: Store, claim: Claim, owner: SlotOwner, entries: Sequence[_Wanted
         waited = f"no unit of limit `{last.limit}` became free within {until - last.queued_at:g} s"
         raise ActionError("LimitTimeout", waited)
     if wanted.cancels_oldest:
-        _cancel_older(store, last, now)
+        _cancel_older(store, claim.visit, last, now)
     return Admission(slots, commit=wait_for_slot(claim.visit, last, until, now))
 
 
@@ -254,10 +255,11 @@ def _wait_for_rates(
     return Admission(slots, commit=wait_for_slot(claim.visit, last, begins_at, now))
 
 
-def _cancel_older(store: Store, slot: Slot, now: float) -> None:
-    """Cancel the oldest runs at the gate of a waiting run, until no more are left than it has units.
+def _cancel_older(store: Store, visit: Visit, slot: Slot, now: float) -> None:
+    """Cancel the oldest runs at the gate of a waiting slot, until no more are left than the gate has units.
 
-    Runs that are being cancelled already do not count, so a repetition after a crash cancels no other ones.
+    `visit` is the one that has requested it. Runs that are being cancelled already do not count, so a
+    repetition after a crash cancels no other ones.
     """
     gate = store.gates.gate(slot.gate)
     slots, cursor = store.gates.slots_at(slot.gate, limit=SLOTS_PER_PAGE)
@@ -266,10 +268,10 @@ def _cancel_older(store: Store, slot: Slot, now: float) -> None:
         slots += page
     cancelled = store.runs.cancelled_runs([found.owner.run_id for found in slots])
     units = 0 if gate is None else gate.units
+    reason = error_record(visit, "RunSuperseded", describe_successor(slot)) | {"step": None}
     for run_id in find_superseded(slots, slot, units, cancelled):
         with suppress(RejectedError, UnknownRunError):  # it has ended since it was read
-            store.runs.stop(run_id, RunStatus.CANCELLED, now)
-            logger.info("run %s was cancelled: the newer run %s takes its place", run_id, slot.owner.run_id)
+            store.runs.stop(run_id, RunStatus.CANCELLED, now, reason)
 
 
 def _entries(

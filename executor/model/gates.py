@@ -272,9 +272,17 @@ def describe_refusal(request: SlotRequest) -> str:
     >>> describe_refusal(SlotRequest(named_gate("acme", "api"), "api", None, queues=False))
     'limit `api` is full'
     """
-    value = "" if request.value is None else f" of `{request.value}`"
     queue = f", and its queue of {request.max_queued:,} as well" if request.queues else ""
-    return f"limit `{request.limit}`{value} is full{queue}"
+    return f"{_describe_gate(request)} is full{queue}"
+
+
+def describe_successor(slot: Slot) -> str:
+    """Return why runs are cancelled for the owner of a slot, which is a newer run."""
+    return f"the newer run {slot.owner.run_id} takes the place at {_describe_gate(slot)}"
+
+
+def _describe_gate(found: SlotRequest | Slot) -> str:
+    return f"limit `{found.limit}`" + ("" if found.value is None else f" of `{found.value}`")
 
 
 def find_superseded(

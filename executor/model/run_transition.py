@@ -121,10 +121,11 @@ def entered_finally_step(stop: RunStatus | None, finally_step: str | None) -> st
     return None if stop is RunStatus.SKIPPED else finally_step
 
 
-def stop_run(run: Run, status: RunStatus) -> Run:
+def stop_run(run: Run, status: RunStatus, reason: ErrorRecord | None = None) -> Run:
     """Return a run that ends with `status`, or as an earlier stop has determined.
 
-    A run that has ended with this status is returned unchanged.
+    The stop that decides may have a reason, which is the error of the run unless it has one. A run that has
+    ended with this status is returned unchanged.
 
     Raises:
         RejectedError: `finished`, if the run has ended with another status.
@@ -133,7 +134,8 @@ def stop_run(run: Run, status: RunStatus) -> Run:
         if run.status is not status:
             raise RejectedError("finished", f"run {run.id} has already ended: {run.status}")
         return run
-    return replace(run, stop=decide_stop(run.stop, status))
+    error = reason if run.error is None and run.ending is None else run.error
+    return replace(run, stop=decide_stop(run.stop, status), error=error)
 
 
 def decide_stop(stop: RunStatus | None, requested: RunStatus | None) -> RunStatus | None:

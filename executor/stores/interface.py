@@ -43,6 +43,7 @@ from noetl.executor.model.request_counts import RequestBatch
 from noetl.executor.model.run import (
     Claim,
     Commit,
+    ErrorRecord,
     HistoryPosition,
     Lease,
     ListedWait,
@@ -247,11 +248,11 @@ class RunStore(Protocol):
         """
         ...
 
-    def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
+    def stop(self, run_id: str, status: RunStatus, now: float, reason: ErrorRecord | None = None) -> Run:
         """Let a run end with `status`: no visit starts any more, and running visits finish.
 
         If the status is `cancelled`, running visits are abandoned. Child runs that the run waits for are
-        cancelled. A second call changes nothing.
+        cancelled. A `reason` is the error of the run unless it has one. A second call changes nothing.
 
         Raises:
             RejectedError: `finished`, if the run has ended with another status.

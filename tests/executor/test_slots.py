@@ -271,6 +271,9 @@ class TestCancelOldest:
         assert first.run.stop is RunStatus.CANCELLED
         assert runs.waits(second) == [("import", "acme", 0)]
         assert first.finish().status == "cancelled"
+        assert first.run.error is not None
+        message = f"the newer run {second.id} takes the place at limit `import` of `acme`"
+        assert (first.run.error["type"], first.run.error["message"]) == ("RunSuperseded", message)
         assert first.visit("clean").status is VisitStatus.SUCCEEDED
         assert second.finish().status == "succeeded"
         assert runs.units() == []

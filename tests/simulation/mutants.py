@@ -18,7 +18,18 @@ from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.errors import TriggerChangedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
-from noetl.executor.model.run import NEVER, Branch, Claim, Commit, Lease, Run, RunEnding, RunStatus, Visit
+from noetl.executor.model.run import (
+    NEVER,
+    Branch,
+    Claim,
+    Commit,
+    ErrorRecord,
+    Lease,
+    Run,
+    RunEnding,
+    RunStatus,
+    Visit,
+)
 from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.model.triggers import Advance
 from noetl.executor.model.visit_transition import enter_step
@@ -183,11 +194,11 @@ class MarksThenChecks(SqlQueue):
 class StopsFinishedRuns(SqlRuns):
     """Runs whose cancel overwrites an end."""
 
-    def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
+    def stop(self, run_id: str, status: RunStatus, now: float, reason: ErrorRecord | None = None) -> Run:
         with self._context.database.transaction() as db:
             query = "update runs set status = :status where id = :id and finished_at is not null"
             db.execute(query, status=status, id=run_id)
-        return super().stop(run_id, status, now)
+        return super().stop(run_id, status, now, reason)
 
 
 class LosesUpdates(SqlQueue):

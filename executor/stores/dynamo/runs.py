@@ -15,7 +15,7 @@ from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
 from noetl.executor.model.debounce import identify_firing
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import DEADLINE, END, HistoryPosition, Run, RunStatus, Visit
+from noetl.executor.model.run import DEADLINE, END, ErrorRecord, HistoryPosition, Run, RunStatus, Visit
 from noetl.executor.model.run_entries import entries_of_start
 from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
@@ -268,9 +268,9 @@ class DynamoRuns:
         """Return the ids of runs of a service that have not ended and have one of the plans, oldest first."""
         return self._list.live_runs(tenant, playbook, plan_hashes, limit)
 
-    def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
+    def stop(self, run_id: str, status: RunStatus, now: float, reason: ErrorRecord | None = None) -> Run:
         """Let a run end with `status`: no visit starts any more, and running visits finish."""
-        return self._stops.stop(run_id, status, now)
+        return self._stops.stop(run_id, status, now, reason)
 
     def resume(
         self,

@@ -19,7 +19,7 @@ from contextlib import suppress
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import RejectedError, StoreError
-from noetl.executor.model.run import Run, RunStatus, VisitStatus
+from noetl.executor.model.run import ErrorRecord, Run, RunStatus, VisitStatus
 from noetl.executor.model.run_transition import stop_run
 from noetl.executor.model.special_visits import finally_visit_id, is_pseudo_step
 from noetl.executor.model.visit_states import PARKABLE
@@ -52,8 +52,8 @@ class Stops:
         self._context = context
         self._joins = joins
 
-    def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
-        """Let a run end with `status`; a second call changes nothing.
+    def stop(self, run_id: str, status: RunStatus, now: float, reason: ErrorRecord | None = None) -> Run:
+        """Let a run end with `status`; a second call changes nothing. A `reason` is the error of the run.
 
         Raises:
             RejectedError: `finished`, if the run has ended with another status.
@@ -64,11 +64,14 @@ class Stops:
         if "stop" not in head:
             is_open: tuple[Condition, ...] = (PRESENT, ("finished", "absent", None))
             awake = {"open": keys.open_shard(head["queue"], run_id)}
-            update = Update(keys.head(run_id), awake, keep={"stop": str(status)}, when=is_open)
+            keep: Item = {"stop": str(status)}
+            if reason is not None:
+                keep |= {"error": self._context.blobs.store(run_id, reason)}
+            update = Update(keys.head(run_id), awake, keep=keep, when=is_open)
             try:
                 head = self._context.table.update(update)
             except ConditionFailed:
-                return self.stop(run_id, status, now)
+                return self.stop(run_id, status, now, reason)
         self._context.announcer.announce(head, self.settle(run_id, now), now)
         self._context.changes.notify()
         return load_run(self._context, head)

@@ -22,6 +22,7 @@ from noetl.executor.model.run import (
     END,
     SERVICE_QUEUE,
     Branch,
+    ErrorRecord,
     FailureState,
     HistoryPosition,
     Run,
@@ -270,10 +271,10 @@ class MemoryRuns:
                 for record in records
             }
 
-    def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
+    def stop(self, run_id: str, status: RunStatus, now: float, reason: ErrorRecord | None = None) -> Run:
         with self._state.change_runs():
             record = self._state.record(run_id)
-            run = record.run = stop_run(record.run, status)
+            run = record.run = stop_run(record.run, status, reason)
             if not run.status.is_final:
                 MemoryBranches(self._state, record, now).stop_run()
             return run

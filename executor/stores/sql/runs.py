@@ -19,6 +19,7 @@ from noetl.executor.model.metrics import RUN_STARTED
 from noetl.executor.model.run import (
     SERVICE_QUEUE,
     Branch,
+    ErrorRecord,
     FailureState,
     HistoryPosition,
     Run,
@@ -280,12 +281,14 @@ class SqlRuns:
         )
         return {row["id"] for row in rows}
 
-    def stop(self, run_id: str, status: RunStatus, now: float) -> Run:
+    def stop(self, run_id: str, status: RunStatus, now: float, reason: ErrorRecord | None = None) -> Run:
         with self._context.transaction() as db:
             db.lock_run(run_id)
-            run = stop_run(read_run(db, run_id), status)
+            run = stop_run(read_run(db, run_id), status, reason)
             if run.status.is_final:
                 return run
+            if reason is not None:
+                db.execute("runs.explain_stop", run_id=run_id, error=encode_json_or_null(run.error))
             stop = stop_branches(db, self._plans, run_id, status, now)
         self._context.announce_due()
         return replace(run, stop=stop)

@@ -13,7 +13,7 @@ import pytest
 
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, RejectedError
-from noetl.executor.model.outcome import Suspension
+from noetl.executor.model.outcome import Suspension, error_record
 from noetl.executor.model.run import (
     END,
     Progress,
@@ -25,7 +25,7 @@ from noetl.executor.model.run import (
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_summary import RunSummary, latest_visits, summarize
 from noetl.executor.model.start_request import StartRequest
-from noetl.executor.model.transition import suspend
+from noetl.executor.model.transition import abandon, suspend
 from noetl.executor.stores.interface import Store
 from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.operations import (
@@ -203,6 +203,16 @@ class RunsContract(ContractFixtures):
         assert end_run(store, run, RunStatus.CANCELLED).status is RunStatus.CANCELLED
         assert store.runs.stop(run.id, RunStatus.CANCELLED, 3.0).status is RunStatus.CANCELLED
         assert [event.type for event in store.runs.events(run.id)][-1] == "workflow.cancelled"
+
+    def test_a_stop_may_have_a_reason(self, store: Store) -> None:
+        run = start_run(store)
+        claim = claim_visit(store, run)
+        first, second = (error_record(claim.visit, "Superseded", text) for text in ("one", "two"))
+        assert store.runs.stop(run.id, RunStatus.CANCELLED, 1.0, first).error == first
+        assert store.runs.stop(run.id, RunStatus.CANCELLED, 2.0, second).error == first
+        store.queue.commit(abandon(claim.visit), 3.0)
+        assert end_run(store, run, RunStatus.CANCELLED, 4.0).error == first
+        assert store.runs.stop(run.id, RunStatus.CANCELLED, 5.0, second).error == first
 
     def test_the_first_reason_to_stop_is_kept(self, store: Store) -> None:
         run = start_run(store)

@@ -175,6 +175,10 @@ select id, case when {is_paused} then 'paused' else status end as status, seq fr
 -- name: stop
 update runs set stop = coalesce(nullif(stop, 'paused'), :stop) where id = :run_id returning {run_columns}
 
+-- Error of a run that has a reason to stop.
+-- name: explain_stop
+update runs set error = :error where id = :run_id
+
 -- Begin of a pause, or its end if `:stop` is null.
 -- name: pause
 update runs set stop = :stop, seq = seq + 1 where id = :run_id returning {run_columns}
