@@ -279,12 +279,11 @@ class LimitBody(RequestBody):
     kind: Annotated[Literal["runs", "steps"], Expected("`runs` or `steps`")] = Field(
         description="What the limit bounds."
     )
-    per: Annotated[int | float | None, Expected("a number of seconds from 1 to 2,678,400")] = Field(
-        None,
-        ge=MIN_WINDOW_SECONDS,
-        le=MAX_WINDOW_SECONDS,
-        description="The window of a rate in seconds. Without it, the limit is no rate.",
-    )
+    per: Annotated[
+        float | None,
+        Field(ge=MIN_WINDOW_SECONDS, le=MAX_WINDOW_SECONDS),
+        Expected("a number of seconds from 1 to 2,678,400"),
+    ] = Field(None, description="The window of a rate in seconds. Without it, the limit is no rate.")
 
 
 class ChannelBody(RequestBody):
