@@ -51,7 +51,7 @@ async def get_run(
 
 
 def _read_details(services: TenantServices, workflow_id: str, moment: PastMoment | None) -> RunDetails:
-    return services.data.details(workflow_id) if moment is None else services.past_runs.details(moment)
+    return services.items.details(workflow_id) if moment is None else services.past_runs.details(moment)
 
 
 @router.get(

@@ -28,13 +28,14 @@ from functools import partial
 from itertools import chain
 from typing import Any, cast
 
-from noetl.api.service.data_views import LoopItem, LoopItems
+from noetl.api.service.data_views import LoopItem, LoopItems, RunDetails
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.item_states import FindLoop, KnownItem, LoopFacts, read_loops, with_error
 from noetl.api.service.loop_states import ItemState
 from noetl.api.service.plan_loops import find_loop, has_loop
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.step_reports import item_waits, visit_state
+from noetl.api.service.views import ForgivenItem, StepReport, StepState
 from noetl.executor.engine.kept_data import shorten_error
 from noetl.executor.engine.preview import preview
 from noetl.executor.errors import RejectedError
@@ -64,6 +65,10 @@ _BYTES_PER_ITEM = 300
 
 _EVENT_TYPES = ("step.started", "loop.progress", "loop.item_failed")
 """The events that tell the states of items."""
+
+_MAX_FORGIVEN_ITEMS = 5
+_MAX_FORGIVING_STEPS = 20
+"""How many failed items of a step, and of how many steps, a run at a glance has."""
 
 _DECODER = json.JSONDecoder()
 _MAX_PLACE = 1 << 40
@@ -144,6 +149,28 @@ class LoopItemService:
         facts = None if position is None else loops[position]
         page = _NO_ITEMS if facts is None else self._find_items(loop_visit, query, facts, loops)
         return _describe_page(loop_visit, loops, facts, page)
+
+    def details(self, run_id: str) -> RunDetails:
+        """Return a run at a glance, with the first failed items of the loops that continued.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+        """
+        details = self.data.details(run_id)
+        forgiving = [
+            name
+            for name, step in details.steps.items()
+            if step.status is StepState.SUCCEEDED and any(loop.failed for loop in step.loops or ())
+        ]
+        steps = dict(details.steps)
+        for name in forgiving[:_MAX_FORGIVING_STEPS]:
+            query = ItemQuery(name, state=ItemState.FAILED, limit=_MAX_FORGIVEN_ITEMS)
+            items = [
+                ForgivenItem(number=item.number, value=item.value, error=item.error)
+                for item in self.page(run_id, query).items
+            ]
+            steps[name] = StepReport(**{**vars(steps[name]), "failed_items": items or None})
+        return RunDetails(**{**vars(details), "steps": steps})
 
     def _read_loops(self, loop_visit: _LoopVisit) -> dict[str, LoopFacts]:
         """Return what is recorded of the loops of a visit."""

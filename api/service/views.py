@@ -321,12 +321,21 @@ class JoinReport(View, schema_name="JoinReport"):
     missing: Sequence[str]
 
 
+class ForgivenItem(View, schema_name="ForgivenItem"):
+    """Failed item of a loop that continued: its number from 1, its beginning as JSON, and its error."""
+
+    number: int
+    value: str | None
+    error: ErrorRecord | None
+
+
 class StepReport(View, schema_name="StepStatus"):
     """Latest visit of a step.
 
     `waiting_for` is present if `status` is `waiting`. `loops` is present if a loop of an unfinished step has
-    paused. `reachable` and `join` are present in a run with its graph. They say whether a step that has
-    not started may still run, and what a join waits for.
+    paused. `failed_items` is present in a run at a glance if its last loop continued after failures. It has
+    the first of them. `reachable` and `join` are present in a run with its graph. They say whether a step
+    that has not started may still run, and what a join waits for.
     """
 
     status: StepState
@@ -336,6 +345,7 @@ class StepReport(View, schema_name="StepStatus"):
     error: ErrorRecord | None
     waiting_for: WaitReport | None = None
     loops: Sequence[LoopReport] | None = None
+    failed_items: Sequence[ForgivenItem] | None = None
     reachable: Literal["may", "never"] | None = None
     join: JoinReport | None = None
 

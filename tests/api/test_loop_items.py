@@ -119,6 +119,19 @@ def test_a_failed_item_of_500_has_its_value_its_error_and_what_was_sent(
     assert item.error["expression"] == "{{ 1 / (0 if parcel in bad else 1) }}"
 
 
+def test_a_run_at_a_glance_has_the_first_failed_items(services: TenantServices, store: Store) -> None:
+    play = RunHarness(store, SHIP, {"count": 40, "bad": [3, 9, 12, 20, 31, 40]}).finish()
+    failed = services.items.details(play.id).steps["ship it/now"].failed_items
+    assert failed is not None
+    assert [(item.number, item.value) for item in failed] == [(n, str(n)) for n in (3, 9, 12, 20, 31)]
+    assert {item.error["key"] for item in failed if item.error is not None} == {"set.share"}
+
+
+def test_a_run_without_failed_items_has_none_at_a_glance(services: TenantServices, store: Store) -> None:
+    play = RunHarness(store, SHIP, {"count": 3}).finish()
+    assert services.items.details(play.id).steps["ship it/now"].failed_items is None
+
+
 def test_what_was_sent_for_a_failed_item_is_kept(services: TenantServices, store: Store) -> None:
     text = """
         steps:

@@ -97,7 +97,7 @@ class StoreRuns:
     def details(self, run_id: str, event: str | None = None) -> RunDetails:
         if event is not None:
             return self.services.past_runs.details(self.services.past_runs.find(run_id, event))
-        return self.services.data.details(run_id)
+        return self.services.items.details(run_id)
 
     def items(self, run_id: str, query: ItemQuery) -> LoopItems:
         return self.services.items.page(run_id, query)
