@@ -31,8 +31,8 @@ def change_each(
     """Change runs, and print which were changed and which were refused.
 
     `done` is what they are then; None means the status that the change returns. With `may_end`, a final
-    status replaces it. A run that does not exist any
-    more was deleted together with the one that has started it. With `json`, write what the change returns.
+    status replaces it. A run that does not exist any more was deleted together with the one that has started
+    it. With `json`, write what the change returns.
 
     Raises:
         CommandError: a run was refused; the others have been changed.

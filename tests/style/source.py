@@ -101,7 +101,7 @@ def load_repository(root: Path = ROOT) -> Repository:
     files = (
         SourceFile(path.relative_to(root).as_posix(), path.read_text("utf-8"))
         for path in sorted(paths)
-        if path.suffix in SUFFIXES and path.is_file()
+        if path.suffix in SUFFIXES and path.is_file() and "node_modules" not in path.parts
     )
     return Repository(root, tuple(files))
 
