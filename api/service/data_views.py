@@ -218,7 +218,8 @@ class RunDetails(View, schema_name="RunDetails"):
     `headline` is at most 120 characters: the first error, what the run waits for, or the step at work.
     `graph` and `cursor` are present if the graph was requested. `cursor` is the id of the latest event that
     the rest shows: later events follow it. `graph_problem` says why a run has no graph. `moment` is present
-    if the run is shown as it was at an event; then `cursor` is the id of this event.
+    if the run is shown as it was at an event; then `cursor` is the id of this event. `begins_at` is present
+    if the run waits for further starts.
     """
 
     workflow_id: str
@@ -232,6 +233,7 @@ class RunDetails(View, schema_name="RunDetails"):
     resumed_from: str | None = None
     trigger: RunTrigger | None = None
     created_at: Timestamp
+    begins_at: Timestamp | None = None
     started_at: Timestamp | None
     finished_at: Timestamp | None
     duration_ms: float | None

@@ -247,13 +247,24 @@ class RunService:
             resumed_from=run.resumed_from,
             trigger=trigger_of(run),
             created_at=timestamp(run.created_at),
-            begins_at=timestamp(_find_begin(overview)),
+            begins_at=timestamp(self._find_begin(overview)),
             started_at=timestamp(run.started_at),
             finished_at=timestamp(run.finished_at),
             steps=steps,
             progress=RunProgress(steps=len(steps), finished=finished, running=counts[StepState.RUNNING]),
             error=overview.error or damage_record(overview.damage),
         )
+
+    def _find_begin(self, overview: RunOverview) -> float | None:
+        """Return when a run begins that waits for further starts, or None."""
+        run = overview.summary
+        is_begun = run.status is not RunStatus.QUEUED or run.resumes > 0 or run.resumed_from is not None
+        if is_begun or overview.damage is not None:
+            return None
+        if self.context.store.plans.header(run.plan_hash).debounce is None:
+            return None
+        due = [visits.latest.due_at for visits in overview.steps.values()]
+        return next((due_at for due_at in due if due_at > run.created_at), None)
 
     def result(self, run_id: str) -> RunResult:
         """Return the result of a run. It is null until the run has finished.
@@ -583,14 +594,6 @@ class RunService:
             message = f"The run was started from a local file; use `noetl runs {command} {run_id}`."
             raise RejectedError("local_run", message)
         return run
-
-
-def _find_begin(overview: RunOverview) -> float | None:
-    """Return when a run begins that waits for further starts, or None."""
-    if overview.summary.status is not RunStatus.QUEUED:
-        return None
-    due = [visits.latest.due_at for visits in overview.steps.values()]
-    return next((due_at for due_at in due if due_at > overview.summary.created_at), None)
 
 
 def _unknown_run(run_id: str) -> NotFoundError:

@@ -7,6 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
+from noetl.api.service.services import create_services
+from noetl.executor.actions import catalogue
+from noetl.executor.model.run import RunStatus
+from noetl.executor.stores import open_store
+from noetl.testing.run_harness import RunHarness
 from tests.api.responses import assert_problem
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +48,19 @@ async def test_a_start_joins_the_run_of_another_one(http: httpx.AsyncClient, exp
     assert elsewhere.json()["workflow_id"] != first.json()["workflow_id"]
     status = (await http.get(f"/workflows/status/{first.json()['workflow_id']}")).json()
     assert (status["status"], status["begins_at"] > status["created_at"]) == ("queued", True)
+    details = (await http.get(f"/workflows/{first.json()['workflow_id']}")).json()
+    assert details["begins_at"] == status["begins_at"]
     given = await http.get(f"/workflows/{first.json()['workflow_id']}/input")
     assert given.json()["input"] == {"order": 1, "change": "b"}
     wrong = await start(http, text, order="x" * 1025)
     assert_problem(wrong, 422, "invalid-input")
+
+
+@pytest.mark.parametrize("debounce", ["", "debounce: {wait: 1s}\n"])
+def test_a_run_that_was_resumed_waits_for_no_start(debounce: str) -> None:
+    store = open_store("memory://")
+    text = f"name: export\n{debounce}steps: [{{name: export, run: [{{action: fail, message: no}}]}}]\n"
+    play = RunHarness(store, text).finish()
+    play.clock.advance(60.0)
+    report = create_services(store, catalogue()).runs.report(play.resume().id)
+    assert (report.status, report.begins_at) == (RunStatus.QUEUED, None)
