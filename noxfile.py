@@ -116,6 +116,7 @@ SAME_CALLS = tuple(
     for name in (
         "calendar",
         "durations",
+        "http_auth",
         "http_backfills",
         "http_bulk",
         "http_channels",
@@ -140,7 +141,6 @@ WITH_PACKAGES = (
     "tests/executor",  # boto3, psycopg and HTTPX
     "tests/api",  # FastAPI, Starlette, uvicorn, HTTPX, Typer, Rich and PyJWT
     "tests/contract/test_pgbouncer.py",  # psycopg
-    "tests/contract/test_postgres.py",
     "tests/contract/test_postgres_failures.py",
     "tests/examples",
     "tests/planner/test_draw.py",  # Graphviz

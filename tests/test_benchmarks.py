@@ -118,12 +118,9 @@ def test_rows_of_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("database", ["SQLite", "Postgres"])
 def test_rows_of_the_executor(database: str) -> None:
-    rows = speed.measure(database, steps=4, repetitions=1, sizes=(0, 2048), workers=(1, 2))
+    rows = speed.measure(database, steps=4, repetitions=1, sizes=(2048,), workers=(1, 2))
     assert [(row["playbook"], row["result_bytes"], row["workers"]) for row in rows] == [
-        (f"{shape} of 4", size, workers)
-        for shape in ("chain", "fan-out")
-        for size in (0, 2048)
-        for workers in (1, 2)
+        (f"{shape} of 4", 2048, workers) for shape in ("chain", "fan-out") for workers in (1, 2)
     ]
     assert all(row["rows_per_step"] == pytest.approx(row["step"] / row["row"]) for row in rows)
     assert "fan-out of 4" in report.table(speed.title(database), speed.COLUMNS, rows)
@@ -235,7 +232,7 @@ def check_guards_of_a_step(url: str, guards: int) -> None:
     """Check the rows of a store with some guards, which make no statement."""
     with closing(open_store(url)) as store:
         assert isinstance(store, SqlStore)
-        rows = step_guards.measure(store, steps=26)
+        rows = step_guards.measure(store, steps=14)
         assert rows[-1]["guard"] == "all of them"
         assert len(rows) == guards
         for row in rows:
