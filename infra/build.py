@@ -80,7 +80,7 @@ PACKAGES = {
             "planner/registration",
         ),
         ("ahocorasick-rs", "cronsim", "google-re2", "httpx", "jinja2", "psycopg", "tzdata"),
-        10 * MEGABYTE,
+        11 * MEGABYTE,
     ),
     "api": FunctionPackage(
         ("planner", "executor", "api"),
@@ -101,7 +101,7 @@ PACKAGES = {
             "pyyaml",
             "tzdata",
         ),
-        30 * MEGABYTE,
+        32 * MEGABYTE,
         programs=("graphviz-pure",),
     ),
 }
