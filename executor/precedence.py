@@ -160,6 +160,9 @@ class TimeSlices:
 
     def take(self, tenant: str) -> Slice:
         """Wait for a slice of this thread, and return it."""
+        at_once = self._take_at_once(tenant)
+        if at_once is not None:
+            return at_once
         wakening = threading.Lock()
         wakening.acquire()
         try:
@@ -173,12 +176,23 @@ class TimeSlices:
                         now = self._clock()
                         seconds = self._seconds_until_free(now)
                         if seconds <= 0.0:
-                            return self._begin(now)
+                            heapq.heappop(self._waiting)
+                            return self._begin(now, tag)
                 wakening.acquire(timeout=seconds)
         except BaseException:
             # The watchdog of expressions may interrupt this thread anywhere.
             self._withdraw(wakening)
             raise
+
+    def _take_at_once(self, tenant: str) -> Slice | None:
+        """Return a slice if no thread waits or has one, else None. This is what a busy thread alone does."""
+        with self._lock:
+            if self._waiting:
+                return None
+            now = self._clock()
+            if self._seconds_until_free(now) > 0.0:
+                return None
+            return self._begin(now, max(self._tag, self._last_tags.get(tenant, 0)) + 1)
 
     def _withdraw(self, wakening: threading.Lock) -> None:
         with self._lock:
@@ -193,9 +207,9 @@ class TimeSlices:
                 self._slice = None
                 self._wake_first()
 
-    def _begin(self, now: float) -> Slice:
-        """Give a slice to the first thread that waits."""
-        self._tag, _, _ = heapq.heappop(self._waiting)
+    def _begin(self, now: float, tag: int) -> Slice:
+        """Give a slice to the thread whose turn it is."""
+        self._tag = tag
         # A slice that has waited for the foreground long enough must not end for it at once.
         self._slice = Slice(now + SLICE_SECONDS, now + MAX_SLICE_SECONDS, yields=not self.foreground)
         self._paused_since = None
