@@ -1,9 +1,10 @@
-"""Several processes that deliver the notifications of one Postgres."""
+"""Several processes on one Postgres: signals between them, and the notifications that they deliver."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from noetl.executor.channels.sender import Sender
 from noetl.executor.engine.delivery import Courier
 from noetl.executor.model.channels import Channel
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind
+from noetl.executor.model.run import RunStatus
+from noetl.executor.stores.postgres.listener import MISSED, read_payloads, write_payload
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.infra.migrations import upgrade
-from noetl.testing.store_contract.operations import run_concurrently
+from noetl.testing.store_contract.operations import end_run, run_concurrently, start_run
 from noetl.testing.store_contract.outbox import add
 from tests.http_server import StubServer, serve
 
@@ -68,3 +71,30 @@ def test_each_notification_is_sent_once(stores: list[PostgresStore]) -> None:
     ids = Counter(request.headers["webhook-id"] for request in server.requests)
     assert ids == Counter(f"msg_n{number:02}" for number in range(COUNT))
     assert stores[0].outbox.find("default", OutboxKind.NOTIFICATION)[0] == []
+
+
+def test_a_process_receives_how_many_visits_others_made_due(stores: list[PostgresStore]) -> None:
+    received: list[SimpleQueue[int | None]] = [SimpleQueue(), SimpleQueue()]
+    first, second = (store.postgres for store in stores[:2])
+    for database, queue in zip((first, second), received, strict=True):
+        database.listen(queue.put)
+        assert queue.get(timeout=60.0) is None, "some may have been missed before"
+    first.notify(3)
+    assert received[1].get(timeout=60.0) == 3
+    second.notify(None)
+    second.notify(0)
+    assert [received[0].get(timeout=60.0) for _ in range(2)] == [None, 0]
+
+
+def test_a_notification_of_an_earlier_version_names_no_number() -> None:
+    assert read_payloads([MISSED, write_payload("a", 2), write_payload("b", 4)], reader="b") == [None, 2]
+
+
+def test_the_end_of_a_run_is_signalled_to_processes_without_workers(stores: list[PostgresStore]) -> None:
+    received: SimpleQueue[int | None] = SimpleQueue()
+    stores[1].postgres.listen(received.put)
+    assert received.get(timeout=60.0) is None
+    run = start_run(stores[0])
+    stores[0].runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+    assert end_run(stores[0], run, RunStatus.CANCELLED).status == "cancelled"
+    assert [received.get(timeout=60.0) for _ in range(3)] == [1, None, 0]

@@ -218,7 +218,7 @@ class DynamoQueue:
         if self._receiver is not None:
             self._receiver.finish(claim.run.id, claim.visit.id)
         self._context.changes.notify()
-        self._context.announcer.work.notify()
+        self._context.announcer.work.notify(0 if claim.run.parent is None else 1)
 
     def _claim_or_announce(
         self, due: DueVisits, committed: WrittenOutcome, now: float, claim_for: Lease | None

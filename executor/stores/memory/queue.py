@@ -166,7 +166,7 @@ class MemoryQueue:
     def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
         texts = [_encode(ending.result), _encode(list(ending.errors))]
         self._state.limits.check_result(*texts)
-        with self._state.change_runs():
+        with self._state.change_runs(0 if claim.run.parent is None else 1):
             held = self._state.find_held(claim.run.id, claim.visit.id, claim.visit.fence)
             if held is None:
                 raise claim_lost(claim.visit)

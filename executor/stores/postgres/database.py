@@ -15,6 +15,7 @@ Limits: a connection that is lost during `COMMIT` leaves open whether the transa
 from __future__ import annotations
 
 import logging
+import secrets
 import selectors
 import sys
 import threading
@@ -29,7 +30,12 @@ from noetl.executor.model.run import NEVER, SERVICE_QUEUE
 from noetl.executor.patience import patience_seconds
 from noetl.executor.precedence import StoreOperation
 from noetl.executor.stores.postgres.address import CONNECT_SECONDS, configure_session, conninfo_of, failure_of
-from noetl.executor.stores.postgres.listener import CHANNEL, Listener
+from noetl.executor.stores.postgres.listener import (
+    CHANNEL,
+    Listener,
+    read_payloads,
+    write_payload,
+)
 from noetl.executor.stores.postgres.pooler import Pooler, find_pooler
 from noetl.executor.stores.sql.database import Result, UnwrittenError
 from noetl.executor.stores.sql.statements import Statements, to_psycopg
@@ -137,6 +143,8 @@ class PostgresDatabase:
         self._prepare_after: int | None = PREPARE_AFTER
         self._pooler = Pooler.NONE
         self._listeners: list[Listener] = []
+        self._process = secrets.token_hex(8)
+        """The sender of the notifications of this process, which needs none of them itself."""
         self._thread = threading.local()
         try:
             # A pool that finds no server reports it late and without the reason.
@@ -267,19 +275,28 @@ class PostgresDatabase:
                 "no message was sent about %d due visits; a sweep will send them: %s", len(messages), error
             )
 
-    def notify(self) -> None:
-        """Notify other processes that a visit has become due. A failure is ignored, since they also poll."""
+    def notify(self, due: int | None) -> None:
+        """Notify other processes that runs changed, and how many visits became due. A failure is ignored,
+        since they also poll.
+        """
         if self.message_queue is None:
             with suppress(StoreError):
-                self.execute_returning("database.notify", channel=CHANNEL)
+                message = write_payload(self._process, due)
+                self.execute_returning("database.notify", channel=CHANNEL, message=message)
 
-    def listen(self, on_notify: Callable[[], object]) -> None:
-        """Start a thread that calls `on_notify` for each notification, until the database is closed.
+    def listen(self, on_notify: Callable[[int | None], object]) -> None:
+        """Start a thread that calls `on_notify` for each notification of another process, until the database
+        is closed. Its argument is the number of visits that became due, or None if it is unknown.
 
         A pooler may lose notifications, or give them to other clients. Behind one, no thread is started.
         """
+
+        def receive(payloads: Sequence[str]) -> None:
+            for due in read_payloads(payloads, self._process):
+                on_notify(due)
+
         if self.message_queue is None and self._pooler is Pooler.NONE:
-            self._listeners.append(Listener(self._conninfo(), on_notify))
+            self._listeners.append(Listener(self._conninfo(), receive))
 
     @contextmanager
     def _connection(self, is_unwritten: Callable[[], bool]) -> Iterator[Connection]:

@@ -16,18 +16,35 @@ from __future__ import annotations
 import selectors
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 CHANNEL = "noetl"
 RECONNECT_SECONDS = 0.5
 """Pause before a failed connection is tried again."""
 
+MISSED = ""
+"""The payload that stands for notifications that may have been missed. Earlier versions send it always."""
+
+
+def write_payload(sender: str, due: int | None) -> str:
+    """Return the payload of a notification of a process. `due` visits became due; None is unknown."""
+    return f"{sender} {'' if due is None else due}"
+
+
+def read_payloads(payloads: Sequence[str], reader: str) -> list[int | None]:
+    """Return how many visits became due for each notification of a process other than `reader`."""
+    parts = [payload.partition(" ") for payload in payloads]
+    return [int(due) if due.isdecimal() else None for sender, _, due in parts if sender != reader]
+
 
 class Listener:
-    """A thread that calls `on_notify` for each notification of another process, until it is closed."""
+    """A thread that calls `on_notify` with the payloads of notifications, until it is closed.
 
-    def __init__(self, conninfo: str, on_notify: Callable[[], object]) -> None:
+    After each new connection it calls `on_notify` with one empty payload, since others may have been missed.
+    """
+
+    def __init__(self, conninfo: str, on_notify: Callable[[Sequence[str]], object]) -> None:
         self._conninfo = conninfo
         self._on_notify = on_notify
         self._closed = threading.Event()
@@ -48,15 +65,14 @@ class Listener:
         while not self._closed.is_set():
             with suppress(psycopg.Error), psycopg.connect(self._conninfo, autocommit=True) as connection:
                 connection.execute(f"listen {CHANNEL}".encode())
-                # Notifications may have been missed before the connection was made.
-                self._on_notify()
+                self._on_notify([MISSED])
                 with selectors.DefaultSelector() as selector:
                     for source in (connection.fileno(), self._wakeup_receiver):
                         selector.register(source, selectors.EVENT_READ)
                     while not self._closed.is_set():
                         selector.select()
-                        if list(connection.notifies(timeout=0)):
-                            self._on_notify()
+                        if payloads := [notice.payload for notice in connection.notifies(timeout=0)]:
+                            self._on_notify(payloads)
             self._closed.wait(RECONNECT_SECONDS)
         self._wakeup_receiver.close()
         self._wakeup_sender.close()

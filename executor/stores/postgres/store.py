@@ -72,8 +72,8 @@ class PostgresStore(SqlStore):
         ):
             retry_part(part)
         self.message_tables = MessageTables(self.postgres.connect_session)
-        self.postgres.listen(self._signal_all)
+        self.postgres.listen(self._signal)
 
-    def _signal_all(self) -> None:
-        self.work.notify()
+    def _signal(self, due: int | None) -> None:
+        self.work.notify(due)
         self.changes.notify()

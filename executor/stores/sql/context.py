@@ -45,4 +45,12 @@ class SqlContext:
         """Signal workers that `count` visits have become due, or that some may have if it is None."""
         self.work.notify(count)
         if count != 0:
-            self.database.notify()
+            self.database.notify(count)
+
+    def announce_end(self, due: int) -> None:
+        """Signal other processes that a run has ended, and workers that `due` visits have become due by it.
+
+        A process without workers may wait for the run.
+        """
+        self.work.notify(due)
+        self.database.notify(due)

@@ -96,6 +96,6 @@ class Database(Protocol):
         """Return a list as the value of `:ids` in the fragment `{in_ids}`."""
         ...
 
-    def notify(self) -> None:
-        """Notify other processes that a visit has become due."""
+    def notify(self, due: int | None) -> None:
+        """Notify other processes that runs changed and `due` visits became due; None is an unknown number."""
         ...

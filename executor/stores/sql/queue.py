@@ -252,7 +252,8 @@ class SqlQueue:
             if run.parent is not None:
                 give_answer(db, run.parent, "null", now)
             add_entries(db, ending.outbox)
-        self._context.announce_due()
+        # What waits for the slots of the run is announced when they are granted.
+        self._context.announce_end(0 if run.parent is None else 1)
 
 
 class EncodedOutputs(NamedTuple):

@@ -355,7 +355,7 @@ class SqliteFile:
         """Return a list as JSON."""
         return json.dumps(list(values))
 
-    def notify(self) -> None:
+    def notify(self, due: int | None) -> None:
         """Return at once: workers of other processes poll the file."""
 
     def _prepare_schema(self) -> None:

@@ -43,7 +43,9 @@ from noetl.testing.store_contract.operations import (
     fail,
     run_concurrently,
     run_contents,
+    start_child,
     start_run,
+    start_waiting_run,
     succeed,
     suspend_claim,
     with_failed_items,
@@ -329,6 +331,18 @@ class QueueContract(ContractFixtures):
         store.queue.renew(claim.visit, 60.0, action_events(claim, 0))
         waiter.join()
         assert store.changes.count > seen
+
+    def test_only_the_end_of_an_awaited_child_run_signals_work(self, store: Store) -> None:
+        parent, key = start_waiting_run(store)
+        signals = []
+        for id, awaits in (("detached", None), ("awaited", key)):
+            child = start_child(store, parent, awaits, id)
+            store.runs.stop(child.id, RunStatus.CANCELLED, 1.0)
+            claim = claim_visit(store, parent, 1.0)
+            seen = store.work.count
+            store.queue.finish(claim, RunEnding(RunStatus.CANCELLED, None, []), 2.0)
+            signals.append(store.work.count > seen)
+        assert signals == [False, True]
 
     # Commits
 

@@ -15,7 +15,7 @@ select current_setting('transaction_read_only') = 'off' as writable, exists (sel
 select extract(epoch from clock_timestamp())::float8 as seconds
 
 -- name: notify
-select pg_notify(:channel, '')
+select pg_notify(:channel, :message)
 
 -- Visits that the transaction itself has made due, now or later: `xmin` is the transaction that wrote a row.
 -- A claimed visit is not among them, unless the claim was released.
