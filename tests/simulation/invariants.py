@@ -279,10 +279,16 @@ def _check_times(play: FinishedPlay) -> None:
             raise InvariantViolation("I15", message)
         if event.type == "step.retrying":
             due_times[visit_key] = _parse_time(event.payload["next_attempt_at"])
-        elif event.type == "step.waiting" and event.payload["actions"] == ["wait"]:
+        elif event.type == "step.waiting" and _waits_for_time(event):
             due_times[visit_key] = _parse_time(event.payload["until"])
         elif event.type.startswith("workflow."):
             due_times.clear()
+
+
+def _waits_for_time(event: Event) -> bool:
+    """Return whether a step waits for the end of `wait`, or for its time at a rate."""
+    is_rate = "limit" in event.payload and event.payload["queued_before"] is None
+    return is_rate or event.payload["actions"] == ["wait"]
 
 
 def _parse_time(text: str) -> float:

@@ -46,7 +46,8 @@ class Scenario:
     With `may_interrupt` (`at_most_once`), the end depends on faults, and only the invariants are checked.
     With `renews_claims`, the claim of a step is renewed during each of its actions. With `is_fired`, the
     trigger of the playbook starts the run. With `has_entries`, the start and each end of the run write an
-    entry into the outbox.
+    entry into the outbox. With `earlier_input`, a start with this input comes before that of the run, which
+    joins it.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Scenario:
     renews_claims: bool = False
     is_fired: bool = False
     has_entries: bool = False
+    earlier_input: Mapping[str, Any] | None = None
 
     @cached_property
     def plan(self) -> Plan:
@@ -536,6 +538,36 @@ SCENARIOS = (
         acts=(OperatorAct(RunStatus.FAILED, "resume", {"good": True}),),
         input={"good": False},
         has_entries=True,
+    ),
+    Scenario(
+        "limits and rates",
+        """
+        name: limited
+        concurrency: {limit: 1}
+        rate: {limit: 1, per: 20s}
+        steps:
+        - {name: a, run: [WORK], rule: [{case: default, run: [b, c]}]}
+        - {name: b, run: [WORK], rule: [{case: default, run: [d]}]}
+        - {name: c, run: [WORK], rule: [{case: default, run: [d]}]}
+        - {name: d, join: each, concurrency: 1, rate: [{limit: 1, per: 2m}, {limit: 3, per: 1h}], run: [WORK]}
+        output: {visits: "{{ steps.d.visits }}"}
+        """,
+        result={"visits": 2},
+    ),
+    Scenario(
+        "debounced",
+        """
+        name: debounced
+        input: {n: integer}
+        debounce: {wait: 10s, max: 1m}
+        steps:
+        - {name: a, run: [WORK, {action: set, set: {x: "{{ n }}"}}], rule: [{case: default, run: [b]}]}
+        - {name: b, run: [WORK, {action: set, set: {y: "{{ x + 1 }}"}}]}
+        output: {y: "{{ y }}"}
+        """,
+        result={"y": 3},
+        input={"n": 2},
+        earlier_input={"n": 1},
     ),
     Scenario(
         "failed items of a loop",

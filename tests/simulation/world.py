@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 from noetl.executor.actions import handler
@@ -187,6 +187,8 @@ class SimulatedWorld:
         """
         if self.answer_callbacks():
             return False
+        for key in self.raw_store.gates.stalled(10):
+            self.raw_store.gates.grant(key, self.clock())
         due = self.raw_store.queue.next_due(self.queue)
         runs = self.raw_store.runs.find(RunFilter())[0]
         is_act_due = any(run.id == self.run_id and self._is_act_due(run) for run in runs)
@@ -209,18 +211,20 @@ class SimulatedWorld:
         if self.scenario.is_fired:
             self._fire_trigger()
             return
-        plan = self.scenario.plan
-        self.store.plans.save(plan)
-        run, first_visit = new_run(
-            plan.header,
-            plan.hash,
-            StartRequest(self.scenario.input, origin="local", queue="local"),
-            now=self.clock(),
-        )
+        self.store.plans.save(self.scenario.plan)
+        if self.scenario.earlier_input is not None:
+            self._create_run(self.scenario.earlier_input, "earlier key", "service")
+            stored_run = self._create_run(self.scenario.input, "key", "service")
+        else:
+            stored_run = self._create_run(self.scenario.input, "key", "local")
+        self.run_id, self.queue = stored_run.id, stored_run.queue
+
+    def _create_run(self, input: Mapping[str, Any], key: str, origin: str) -> Run:
+        plan, request = self.scenario.plan, StartRequest(input, origin=origin, queue="local")
+        run, first_visit = new_run(plan.header, plan.hash, request, now=self.clock())
         if self.scenario.has_entries:
             run = replace(run, late_at=LATE_AT)
-        stored_run = self.store.runs.create(run, first_visit, ("key", "body"))
-        self.run_id, self.queue = stored_run.id, stored_run.queue
+        return cast("Run", self.store.runs.create(run, first_visit, (key, "body")))
 
     def _register_trigger(self) -> None:
         """Register the playbook of the scenario, and advance the clock until its trigger is due."""
