@@ -41,7 +41,9 @@ from noetl.executor.model.deliveries import (
     is_sending,
     pause_refused_channel,
     retry_delivery,
+    undelivered_event,
 )
+from noetl.executor.model.events import NOTIFICATION_EVENT
 from noetl.executor.model.metrics import (
     NOTIFICATION_FAILED,
     NOTIFICATION_HELD,
@@ -140,9 +142,7 @@ class Courier:
         elif channel.retry_at is not None:
             self._change_channel(channel, lambda current: delay_channel(current, None))
         _log_failure(failed, failure)
-        is_final = delivery_state(failed) is DeliveryState.UNDELIVERED
-        fact = NOTIFICATION_UNDELIVERED if is_final else NOTIFICATION_FAILED
-        return store.outbox.change(started, failed, (), fact)
+        return self._write_failure(started, failed, now)
 
     def _delay(self, channel: Channel, failed: OutboxEntry, failure: DeliveryFailure, now: float) -> None:
         """Delay the notifications of a channel until the next attempt, at most for PROBE_SECONDS."""
@@ -164,7 +164,13 @@ class Courier:
     def _give_up(self, entry: OutboxEntry, reason: str, now: float) -> bool:
         failed = give_up(entry, reason, now)
         _log_failure(failed, DeliveryFailure(reason))
-        return self.store.outbox.change(entry, failed, (), NOTIFICATION_UNDELIVERED)
+        return self._write_failure(entry, failed, now)
+
+    def _write_failure(self, read: OutboxEntry, failed: OutboxEntry, now: float) -> bool:
+        """Write a failed attempt. The run gets an event if it was the last one."""
+        event = undelivered_event(failed, now)
+        fact = NOTIFICATION_FAILED if event is None else NOTIFICATION_UNDELIVERED
+        return self.store.outbox.change(read, failed, (), fact, event)
 
     def _change_channel(self, channel: Channel, change: Callable[[Channel], Channel]) -> None:
         """Write a change of a channel, unless it is removed or paused meanwhile."""
@@ -217,7 +223,7 @@ def _late_entries(store: Store, run: Run, now: float) -> list[OutboxEntry]:
 def _log_failure(failed: OutboxEntry, failure: DeliveryFailure) -> None:
     is_final = delivery_state(failed) is DeliveryState.UNDELIVERED
     level, event = (
-        (logging.ERROR, "notification.failed") if is_final else (logging.WARNING, "notification.retry")
+        (logging.ERROR, NOTIFICATION_EVENT) if is_final else (logging.WARNING, "notification.retry")
     )
     _log(level, event, failed, {"reason": redact(failure.reason)})
 

@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import Any
 
 from noetl.executor.model.channels import Channel
-from noetl.executor.model.events import timestamp
+from noetl.executor.model.events import NOTIFICATION_EVENT, Event, timestamp
 from noetl.executor.model.outbox import OutboxEntry, postpone_entry
 from noetl.planner.frozen import frozen, replace
 
@@ -114,6 +114,19 @@ def give_up(entry: OutboxEntry, reason: str, now: float) -> OutboxEntry:
     state = DeliveryState.UNDELIVERED.value
     changes = {"state": state, "problem": _cut(reason), "failed_at": timestamp(now), "is_sending": False}
     return replace(_move(entry, None, **changes), expires_at=now + KEPT_SECONDS)
+
+
+def undelivered_event(entry: OutboxEntry, now: float) -> Event | None:
+    """Return the event that the run of a notification gets, or None unless it is undelivered."""
+    if delivery_state(entry) is not DeliveryState.UNDELIVERED:
+        return None
+    payload = {
+        "channel": entry.record["channel"],
+        "event": entry.record["event"],
+        "notification": entry.id,
+        "reason": entry.record["problem"],
+    }
+    return Event(NOTIFICATION_EVENT, now, payload=payload)
 
 
 def retry_delivery(entry: OutboxEntry, now: float) -> OutboxEntry:

@@ -9,6 +9,9 @@ from typing import Any, overload
 
 from noetl.planner.frozen import frozen
 
+NOTIFICATION_EVENT = "notification.failed"
+"""The type of the event of an undelivered notification of a run. It may follow the end of the run."""
+
 
 @frozen
 class Event:

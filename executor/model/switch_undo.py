@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.events import Event
+from noetl.executor.model.events import NOTIFICATION_EVENT, Event
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.plan_switch import UNDONE_STEP, CarriedRun, carry, count_given
 from noetl.executor.model.run import Branch, Pointers, Run, Visit
@@ -38,7 +38,7 @@ from noetl.planner.plan import Plan, canonical_json
 SWITCHED = "workflow.migrated"
 """The type of the event of a switch, and of its undoing."""
 
-_HARMLESS = frozenset({"workflow.paused", "workflow.unpaused"})
+_HARMLESS = frozenset({"workflow.paused", "workflow.unpaused", NOTIFICATION_EVENT})
 _FENCES = 2
 """By how much the fence of a live visit has grown after a switch and the way back."""
 

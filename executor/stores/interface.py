@@ -756,12 +756,13 @@ class OutboxStore(Protocol):
         written: OutboxEntry | None,
         added: Sequence[OutboxEntry] = (),
         fact: Fact | None = None,
+        event: Event | None = None,
     ) -> bool:
         """Replace an entry, or remove it, and add others in the same transaction.
 
         An added entry that exists already is not changed. `fact` is counted for the run that the entry names
-        as `run_id`, if that is not deleted. Return False if the entry has changed since it was
-        read, and nothing was written.
+        as `run_id`, and `event` is appended to its history, also if it has ended. A run that was deleted
+        gets neither. Return False if the entry has changed since it was read, and nothing was written.
         """
         ...
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 
+from noetl.executor.channels.sender import Sender
+from noetl.executor.engine.delivery import Courier
 from noetl.executor.engine.switching import PlanSwitcher, SwitchRequest
 from noetl.executor.model.gates import LimitKind, named_gate
+from noetl.executor.model.notifications import late_entries
+from noetl.executor.model.outbox import Subscribers
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.infra.reference import ROOT
@@ -14,7 +18,9 @@ from noetl.testing.run_harness import RunHarness, compile_text
 from noetl.testing.store_contract.skips import skip_steps
 from noetl.testing.store_contract.switches import judge
 
-ROW = re.compile(r"^\| ((?:`(?:workflow|step|action|loop)\.\w+`(?:, )?)+) \|[^|]*\|([^|]*)\|$", re.MULTILINE)
+ROW = re.compile(
+    r"^\| ((?:`(?:workflow|step|action|loop|notification)\.\w+`(?:, )?)+) \|[^|]*\|([^|]*)\|$", re.MULTILINE
+)
 WORD = re.compile(r"`([\w.]+)`")
 TEXT = """
     input: {why: {type: string, default: odd}, seconds: {type: number, default: 0}}
@@ -94,6 +100,15 @@ def skip_run(store: SqliteStore) -> RunHarness:
     return RunHarness(store, text).finish()
 
 
+def give_up_notification(store: SqliteStore) -> RunHarness:
+    """Return a run whose channel does not exist."""
+    harness = RunHarness(store, "steps: [{name: a, run: [{action: log, message: a}]}]").finish()
+    (entry,) = late_entries(harness.run, None, Subscribers(channels={"ops": ("late",)}), harness.clock())
+    assert store.outbox.add(entry)
+    assert Courier(store, Sender()).deliver(entry, harness.clock())
+    return harness
+
+
 def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     failed = RunHarness(store, TEXT).finish()
     failed.resume(why="none").finish()
@@ -106,7 +121,7 @@ def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     skipped = skip_steps(RunHarness(store, TEXT).finish(), b=None).finish()
     assert skipped.status == "succeeded"
     assert (failed.status, late.status, cancelled.status) == ("succeeded", "timed_out", "cancelled")
-    limited = (wait_for_limit(store), skip_run(store))
+    limited = (wait_for_limit(store), skip_run(store), give_up_notification(store))
     plays = (failed, late, cancelled, skipped, switch_run(store), undo_switch(store), *limited)
     events = [event for play in plays for event in play.events]
     found = {

@@ -343,11 +343,16 @@ class TestChannels:
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         post = PostOffice()
-        post.add()
+        run = start_late_run(post.store, late_at=None)
+        post.add(run_id=run.id)
         post.deliver_due()
+        problem = "channel `ops` does not exist"
         assert delivery_state(post.existing()) == "undelivered"
-        assert post.existing().record["problem"] == "channel `ops` does not exist"
+        assert post.existing().record["problem"] == problem
         assert [record.getMessage() for record in caplog.records] == ["notification.failed: import to ops"]
+        event = post.store.runs.events(run.id)[-1]
+        payload = {"channel": "ops", "event": "failed", "notification": "n1", "reason": problem}
+        assert (event.type, event.at, event.payload) == ("notification.failed", post.clock(), payload)
 
     def test_an_address_inside_is_refused(self) -> None:
         post = PostOffice()

@@ -69,7 +69,8 @@ def test_a_paused_run_is_not_measured() -> None:
 
 def test_a_step_at_work_is_not_paused() -> None:
     events = [event("step.started", 1.0), event("workflow.paused", 2.0, None)]
-    events += [event("workflow.unpaused", 4.0, None), event("step.completed", 5.0)]
+    events += [event("workflow.unpaused", 4.0, None), event("notification.failed", 4.5, None)]
+    events += [event("step.completed", 5.0)]
     assert extend(begin_times(0.0), events, 6.0).durations == Durations(4.0, 0.0, 1.0)
 
 

@@ -23,7 +23,7 @@ from itertools import count, islice
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.events import Event
+from noetl.executor.model.events import NOTIFICATION_EVENT, Event
 from noetl.executor.model.run import END, VisitStatus
 from noetl.executor.model.visit_transition import started_event
 from noetl.executor.stores.cursors import (
@@ -54,7 +54,10 @@ RUN_STREAM = ""
 """Name of the stream of events of the run; streams of visits are named by the ids of the visits."""
 
 PAUSE_STREAM = "#pauses"
-"""Name of the stream of the pauses of the run. It is apart, so that each stream only grows at its end."""
+"""Name of the stream of the pauses of the run, and of its notifications that were not delivered.
+
+It is apart, so that each stream only grows at its end.
+"""
 
 
 @frozen
@@ -72,9 +75,9 @@ class EventStream:
 
     def sort_key(self, index: int, latest: float) -> tuple[float, int, tuple[int, int]]:
         """Return the place of an event among the next events of other streams; `latest` is the time of the
-        last event.
+        last event, without notifications.
 
-        The end of a run comes after all other events, until the run is resumed.
+        The end of a run comes after all events until `latest`, until the run is resumed.
         """
         event = self.events[index]
         if self.name != RUN_STREAM:
@@ -219,7 +222,9 @@ def merge_streams(streams: Mapping[str, EventStream], ordered: Mapping[str, int]
     ['a', 'b']
     """
     next_index = {name: ordered.get(name, 0) for name in streams}
-    latest = max((event.at for stream in streams.values() for event in stream.events), default=0.0)
+    events = (event for stream in streams.values() for event in stream.events)
+    # A notification may be given up long after the end of the run.
+    latest = max((event.at for event in events if event.type != NOTIFICATION_EVENT), default=0.0)
     ready: list[tuple[tuple[float, int, tuple[int, int]], int, str]] = []
     waiting: dict[str, list[str]] = {}
     tie_breaker = count()

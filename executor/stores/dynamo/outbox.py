@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
+from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import Fact
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
@@ -31,6 +32,7 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
 from noetl.executor.stores.dynamo.due_items import find_due_items
 from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, Delete, Put, Write
+from noetl.executor.stores.dynamo.run_items import appending_update
 from noetl.executor.stores.dynamo.subscribers import read_subscribers
 from noetl.executor.stores.dynamo.table import DynamoTable
 from noetl.executor.stores.sql.rows import encode_json
@@ -102,13 +104,17 @@ class DynamoOutbox:
         written: OutboxEntry | None,
         added: Sequence[OutboxEntry] = (),
         fact: Fact | None = None,
+        event: Event | None = None,
     ) -> bool:
         key = keys.outbox_entry(read.tenant, read.id)
         unchanged: Condition = ("edition", "=", read.edition)
         change: Write = Delete(key, (unchanged,)) if written is None else _put(written, unchanged)
+        writes = [change] if event is None else [change, appending_update(read.record["run_id"], event)]
         try:
-            write_with_entries(self._table, [change], added)
+            write_with_entries(self._table, writes, added)
         except ConditionFailed as refusal:
+            if event is not None and not refusal.failed[0]:
+                return self.change(read, written, added)  # The run was deleted.
             # A lost response to a deletion leaves no token behind.
             return written is None and refusal.items[0] is None and refusal.may_have_been_applied
         return True

@@ -24,11 +24,12 @@ step, clock, index; `handed` are its pointers. `told` is a blob of the events of
 earlier version has suspended a visit, `reopening` while a resume is not complete. `key` is the partition key
 of the idempotency key, and `requests` lists those of resumes. `held` is set while the run is paused,
 and `alone` if by a request of its own.
-`shifts` lists the begins and ends of pauses: type of the event, time, and the caller, if known. `plan` is
-the hash of the plan, and `resumed` is `Run.resumed_from`. `skips` is a blob of the visits whose work the last
-resume leaves out. `spread` is the number of partitions if it is not 1. `expires` is the time to live.
-`damage` says why the run was set aside. `era` is the number of the plan of the run, if it has changed its
-plan. Then all branches are in the counters, and what was written under an earlier plan leads to no visit.
+`shifts` lists the begins and ends of pauses, and notifications that were not delivered: type of the event,
+time, and the values of its payload. `plan` is the hash of the plan, and `resumed` is `Run.resumed_from`.
+`skips` is a blob of the visits whose work the last resume leaves out. `spread` is the number of partitions if
+it is not 1. `expires` is the time to live. `damage` says why the run was set aside. `era` is the number of
+the plan of the run, if it has changed its plan. Then all branches are in the counters, and what was written
+under an earlier plan leads to no visit.
 `debounced` is the key of the starts that may join the run while it has not begun.
 `moving` and `moving_since` are the number and the begin of a change in several transactions.
 `trigger` is JSON. Others are named as in `Run`.
@@ -37,10 +38,11 @@ plan. Then all branches are in the counters, and what was written under an earli
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from noetl.executor.errors import PayloadLostError
-from noetl.executor.model.events import Event
+from noetl.executor.model.events import NOTIFICATION_EVENT, Event
 from noetl.executor.model.run import Branch, ErrorRecord, Run, RunStatus, Visit, WaitKey
 from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.model.run_transition import run_started, shown_status
@@ -50,7 +52,7 @@ from noetl.executor.stores.damage import decoding
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import Blobs, to_bytes
-from noetl.executor.stores.dynamo.expressions import Put
+from noetl.executor.stores.dynamo.expressions import PRESENT, Put, Update
 from noetl.executor.stores.dynamo.visit_items import (
     StepOf,
     VisitItem,
@@ -68,6 +70,11 @@ SUMMARY_ATTRIBUTES = (
     "deadline", "first", "handed", "spread", "waits", "error", "damage", "era", "trigger",
 )  # fmt: skip
 """Attributes of a head without payloads: those of a summary, and those from which its visits follow."""
+
+_SHIFT_FIELDS: Mapping[str, Sequence[str]] = MappingProxyType(
+    {NOTIFICATION_EVENT: ("channel", "event", "notification", "reason")}
+)
+"""The names in the payloads of events in `shifts`. Those of pauses have `by`."""
 
 
 def put_request(run: Run, idempotency: tuple[str, str]) -> Put:
@@ -279,14 +286,20 @@ def stop_of(head: Item) -> RunStatus | None:
 
 
 def encode_shift(event: Event) -> list[Any]:
-    """Return the begin or the end of a pause as `shifts` has it."""
-    return [event.type, event.at, *event.payload.values()]
+    """Return the event of a pause or of a notification as `shifts` has it."""
+    names = _SHIFT_FIELDS.get(event.type, ("by",))
+    return [event.type, event.at, *(event.payload[name] for name in names if name in event.payload)]
 
 
 def decode_shift(shift: Sequence[Any]) -> Event:
     """Return the event that `encode_shift` was given."""
-    type, time, *caller = shift
-    return Event(type, time, payload={"by": caller[0]} if caller else {})
+    type, time, *values = shift
+    return Event(type, time, payload=dict(zip(_SHIFT_FIELDS.get(type, ("by",)), values, strict=False)))
+
+
+def appending_update(run_id: str, event: Event) -> Update:
+    """Return the write that appends an event to `shifts` of a run, which must exist."""
+    return Update(keys.head(run_id), append={"shifts": [encode_shift(event)]}, when=(PRESENT,))
 
 
 def derive_initial_visits(head: Item, step_of: StepOf) -> list[VisitItem]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import Fact
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
@@ -68,6 +69,7 @@ class MemoryOutbox:
         written: OutboxEntry | None,
         added: Sequence[OutboxEntry] = (),
         fact: Fact | None = None,
+        event: Event | None = None,
     ) -> bool:
         with self._state.lock:
             current = self._state.outbox.get((read.tenant, read.id))
@@ -78,9 +80,11 @@ class MemoryOutbox:
             else:
                 self._state.outbox[read.tenant, read.id] = written
             add_entries(self._state, added)
-            record = None if fact is None else self._state.runs.get(read.record["run_id"])
-            if record is not None:
+            record = self._state.runs.get(read.record.get("run_id", ""))
+            if record is not None and fact is not None:
                 add_fact(self._state, record.run, fact)
+            if record is not None and event is not None:
+                record.append([event])
             return True
 
 

@@ -19,12 +19,14 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import Fact
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.facts import add_fact
+from noetl.executor.stores.sql.history import append_to_history
 from noetl.executor.stores.sql.rows import encode_json
 
 MAX_DELETED_ENTRIES = 500
@@ -78,6 +80,7 @@ class SqlOutbox:
         written: OutboxEntry | None,
         added: Sequence[OutboxEntry] = (),
         fact: Fact | None = None,
+        event: Event | None = None,
     ) -> bool:
         key = {"tenant": read.tenant, "id": read.id, "edition_before": read.edition}
         with self._context.database.transaction() as db:
@@ -90,6 +93,8 @@ class SqlOutbox:
             add_entries(db, added)
             if fact is not None:
                 add_fact(db, read.record["run_id"], fact)
+            if event is not None:
+                append_to_history(db, read.record["run_id"], event)
         return True
 
 

@@ -10,6 +10,7 @@ import pytest
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.channels import Channel
+from noetl.executor.model.deliveries import give_up, retry_delivery, undelivered_event
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
 from noetl.executor.model.run import Claim, Run, RunEnding, RunStatus
 from noetl.executor.model.run_entries import entries_of_start
@@ -216,6 +217,30 @@ class OutboxContract(ContractFixtures):
         assert due(second, 9.0, LATE, NOTIFICATION) in (["c", "d"], ["d", "c"])
         assert store.outbox.change(entry("c"), entry("c", edition=2), [entry("b")])
         assert second.outbox.get("default", "b") == kept
+
+    def test_a_change_appends_an_event_to_the_run(self, store: Store, second: Store) -> None:
+        run = start_run(store)
+        entries = [entry(id, record={"run_id": run.id, "channel": "é", "event": "late"}) for id in "ab"]
+        for added in entries:
+            assert store.outbox.add(added)
+        failed = [give_up(added, "no", now) for added, now in zip(entries, (0.5, 3.0), strict=True)]
+        events = [undelivered_event(added, now) for added, now in zip(failed, (0.5, 3.0), strict=True)]
+        assert store.outbox.change(entries[0], failed[0], (), None, events[0])
+        store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+        store.queue.finish(claim_visit(store, run, 1.0), RunEnding(RunStatus.CANCELLED, None, []), 2.0)
+        assert second.outbox.change(entries[1], failed[1], (), None, events[1])
+        assert not store.outbox.change(entries[1], failed[1], (), None, events[1])
+        found = second.runs.events(run.id)
+        assert [event.type for event in found][1::2] == ["notification.failed"] * 2
+        assert [replace(event, id="") for event in found[1::2]] == events
+        payload = {"channel": "é", "event": "late", "notification": "b", "reason": "no"}
+        assert (found[3].payload, found[2].type) == (payload, "workflow.cancelled")
+        assert second.runs.events(run.id, found[2].id) == [found[3]]
+        assert failed_checks(store) == []
+        assert store.maintenance.delete_run("default", run.id)
+        again = retry_delivery(failed[1], 4.0)
+        assert store.outbox.change(failed[1], again, (), None, events[1])
+        assert second.outbox.get("default", "b") == again
 
     def test_one_of_concurrent_changes_of_an_entry_is_written(self, store: Store, second: Store) -> None:
         read = entry("a")
