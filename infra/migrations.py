@@ -31,7 +31,8 @@ def upgrade(uri: str) -> list[int]:
     """
     known = migrations()
     try:
-        with psycopg.connect(conninfo_of(uri)) as connection:
+        # The session of a pooler may have prepared statements of other programs, with the same names.
+        with psycopg.connect(conninfo_of(uri), prepare_threshold=None) as connection:
             connection.execute("select pg_advisory_xact_lock(%s)", [_LOCK])
             table = connection.execute("select to_regclass('noetl_migrations')").fetchone()
             if table is None or table[0] is None:

@@ -584,7 +584,7 @@ def _timestamp(date: str) -> float | None:
     """Return the Unix time of a date in a header, or None."""
     try:
         return parsedate_to_datetime(date).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -5,13 +5,17 @@ just when that request is sent. It may also have sent more bytes than its answer
 the answer to the request of another run.
 
 Algorithm: a request takes the connection of its server that was kept last, so no other thread can use or
-close it. Afterwards it is kept if its answer is complete, and no byte follows. If a kept connection ends
+close it. Afterwards it is kept if its answer is complete, and no byte follows. More bytes may be on their
+way: Nagle's algorithm holds them back until the answer is acknowledged, so this is done at once. The
+connection is used again after the time of two round trips and `SETTLE_SECONDS`. If a kept connection ends
 without a byte of an answer, the request is sent once more on a new one. It may be: its method is idempotent,
 or it has an idempotency key (RFC 9110, section 9.2.2; `net/http` of Go does the same).
 
-Cost: a request looks through at most `MAX_KEPT` connections.
+Cost: a request looks through at most `MAX_KEPT` connections. Requests that follow each other at once share a
+few connections instead of one.
 
 Limits: HTTP/1.1 only. A connection is kept for `KEPT_SECONDS`. Their number in use is that of the threads.
+Bytes that a server sends still later, just when the next request arrives, are taken for its answer.
 """
 
 from __future__ import annotations
@@ -29,6 +33,10 @@ from noetl.executor.clients.deadline_stream import DeadlineStream
 
 MAX_KEPT = 100
 KEPT_SECONDS = 5.0
+SETTLE_SECONDS = 0.005
+"""How long a server may take to send what follows an answer, besides two round trips."""
+MAX_SETTLE_SECONDS = 0.5
+"""Limit of this time and the two round trips."""
 
 IDEMPOTENT_METHODS = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
 
@@ -46,6 +54,11 @@ class _HttpConnection(NamedTuple):
         # httpcore would read what follows as the next answer.
         surplus, _ = self.http._h11_state.trailing_data  # noqa: SLF001
         return not surplus
+
+    def has_settled(self, now: float) -> bool:
+        """Return whether bytes that followed the answer would have arrived."""
+        settle_seconds = SETTLE_SECONDS + 2 * self.stream.round_trip_seconds
+        return now - self.kept_at >= min(settle_seconds, MAX_SETTLE_SECONDS)
 
 
 class HttpConnectionPool(httpx.BaseTransport):
@@ -108,14 +121,14 @@ class HttpConnectionPool(httpx.BaseTransport):
         )
 
     def _take(self, origin: httpcore.Origin) -> _HttpConnection | None:
-        """Return the connection to a server that was kept last, or None."""
-        ended = []
+        """Return the connection to a server that was kept last, and has settled, or None."""
+        ended, now = [], time.monotonic()
         try:
             with self._lock:
-                while self._kept and self._kept[0].kept_at < time.monotonic() - KEPT_SECONDS:
+                while self._kept and self._kept[0].kept_at < now - KEPT_SECONDS:
                     ended.append(self._kept.popleft())
                 for connection in reversed(tuple(self._kept)):
-                    if connection.origin == origin:
+                    if connection.origin == origin and connection.has_settled(now):
                         self._kept.remove(connection)
                         if connection.is_usable():
                             return connection
@@ -129,6 +142,7 @@ class HttpConnectionPool(httpx.BaseTransport):
         """Keep a connection after its response, unless it cannot be used again."""
         ended = []
         if connection.is_usable():
+            connection.stream.acknowledge()
             with self._lock:
                 self._kept.append(connection._replace(kept_at=time.monotonic()))
                 while len(self._kept) > MAX_KEPT:

@@ -9,8 +9,9 @@ import os
 import select
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpcore
@@ -28,12 +29,16 @@ _LONGEST_START = 16
 class DeadlineStream(httpcore.NetworkStream):
     """A TCP connection, also with TLS.
 
-    `connect_seconds` is the longest time of a TLS handshake.
+    `connect_seconds` is the longest time of a TLS handshake. `round_trip_seconds` is how long the connection
+    was opened: the time of a round trip to the server.
     """
 
-    def __init__(self, connection: socket.socket, connect_seconds: float) -> None:
+    def __init__(
+        self, connection: socket.socket, connect_seconds: float, round_trip_seconds: float = 0.0
+    ) -> None:
         self._connection = connection
         self._connect_seconds = connect_seconds
+        self.round_trip_seconds = round_trip_seconds
         self._heads = AnswerHeads()
         self.has_answer = False
         """Whether a byte has arrived since the last request."""
@@ -68,6 +73,12 @@ class DeadlineStream(httpcore.NetworkStream):
         sent: int = self._wait(lambda: self._connection.send(chunk))
         return sent
 
+    def acknowledge(self) -> None:
+        """Let the system acknowledge what has arrived at once, where it can (Linux)."""
+        if hasattr(socket, "TCP_QUICKACK"):
+            with suppress(OSError):
+                self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
     def close(self) -> None:
         self._connection.close()
 
@@ -90,7 +101,7 @@ class DeadlineStream(httpcore.NetworkStream):
         except BaseException:
             self.close()
             raise
-        return DeadlineStream(secured, self._connect_seconds)
+        return DeadlineStream(secured, self._connect_seconds, self.round_trip_seconds)
 
     def get_extra_info(self, info: str) -> Any:
         """Return what httpcore asks for; None for an unknown name."""
@@ -116,6 +127,7 @@ def connect(address: str, port: int, seconds: float) -> DeadlineStream:
         httpcore.ConnectTimeout: it does not answer within `seconds`.
         httpcore.ConnectError: it refuses the connection.
     """
+    started_at = time.monotonic()
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     connection = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -129,7 +141,7 @@ def connect(address: str, port: int, seconds: float) -> DeadlineStream:
     except BaseException:
         connection.close()
         raise
-    return DeadlineStream(connection, seconds)
+    return DeadlineStream(connection, seconds, time.monotonic() - started_at)
 
 
 def _finish_connecting(connection: socket.socket, seconds: float) -> None:

@@ -10,9 +10,9 @@ clones and containers do.
 Cost: one signal 0, and one read of `/proc/<pid>/stat`, for each check.
 
 Limits: a process of another host, namespace or boot is never reported dead. Then its lease ends. The same
-holds for a process that this user may not see (`hidepid`), as long as its id is in use. Without `/proc`, only
-the existence of the process id is checked. Machines that continue from one snapshot of memory share a boot
-id, so give them host names of their own.
+holds for a process that this user may not see (`hidepid`), as long as its id is in use. Without `/proc`, the
+hardware address of the machine replaces the boot id, and only the existence of the process id is checked.
+Machines that continue from one snapshot of memory share a boot id, so give them host names of their own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import socket
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _START_FIELD = 19
 """Place of the start time, in clock ticks since boot, after the name of the process (proc_pid_stat(5))."""
@@ -55,7 +57,7 @@ def is_dead(worker: str | None) -> bool:
     if len(parts) < 4 or parts[0] != _host_name() or not parts[2].isdigit():
         return False
     _, boot_id, pid, start_ticks = parts[:4]
-    if boot_id != _boot_id():
+    if not boot_id or boot_id != _boot_id():
         return False
     if not _exists(int(pid)):
         return True
@@ -75,10 +77,15 @@ def _host_name() -> str:
 
 
 def _boot_id() -> str:
+    """Return what distinguishes this machine from its clones, or an empty text if it is not known."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()[:8]
+        return BOOT_ID.read_text("ascii").strip()[:8]
     except OSError:
-        return ""
+        from uuid import getnode
+
+        address = getnode()
+    # Where no hardware address can be read, `getnode` returns a random one, which has this bit (RFC 9562).
+    return "" if address >> 40 & 1 else f"{address:012x}"
 
 
 def _read_stat(pid: int) -> list[str] | None:

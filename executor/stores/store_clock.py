@@ -5,7 +5,8 @@ callbacks. A worker whose own clock is ahead would take claims that are valid, a
 
 Algorithm: the clock of the server is the only one that counts. The server reads it between a request and the
 answer. So the difference between its time and a timer of this process is known up to half of the time between
-them. The timer cannot be set, so a change of the local clock has no effect. Source: Cristian 1989,
+them. A server that was slow would make it wrong by so much. So a difference that agrees with a new answer is
+kept. The timer cannot be set, so a change of the local clock has no effect. Source: Cristian 1989,
 "Probabilistic clock synchronization".
 
 Cost: one request every MAX_AGE_SECONDS, by the thread that notices that the measurement is old.
@@ -44,12 +45,15 @@ class StoreClock:
         self._read = read
         self._timer = timer
         self._measuring = threading.Lock()
-        self._measured_at, self._difference = self._measure()
+        self._measured_at, low, high = self._measure()
+        self._difference = (low + high) / 2
 
     def __call__(self) -> float:
         if self._timer() - self._measured_at > MAX_AGE_SECONDS and self._measuring.acquire(blocking=False):
             try:
-                self._measured_at, self._difference = self._measure()
+                self._measured_at, low, high = self._measure()
+                if not low <= self._difference <= high:
+                    self._difference = (low + high) / 2
             except StoreError:
                 # A server that is away is not asked at each call.
                 self._measured_at = self._timer()
@@ -57,9 +61,9 @@ class StoreClock:
                 self._measuring.release()
         return self._timer() + self._difference
 
-    def _measure(self) -> tuple[float, float]:
-        """Return when the server has answered, and the difference between its time and the timer."""
+    def _measure(self) -> tuple[float, float, float]:
+        """Return when the server has answered, and bounds of the difference of its time and the timer."""
         before = self._timer()
         server_time = self._read()
         after = self._timer()
-        return after, server_time - (before + after) / 2
+        return after, server_time - after, server_time - before

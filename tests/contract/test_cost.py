@@ -342,7 +342,7 @@ def test_lists_of_runs_make_these_requests(aws: Client) -> None:
     one_page = {("dynamodb", "Query"): shards, ("dynamodb", "BatchGetItem"): 2}  # heads and counters
     # Runs that sleep have partitions of their own. These runs are local.
     assert live.requests == {("dynamodb", "Query"): shards + keys.SHARDS}
-    assert probe.requests == {("dynamodb", "GetItem"): 1}
+    assert probe.requests == {("dynamodb", "GetItem"): 1, ("dynamodb", "PutItem"): 1}
     assert summary.requests == {("dynamodb", "GetItem"): 1, ("dynamodb", "BatchGetItem"): 1}
     assert overview.requests == {("dynamodb", "GetItem"): 2, ("dynamodb", "Query"): 1}
     assert waiting.requests == one_page

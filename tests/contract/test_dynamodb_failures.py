@@ -4,6 +4,7 @@ keys.
 
 from __future__ import annotations
 
+import json
 import random
 import secrets
 import string
@@ -356,6 +357,19 @@ class TestSettings:
         drop_permissions(aws, monkeypatch)
         with pytest.raises(StoreError, match=r"refused the call: .* The credentials"):
             open_store("dynamodb://noetl")
+
+    def test_a_table_that_may_only_be_read_is_not_ready(
+        self, aws: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        upgrade("noetl")
+        iam = aws("iam")
+        open_store("dynamodb://noetl").maintenance.probe()
+        drop_permissions(aws, monkeypatch)
+        reads = {"Effect": "Allow", "Action": ["dynamodb:DescribeTable", "dynamodb:GetItem"], "Resource": "*"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [reads]})
+        iam.put_user_policy(UserName="nobody", PolicyName="reads", PolicyDocument=document)
+        with pytest.raises(StoreError, match=r"refused the call: .*PutItem"):
+            open_store("dynamodb://noetl").maintenance.probe()
 
     def test_upgrade_refuses_a_table_with_other_keys(self, aws: Client) -> None:
         key = [{"AttributeName": "id", "KeyType": "HASH"}]

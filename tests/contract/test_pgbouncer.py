@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,11 @@ PROCESSES = 2
 RUNS = 4
 SESSIONS = 8
 TOKEN = "select 'statement of another process'"
+INBOX = """
+    create table inbox
+        (id bigserial primary key, body jsonb, receives integer not null default 0, dead_at timestamptz);
+    insert into inbox (body) select to_jsonb(number) from generate_series(0, 11) as number
+"""
 
 MODES = ("session", "transaction", "statement")
 with_each_pooler = pytest.mark.parametrize(
@@ -93,15 +98,43 @@ def test_workers_share_sessions_or_are_refused(pooler: PoolerCase, postgres_dsn:
 def test_a_statement_of_another_process_is_not_executed(pooler: PoolerCase, postgres_dsn: str) -> None:
     """Another program has prepared statements in all sessions, with the default names of psycopg."""
     dsn, _, _ = pooler
+    prepare_in_all_sessions(dsn)
+    upgrade(dsn)
+    with psycopg.connect(postgres_dsn) as connection:
+        connection.execute(INBOX)
+    bodies: list[str] = []
+    with closing(PostgresStore(dsn)) as store, closing(store.message_tables):
+        run = start_run(store)
+        assert [store.runs.get("default", run.id) for _ in range(12)] == [run] * 12
+
+        def handle(row: Mapping[str, Any]) -> bool:
+            bodies.append(row["body"])
+            return True
+
+        while store.message_tables.read_batch("inbox", 1, 5, handle):
+            pass
+    assert bodies == [str(number) for number in range(12)]
+
+
+@pytest.mark.parametrize("pgbouncer", [("transaction", 0), ("transaction", 200)], indirect=True, ids=str)
+def test_settings_stay_in_the_store(pooler: PoolerCase, postgres_dsn: str) -> None:
+    """The next client of a session gets no timeout of a statement that is not its own."""
     upgrade(postgres_dsn)
+    with closing(PostgresStore(pooler.dsn)) as store:
+        start_run(store)
+    with ExitStack() as held:
+        for _ in range(SESSIONS):
+            session = held.enter_context(psycopg.connect(pooler.dsn))
+            assert session.execute("show statement_timeout").fetchone() == ("0",)
+
+
+def prepare_in_all_sessions(dsn: str) -> None:
+    """Prepare statements in all sessions of a pooler, with the default names of psycopg."""
     with ExitStack() as held:
         for _ in range(SESSIONS):
             session = held.enter_context(psycopg.connect(dsn))
             for number in range(4):
                 session.execute(f"prepare _pg3_{number} as {TOKEN}".encode(), prepare=False)
-    with closing(PostgresStore(dsn)) as store:
-        run = start_run(store)
-        assert [store.runs.get("default", run.id) for _ in range(12)] == [run] * 12
 
 
 class TestAction:

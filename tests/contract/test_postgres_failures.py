@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import selectors
 import socket
 import threading
@@ -16,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from psycopg_pool import PoolTimeout
 
 from noetl.executor.errors import FencedError, SettingError, StoreError
@@ -510,6 +512,23 @@ class TestAddress:
             connection.execute(f"alter database {name} set default_transaction_read_only = on".encode())
         with closing(PostgresStore(postgres_dsn)) as store, pytest.raises(StoreError, match="is read-only"):
             store.maintenance.probe()
+
+    def test_a_user_without_the_right_to_write_is_not_ready(self, postgres_dsn: str) -> None:
+        upgrade(postgres_dsn)
+        role = f"reader_{secrets.token_hex(4)}"
+        with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+            connection.execute(f"create role {role} login".encode())
+            connection.execute(f"grant select on all tables in schema public to {role}".encode())
+            try:
+                with closing(PostgresStore(make_conninfo(postgres_dsn, user=role))) as store:
+                    with pytest.raises(StoreError, match="is read-only"):
+                        store.maintenance.probe()
+                    writes = "grant insert, update on all tables in schema public to"
+                    connection.execute(f"{writes} {role}".encode())
+                    store.maintenance.probe()
+            finally:
+                connection.execute(f"drop owned by {role}".encode())
+                connection.execute(f"drop role {role}".encode())
 
     def test_a_session_that_may_not_write_is_replaced(self, postgres_dsn: str) -> None:
         """A session that began while the server was read-only stays so."""

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -90,10 +91,12 @@ def test_open_refuses_a_file_that_is_not_a_database(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("journal", ["delete", "wal"])
 @pytest.mark.parametrize("create", [False, True])
-def test_the_database_of_another_program_is_left_alone(tmp_path: Path, create: bool) -> None:
+def test_the_database_of_another_program_is_left_alone(tmp_path: Path, create: bool, journal: str) -> None:
     path = tmp_path / "music.db"
     with closing(sqlite3.connect(path)) as db:
+        db.execute(f"pragma journal_mode = {journal}")
         db.execute("create table songs (title)")
         db.execute("pragma user_version = 2")
         db.commit()
@@ -665,17 +668,46 @@ class TestProbe:
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         checks: list[float] = []
-        identity = store.file._read_identity()
+        read = file._read_identity
 
-        def read_identity() -> tuple[int, int]:
-            checks.append(time.monotonic())
-            return identity
+        def read_identity(path: str) -> tuple[int, int]:
+            if not path.endswith("-wal"):
+                checks.append(time.monotonic())
+            return read(path)
 
-        monkeypatch.setattr(store.file, "_read_identity", read_identity)
+        monkeypatch.setattr(file, "_read_identity", read_identity)
         for _ in range(1_000):
             store.file.fetch_all("plans.find_use", hash="")
         assert all(later - earlier >= file.READ_CHECK_SECONDS for earlier, later in pairwise(checks))
         assert len(checks) < 1_000
+
+    @pytest.mark.parametrize("replacement", [False, True])
+    def test_a_log_that_is_gone(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, replacement: bool
+    ) -> None:
+        run = start_run(store)
+        monkeypatch.setattr(store.file, "_checked_until", 0.0)
+        log = Path(f"{store.path}-wal")
+        place = log.with_name("elsewhere")
+        log.rename(place)
+        if replacement:
+            log.touch()
+        probe, find = store.maintenance.probe, lambda: store.runs.find(RunFilter())
+        for operation in (probe, find, lambda: start_run(store)):
+            with pytest.raises(StoreError, match="has lost its write-ahead log"):
+                operation()
+        with ThreadPoolExecutor(1) as threads, pytest.raises(StoreError, match="has lost its write-ahead"):
+            threads.submit(find).result()
+        place.rename(log)
+        store.maintenance.probe()
+        assert [found.id for found in store.runs.find(RunFilter())[0]] == [run.id]
+
+    def test_a_log_that_was_deleted_is_written_back_at_the_end(self, store: SqliteStore) -> None:
+        run = start_run(store)
+        Path(f"{store.path}-wal").unlink()
+        store.close()
+        with closing(SqliteStore(str(store.path))) as again:
+            assert [found.id for found in again.runs.find(RunFilter())[0]] == [run.id]
 
     def test_a_full_disk(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(file, "MIN_FREE_BYTES", 1 << 62)
@@ -703,6 +735,25 @@ class TestProbe:
         monkeypatch.setattr(os, "access", lambda _path, _mode: False)
         with pytest.raises(StoreError, match="is read-only"):
             store.maintenance.probe()
+        with pytest.raises(StoreError, match=r"The store at .* is read-only\."):
+            SqliteStore(str(store.path))
+
+    @pytest.mark.parametrize("is_open", [False, True])
+    def test_a_read_only_file_is_read(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, is_open: bool
+    ) -> None:
+        """Such as a store on a disk that is read-only, or a copy. Its folder cannot get a log."""
+        run = start_run(store)
+        if not is_open:
+            store.close()
+        before = sorted(store.path.parent.iterdir())
+        monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+        with closing(SqliteStore(str(store.path), create=False)) as reader:
+            assert [found.id for found in reader.runs.find(RunFilter())[0]] == [run.id]
+            assert failed_checks(reader) == []
+            with pytest.raises(StoreError, match="readonly database"):
+                start_run(reader)
+            assert sorted(store.path.parent.iterdir()) == before
 
 
 @pytest.mark.parametrize("by_retention", [False, True])

@@ -40,6 +40,7 @@ class Server:
         self.timer = timer
         self.ahead = 5000.0
         self.seconds = seconds
+        self.seconds_before = 0.0
         self.requests = 0
         self.is_away = False
 
@@ -47,7 +48,7 @@ class Server:
         self.requests += 1
         if self.is_away:
             raise StoreError("away")
-        self.timer.advance(self.seconds / 2)
+        self.timer.advance(self.seconds / 2 + self.seconds_before)
         answer = self.timer() + self.ahead
         self.timer.advance(self.seconds / 2)
         return answer
@@ -69,6 +70,17 @@ class TestStoreClock:
         assert clock() == timer() + 5000.0
         timer.advance(MAX_AGE_SECONDS + 1.0)
         assert (clock(), clock(), server.requests) == (timer() + 7000.0, timer() + 7000.0, 2)
+
+    def test_a_server_that_answers_late_changes_nothing(self) -> None:
+        """A server that was frozen for a minute before it read its clock. Valid leases must stay valid."""
+        server = Server(timer := FakeClock(100.0), 0.01)
+        clock = StoreClock(server.read, timer)
+        server.seconds_before = 60.0
+        timer.advance(MAX_AGE_SECONDS + 1.0)
+        assert (clock(), server.requests) == (timer() + 5000.0, 2)
+        server.seconds_before, server.ahead = 0.0, 7000.0
+        timer.advance(MAX_AGE_SECONDS + 1.0)
+        assert abs(clock() - (timer() + 7000.0)) < 0.01
 
     def test_the_last_measurement_counts_while_the_server_is_away(self) -> None:
         server = Server(timer := FakeClock(100.0))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,20 @@ def test_an_unknown_identity_is_not_dead(worker: str | None) -> None:
 def test_a_worker_of_another_machine_is_not_dead() -> None:
     _, *rest = worker_identity.process_name().split("/")
     assert not worker_identity.is_dead("/".join(["elsewhere", *rest]))
+
+
+@pytest.mark.parametrize(("address", "is_known"), [(0x00163E5A1B2C, True), (0x01163E5A1B2C, False)])
+def test_without_a_boot_id_the_hardware_address_distinguishes_clones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: int, is_known: bool
+) -> None:
+    """A random address, which has the bit of a group, says nothing."""
+    name = worker_identity.process_name().split("/")[0]
+    monkeypatch.setattr(worker_identity, "BOOT_ID", tmp_path / "none")
+    monkeypatch.setattr(uuid, "getnode", lambda: address)
+    boot = worker_identity._boot_id()
+    assert worker_identity.is_dead(f"{name}/{boot}/4194999/0") is is_known
+    assert not worker_identity.is_dead(f"{name}/00163e5a1b2d/4194999/0")
+    assert not worker_identity.is_dead(f"{name}//4194999/0")
 
 
 def test_without_a_start_time_only_the_process_id_is_checked(

@@ -24,6 +24,13 @@ from tests.action_calls import perform_action
 from tests.http_server import StubExchange, serve
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-sum: 1\r\n\r\n"
+
+
+@pytest.fixture(autouse=True)
+def connections_settle_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers of these tests send all that follows an answer with it, unless a test says otherwise."""
+    monkeypatch.setattr(connection_pool, "MAX_SETTLE_SECONDS", 0.0)
 
 
 @contextmanager
@@ -121,6 +128,53 @@ def test_bytes_after_an_answer_answer_no_other_request(surplus: bytes) -> None:
     with serve_connections(talk) as url:
         assert [perform_action("http", url=url)["body"] for _ in range(3)] == ["ok", "ok", "ok"]
     assert numbers == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("HEAD", OK),
+        ("GET", b"HTTP/1.1 204 No Content\r\n\r\nok"),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\ncontent-length: 2\r\n\r\nok"),
+        ("GET", CHUNKED + b"0\r\n\r\n"),
+        ("GET", b"HTTP/1.1 103 Early Hints\r\n\r\n" + CHUNKED + OK.replace(b"ok", b"no")),
+    ],
+)
+def test_a_body_that_an_answer_must_not_have_answers_no_other_request(method: str, answer: bytes) -> None:
+    numbers: list[int] = []
+
+    def talk(number: int, connection: socket.socket) -> None:
+        with connection:
+            while read_request(connection):
+                numbers.append(number)
+                connection.sendall(answer if number == 1 else OK)
+
+    with serve_connections(talk) as url:
+        perform_action("http", method=method, url=url)
+        assert [perform_action("http", url=url)["body"] for _ in range(2)] == ["ok", "ok"]
+    assert numbers == [1, 2, 2]
+
+
+def test_bytes_that_arrive_after_an_answer_answer_no_other_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nagle's algorithm holds back what a server writes after the answer."""
+    monkeypatch.setattr(connection_pool, "MAX_SETTLE_SECONDS", 60.0)
+    monkeypatch.setattr(connection_pool, "SETTLE_SECONDS", 60.0)
+    surplus_is_sent = threading.Event()
+
+    def talk(number: int, connection: socket.socket) -> None:
+        with connection:
+            while read_request(connection):
+                connection.sendall(OK)
+                if number == 1:
+                    connection.sendall(OK.replace(b"ok", b"no"))
+                    surplus_is_sent.set()
+
+    with serve_connections(talk) as url:
+        assert perform_action("http", url=url)["body"] == "ok"
+        assert perform_action("http", url=url)["body"] == "ok"
+        assert surplus_is_sent.wait(5.0)
+        monkeypatch.setattr(connection_pool, "MAX_SETTLE_SECONDS", 0.0)
+        assert perform_action("http", url=url)["body"] == "ok"
 
 
 def test_an_answer_that_is_left_early_ends_its_connection() -> None:

@@ -19,8 +19,10 @@ Limits: a run with a commit in the last GRACE_SECONDS is not repaired, because i
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import DamagedRunError, StoreError
 from noetl.executor.model.run import DEADLINE, SERVICE_QUEUE
 from noetl.executor.model.special_visits import is_pseudo_step
@@ -30,6 +32,7 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.damaged_runs import put_back, set_aside
 from noetl.executor.stores.dynamo.due_index import DueIndex
+from noetl.executor.stores.dynamo.expressions import ABSENT, PRESENT, Put
 from noetl.executor.stores.dynamo.late_expiry import LateExpiry
 from noetl.executor.stores.dynamo.open_runs import next_open_runs
 from noetl.executor.stores.dynamo.plan_deletion import PlanDeletion
@@ -80,8 +83,13 @@ class DynamoMaintenance:
         return put_back(self._context, now)
 
     def probe(self) -> None:
-        """Return if the table answers to the read of one item."""
+        """Return if the table answers to the read of an item, and accepts writes.
+
+        The condition of the write never holds, so nothing is written.
+        """
         self._context.table.get(keys.SCHEMA)
+        with suppress(ConditionFailed):
+            self._context.table.write([Put(keys.SCHEMA, when=(ABSENT, PRESENT))])
 
     def check_consistency(self) -> list[Finding]:
         """Return the inconsistencies of the table, the bucket and the queue, without changing them."""

@@ -25,7 +25,7 @@ DEFAULTS = {
     "tcp_user_timeout": 60_000,
 }
 SETTINGS = {"statement_timeout": "30s", "idle_in_transaction_session_timeout": "20s"}
-"""Settings of a session, unless the URI, the role or the database sets them otherwise.
+"""Settings of a session without a pooler, unless the URI, the role or the database sets them otherwise.
 
 A session of a process that has vanished holds its locks until it is idle for 20 seconds. Statements that
 wait for these locks have longer.
@@ -67,12 +67,19 @@ def conninfo_of(uri: str) -> str:
 
 
 def configure_session(connection: psycopg.Connection[Any]) -> None:
-    """Apply SETTINGS by statements, because a connection pooler may refuse them as startup parameters.
+    """Apply SETTINGS to a session that belongs to this process alone.
 
-    Also give its prepared statements random names. The session of a pooler may have those of another process,
-    and a name of that process would execute its statement.
+    Behind a pooler, the next client of the session would have them, too.
     """
     connection.execute(_CONFIGURE.encode(), prepare=False)
+
+
+def prepare_client(connection: psycopg.Connection[Any]) -> None:
+    """Give the prepared statements of a connection random names.
+
+    The session of a pooler may have those of another process, and a name of that process would execute its
+    statement.
+    """
     set_random_names(connection)
     # Without a handler, psycopg keeps all notifications. A session of a pooler may listen for others.
     connection.add_notify_handler(lambda _: None)

@@ -29,7 +29,13 @@ from noetl.executor.errors import RejectedError, SchemaError, SettingError, Stor
 from noetl.executor.model.run import NEVER, SERVICE_QUEUE
 from noetl.executor.patience import patience_seconds
 from noetl.executor.precedence import StoreOperation
-from noetl.executor.stores.postgres.address import CONNECT_SECONDS, configure_session, conninfo_of, failure_of
+from noetl.executor.stores.postgres.address import (
+    CONNECT_SECONDS,
+    configure_session,
+    conninfo_of,
+    failure_of,
+    prepare_client,
+)
 from noetl.executor.stores.postgres.listener import (
     CHANNEL,
     Listener,
@@ -136,7 +142,7 @@ class PostgresDatabase:
             timeout=CONNECT_SECONDS,
             reconnect_timeout=CONNECT_SECONDS,
             max_idle=MAX_IDLE_SECONDS,
-            configure=configure_session,
+            configure=self._configure,
             check=_check_connection,
             open=False,
         )
@@ -163,8 +169,14 @@ class PostgresDatabase:
     def _conninfo(self) -> str:
         return conninfo_of(self._uri if isinstance(self._uri, str) else self._uri())
 
+    def _configure(self, connection: psycopg.Connection[Any]) -> None:
+        """Configure a new connection of the pool."""
+        if self._pooler is Pooler.NONE:
+            configure_session(connection)
+        prepare_client(connection)
+
     def connect_session(self) -> Connection:
-        """Return a new connection, which is not one of the pool.
+        """Return a new connection, which is not one of the pool, and prepares nothing.
 
         Raises:
             psycopg.Error: the database cannot be reached.
@@ -172,7 +184,9 @@ class PostgresDatabase:
         import psycopg
         from psycopg.rows import dict_row
 
-        return psycopg.connect(self._conninfo(), autocommit=True, row_factory=dict_row)
+        return psycopg.connect(
+            self._conninfo(), autocommit=True, prepare_threshold=None, row_factory=dict_row
+        )
 
     def close(self) -> None:
         for listener in self._listeners:
@@ -191,7 +205,7 @@ class PostgresDatabase:
             try:
                 # A transaction of psycopg would wait for the result of its `begin`.
                 with connection.pipeline():
-                    connection.execute("BEGIN")
+                    connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                     self._thread.writer = writer = PostgresWriter(connection)
                     yield writer
                     if self.message_queue is not None and writer.runs:

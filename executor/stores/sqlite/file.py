@@ -21,7 +21,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.resources import files
@@ -134,7 +134,9 @@ class SqliteFile:
         self.clock: Callable[[], float] = time.time
         """The clock of the machine, which all processes of the file share."""
         self._is_in_memory = path == _MEMORY
+        self._is_read_only = False
         self._identity: tuple[int, int] | None = None
+        self._log_identity: tuple[int, int] | None = None
         self._checked_until = 0.0
         self._damage: str | None = None
         self._local = threading.local()
@@ -150,15 +152,14 @@ class SqliteFile:
         try:
             _create_folder(self.path.parent)
             if not self._is_in_memory:
-                # Only the owner may read runs. SQLite gives its other files the permissions of this one.
-                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+                self._is_read_only = not _prepare_file(self.path, must_write=create)
                 version = read_schema_version(self.path)
                 if not create and version < SCHEMA_VERSION:
                     raise SchemaError(
                         f"The store at {path} has schema {version}, and this version of noetl needs"
                         f" {SCHEMA_VERSION}: run `noetl db upgrade --store sqlite:///{path}`."
                     )
-                self._identity = self._read_identity()
+                self._identity = _read_identity(self._path)
             self._prepare_schema()
         except (OSError, sqlite3.Error) as error:
             self.close()
@@ -182,29 +183,34 @@ class SqliteFile:
         """Return the connection of this thread."""
         return self._thread_connection().db
 
-    def _read_identity(self) -> tuple[int, int]:
-        """Return the device and the number of the file that has the path now."""
-        status = os.stat(self._path)  # noqa: PTH116  Each transaction does this; a `Path` takes longer.
-        return status.st_dev, status.st_ino
-
     def _check_identity(self) -> None:
         """Raise StoreError if the file was deleted or replaced.
 
         What is written to it would be lost, and other threads would use another file.
         """
         if self._identity is not None:
-            checked_until = time.monotonic() + READ_CHECK_SECONDS
-            try:
-                is_same = self._read_identity() == self._identity
-            except OSError:
-                is_same = False
-            if not is_same:
+            now = time.monotonic()
+            if not _is_same(self._path, self._identity):
                 self._checked_until = 0.0
                 raise StoreError(
                     f"The store at {self.path} is gone: its file was deleted or replaced. Put it back, or"
                     " start again with the new file."
                 )
-            self._checked_until = checked_until
+            if now >= self._checked_until:
+                self._check_log_identity()
+                self._checked_until = now + READ_CHECK_SECONDS
+
+    def _check_log_identity(self) -> None:
+        """Raise StoreError if the write-ahead log was deleted or replaced.
+
+        A connection that opens the new log would not find what the others have written to the old one.
+        """
+        identity = self._log_identity
+        if identity is not None and not _is_same(f"{self._path}-wal", identity):
+            raise StoreError(
+                f"The store at {self.path} has lost its write-ahead log: {self.path}-wal was deleted or"
+                " replaced. End all processes of the store, which write their log back, and start again."
+            )
 
     def _thread_connection(self, *, is_reading: bool = False) -> _Connection:
         """Return the connection of this thread, if the file is still the same.
@@ -215,9 +221,8 @@ class SqliteFile:
         if connection is None or not is_reading or time.monotonic() >= self._checked_until:
             self._check_identity()
         if connection is None:
-            db = sqlite3.connect(
-                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
+            self._check_log_identity()
+            db = self._connect()
             connection = _Connection(db)
             # A service starts and ends threads with its load, and connections of ended threads would
             # accumulate.
@@ -230,8 +235,23 @@ class SqliteFile:
                 db.execute("pragma synchronous = full")
                 db.execute(f"pragma wal_autocheckpoint = {self.log_pages}")
                 db.execute(f"pragma journal_size_limit = {self.max_log_bytes}")
+                if self._log_identity is None and not self._is_in_memory:
+                    # The first read opens the log.
+                    db.execute("pragma user_version").fetchone()
+                    with suppress(OSError):
+                        self._log_identity = _read_identity(f"{self._path}-wal")
             self._local.connection = connection
         return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        address = _read_only_address(self.path) if self._is_read_only else self._path
+        return sqlite3.connect(
+            address,
+            uri=self._is_read_only,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
 
     def _close(self, is_closed: Callable[[threading.Thread], bool]) -> None:
         """Close the connections of the threads that `is_closed` selects."""
@@ -241,6 +261,9 @@ class SqliteFile:
                 if connection.in_use.acquire(timeout=CLOSE_TIMEOUT_SECONDS):
                     connection.db.close()
                     connection.in_use.release()
+            if not self._connections:
+                # The next connection may find another log.
+                self._log_identity = None
 
     @contextmanager
     def transaction(self, after_commit: Callable[[], object] = lambda: None) -> Iterator[SqliteWriter]:
@@ -343,6 +366,7 @@ class SqliteFile:
 
         A read that relies on an earlier check fails in any way if the file was replaced since.
         """
+        self._checked_until = 0.0
         try:
             self._check_identity()
         except StoreError as missing_file:
@@ -383,8 +407,7 @@ def read_schema_version(path: Path) -> int:
         StoreError: the file is the database of another program.
         sqlite3.Error: it is no database, or cannot be read.
     """
-    address = f"{path.absolute().as_uri()}?mode=ro"
-    with closing(sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS)) as db:
+    with closing(sqlite3.connect(_read_only_address(path), uri=True, timeout=BUSY_SECONDS)) as db:
         tables = {name for (name,) in db.execute("select name from sqlite_master where type = 'table'")}
         if tables and not tables >= STORE_TABLES:
             raise StoreError(
@@ -393,6 +416,30 @@ def read_schema_version(path: Path) -> int:
             )
         version: int = db.execute("pragma user_version").fetchone()[0]
         return version
+
+
+def _read_only_address(path: Path) -> str:
+    """Return the URI of a file that is only read.
+
+    SQLite would create an empty log next to a file without one. It does not, if the file does not change.
+    """
+    log = Path(f"{path}-wal")
+    has_log = log.exists() and log.stat().st_size > 0
+    return f"{path.absolute().as_uri()}?{'mode=ro' if has_log else 'mode=ro&immutable=1'}"
+
+
+def _read_identity(path: str) -> tuple[int, int]:
+    """Return the device and the number of the file that has a path now."""
+    status = os.stat(path)  # noqa: PTH116  Each transaction does this; a `Path` takes longer.
+    return status.st_dev, status.st_ino
+
+
+def _is_same(path: str, identity: tuple[int, int]) -> bool:
+    """Return whether the file at a path is still the one with an identity."""
+    try:
+        return _read_identity(path) == identity
+    except OSError:
+        return False
 
 
 class SqliteWriter:
@@ -430,6 +477,22 @@ class _Connection:
     db: sqlite3.Connection
     in_use: threading.RLock = field(default_factory=threading.RLock)
     defers_checkpoints: bool = False
+
+
+def _prepare_file(path: Path, *, must_write: bool) -> bool:
+    """Create a file that does not exist, and return whether it can be written.
+
+    Raises:
+        OSError: it cannot be created.
+        StoreError: it cannot be written, although it must.
+    """
+    if not path.is_file():
+        # Only the owner may read runs. SQLite gives its other files the permissions of this one.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    is_writable = os.access(path, os.W_OK)
+    if must_write and not is_writable:
+        raise StoreError(f"The store at {path} is read-only.")
+    return is_writable
 
 
 def _create_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from noetl.executor.clients import connection_pool
 from noetl.executor.errors import ActionError
 from noetl.executor.security.redaction import REVEALED_SECRETS
 from tests.action_calls import perform_action
@@ -202,7 +203,8 @@ def test_a_request_ends_at_its_deadline() -> None:
     assert (caught.value.type, caught.value.retryable) == ("Timeout", True)
 
 
-def test_connections_are_reused_but_cookies_are_not() -> None:
+def test_connections_are_reused_but_cookies_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_pool, "MAX_SETTLE_SECONDS", 0.0)
     with serve(lambda exchange: exchange.reply(200, b"x", Set_Cookie="a=b")) as server:
         for _ in range(3):
             perform_action("http", url=server.url())
@@ -520,6 +522,8 @@ def test_statuses_that_a_retry_does_not_change_are_not_retried(status: int, is_r
         ("7", 7.0),
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
         ("9" * 400, 9_999_999_999.0),
+        (f"Fri, 31 Dec {'9' * 20} 23:59:59 GMT", None),
+        ("Fri, 31 Dec 2030 23:59:59 +99999999999999999999", None),
         ("-1", None),
         ("", None),
     ],

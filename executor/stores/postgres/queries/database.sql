@@ -6,9 +6,11 @@ select 1 from runs where id = :run_id for update
 -- name: lock_name
 select pg_advisory_xact_lock(hashtextextended(:name, 0))
 
--- Whether the server lets this user write: it may be a replica, or its administrator may have forbidden it.
+-- Whether the server lets this user write: it may be a replica, or its administrator may have forbidden it,
+-- also for this user alone.
 -- name: is_writable
-select current_setting('transaction_read_only') = 'off' as writable, exists (select 1 from plans) as has_plans
+select current_setting('transaction_read_only') = 'off' and has_table_privilege('runs', 'insert')
+    and has_table_privilege('visits', 'insert, update') as writable, exists (select 1 from plans) as has_plans
 
 -- Time of the server, also within a transaction.
 -- name: read_time
