@@ -35,6 +35,7 @@ from noetl.planner.dataflow.liveness import (
     find_live_names_in_sequential_mode,
 )
 from noetl.planner.debounce import DEFAULT_FACTOR, Debounce
+from noetl.planner.frozen import replace
 from noetl.planner.graph.joins import ROOT
 from noetl.planner.graph.visit_bounds import compute_visit_bound
 from noetl.planner.guards.coverage import is_error_aware
@@ -156,7 +157,7 @@ class Lowering:
             triggers=tuple(map(self.lower_trigger, self.playbook.triggers)),
             notify=lower_notify(self.playbook.notify),
             concurrency=tuple(map(lower_limit, self.playbook.limits)),
-            rate=tuple(map(lower_rate, self.playbook.rates)),
+            rate=tuple(map(lower_limit, self.playbook.rates)),
             debounce=lower_debounce(self.playbook.debounce),
             priority=self.playbook.priority,
         )
@@ -211,7 +212,7 @@ class Lowering:
             line=self.program.name_span(step).line,
             cache=None if step.cache is None else self.lower_step_cache(step, step.cache),
             concurrency=tuple(map(lower_limit, step.limits)),
-            rate=tuple(map(lower_rate, step.rates)),
+            rate=tuple(map(lower_limit, step.rates)),
             priority=step.priority,
         )
 
@@ -467,30 +468,12 @@ def lower_notify(declared: NotifyDeclaration | None) -> Notify | None:
     return Notify(channels, None if late is None else late.after) if channels else None
 
 
-def lower_limit(declared: LimitDeclaration) -> Limit:
-    """Return a limit of runs or visits."""
-    return Limit(
-        declared.use,
-        declared.limit,
-        declared.key,
-        declared.when_full,
-        declared.max_wait,
-        declared.max_queued,
-        fair=declared.fair,
-    )
-
-
-def lower_rate(declared: RateDeclaration) -> Limit:
-    """Return a limit of how many runs or attempts begin in a time."""
-    return Limit(
-        declared.use,
-        declared.limit,
-        declared.key,
-        declared.when_full,
-        declared.max_wait,
-        is_rate=True,
-        per_seconds=declared.per,
-    )
+def lower_limit(declared: LimitDeclaration | RateDeclaration) -> Limit:
+    """Return a limit of how much is in progress at once, or of how much begins in a time."""
+    limit = Limit(declared.use, declared.limit, declared.key, declared.when_full, declared.max_wait)
+    if isinstance(declared, RateDeclaration):
+        return replace(limit, is_rate=True, per_seconds=declared.per)
+    return replace(limit, max_queued=declared.max_queued, fair=declared.fair)
 
 
 def lower_debounce(declared: DebouncePolicy | None) -> Debounce | None:
