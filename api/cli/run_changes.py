@@ -16,7 +16,6 @@ IdsArgument = Annotated[
 IdArgument = Annotated[
     str, typer.Argument(metavar="ID", help="The id of a run, its first characters, or `last`.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")]
 
 

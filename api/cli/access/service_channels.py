@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from noetl.api.cli.access.service_client import ServiceClient, UnknownResourceError
+from noetl.api.cli.access.service_client import ServiceClient
 from noetl.api.cli.access.view_requests import ViewRequests
-from noetl.api.service.errors import NotFoundError
 
 if TYPE_CHECKING:
     from noetl.api.service.channel_views import (
@@ -25,7 +24,6 @@ class ServiceChannels:
     """The channels of a service (implements `ChannelAccess`)."""
 
     def __init__(self, client: ServiceClient) -> None:
-        self._client = client
         self._requests = ViewRequests(client)
 
     def find(self) -> ChannelPage:
@@ -46,7 +44,7 @@ class ServiceChannels:
         return self._requests.send(StoredChannel, "PUT", _channel(name), body)
 
     def remove(self, name: str) -> None:
-        self._delete(_channel(name))
+        self._requests.remove(_channel(name))
 
     def pause(self, name: str) -> ChannelEntry:
         from noetl.api.service.channel_views import ChannelEntry
@@ -79,13 +77,7 @@ class ServiceChannels:
         return self._requests.send(NotificationEntry, "POST", f"{_notification(id)}/retry")
 
     def discard(self, id: str) -> None:
-        self._delete(_notification(id))
-
-    def _delete(self, path: str) -> None:
-        try:
-            self._client.request("DELETE", path)
-        except UnknownResourceError as error:
-            raise NotFoundError(str(error)) from error
+        self._requests.remove(_notification(id))
 
 
 def _channel(name: str) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from noetl.api.cli.access.service_client import ServiceClient, UnknownResourceError
+from noetl.api.cli.access.service_client import ServiceClient
 from noetl.api.cli.access.view_requests import ViewRequests
 from noetl.api.cli.display.console import CommandError
-from noetl.api.service.errors import NotFoundError
 
 if TYPE_CHECKING:
     from noetl.api.service.limit_views import LimitEntry, LimitPage, LimitQueue
@@ -19,7 +18,6 @@ class ServiceLimits:
     """The limits of a service (implements `LimitAccess`)."""
 
     def __init__(self, client: ServiceClient) -> None:
-        self._client = client
         self._requests = ViewRequests(client)
 
     def find(self, in_use: bool, limit: int, cursor: str | None) -> LimitPage:
@@ -44,10 +42,7 @@ class ServiceLimits:
 
     def remove(self, name: str, *, is_shared: bool) -> None:
         _refuse_shared(is_shared)
-        try:
-            self._client.request("DELETE", _limit(name))
-        except UnknownResourceError as error:
-            raise NotFoundError(str(error)) from error
+        self._requests.remove(_limit(name))
 
     def queue(self, name: str, limit: int, cursor: str | None) -> LimitQueue:
         from noetl.api.service.limit_views import LimitQueue

@@ -60,10 +60,7 @@ class ServicePlaybooks:
         return PlaybookText(PlaybookEntry(**entry), document.source)
 
     def remove(self, name: str, version: str | None) -> None:
-        try:
-            self._client.request("DELETE", _path(name, version))
-        except UnknownResourceError as error:
-            raise NotFoundError(str(error)) from error
+        self._requests.remove(_path(name, version))
 
     def promote(self, name: str, version: str, alias: str, *, is_forced: bool = False) -> AliasEntry:
         from noetl.api.cli.access.received_views import receive_view

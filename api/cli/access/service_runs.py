@@ -13,11 +13,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from noetl.api.cli.access.service_client import ServiceClient, UnknownResourceError
+from noetl.api.cli.access.service_client import ServiceClient
 from noetl.api.cli.access.view_requests import ViewRequests
 from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_message
 from noetl.api.cli.display.run_board import parse_time
-from noetl.api.service.errors import NotFoundError
 from noetl.api.service.views import View
 
 if TYPE_CHECKING:
@@ -266,10 +265,7 @@ class ServiceRuns:
         return self._requests.send(RunTags, "PATCH", _path(run_id, "tags"), body)
 
     def delete(self, run_id: str) -> None:
-        try:
-            self._client.request("DELETE", _path(run_id))
-        except UnknownResourceError as error:
-            raise NotFoundError(str(error)) from error
+        self._requests.remove(_path(run_id))
 
     def resume(self, run_id: str, request: ResumeRequest | PastRestart | ChangedRestart) -> RunEntry:
         from noetl.api.service.views import RunEntry

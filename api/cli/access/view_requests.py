@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from noetl.api.cli.access.received_views import receive_view
@@ -45,12 +46,28 @@ class ViewRequests:
         """
         return self._receive(view, lambda: self._client.request("DELETE", path, None, params))
 
+    def remove(self, path: str) -> None:
+        """Send a DELETE request whose response has no body.
+
+        Raises:
+            NotFoundError, CommandError: as `send` does.
+        """
+        with _translate_unknown():
+            self._client.request("DELETE", path)
+
     def _receive(self, view: type[V], request: Callable[[], ServiceResponse]) -> V:
-        try:
+        with _translate_unknown():
             response = request()
-        except UnknownResourceError as error:
-            raise NotFoundError(str(error)) from error
         try:
             return receive_view(view, response.body)
         except (ValueError, TypeError, AttributeError) as error:
             raise response.unexpected("check --url") from error
+
+
+@contextmanager
+def _translate_unknown() -> Iterator[None]:
+    """Raise NotFoundError, as a store does, if the service does not have what a request names."""
+    try:
+        yield
+    except UnknownResourceError as error:
+        raise NotFoundError(str(error)) from error

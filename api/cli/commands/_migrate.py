@@ -9,8 +9,9 @@ import typer
 from noetl.api.cli.access.opening import UrlOption, open_runs
 from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_message, write_json
 from noetl.api.cli.display.migration import format_migration
+from noetl.api.cli.list_pages import JsonOption
 from noetl.api.cli.new_version import MapOption, SetOption, VersionOptions
-from noetl.api.cli.run_changes import IdsArgument, JsonOption
+from noetl.api.cli.run_changes import IdsArgument
 from noetl.api.cli.run_filters import (
     FilterOptions,
     ParentOption,

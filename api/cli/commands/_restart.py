@@ -15,8 +15,9 @@ from noetl.api.cli.commands._resume import (
     show_preview,
 )
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
+from noetl.api.cli.list_pages import JsonOption
 from noetl.api.cli.new_version import MapOption, SetOption, VersionOptions
-from noetl.api.cli.run_changes import IdArgument, JsonOption, QuietOption
+from noetl.api.cli.run_changes import IdArgument, QuietOption
 from noetl.api.cli.run_ids import find_run
 from noetl.api.cli.store_option import StoreOption
 

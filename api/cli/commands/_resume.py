@@ -13,8 +13,9 @@ import typer
 from noetl.api.cli.access.opening import UrlOption, open_runs
 from noetl.api.cli.commands.run import InputFileOption, InputPairsOption
 from noetl.api.cli.display.console import CommandError, print_message, write_json, write_stdout
+from noetl.api.cli.list_pages import JsonOption
 from noetl.api.cli.new_version import MapOption, NewVersionOption, SetOption, VersionOptions, WaitOption
-from noetl.api.cli.run_changes import IdsArgument, JsonOption, QuietOption, change_each
+from noetl.api.cli.run_changes import IdsArgument, QuietOption, change_each
 from noetl.api.cli.run_filters import (
     FilterOptions,
     ParentOption,

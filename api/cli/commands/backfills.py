@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -14,8 +13,8 @@ from noetl.api.cli.display.console import (
     print_message,
     write_json,
     write_stdout,
-    write_table,
 )
+from noetl.api.cli.list_pages import CursorOption, JsonOption, print_page
 from noetl.api.cli.store_option import StoreOption
 
 app = typer.Typer(
@@ -26,7 +25,6 @@ app = typer.Typer(
 )
 
 BackfillArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of a backfill.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 
 
 class RedoChoice(StrEnum):
@@ -108,28 +106,17 @@ def list_backfills(
     limit: Annotated[
         int, typer.Option("--limit", min=1, max=200, metavar="N", help="The maximum number of backfills.")
     ] = 50,
-    cursor: Annotated[
-        str | None, typer.Option("--cursor", help="The next_cursor of the previous page.")
-    ] = None,
+    cursor: CursorOption = None,
     json: JsonOption = False,
     store: StoreOption = None,
     url: UrlOption = None,
 ) -> None:
     """List backfills, the newest first: trigger, state, and how many partitions are done."""
     from noetl.api.cli.display.backfill_table import format_backfills
-    from noetl.api.service.views import to_json
 
     with open_backfills(store, url) as backfills:
         page = backfills.find(limit, cursor)
-    if json:
-        write_json(page)
-        return
-    items = [to_json(backfill) for backfill in page.items]
-    write_table(format_backfills(items, with_header=sys.stdout.isatty()))
-    if page.next_cursor:
-        print_message(f"more backfills: --cursor {page.next_cursor}")
-    elif not page.items:
-        print_message("no backfills")
+    print_page(page, format_backfills, "backfills", json=json)
 
 
 @app.command("show", no_args_is_help=True, epilog="Example: noetl backfills show 5d1f0a7c3b9e4f2aa1c47e60")

@@ -8,6 +8,7 @@ import typer
 
 from noetl.api.cli.access.opening import UrlOption, open_runs
 from noetl.api.cli.display.console import CommandError, print_message, write_json, write_table
+from noetl.api.cli.list_pages import JsonOption
 from noetl.api.cli.store_option import StoreOption
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ AgeOption = Annotated[
     str | None,
     typer.Option("--older-than", metavar="DURATION", help="Only results that are older, such as 1h or 2d."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 
 _SHOWN_DIGITS = 12
 

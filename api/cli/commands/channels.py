@@ -16,6 +16,7 @@ from noetl.api.cli.display.console import (
     write_stdout,
     write_table,
 )
+from noetl.api.cli.list_pages import JsonOption
 from noetl.api.cli.store_option import StoreOption
 
 app = typer.Typer(
@@ -26,7 +27,6 @@ app = typer.Typer(
 )
 
 ChannelArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a channel.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 
 
 class ChannelType(StrEnum):

@@ -16,6 +16,7 @@ from noetl.api.cli.display.console import (
     write_stdout,
     write_table,
 )
+from noetl.api.cli.list_pages import JsonOption
 from noetl.api.cli.store_option import StoreOption, open_command_store
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ app = typer.Typer(
 )
 
 TenantOption = Annotated[str, typer.Option("--tenant", metavar="NAME", help="The tenant of the keys.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 
 _MAX_NAME_LENGTH = 100
 

@@ -9,6 +9,7 @@ import typer
 
 from noetl.api.cli.access.opening import UrlOption, open_limits
 from noetl.api.cli.display.console import print_message, write_json, write_table
+from noetl.api.cli.list_pages import CursorOption, JsonOption, print_page
 from noetl.api.cli.store_option import StoreOption
 from noetl.executor.model.gates import LimitKind
 from noetl.planner.limits import format_rate
@@ -22,12 +23,10 @@ app = typer.Typer(
 )
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a limit, or its id.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 PageOption = Annotated[
     int, typer.Option("--limit", min=1, max=1000, metavar="N", help="The maximum number of entries.")
 ]
 SharedOption = Annotated[bool, typer.Option("--shared", help="A limit of all tenants. Needs the store.")]
-CursorOption = Annotated[str | None, typer.Option("--cursor", help="The next_cursor of the previous page.")]
 
 
 @app.command("set", no_args_is_help=True, epilog="Example: noetl limits set salesforce 5 --of steps")
@@ -91,19 +90,10 @@ def list_limits(
 ) -> None:
     """List the limits: how many units they have, how many are held, and how many runs and steps wait."""
     from noetl.api.cli.display.limit_table import format_limits
-    from noetl.api.service.views import to_json
 
     with open_limits(store, url) as limits:
         page = limits.find(in_use, limit, cursor)
-    if json:
-        write_json(page)
-        return
-    items = [to_json(entry) for entry in page.items]
-    write_table(format_limits(items, with_header=sys.stdout.isatty()))
-    if page.next_cursor:
-        print_message(f"more limits: --cursor {page.next_cursor}")
-    elif not items:
-        print_message("no limits")
+    print_page(page, format_limits, "limits", json=json)
 
 
 @app.command("show", no_args_is_help=True, epilog="Example: noetl limits show salesforce")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from noetl.api.cli.access.opening import UrlOption, open_channels
-from noetl.api.cli.display.console import print_message, write_json, write_stdout, write_table
+from noetl.api.cli.display.console import print_message, write_json, write_stdout
+from noetl.api.cli.list_pages import CursorOption, JsonOption, print_page
 from noetl.api.cli.store_option import StoreOption
 
 app = typer.Typer(
@@ -20,7 +20,6 @@ app = typer.Typer(
 )
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of a notification.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 
 
 class StateChoice(StrEnum):
@@ -40,28 +39,17 @@ def list_notifications(
         int,
         typer.Option("--limit", min=1, max=1000, metavar="N", help="The maximum number of notifications."),
     ] = 100,
-    cursor: Annotated[
-        str | None, typer.Option("--cursor", help="The next_cursor of the previous page.")
-    ] = None,
+    cursor: CursorOption = None,
     json: JsonOption = False,
     store: StoreOption = None,
     url: UrlOption = None,
 ) -> None:
     """List notifications that were not delivered yet, the newest first."""
     from noetl.api.cli.display.channel_table import format_notifications
-    from noetl.api.service.views import to_json
 
     with open_channels(store, url) as channels:
         page = channels.find_notifications(None if state is None else state.value, limit, cursor)
-    if json:
-        write_json(page)
-        return
-    items = [to_json(entry) for entry in page.items]
-    write_table(format_notifications(items, with_header=sys.stdout.isatty()))
-    if page.next_cursor:
-        print_message(f"more notifications: --cursor {page.next_cursor}")
-    elif not items:
-        print_message("no notifications")
+    print_page(page, format_notifications, "notifications", json=json)
 
 
 @app.command(

@@ -17,6 +17,7 @@ from noetl.api.cli.display.console import (
     write_stdout,
     write_table,
 )
+from noetl.api.cli.list_pages import CursorOption, JsonOption
 from noetl.api.cli.registration_order import order_by_use
 from noetl.api.cli.sources import compile_or_fail, read_source, report_findings
 from noetl.api.cli.store_option import StoreOption
@@ -45,7 +46,6 @@ ForceOption = Annotated[
     bool,
     typer.Option("--force", help="Also if it does not fit the playbooks that it uses, or its callers."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
 
 _LIST_HEADER = ("PLAYBOOK", "VERSION", "REGISTERED", "BY", "LIVE", "ALIASES")
 _TIME_LENGTH = 19
@@ -116,9 +116,7 @@ def list_playbooks(
     limit: Annotated[
         int, typer.Option("--limit", min=1, max=1000, metavar="N", help="The maximum number of lines.")
     ] = 100,
-    cursor: Annotated[
-        str | None, typer.Option("--cursor", help="The next_cursor of the previous page.")
-    ] = None,
+    cursor: CursorOption = None,
     json: JsonOption = False,
     store: StoreOption = None,
     url: UrlOption = None,

@@ -29,7 +29,8 @@ from noetl.api.cli.drawings import (
     draw,
     write_drawing,
 )
-from noetl.api.cli.run_changes import IdArgument, IdsArgument, JsonOption, QuietOption, change_each
+from noetl.api.cli.list_pages import CursorOption, JsonOption
+from noetl.api.cli.run_changes import IdArgument, IdsArgument, QuietOption, change_each
 from noetl.api.cli.run_filters import (
     FilterOptions,
     ParentOption,
@@ -86,9 +87,7 @@ def list_runs(
         bool, typer.Option("--counts", help="Show only the numbers of runs by status.")
     ] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="The maximum number of runs.")] = 100,
-    cursor: Annotated[
-        str | None, typer.Option("--cursor", help="The next_cursor of the previous page.")
-    ] = None,
+    cursor: CursorOption = None,
     json: JsonOption = False,
     store: StoreOption = None,
     url: UrlOption = None,
@@ -234,9 +233,7 @@ def list_items(
     limit: Annotated[
         int, typer.Option("--limit", min=1, max=1000, help="The maximum number of items.")
     ] = 100,
-    cursor: Annotated[
-        str | None, typer.Option("--cursor", help="The next_cursor of the previous page.")
-    ] = None,
+    cursor: CursorOption = None,
     json: JsonOption = False,
     store: StoreOption = None,
     url: UrlOption = None,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -16,8 +16,8 @@ from noetl.api.cli.display.console import (
     print_message,
     write_json,
     write_stdout,
-    write_table,
 )
+from noetl.api.cli.list_pages import CursorOption, JsonOption, print_page
 from noetl.api.cli.store_option import StoreOption
 
 app = typer.Typer(
@@ -30,8 +30,6 @@ app = typer.Typer(
 TriggerArgument = Annotated[
     str, typer.Argument(metavar="PLAYBOOK/NAME", help="A trigger, by its playbook and its name.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs.")]
-CursorOption = Annotated[str | None, typer.Option("--cursor", help="The next_cursor of the previous page.")]
 
 
 class CatchUpChoice(StrEnum):
@@ -57,20 +55,11 @@ def list_triggers(
 ) -> None:
     """List the triggers of registered playbooks: what they fire at, the next firing, the last outcome."""
     from noetl.api.cli.display.trigger_table import format_triggers
-    from noetl.api.service.views import to_json
 
     with open_triggers(store, url) as triggers:
         page = triggers.find(playbook, limit, cursor)
         now = triggers.current_time()
-    if json:
-        write_json(page)
-        return
-    items = [to_json(trigger) for trigger in page.items]
-    write_table(format_triggers(items, now, with_header=sys.stdout.isatty()))
-    if page.next_cursor:
-        print_message(f"more triggers: --cursor {page.next_cursor}")
-    elif not page.items:
-        print_message("no triggers")
+    print_page(page, partial(format_triggers, now=now), "triggers", json=json)
 
 
 @app.command("show", no_args_is_help=True, epilog="Example: noetl triggers show close_month/nightly -n 10")
@@ -110,19 +99,11 @@ def show_history(
 ) -> None:
     """List the firings of a trigger, the newest first: outcome, run, and why there is none."""
     from noetl.api.cli.display.trigger_table import format_firings
-    from noetl.api.service.views import to_json
 
     playbook, name = _split(trigger)
     with open_triggers(store, url) as triggers:
         page = triggers.firings(playbook, name, limit, cursor)
-    if json:
-        write_json(page)
-        return
-    write_table(format_firings([to_json(firing) for firing in page.items], with_header=sys.stdout.isatty()))
-    if page.next_cursor:
-        print_message(f"more firings: --cursor {page.next_cursor}")
-    elif not page.items:
-        print_message("no firings")
+    print_page(page, format_firings, "firings", json=json)
 
 
 @app.command("fire", no_args_is_help=True, epilog="Example: noetl triggers fire close_month/nightly")
