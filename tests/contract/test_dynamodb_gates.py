@@ -288,7 +288,7 @@ def test_a_busy_gate_is_given_up(store: DynamoStore, monkeypatch: pytest.MonkeyP
         write(writes)
 
     monkeypatch.setattr(table, "write", change_and_write)
-    for module in ("gates", "gate_grants"):
+    for module in ("conflicts", "gate_grants"):
         monkeypatch.setattr(f"noetl.executor.stores.dynamo.{module}.MAX_CONFLICTS", 2)
     with pytest.raises(StoreError, match="could not acquire its limits"):
         acquire(store, third)
@@ -308,7 +308,7 @@ def test_a_busy_limit_is_given_up(store: DynamoStore, monkeypatch: pytest.Monkey
         table.update(Update(keys.gate(NAMED), add={"edition": 1}))
         write(writes)
 
-    monkeypatch.setattr("noetl.executor.stores.dynamo.gates.MAX_CONFLICTS", 2)
+    monkeypatch.setattr("noetl.executor.stores.dynamo.conflicts.MAX_CONFLICTS", 2)
     with monkeypatch.context() as patch:
         patch.setattr(table, "write", change_and_write)
         with pytest.raises(StoreError, match="Limit `api` could not be changed"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from noetl.infra.reference import ROOT
 
 TEXT = (ROOT / "docs" / "how-it-works" / "architecture.md").read_text("utf-8")
@@ -40,3 +42,10 @@ def test_tables_list_every_package_of_planner_and_executor() -> None:
             if not path.name.startswith("_") and (path.is_dir() or path.suffix == ".py")
         }
         assert entries <= paths(), entries - paths()
+
+
+@pytest.mark.parametrize("folder", ["dynamo", "sql"])
+def test_tables_list_every_module_of_a_store(folder: str) -> None:
+    table = TEXT[TEXT.index(f"| modules of `{folder}/`") :].split("\n\n")[0]
+    modules = {path.name for path in (ROOT / "executor" / "stores" / folder).glob("[!_]*.py")}
+    assert modules - set(re.findall(r"`(\w+\.py)`", table)) == set()

@@ -18,13 +18,10 @@ Limits: a gate is one item, which accepts 1,000 write units in a second. Each tr
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
-from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
-from noetl.executor.errors import StoreError
+from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.flows import Flow, join_flow
 from noetl.executor.model.gates import (
     NAMED_PREFIX,
@@ -44,6 +41,7 @@ from noetl.executor.model.rate_gates import reserve
 from noetl.executor.model.run import NEVER, Claim
 from noetl.executor.model.visit_transition import claim_lost
 from noetl.executor.stores.dynamo import keys
+from noetl.executor.stores.dynamo.conflicts import repeat_on_conflict
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.due_items import find_due_items
 from noetl.executor.stores.dynamo.expressions import ConditionCheck, Delete, Write
@@ -58,7 +56,6 @@ from noetl.executor.stores.dynamo.gate_items import (
 )
 from noetl.executor.stores.dynamo.gate_lists import count_ahead, list_flows, list_gates, list_slots
 from noetl.executor.stores.dynamo.slot_returns import has_slots, mark_slots, read_slot_items
-from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import is_held
 from noetl.executor.stores.dynamo.wakeups import Wakeups
 from noetl.planner.frozen import frozen
@@ -109,26 +106,10 @@ class DynamoGates:
     def acquire(
         self, claim: Claim, owner: SlotOwner, requests: Sequence[SlotRequest], now: float
     ) -> list[Slot]:
-        visit = claim.visit
-        visit_key = self._context.heads.visit_key(visit.run_id, visit.id)
-        is_claimed = ConditionCheck(visit_key, is_held(visit.fence))
-        for tries in range(MAX_CONFLICTS):
-            acquisition = self._plan(claim, owner, requests, now)
-            if not acquisition.writes:
-                break
-            mark = [] if self._is_marked(claim) else [mark_slots(visit.run_id)]
-            try:
-                self._context.table.write([is_claimed, *mark, *acquisition.writes])
-            except ConditionFailed as refusal:
-                if any(refusal.failed[: 1 + len(mark)]):
-                    raise claim_lost(visit) from None
-                time.sleep(pause_seconds(min(tries, 4)) if tries else 0.0)
-            else:
-                self._context.heads.remember_slots(visit.run_id)
-                break
-        else:
-            message = f"Run {visit.run_id} could not acquire its limits: too many concurrent writers."
-            raise StoreError(message)
+        acquisition = repeat_on_conflict(
+            lambda: self._acquire(claim, owner, requests, now),
+            f"Run {claim.visit.run_id} could not acquire its limits",
+        )
         return [count_ahead(self._context.table, slot, acquisition.flows) for slot in acquisition.slots]
 
     def grant(self, key: GateKey, now: float) -> int:
@@ -171,31 +152,58 @@ class DynamoGates:
 
     def set_limit(self, key: GateKey, kind: LimitKind, units: int, per: float | None = None) -> Gate:
         name = key.id.removeprefix(NAMED_PREFIX)
-        for tries in range(MAX_CONFLICTS):
+
+        def change() -> Gate:
             read = self._read(key)
             written = change_limit(read, key, kind, units, per)
-            with suppress(ConditionFailed):
-                self._context.table.write([gate_write(read, written, self._context.table.clock())])
-                return written
-            time.sleep(pause_seconds(min(tries, 4)))
-        raise StoreError(f"Limit `{name}` could not be changed: too many concurrent writers.")
+            self._context.table.write([gate_write(read, written, self._context.table.clock())])
+            return written
+
+        return repeat_on_conflict(change, f"Limit `{name}` could not be changed")
 
     def remove_limit(self, key: GateKey) -> bool:
         name = key.id.removeprefix(NAMED_PREFIX)
-        for tries in range(MAX_CONFLICTS):
+
+        def remove() -> bool:
             gate = self._read(key)
             if gate is None or gate.kind is None:
                 return False
             check_removable(gate)
-            with suppress(ConditionFailed):
-                self._context.table.write([Delete(keys.gate(key), when=is_same_gate(gate))])
-                return True
-            time.sleep(pause_seconds(min(tries, 4)))
-        raise StoreError(f"Limit `{name}` could not be removed: too many concurrent writers.")
+            self._context.table.write([Delete(keys.gate(key), when=is_same_gate(gate))])
+            return True
+
+        return repeat_on_conflict(remove, f"Limit `{name}` could not be removed")
 
     def _read(self, key: GateKey) -> Gate | None:
         item = self._context.table.get(keys.gate(key))
         return None if item is None else decode_gate(item)
+
+    def _acquire(
+        self, claim: Claim, owner: SlotOwner, requests: Sequence[SlotRequest], now: float
+    ) -> _Acquisition:
+        """Ask the gates as they are now, and write what the owner gets.
+
+        Raises:
+            ConditionFailed: a gate has changed since it was read.
+            FencedError: the claim is lost.
+            RejectedError: `unknown_limit`, `wrong_limit`.
+        """
+        acquisition = self._plan(claim, owner, requests, now)
+        if not acquisition.writes:
+            return acquisition
+        visit = claim.visit
+        visit_key = self._context.heads.visit_key(visit.run_id, visit.id)
+        required: list[Write] = [ConditionCheck(visit_key, is_held(visit.fence))]
+        if not self._is_marked(claim):
+            required.append(mark_slots(visit.run_id))
+        try:
+            self._context.table.write([*required, *acquisition.writes])
+        except ConditionFailed as refusal:
+            if any(refusal.failed[: len(required)]):
+                raise claim_lost(visit) from None
+            raise
+        self._context.heads.remember_slots(visit.run_id)
+        return acquisition
 
     def _plan(
         self, claim: Claim, owner: SlotOwner, requests: Sequence[SlotRequest], now: float

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-from noetl.executor.clients.aws_retry import ConditionFailed
-from noetl.executor.errors import PayloadTooLargeError, RejectedError, StoreError
+from noetl.executor.errors import PayloadTooLargeError, RejectedError
 from noetl.executor.model.registry import (
     PlaybookAlias,
     RegisteredPlaybook,
@@ -29,9 +29,9 @@ from noetl.executor.model.registry import (
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
+from noetl.executor.stores.dynamo.conflicts import repeat_on_conflict
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Put, Update, Write
-from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.triggers import removing_writes, replacing_writes
 from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.catalogue import LIVE
@@ -57,15 +57,11 @@ class DynamoPlaybooks:
     def register(
         self, playbook: RegisteredPlaybook, *, newest: str | None = None, triggers: Sequence[Trigger] = ()
     ) -> RegisteredPlaybook:
-        for _ in range(MAX_CONFLICTS):
-            try:
-                return self._register(playbook, newest, triggers)
-            except ConditionFailed:
-                continue
-            except PayloadTooLargeError as problem:
-                message = f"the triggers of playbook `{playbook.name}` exceed an item of DynamoDB"
-                raise RejectedError("too_large", message) from problem
-        raise StoreError(f"Playbook `{playbook.name}` could not be registered: too many concurrent writers.")
+        with _reject_large_triggers(playbook.name):
+            return repeat_on_conflict(
+                lambda: self._register(playbook, newest, triggers),
+                f"Playbook `{playbook.name}` could not be registered",
+            )
 
     def _register(
         self, playbook: RegisteredPlaybook, expected: str | None, triggers: Sequence[Trigger]
@@ -164,59 +160,74 @@ class DynamoPlaybooks:
         return playbooks, None
 
     def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:
-        for _ in range(MAX_CONFLICTS):
-            name_item = self._table.get(keys.playbook(tenant, name)) or {}
-            versions = [item for item in self._versions(tenant, name) if "removed" not in item]
-            versions.sort(key=lambda item: int(item["number"]))  # the newest is removed last
-            require_unnamed(name, version, _list_aliases(tenant, name, name_item))
-            aliases = {} if version is None else decode_aliases(name_item)
-            chosen = [item for item in versions if version in (None, item["version"])][:MAX_REMOVED]
-            if not chosen:
-                return 0
-            remaining = [item for item in versions if item not in chosen]
-            playbook, newest = RegisteredPlaybook(tenant, name, None, "", now), _newest(remaining)
-            writes: list[Write] = [
-                Update(keys.version(tenant, name, item["version"]), {"removed": now}) for item in chosen
-            ]
-            writes.append(_name_update(playbook, name_item, newest, aliases))
-            writes += self._count_removed(chosen)
-            writes += self._place_live(playbook, aliases.get(LIVE, newest))
-            try:
-                self._table.write(writes)
-            except ConditionFailed:
-                continue
-            has_more = version is None and bool(remaining)
-            return len(chosen) + (self.unregister(tenant, name, now=now) if has_more else 0)
-        raise StoreError(f"Playbook `{name}` could not be removed: too many concurrent writers.")
+        removed = repeat_on_conflict(
+            lambda: self._unregister(tenant, name, version, now),
+            f"Playbook `{name}` could not be removed",
+        )
+        has_more = version is None and removed == MAX_REMOVED
+        return removed + (self.unregister(tenant, name, now=now) if has_more else 0)
+
+    def _unregister(self, tenant: str, name: str, version: str | None, now: float) -> int:
+        """Remove a version, or MAX_REMOVED of all, and return how many were removed.
+
+        Raises:
+            ConditionFailed: another caller has changed the playbook since it was read.
+        """
+        name_item = self._table.get(keys.playbook(tenant, name)) or {}
+        versions = [item for item in self._versions(tenant, name) if "removed" not in item]
+        versions.sort(key=lambda item: int(item["number"]))  # the newest is removed last
+        require_unnamed(name, version, _list_aliases(tenant, name, name_item))
+        aliases = {} if version is None else decode_aliases(name_item)
+        chosen = [item for item in versions if version in (None, item["version"])][:MAX_REMOVED]
+        if not chosen:
+            return 0
+        remaining = [item for item in versions if item not in chosen]
+        playbook, newest = RegisteredPlaybook(tenant, name, None, "", now), _newest(remaining)
+        writes: list[Write] = [
+            Update(keys.version(tenant, name, item["version"]), {"removed": now}) for item in chosen
+        ]
+        writes.append(_name_update(playbook, name_item, newest, aliases))
+        writes += self._count_removed(chosen)
+        writes += self._place_live(playbook, aliases.get(LIVE, newest))
+        self._table.write(writes)
+        return len(chosen)
 
     def promote(self, alias: PlaybookAlias) -> PlaybookAlias | None:
+        with _reject_large_triggers(alias.playbook):
+            return repeat_on_conflict(lambda: self._promote(alias), _describe_change(alias.playbook))
+
+    def _promote(self, alias: PlaybookAlias) -> PlaybookAlias | None:
+        """Let an alias name a version, as `promote` does.
+
+        Raises:
+            ConditionFailed: another caller has changed the playbook since it was read.
+        """
         tenant, name = alias.tenant, alias.playbook
         playbook = RegisteredPlaybook(tenant, name, None, "", alias.changed_at)
-        for _ in range(MAX_CONFLICTS):
-            name_item = self._table.get(keys.playbook(tenant, name)) or {}
-            version = self._table.get(keys.version(tenant, name, alias.version))
-            if version is None or "removed" in version:
-                return None
-            aliases = decode_aliases(name_item)
-            is_version = self._table.get(keys.version(tenant, name, alias.name), ("pk",)) is not None
-            require_possible_alias(alias, aliases, is_version=is_version)
-            if alias.name in aliases and aliases[alias.name]["version"] == alias.version:
-                return _decode_alias(tenant, name, alias.name, aliases[alias.name])
-            aliases[alias.name] = {
-                **{key: version[key] for key in _VERSION_ATTRIBUTES if key in version},
-                "changed_at": alias.changed_at,
-                "changed_by": alias.changed_by,
-            }
-            writes: list[Write] = [_aliases_update(playbook, name_item, aliases)]
-            if alias.name == LIVE:
-                writes += self._place_live(playbook, version)
-            if self._write_unchanged(writes):
-                return alias
-        raise _too_many_writers(name)
+        name_item = self._table.get(keys.playbook(tenant, name)) or {}
+        version = self._table.get(keys.version(tenant, name, alias.version))
+        if version is None or "removed" in version:
+            return None
+        aliases = decode_aliases(name_item)
+        is_version = self._table.get(keys.version(tenant, name, alias.name), ("pk",)) is not None
+        require_possible_alias(alias, aliases, is_version=is_version)
+        if alias.name in aliases and aliases[alias.name]["version"] == alias.version:
+            return _decode_alias(tenant, name, alias.name, aliases[alias.name])
+        aliases[alias.name] = {
+            **{key: version[key] for key in _VERSION_ATTRIBUTES if key in version},
+            "changed_at": alias.changed_at,
+            "changed_by": alias.changed_by,
+        }
+        writes: list[Write] = [_aliases_update(playbook, name_item, aliases)]
+        if alias.name == LIVE:
+            writes += self._place_live(playbook, version)
+        self._table.write(writes)
+        return alias
 
     def remove_alias(self, tenant: str, name: str, alias: str, *, now: float) -> bool:
         playbook = RegisteredPlaybook(tenant, name, None, "", now)
-        for _ in range(MAX_CONFLICTS):
+
+        def remove() -> bool:
             name_item = self._table.get(keys.playbook(tenant, name)) or {}
             aliases = decode_aliases(name_item)
             if aliases.pop(alias, None) is None:
@@ -224,29 +235,17 @@ class DynamoPlaybooks:
             writes: list[Write] = [_aliases_update(playbook, name_item, aliases)]
             if alias == LIVE:
                 writes += self._place_live(playbook, name_item)
-            if self._write_unchanged(writes):
-                return True
-        raise _too_many_writers(name)
+            self._table.write(writes)
+            return True
+
+        with _reject_large_triggers(name):
+            return repeat_on_conflict(remove, _describe_change(name))
 
     def aliases(self, tenant: str, names: Collection[str]) -> list[PlaybookAlias]:
         places = {keys.playbook(tenant, name): name for name in sorted(set(names))}
         items = self._table.get_many(list(places))
         found = [_list_aliases(tenant, name, items.get(place, {})) for place, name in places.items()]
         return [alias for aliases in found for alias in aliases]
-
-    def _write_unchanged(self, writes: Sequence[Write]) -> bool:
-        """Write to a playbook, and return whether it was as it was read.
-
-        Raises:
-            RejectedError: `too_large`, if its triggers exceed an item.
-        """
-        try:
-            self._table.write(writes)
-        except ConditionFailed:
-            return False
-        except PayloadTooLargeError as problem:
-            raise RejectedError("too_large", "the triggers exceed an item of DynamoDB") from problem
-        return True
 
     def _place_live(self, playbook: RegisteredPlaybook, live: Item | None) -> list[Write]:
         """Return the writes of the triggers when `live` is the live version of a playbook."""
@@ -319,8 +318,23 @@ def _decode_alias(tenant: str, name: str, alias: str, item: Item) -> PlaybookAli
     return PlaybookAlias(tenant, name, alias, item["version"], item["changed_at"], item.get("changed_by"))
 
 
-def _too_many_writers(name: str) -> StoreError:
-    return StoreError(f"The aliases of `{name}` could not be changed: too many concurrent writers.")
+def _describe_change(name: str) -> str:
+    """Return what is given up if the aliases of a playbook change all the time."""
+    return f"The aliases of `{name}` could not be changed"
+
+
+@contextmanager
+def _reject_large_triggers(name: str) -> Iterator[None]:
+    """Reject triggers of a playbook that exceed an item.
+
+    Raises:
+        RejectedError: `too_large`.
+    """
+    try:
+        yield
+    except PayloadTooLargeError as problem:
+        message = f"the triggers of playbook `{name}` exceed an item of DynamoDB"
+        raise RejectedError("too_large", message) from problem
 
 
 def _new_item(playbook: RegisteredPlaybook, versions: Mapping[str, Item]) -> Item:

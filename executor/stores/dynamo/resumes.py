@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
-from noetl.executor.errors import PayloadLostError, RejectedError, StoreError
+from noetl.executor.errors import PayloadLostError, RejectedError
 from noetl.executor.model.branch_stack import put_resumed_visits
 from noetl.executor.model.run import NEVER, FailureState, Run, Visit, VisitStatus
 from noetl.executor.model.run_transition import (
@@ -40,6 +40,7 @@ from noetl.executor.stores.dynamo.branch_stacks import (
     encode_stack,
     end_counted_wait,
 )
+from noetl.executor.stores.dynamo.conflicts import repeat_on_conflict
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Delete, Update, Write
 from noetl.executor.stores.dynamo.open_waits import relist_waits
@@ -56,7 +57,6 @@ from noetl.executor.stores.dynamo.run_items import (
     run_id_of,
 )
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot, load_run, read_snapshot
-from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.visit_items import VisitItem
 from noetl.planner.frozen import replace
 
@@ -265,17 +265,18 @@ class Resumes:
 
     def _open_next_visit(self, run_id: str, now: float) -> list[VisitItem]:
         """Let the visit on top of the stack continue, unless a visit is active, and return it."""
-        for _ in range(MAX_CONFLICTS):
+
+        def open_next() -> list[VisitItem]:
             # The stack is read before the visits, so if another process has opened one, either shows it.
             snapshot = read_snapshot(self._context, run_id, with_outputs=True)
             assert snapshot is not None
             active = self._active_visits(snapshot)
             if active:
                 return active
-            with suppress(ConditionFailed):
-                begun = begin_next_visit(self._context, snapshot, now)
-                return [] if begun is None else [begun]
-        raise StoreError(f"Run {run_id} could not be resumed: too many concurrent writers.")
+            begun = begin_next_visit(self._context, snapshot, now)
+            return [] if begun is None else [begun]
+
+        return repeat_on_conflict(open_next, f"Run {run_id} could not be resumed")
 
     def _open_visits(self, snapshot: RunSnapshot, head: Item, now: float) -> list[VisitItem]:
         """Make parked visits and visits with an unhandled failure due again, and return them."""

@@ -26,6 +26,7 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.child_run_counts import ChildRunCounts
 from noetl.executor.stores.dynamo.claimed_visits import read_claimed_visit
+from noetl.executor.stores.dynamo.conflicts import repeat_on_conflict
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.debounced import (
     ConflictingStartError,
@@ -289,19 +290,18 @@ class DynamoRuns:
     def change_tags(self, tenant: str, run_id: str, change: TagChange) -> tuple[str, ...] | None:
         """Change the tags of a run, and return them, or None if the tenant has no such run."""
         key = keys.head(run_id)
-        for _ in range(MAX_CONFLICTS):
+
+        def write_tags() -> tuple[str, ...] | None:
             head = self._context.table.get(key, ("pk", "tenant", "owner", "tags"))
             if head is None or tenant_of(head) != tenant:
                 return None
             tags = change.apply(head.get("tags", ()))
             unchanged = ("tags", "=", head["tags"]) if "tags" in head else ("tags", "absent", None)
-            with suppress(ConditionFailed):
-                self._context.table.update(
-                    Update(key, {"tags": list(tags) or None}, when=(PRESENT, unchanged))
-                )
-                self._context.changes.notify()
-                return tags
-        raise StoreError(f"The tags of run {run_id} could not be changed: too many concurrent writers.")
+            self._context.table.update(Update(key, {"tags": list(tags) or None}, when=(PRESENT, unchanged)))
+            self._context.changes.notify()
+            return tags
+
+        return repeat_on_conflict(write_tags, f"The tags of run {run_id} could not be changed")
 
     def find_request(self, tenant: str, key: str) -> tuple[str, str] | None:
         """Return the hash of the request that first had an idempotency key, and the id of its run."""
