@@ -42,7 +42,6 @@ from noetl.executor.stores.interface import Store
 from noetl.executor.stores.sql.store import SqlStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.infra import dynamodb
-from noetl.infra.migrations import upgrade
 from noetl.planner.compile import compile_playbook
 from tests.aws import Client
 
@@ -99,9 +98,8 @@ def test_the_status_of_many_visits_on_sqlite(tmp_path: Path) -> None:
         check_status_of_many_visits(store)
 
 
-def test_the_status_of_many_visits_on_postgres(postgres_dsn: str) -> None:
-    upgrade(postgres_dsn)
-    with closing(open_store(postgres_dsn)) as store:
+def test_the_status_of_many_visits_on_postgres(postgres_store_dsn: str) -> None:
+    with closing(open_store(postgres_store_dsn)) as store:
         check_status_of_many_visits(store)
 
 
@@ -132,9 +130,8 @@ def test_what_steps_ask(tmp_path: Path) -> None:
     assert rows[0]["statements"] == rows[1]["statements"] > 2
 
 
-def test_branches_of_forks(postgres_dsn: str) -> None:
-    upgrade(postgres_dsn)
-    rows = growth.measure_forks(postgres_dsn, {3: 2, 5: 1}, workers=2)
+def test_branches_of_forks(postgres_store_dsn: str) -> None:
+    rows = growth.measure_forks(postgres_store_dsn, {3: 2, 5: 1}, workers=2)
     assert [row["branches"] for row in rows] == [3, 5]
     assert all(row["branch"] > 0 for row in rows)
     assert "branches" in report.table("Forks", growth.FORK_COLUMNS, rows)
@@ -248,9 +245,8 @@ def test_guards_of_a_step_on_sqlite(tmp_path: Path) -> None:
     check_guards_of_a_step(f"sqlite:///{tmp_path}/noetl.db", 8)
 
 
-def test_guards_of_a_step_on_postgres(postgres_dsn: str) -> None:
-    upgrade(postgres_dsn)
-    check_guards_of_a_step(postgres_dsn, 11)
+def test_guards_of_a_step_on_postgres(postgres_store_dsn: str) -> None:
+    check_guards_of_a_step(postgres_store_dsn, 11)
 
 
 def test_a_guard_is_as_before_after_its_measurement(tmp_path: Path) -> None:
@@ -339,10 +335,9 @@ def test_the_allocator_returns_large_blocks() -> None:
     assert memory.read_allocator_settings() == {"MALLOC_MMAP_THRESHOLD_": str(memory.MEGABYTE)}
 
 
-def test_runs_while_a_snapshot_is_held(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_while_a_snapshot_is_held(postgres_store_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_snapshot, "RUNS_A_SECOND", 20.0)
-    upgrade(postgres_dsn)
-    row = held_snapshot._run_for(postgres_dsn, 0.5, is_held=True)
+    row = held_snapshot._run_for(postgres_store_dsn, 0.5, is_held=True)
     assert row["runs"] >= 2
     assert row["seconds"] > 0
 

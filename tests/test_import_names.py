@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("wheel")  # The fixture of the module is made once.
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("planner", "executor", "api", "infra")
 

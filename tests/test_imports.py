@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("imports")  # The fixture of the module is made once.
+
 STARTED = (
     "noetl.executor.engine.invocation",
     "noetl.executor.worker",

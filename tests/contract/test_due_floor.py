@@ -23,7 +23,6 @@ from noetl.executor.stores.sql.due_floor import (
     WIDE_MARGIN_SECONDS,
     DueFloor,
 )
-from noetl.infra.migrations import upgrade
 from noetl.testing.run_harness import FakeClock
 from noetl.testing.store_contract.operations import LEASE, start_run
 
@@ -115,9 +114,8 @@ class TestDueFloor:
 
 
 @pytest.fixture
-def store(postgres_dsn: str) -> Iterator[PostgresStore]:
-    upgrade(postgres_dsn)
-    with closing(PostgresStore(postgres_dsn)) as opened:
+def store(postgres_store_dsn: str) -> Iterator[PostgresStore]:
+    with closing(PostgresStore(postgres_store_dsn)) as opened:
         yield opened
 
 
@@ -130,9 +128,12 @@ def read_blocks(dsn: str, query: str, **values: Any) -> int:
 
 
 def test_a_held_snapshot_does_not_make_claims_read_dead_entries(
-    postgres_dsn: str, store: PostgresStore
+    postgres_store_dsn: str, store: PostgresStore
 ) -> None:
-    with psycopg.connect(postgres_dsn) as holder, psycopg.connect(postgres_dsn, autocommit=True) as writer:
+    with (
+        psycopg.connect(postgres_store_dsn) as holder,
+        psycopg.connect(postgres_store_dsn, autocommit=True) as writer,
+    ):
         writer.execute(ADD_VISITS, (DEAD,))
         holder.execute("set transaction isolation level repeatable read")
         holder.execute("select count(*) from visits")
@@ -142,16 +143,17 @@ def test_a_held_snapshot_does_not_make_claims_read_dead_entries(
         now = store.clock()
         values = {"queue": SERVICE_QUEUE, "now": now, "after": "service ", "limit": 1}
         since = store.context.floor.known(SERVICE_QUEUE, now)
-        assert read_blocks(postgres_dsn, "queue.find_due", **values, since=since) < 10
+        assert read_blocks(postgres_store_dsn, "queue.find_due", **values, since=since) < 10
         run = start_run(store, now=store.clock(), origin=SERVICE_QUEUE)
         now = store.clock()
         since = store.context.floor.known(SERVICE_QUEUE, now)
         values["now"] = now
         blocks, blocks_without = (
-            read_blocks(postgres_dsn, "queue.find_due", **values, since=bound) for bound in (since, NO_FLOOR)
+            read_blocks(postgres_store_dsn, "queue.find_due", **values, since=bound)
+            for bound in (since, NO_FLOOR)
         )
         next_due = {"queue": SERVICE_QUEUE, "until": now + 1.0, "since": since}
-        assert read_blocks(postgres_dsn, "queue.next_due", **next_due) < 50
+        assert read_blocks(postgres_store_dsn, "queue.next_due", **next_due) < 50
         assert blocks < 60
         assert blocks_without > 4 * blocks, "the snapshot keeps the dead entries"
         assert store.queue.count_active(SERVICE_QUEUE, "default", 9) == 1
@@ -159,16 +161,16 @@ def test_a_held_snapshot_does_not_make_claims_read_dead_entries(
         count: dict[str, Any] = {"turn": turn, "limit": 9}
         since_of_tenant = store.context.floor.known(turn, store.clock())
         counted, counted_without = (
-            read_blocks(postgres_dsn, "queue.count_active", **count, since=bound)
+            read_blocks(postgres_store_dsn, "queue.count_active", **count, since=bound)
             for bound in (since_of_tenant, NO_FLOOR)
         )
         # A count must read the ends of leases, which are in the future: those of the last lease seconds.
         assert counted_without > 1.5 * counted, "the snapshot keeps the dead entries"
         visit: dict[str, Any] = {"run_id": run.id, "visit_id": "a", "fence": 1, "until": now}
         for blocks_of_run in (
-            read_blocks(postgres_dsn, "runs.get", tenant="default", run_id=run.id),
-            read_blocks(postgres_dsn, "branches.is_any_running", run_id=run.id),
-            read_blocks(postgres_dsn, "queue.renew", **visit),
+            read_blocks(postgres_store_dsn, "runs.get", tenant="default", run_id=run.id),
+            read_blocks(postgres_store_dsn, "branches.is_any_running", run_id=run.id),
+            read_blocks(postgres_store_dsn, "queue.renew", **visit),
         ):
             assert blocks_of_run < 30
         claim = store.queue.claim(SERVICE_QUEUE, LEASE, store.clock())

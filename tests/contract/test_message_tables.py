@@ -19,7 +19,6 @@ from noetl.executor.runtime.queue_loop import QueueLoop
 from noetl.executor.security.allowed_sources import read_allowed_sources
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.postgres.store import PostgresStore
-from noetl.infra.migrations import upgrade
 from noetl.testing.run_harness import compile_text
 
 TEXT = """
@@ -82,9 +81,8 @@ class MessageTable:
 
 
 @pytest.fixture
-def table(postgres_dsn: str) -> Iterator[MessageTable]:
-    upgrade(postgres_dsn)
-    opened = MessageTable(postgres_dsn)
+def table(postgres_store_dsn: str) -> Iterator[MessageTable]:
+    opened = MessageTable(postgres_store_dsn)
     yield opened
     opened.close()
 

@@ -52,25 +52,23 @@ class TestPostgres(
     damage = SqlDamage()
 
     @pytest.fixture
-    def store(self, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresStore]:
-        upgrade(postgres_dsn)
-        opened = PostgresStore(postgres_dsn, limits=PayloadLimits(LIMIT, LIMIT))
+    def store(self, postgres_store_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresStore]:
+        opened = PostgresStore(postgres_store_dsn, limits=PayloadLimits(LIMIT, LIMIT))
         yield opened
         opened.close()
 
     @pytest.fixture
-    def second(self, store: PostgresStore, postgres_dsn: str) -> Iterator[PostgresStore]:
-        opened = PostgresStore(postgres_dsn, limits=PayloadLimits(LIMIT, LIMIT))
+    def second(self, store: PostgresStore, postgres_store_dsn: str) -> Iterator[PostgresStore]:
+        opened = PostgresStore(postgres_store_dsn, limits=PayloadLimits(LIMIT, LIMIT))
         yield opened
         opened.close()
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("size", [100_000, 5_000_000])
-def test_values_larger_than_a_socket_buffer_are_stored(postgres_dsn: str, size: int) -> None:
+def test_values_larger_than_a_socket_buffer_are_stored(postgres_store_dsn: str, size: int) -> None:
     """A pipeline sends a large value with other statements, and neither side blocks."""
-    upgrade(postgres_dsn)
-    with closing(PostgresStore(postgres_dsn)) as store:
+    with closing(PostgresStore(postgres_store_dsn)) as store:
         source = compile_text(DIAMOND)
         plan = Plan(source.header, source.steps, source.tasks, source.source + "#" * size)
         store.plans.save(plan)
@@ -88,11 +86,10 @@ def test_values_larger_than_a_socket_buffer_are_stored(postgres_dsn: str, size: 
 
 @pytest.mark.parametrize(("text", "statements"), [(CHAIN, 1), (DIAMOND, 2)], ids=["chain", "branch"])
 def test_a_commit_of_a_step_takes_few_statements(
-    postgres_dsn: str, text: str, statements: int, monkeypatch: pytest.MonkeyPatch
+    postgres_store_dsn: str, text: str, statements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A chain takes one statement, and an arrival one more that locks the run. Both claim the next visit."""
-    upgrade(postgres_dsn)
-    with closing(PostgresStore(postgres_dsn)) as store:
+    with closing(PostgresStore(postgres_store_dsn)) as store:
         run = start_run(store, text)
         claim = claim_visit(store, run)
         following = store.queue.commit(succeed(store, claim, saved={"n": 1}), 1.0, LEASE)
@@ -226,9 +223,8 @@ class TestQueries:
     """Frequent queries, which use an index even if most visits are finished."""
 
     @pytest.fixture
-    def store(self, postgres_dsn: str) -> Iterator[PostgresStore]:
-        upgrade(postgres_dsn)
-        store = PostgresStore(postgres_dsn)
+    def store(self, postgres_store_dsn: str) -> Iterator[PostgresStore]:
+        store = PostgresStore(postgres_store_dsn)
         with store.database.transaction() as db:
             visits = (
                 "insert into visits (run_id, id, step, queue, status, position, clock, names, number, due_at,"

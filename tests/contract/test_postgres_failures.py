@@ -40,15 +40,14 @@ SECRET = "hunter22"
 
 
 @pytest.fixture
-def store(postgres_dsn: str) -> Iterator[PostgresStore]:
-    upgrade(postgres_dsn)
-    with closing(PostgresStore(postgres_dsn)) as opened:
+def store(postgres_store_dsn: str) -> Iterator[PostgresStore]:
+    with closing(PostgresStore(postgres_store_dsn)) as opened:
         yield opened
 
 
 @pytest.fixture
-def administrator(postgres_dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+def administrator(postgres_store_dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(postgres_store_dsn, autocommit=True) as connection:
         yield connection
 
 
@@ -380,11 +379,10 @@ class TestTooManyConnections:
                 store.runs.get("default", "x")
 
     def test_a_pool_without_a_connection_says_whether_it_is_full(
-        self, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+        self, postgres_store_dsn: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        upgrade(postgres_dsn)
         monkeypatch.setattr(database, "MAX_CONNECTIONS", 1)
-        with closing(PostgresStore(postgres_dsn)) as store, store.postgres._pool.connection():
+        with closing(PostgresStore(postgres_store_dsn)) as store, store.postgres._pool.connection():
             store.postgres._pool.timeout = 0.2
             with pytest.raises(StoreError, match="all connections of this process are in use"):
                 store.runs.get("default", "x")
@@ -393,10 +391,9 @@ class TestTooManyConnections:
 
     @pytest.mark.parametrize(("threads", "connections"), [(1, 9), (16, 24), (1000, 64), (None, 16)])
     def test_connections_follow_the_threads(
-        self, postgres_dsn: str, threads: int | None, connections: int
+        self, postgres_store_dsn: str, threads: int | None, connections: int
     ) -> None:
-        upgrade(postgres_dsn)
-        with closing(open_store(postgres_dsn, threads=threads)) as store:
+        with closing(open_store(postgres_store_dsn, threads=threads)) as store:
             assert isinstance(store, PostgresStore)
             assert store.postgres._pool.max_size == connections
 
@@ -486,41 +483,41 @@ class TestAddress:
         names = ("statement_timeout", "idle_in_transaction_session_timeout", "application_name")
         assert [self.read_setting(store, name) for name in names] == ["30s", "20s", "noetl"]
 
-    def test_settings_of_the_database_are_kept(self, postgres_dsn: str) -> None:
+    def test_settings_of_the_database_are_kept(self, postgres_store_dsn: str) -> None:
         """The isolation level is an exception, because transactions depend on it."""
-        upgrade(postgres_dsn)
-        name = urlsplit(postgres_dsn).path[1:]
-        with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+        name = urlsplit(postgres_store_dsn).path[1:]
+        with psycopg.connect(postgres_store_dsn, autocommit=True) as connection:
             connection.execute(f"alter database {name} set statement_timeout = '7s'".encode())
             connection.execute(
                 f"alter database {name} set default_transaction_isolation = 'serializable'".encode()
             )
-        with closing(PostgresStore(postgres_dsn)) as store:
+        with closing(PostgresStore(postgres_store_dsn)) as store:
             shown = [
                 self.read_setting(store, name)
                 for name in ("statement_timeout", "default_transaction_isolation")
             ]
             assert shown == ["7s", "read committed"]
 
-    def test_a_read_only_server_is_not_ready(self, postgres_dsn: str) -> None:
+    def test_a_read_only_server_is_not_ready(self, postgres_store_dsn: str) -> None:
         """A replica is such a server, and one whose administrator has made it read-only."""
-        upgrade(postgres_dsn)
-        name = urlsplit(postgres_dsn).path[1:]
-        with closing(PostgresStore(postgres_dsn)) as store:
+        name = urlsplit(postgres_store_dsn).path[1:]
+        with closing(PostgresStore(postgres_store_dsn)) as store:
             store.maintenance.probe()
-        with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+        with psycopg.connect(postgres_store_dsn, autocommit=True) as connection:
             connection.execute(f"alter database {name} set default_transaction_read_only = on".encode())
-        with closing(PostgresStore(postgres_dsn)) as store, pytest.raises(StoreError, match="is read-only"):
+        with (
+            closing(PostgresStore(postgres_store_dsn)) as store,
+            pytest.raises(StoreError, match="is read-only"),
+        ):
             store.maintenance.probe()
 
-    def test_a_user_without_the_right_to_write_is_not_ready(self, postgres_dsn: str) -> None:
-        upgrade(postgres_dsn)
+    def test_a_user_without_the_right_to_write_is_not_ready(self, postgres_store_dsn: str) -> None:
         role = f"reader_{secrets.token_hex(4)}"
-        with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+        with psycopg.connect(postgres_store_dsn, autocommit=True) as connection:
             connection.execute(f"create role {role} login".encode())
             connection.execute(f"grant select on all tables in schema public to {role}".encode())
             try:
-                with closing(PostgresStore(make_conninfo(postgres_dsn, user=role))) as store:
+                with closing(PostgresStore(make_conninfo(postgres_store_dsn, user=role))) as store:
                     with pytest.raises(StoreError, match="is read-only"):
                         store.maintenance.probe()
                     writes = "grant insert, update on all tables in schema public to"
@@ -530,10 +527,9 @@ class TestAddress:
                 connection.execute(f"drop owned by {role}".encode())
                 connection.execute(f"drop role {role}".encode())
 
-    def test_a_session_that_may_not_write_is_replaced(self, postgres_dsn: str) -> None:
+    def test_a_session_that_may_not_write_is_replaced(self, postgres_store_dsn: str) -> None:
         """A session that began while the server was read-only stays so."""
-        upgrade(postgres_dsn)
-        with closing(PostgresStore(postgres_dsn)) as store:
+        with closing(PostgresStore(postgres_store_dsn)) as store:
             with store.postgres._pool.connection() as connection:
                 connection.execute("set default_transaction_read_only = on")
             with pytest.raises(StoreError, match="read-only"):
@@ -567,11 +563,11 @@ class TestPrepared:
         assert start_run(store).status is RunStatus.QUEUED
 
     def test_statements_of_two_processes_have_different_names(
-        self, store: PostgresStore, postgres_dsn: str
+        self, store: PostgresStore, postgres_store_dsn: str
     ) -> None:
         """Behind a pooler, a process may get the session of another one, with its prepared statements."""
         run = start_run(store)
-        with closing(PostgresStore(postgres_dsn)) as other:
+        with closing(PostgresStore(postgres_store_dsn)) as other:
             names = []
             for process in (store, other):
                 self.read_run_often(process, run.id)

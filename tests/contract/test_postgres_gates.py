@@ -15,7 +15,6 @@ from noetl.executor.model.run import END, NEVER, Claim, Run, RunEnding, RunStatu
 from noetl.executor.model.transition import wait_for_slot
 from noetl.executor.stores.postgres.database import STATEMENTS
 from noetl.executor.stores.postgres.store import PostgresStore
-from noetl.infra.migrations import upgrade
 from noetl.planner.frozen import replace
 from noetl.testing.store_contract.gates import OWN, hold, queue_up
 from noetl.testing.store_contract.operations import (
@@ -36,10 +35,9 @@ MAX_ROUNDS = 5_000
 
 
 @pytest.fixture
-def stores(postgres_dsn: str) -> Iterator[list[PostgresStore]]:
+def stores(postgres_store_dsn: str) -> Iterator[list[PostgresStore]]:
     """Stores with their own connections to one database, which repeat nothing that has failed."""
-    upgrade(postgres_dsn)
-    stores = [PostgresStore(postgres_dsn) for _ in range(4)]
+    stores = [PostgresStore(postgres_store_dsn) for _ in range(4)]
     for store in stores:
         for part in (store.gates, store.queue, store.runs, store.pauses):
             for name, operation in list(vars(part).items()):

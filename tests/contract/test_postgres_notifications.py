@@ -16,7 +16,6 @@ from noetl.executor.model.outbox import OutboxEntry, OutboxKind
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.postgres.listener import MISSED, read_payloads, write_payload
 from noetl.executor.stores.postgres.store import PostgresStore
-from noetl.infra.migrations import upgrade
 from noetl.testing.store_contract.operations import end_run, run_concurrently, start_run
 from noetl.testing.store_contract.outbox import add
 from tests.http_server import StubServer, serve
@@ -25,10 +24,9 @@ COUNT = 12
 
 
 @pytest.fixture
-def stores(postgres_dsn: str) -> Iterator[list[PostgresStore]]:
+def stores(postgres_store_dsn: str) -> Iterator[list[PostgresStore]]:
     """Stores with their own connections to one database, as in several processes."""
-    upgrade(postgres_dsn)
-    opened = [PostgresStore(postgres_dsn) for _ in range(4)]
+    opened = [PostgresStore(postgres_store_dsn) for _ in range(4)]
     yield opened
     for store in opened:
         store.close()

@@ -29,7 +29,6 @@ from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sql import facts
 from noetl.executor.stores.sql.consistency import check_consistency
 from noetl.executor.worker import Worker, WorkerSettings
-from noetl.infra.migrations import upgrade
 from noetl.planner.catalogue import LIVE, ActionDeclaration
 from noetl.planner.plan import Plan
 from noetl.testing.actions import ScriptedAction
@@ -60,10 +59,9 @@ TERMINAL = {"workflow.completed", "workflow.failed", "workflow.cancelled", "work
 
 
 @pytest.fixture
-def stores(postgres_dsn: str) -> Iterator[list[PostgresStore]]:
+def stores(postgres_store_dsn: str) -> Iterator[list[PostgresStore]]:
     """Stores with their own connections to one database, as in several processes."""
-    upgrade(postgres_dsn)
-    stores = [PostgresStore(postgres_dsn) for _ in range(4)]
+    stores = [PostgresStore(postgres_store_dsn) for _ in range(4)]
     yield stores
     for store in stores:
         store.close()
@@ -104,8 +102,8 @@ class LockObserver:
 
 
 @pytest.fixture
-def observer(stores: list[PostgresStore], postgres_dsn: str) -> Iterator[LockObserver]:
-    observer = LockObserver(postgres_dsn)
+def observer(stores: list[PostgresStore], postgres_store_dsn: str) -> Iterator[LockObserver]:
+    observer = LockObserver(postgres_store_dsn)
     yield observer
     observer.connection.close()
 
@@ -546,7 +544,7 @@ def test_a_start_waits_for_a_deletion_of_its_plan(
 
 
 def test_a_deadlock_is_retried(
-    postgres_dsn: str,
+    postgres_store_dsn: str,
     store: PostgresStore,
     observer: LockObserver,
     run_in_thread: Callable[..., Future[Any]],
@@ -561,7 +559,7 @@ def test_a_deadlock_is_retried(
         return may_retry(self, error, *more)
 
     monkeypatch.setattr(PostgresDatabase, "_may_retry", record_error)
-    impatient = PostgresStore(postgres_dsn + "&options=-c%20deadlock_timeout%3D1s")
+    impatient = PostgresStore(postgres_store_dsn + "&options=-c%20deadlock_timeout%3D1s")
     parent, key = start_waiting_run(store)
     child_run = start_child(store, parent, WaitKey(parent.id, key.visit_id, "child"), "child", queue="inner")
     observer.lock_run(child_run)

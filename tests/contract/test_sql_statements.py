@@ -24,7 +24,6 @@ from noetl.executor.stores.sql.statements import (
     to_psycopg,
 )
 from noetl.executor.stores.sqlite import file as sqlite
-from noetl.infra.migrations import upgrade
 
 FOLDER = Path(noetl.executor.stores.__file__).parent
 DIALECTS: Mapping[str, Statements[Any]] = {"SQLite": sqlite.STATEMENTS, "Postgres": postgres.STATEMENTS}
@@ -114,9 +113,8 @@ def test_each_statement_is_valid_in_sqlite(tmp_path: Path) -> None:
                 file.connection().execute(f"explain {numbered}", values_of(dict.fromkeys(parameters)))
 
 
-def test_each_statement_is_valid_in_postgres(postgres_dsn: str) -> None:
-    upgrade(postgres_dsn)
-    with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+def test_each_statement_is_valid_in_postgres(postgres_store_dsn: str) -> None:
+    with psycopg.connect(postgres_store_dsn, autocommit=True) as connection:
         for name in sorted(postgres.STATEMENTS.names()):
             for text, parameters in variants(postgres.STATEMENTS.find(name)):
                 numbered = to_psycopg(text).decode().replace("%%", "%")

@@ -26,7 +26,6 @@ from noetl.executor.stores.interface import Store
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.executor.worker import Worker, WorkerSettings
-from noetl.infra.migrations import upgrade
 from noetl.testing.run_harness import RunHarness
 
 SECONDS = 60.0
@@ -124,18 +123,17 @@ def test_an_outcome_waits_for_room_on_the_disk(
 
 
 def test_an_outcome_waits_for_a_server_that_may_be_written(
-    postgres_dsn: str,
+    postgres_store_dsn: str,
     tmp_path: Path,
     gate: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """While no lease can be renewed, this worker claims nothing, not even the visit that it has executed."""
-    upgrade(postgres_dsn)
-    name = urlsplit(postgres_dsn).path[1:]
+    name = urlsplit(postgres_store_dsn).path[1:]
 
     def set_read_only(value: str) -> None:
-        with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+        with psycopg.connect(postgres_store_dsn, autocommit=True) as connection:
             connection.execute("set default_transaction_read_only = off")
             connection.execute(f"alter database {name} set default_transaction_read_only = {value}".encode())
             connection.execute(
@@ -143,7 +141,7 @@ def test_an_outcome_waits_for_a_server_that_may_be_written(
                 " where datname = current_database() and pid <> pg_backend_pid()"
             )
 
-    with closing(PostgresStore(postgres_dsn)) as store:
+    with closing(PostgresStore(postgres_store_dsn)) as store:
         renewals = count_calls(store.queue, "renew", monkeypatch)
         with performing(store, tmp_path, gate) as (worker, harness, writer):
             set_read_only("on")

@@ -33,7 +33,6 @@ from noetl.executor.stores.dynamo.visit_items import decode_visit, encode_outcom
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.postgres import runs as postgres_runs
 from noetl.executor.stores.postgres.database import PostgresDatabase
-from noetl.infra import migrations
 from noetl.infra.dynamodb import upgrade
 from noetl.testing.run_harness import RunHarness
 from tests.aws import Client
@@ -245,9 +244,8 @@ def count_queries(monkeypatch: pytest.MonkeyPatch, names: Collection[str]) -> Co
 
 class TestPostgresReads:
     @pytest.fixture
-    def store(self, postgres_dsn: str) -> Iterator[Store]:
-        migrations.upgrade(postgres_dsn)
-        with closing(open_store(postgres_dsn)) as opened:
+    def store(self, postgres_store_dsn: str) -> Iterator[Store]:
+        with closing(open_store(postgres_store_dsn)) as opened:
             yield opened
 
     @pytest.mark.parametrize(("at_once", "queries"), [(10_000, 0), (1000, 1), (0, 2)])

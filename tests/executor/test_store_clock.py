@@ -19,7 +19,6 @@ from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.executor.stores.store_clock import MAX_AGE_SECONDS, StoreClock
 from noetl.executor.worker import Worker, WorkerSettings
-from noetl.infra.migrations import upgrade
 from noetl.testing.run_harness import FakeClock, RunHarness
 
 HOUR = 3600.0
@@ -97,13 +96,15 @@ class TestStoreClock:
 
 
 def test_clocks_an_hour_apart_repeat_no_effect_and_expire_no_callback(
-    postgres_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres_store_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two workers, whose clock is an hour ahead at each second reading, and an hour behind at the others."""
-    upgrade(postgres_dsn)
     offsets = itertools.cycle([HOUR, -HOUR])
     real_time = time.time
-    with closing(PostgresStore(postgres_dsn)) as store, closing(PostgresStore(postgres_dsn)) as other:
+    with (
+        closing(PostgresStore(postgres_store_dsn)) as store,
+        closing(PostgresStore(postgres_store_dsn)) as other,
+    ):
         monkeypatch.setattr(time, "time", lambda: real_time() + next(offsets))
         options: dict[str, Any] = {"folder": tmp_path, "clock": store.clock, "origin": "service"}
         waiting = RunHarness(store, CALLBACK, **options)

@@ -17,6 +17,8 @@ from noetl.api.app import find_routers
 from noetl.infra.checks import PUBLIC_ROUTES, TEMPLATE, broken_rules, find_problems
 from tests.tool_environments import ROOT, tool_environment
 
+pytestmark = pytest.mark.xdist_group("template")  # The fixture of the module is made once.
+
 TRANSLATOR = "aws-sam-translator==1.115.0"
 SAM = "aws-sam-cli==1.170.0"
 

@@ -40,8 +40,8 @@ def assert_agreement(report: SampleReport) -> None:
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_stores_do_what_the_reference_says(chunk: int, tmp_path: Path, postgres_dsn: str) -> None:
-    with open_sqlite(tmp_path) as sqlite, open_postgres(postgres_dsn) as postgres:
+def test_stores_do_what_the_reference_says(chunk: int, tmp_path: Path, postgres_store_dsn: str) -> None:
+    with open_sqlite(tmp_path) as sqlite, open_postgres(postgres_store_dsn) as postgres:
         stores: dict[str, Store] = {"memory": MemoryStore(), "sqlite": sqlite, "postgres": postgres}
         assert_agreement(judge_sample(stores, seeds_of_chunk(chunk, COUNT // CHUNKS), max_steps=14, runs=1))
 

@@ -25,7 +25,7 @@ def backend(
 ) -> Iterator[StoreBackend]:
     opened: StoreBackend
     if request.param == "Postgres":
-        opened = postgres_backend(request.getfixturevalue("postgres_dsn"))
+        opened = postgres_backend(request.getfixturevalue("postgres_store_dsn"))
     elif request.param == "DynamoDB":
         request.getfixturevalue("aws")
         shorten_retry_pauses(monkeypatch)

@@ -16,6 +16,8 @@ from tests.api.cli.conftest import Command
 from tests.api.cli.test_cli_url import ServedStore
 from tests.e2e.test_serve import run_service
 
+pytestmark = pytest.mark.xdist_group("service of backfills")  # The fixture of the module is made once.
+
 TEXT = """\
 name: team/load
 version: "1"

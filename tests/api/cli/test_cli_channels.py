@@ -16,6 +16,8 @@ from tests.api.cli.test_cli_url import ServedStore
 from tests.e2e.test_serve import run_service
 from tests.http_server import find_free_port
 
+pytestmark = pytest.mark.xdist_group("service of channels")  # The fixture of the module is made once.
+
 SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 FAILING = """\
 name: load

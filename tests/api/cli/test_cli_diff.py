@@ -20,6 +20,8 @@ from tests.api.cli.conftest import Command
 from tests.api.cli.test_cli_url import PLAYBOOK, ServedStore
 from tests.e2e.test_serve import run_service
 
+pytestmark = pytest.mark.xdist_group("service of diff")  # The fixture of the module is made once.
+
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedStore]:

@@ -12,6 +12,8 @@ from tests.api.cli.conftest import Command
 from tests.api.cli.test_cli_url import ServedStore
 from tests.e2e.test_serve import run_service
 
+pytestmark = pytest.mark.xdist_group("service of limits")  # The fixture of the module is made once.
+
 PLAYBOOK = """\
 name: user
 steps: [{name: load, concurrency: {use: closed}, run: [{action: log, message: hello}]}]

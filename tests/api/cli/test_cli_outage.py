@@ -17,6 +17,8 @@ from tests.api.cli.conftest import Command
 from tests.e2e.test_serve import run_service
 from tests.http_server import StubExchange, find_free_port, serve
 
+pytestmark = pytest.mark.xdist_group("service of outage")  # The fixture of the module is made once.
+
 Start = Callable[..., subprocess.Popen[str]]
 
 LINES = 6

@@ -12,6 +12,8 @@ from tests.api.cli.conftest import Command
 from tests.api.cli.test_cli_url import ServedStore
 from tests.e2e.test_serve import run_service
 
+pytestmark = pytest.mark.xdist_group("service of playbooks")  # The fixture of the module is made once.
+
 FIRST = "name: team/NAME\nsteps: [{name: a, run: [{action: log, message: one}]}]\n"
 SECOND = FIRST.replace("one", "two")
 SCHEDULED = "triggers: [{name: nightly, type: schedule, every: 1d}]\n"

@@ -13,6 +13,10 @@ from tests.api.cli.conftest import Command
 from tests.e2e.test_serve import YAML, run_service
 from tests.http_server import serve
 
+pytestmark = pytest.mark.xdist_group(
+    "service of submit_registered"
+)  # The fixture of the module is made once.
+
 TEXT = """\
 name: {name}
 version: "{version}"

@@ -15,6 +15,8 @@ from tests.api.cli.conftest import Command, CommandResult
 from tests.e2e.test_serve import run_service
 from tests.http_server import StubExchange, serve
 
+pytestmark = pytest.mark.xdist_group("service of url")  # The fixture of the module is made once.
+
 PLAYBOOK = """\
 name: mixed
 version: "3"
