@@ -20,7 +20,8 @@ one, with the later of their times. So a window may get fewer units than its lim
 Cost: linear in the entries, at most some 60.
 
 Limits: the order is that of arrival. A reservation whose owner is cancelled is lost. A merged entry delays
-the next reservation by a sixtieth of the window at most.
+the next reservation by a sixtieth of the window at most. An owner that begins late keeps its time in the
+log, so after an outage more than the limit may begin at once.
 """
 
 from __future__ import annotations

@@ -123,6 +123,14 @@ class TestRatesOfSteps:
         assert limit_visit(second).due_at == 1_000_180.0
         assert (second.finish().status, third.finish().status) == ("succeeded", "succeeded")
 
+    def test_a_late_worker_moves_no_time(self, store: SqliteStore) -> None:
+        runs = Runs(store, text_of(), count=4)
+        for harness in runs:
+            execute_all(harness)
+        runs.clock.now = 1_000_150.0
+        assert [harness.finish().status for harness in runs] == ["succeeded"] * 4
+        assert [times_of(harness) for harness in runs] == [[0.0], [150.0], [150.0], [180.0]]
+
     def test_a_key_is_counted_apart(self, store: SqliteStore) -> None:
         text = text_of('{limit: 1, per: 1m, key: "{{ input.customer }}"}').replace(
             "steps:", "input: {customer: string}\n    steps:"
