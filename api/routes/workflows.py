@@ -165,7 +165,7 @@ async def get_run_status(
     """
 
     def read() -> Response:
-        return JsonResponse(services.runs.report(workflow_id))
+        return JsonResponse(services.items.report(workflow_id))
 
     async with place_to_wait(request, services.tenant, sent.wait_seconds) as may_wait:
         if not may_wait:

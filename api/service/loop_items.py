@@ -35,7 +35,7 @@ from noetl.api.service.loop_states import ItemState
 from noetl.api.service.plan_loops import find_loop, has_loop
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.step_reports import item_waits, visit_state
-from noetl.api.service.views import ForgivenItem, StepReport, StepState
+from noetl.api.service.views import ForgivenItem, RunReport, StepReport, StepState
 from noetl.executor.engine.kept_data import shorten_error
 from noetl.executor.engine.preview import preview
 from noetl.executor.errors import RejectedError
@@ -137,7 +137,9 @@ class LoopItemService:
                 loop.
             RejectedError: `no_loop`, the step has no loop; `invalid_cursor`.
         """
-        run = self.data.runs.summary(run_id)
+        return self._page_of(self.data.runs.summary(run_id), query)
+
+    def _page_of(self, run: RunSummary, query: ItemQuery) -> LoopItems:
         visit = self.data.find_visit(run, query.step, query.visit).visit
         step = self._store.plans.step(run.plan_hash, visit.step)
         tasks = partial(self._store.plans.task, run.plan_hash)
@@ -157,20 +159,43 @@ class LoopItemService:
             NotFoundError: the tenant has no such run.
         """
         details = self.data.details(run_id)
-        forgiving = [
-            name
-            for name, step in details.steps.items()
-            if step.status is StepState.SUCCEEDED and any(loop.failed for loop in step.loops or ())
+        names = [
+            name for name, step in details.steps.items() if any(loop.failed for loop in step.loops or ())
         ]
-        steps = dict(details.steps)
-        for name in forgiving[:_MAX_FORGIVING_STEPS]:
-            query = ItemQuery(name, state=ItemState.FAILED, limit=_MAX_FORGIVEN_ITEMS)
-            items = [
-                ForgivenItem(number=item.number, value=item.value, error=item.error)
-                for item in self.page(run_id, query).items
-            ]
-            steps[name] = StepReport(**{**vars(steps[name]), "failed_items": items or None})
+        if not names:
+            return details
+        steps = self._with_failed_items(self.data.runs.summary(run_id), details.steps, names)
         return RunDetails(**{**vars(details), "steps": steps})
+
+    def report(self, run_id: str) -> RunReport:
+        """Return the status of a run, with the first failed items of the loops that continued.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+        """
+        overview = self.data.runs.overview(run_id)
+        report, run = self.data.runs.describe(overview), overview.summary
+        if overview.damage is not None or not any(map(_may_forgive, report.steps.values())):
+            return report
+        names = sorted(self.data.context.loop_steps(run.plan_hash))
+        return RunReport(**{**vars(report), "steps": self._with_failed_items(run, report.steps, names)})
+
+    def _with_failed_items(
+        self, run: RunSummary, steps: Mapping[str, StepReport], names: Sequence[str]
+    ) -> dict[str, StepReport]:
+        """Return reports of steps, with the failed items of those of `names` that have succeeded."""
+        forgiving = [name for name in names if _may_forgive(steps[name])]
+        changed = dict(steps)
+        for name in forgiving[:_MAX_FORGIVING_STEPS]:
+            page = self._page_of(run, ItemQuery(name, state=ItemState.FAILED, limit=_MAX_FORGIVEN_ITEMS))
+            items = [
+                ForgivenItem(number=item.number, value=item.value, error=item.error) for item in page.items
+            ]
+            if items:
+                changed[name] = StepReport(
+                    **{**vars(steps[name]), "failed_items": items, "failed_item_count": page.counts["failed"]}
+                )
+        return changed
 
     def _read_loops(self, loop_visit: _LoopVisit) -> dict[str, LoopFacts]:
         """Return what is recorded of the loops of a visit."""
@@ -236,6 +261,11 @@ class _LoopVisit:
         matching = [loop for loop in loops if re.fullmatch(pattern, loop)]
         is_parallel = step.loop is None and step.parallel
         return not is_parallel and bool(matching) and matching[-1] == facts.position
+
+
+def _may_forgive(step: StepReport) -> bool:
+    """Return whether the latest visit of a step may have failed items, although it has succeeded."""
+    return step.status is StepState.SUCCEEDED and step.visits > 0
 
 
 def _describe_page(

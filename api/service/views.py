@@ -333,9 +333,10 @@ class StepReport(View, schema_name="StepStatus"):
     """Latest visit of a step.
 
     `waiting_for` is present if `status` is `waiting`. `loops` is present if a loop of an unfinished step has
-    paused. `failed_items` is present in a run at a glance if its last loop continued after failures. It has
-    the first of them. `reachable` and `join` are present in a run with its graph. They say whether a step
-    that has not started may still run, and what a join waits for.
+    paused. `failed_items` and `failed_item_count` are present if the last loop of a step that has succeeded
+    continued after failures. They have the first of them, and their number. `reachable` and `join` are
+    present in a run with its graph. They say whether a step that has not started may still run, and what a
+    join waits for.
     """
 
     status: StepState
@@ -346,6 +347,7 @@ class StepReport(View, schema_name="StepStatus"):
     waiting_for: WaitReport | None = None
     loops: Sequence[LoopReport] | None = None
     failed_items: Sequence[ForgivenItem] | None = None
+    failed_item_count: int | None = None
     reachable: Literal["may", "never"] | None = None
     join: JoinReport | None = None
 

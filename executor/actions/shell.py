@@ -27,6 +27,9 @@ def _check_command(command: str | list[Any]) -> str | None:
     return "remove the NUL character" if any("\0" in word for word in words) else None
 
 
+_MEANINGS = {126: ", command not executable", 127: ", command not found"}
+"""The exit codes of a shell that did not run the command. Source: POSIX.1-2017, 2.8.2."""
+
 _RESULT = {"exit_code": Kind.INTEGER, "stdout": Kind.STRING, "stderr": Kind.STRING}
 
 DECLARATION = ActionDeclaration(
@@ -110,11 +113,11 @@ def _result(call: Call, completed: CompletedCommand) -> dict[str, Any]:
 def _describe_end(exit_code: int) -> str:
     """Return how a command ended.
 
-    >>> _describe_end(3), _describe_end(-9)
-    ('exit code 3', 'killed by SIGKILL')
+    >>> _describe_end(3), _describe_end(127), _describe_end(-9)
+    ('exit code 3', 'exit code 127, command not found', 'killed by SIGKILL')
     """
     if exit_code >= 0:
-        return f"exit code {exit_code}"
+        return f"exit code {exit_code}{_MEANINGS.get(exit_code, '')}"
     try:
         return f"killed by {signal.Signals(-exit_code).name}"
     except ValueError:

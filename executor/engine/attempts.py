@@ -13,6 +13,7 @@ from typing import Any
 from noetl.executor.actions import catalogue, handler
 from noetl.executor.actions.action import Call, Suspend
 from noetl.executor.engine.cached_work import CachedWork, read_action_key
+from noetl.executor.engine.failed_expression import name_parameter
 from noetl.executor.engine.kept_data import ActionCall
 from noetl.executor.engine.rendering import render_parameters
 from noetl.executor.engine.run_bytes import Log, limit_files, limit_log
@@ -199,7 +200,9 @@ class RetryLoop:
             data = _receive(data)
             saved = read_saved_names(declaration.saved_names(action.parameters), data)
         except ActionError as problem:
-            raise _redacted_error(problem) from problem
+            lookup = self.scope.lookup(self.position)
+            named = name_parameter(problem, declaration, action.parameters, lookup)
+            raise _redacted_error(named) from problem
         except (Suspend, CancelledError, StoreError, FencedError):
             raise
         except Exception as bug:

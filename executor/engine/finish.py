@@ -27,7 +27,9 @@ def load_finally_scope(store: Store, claim: Claim, step: Step) -> Scope:
     run = _reload_run(store, claim)
     visits = [visit for visit in store.runs.visits_with_outputs(run.id) if visit.id != claim.visit.id]
     status = final_status(run.ending, run.failed_branches)
-    error = _timeout_error(claim.visit) if status is RunStatus.TIMED_OUT else run.error
+    error = run.error
+    if status is RunStatus.TIMED_OUT:
+        error = _timeout_error(claim.visit, store.plans.header(run.plan_hash))
     ending = {"status": status.value, "error": error}
     saved = dict(claim.visit.saved)
     steps = final_steps(visits, is_cancelled=status is RunStatus.CANCELLED)
@@ -79,7 +81,7 @@ def _evaluate_ending(store: Store, visit: Visit, run: Run) -> RunEnding:
     if status is RunStatus.SUCCEEDED and errors:
         status = RunStatus.FAILED
     if status is RunStatus.TIMED_OUT:
-        errors = [_timeout_error(visit), *errors]
+        errors = [_timeout_error(visit, header), *errors]
     if status is RunStatus.SKIPPED and run.error is not None:
         errors = [run.error]
     if status not in (RunStatus.SUCCEEDED, RunStatus.COMPLETED_WITH_ERRORS):
@@ -138,5 +140,8 @@ def _output_error(visit: Visit, problem: ActionError) -> ErrorRecord:
     return place_error(record, problem.place)
 
 
-def _timeout_error(visit: Visit) -> ErrorRecord:
-    return error_record(visit, "Timeout", "the run did not end in time") | {"step": None}
+def _timeout_error(visit: Visit, header: Header) -> ErrorRecord:
+    seconds = header.timeout_seconds
+    limit = "" if seconds is None else f", {seconds:g} s"
+    message = f"the run exceeded the `timeout` of its playbook{limit}"
+    return error_record(visit, "Timeout", message) | {"step": None}

@@ -127,6 +127,20 @@ def test_a_run_at_a_glance_has_the_first_failed_items(services: TenantServices, 
     assert {item.error["key"] for item in failed if item.error is not None} == {"set.share"}
 
 
+def test_the_status_has_the_first_failed_items(services: TenantServices, store: Store) -> None:
+    play = RunHarness(store, SHIP, {"count": 40, "bad": [3, 9, 12, 20, 31, 40]}).finish()
+    step = services.items.report(play.id).steps["ship it/now"]
+    assert step.failed_items is not None
+    assert ([item.value for item in step.failed_items], step.failed_item_count) == (
+        ["3", "9", "12", "20", "31"],
+        6,
+    )
+    sound = RunHarness(store, SHIP, {"count": 3}).finish()
+    assert services.items.report(sound.id) == services.runs.report(sound.id)
+    waiting = RunHarness(store, SHIP, {"count": 3})
+    assert services.items.report(waiting.id) == services.runs.report(waiting.id)
+
+
 def test_a_run_without_failed_items_has_none_at_a_glance(services: TenantServices, store: Store) -> None:
     play = RunHarness(store, SHIP, {"count": 3}).finish()
     assert services.items.details(play.id).steps["ship it/now"].failed_items is None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from noetl.executor.engine.failed_expression import MAX_NAMES, describe_expression
+import pytest
+
+from noetl.executor.actions import catalogue
+from noetl.executor.engine.failed_expression import MAX_NAMES, describe_expression, name_parameter
 from noetl.executor.errors import ActionError
 from noetl.planner.templates.template import EvaluationError, parse_template
 
@@ -27,3 +30,28 @@ def test_the_number_of_names_and_the_text_are_bounded() -> None:
     described = describe_expression(template, no_names.__getitem__)
     assert len(described["values"]) == MAX_NAMES
     assert len(described["expression"]) == 500
+
+
+@pytest.mark.parametrize(
+    ("type", "message", "parameters", "place"),
+    [
+        ("ParameterError", "`url` has no host", {"url": "{{ n }}"}, ("url", "{{ n }}", {"n": "1"})),
+        ("ForbiddenAddress", "`h` is forbidden", {"url": "{{ n }}"}, ("url", "{{ n }}", {"n": "1"})),
+        ("ParameterError", "`body` is long", {"body": "{{ n }}"}, ("body", "{{ n }}", None)),
+        ("ParameterError", "`url` has no host", {"url": "http:"}, None),
+        ("ParameterError", "no host", {"url": "{{ n }}"}, None),
+        ("HTTPStatus", "`url` is unknown", {"url": "{{ n }}"}, None),
+    ],
+)
+def test_a_refused_parameter_has_its_expression(
+    type: str, message: str, parameters: dict[str, str], place: tuple[str, str, object] | None
+) -> None:
+    """Values are left out if the parameter may contain secrets."""
+    error = name_parameter(ActionError(type, message), catalogue()["http"], parameters, raise_lost)
+    found = error.place
+    assert (None if not found else (found["key"], found["expression"], found.get("values"))) == place
+
+
+def test_an_error_with_a_place_keeps_it() -> None:
+    error = ActionError("ParameterError", "`url` is wrong").at_key("url")
+    assert name_parameter(error, catalogue()["http"], {"url": "{{ n }}"}, raise_lost) is error

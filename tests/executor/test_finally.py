@@ -47,7 +47,12 @@ def finally_outputs(store: SqliteStore, harness: RunHarness) -> dict[str, object
             "abort",
             "slow",
             "timed_out",
-            {"seen": "timed_out", "why": "the run did not end in time", "known": 1, "was": "pending"},
+            {
+                "seen": "timed_out",
+                "why": "the run exceeded the `timeout` of its playbook, 100 s",
+                "known": 1,
+                "was": "pending",
+            },
         ),
     ],
 )

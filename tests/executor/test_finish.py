@@ -103,7 +103,7 @@ class TestRunDeadline:
         harness.finish()
         assert (harness.status, harness.error_types, harness.result) == ("timed_out", ["Timeout"], None)
         assert harness.run.error is not None
-        assert harness.run.error["message"] == "the run did not end in time"
+        assert harness.run.error["message"] == "the run exceeded the `timeout` of its playbook, 10 s"
         assert harness.event_types()[-1] == "workflow.timed_out"
 
     def test_the_deadline_ends_a_run_that_waits(self, store: SqliteStore) -> None:

@@ -12,6 +12,7 @@ import re
 import shlex
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -26,11 +27,16 @@ COMMANDS_FOLDER = Path(__file__).parent / "commands"
 GOOD = "name: good\nsteps: [{name: greet, run: [{action: log, message: hi}]}]\n"
 """A playbook without findings."""
 
+_SLOW_SECONDS = 0.2
+
 _RUN_ID = re.compile(r"\b[0-9a-f]{24}\b")
 _VARYING = (
     (_RUN_ID, "ID"),
-    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"), "TIME"),
-    (re.compile(r"(?<=  )\d+(?:\.\d)? m?s\b"), "DURATION"),
+    (re.compile(r"(?<=run )[0-9a-f]{20}\b"), "CHILD"),
+    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?"), "TIME"),
+    (re.compile(r"(?:(?<=  )|(?<=succeeded in ))\d+(?:\.\d)? m?s\b"), "DURATION"),
+    (re.compile(r"^time .*\n", re.MULTILINE), ""),
+    (re.compile(r"(?<=by )\S+ process \d+"), "WORKER"),
     (re.compile(r"127\.0\.0\.1:\d{4,5}"), "127.0.0.1:PORT"),
 )
 
@@ -40,7 +46,8 @@ class CommandCase:
     """Commands of a shell, with the files and the environment that they find.
 
     In a command, `{ID}` is the id of the run that an earlier command has printed, `{PREFIX}` its beginning.
-    `{URL}` is a server that gives `response` to every request.
+    `{URL}` is a server that gives `response` to every request; one of `/slow` is answered late. `{DSN}` is an
+    empty database of Postgres. `edited_files` are written after the first command.
     """
 
     name: str
@@ -48,6 +55,8 @@ class CommandCase:
     files: Mapping[str, str | bytes] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
     stdin: str = ""
+    needs_postgres: bool = False
+    edited_files: Mapping[str, str] = field(default_factory=dict)
     response: tuple[int, str] | None = None
     prepare: Callable[[], None] | None = None
 
@@ -56,26 +65,36 @@ class CommandCase:
         return COMMANDS_FOLDER / f"{self.name}.txt"
 
 
-def run_case(case: CommandCase, folder: Path) -> str:
-    """Return the commands of the case with their output and their exit codes, as its file holds them."""
+def run_case(case: CommandCase, folder: Path, dsn: str = "") -> str:
+    """Return the commands of the case with their output and their exit codes, as its file holds them.
+
+    `dsn` is an empty database, if the case needs one.
+    """
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.chdir(folder))
         stack.enter_context(mock.patch.dict(os.environ, _environment(case), clear=True))
         url = stack.enter_context(_serve(case.response)) if case.response else ""
-        for name, content in {**_FILES, **case.files}.items():
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
+        _write_files({**_FILES, **case.files})
         if case.prepare is not None:
             case.prepare()
         output, run_id = "", ""
         for line in case.commands:
-            words = shlex.split(line.format(ID=run_id, PREFIX=run_id[:8], URL=url))
+            words = shlex.split(line.format(ID=run_id, PREFIX=run_id[:8], URL=url, DSN=dsn))
             exit_code, text = _run_command(words, case.stdin)
             run_id = next(iter(_RUN_ID.findall(text)), run_id)
             output += f"$ {line}\n{text}[exit code {exit_code}]\n"
+            _write_files(case.edited_files)
     for pattern, replacement in _VARYING:
         output = pattern.sub(replacement, output)
-    return output.replace(url, "{URL}") if url else output
+    for address, name in ((url, "{URL}"), (dsn, "{DSN}")):
+        output = output.replace(address, name) if address else output
+    return output
+
+
+def _write_files(files: Mapping[str, str | bytes]) -> None:
+    for name, content in files.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def _environment(case: CommandCase) -> dict[str, str]:
@@ -108,11 +127,14 @@ def _serve(response: tuple[int, str]) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"] or 0))
+            if self.path.startswith("/slow"):
+                time.sleep(_SLOW_SECONDS)
             body = text.encode()
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self.wfile.write(body)
 
         do_GET = do_POST
 
@@ -164,6 +186,87 @@ steps:
     run:
       - {action: shell, command: "echo begin; yes | head -c 1100000; exit 4"}
 """
+_COMMANDS = """\
+name: commands
+input: {command: string}
+steps:
+  - name: begin
+    run:
+      - {action: shell, command: "{{ command | raw }}"}
+"""
+_ENV = """\
+name: env
+steps:
+  - name: a
+    run: [{action: log, message: "{{ env.HOME }}"}]
+"""
+_CHILD = """\
+name: child
+input: {tenant: string, units: integer}
+steps:
+  - name: score
+    run: [{action: set, set: {share: "{{ 10 / units }}"}}]
+output: {share: "{{ share }}"}
+"""
+_PARENT = """\
+name: parent
+input: {playbook: {default: child}, policy: {default: abort}}
+steps:
+  - name: choose
+    rule: [{case: "{{ input.policy == 'abort' }}", run: [each]}, {case: default, run: [all]}]
+  - name: each
+    loop: {items: [5, 0], as: n}
+    run: [{action: workflow, playbook: "{{ input.playbook }}", input: {tenant: a, units: "{{ n }}"}}]
+  - name: all
+    loop: {items: [5, 0], as: n, on_error: continue}
+    run: [{action: workflow, playbook: child, input: {tennant: a, units: "{{ n }}"}}]
+"""
+_MARGINS = """\
+name: margins
+steps:
+  - name: margin
+    loop: {items: "{{ range(30) | list }}", as: n, on_error: continue}
+    run: [{action: set, set: {share: "{{ 1 / (n % 10 - 3) }}"}}]
+"""
+_FIFTEEN = """\
+name: fifteen
+input: {costs: {default: [5, 0]}}
+steps:
+  - name: margin
+    loop: {items: "{{ costs }}", as: cost}
+    run: [{action: set, set: {share: "{{ 10 / cost }}"}}]
+"""
+_CALLS = """\
+name: calls
+input: {function: string, order: {type: object, default: {order: {id: 1}}}}
+steps:
+  - name: call
+    run: [{action: python, function: "{{ function }}", args: "{{ order }}"}]
+"""
+_WRONG_FUNCTIONS = """\
+import os
+import sys
+
+
+def give_set(order):
+    return {1, 2}
+
+
+def stop(order):
+    os._exit(5)
+
+
+def warn(order):
+    print("the order has no price", file=sys.stderr)
+    raise ValueError("no price")
+"""
+_SQL = """\
+name: sql
+input: {dsn: string, query: string}
+steps:
+  - name: store
+    run: [{action: postgres, connection: "{{ dsn }}", query: "{{ query | raw }}"}]
+"""
 _LOAD = """\
 name: load
 input: {function: {default: "orders:load"}}
@@ -193,7 +296,8 @@ steps:
     run: [{action: shell, command: "sleep 9"}]
 """
 _FAILED_RUN_SETTINGS = {"NOETL_SECRET_TOKEN": "Tr0ub4dor3-horse"}
-_FILES = {"good.yaml": GOOD, "trip.yaml": _TRIP, "login.yaml": _LOGIN}
+_ORDERS_TABLE = "amount:number,name\n1,a\nx2,b\n"
+_FILES = {"orders.csv": _ORDERS_TABLE, "good.yaml": GOOD, "trip.yaml": _TRIP, "login.yaml": _LOGIN}
 
 COMMAND_CASES = (
     # The command line itself
@@ -328,6 +432,92 @@ COMMAND_CASES = (
         "failed_by_a_timeout",
         ["noetl run late.yaml -q -i path=a", "noetl run late.yaml -q -i path=b"],
         {"late.yaml": _LATE},
+    ),
+    CommandCase(
+        "failed_start_of_a_command",
+        [
+            "noetl run commands.yaml -q -i command=nosuch",
+            "noetl run commands.yaml -q -i command=./orders.csv",
+            "noetl run commands.yaml -q -i 'command=kill -9 $$'",
+        ],
+        {"commands.yaml": _COMMANDS, "orders.csv": "a\n"},
+    ),
+    CommandCase(
+        "refused_url",
+        [
+            "noetl run fetch.yaml -q -i url=nosuch",
+            "noetl run fetch.yaml -q -i url=ftp://example.com/",
+            "noetl run fetch.yaml -q -i url=http://10.255.255.1/",
+            "noetl run fetch.yaml -q -i url=http://169.254.169.254/",
+        ],
+        {"fetch.yaml": _FETCH},
+    ),
+    CommandCase(
+        "failed_by_a_late_response",
+        ["noetl run fetch.yaml -q -i url={URL}/slow"],
+        {"fetch.yaml": _FETCH.replace("raw }}", 'raw }}", timeout: "100ms')},
+        response=(200, "{}"),
+    ),
+    CommandCase(
+        "failed_call_of_a_function",
+        [
+            "noetl run calls.yaml -q -i function=nosuch:f",
+            "noetl run calls.yaml -q -i function=wrong:nosuch",
+            "noetl run calls.yaml -q -i function=wrong",
+            "noetl run calls.yaml -q -i function=wrong:stop -i order={{}}",
+            "noetl run calls.yaml -q -i function=wrong:give_set",
+            "noetl run calls.yaml -q -i function=wrong:stop",
+            "noetl run calls.yaml -q -i function=wrong:warn",
+        ],
+        {"calls.yaml": _CALLS, "wrong.py": _WRONG_FUNCTIONS},
+    ),
+    CommandCase(
+        "failed_statement",
+        [
+            'noetl run sql.yaml -q -i dsn={DSN} -i "query=selct 1"',
+            'noetl run sql.yaml -q -i dsn={DSN} -i "query=select * from nosuch"',
+            'noetl run sql.yaml -q -i dsn={DSN} -i "query=create table t (a int primary key)"',
+            'noetl run sql.yaml -q -i dsn={DSN} -i "query=insert into t values (1), (1)"',
+        ],
+        {"sql.yaml": _SQL},
+        needs_postgres=True,
+    ),
+    CommandCase("read_variable_of_the_shell", ["noetl run env.yaml"], {"env.yaml": _ENV}),
+    CommandCase(
+        "failed_child_run",
+        [
+            "noetl run parent.yaml -q",
+            "noetl runs show {ID}",
+            "noetl run parent.yaml -q -i playbook=h_chlid",
+        ],
+        {"parent.yaml": _PARENT, "child.yaml": _CHILD},
+    ),
+    CommandCase(
+        "failed_items_that_were_forgiven",
+        ["noetl run parent.yaml -i policy=continue", "noetl run margins.yaml", "noetl runs show {ID}"],
+        {"parent.yaml": _PARENT, "child.yaml": _CHILD, "margins.yaml": _MARGINS},
+    ),
+    CommandCase(
+        "failed_run_in_all_commands",
+        [
+            "noetl run fifteen.yaml",
+            "noetl runs list",
+            "noetl runs show last",
+            "noetl runs show last --step margin",
+            "noetl runs items last --step margin --state failed",
+            "noetl runs watch last",
+        ],
+        {"fifteen.yaml": _FIFTEEN},
+    ),
+    CommandCase(
+        "resume_after_an_edit",
+        [
+            "noetl run fifteen.yaml -q",
+            "noetl runs resume last",
+            "noetl runs resume last --playbook fifteen.yaml -q",
+        ],
+        {"fifteen.yaml": _FIFTEEN},
+        edited_files={"fifteen.yaml": _FIFTEEN.replace("10 / cost", "10 / (cost or 1)")},
     ),
     # Services
     CommandCase(

@@ -78,6 +78,59 @@ steps: [{name: a, run: [{action: set, set: {n: [1]}}]}]
 output: {first: "{{ n[0] }}", last: "{{ n + 1 }}"}
 """
 
+_LIST_ATTRIBUTE = """\
+input: {rows: {default: [{amount: "1"}]}}
+steps:
+  - name: sum
+    loop: {items: "{{ rows | groupby('amount') }}", as: group}
+    run: [{action: log, message: "{{ group.grouper }}"}]
+"""
+_TEST_OF_A_FILTER = """\
+input: {rows: {default: [{amount: "1"}]}}
+steps:
+  - name: select
+    run: [{action: log, message: "{{ rows | selectattr('amount', 'match', '^1') | list }}"}]
+"""
+_OPEN_LIST = """\
+steps: [{name: a, run: [{action: log, message: hi}]
+"""
+_OPEN_EXPRESSION = """\
+steps:
+  - name: a
+    run: [{action: log, message: "{{ 1 + }}"}, {action: log, message: "{{ x"}]
+"""
+_ENVIRONMENT = """\
+steps:
+  - name: a
+    run: [{action: log, message: "{{ environment.HOME }}"}]
+"""
+_DURATION = """\
+input: {pause: {default: soon}}
+steps:
+  - name: rest
+    run: [{action: wait, seconds: "{{ pause }}"}]
+"""
+_TIMEOUT_OF_A_RUN = """\
+timeout: 10ms
+steps:
+  - name: rest
+    run: [{action: wait, seconds: 9}]
+"""
+_MESSAGE_OF_AN_ITEM = """\
+steps:
+  - name: stop
+    loop: {items: [a, b]}
+    run: [{action: fail, type: NoStock, message: "no stock of {{ item }}"}]
+"""
+_SECRET_NOT_SET = """\
+steps:
+  - name: call
+    run: [{action: http, url: "https://example.com/", headers: {X-Key: "{{ secrets.OTHER }}"}}]
+"""
+_FILE = """\
+steps: [{name: read, run: [{action: file, read: orders.csv, format: csv}]}]
+"""
+
 _PLAYBOOKS: Mapping[str, str] = {
     "failed_time_arithmetic": _TIME,
     "failed_text_and_number": _TEXT_AND_NUMBER,
@@ -90,6 +143,16 @@ _PLAYBOOKS: Mapping[str, str] = {
     "failed_argument_of_a_task": _TASK,
     "failed_with_a_secret": _SECRET,
     "failed_output": _OUTPUT,
+    "failed_attribute_of_a_list": _LIST_ATTRIBUTE,
+    "unknown_test_of_a_filter": _TEST_OF_A_FILTER,
+    "open_list": _OPEN_LIST,
+    "open_expression": _OPEN_EXPRESSION,
+    "unknown_environment_entry": _ENVIRONMENT,
+    "failed_duration": _DURATION,
+    "failed_by_the_timeout_of_the_run": _TIMEOUT_OF_A_RUN,
+    "failed_on_purpose_in_a_loop": _MESSAGE_OF_AN_ITEM,
+    "failed_without_a_secret": _SECRET_NOT_SET,
+    "failed_file": _FILE,
 }
 
 FAILED_RUNS: Mapping[str, str] = {name: f"name: {name}\n{text}" for name, text in _PLAYBOOKS.items()}

@@ -75,7 +75,7 @@ class StoreRuns:
         return self.services.runs.get(run_id)
 
     def report(self, run_id: str) -> RunReport:
-        return self.services.runs.report(run_id)
+        return self.services.items.report(run_id)
 
     def result(self, run_id: str) -> RunResult:
         return self.services.runs.result(run_id)

@@ -128,23 +128,29 @@ def _wait_for_result(service: ServiceClient, workflow_id: str) -> dict[str, Any]
             state = (step.get("status"), step.get("visits"))
             if shown.get(name, ("pending", 0)) != state:
                 shown[name] = state
-                print_message(_describe_state(name, step))
+                for line in _describe_state(name, step):
+                    print_message(line)
         if RunStatus(report["status"]).is_final:
             return _request(service, "GET", f"/workflows/result/{workflow_id}", members=_RESULT)
         time.sleep(_POLL_SECONDS)
 
 
-def _describe_state(name: str, step: Mapping[str, Any]) -> str:
-    """Return a line about the new state of a step.
+def _describe_state(name: str, step: Mapping[str, Any]) -> list[str]:
+    """Return a line about the new state of a step, and lines about the items that failed in it.
 
     >>> _describe_state("pay", {"status": "retrying", "visits": 2})
-    '↻ pay  retrying  visit 2'
+    ['↻ pay  retrying  visit 2']
     """
+    from noetl.api.cli.display.failure import failed_item_lines
+
     status = str(step.get("status"))
     sign = _STATE_SIGNS.get(status, "·")
     word = "" if status in ("succeeded", "failed") else f"  {status}"
     visits = step.get("visits")
-    return f"{sign} {name}{word}{f'  visit {visits}' if isinstance(visits, int) and visits > 1 else ''}"
+    visit = f"  visit {visits}" if isinstance(visits, int) and visits > 1 else ""
+    items, count = step.get("failed_items") or (), step.get("failed_item_count") or 0
+    failed = f"  {count:,} item{'s' * (count != 1)} failed" if count else ""
+    return [f"{sign} {name}{word}{visit}{failed}", *failed_item_lines(items, count)]
 
 
 def _request(

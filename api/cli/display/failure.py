@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from noetl.api.cli.display.run_board import format_error
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _LABEL_WIDTH = 12
 _MAX_LINES = 5
 _MAX_LINE = 300
+_MAX_FAILED_ITEMS = 10
+_MAX_ITEM_WIDTH = 60
 
 
 def failure_lines(error: Mapping[str, Any], plan: Plan, file: str | None) -> list[str]:
@@ -57,8 +59,19 @@ def failure_line_number(error: Mapping[str, Any], plan: Plan) -> int | None:
     return error.get("line") or (None if step is None else step.line)
 
 
-def fact_lines(error: Mapping[str, Any]) -> Iterator[str]:
+def child_failure(error: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+    """Return the id and the error of the child run whose failure an error record reports, or None."""
+    details = error.get("details")
+    if error.get("type") != "WorkflowFailed" or not isinstance(details, dict):
+        return None
+    run_id, cause = details.get("workflow_id"), details.get("error")
+    return (run_id, cause) if isinstance(run_id, str) and isinstance(cause, dict) else None
+
+
+def fact_lines(error: Mapping[str, Any], *, with_cause: bool = True) -> Iterator[str]:
     """Yield an indented line for each fact of an error record: expression, values of its names, and item.
+
+    The failure of a child run follows `with_cause`.
 
     >>> list(fact_lines({"expression": "{{ n + 1 }}", "values": {"n": "none"}}))
     ['  expression  {{ n + 1 }}', '  values      n = none']
@@ -69,7 +82,35 @@ def fact_lines(error: Mapping[str, Any]) -> Iterator[str]:
         yield _fact("values", ", ".join(f"{name} = {value}" for name, value in error["values"].items()))
     if "item" in error:
         yield _fact("item", error["item"]["value"])
-    yield from _detail_lines(error)
+    failure = child_failure(error) if with_cause else None
+    if failure is None:
+        yield from _detail_lines(error)
+    else:
+        yield from _cause_lines(failure[1])
+
+
+def failed_item_lines(items: Sequence[Mapping[str, Any]], count: int) -> Iterator[str]:
+    """Yield lines with the failed items of a loop that continued: the first ones, and how many others.
+
+    An item has its `value` and its `error`. `count` is the number of all that failed.
+    """
+    for item in items[:_MAX_FAILED_ITEMS]:
+        value = to_printable(item["value"] or "")
+        shown = value if len(value) <= _MAX_ITEM_WIDTH else f"{value[: _MAX_ITEM_WIDTH - 1]}…"
+        yield f"  ✗ {format_error(item['error'])}  {shown}".rstrip()
+    rest = count - min(len(items), _MAX_FAILED_ITEMS)
+    if items and rest > 0:
+        noun = "item has" if rest == 1 else "items have"
+        yield f"  {rest:,} more {noun} failed; `noetl runs items` lists them"
+
+
+def _cause_lines(cause: Mapping[str, Any]) -> Iterator[str]:
+    """Yield lines with the place of the failure in a child run, and its facts."""
+    step = f"step `{cause['step']}`" if cause.get("step") else "the run"
+    line = f", line {cause['line']}" if "line" in cause else ""
+    action = f", action {cause['action']}" if cause.get("action") else ""
+    yield _fact("cause", f"{step}{line}{action}")
+    yield from fact_lines(cause)
 
 
 def _detail_lines(error: Mapping[str, Any]) -> Iterator[str]:

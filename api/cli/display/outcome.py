@@ -71,7 +71,20 @@ class RunCommandContext:
 
     @property
     def reports(self) -> RunReports:
-        return self.services.runs
+        return _TenantReports(self.services)
+
+
+@dataclass(frozen=True, slots=True)
+class _TenantReports:
+    """The results and the reports of the runs of a tenant (implements `RunReports`)."""
+
+    services: TenantServices
+
+    def result(self, run_id: str) -> RunResult:
+        return self.services.runs.result(run_id)
+
+    def report(self, run_id: str) -> RunReport:
+        return self.services.items.report(run_id)
 
 
 def result_of(run: Run) -> Any:

@@ -12,7 +12,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from noetl.api.cli.display.console import stderr_console
-from noetl.api.cli.display.failure import fact_lines, failure_key, place_lines
+from noetl.api.cli.display.failure import (
+    child_failure,
+    fact_lines,
+    failed_item_lines,
+    failure_key,
+    place_lines,
+)
 from noetl.api.cli.display.run_board import (
     BAR_WIDTH,
     PAUSE_EVENTS,
@@ -43,8 +49,6 @@ _SLOW_SECONDS = 2.0
 """Duration after which a running step is announced where the terminal cannot be redrawn."""
 
 _MAX_ACTIVE_LINES = 12
-_MAX_FAILED_ITEMS = 10
-_MAX_ITEM_WIDTH = 60
 _NARROW_WIDTH = 60
 _STATE_WIDTH = 50
 """Cells of a line that its name leaves to the bar, the counts and the rate."""
@@ -161,7 +165,7 @@ class ProgressDisplay:
         cached = self._cached.pop(key, ())
         yield _indent(followed, visit_end_line(event, transition, retries, loop_counts, cached))
         if event.type == "step.completed":
-            yield from (_indent(followed, line) for line in failed_item_lines(items, loop_counts))
+            yield from (_indent(followed, line) for line in _forgiven_item_lines(items, loop_counts))
         elif event.type == "step.failed":
             yield from self._failure_facts(followed, event.payload.get("error"))
 
@@ -174,7 +178,9 @@ class ProgressDisplay:
         self._shown_failures.add((followed.run.id, *failure_key(error)))
         indent = "  " * followed.depth
         file = None if followed.depth else self._file
-        for fact in (*place_lines(error, file), *fact_lines(error)):
+        child = child_failure(error)
+        with_cause = child is None or not self.has_shown(*child)
+        for fact in (*place_lines(error, file), *fact_lines(error, with_cause=with_cause)):
             yield Text(indent + fact, style="dim")
 
     def has_shown(self, run_id: str, error: Any) -> bool:
@@ -400,24 +406,19 @@ def visit_end_line(
             return Text.assemble(("⊘ ", "dim"), step, "  is skipped")
 
 
-def failed_item_lines(
-    items: Sequence[Mapping[str, Any]], loop_counts: Mapping[str, Any] | None
+def _forgiven_item_lines(
+    payloads: Sequence[Mapping[str, Any]], loop_counts: Mapping[str, Any] | None
 ) -> Iterator[Text]:
-    """Yield lines with the failed items of a loop that continued: the first ones, and how many others.
+    """Yield lines with the failed items of a loop that continued, from the payloads of their events.
 
-    `items` are the payloads of their events, and `loop_counts` is that of its latest progress.
+    `loop_counts` is the payload of the latest progress of the loop.
     """
     from rich.text import Text
 
-    for payload in items[:_MAX_FAILED_ITEMS]:
-        error, value = payload["error"], to_printable(str(payload["item"]["value"]))
-        shown = value if len(value) <= _MAX_ITEM_WIDTH else f"{value[: _MAX_ITEM_WIDTH - 1]}…"
-        yield Text.assemble(("  ✗ ", "red"), format_error(error), (f"  {shown}", "dim"))
+    items = [{"error": payload["error"], "value": str(payload["item"]["value"])} for payload in payloads]
     failed = max(len(items), 0 if loop_counts is None else loop_counts["failed"])
-    rest = failed - min(len(items), _MAX_FAILED_ITEMS)
-    if items and rest > 0:
-        noun = "item has" if rest == 1 else "items have"
-        yield Text(f"  {rest:,} more {noun} failed; `noetl runs items` lists them", style="dim")
+    for line in failed_item_lines(items, failed):
+        yield Text.assemble((line, "red" if line.startswith("  ✗") else "dim"))
 
 
 def _format_items(loop_counts: Mapping[str, Any] | None) -> str:

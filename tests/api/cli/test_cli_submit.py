@@ -115,6 +115,9 @@ def test_the_steps_are_shown_while_the_command_waits(noetl: Command, monkeypatch
             steps = next(states)
             status = "failed" if "failed" in str(steps) else "running"
             rows = {name: {"status": state, "visits": visits} for name, (state, visits) in steps.items()}
+            if "b" in rows and "a" in rows:
+                item = {"number": 2, "value": "7", "error": {"type": "E", "message": "item 2 of 9: no"}}
+                rows["a"] |= {"failed_items": [item], "failed_item_count": 3}
             exchange.reply_json({**run, "status": status, "steps": rows})
         else:
             exchange.reply_json({**run, "result": None, "errors": [error]})
@@ -124,7 +127,9 @@ def test_the_steps_are_shown_while_the_command_waits(noetl: Command, monkeypatch
     assert outcome.err.splitlines() == [
         "run r1",
         "▶ a  running",
-        "✓ a",
+        "✓ a  3 items failed",
+        "  ✗ E: item 2 of 9: no  7",
+        "  2 more items have failed; `noetl runs items` lists them",
         "↻ b  retrying  visit 2",
         "✗ b  visit 2",
         "line 7: step `b`: Failed: no",
