@@ -230,8 +230,7 @@ class Worker:
         while True:
             seen = self._store.changes.count
             self._raise_after_outage()
-            if run_id in self._damaged:
-                raise self._damaged[run_id]
+            self.check_damage(run_id)
             run = self._store.runs.get(tenant, run_id)
             if run is None:
                 raise StoreError(f"The store has no run {run_id}.")
@@ -240,6 +239,15 @@ class Worker:
                 return run
             self._store.changes.wait(seen, remaining)
             time.sleep(min(remaining, POLL_PAUSE_SECONDS))
+
+    def check_damage(self, run_id: str) -> None:
+        """Check that this worker has not set a run aside.
+
+        Raises:
+            DamagedRunError: it has, for this reason.
+        """
+        if run_id in self._damaged:
+            raise self._damaged[run_id]
 
     def _execute_visits(self, name: str) -> None:
         """Claim and execute visits until the worker stops."""

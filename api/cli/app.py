@@ -15,7 +15,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from noetl.api.cli import commands
-from noetl.api.cli.display.console import EXIT_FAILED, EXIT_USAGE, CommandError, print_message, write_stdout
+from noetl.api.cli.display.console import (
+    EXIT_FAILED,
+    EXIT_USAGE,
+    CommandError,
+    damage_remedy,
+    print_message,
+    write_stdout,
+)
 from noetl.api.cli.setting_check import warn_about_unknown_settings
 
 FIRST_COMMANDS = ("check", "plan", "run", "runs", "submit", "serve", "worker")
@@ -113,8 +120,7 @@ def _report(error: Exception) -> int:
         )
         hint = " Set the store with NOETL_STORE or --store." if is_of_store else ""
         if isinstance(error, DamagedRunError) and error.run_id is not None:
-            delete = f"`noetl runs delete {error.run_id}`"
-            hint = f" Repair it and run `noetl doctor --fix`, or delete it with {delete}."
+            hint = f" {damage_remedy(error.run_id)}"
         text = str(error)
         print_message(f"noetl: {text}{'.' if hint and not text.endswith('.') else ''}{hint}")
         return EXIT_USAGE

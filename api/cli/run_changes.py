@@ -8,7 +8,13 @@ from typing import Annotated
 
 import typer
 
-from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_message, write_json
+from noetl.api.cli.display.console import (
+    EXIT_FAILED,
+    CommandError,
+    damage_remedy,
+    print_message,
+    write_json,
+)
 
 IdsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="ID…", help="Ids of runs, their first characters, or `last`.")
@@ -52,7 +58,8 @@ def change_each(
                     raise
                 raise CommandError(str(refusal), EXIT_FAILED) from refusal
             refused += 1
-            print_message(f"noetl: {refusal}")
+            remedy = f" {damage_remedy(run_id)}" if isinstance(refusal, DamagedRunError) else ""
+            print_message(f"noetl: {refusal}{remedy}")
             continue
         if json and changed is not None:
             write_json(changed)

@@ -215,12 +215,18 @@ class RunService:
         return run
 
     def overview(self, run_id: str) -> RunOverview:
-        """Return what the status of a run shows.
+        """Return what the status of a run shows. If data of the run cannot be read, its damage says so.
 
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        overview = self.context.store.runs.overview(self.context.tenant, run_id)
+        try:
+            overview = self.context.store.runs.overview(self.context.tenant, run_id)
+            if overview is not None and overview.damage is None:
+                self.context.store.plans.header(overview.summary.plan_hash)
+        except DamagedRunError as error:
+            # No worker has met the damage yet.
+            overview = RunOverview(self.summary(run_id), None, {}, error.message)
         if overview is None:
             raise _unknown_run(run_id)
         return overview
@@ -252,7 +258,7 @@ class RunService:
             finished_at=timestamp(run.finished_at),
             steps=steps,
             progress=RunProgress(steps=len(steps), finished=finished, running=counts[StepState.RUNNING]),
-            error=overview.error or damage_record(overview.damage),
+            error=overview.error or damage_record(overview.damage, has_ended=run.status.is_final),
         )
 
     def _find_begin(self, overview: RunOverview) -> float | None:
@@ -280,7 +286,8 @@ class RunService:
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        return self.context.store.plans.get(self.summary(run_id).plan_hash)
+        with naming_run(run_id):
+            return self.context.store.plans.get(self.summary(run_id).plan_hash)
 
     def header(self, run_id: str) -> Header:
         """Return the header of the plan of a run.
@@ -288,7 +295,8 @@ class RunService:
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        return self.context.store.plans.header(self.summary(run_id).plan_hash)
+        with naming_run(run_id):
+            return self.context.store.plans.header(self.summary(run_id).plan_hash)
 
     def last_event(self, run_id: str) -> str | None:
         """Return the id of the latest event of a run, or None if it has none yet.
@@ -436,7 +444,8 @@ class RunService:
             RejectedError: `finished`; `ending`, if it is ending; `local_run`.
         """
         run, store = self.controllable_run(run_id, "pause"), self.context.store
-        gates = find_gates(store, run)
+        with naming_run(run.id):
+            gates = find_gates(store, run)
         store.pauses.pause(run.id, self.context.clock(), caller)
         grant_next(store, gates, self.context.clock())
         return self.summary(run_id)
@@ -481,8 +490,7 @@ class RunService:
             raise RejectedError("not_ended", message)
         from noetl.executor.engine.start import correct_input
 
-        header = self.context.store.plans.header(run.plan_hash)
-        now = self.context.clock()
+        header, now = self.header(run.id), self.context.clock()
         deadline_at = None if header.timeout_seconds is None else now + header.timeout_seconds
         values = correct_input(header, self.get(run_id), request.input) if request.input else {}
         if request.skips or request.all_items:

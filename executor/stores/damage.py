@@ -73,13 +73,14 @@ def describe_damage(error: Exception) -> str:
     return type(error).__name__
 
 
-def damage_record(damage: str | None) -> ErrorRecord | None:
+def damage_record(damage: str | None, *, has_ended: bool = False) -> ErrorRecord | None:
     """Return the error record with which clients see why a run was set aside, or None if it was not."""
     if damage is None:
         return None
+    subject = "a part of the run is missing" if has_ended else "the run waits"
     return ErrorRecord(
         type=RUN_DAMAGED,
-        message=f"the run waits until its store is repaired: {damage}",
+        message=f"{subject} until its store is repaired: {damage}",
         action=None,
         step=None,
         attempt=1,

@@ -14,6 +14,7 @@ from noetl.api.cli.commands._restart import restart_run
 from noetl.api.cli.commands._resume import resume_runs
 from noetl.api.cli.display.console import (
     CommandError,
+    damage_remedy,
     print_message,
     write_json,
     write_stdout,
@@ -200,6 +201,8 @@ def show_run(
         from noetl.api.cli.display.past_state import format_past
 
         write_stdout(format_past(report.moment))
+    if is_damaged:
+        print_message(damage_remedy(run.id))
     if has_no_worker:
         print_message(f"no live worker holds this run; resume it with `noetl runs resume {run.id}`")
 
@@ -357,7 +360,8 @@ def _wait_lines(report: RunDetails) -> Iterator[str]:
 
 
 def _describe_loops(name: str, step: StepReport) -> Iterator[str]:
-    """Yield a line with the counts of each loop of the latest visit of a step."""
+    """Yield a line with the counts of each loop of the latest visit of a step, and its failed items."""
+    from noetl.api.cli.display.failure import failed_item_lines
     from noetl.planner.diagnostics.terminal_text import to_printable
 
     loops = step.loops or ()
@@ -365,6 +369,8 @@ def _describe_loops(name: str, step: StepReport) -> Iterator[str]:
         place = f" {loop.position}" if len(loops) > 1 else ""
         failed = f", {loop.failed:,} failed" if loop.failed else ""
         yield f"{to_printable(name)}{to_printable(place)}: {loop.done:,} of {loop.total:,} items{failed}"
+    items = [{"value": item.value, "error": item.error} for item in step.failed_items or ()]
+    yield from failed_item_lines(items, step.failed_item_count or 0)
 
 
 def _write_errors(errors: Sequence[ErrorRecord], report: RunDetails, plan: Plan | None) -> None:

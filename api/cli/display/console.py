@@ -43,6 +43,11 @@ def print_message(text: str) -> None:
     sys.stderr.flush()
 
 
+def damage_remedy(run_id: str) -> str:
+    """Return what a person can do with a damaged run."""
+    return f"Repair it and run `noetl doctor --fix`, or delete it with `noetl runs delete {run_id}`."
+
+
 def print_report(fragments: Iterable[StyledText], console: Console | None = None) -> None:
     """Print the fragments of a report to stderr, with colours on a terminal."""
     from rich.text import Text

@@ -210,6 +210,8 @@ def wait_until_stopped(store: Store, run: Run) -> Run:
                 if other.stop not in (None, RunStatus.PAUSED) and not other.status.is_final
             ]
             has_ended = current.status.is_final and not stopping_runs
+            if worker is not None and not has_ended:
+                worker.check_damage(run.id)
             if has_ended or interruption.is_requested or time.monotonic() >= deadline:
                 break
             store.changes.wait(change_count, _POLL_SECONDS)
@@ -222,11 +224,16 @@ def wait_until_stopped(store: Store, run: Run) -> Run:
 def is_abandoned(store: Store, run: Run) -> bool:
     """Return whether every process that is known to have executed a local run is gone.
 
-    A process is known by its claims. So a process that has only waited is not known, and does not count.
+    A process is known by its claims. So a process that has only waited is not known, and does not count. The
+    claims of a damaged run cannot be read, and no process continues it.
     """
+    from noetl.executor.errors import DamagedRunError
     from noetl.executor.model.worker_identity import is_dead
 
-    workers = {visit.worker for visit in store.runs.visits(run.id) if visit.worker is not None}
+    try:
+        workers = {visit.worker for visit in store.runs.visits(run.id) if visit.worker is not None}
+    except DamagedRunError:
+        return True
     return all(map(is_dead, workers))
 
 

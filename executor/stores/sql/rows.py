@@ -216,26 +216,19 @@ def _decode_visit(row: Row) -> Visit:
 
 
 def visit_summary_from_row(row: Row) -> VisitSummary:
-    """Return the summary of a visit from the columns of `runs.latest_visits`.
-
-    Raises:
-        DamagedRunError: the row cannot be decoded.
-    """
-    try:
-        return VisitSummary(
-            id=row["id"],
-            status=VisitStatus(row["status"]),
-            number=row["number"],
-            attempt=row["attempt"],
-            due_at=row["due_at"],
-            started_at=row["started_at"],
-            finished_at=row["finished_at"],
-            case=row["case"],
-            error=decode_json(row["error"]),
-            progress=_progress_from_row(row),
-        )
-    except UNREADABLE as error:
-        raise unreadable_run(row["run_id"], error) from error
+    """Return the summary of a visit from the columns of `runs.latest_visits`."""
+    return VisitSummary(
+        id=row["id"],
+        status=VisitStatus(row["status"]),
+        number=row["number"],
+        attempt=row["attempt"],
+        due_at=row["due_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        case=row["case"],
+        error=decode_json(row["error"]),
+        progress=_progress_from_row(row),
+    )
 
 
 def _progress_from_row(row: Row) -> Progress | None:

@@ -210,7 +210,8 @@ class SqlRuns:
         for row in visits:
             wait_for_slice()
             try:
-                steps[row["step"]] = StepVisits(visit_summary_from_row(row), row["started"])
+                with reading_run(run_id):
+                    steps[row["step"]] = StepVisits(visit_summary_from_row(row), row["started"])
             except DamagedRunError:
                 if damage is None:
                     raise

@@ -95,6 +95,51 @@ def test_a_damaged_run_that_no_worker_has_met_is_deleted(noetl: Command, url: st
     ]
 
 
+@pytest.mark.parametrize("values", ["progress = '{'", "names = '{'"])
+def test_a_run_with_a_damaged_visit_is_shown_and_cancelled(
+    noetl: Command, tmp_path: Path, values: str
+) -> None:
+    url = f"sqlite:///{tmp_path}/noetl.db"
+    store = open_store(url)
+    assert isinstance(store, SqlStore)
+    damaged = start_run(store)
+    with store.database.transaction() as db:
+        db.execute(f"update visits set {values}")
+    store.close()
+    remedy = f"Repair it and run `noetl doctor --fix`, or delete it with `noetl runs delete {damaged.id}`.\n"
+    shown = noetl("runs", "show", damaged.id, "--store", url)
+    listed = noetl("runs", "list", "--store", url, "--json").json["items"]
+    if values.startswith("progress"):
+        assert (shown.exit_code, shown.err) == (0, remedy)
+        assert "RunDamaged: the run waits until its store is repaired: Data of run" in shown.out
+        assert "repaired" in listed[0]["headline"]
+    cancelled = noetl("runs", "cancel", damaged.id, "--store", url)
+    assert (cancelled.exit_code, cancelled.err) == (0, f"run {damaged.id} is cancelled\n")
+
+
+def test_a_run_without_its_plan_is_shown_and_cannot_be_cancelled(noetl: Command, url: str) -> None:
+    store = open_store(url)
+    assert isinstance(store, SqlStore)
+    damaged, sound = start_run(store), start_run(store)
+    with store.database.transaction() as db:
+        db.execute("update runs set plan_hash = 'lost' where id = :id", id=damaged.id)
+    store.close()
+    remedy = f"Repair it and run `noetl doctor --fix`, or delete it with `noetl runs delete {damaged.id}`.\n"
+    shown = noetl("runs", "show", damaged.id, "--store", url)
+    assert (shown.exit_code, shown.err) == (0, remedy)
+    headlines = {
+        run["workflow_id"]: run["headline"]
+        for run in noetl("runs", "list", "--store", url, "--json").json["items"]
+    }
+    assert headlines.keys() == {damaged.id, sound.id}
+    assert "The store has no plan lost" in headlines[damaged.id]
+    for command in ("cancel", "pause", "resume"):
+        refused = noetl("runs", command, damaged.id, "--store", url)
+        assert (refused.exit_code, refused.err.endswith(remedy)) == (2, True), refused.err
+    refused = noetl("runs", "cancel", damaged.id, sound.id, "--store", url)
+    assert remedy in refused.err
+
+
 def test_the_check_changes_nothing(noetl: Command, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/noetl.db"
     store_stuck_run(url)
