@@ -21,7 +21,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from email.message import Message
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -38,6 +37,7 @@ from noetl.api.service.past_restarts import PastRestart
 from noetl.api.service.runs import ResumeRequest
 from noetl.api.service.switches import PlaybookChange
 from noetl.api.service.triggers import FireRequest
+from noetl.executor.clients.content_type import parse_content_type
 from noetl.executor.engine.backfill_start import BackfillRequest
 from noetl.executor.model.backfills import RetryMode
 from noetl.executor.model.gates import LimitKind
@@ -506,9 +506,7 @@ async def parse_webhook_body(request: Request, body: bytes) -> Any:
     """
     if not body:
         return None
-    header = Message()
-    header["content-type"] = request.headers.get("content-type", "")
-    content_type = header.get_content_type()
+    content_type = parse_content_type(request.headers.get("content-type", "")).media_type
     if content_type == JSON_TYPE or content_type.endswith("+json"):
         return await _decode(body, lambda value: value)
     if content_type == FORM_TYPE:
@@ -553,14 +551,11 @@ async def read_limited_body(request: Request, max_bytes: int) -> bytes:
 
 
 def _content_type(request: Request, supported_types: tuple[str, ...]) -> str:
-    header = Message()
-    header["content-type"] = request.headers.get("content-type", "")
-    # `get_content_type` reads a missing or malformed type as text/plain, which is not supported either.
-    content_type = header.get_content_type()
-    charset = str(header.get_param("charset", "utf-8")).lower()
+    declared = parse_content_type(request.headers.get("content-type", ""))
     encoding = request.headers.get("content-encoding", "identity").lower()
-    if content_type in supported_types and charset in ("utf-8", "utf8") and encoding == "identity":
-        return content_type
+    is_plain = declared.charset in ("", "utf-8", "utf8") and encoding == "identity"
+    if declared.media_type in supported_types and is_plain:
+        return declared.media_type
     raise Problem(
         415,
         f"The body must be {' or '.join(supported_types)}, in UTF-8 and not compressed.",

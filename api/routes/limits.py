@@ -1,6 +1,6 @@
 """Routes of limits: how many runs or steps may be in progress at once, or begin in a time.
 
-Only an administrator changes them.
+Only an administrator changes them. The id of a playbook's or a step's own rate has a slash.
 """
 
 from __future__ import annotations
@@ -36,7 +36,19 @@ def list_limits(services: ReadServices, query: Annotated[LimitListQuery, Query()
 
 
 @router.get(
-    "/{limit_name}",
+    "/{limit_name:path}/queue",
+    responses={200: response_body(LimitQueue, description="What holds units, and what waits.")},
+    openapi_extra=problems("not-found", "invalid-cursor"),
+)
+def get_queue(
+    limit_name: Limit, services: ReadServices, query: Annotated[LimitQueueQuery, Query()]
+) -> Response:
+    """Return the runs and steps that hold units of a limit, then those that wait, in their order."""
+    return JsonResponse(services.limits.queue(limit_name, limit=query.limit, cursor=query.cursor))
+
+
+@router.get(
+    "/{limit_name:path}",
     responses={200: response_body(LimitEntry, description="The limit.")},
     openapi_extra=problems("not-found"),
 )
@@ -73,15 +85,3 @@ def remove_limit(limit_name: Limit, services: AdminServices) -> Response:
     """Remove a limit that nothing holds or waits for."""
     services.limits.remove(limit_name)
     return Response(status_code=204)
-
-
-@router.get(
-    "/{limit_name}/queue",
-    responses={200: response_body(LimitQueue, description="What holds units, and what waits.")},
-    openapi_extra=problems("not-found", "invalid-cursor"),
-)
-def get_queue(
-    limit_name: Limit, services: ReadServices, query: Annotated[LimitQueueQuery, Query()]
-) -> Response:
-    """Return the runs and steps that hold units of a limit, then those that wait, in their order."""
-    return JsonResponse(services.limits.queue(limit_name, limit=query.limit, cursor=query.cursor))

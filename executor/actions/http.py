@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from noetl.executor.actions._formats import check_value_count
 from noetl.executor.actions.action import DEFAULT_TIMEOUT_SECONDS, Call
+from noetl.executor.clients.content_type import parse_content_type
 from noetl.executor.clients.egress import MAX_IDLE_SECONDS
 from noetl.executor.errors import ActionError
 from noetl.executor.model.arriving_data import json_weight
@@ -654,7 +655,7 @@ def _parse_body(response: httpx.Response, body: bytearray, arriving: ArrivingDat
     held = 2 * len(body)
     arriving.hold(held)
     text = _decode(response, body)
-    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = parse_content_type(response.headers.get("content-type", "")).media_type
     if media_type.endswith(("/json", "+json")):
         check_value_count(text)
         arriving.hold(held + json_weight(text))
@@ -668,7 +669,7 @@ def _parse_body(response: httpx.Response, body: bytearray, arriving: ArrivingDat
 
 
 def _decode(response: httpx.Response, body: bytearray) -> str:
-    charset = response.charset_encoding or "utf-8"
+    charset = parse_content_type(response.headers.get("content-type", "")).charset or "utf-8"
     try:
         return body.decode(charset if _CHARSET.fullmatch(charset) else "utf-8", "replace")
     except LookupError:

@@ -34,6 +34,7 @@ from noetl.executor.security.redaction import redact, redact_for_storage
 from noetl.executor.security.secret_access import SecretNames
 from noetl.executor.security.secret_sources import SecretReference
 from noetl.planner.catalogue import ActionDeclaration
+from noetl.planner.diagnostics.terminal_text import to_printable
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Action, Cache
 from noetl.planner.templates.template import EvaluationError, Lookup
@@ -108,7 +109,8 @@ class CachedWork:
                 return None
         else:
             key = to_plain_value(render_at_key("cache.key", given, self.scope.lookup(self.position)))
-            label = str(redact(key if isinstance(key, str) else write_json(key)))
+            # Not every store keeps a NUL or half of a surrogate pair.
+            label = to_printable(str(redact(key if isinstance(key, str) else write_json(key))))
         run = self.scope.run
         parts = [run.tenant, run.folder, self.cache.work_hash, given is None, key]
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"))

@@ -20,7 +20,8 @@ from noetl.executor.model.tracing import child_trace
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.security.redaction import CALLBACK_TOKENS
 from noetl.executor.stores.interface import Store
-from noetl.planner.catalogue import PlaybookCall
+from noetl.planner.catalogue import LIVE, PlaybookCall
+from noetl.planner.syntax.names import is_valid_name
 
 MAX_RUN_DEPTH = 10
 """How many levels of child runs a run may have."""
@@ -76,9 +77,14 @@ def describe_call(call: PlaybookCall) -> str:
 
 
 def registry_finder(store: Store) -> FindPlaybook:
-    """Return a function that finds playbooks in the registry of the run's tenant."""
+    """Return a function that finds playbooks in the registry of the run's tenant.
+
+    A name that the registry cannot have is unknown. Not every store can search for it.
+    """
 
     def find(run: Run, call: PlaybookCall) -> FoundPlaybook | None:
+        if not all(map(is_valid_name, (call.name, call.label or LIVE))):
+            return None
         playbook = store.registry.get(run.tenant, call.name, call.version, alias=call.followed_alias)
         return None if playbook is None else FoundPlaybook(playbook.plan_hash, playbook.version)
 

@@ -155,7 +155,7 @@ class Firer:
             raise ActionError(
                 "ParameterError", f"`key` must be a text or a number, not {describe_kind_of(value)}"
             )
-        if len(str(value).encode()) > MAX_KEY_BYTES:
+        if len(str(value).encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
             raise ActionError("ParameterError", f"`key` must have at most {MAX_KEY_BYTES} bytes")
         # The key of a declaration must not be that of a firing by hand.
         key = f"key {value}"

@@ -57,6 +57,7 @@ from noetl.executor.model.special_visits import START_CLOCK
 from noetl.executor.model.transition import apply_deadline, skip_run, wait_for_slot
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
+from noetl.planner.diagnostics.terminal_text import to_printable
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.kinds import describe_kind_of
 from noetl.planner.limits import MAX_PRIORITY, Limit
@@ -322,7 +323,8 @@ def _request_slot(store: Store, limit: Limit, scope: Scope, step: str | None, po
     value = None if limit.key is None else _read_key(f"{entry}.key", limit.key, scope)
     make_key = own_rate_gate if limit.is_rate else own_gate
     gate = make_key(run.tenant, run.playbook, step, position, value)
-    shown = None if value is None else redact_for_storage(value)
+    # Not every store keeps a NUL or half of a surrogate pair.
+    shown = None if value is None else to_printable(redact_for_storage(value))
     return replace(request, gate=gate, value=shown, flow=_name_flow(run, gate, fair))
 
 
@@ -390,8 +392,9 @@ def _read_key(place: str, key: str, scope: Scope) -> str:
         message = f"`{place}` must be a text, a number or a Boolean, not {describe_kind_of(value)}"
         raise ActionError("ParameterError", message, retryable=False)
     text = value if isinstance(value, str) else write_json(value)
-    if len(text.encode()) > MAX_KEY_BYTES:
-        message = f"`{place}` has {len(text.encode()):,} bytes; it may have {MAX_KEY_BYTES:,}"
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_KEY_BYTES:
+        message = f"`{place}` has {size:,} bytes; it may have {MAX_KEY_BYTES:,}"
         raise ActionError("ParameterError", message, retryable=False)
     return text
 

@@ -46,6 +46,12 @@ OWN_PREFIX = "own:"
 RATE_SUFFIX = "/rate"
 """The end of the ids of rates of playbooks and steps."""
 
+_SEPARATORS = frozenset(".:~")
+"""Characters that separate the parts of ids."""
+
+_MAX_PLAIN_CHARACTERS = 100
+_SHOWN_CHARACTERS = 40
+
 MAX_UNITS = 10_000
 """The most units that a limit may have."""
 
@@ -190,10 +196,20 @@ def own_gate(tenant: str, playbook: str, step: str | None, position: int, value:
 
     >>> own_gate("acme", "import", "load", 0, None).id
     'own:import.load:0'
+    >>> len({own_gate("acme", *place, 0, None) for place in [("a", "b.c"), ("a.b", "c"), ("a.b.c", None)]})
+    3
     """
     place = playbook if step is None else f"{playbook}.{step}"
+    if not all(map(_is_plain, filter(None, (playbook, step)))):
+        shown = "".join(filter(_is_plain, place))[:_SHOWN_CHARACTERS]
+        place = f"{shown}~{derived_id('place', playbook, step or '')}"
     suffix = "" if value is None else f":{derived_id('gate', value)}"
     return GateKey(f"{OWN_PREFIX}{place}:{position}{suffix}", tenant)
+
+
+def _is_plain(name: str) -> bool:
+    """Return whether an id may contain a name as it is: it separates nothing, and every store takes it."""
+    return name.isprintable() and _SEPARATORS.isdisjoint(name) and len(name) <= _MAX_PLAIN_CHARACTERS
 
 
 def own_rate_gate(tenant: str, playbook: str, step: str | None, position: int, value: str | None) -> GateKey:

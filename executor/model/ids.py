@@ -13,7 +13,8 @@ def derived_id(*parts: object) -> str:
     >>> derived_id("a", "bc") == derived_id("ab", "c")
     False
     """
-    return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=10).hexdigest()
+    text = "\x1f".join(map(str, parts))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
 
 
 ORDERED = "y"

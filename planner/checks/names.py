@@ -23,6 +23,8 @@ from noetl.planner.syntax.names import (
 
 def check_names(program: Program) -> None:
     """Check all names and references."""
+    if not is_valid_name(program.playbook.name):
+        program.report("NP110", _describe_names("playbook"), ("name",))
     _check_definitions(program)
     _check_bound_names(program)
     _check_references(program)
@@ -49,15 +51,19 @@ def _check_definitions(program: Program) -> None:
                 )
             first.setdefault(item.name, span)
             if not is_valid_name(item.name):
-                message = (
-                    f"name of a {construct} must be printable text of 1 to {MAX_NAME_LENGTH} characters, "
-                    "without blanks at its start or end"
-                )
-                program.diagnostics.add("NP110", message, span)
+                program.diagnostics.add("NP110", _describe_names(construct), span)
             elif construct == "step" and item.name.startswith(INTERNAL_PREFIX):
                 message = f"name of a step cannot start with `{INTERNAL_PREFIX}`, which marks internal steps"
                 hint = f"rename it to `{item.name.lstrip(INTERNAL_PREFIX).strip() or 'step'}`"
                 program.diagnostics.add("NP110", message, span, hint)
+
+
+def _describe_names(construct: str) -> str:
+    """Return what the name of a playbook, a step or a task must be."""
+    return (
+        f"name of a {construct} must be printable text of 1 to {MAX_NAME_LENGTH} characters, "
+        "without blanks at its start or end"
+    )
 
 
 def _check_bound_names(program: Program) -> None:

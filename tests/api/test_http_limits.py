@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -138,6 +139,17 @@ async def test_a_step_that_waits_for_a_rate_says_until_when(http: httpx.AsyncCli
     assert (limit.held, limit.waiting, limit.per) == (1, 1, 3600.0)
     (use,) = read_view(LimitQueue, (await http.get("/limits/api/queue")).json()).items
     assert (use.workflow_id, use.held_at) == (run, None)
+
+
+async def test_the_id_of_a_rate_of_a_step_is_its_address(http: httpx.AsyncClient) -> None:
+    text = "name: a/b\nsteps: [{name: load, rate: {limit: 5, per: 1h}, run: [{action: callback}]}]"
+    run = await start(http, text)
+    await wait_for_step(http, run, "load")
+    (rate,) = read_view(LimitPage, (await http.get("/limits", params={"in_use": "true"})).json()).items
+    for id in (rate.id, quote(rate.id, safe="")):
+        assert (await http.get(f"/limits/{id}")).json()["id"] == rate.id
+        # A step that waits for an answer gives its units back.
+        assert read_view(LimitQueue, (await http.get(f"/limits/{id}/queue")).json()).items == []
 
 
 async def test_more_units_let_what_waits_begin(http: httpx.AsyncClient) -> None:

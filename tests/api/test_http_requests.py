@@ -137,6 +137,7 @@ def test_yaml_is_returned_unchanged(content_type: str) -> None:
         {"content_type": "application/yaml; charset=latin-1"},
         {"content_type": "application/yaml", "content_encoding": "gzip"},
         {"content_type": "\x7f;;"},
+        {"content_type": f"application/yaml; charset*{'9' * 5000}=utf-8; charset=latin-1"},
     ],
 )
 def test_other_content_types_are_unsupported(headers: dict[str, str]) -> None:

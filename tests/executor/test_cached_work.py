@@ -205,6 +205,11 @@ class TestKeys:
         assert [run(store, text, input={"n": n}).result["x"] for n in (1, 2, 1)] == [1, 2, 1]
         assert len(read.calls) == 2
 
+    def test_the_label_of_a_key_can_be_stored(self, store: MemoryStore, read: ScriptedAction) -> None:
+        run(store, ACTION % r"""{ttl: 1h, key: "{{ 'a\\ud800\\0' }}"}""")
+        (entry,) = store.cache.find(CacheFilter("default"), 1_000_000.0, 10)
+        assert entry.label == "a\ufffd␀"
+
     def test_a_key_without_a_value_fails(self, store: MemoryStore, read: ScriptedAction) -> None:
         text = ACTION % '{key: "{{ 1 / (input.n - 1) }}"}'
         harness = run(store, text)

@@ -97,6 +97,30 @@ def limit_visit(harness: RunHarness, step: str = "limited") -> Any:
     return visit
 
 
+class TestLimitKeys:
+    @pytest.mark.parametrize("limit", ["concurrency: {limit: 1", "rate: {limit: 9, per: 1m"])
+    @pytest.mark.parametrize("key", [r"\\ud800", r"a\\0b", r"\\u001b[1m"])
+    def test_a_key_may_be_any_text(self, store: SqliteStore, limit: str, key: str) -> None:
+        text = f"""
+            steps:
+            - name: a
+              {limit}, key: "{{{{ '{key}' }}}}"}}
+              run: [{{action: set, set: {{x: 1}}}}]
+        """
+        (harness,) = Runs(store, text, count=1)
+        assert harness.finish().run.status is RunStatus.SUCCEEDED
+
+    def test_names_with_full_stops_share_no_limit(self, store: SqliteStore) -> None:
+        held = RunHarness(
+            store, "name: a.b\nconcurrency: 1\nsteps: [{name: c, run: [{action: wait, seconds: 60}]}]"
+        )
+        execute_all(held)
+        step = "name: a\nsteps: [{name: b, concurrency: 1, run: [{action: set, set: {x: 1}}]}]"
+        other = RunHarness(store, step, clock=held.clock)
+        execute_all(other)
+        assert other.status == "succeeded"
+
+
 class TestRuns:
     def test_a_run_waits_for_the_end_of_the_one_before(self, store: SqliteStore) -> None:
         runs = Runs(store, RUNS, count=3)

@@ -135,6 +135,13 @@ class TestChildRunStarts:
         (error,) = make_harness(store, PARENT.replace("child", "other") % ("", ""), n=1).finish().run.errors
         assert (error["type"], error["message"]) == ("ParameterError", "unknown playbook `other`")
 
+    @pytest.mark.parametrize("name", ["\ud800", "", "x" * 101])
+    def test_a_name_that_no_playbook_can_have_is_unknown(self, store: SqliteStore, name: str) -> None:
+        text = PARENT.replace("playbook: child", "playbook: '{{ input.name }}'")
+        assert text != PARENT
+        playing = make_harness(store, text % ("", ""), n=1, name=name)
+        assert playing.finish().error_types == ["ParameterError"]
+
     def test_invalid_input_fails_the_action(self, store: SqliteStore) -> None:
         (error,) = make_harness(store, n="five").finish().run.errors
         assert error["type"] == "ParameterError"

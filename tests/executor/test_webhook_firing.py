@@ -202,6 +202,11 @@ def test_a_key_without_a_value_rejects_the_request(value: Any) -> None:
     assert [firing.outcome for firing in service.firings()] == ["rejected"]
 
 
+def test_a_key_may_be_any_text() -> None:
+    service = HookedPlaybook(r"""key: '{{ "\ud800" }}' """)
+    assert service.send(b"1").run_id == service.send(b"2").run_id
+
+
 def test_a_key_replaces_that_of_the_request() -> None:
     service = HookedPlaybook("key: '{{ trigger.body.key }}'")
     first = service.send(b"1", {"key": "a"})

@@ -186,6 +186,11 @@ def test_invalid_names_of_steps(name: str) -> None:
     assert [code for code, _ in findings(f"steps: [{{name: {name}, run: [{OK}]}}]")] == ["NP110"]
 
 
+@pytest.mark.parametrize("name", ["''", "' a'", '"a\\u0000"', "x" * 101])
+def test_invalid_names_of_playbooks(name: str) -> None:
+    assert [found.code for found in diagnose(f"name: {name}\n{STEP}")] == ["NP110"]
+
+
 @pytest.mark.parametrize("name", ["Run Import", "a-b", "1", "é", "x" * 100, "a.b", "a@b", "default", "None"])
 def test_valid_names_of_steps(name: str) -> None:
     assert findings(f"steps: [{{name: '{name}', run: [{OK}]}}]") == []

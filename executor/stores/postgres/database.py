@@ -25,7 +25,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noetl.executor.errors import RejectedError, SchemaError, SettingError, StoreAwayError, StoreError
+from noetl.executor.errors import SchemaError, SettingError, StoreAwayError, StoreError
 from noetl.executor.model.run import NEVER, SERVICE_QUEUE
 from noetl.executor.patience import patience_seconds
 from noetl.executor.precedence import StoreOperation
@@ -43,7 +43,7 @@ from noetl.executor.stores.postgres.listener import (
     write_payload,
 )
 from noetl.executor.stores.postgres.pooler import Pooler, find_pooler
-from noetl.executor.stores.sql.database import Result, UnwrittenError
+from noetl.executor.stores.sql.database import Result, UnwrittenError, unstorable_text
 from noetl.executor.stores.sql.statements import Statements, to_psycopg
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.messages import MessageQueue
@@ -332,11 +332,11 @@ class PostgresDatabase:
         except PoolTimeout as error:
             raise self._connection_failure() from error
         except UnicodeEncodeError as error:
-            raise _unstorable_text() from error
+            raise unstorable_text() from error
         except psycopg.Error as error:
             # The driver refuses a NUL itself, so the server has given no code.
             if isinstance(error, psycopg.DataError) and error.sqlstate is None:
-                raise _unstorable_text() from error
+                raise unstorable_text() from error
             raise failure_of(error) from error
 
     def _may_retry(
@@ -477,11 +477,6 @@ def _check_schema(connection: psycopg.Connection[Any]) -> int:
 
 def _to_columns(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
-
-
-def _unstorable_text() -> RejectedError:
-    message = "a text has a NUL or half of a surrogate pair, which the store cannot hold"
-    return RejectedError("invalid_text", message)
 
 
 def _is_storable(value: Any) -> bool:

@@ -10,11 +10,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from noetl.executor.errors import StoreError
+from noetl.executor.errors import RejectedError, StoreError
 
 
 class UnwrittenError(StoreError):
     """A transient failure that wrote nothing, so the whole operation may be retried."""
+
+
+def unstorable_text() -> RejectedError:
+    """Return the error of a write with a text that the database cannot hold."""
+    message = "a text has a NUL or half of a surrogate pair, which the store cannot hold"
+    return RejectedError("invalid_text", message)
 
 
 class Result(Protocol):

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 from noetl.executor.errors import SchemaError, StoreError
 from noetl.executor.precedence import PrecedenceLock, StoreOperation
-from noetl.executor.stores.sql.database import Result
+from noetl.executor.stores.sql.database import Result, unstorable_text
 from noetl.executor.stores.sql.statements import Statements, to_numbered
 
 SCRIPTS = {
@@ -282,6 +282,8 @@ class SqliteFile:
                     if db.in_transaction:
                         db.execute("rollback")
                     raise
+        except UnicodeEncodeError as error:
+            raise unstorable_text() from error
         except sqlite3.Error as error:
             raise self._failure(error) from error
         after_commit()
@@ -318,6 +320,9 @@ class SqliteFile:
             connection = self._thread_connection(is_reading=True)
             with StoreOperation(), connection.in_use:
                 return SqliteWriter(connection.db).execute(query, **values).fetchall()
+        except UnicodeEncodeError:
+            # No row has half of a surrogate pair.
+            return []
         except sqlite3.Error as error:
             raise self._failure(error) from error
 
