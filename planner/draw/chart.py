@@ -5,7 +5,6 @@ A chart does not depend on the state of a run. So one layout serves all pictures
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -13,6 +12,7 @@ from enum import StrEnum
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.diagnostics.terminal_text import to_printable
 from noetl.planner.draw.advances import fit_text, text_width
+from noetl.planner.draw.jumps import find_jumps
 from noetl.planner.draw.outline import (
     FINALLY,
     Outline,
@@ -38,12 +38,6 @@ JOIN_HEIGHT = 9.0
 MIN_WIDTH = 104.0
 MAX_TEXT = 216.0
 MAX_LABEL = 190.0
-MAX_ARROWS = 8
-"""How many arrows may lead to a step that is not a join. More are drawn as jumps: they end at its name.
-
-Long arrows from all steps to one handler hide everything else, and dot needs minutes for them.
-"""
-
 RIM = 3.0
 """Height of the progress of a loop on the lower rim of its box."""
 
@@ -148,7 +142,7 @@ class _ChartBuilder:
         self._groups = groups
         self._has_states = has_states
         self._group_of = {name: index for index, group in enumerate(groups) for name in group}
-        self._jumps = self._find_jumps()
+        self._jumps = find_jumps(plan, shape, self._group_of)
 
     def build(self) -> Chart:
         nodes = [ChartNode("start", NodeKind.START, GLYPH, GLYPH)]
@@ -174,20 +168,6 @@ class _ChartBuilder:
             self._has_states,
             folded,
         )
-
-    def _find_jumps(self) -> set[tuple[str, str]]:
-        """Return the edges that are drawn as jumps: all but one to a step that too many lead to."""
-        sources: defaultdict[str, list[str]] = defaultdict(list)
-        for name in self._shape.order:
-            for case in self._plan.steps[name].cases:
-                if len(case.targets) == 1 and name not in self._group_of:
-                    sources[case.targets[0]].append(name)
-        return {
-            (name, target)
-            for target, names in sources.items()
-            if len(names) > MAX_ARROWS and self._plan.steps[target].join is None
-            for name in names[:-1]
-        }
 
     def _key(self, name: str) -> str:
         group = self._group_of.get(name)
@@ -287,17 +267,23 @@ class _ChartBuilder:
             node = _end_node(f"e{suffix}", NodeKind.GOOD_END)
             yield node, _aim(edge, node.key)
         elif len(case.targets) == 1 or not several:
-            for direct in self._edges_to(key, step, index):
-                target = direct.routes[0][2]
-                if (step.name, target) in self._jumps:
-                    jump = self._jump_node(suffix, target, edge)
-                    yield jump, replace(_aim(edge, jump.key, direct), label="", number=0)
-                else:
-                    yield None, _aim(edge, direct.target, direct)
+            yield from self._arrows(step, index, edge)
         else:
             node = ChartNode(f"f{suffix}", NodeKind.FORK, 44.0, 4.0)
             yield node, _aim(edge, node.key)
-            yield from ((None, direct) for direct in self._edges_to(node.key, step, index))
+            yield from self._arrows(step, index, ChartEdge(node.key, ""))
+
+    def _arrows(
+        self, step: Step, index: int, edge: ChartEdge
+    ) -> Iterator[tuple[ChartNode | None, ChartEdge]]:
+        """Yield the edges of a case from the source of `edge` on, some with the node of a jump."""
+        for place, direct in enumerate(self._edges_to(edge.source, step, index)):
+            target = direct.routes[0][2]
+            if (step.name, target) in self._jumps:
+                jump = self._jump_node(f"{self._key(step.name)}-{index}-{place}", target, edge)
+                yield jump, replace(_aim(edge, jump.key, direct), label="", number=0)
+            else:
+                yield None, _aim(edge, direct.target, direct)
 
     def _edges_to(self, source: str, step: Step, index: int) -> Iterator[ChartEdge]:
         for target in step.cases[index].targets:

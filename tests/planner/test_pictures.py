@@ -20,7 +20,7 @@ from noetl.executor.actions import catalogue
 from noetl.planner.diagnostics.diagnostic import Diagnostic, Span
 from noetl.planner.draw import folding
 from noetl.planner.draw.advances import FONTS, fit_text, text_width
-from noetl.planner.draw.chart import NodeKind, make_chart
+from noetl.planner.draw.chart import Chart, NodeKind, make_chart
 from noetl.planner.draw.colours import DARK, LIGHT
 from noetl.planner.draw.folding import fold_groups
 from noetl.planner.draw.outline import step_notes
@@ -367,6 +367,30 @@ def test_arrows_to_a_handler_of_many_steps_end_at_its_name() -> None:
     assert sum(edge.target == "s61" for edge in layout.chart.edges) == 1
     few = make_chart(plan_of(*steps[50:], Step("report")), catalogue()).nodes
     assert sum(node.kind is NodeKind.JUMP for node in few) == 9
+
+
+@pytest.mark.parametrize("kind", ["case", "fork"])
+def test_the_longest_arrows_of_a_dense_picture_end_at_names(kind: str) -> None:
+    def dense(steps: int) -> Chart:
+        """Return a chain whose steps also lead to the sixth step after them, and half the chain further."""
+        parts = []
+        for index in range(steps):
+            near, far = (
+                [f"s{index + distance}"] if index + distance < steps else [] for distance in (6, steps // 2)
+            )
+            cases = [case("a", *near, *far)] if kind == "fork" else [case("a", *near), case("b", *far)]
+            parts.append(
+                Step(f"s{index}", cases=(*cases, case("default", *[f"s{index + 1}"][: index + 1 < steps])))
+            )
+        return make_chart(plan_of(*parts), catalogue())
+
+    assert not any(node.kind is NodeKind.JUMP for node in dense(30).nodes)
+    chart = dense(100)
+    jumps = {node.key: node.lines[0] for node in chart.nodes if node.kind is NodeKind.JUMP}
+    guard = "" if kind == "fork" else "2 b "
+    assert sorted(jumps.values()) == sorted(f"{guard}→ s{index}" for index in range(50, 100))
+    (edge,) = [edge for edge in chart.edges if jumps.get(edge.target, "").endswith("→ s70")]
+    assert [(step, target) for step, _, target in edge.routes] == [("s20", "s70")]
 
 
 def test_cases_for_errors_do_not_break_a_chain() -> None:
