@@ -497,6 +497,22 @@ def test_a_folded_group_opens_in_its_place(page: Page, service: ServedPage) -> N
     expect(group).to_be_visible()
 
 
+def test_an_arrow_that_ends_at_a_name_leads_to_its_step(page: Page, service: ServedPage) -> None:
+    rules = [f"{{case: '{{{{ 0 }}}}', run: [report]}}, {{case: default, run: [s{n + 1}]}}" for n in range(9)]
+    rules.append("{case: default, run: [report]}")
+    steps = [
+        f"- {{name: s{n}, run: [{{action: log, message: x}}], rule: [{rule}]}}"
+        for n, rule in enumerate(rules)
+    ]
+    steps.append("- {name: report, run: [{action: log, message: x}]}")
+    run_id = service.start("\n".join(["name: reported", "steps:", *steps]), "succeeded")
+    page.goto(f"{service.url}/ui/runs/{run_id}")
+    page.get_by_role("button", name="Zoom in").click(click_count=3)
+    page.locator(".graph").get_by_text("→ report").nth(4).click()
+    expect(page).to_have_url(re.compile("step=report"))
+    expect(page.get_by_role("button", name=re.compile("^report "))).to_have_attribute("aria-pressed", "true")
+
+
 def test_a_thousand_events_move_nothing(page: Page, service: ServedPage) -> None:
     run_id = service.start(CYCLE, "waiting")
     page.set_viewport_size({"width": 1400, "height": 300})

@@ -21,8 +21,15 @@ export function neighbourOf(graph: DrawnGraph, from: GraphNode, key: string): Gr
   return nearest(from, linked, direction) ?? linked[0] ?? nearest(from, graph.nodes.filter(isStep), direction);
 }
 
+/** Return the node of the step at whose name an arrow ends, or undefined for an arrow to a node. */
+export function targetOfJump({ nodes, edges }: DrawnGraph, { key, kind }: GraphNode): GraphNode | undefined {
+  const step = kind === "jump" ? edges.find(({ target }) => target === key)?.routes[0]?.target : undefined;
+  return step === undefined ? undefined : nodes.find(({ steps }) => steps.includes(step));
+}
+
 /** Return the steps to which edges lead, also through marks that are no steps, such as forks. */
-function followEdges({ nodes, edges }: DrawnGraph, from: GraphNode, isForward: boolean): GraphNode[] {
+function followEdges(graph: DrawnGraph, from: GraphNode, isForward: boolean): GraphNode[] {
+  const { nodes, edges } = graph;
   const byKey = new Map(nodes.map((node) => [node.key, node]));
   const seen = new Set([from.key]);
   const found: GraphNode[] = [];
@@ -33,7 +40,9 @@ function followEdges({ nodes, edges }: DrawnGraph, from: GraphNode, isForward: b
       if (here !== key || seen.has(there)) continue;
       seen.add(there);
       const node = byKey.get(there);
-      if (node && isStep(node)) found.push(node);
+      const jumped = node && targetOfJump(graph, node);
+      if (jumped) found.push(jumped);
+      else if (node && isStep(node)) found.push(node);
       else queue.push(there);
     }
   }

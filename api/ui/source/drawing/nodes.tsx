@@ -13,7 +13,7 @@ import type { DrawnGraph, GraphNode } from "../answers";
 import { partsOf, StateSign, toneOf } from "../parts/state";
 import { printable } from "../parts/value";
 import { isSame } from "../same";
-import { isStep, neighbourOf } from "./neighbours";
+import { isStep, neighbourOf, targetOfJump } from "./neighbours";
 import type { NodeMark } from "./panel";
 
 const RIM = 3;
@@ -53,7 +53,7 @@ function DrawnNodes({ graph, chosen, onChoose, marks }: NodesProps) {
         isStep(node) ? (
           <Step key={node.key} node={node} isChosen={isChosen(node, chosen)} mark={markOf(node, marks)} tabIndex={node.key === stop ? 0 : -1} />
         ) : (
-          <Sign key={node.key} node={node} />
+          <Sign key={node.key} node={node} to={targetOfJump(graph, node)?.key} />
         ),
       ),
     [shapes, chosen, marks, stop],
@@ -69,7 +69,7 @@ function DrawnNodes({ graph, chosen, onChoose, marks }: NodesProps) {
     (event.currentTarget as Element).querySelector<SVGElement>(`[data-key="${next.key}"]`)?.focus();
   };
   const choose = (event: Event) => {
-    const key = keyOf(event.target as Element);
+    const key = (event.target as SVGElement).dataset["to"] ?? keyOf(event.target as Element);
     const node = nodes.find((one) => isStep(one) && one.key === key);
     if (node) onChoose(node);
     return node;
@@ -280,7 +280,7 @@ function EndSign({ kind, x, y }: { kind: string; x: number; y: number }) {
 }
 
 /** What is no step: the start, ends, forks, work of cases, and the ends of arrows that jump to a step. */
-function Sign({ node }: { node: GraphNode }) {
+function Sign({ node, to }: { node: GraphNode; to?: string | undefined }) {
   const { x, y, width, height } = node;
   switch (node.kind) {
     case "start":
@@ -298,6 +298,6 @@ function Sign({ node }: { node: GraphNode }) {
         </g>
       );
     default:
-      return <text class="line" x={x + 2} y={y + 12}>{printable(node.lines[0] ?? "")}</text>;
+      return <text class="line jump" data-to={to} x={x + 2} y={y + 12}>{printable(node.lines[0] ?? "")}</text>;
   }
 }

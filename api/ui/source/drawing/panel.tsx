@@ -121,7 +121,7 @@ export function Drawing({ graph: outer, chosen, onChoose, onOpen, inner = null, 
       class={`graph ${level}${isOld ? " old" : ""}`}
       ref={panel}
       onPointerDown={(event) => {
-        if (event.button || !view || (event.target as Element).closest("button, .node, .opener, .minimap")) return;
+        if (event.button || !view || (event.target as Element).closest("button, .node, .opener, .minimap, .jump")) return;
         event.currentTarget.setPointerCapture(event.pointerId);
         drag.current = { x: event.clientX, y: event.clientY, view };
       }}
