@@ -60,7 +60,8 @@ from noetl.executor.stores.postgres.database import PostgresWriter
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.executor.stores.sql.due_floor import NO_FLOOR, DueFloor
 from noetl.executor.stores.sql.store import SqlStore
-from noetl.executor.stores.sqlite.file import SqliteFile, SqliteWriter
+from noetl.executor.stores.sqlite.file import SqliteWriter
+from noetl.executor.stores.sqlite.file_identity import FileIdentity
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.executor.stores.store_clock import MAX_AGE_SECONDS, StoreClock
 from noetl.infra.migrations import upgrade
@@ -102,7 +103,8 @@ def _patches_of_leases(_: Store) -> Sequence[Patch]:
 
 
 def _patches_of_files(store: Store) -> Sequence[Patch]:
-    return [(SqliteFile, "_check_identity", _nothing)] if isinstance(store, SqliteStore) else []
+    names = ("check_for_read", "check_for_write")
+    return [(FileIdentity, name, _nothing) for name in names] if isinstance(store, SqliteStore) else []
 
 
 def _patches_of_floors(store: Store) -> Sequence[Patch]:

@@ -30,7 +30,7 @@ from noetl.executor.stores.cursors import write_cursor, write_key_cursor, write_
 from noetl.executor.stores.plan_uses import TOUCH_SECONDS, UNUSED_SECONDS
 from noetl.executor.stores.sql import facts, playbooks, run_deletion
 from noetl.executor.stores.sql.triggers import replace_triggers
-from noetl.executor.stores.sqlite import file
+from noetl.executor.stores.sqlite import file, file_identity
 from noetl.executor.stores.sqlite.file import SCHEMA_VERSION, SCRIPTS, STATEMENTS
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import compile_text
@@ -664,29 +664,50 @@ class TestProbe:
         with pytest.raises(StoreError, match="is gone"), store.file.transaction():
             pass
 
-    def test_few_of_many_reads_check_the_file(
-        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("is_writing", [False, True])
+    def test_few_of_many_operations_look_the_file_up(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, is_writing: bool
     ) -> None:
+        """A write relies on an earlier look-up while the folder has not changed since."""
+        os.utime(store.path.parent, (1.0, 1.0))
         checks: list[float] = []
-        read = file._read_identity
+        read = file_identity.read_identity
 
         def read_identity(path: str) -> tuple[int, int]:
             if not path.endswith("-wal"):
                 checks.append(time.monotonic())
             return read(path)
 
-        monkeypatch.setattr(file, "_read_identity", read_identity)
-        for _ in range(1_000):
+        monkeypatch.setattr(file_identity, "read_identity", read_identity)
+        for _ in range(200 if is_writing else 1_000):
             store.file.fetch_all("plans.find_use", hash="")
-        assert all(later - earlier >= file.READ_CHECK_SECONDS for earlier, later in pairwise(checks))
-        assert len(checks) < 1_000
+            if is_writing:
+                with store.file.transaction():
+                    pass
+        assert all(later - earlier >= file_identity.CHECK_SECONDS for earlier, later in pairwise(checks))
+        assert len(checks) < 100
+
+    def test_a_folder_that_cannot_be_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The files are looked up by each write then."""
+        opened, path = os.open, tmp_path / "noetl.db"
+
+        def refuse_folders(name: Path, flags: int, *mode: int) -> int:
+            if flags & os.O_DIRECTORY:
+                raise PermissionError
+            return opened(name, flags, *mode)
+
+        monkeypatch.setattr(os, "open", refuse_folders)
+        with closing(SqliteStore(str(path))) as store:
+            start_run(store)
+            path.rename(tmp_path / "elsewhere.db")
+            with pytest.raises(StoreError, match="is gone"):
+                start_run(store)
 
     @pytest.mark.parametrize("replacement", [False, True])
     def test_a_log_that_is_gone(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, replacement: bool
     ) -> None:
         run = start_run(store)
-        monkeypatch.setattr(store.file, "_checked_until", 0.0)
         log = Path(f"{store.path}-wal")
         place = log.with_name("elsewhere")
         log.rename(place)

@@ -209,9 +209,11 @@ def test_one_thread_checks_the_log_at_a_time(store: SqliteStore) -> None:
 
 
 def test_a_log_that_cannot_be_written_back_is_a_failure_of_the_store(store: SqliteStore) -> None:
-    store.file.connection().close()
-    with pytest.raises(StoreError, match="failed: Cannot operate on a closed database"):
-        store.file.write_back(CheckpointMode.TRUNCATE)
+    with closing(sqlite3.connect(store.path)) as other:
+        other.execute("select count(*) from runs")
+        store.file.connection().close()
+        with pytest.raises(StoreError, match="failed: Cannot operate on a closed database"):
+            store.file.write_back(CheckpointMode.TRUNCATE)
 
 
 def test_readers_without_a_name(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:

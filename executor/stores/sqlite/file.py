@@ -21,7 +21,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.resources import files
@@ -32,6 +32,7 @@ from noetl.executor.errors import SchemaError, StoreError
 from noetl.executor.precedence import PrecedenceLock, StoreOperation
 from noetl.executor.stores.sql.database import Result, unstorable_text
 from noetl.executor.stores.sql.statements import Statements, to_numbered
+from noetl.executor.stores.sqlite.file_identity import FileIdentity
 
 SCRIPTS = {
     2: "schema.sql",
@@ -96,9 +97,6 @@ A reader that stays lets it grow until then, and workers cut it (`write_ahead_lo
 CLOSE_TIMEOUT_SECONDS = 2.0
 """Time that `close` waits for a connection that a thread is using."""
 
-READ_CHECK_SECONDS = 0.05
-"""How long reads rely on a check that the file is still the same. Writes check it each time."""
-
 CUT_SECONDS = 0.1
 """How long the log is not cut because of statements that read it. Other writers wait meanwhile."""
 
@@ -135,9 +133,7 @@ class SqliteFile:
         """The clock of the machine, which all processes of the file share."""
         self._is_in_memory = path == _MEMORY
         self._is_read_only = False
-        self._identity: tuple[int, int] | None = None
-        self._log_identity: tuple[int, int] | None = None
-        self._checked_until = 0.0
+        self._identity: FileIdentity | None = None
         self._damage: str | None = None
         self._local = threading.local()
         self._connections: dict[threading.Thread, _Connection] = {}
@@ -159,7 +155,7 @@ class SqliteFile:
                         f"The store at {path} has schema {version}, and this version of noetl needs"
                         f" {SCHEMA_VERSION}: run `noetl db upgrade --store sqlite:///{path}`."
                     )
-                self._identity = _read_identity(self._path)
+                self._identity = FileIdentity(self.path)
             self._prepare_schema()
         except (OSError, sqlite3.Error) as error:
             self.close()
@@ -178,39 +174,17 @@ class SqliteFile:
         """
         self._close(lambda _: True)
         self._local.__dict__.clear()
+        if self._identity is not None:
+            self._identity.close()
 
     def connection(self) -> sqlite3.Connection:
         """Return the connection of this thread."""
         return self._thread_connection().db
 
-    def _check_identity(self) -> None:
-        """Raise StoreError if the file was deleted or replaced.
-
-        What is written to it would be lost, and other threads would use another file.
-        """
+    def check_identity(self) -> None:
+        """Raise StoreError if the file or its log was deleted or replaced."""
         if self._identity is not None:
-            now = time.monotonic()
-            if not _is_same(self._path, self._identity):
-                self._checked_until = 0.0
-                raise StoreError(
-                    f"The store at {self.path} is gone: its file was deleted or replaced. Put it back, or"
-                    " start again with the new file."
-                )
-            if now >= self._checked_until:
-                self._check_log_identity()
-                self._checked_until = now + READ_CHECK_SECONDS
-
-    def _check_log_identity(self) -> None:
-        """Raise StoreError if the write-ahead log was deleted or replaced.
-
-        A connection that opens the new log would not find what the others have written to the old one.
-        """
-        identity = self._log_identity
-        if identity is not None and not _is_same(f"{self._path}-wal", identity):
-            raise StoreError(
-                f"The store at {self.path} has lost its write-ahead log: {self.path}-wal was deleted or"
-                " replaced. End all processes of the store, which write their log back, and start again."
-            )
+            self._identity.check()
 
     def _thread_connection(self, *, is_reading: bool = False) -> _Connection:
         """Return the connection of this thread, if the file is still the same.
@@ -218,10 +192,14 @@ class SqliteFile:
         Each write checks this, but of many reads only some.
         """
         connection: _Connection | None = getattr(self._local, "connection", None)
-        if connection is None or not is_reading or time.monotonic() >= self._checked_until:
-            self._check_identity()
+        if self._identity is not None:
+            if connection is None:
+                self._identity.check()
+            elif is_reading:
+                self._identity.check_for_read()
+            else:
+                self._identity.check_for_write()
         if connection is None:
-            self._check_log_identity()
             db = self._connect()
             connection = _Connection(db)
             # A service starts and ends threads with its load, and connections of ended threads would
@@ -235,11 +213,10 @@ class SqliteFile:
                 db.execute("pragma synchronous = full")
                 db.execute(f"pragma wal_autocheckpoint = {self.log_pages}")
                 db.execute(f"pragma journal_size_limit = {self.max_log_bytes}")
-                if self._log_identity is None and not self._is_in_memory:
+                if self._identity is not None:
                     # The first read opens the log.
                     db.execute("pragma user_version").fetchone()
-                    with suppress(OSError):
-                        self._log_identity = _read_identity(f"{self._path}-wal")
+                    self._identity.remember_log()
             self._local.connection = connection
         return connection
 
@@ -261,9 +238,8 @@ class SqliteFile:
                 if connection.in_use.acquire(timeout=CLOSE_TIMEOUT_SECONDS):
                     connection.db.close()
                     connection.in_use.release()
-            if not self._connections:
-                # The next connection may find another log.
-                self._log_identity = None
+            if not self._connections and self._identity is not None:
+                self._identity.forget_log()
 
     @contextmanager
     def transaction(self, after_commit: Callable[[], object] = lambda: None) -> Iterator[SqliteWriter]:
@@ -356,7 +332,7 @@ class SqliteFile:
 
     def probe(self) -> None:
         """Return if the file answers, can be written, and was not found damaged before."""
-        self._check_identity()
+        self.check_identity()
         self.fetch_all("plans.find_use", hash="")
         if self._damage is not None:
             raise StoreError(self._damage)
@@ -371,9 +347,8 @@ class SqliteFile:
 
         A read that relies on an earlier check fails in any way if the file was replaced since.
         """
-        self._checked_until = 0.0
         try:
-            self._check_identity()
+            self.check_identity()
         except StoreError as missing_file:
             return missing_file
         if getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in _DAMAGE_CODES:
@@ -431,20 +406,6 @@ def _read_only_address(path: Path) -> str:
     log = Path(f"{path}-wal")
     has_log = log.exists() and log.stat().st_size > 0
     return f"{path.absolute().as_uri()}?{'mode=ro' if has_log else 'mode=ro&immutable=1'}"
-
-
-def _read_identity(path: str) -> tuple[int, int]:
-    """Return the device and the number of the file that has a path now."""
-    status = os.stat(path)  # noqa: PTH116  Each transaction does this; a `Path` takes longer.
-    return status.st_dev, status.st_ino
-
-
-def _is_same(path: str, identity: tuple[int, int]) -> bool:
-    """Return whether the file at a path is still the one with an identity."""
-    try:
-        return _read_identity(path) == identity
-    except OSError:
-        return False
 
 
 class SqliteWriter:
