@@ -14,10 +14,11 @@ from noetl.executor.security.redaction import redacted_head
 if TYPE_CHECKING:
     import psycopg
 
-_RETRYABLE_SQLSTATES = ("08", "40", "53", "57P", "58", "55P03", "55006")
+_RETRYABLE_SQLSTATES = ("08", "25P03", "25P04", "40", "53", "57P", "58", "55P03", "55006")
 """SQLSTATEs, or their first characters, of temporary errors.
 
-Lost connection, serialization failure and deadlock, missing resources, shutdown, system error, locks.
+Lost connection, session that was idle or a transaction that was open for too long, serialization failure and
+deadlock, missing resources, shutdown, system error, locks.
 """
 
 _QUERY_CANCELED = "57014"

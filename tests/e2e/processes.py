@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -22,9 +23,16 @@ def start_silently(folder: Path, *arguments: str, **settings: str) -> subprocess
 def _start(
     folder: Path, arguments: tuple[str, ...], settings: dict[str, str], output: int
 ) -> subprocess.Popen[str]:
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("NOETL_")} | settings
+    return start_program(folder, "from noetl.api.cli import main; main()", arguments, settings, output)
+
+
+def start_program(
+    folder: Path, program: str, arguments: Sequence[str], settings: Mapping[str, str], output: int
+) -> subprocess.Popen[str]:
+    """Start a text of Python as `start_noetl` starts a command. `output` says where its output goes."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("NOETL_")} | dict(settings)
     return subprocess.Popen(
-        [sys.executable, "-c", "from noetl.api.cli import main; main()", *arguments],
+        [sys.executable, "-c", program, *arguments],
         cwd=folder,
         env=environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=output,

@@ -21,9 +21,19 @@ from noetl.executor.model.run import Run
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
-from tests.e2e.processes import start_noetl
+from tests.e2e.processes import start_noetl, start_program
 
 SECONDS = 50.0
+CLONE = """
+import os, sys
+from pathlib import Path
+from noetl.executor.model import worker_identity
+worker_identity.BOOT_ID = Path(sys.argv.pop(1))
+worker_identity._exists = lambda pid: pid == os.getpid()
+from noetl.api.cli import main
+main()
+"""
+"""A command on another machine: it has another boot id, and sees no process of this machine."""
 
 
 class WorkerProcesses:
@@ -44,6 +54,12 @@ class WorkerProcesses:
     def start(self) -> subprocess.Popen[str]:
         self.all.append(start_noetl(self.folder, "worker", **self.settings))
         return self.all[-1]
+
+    def start_on_a_clone(self, boot: str) -> None:
+        """Start a worker of a machine with the name of this one, where no other process runs."""
+        (self.folder / boot).write_text(boot)
+        arguments = (boot, "worker")
+        self.all.append(start_program(self.folder, CLONE, arguments, self.settings, subprocess.DEVNULL))
 
     def close(self) -> None:
         for worker in self.all:
@@ -120,6 +136,19 @@ def test_a_worker_takes_over_from_a_killed_worker(workers: WorkerProcesses, stor
     gate.write_text("at last")
     assert wait_for_end(store, run).result == {"message": "at last"}
     assert len(Path(f"{gate}.pids").read_text().split()) == 2
+
+
+def test_a_worker_on_a_clone_takes_no_live_claim(workers: WorkerProcesses, store: Store, gate: Path) -> None:
+    """Two machines with one host name. The other run lasts longer than a lease."""
+    for boot in ("11111111", "22222222"):
+        workers.start_on_a_clone(boot)
+    run = start_run(store, gate)
+    with gate.open("w") as writing:
+        other = start_text(store, "{name: w, steps: [{name: w, run: [{action: shell, command: sleep 1.2}]}]}")
+        assert wait_for_end(store, other).status.value == "succeeded"
+        writing.write("at last")
+    assert wait_for_end(store, run).result == {"message": "at last"}
+    assert len(Path(f"{gate}.pids").read_text().split()) == 1
 
 
 def test_a_terminated_worker_finishes_its_step(workers: WorkerProcesses, store: Store, gate: Path) -> None:

@@ -461,6 +461,25 @@ def test_a_sweep_reports_what_it_repaired(queue: LambdaQueue, monkeypatch: pytes
     assert queue.status(run) is not RunStatus.SUCCEEDED
 
 
+@pytest.mark.parametrize("part", ["triggers", "gates"])
+def test_a_sweep_repairs_runs_although_triggers_or_limits_fail(
+    queue: LambdaQueue, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    start(queue, ONE)
+    queue.records()  # and they are lost
+    later = queue.store.clock() + 1000
+
+    def fail(*_: Any) -> None:
+        raise StoreError("an item is damaged")
+
+    monkeypatch.setattr(DynamoStore, "clock", property(lambda _: lambda: later))
+    names = {"triggers": "due", "gates": "stalled"}
+    monkeypatch.setattr(type(getattr(queue.store, part)), names[part], fail)
+    with pytest.raises(StoreError, match="an item is damaged"):
+        handlers.sweep({}, FakeLambdaContext())
+    assert queue.records() != []
+
+
 def register_trigger(queue: LambdaQueue) -> LiveTrigger:
     """Register a playbook that starts every 40 seconds, and return its trigger."""
     plan = compile_text("""

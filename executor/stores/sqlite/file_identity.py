@@ -3,10 +3,10 @@
 Problem: a person may delete or replace either file under a service. What is written then is lost, or two
 threads write to different files. SQLite does not notice.
 
-Algorithm: the device and the number of a file are compared with those of its path. A write does so if an
-entry of the folder was created, deleted or renamed since the last check: then the time of the folder has
-changed. Within a tick of the clock the time stays as it is, so a time of just now counts as changed. At least
-every CHECK_SECONDS the paths are looked up anyway, because the folder itself may have been renamed.
+Algorithm: the device and the number of a file are compared with those of its path. A write does so if the
+time of the folder has changed: an entry was created, deleted or renamed since the last check. Within a tick
+of the clock the time stays as it is, so a time of just now counts as changed. At least every CHECK_SECONDS
+the paths are looked up anyway, because the folder itself may have been renamed.
 
 Cost: a read of the time of an open folder for each write, which takes half as long as the look-up of a path.
 

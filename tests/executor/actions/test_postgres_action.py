@@ -232,7 +232,7 @@ def test_the_place_in_a_statement_is_that_of_the_text_in_the_playbook(postgres_d
     assert caught.value.details["statement"] == "select $1::int,\n    5 % 2, nosuch"
 
 
-@pytest.mark.parametrize("sqlstate", ["40001", "40P01", "53300", "55P03", "57P03"])
+@pytest.mark.parametrize("sqlstate", ["25P03", "40001", "40P01", "53300", "55P03", "57P03"])
 def test_temporary_errors_are_retryable(postgres_dsn: str, sqlstate: str) -> None:
     raising = f"do $$ begin raise exception using errcode = '{sqlstate}'; end $$"
     with pytest.raises(ActionError) as caught:
