@@ -34,7 +34,7 @@ from tests.simulation.world import FinishedPlay, SimulatedWorld
 LOST = ("I1", "I7", "I8")
 DUPLICATED = ("I2", "I4", "I9", "I10")
 STUCK = ("I3", "I6", "I13")
-OTHER = ("I5", "I15", "I16", "I17")
+OTHER = ("I5", "I15", "I16", "I17", "I18")
 SAMPLE_SIZES = {"Postgres": 60, "DynamoDB": 30}
 """Cells of each scenario that are played on a backend that is too slow for all."""
 

@@ -17,6 +17,7 @@
 | I15 | Nothing happens before its time. |
 | I16 | An instant of a trigger is performed once, and its record names the run. |
 | I17 | An entry of the outbox exists if and only if the run has started, or has ended. |
+| I18 | The visits of a step with a rate of one unit take a window each, but for the last. |
 
 With `at_most_once`, I10 requires that an attempt is done once at most.
 """
@@ -138,6 +139,7 @@ def check_invariants(
     if scenario.is_fired:
         _check_trigger(world, scenario, play)
     _check_times(play)
+    _check_rates(scenario, play)
     _check_work(scenario, play, expected)
     if expected is not None:
         _check_same_end(scenario, end_of(play), end_of(expected), play)
@@ -289,6 +291,22 @@ def _waits_for_time(event: Event) -> bool:
     """Return whether a step waits for the end of `wait`, or for its time at a rate."""
     is_rate = "limit" in event.payload and event.payload["queued_before"] is None
     return is_rate or event.payload["actions"] == ["wait"]
+
+
+def _check_rates(scenario: Scenario, play: FinishedPlay) -> None:
+    """Check that the visits of a step with a rate of one unit took as long as the rate demands."""
+    for step in scenario.plan.steps.values():
+        per = max((limit.per_seconds or 0.0 for limit in step.rate if limit.units == 1), default=0.0)
+        begins = [
+            event.at for event in play.events if (event.type, event.step) == ("step.started", step.name)
+        ]
+        ends = [
+            event.at for event in play.events if (event.type, event.step) == ("step.completed", step.name)
+        ]
+        if per and ends:
+            seconds, wanted = max(ends) - min(begins), per * (len(ends) - 1)
+            message = f"{len(ends)} visits of `{step.name}` took {seconds:.1f} s instead of {wanted:.1f} s"
+            require(seconds >= wanted, "I18", message)
 
 
 def _parse_time(text: str) -> float:

@@ -18,6 +18,7 @@ from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.errors import TriggerChangedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
+from noetl.executor.model.rates import RateLog
 from noetl.executor.model.run import (
     NEVER,
     Branch,
@@ -357,6 +358,14 @@ def _write_without_dropping(event_buffer: EventBuffer, write: Callable[[Sequence
     write(event_buffer._next_batch(), event_buffer._written)
 
 
+def _keep_first_input(pending: Run, start: Run) -> Run:
+    return replace(pending, debounce=start.debounce)
+
+
+def _forget_reservation(log: RateLog, *_: float) -> RateLog:
+    return log
+
+
 JOINS = ("fork and join", "joins in joins")
 _FLUSH_BATCH = "noetl.executor.engine.event_buffer.EventBuffer.flush_batch"
 MUTANTS = (
@@ -406,6 +415,18 @@ MUTANTS = (
     Mutant("entries after the end", ("entries of the outbox",), frozenset({"I17"}), WritesEntriesSeparately),
     Mutant(
         "entries before the end", ("entries of the outbox",), frozenset({"I17"}), WritesEntriesBeforeTheEnd
+    ),
+    Mutant(
+        "a rate forgets what it reserves",
+        ("limits and rates",),
+        frozenset({"I18"}),
+        patches={"noetl.executor.model.rates.RateLog.take": _forget_reservation},
+    ),
+    Mutant(
+        "a joined start is lost",
+        ("debounced",),
+        frozenset({"I8"}),
+        patches={"noetl.executor.stores.sql.debounced.join_run": _keep_first_input},
     ),
     Mutant(
         "id not derived from its cause",
