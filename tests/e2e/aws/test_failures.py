@@ -21,6 +21,8 @@ CALL = (
     "steps: [{{name: a, run: [{{action: http, url: '{url}', as: reply}}]}}]\n"
     "output: {{status: '{{{{ reply.status }}}}'}}"
 )
+LIMITED_CALL = CALL.replace("name: a,", "name: a, concurrency: 1, rate: {{limit: 2, per: 1s}},")
+"""A call whose step has a place and a unit, which a lost worker must neither keep nor take twice."""
 
 VISIBILITY_SECONDS = 6
 """Visibility timeout. Five times as long is enough to start a function on a busy machine."""
@@ -68,10 +70,11 @@ def test_a_step_of_a_lost_worker_is_attempted_again(service: DeployedService, nu
             exchange.reply(200, connection="close")
 
     with serve(lose_once) as server:
-        id = service.start(CALL.format(url=server.url()))
+        id = service.start(LIMITED_CALL.format(url=server.url()))
         assert service.output(id) == {"status": 200}
         assert len(server.requests) == 2
         assert len({request.headers["traceparent"].split("-")[1] for request in server.requests}) == 1
+        assert service.output(service.start(LIMITED_CALL.format(url=server.url()))) == {"status": 200}
     assert service.status(id)["steps"]["a"]["visits"] == 1
 
 
