@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 from uuid import uuid4
@@ -24,6 +24,34 @@ from noetl.executor.actions._postgres_pool import CONNECTION_POOL
 from noetl.infra.migrations import upgrade
 
 DSN_VARIABLE = "NOETL_TEST_PG_DSN"
+END_SESSIONS = """
+    select pg_terminate_backend(pid, 10000) from pg_stat_activity
+    where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
+"""
+DELETE_ROWS = """
+    do $$ declare name text; begin
+        for name in
+            select format('%I', tablename) from pg_tables
+            where schemaname = 'public' and tablename <> 'noetl_migrations'
+        loop
+            execute 'delete from ' || name;
+        end loop;
+    end $$
+"""
+DESCRIPTION = """
+    select
+        (select md5(string_agg(
+            attrelid::regclass || attname || atttypid || attnotnull, ',' order by attrelid, attnum
+        )) from pg_attribute join pg_class on pg_class.oid = attrelid
+        where relnamespace = 'public'::regnamespace),
+        (select md5(string_agg(conname || pg_get_constraintdef(oid), ',' order by oid)) from pg_constraint
+        where connamespace = 'public'::regnamespace),
+        (select array_agg(number order by number) from noetl_migrations),
+        (select count(*) from pg_db_role_setting join pg_database on pg_database.oid = setdatabase
+        where datname = current_database())
+"""
+"""The columns, constraints, migrations and settings of a database."""
+
 FAST_OPTIONS = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -64,6 +92,23 @@ def postgres_store_dsn(postgres_server: str, postgres_template: str) -> Iterator
         yield dsn
 
 
+@pytest.fixture(scope="session")
+def postgres_databases(postgres_server: str, postgres_template: str) -> Iterator[ReusedDatabases]:
+    """Databases that tests use one after the other."""
+    with ExitStack() as stack:
+        yield ReusedDatabases(postgres_server, postgres_template, stack)
+
+
+@pytest.fixture
+def reused_postgres_dsn(postgres_databases: ReusedDatabases) -> Iterator[str]:
+    """The DSN of a database with the newest schema and without rows, which other tests may have used.
+
+    It costs a tenth of a copy. A test that measures reads, or changes the schema, takes a copy.
+    """
+    with postgres_databases.take() as dsn:
+        yield dsn
+
+
 @pytest.fixture
 def no_idle_connections() -> Iterator[None]:
     """Pool of the action `postgres` that is empty again after the test."""
@@ -83,6 +128,35 @@ def empty_database(server: str, *, template: str = "template1") -> Iterator[str]
     yield urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"drop database {name} with (force)".encode())
+
+
+class ReusedDatabases:
+    """Copies of a template, each for one test at a time. One that a test has changed is not used again."""
+
+    def __init__(self, server: str, template: str, stack: ExitStack) -> None:
+        self._server = server
+        self._template = template
+        self._stack = stack
+        self._spare: list[tuple[str, str]] = []
+
+    @contextmanager
+    def take(self) -> Iterator[str]:
+        """Yield the DSN of a database without rows."""
+        if not self._spare:
+            dsn = self._stack.enter_context(empty_database(self._server, template=self._template))
+            self._spare.append((dsn, _describe_database(dsn)))
+        dsn, description = self._spare.pop()
+        yield dsn
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(END_SESSIONS)
+            connection.execute(DELETE_ROWS)
+        if _describe_database(dsn) == description:
+            self._spare.append((dsn, description))
+
+
+def _describe_database(dsn: str) -> str:
+    with psycopg.connect(dsn) as connection:
+        return repr(connection.execute(DESCRIPTION).fetchone())
 
 
 @contextmanager

@@ -264,7 +264,7 @@ def proxy(restartable_dsn: str) -> Iterator[CuttingProxy]:
 
 @pytest.mark.parametrize("loses", ["request", "response"])
 @pytest.mark.parametrize(
-    ("text", "cut"), [(CHAIN, b"), entered as"), (DIAMOND, b"COMMIT")], ids=["chain", "fork"]
+    ("text", "cut"), [(CHAIN, b"), entered as"), (DIAMOND, b"COMMIT\0")], ids=["chain", "fork"]
 )
 def test_a_commit_with_a_lost_response_is_made_at_most_once(
     proxy: CuttingProxy, text: str, cut: bytes, loses: str

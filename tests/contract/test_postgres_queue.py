@@ -92,9 +92,9 @@ EXAMPLES = {
 
 
 @pytest.fixture
-def queue(aws: Client, postgres_store_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def queue(aws: Client, reused_postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
     url = str(aws("sqs").create_queue(QueueName="noetl", Attributes={"VisibilityTimeout": "30"})["QueueUrl"])
-    monkeypatch.setenv("NOETL_STORE", postgres_store_dsn)
+    monkeypatch.setenv("NOETL_STORE", reused_postgres_dsn)
     monkeypatch.setenv("NOETL_QUEUE", url)
     return url
 
@@ -299,11 +299,11 @@ def test_a_queue_that_refuses_messages_loses_nothing(
     assert process_messages(store, aws, queue, run, chained=True).status is RunStatus.SUCCEEDED
 
 
-def test_a_process_has_few_connections(store: PostgresStore, postgres_store_dsn: str) -> None:
+def test_a_process_has_few_connections(store: PostgresStore, reused_postgres_dsn: str) -> None:
     """Each concurrent invocation is a process, with at most four connections and none for notifications."""
     run = start_service_run(store, DIAMOND)
     run_concurrently(20, lambda _: [store.runs.visits(run.id) for _ in range(50)])
-    with psycopg.connect(postgres_store_dsn) as connection:
+    with psycopg.connect(reused_postgres_dsn) as connection:
         query = (
             "select query from pg_stat_activity"
             " where application_name = 'noetl' and datname = current_database()"
@@ -316,25 +316,27 @@ def test_a_process_has_few_connections(store: PostgresStore, postgres_store_dsn:
 class TestSecret:
     """A database whose address is in Secrets Manager."""
 
-    def test_a_secret_with_a_uri(self, queue: str, aws: Client, postgres_store_dsn: str) -> None:
-        arn = aws("secretsmanager").create_secret(Name="noetl", SecretString=f"{postgres_store_dsn}\n")["ARN"]
-        assert resolve_url(arn) == postgres_store_dsn
+    def test_a_secret_with_a_uri(self, queue: str, aws: Client, reused_postgres_dsn: str) -> None:
+        arn = aws("secretsmanager").create_secret(Name="noetl", SecretString=f"{reused_postgres_dsn}\n")[
+            "ARN"
+        ]
+        assert resolve_url(arn) == reused_postgres_dsn
         store = open_store(arn)
         assert isinstance(store, PostgresStore)
         store.close()
 
     def test_the_secret_is_read_for_each_new_connection(
-        self, queue: str, aws: Client, postgres_server: str, postgres_store_dsn: str
+        self, queue: str, aws: Client, postgres_server: str, reused_postgres_dsn: str
     ) -> None:
         """The new address is that of another database, which makes the change visible."""
-        arn = aws("secretsmanager").create_secret(Name="changing", SecretString=postgres_store_dsn)["ARN"]
+        arn = aws("secretsmanager").create_secret(Name="changing", SecretString=reused_postgres_dsn)["ARN"]
         store = open_store(arn)
         run = start_run(store, DIAMOND)
         with empty_database(postgres_server) as other:
             upgrade(other)
             aws("secretsmanager").put_secret_value(SecretId=arn, SecretString=other)
             assert store.runs.get(run.tenant, run.id) is not None
-            with psycopg.connect(postgres_store_dsn, autocommit=True) as connection:
+            with psycopg.connect(reused_postgres_dsn, autocommit=True) as connection:
                 connection.execute(
                     "select pg_terminate_backend(pid) from pg_stat_activity"
                     " where datname = current_database() and pid <> pg_backend_pid()"

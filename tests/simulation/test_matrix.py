@@ -28,7 +28,7 @@ from tests.simulation.scenarios import SCENARIOS, Scenario
 from tests.simulation.world import FinishedPlay, SimulatedWorld
 
 SAMPLE_SIZES = {"memory store": 12, "memory": 12, "SQLite": 6, "Postgres": 4, "DynamoDB": 2}
-MAX_RESUMES = 30
+MAX_RESUMES = dict.fromkeys(SAMPLE_SIZES, 30) | {"DynamoDB": 15}
 """How many faults in a resume are tested on each backend, of up to 61."""
 
 all_scenarios = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
@@ -68,7 +68,7 @@ def test_invariants_hold_for_faults_in_a_resume(backend: StoreBackend, name: str
     end = next(number for number, (port, _) in numbered_calls if number > first and port == "clock")
     cells = [cell for cell in all_cells(scenario, expected) if first <= min(cell.faults) < end]
     assert cells
-    for cell in sample_cells(cells, MAX_RESUMES, name):
+    for cell in sample_cells(cells, MAX_RESUMES[backend.name], name):
         play_cell(world, cell, expected)
 
 
