@@ -8,8 +8,8 @@ to what waits.
 A shared limit belongs to all tenants, and hides a limit of a tenant with its name. So no tenant evades it.
 Only a caller with access to the store changes it.
 
-Cost: two reads, or one and a write, for each call. Each entry of the queue of a shared
-limit takes one more: whether the run is one of the tenant.
+Cost: two reads, or one and a write, for each call. Each entry of the queue of a shared limit takes one more
+read, of whether its run is one of the tenant.
 
 Limits: at most MAX_LIMITS limits of operators of a tenant, and as many shared ones, counted before a new one
 is written.
@@ -22,7 +22,16 @@ from noetl.api.service.limit_views import LimitEntry, LimitPage, LimitQueue, Lim
 from noetl.api.service.tenant import TenantContext
 from noetl.executor.engine.slots import grant_next
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.gates import MAX_UNITS, SHARED_TENANT, Gate, GateKey, LimitKind, Slot, named_gate
+from noetl.executor.model.gates import (
+    MAX_UNITS,
+    OWN_PREFIX,
+    SHARED_TENANT,
+    Gate,
+    GateKey,
+    LimitKind,
+    Slot,
+    named_gate,
+)
 from noetl.executor.stores.cursors import write_key_cursor
 from noetl.planner.frozen import frozen
 from noetl.planner.limits import (
@@ -39,8 +48,6 @@ LIMITS_PER_PAGE = 100
 MAX_LIMITS_OF_PAGE = 1000
 MAX_SHARED_OF_PAGE = 100
 """The most entries of a page of the queue of a shared limit."""
-
-_OWN = "own:"
 
 
 @frozen
@@ -159,7 +166,7 @@ class LimitService:
             NotFoundError: there is no such limit.
         """
         tenant, gates = self.context.tenant, self.context.store.gates
-        if name.startswith(_OWN):
+        if name.startswith(OWN_PREFIX):
             gate = gates.gate(GateKey(name, tenant))
         else:
             gate = gates.gate(named_gate(SHARED_TENANT, name)) or gates.gate(named_gate(tenant, name))

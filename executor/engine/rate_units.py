@@ -1,15 +1,15 @@
 """The units that a claimed visit takes from the rates of its step.
 
-Problem: each attempt of a step takes units, and a batch of a loop one for each of its items. A claim that
-only continues what has begun takes none.
+Problem: each attempt of a step takes a unit, and each batch of a loop takes one for each of its items. A
+claim that only continues an attempt takes none.
 
-Algorithm: the journal of a suspended visit says what has begun. Between two attempts, rounds or batches it
-names no action. The items of the next batch are counted as the loop will count them.
+Algorithm: the journal of a suspended visit says which actions have begun. Between two attempts, rounds or
+batches it names none. The items of the next batch are counted as the loop will count them.
 
-Cost: nothing for a step without a loop. Else the list of the items is evaluated once more.
+Cost: nothing for a step without a loop. A loop evaluates the list of its items once more.
 
-Limits: an attempt that is repeated after its worker was lost finds the units that it has. What has failed in
-a loop and is not repeated counts again.
+Limits: an attempt that is repeated after its worker was lost finds the units that it has. Failed items of a
+loop that are not repeated are counted again.
 """
 
 from __future__ import annotations

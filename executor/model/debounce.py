@@ -1,6 +1,6 @@
 """Debounce: starts that follow each other soon make one run, which has the input of the last of them.
 
-Problem: a source reports each of many small changes, and the work for all of them need be done once. Starts
+Problem: a source reports each of many small changes, but the work is needed only once for all of them. Starts
 arrive at several processes at the same time, and a worker may begin the run at that moment.
 
 Algorithm: a trailing-edge debounce with a longest wait, kept as a record of the store. The first start of a
@@ -54,7 +54,7 @@ def is_pending(run: Run, first: Visit) -> bool:
 
 
 def join_run(pending: Run, start: Run) -> Run:
-    """Return a pending run with what a newer start gives it. `debounce` says that the start has joined it."""
+    """Return a pending run with the input of a newer start. `debounce` says that the start has joined it."""
     return replace(
         pending,
         input=start.input,

@@ -103,14 +103,14 @@ def leave_flow(flow: Flow, count: int = 1) -> Flow:
     return replace(flow, waiting=flow.waiting - count)
 
 
-def in_order(flows: Iterable[Flow]) -> list[Flow]:
+def sort_flows(flows: Iterable[Flow]) -> list[Flow]:
     """Return flows in the order in which they are served next."""
     return sorted(flows, key=lambda flow: (flow.tag, flow.name))
 
 
 def first_flow(flows: Iterable[Flow]) -> Flow | None:
     """Return the flow that is served next, or None if none waits."""
-    return min(flows, key=lambda flow: (flow.tag, flow.name), default=None)
+    return next(iter(sort_flows(flows)), None)
 
 
 def serve_flow(gate: Gate, flow: Flow, slot: Slot, now: float) -> tuple[Gate, Flow, Slot] | None:

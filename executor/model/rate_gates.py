@@ -1,13 +1,13 @@
 """Gates of rates: an owner reserves units at a time, and its slot is held from this time on.
 
-Problem: the work of an owner may begin only when all of its rates have free units, and at the same time. What
-waits must hold no worker.
+Problem: the work of an owner may begin only at a time at which all of its rates have free units. An owner
+that waits must hold no worker.
 
-Algorithm: reservation in time. Each rate names the earliest time at which it has free units, not before that
-of the others. This is repeated until all name the same time, a fixed point from below (Kleene). The units are
-taken there in all rates. An owner that does not wait so long reserves nothing.
+Algorithm: reservation in time. Each rate names its earliest time with free units that is not before the times
+of the others. This is repeated until all rates name the same time: the least fixed point (Kleene). The units
+are taken at this time in all rates. An owner that does not wait so long reserves nothing.
 
-Cost: for each rate, one pass over its reservations for each step to the fixed point.
+Cost: each round to the fixed point reads the reservations of each rate once.
 
 Limits: those of `noetl.executor.model.rates`.
 """

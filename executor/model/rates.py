@@ -1,15 +1,15 @@
-"""Rates: when units may be taken, so that no window of a rate has more than its limit.
+"""Rates: the times at which units may be taken, so that no window of a rate has more than its limit.
 
 Problem: a limit of 100 units in one minute must hold in each minute, not only in those that a clock begins.
-What must wait shall know its time, so that a timer resumes it.
+An owner that has to wait must know its time, so that a timer can resume it.
 
 Algorithm: a sliding log of reservations (compare the sliding-window log of rate limiters). A rate keeps the
 times at which units were taken, and times in the future that are reserved. A reservation is never earlier
 than the one before it. So the window that ends at its time has all units that count. The earliest time is
 that at which enough of the oldest units have left the window.
 
-The log is bounded. If it has more than `MAX_ENTRIES` entries, those in the same sixtieth of the window become
-one, with the later of their times. So a window may get fewer units than its limit, but never more.
+The log is bounded. If it has more than `MAX_ENTRIES` entries, those in the same sixtieth of the window are
+merged at the latest of their times. So a window may get fewer units than its limit, but never more.
 
 | method of `RateLog` | what it returns |
 | --- | --- |
@@ -99,7 +99,7 @@ class RateLog:
     def turn_back(self, now: float) -> RateLog:
         """Return the log as of now. A clock that was moved back by more than a window moves all entries.
 
-        So what asks waits for no more than a window because of the clock.
+        So the clock delays a new owner by a window at most.
         """
         seconds = self.read_at - now
         if seconds <= self.per:

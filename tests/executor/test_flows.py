@@ -10,10 +10,10 @@ from noetl.executor.model.flows import (
     count_before,
     first_flow,
     flow_name,
-    in_order,
     join_flow,
     rank_of,
     serve_flow,
+    sort_flows,
 )
 from noetl.executor.model.gates import Gate, Slot, SlotOwner, give_back, named_gate
 from noetl.planner.frozen import replace
@@ -43,7 +43,7 @@ class SimulatedQueue:
         """Let the slot that is held be given back, and grant the next."""
         flow = first_flow(self.flows.values())
         assert flow is not None
-        assert flow == in_order(self.flows.values())[0]
+        assert flow == sort_flows(self.flows.values())[0]
         head = min(self.slots[flow.name], key=lambda slot: (slot.rank, slot.owner))
         self.gate = give_back(self.gate, replace(head, held_at=0.0))
         granted = serve_flow(self.gate, flow, head, 1.0)

@@ -24,7 +24,7 @@ from enum import Enum
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import StoreError
-from noetl.executor.model.flows import Flow, in_order, serve_flow
+from noetl.executor.model.flows import Flow, serve_flow, sort_flows
 from noetl.executor.model.gates import Gate, GateKey, Slot, SlotOwner, grant
 from noetl.executor.model.run import VisitStatus
 from noetl.executor.model.visit_states import ACTIVE
@@ -135,7 +135,7 @@ class Grants:
 
     def _first_ticket(self, key: GateKey) -> tuple[Flow, Item] | None:
         """Return the flow that is served next and its first ticket. Pass over a flow without tickets."""
-        for flow in in_order(list_flows(self._context.table, key)):
+        for flow in sort_flows(list_flows(self._context.table, key)):
             pk, first = keys.ticket(key, flow.name, "")
             page, _ = self._context.table.query_range(pk, (first, f"{first}{keys.END_OF_TEXTS}"), limit=1)
             if page:
