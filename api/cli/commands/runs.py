@@ -353,8 +353,11 @@ def _wait_lines(report: RunDetails) -> Iterator[str]:
 
     past_time = None if report.moment is None else parse_time(report.moment.event.at)
     now = time.time() if past_time is None else past_time
+    release = ""
+    if report.status == "paused":
+        release = f"; `noetl runs unpause {report.workflow_id}` lets it continue"
     for name, step in report.steps.items():
-        if wait := _describe_step_wait(name, step, now):
+        if wait := _describe_step_wait(name, step, now, release):
             yield wait
             yield from _describe_questions(step)
 
@@ -390,7 +393,7 @@ def _write_errors(errors: Sequence[ErrorRecord], report: RunDetails, plan: Plan 
             write_stdout(f"{format_error(error)}\n")
 
 
-def _describe_step_wait(name: str, step: StepReport, now: float) -> str | None:
+def _describe_step_wait(name: str, step: StepReport, now: float, release: str) -> str | None:
     """Return words for what a step waits for, or None. After its due time it waits only for a worker."""
     from noetl.api.cli.display.run_board import ActiveVisit, describe_limit, describe_wait, parse_time
     from noetl.planner.diagnostics.terminal_text import to_printable
@@ -401,7 +404,7 @@ def _describe_step_wait(name: str, step: StepReport, now: float) -> str | None:
     shown_time = "" if wait.until is None else f"{wait.until[:19]}Z"
     due_at = parse_time(wait.until)
     if due_at is not None and due_at <= now:
-        return f"{to_printable(name)} has been due since {shown_time}"
+        return f"{to_printable(name)} has been due since {shown_time}{release}"
     preposition = "until" if wait.actions or wait.retried is None else "at"
     shown_until = f" {preposition} {shown_time}" if shown_time else ""
     limit = "" if wait.limit is None else describe_limit(vars(wait.limit))

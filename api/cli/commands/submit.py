@@ -190,5 +190,7 @@ def _describe_error(error: Any) -> list[str]:
     if not isinstance(error, dict):
         return [str(error)]
     line = f"line {error['line']}: " if "line" in error else ""
-    first = f"{line}step `{error.get('step')}`: {error.get('type')}: {error.get('message')}"
+    step = f"step `{error['step']}`" if error.get("step") else "the run"
+    action = f", action {error['action']}" if error.get("action") else ""
+    first = f"{line}{step}{action}: {error.get('type')}: {error.get('message')}"
     return [first, *fact_lines(error)]

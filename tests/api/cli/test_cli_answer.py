@@ -101,6 +101,9 @@ def test_a_run_without_a_worker_has_a_hint(noetl: Command, abandoned: str) -> No
         f"no live worker holds this run; resume it with `noetl runs resume {id}`",
     ]
     assert "\nask has been due since 20" in noetl("runs", "show", id).out
+    noetl("runs", "pause", id)
+    assert f"Z; `noetl runs unpause {id}` lets it continue" in noetl("runs", "show", id).out
+    noetl("runs", "unpause", id)
     assert noetl("runs", "resume", id, "-q").json == {"decision": 7}
 
 

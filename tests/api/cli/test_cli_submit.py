@@ -105,7 +105,8 @@ def test_the_steps_are_shown_while_the_command_waits(noetl: Command, monkeypatch
     states = iter(
         [{}, {"a": ("running", 1)}, {"a": ("succeeded", 1), "b": ("retrying", 2)}, {"b": ("failed", 2)}]
     )
-    error = {"type": "Failed", "message": "no", "step": "b", "line": 7, "expression": "{{ n }}"}
+    error = {"type": "Failed", "message": "no", "step": "b", "line": 7, "action": "fail"}
+    error["expression"] = "{{ n }}"
 
     def answer(exchange: StubExchange) -> None:
         run = {"workflow_id": "r1", "status": "failed"}
@@ -132,7 +133,7 @@ def test_the_steps_are_shown_while_the_command_waits(noetl: Command, monkeypatch
         "  2 more items have failed; `noetl runs items` lists them",
         "↻ b  retrying  visit 2",
         "✗ b  visit 2",
-        "line 7: step `b`: Failed: no",
+        "line 7: step `b`, action fail: Failed: no",
         "  expression  {{ n }}",
         "run r1 failed",
     ]
