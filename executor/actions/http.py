@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from noetl.executor.actions._formats import check_value_count
 from noetl.executor.actions.action import DEFAULT_TIMEOUT_SECONDS, Call
 from noetl.executor.clients.content_type import parse_content_type
-from noetl.executor.clients.egress import MAX_IDLE_SECONDS
+from noetl.executor.clients.egress import MAX_IDLE_SECONDS, MAX_PORT
 from noetl.executor.errors import ActionError
 from noetl.executor.model.arriving_data import json_weight
 from noetl.executor.model.json_values import (
@@ -248,6 +248,8 @@ def _check_url(url: httpx.URL) -> httpx.URL:
         raise forbidden_address(f"`url` must begin with http:// or https://{scheme}")
     if not url.host:
         raise _parameter_error("`url` has no host")
+    if url.port is not None and not 0 < url.port <= MAX_PORT:
+        raise _parameter_error(f"`url` has the port {url.port}, which does not exist")
     if url.userinfo:
         raise _parameter_error("`url` must not contain a user name or password: use `auth`")
     return url

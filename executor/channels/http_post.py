@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
+from noetl.executor.clients.egress import MAX_PORT
 from noetl.executor.errors import ActionError
 from noetl.executor.model.deliveries import SEND_SECONDS, DeliveryFailure
 from noetl.executor.security.redaction import redact
@@ -70,10 +71,13 @@ def parse_target(text: str) -> httpx.URL:
 
     try:
         url = httpx.URL(text)
+        has_host = bool(url.host)  # It is decoded when it is read.
     except (httpx.InvalidURL, UnicodeError):
-        url = httpx.URL("")
-    if url.scheme not in ("http", "https") or not url.host:
+        raise _invalid("the URL of a channel is invalid") from None
+    if url.scheme not in ("http", "https") or not has_host:
         raise _invalid("the URL of a channel must begin with http:// or https://")
+    if url.port is not None and not 0 < url.port <= MAX_PORT:
+        raise _invalid(f"the URL of a channel has the port {url.port}, which does not exist")
     if url.userinfo:
         raise _invalid("the URL of a channel must not contain a user name or password")
     return url

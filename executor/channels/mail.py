@@ -33,7 +33,7 @@ from noetl.executor.channels.message import Message
 from noetl.executor.clients.deadline_stream import DeadlineStream, connect
 from noetl.executor.clients.egress import CONNECT_SECONDS, resolve_and_vet
 from noetl.executor.clients.time_limit import time_limit
-from noetl.executor.model.deliveries import SEND_SECONDS, DeliveryFailure
+from noetl.executor.model.deliveries import SEND_SECONDS, DeliveryFailure, cut_problem
 from noetl.executor.security.redaction import redact
 from noetl.planner.frozen import frozen
 
@@ -251,7 +251,7 @@ def _check(answer: tuple[int, bytes], refused: str) -> None:
 
 def _describe(code: int, text: bytes | str) -> str:
     decoded = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    return f"{code} {redact(' '.join(decoded.split()))}".strip()
+    return cut_problem(f"{code} {redact(' '.join(decoded.split()))}".strip())
 
 
 def _compose(target: MailTarget, message: Message, now: float) -> bytes:

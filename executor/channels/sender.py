@@ -13,13 +13,13 @@ from noetl.executor.channels.mail_target import parse_mail_target
 from noetl.executor.channels.message import Message
 from noetl.executor.errors import ActionError
 from noetl.executor.model.channels import Channel
-from noetl.executor.model.deliveries import DeliveryFailure
+from noetl.executor.model.deliveries import DeliveryFailure, cut_problem
 from noetl.executor.security.event_buses import BUSES_SETTING, AllowedBuses
 from noetl.executor.security.secret_access import SecretAccess
 from noetl.executor.security.secret_hosts import SecretHosts
 from noetl.executor.security.secret_sources import resolve_secret
 from noetl.executor.security.webhook_signatures import SigningSecretError
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 
 _SECRET = re.compile(r"\s*\{\{\s*secrets\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}\s*")
 
@@ -51,15 +51,20 @@ class Sender:
             CancelledError: `stopping` was set.
         """
         try:
-            if channel.type == "eventbridge":
-                return self._put_event(channel, message)
-            if channel.type == "email":
-                return self._mail(channel, message, now)
-            return self._post(channel, message, now)
+            failure = self._send(channel, message, now)
         except ActionError as error:
-            return DeliveryFailure(error.message, is_away=False)
+            failure = DeliveryFailure(error.message, is_away=False)
         except SigningSecretError as error:
-            return DeliveryFailure(f"the signing secret is invalid: {error}", is_away=False)
+            failure = DeliveryFailure(f"the signing secret is invalid: {error}", is_away=False)
+        # A receiver may have chosen the text, which also goes into the log.
+        return None if failure is None else replace(failure, reason=cut_problem(failure.reason))
+
+    def _send(self, channel: Channel, message: Message, now: float) -> DeliveryFailure | None:
+        if channel.type == "eventbridge":
+            return self._put_event(channel, message)
+        if channel.type == "email":
+            return self._mail(channel, message, now)
+        return self._post(channel, message, now)
 
     def _put_event(self, channel: Channel, message: Message) -> DeliveryFailure | None:
         from noetl.executor.channels.eventbridge import put_event

@@ -46,6 +46,8 @@ CONNECT_SECONDS = 10.0
 MAX_IDLE_SECONDS = 60.0
 """How long a server may send nothing, if the playbook sets no `timeout`."""
 
+MAX_PORT = 65_535
+
 MAX_LOOKUPS = 64
 """How many lookups of names run at once in this process."""
 
@@ -151,8 +153,11 @@ def resolve_and_vet(
 
     Raises:
         ActionError: `ForbiddenAddress`.
-        OSError: the host has no address; TimeoutError if the resolver does not answer in time.
+        OSError: the host has no address, or no host has the port; TimeoutError if the resolver does not
+            answer in time.
     """
+    if not 0 < port <= MAX_PORT:
+        raise OSError(f"there is no port {port}")
     if is_forbidden_host(host):
         raise forbidden_address(f"`{action}` must not reach `{host}`")
     return vet(host, _resolve_in_time(resolver, host, port), networks, action)

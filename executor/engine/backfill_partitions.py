@@ -43,20 +43,23 @@ def next_instant(partitions: PartitionRange, schedule: Schedule, instant: float)
     assert partitions.start_at is not None
     assert partitions.end_at is not None
     earliest = max(instant, partitions.start_at)
-    source = schedule
-    if partitions.every_seconds is not None:
-        source = Schedule(every_seconds=partitions.every_seconds, start_at=partitions.start_at)
-    following = source.next_after(earliest - _JUST_BEFORE)
+    following = _source_of(partitions, schedule).next_after(earliest - _JUST_BEFORE)
     return None if following is None or following >= partitions.end_at else following
 
 
-def count_instants(partitions: PartitionRange, schedule: Schedule, most: int) -> int:
-    """Return the number of instants of a range, at most `most`."""
+def count_instants(partitions: PartitionRange, schedule: Schedule) -> int:
+    """Return the number of instants of a range."""
     assert partitions.start_at is not None
-    count, instant = 0, next_instant(partitions, schedule, partitions.start_at)
-    while instant is not None and count < most:
-        count, instant = count + 1, next_instant(partitions, schedule, instant + 2 * _JUST_BEFORE)
-    return count
+    assert partitions.end_at is not None
+    source = _source_of(partitions, schedule)
+    return source.count_between(partitions.start_at, partitions.end_at)
+
+
+def _source_of(partitions: PartitionRange, schedule: Schedule) -> Schedule:
+    """Return the schedule of the instants of a range: one of its own, or that of the trigger."""
+    if partitions.every_seconds is None:
+        return schedule
+    return Schedule(every_seconds=partitions.every_seconds, start_at=partitions.start_at)
 
 
 def read_partitions(
@@ -153,12 +156,13 @@ def find_previous(schedule: Schedule, instant: float) -> float | None:
     1704099600.0
     """
     span = _FIRST_SPAN
-    while span < _LAST_SPAN:
-        found = schedule.next_after(instant - span)
-        previous = None
-        while found is not None and found < instant - _JUST_BEFORE:
-            previous, found = found, schedule.next_after(found)
-        if previous is not None:
-            return previous
+    while not schedule.count_between(instant - span, instant):
         span *= 4
-    return None
+        if span > _LAST_SPAN:
+            return None
+    # The last instant is at `low` or later, and before `high`.
+    low, high = instant - span, instant
+    while schedule.count_between(low, high) > 1:
+        middle = (low + high) / 2
+        low, high = (middle, high) if schedule.count_between(middle, high) else (low, middle)
+    return schedule.next_after(low - _JUST_BEFORE)

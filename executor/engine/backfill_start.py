@@ -160,7 +160,7 @@ def _find_range(
     if distance is not None and distance < 1:
         raise _invalid("`every` must be at least 1 s")
     partitions = PartitionRange(0, start, end, distance)
-    total = count_instants(partitions, schedule, MAX_PARTITIONS + 1)
+    total = count_instants(partitions, schedule)
     if total > MAX_PARTITIONS:
         raise _invalid(f"a backfill has at most {MAX_PARTITIONS:,} partitions; choose a shorter range")
     if total == 0:

@@ -48,7 +48,6 @@ from noetl.executor.model.gates import (
     own_gate,
     own_rate_gate,
 )
-from noetl.executor.model.ids import derived_id
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.outcome import error_record
 from noetl.executor.model.run import NEVER, Claim, Commit, ErrorRecord, Run, RunStatus, Visit
@@ -331,9 +330,10 @@ def _request_slot(store: Store, limit: Limit, scope: Scope, step: str | None, po
 def _name_flow(run: Run, gate: GateKey, fair: str) -> str:
     """Return the name of the flow of a run or its visits at a gate.
 
-    No tenant reads the names of another one in the list of a shared limit.
+    At a limit that all tenants share, each tenant is one flow. Otherwise one with many flows would have more
+    turns than the others.
     """
-    return flow_name(redact_for_storage(fair if gate.tenant == run.tenant else derived_id(run.tenant, fair)))
+    return flow_name(redact_for_storage(fair if gate.tenant == run.tenant else run.tenant))
 
 
 def _named_gate(store: Store, tenant: str, name: str) -> GateKey:

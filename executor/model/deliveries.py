@@ -100,7 +100,9 @@ def fail_attempt(entry: OutboxEntry, failure: DeliveryFailure, now: float) -> Ou
         return give_up(entry, failure.reason, now)
     pause = max(RETRY_SECONDS[attempts - 1], failure.retry_after or 0.0)
     pause = min(pause, KEPT_SECONDS)
-    return _move(entry, now + pause, problem=_cut(failure.reason), failed_at=timestamp(now), is_sending=False)
+    return _move(
+        entry, now + pause, problem=cut_problem(failure.reason), failed_at=timestamp(now), is_sending=False
+    )
 
 
 def hold(entry: OutboxEntry, now: float) -> OutboxEntry:
@@ -112,7 +114,12 @@ def hold(entry: OutboxEntry, now: float) -> OutboxEntry:
 def give_up(entry: OutboxEntry, reason: str, now: float) -> OutboxEntry:
     """Return an entry that is undelivered."""
     state = DeliveryState.UNDELIVERED.value
-    changes = {"state": state, "problem": _cut(reason), "failed_at": timestamp(now), "is_sending": False}
+    changes = {
+        "state": state,
+        "problem": cut_problem(reason),
+        "failed_at": timestamp(now),
+        "is_sending": False,
+    }
     return replace(_move(entry, None, **changes), expires_at=now + KEPT_SECONDS)
 
 
@@ -138,7 +145,7 @@ def retry_delivery(entry: OutboxEntry, now: float) -> OutboxEntry:
 def pause_refused_channel(channel: Channel, reason: str) -> Channel:
     """Return a channel that is paused because its receiver wants no more notifications."""
     return replace(
-        channel, is_paused=True, paused_reason=_cut(reason), retry_at=None, edition=channel.edition + 1
+        channel, is_paused=True, paused_reason=cut_problem(reason), retry_at=None, edition=channel.edition + 1
     )
 
 
@@ -152,5 +159,6 @@ def _move(entry: OutboxEntry, due_at: float | None, **changes: Any) -> OutboxEnt
     return replace(postpone_entry(entry, due_at), record=record)
 
 
-def _cut(text: str) -> str:
+def cut_problem(text: str) -> str:
+    """Return the reason of a failure as it is kept."""
     return text if len(text) <= MAX_PROBLEM_LENGTH else f"{text[: MAX_PROBLEM_LENGTH - 1]}…"

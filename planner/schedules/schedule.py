@@ -101,6 +101,39 @@ class Schedule:
         found = next_instant(Cron(self.cron), ZoneInfo(self.timezone), after)
         return None if found is None else found.timestamp()
 
+    def count_between(self, start: float, end: float) -> int:
+        """Return how many instants there are from `start` on and before `end`.
+
+        >>> Schedule(every_seconds=60).count_between(60.0, 180.0)
+        2
+        """
+        start = start if self.start_at is None else max(start, self.start_at)
+        end = end if self.end_at is None else min(end, self.end_at)
+        if start >= end:
+            return 0
+        if self.every_seconds is not None:
+            return self._count_intervals_before(end) - self._count_intervals_before(start)
+        from zoneinfo import ZoneInfo
+
+        from noetl.planner.schedules.cron import Cron
+        from noetl.planner.schedules.zone import count_instants
+
+        assert self.cron is not None
+        since, until = (datetime.fromtimestamp(instant, UTC) for instant in (start, end))
+        return count_instants(Cron(self.cron), ZoneInfo(self.timezone), since, until)
+
+    def _count_intervals_before(self, end: float) -> int:
+        """Return the number of multiples of the interval before an instant, which is not before the first."""
+        assert self.every_seconds is not None
+        first = self.start_at or 0.0
+        count = math.ceil((end - first) / self.every_seconds)
+        # The quotient is rounded.
+        return next(
+            number
+            for number in (count + 1, count, count - 1)
+            if first + (number - 1) * self.every_seconds < end
+        )
+
     def to_json(self) -> dict[str, Any]:
         return {
             "cron": self.cron,

@@ -13,7 +13,10 @@ Algorithm: PEP 495. A wall-clock time has the offset before a change (`fold=0`) 
 The first instants of ascending wall-clock times ascend, too. So a search may end at the first of them that
 is not before the best one so far.
 
-Cost: a constant number of matches for each instant. In the hour after a repetition, those of one hour.
+Instants of a time are counted between the changes of the offset, where each wall-clock time is one instant.
+
+Cost: a constant number of matches for each instant. In the hour after a repetition, those of one hour. To
+count costs some microseconds for each day, however many instants there are.
 
 Limits: an offset has at most one change in a day.
 """
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -58,6 +62,67 @@ def find_gaps(zone: ZoneInfo, after: datetime, days: int) -> tuple[Gap, ...]:
             wall_clock = instant.replace(tzinfo=None)
             gaps.append(Gap(instant, wall_clock + before, wall_clock + later))
     return tuple(gaps)
+
+
+class OffsetChange(NamedTuple):
+    """A change of the offset of a zone at an instant."""
+
+    instant: datetime
+    before: timedelta
+    later: timedelta
+
+    @property
+    def wall_clocks(self) -> tuple[datetime, datetime]:
+        """The wall-clock times of the instant, with the offset before the change and with the one after."""
+        naive = self.instant.replace(tzinfo=None)
+        return naive + self.before, naive + self.later
+
+
+def find_changes(zone: ZoneInfo, start: datetime, end: datetime) -> list[OffsetChange]:
+    """Return the changes of the offset of a zone from `start` on and before `end`, in ascending order.
+
+    >>> berlin = ZoneInfo("Europe/Berlin")
+    >>> changes = find_changes(berlin, datetime(2025, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC))
+    >>> [f"{change.instant:%d.%m.}" for change in changes]
+    ['30.03.', '26.10.']
+    """
+    changes = []
+    before = _offset(zone, start)
+    while start < end:
+        later = _offset(zone, start + _DAY)
+        if later != before:
+            changes.append(OffsetChange(_find_change(zone, start, start + _DAY), before, later))
+        start, before = start + _DAY, later
+    return [change for change in changes if change.instant < end]
+
+
+def count_instants(cron: Cron, zone: ZoneInfo, start: datetime, end: datetime) -> int:
+    """Return how many instants there are at which a cron expression fires, from `start` on and before `end`.
+
+    >>> days = datetime(2025, 3, 29, tzinfo=UTC), datetime(2025, 3, 31, tzinfo=UTC)
+    >>> count_instants(Cron("*/20 2 * * *"), ZoneInfo("Europe/Berlin"), *days)
+    4
+    """
+    if start >= end:
+        return 0
+    changes = find_changes(zone, start - _DAY, end)
+    bounds = [start, *(change.instant for change in changes if change.instant > start), end]
+    counted = 0
+    for since, until in pairwise(bounds):
+        offset = _offset(zone, since)
+        first, last = (instant.replace(tzinfo=None) + offset for instant in (since, until))
+        for change in changes if not cron.is_hourly else ():
+            if change.instant > since:
+                continue
+            was, became = change.wall_clocks
+            if became < was:
+                # Repeated times have fired in the first pass.
+                first = max(first, was)
+            elif change.instant == since and cron.count_between(was, became):
+                # The times of the gap fire at its end, together with the time that follows.
+                counted += not cron.count_between(became, became + _SECOND)
+        counted += cron.count_between(first, last) if first < last else 0
+    return counted
 
 
 def next_instant(cron: Cron, zone: ZoneInfo, after: datetime) -> datetime | None:

@@ -109,6 +109,8 @@ def test_a_lost_response_of_the_store_loses_no_secret(monkeypatch: pytest.Monkey
         ("ops", {"url": "ftp://hooks.test"}),
         ("ops", {"url": "https://me:word@hooks.test"}),
         ("ops", {"url": " "}),
+        ("ops", {"url": "https://xn--a"}),
+        ("ops", {"url": "https://hooks.test:65536"}),
         ("ops", {"secret": "whsec_?"}),
         ("ops", {"type": "slack", "secret": SECRET}),
         ("ops", {"type": "email", "url": "mailto:ops@a.test"}),

@@ -19,6 +19,7 @@ from noetl.executor.engine.backfill_control import (
     resume_backfill,
     retry_backfill,
 )
+from noetl.executor.engine.backfill_partitions import find_previous
 from noetl.executor.engine.backfill_start import BackfillRequest, start_backfill
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.outbox import perform_entry
@@ -40,6 +41,7 @@ from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.frozen import replace
+from noetl.planner.schedules.schedule import Schedule
 from noetl.testing.run_harness import FakeClock, compile_text
 
 DAY = 86_400.0
@@ -657,6 +659,23 @@ def test_a_backfill_needs_a_schedule(bench: BackfillBench) -> None:
     """)
     with pytest.raises(RejectedError, match="is of type `run`; a backfill needs one of type `schedule`"):
         bench.start()
+
+
+def test_a_range_of_too_many_instants_is_refused_without_a_look_at_each(
+    bench: BackfillBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.register("""
+    triggers: [{name: daily, type: schedule, cron: "* * * * * *"}]
+    steps: [{name: a, run: [{action: log, message: hello}]}]
+    """)
+    monkeypatch.setattr(Schedule, "next_after", None)
+    with pytest.raises(RejectedError, match="at most 100,000 partitions"):
+        bench.start(start="2000-01-01")
+
+
+def test_the_instant_before_a_gap_of_a_year_is_the_last_of_many() -> None:
+    january = Schedule(cron="* * * * 1 *")
+    assert find_previous(january, 1_735_689_600.0) == 1_706_745_599.0
 
 
 def test_100_000_partitions_are_not_too_many(bench: BackfillBench) -> None:

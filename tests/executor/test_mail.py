@@ -26,9 +26,10 @@ from cryptography.x509.oid import NameOID
 
 from noetl.executor.channels import mail
 from noetl.executor.channels.mail_target import MAX_RECIPIENTS, parse_mail_target
+from noetl.executor.channels.message import make_message
 from noetl.executor.channels.sender import Sender
 from noetl.executor.errors import ActionError
-from noetl.executor.model.deliveries import MAX_ATTEMPTS, delivery_state
+from noetl.executor.model.deliveries import MAX_ATTEMPTS, MAX_PROBLEM_LENGTH, delivery_state
 from noetl.executor.security.secret_hosts import SecretHosts
 from noetl.planner.frozen import replace
 from tests.http_server import find_free_port
@@ -236,6 +237,16 @@ class TestAccepted:
 
 
 class TestRefused:
+    def test_a_long_answer_is_cut(self) -> None:
+        office = PostOffice()
+        with scripted_server(b"554 " + b"x" * 100_000 + b"\r\n") as port:
+            add_mail(office, plain_target(port))
+            channel = office.store.channels.get("default", "ops")
+            assert channel is not None
+            failure = office.courier.sender.send(channel, make_message(office.existing(), None), 0.0)
+        assert failure is not None
+        assert len(failure.reason) <= MAX_PROBLEM_LENGTH
+
     @pytest.mark.parametrize("refused", ["ops@receiver.test", "data"])
     def test_a_temporary_refusal_is_tried_again(self, refused: str) -> None:
         box, office = MailBox({refused: "451 4.7.1 try later"}), PostOffice()

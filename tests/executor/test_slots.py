@@ -697,9 +697,18 @@ class TestOrderOfQueues:
         text = ORDERED.replace("PRIORITY\n", "\n")
         for tenant in ("a", "b", "a"):
             execute_all(RunHarness(store, text, clock=FakeClock(1_000_000.0), tenant=tenant))
-        flows = [slot.flow for slot in store.gates.slots_at(shared)[0]]
-        assert len(set(flows)) == 2
-        assert not any("x" in flow for flow in flows)
+        assert [slot.flow for slot in store.gates.slots_at(shared)[0]] == ["a", "a", "b"]
+
+    def test_a_tenant_with_many_flows_has_no_more_turns_at_a_shared_limit(self, store: SqliteStore) -> None:
+        store.gates.set_limit(named_gate(SHARED_TENANT, "closed"), LimitKind.STEPS, 0)
+        text = ORDERED.replace("PRIORITY\n", "\n")
+        clock = FakeClock(1_000_000.0)
+        for team in "vwxyz":
+            execute_all(RunHarness(store, text, {"team": team}, clock=clock, tenant="a"))
+        other = RunHarness(store, text, clock=clock, tenant="b")
+        execute_all(other)
+        (slot,) = store.gates.slots_of(other.id)
+        assert slot.queued_before == 1
 
     def test_runs_of_a_backfill_come_last(self, store: SqliteStore) -> None:
         text = step_text("{use: closed}")

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import pytest
 
 from noetl.planner.schedules.cron import Cron, CronError, NoDateError
-from noetl.planner.schedules.zone import next_instant
+from noetl.planner.schedules.zone import count_instants, next_instant
 
 MINUTE = timedelta(minutes=1)
 FIELDS = {
@@ -123,6 +123,18 @@ def brute_force(text: str, zone: ZoneInfo, start: datetime, end: datetime) -> li
             if any(local.minute in minutes and local.hour in hours for local in skipped):
                 found.append(instant)
     return found
+
+
+@pytest.mark.parametrize("text", [*FIELDS, "0 2 L * SUN", "30 0 13 * FRI"])
+@pytest.mark.parametrize("name", ["Europe/Berlin", "America/Havana", "Australia/Lord_Howe"])
+def test_counted_instants_around_each_change_equal_those_that_are_found(text: str, name: str) -> None:
+    cron, zone = Cron(text), ZoneInfo(name)
+    for change in find_changes(zone, 2025, 2026):
+        for start in (change - timedelta(hours=5, seconds=7), change, change + timedelta(minutes=40)):
+            found = list(firings(cron, zone, start - timedelta(microseconds=1), change + timedelta(hours=30)))
+            for end in (change + timedelta(minutes=31, seconds=1), change + timedelta(hours=30)):
+                expected = sum(instant < end for instant in found)
+                assert count_instants(cron, zone, start, end) == expected, (start, end)
 
 
 def test_firings_around_each_change_equal_the_rule() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC
 from enum import StrEnum
 from functools import partial
 from typing import Annotated
@@ -19,6 +19,7 @@ from noetl.api.cli.display.console import (
 )
 from noetl.api.cli.list_pages import CursorOption, JsonOption, print_page
 from noetl.api.cli.store_option import StoreOption
+from noetl.planner.syntax.instants import check_instant, parse_instant
 
 app = typer.Typer(
     name="triggers",
@@ -222,7 +223,6 @@ def _parse_instant(text: str) -> float:
         CommandError: the text is no time.
     """
     try:
-        found = datetime.fromisoformat(text)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
+        return parse_instant(check_instant(text), UTC)
+    except ValueError:
         raise CommandError(f"--at must be a time such as 2026-01-31T09:00Z, not {text}") from None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 from noetl.api.cli.display.console import CommandError
 from noetl.api.cli.display.run_board import format_duration, parse_time
 from noetl.planner.syntax.durations import parse_duration
+from noetl.planner.syntax.instants import check_instant, parse_instant
 
 _HEADER = ("ID", "STATUS", "CREATED", "DURATION", "STEPS", "PLAYBOOK", "TAGS", "WHAT")
 _BAR_LENGTH = 20
@@ -20,7 +21,7 @@ _DURATION = re.compile(r"\d+(\.\d+)?\s*[a-z]+", re.IGNORECASE)
 def parse_run_time(option: str, text: str, now: float) -> float:
     """Return the time that an option names, in seconds since the epoch: a time, or a duration before `now`.
 
-    A time without a zone is in UTC.
+    A time without a zone is in UTC. Its year is from 1970 to 2999.
 
     >>> parse_run_time("--since", "1970-01-01T00:01", 500.0), parse_run_time("--since", "2m", 500.0)
     (60.0, 380.0)
@@ -31,8 +32,7 @@ def parse_run_time(option: str, text: str, now: float) -> float:
     try:
         if _DURATION.fullmatch(text.strip()):
             return now - parse_duration(text.strip())
-        found = datetime.fromisoformat(text.strip())
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+        return parse_instant(check_instant(text.strip()), UTC)
     except ValueError:
         example = "a time such as 2026-01-31T09:00Z, or a duration such as 30m, 2h or 1d"
         raise CommandError(f"{option} is `{text}`; it must be {example}") from None

@@ -268,6 +268,7 @@ def test_firings_are_listed_from_now_as_json(noetl: Command) -> None:
         (("--from", "2040-01-01"), "-n and --from choose firings: add --triggers"),
         (("--triggers", "-f", "svg"), "--triggers supports the formats text and json, not svg"),
         (("--triggers", "--from", "soon"), "--from is `soon`; it must be a time such as 2026-01-31T09:00Z,"),
+        (("--triggers", "--from", "9999-12-31"), "--from is `9999-12-31`; it must be a time such as"),
     ],
 )
 def test_options_of_firings_that_do_not_fit_are_refused(

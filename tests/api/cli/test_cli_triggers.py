@@ -162,6 +162,10 @@ def test_wrong_commands_are_refused(noetl: Command, place: tuple[str, str]) -> N
         (("show", "nightly"), "a trigger is named PLAYBOOK/NAME, such as close_month/nightly, not nightly"),
         (("show", "team/load/none"), "unknown trigger `none` of playbook `team/load`"),
         (("fire", NIGHTLY, "--at", "soon"), "--at must be a time such as 2026-01-31T09:00Z, not soon"),
+        (
+            ("fire", NIGHTLY, "--at", "0001-01-01"),
+            "--at must be a time such as 2026-01-31T09:00Z, not 0001-01-01",
+        ),
     ):
         result = noetl("triggers", *arguments, *place)
         assert (result.exit_code, result.err) == (2, f"noetl: {message}\n")
