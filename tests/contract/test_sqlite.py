@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sqlite3
 import threading
 import time
@@ -734,6 +735,20 @@ class TestProbe:
         monkeypatch.setattr(file, "MIN_FREE_BYTES", 1 << 62)
         with pytest.raises(StoreError, match="has no room: its disk is full"):
             store.maintenance.probe()
+
+    def test_a_quota_that_is_exhausted(self, store: SqliteStore) -> None:
+        """The disk has room, and the process may write no more: so does a disk that fails behave."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+        try:
+            for operation in (lambda: start_run(store), store.maintenance.probe):
+                with pytest.raises(StoreError, match="disk"):
+                    operation()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        store.maintenance.probe()
+        assert not store.file._has_failed_write
+        start_run(store)
 
     def test_a_damaged_page_that_was_read(self, tmp_path: Path) -> None:
         path = tmp_path / "damaged.db"

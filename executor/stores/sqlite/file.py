@@ -135,6 +135,7 @@ class SqliteFile:
         self._is_read_only = False
         self._identity: FileIdentity | None = None
         self._damage: str | None = None
+        self._has_failed_write = False
         self._local = threading.local()
         self._connections: dict[threading.Thread, _Connection] = {}
         self._connecting = threading.Lock()
@@ -254,6 +255,7 @@ class SqliteFile:
                 try:
                     yield SqliteWriter(db)
                     db.execute("commit")
+                    self._has_failed_write = False
                 except BaseException:
                     if db.in_transaction:
                         db.execute("rollback")
@@ -261,6 +263,7 @@ class SqliteFile:
         except UnicodeEncodeError as error:
             raise unstorable_text() from error
         except sqlite3.Error as error:
+            self._has_failed_write = True
             raise self._failure(error) from error
         after_commit()
 
@@ -341,6 +344,15 @@ class SqliteFile:
                 raise StoreError(f"The store at {self.path} has no room: its disk is full.")
             if not os.access(self.path, os.W_OK):
                 raise StoreError(f"The store at {self.path} is read-only.")
+            if self._has_failed_write:
+                self._write_again()
+
+    def _write_again(self) -> None:
+        """Write a page as it is: a failing disk or an exhausted quota does not show otherwise."""
+        db = self.connection()
+        with self.transaction():
+            version = db.execute("pragma user_version").fetchone()[0]
+            db.execute(f"pragma user_version = {version}")
 
     def _failure(self, error: sqlite3.Error) -> StoreError:
         """Return the error of an operation that failed. Remember if the file is damaged.

@@ -45,7 +45,7 @@ class FileIdentity:
         self._checked_until = 0.0
         # Without the right to read the folder, each write looks up the path.
         with suppress(OSError):
-            self._folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            self._folder = os.open(path.parent, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
 
     def close(self) -> None:
         """Close the folder."""
