@@ -37,7 +37,17 @@ from noetl.executor.engine.start import new_run
 from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.outbox import Subscribers
-from noetl.executor.model.run import Claim, Commit, Lease, Run, RunEnding, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run import (
+    Claim,
+    Commit,
+    CommitResult,
+    Lease,
+    Run,
+    RunEnding,
+    RunStatus,
+    Visit,
+    VisitStatus,
+)
 from noetl.executor.model.special_visits import end_visit, finally_visit
 from noetl.executor.model.sql import Bind, Sql
 from noetl.executor.model.start_request import StartRequest
@@ -213,6 +223,8 @@ class StoredPlan:
 class RunStateStore:
     """A stand-in for a store that answers the executor from one run state."""
 
+    takes_slots = False
+
     def __init__(self, plan: Plan, run: Run) -> None:
         self.plans = StoredPlan(plan)
         self.runs = self.queue = self.outbox = self
@@ -242,8 +254,9 @@ class RunStateStore:
     def subscribers(self, tenant: str, playbook: str) -> Subscribers:
         return Subscribers()
 
-    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> None:
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> CommitResult:
         self.commits.append(commit)
+        return CommitResult()
 
     def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
         self.results.append((ending.status, ending.result, ending.errors))

@@ -37,6 +37,7 @@ from noetl.executor.engine.kept_data import KeptData, keeps_inputs
 from noetl.executor.engine.quotas import read_limit
 from noetl.executor.engine.result_cache import ResultCache, read_longest_ttl
 from noetl.executor.engine.scope import Scope, load_scope
+from noetl.executor.engine.slot_requests import request_for_following
 from noetl.executor.engine.slots import Admission, ask_for_slots, find_gates, grant_next, slots_of_refused
 from noetl.executor.engine.step_work import StepResult, StepWork, make_rule_tests
 from noetl.executor.engine.visit_counts import continue_actions, with_counts
@@ -66,6 +67,7 @@ from noetl.executor.model.run import (
     END,
     Claim,
     Commit,
+    CommitResult,
     ErrorRecord,
     Lease,
     Run,
@@ -204,11 +206,11 @@ class VisitExecutor:
             admission.narrow(step), claim, scope, context, self.invocation, refusal, admission.is_left_out
         )
         try:
-            following = _Segment(self, work, waits, records).execute()
+            segment = _Segment(self, work, waits, records, admission)
+            following = segment.execute()
             carry_reads(*(_outputs_of(visit) for visit in following.prefetched) if following else ())
         finally:
             context.memory_budget.close()
-        grant_next(self.store, [slot.gate for slot in admission.slots], self.clock())
         return following
 
     def _ask_for_slots(
@@ -282,6 +284,7 @@ class _Segment:
     work: StepWork
     waits: VisitWaits
     records: ItemRecords
+    admission: Admission
 
     def execute(self) -> Claim | None:
         """Perform, decide and commit. Return the claim of a following visit, if there is one.
@@ -377,19 +380,31 @@ class _Segment:
         commit = self._build_commit(ending, now)
         may_continue = not isinstance(ending.result, Cancelled) and executor.continues()
         lease = executor.lease if may_continue else None
-        following = self.work.context.events.flush_all(
-            lambda events: executor.store.queue.commit(_with_events(commit, events), now, lease)
+        if lease is not None and self.admission.is_run_admitted:
+            commit = replace(commit, requests=request_for_following(executor.store, run, commit, now))
+        result = self._write(commit, now, lease)
+        if result.following is None:
+            return None
+        following = _prefetch(executor.store, run, result.following, commit.visit)
+        has_all = len(result.slots) == len(commit.requests)
+        return replace(
+            following, slots=result.slots if has_all else (), is_admitted=self.admission.is_run_admitted
         )
-        return None if following is None else _prefetch(executor.store, run, following, commit.visit)
+
+    def _write(self, commit: Commit, now: float, lease: Lease | None = None) -> CommitResult:
+        """Write a commit with all buffered events, and grant what it gives back to those that wait."""
+        store = self.executor.store
+        result = self.work.context.events.flush_all(
+            lambda events: store.queue.commit(_with_events(commit, events), now, lease)
+        )
+        grant_next(store, result.freed, now)
+        return result
 
     def _stop_run(self, error: ErrorRecord) -> None:
         """Let the step and its run fail. The branches of the run stay as they are."""
-        executor, visit, now = self.executor, self.work.claim.visit, self.executor.clock()
+        visit, now = self.work.claim.visit, self.executor.clock()
         commit = stop_run_at(self.work.step, visit, Outcome(False, None, error), now)
-        commit = replace(commit, gives_back=self.work.step.has_limits)
-        self.work.context.events.flush_all(
-            lambda events: executor.store.queue.commit(_with_events(commit, events), now)
-        )
+        self._write(replace(commit, gives_back=self.work.step.has_limits), now)
 
     def _build_commit(self, ending: _Ending, now: float) -> Commit:
         """Return the commit of an ending, without the events that happened before it."""
@@ -408,7 +423,7 @@ class _Segment:
         if self._may_have_children():
             commit = replace(commit, may_have_children=True)
         if self.work.step.has_limits:
-            commit = replace(commit, gives_back=True)
+            commit = replace(commit, gives_back=True, held_gates=self.admission.held_gates)
         if self.work.step.is_finally_step:
             return commit_of_finally_step(commit)
         return commit if isinstance(result, Cancelled) else apply_deadline(commit, run.deadline_at, now)

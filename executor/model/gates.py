@@ -33,8 +33,6 @@ from typing import NamedTuple
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.rates import RateLog
-from noetl.executor.model.run import Visit
-from noetl.executor.model.visit_states import ACTIVE
 from noetl.planner.frozen import frozen, replace
 
 NAMED_PREFIX = "use:"
@@ -388,11 +386,6 @@ def check_removable(gate: Gate) -> None:
 def unknown_limit(name: str) -> RejectedError:
     """Return the error of a request for an operator's limit that does not exist."""
     return RejectedError("unknown_limit", f"unknown limit `{name}`")
-
-
-def may_hold(visit: Visit | None) -> bool:
-    """Return whether a visit may be granted a slot: it exists, has not ended, and is not parked."""
-    return visit is not None and visit.status in ACTIVE
 
 
 def is_released_by_switch(slot: Slot, running: Collection[str]) -> bool:

@@ -11,6 +11,7 @@ from noetl.planner.frozen import frozen
 
 if TYPE_CHECKING:
     from noetl.executor.model.events import Event
+    from noetl.executor.model.gates import GateKey, Slot, SlotRequest
     from noetl.executor.model.outbox import OutboxEntry
     from noetl.executor.model.postponement import Postponement
     from noetl.executor.model.wait_transition import AnswerDeclaration
@@ -339,12 +340,15 @@ class Claim:
     """A visit that a worker holds until `visit.due_at`, and its run.
 
     `prefetched` are visits that were read with it, with their outputs, because the step of the visit reads
-    them.
+    them. `slots` are those that the visit has since the claim, and it needs no others. With `is_admitted`,
+    its run is known to hold all slots that it needs.
     """
 
     run: Run
     visit: Visit
     prefetched: tuple[Visit, ...] = ()
+    slots: tuple[Slot, ...] = ()
+    is_admitted: bool = False
 
 
 @frozen
@@ -376,9 +380,11 @@ class Commit:
     results of loops. `awaits` are the ids of the waits whose answers make a suspended visit due. `is_finally`
     is true for the finally step, after which only the end of the run follows. With `may_have_children`, the
     visit may have started child runs and waited for them; those that have not ended are cancelled when the
-    visit ends. With `gives_back`, all slots of the visit are given back (`noetl.executor.model.gates`). With
+    visit ends. With `gives_back`, all slots of the visit are given back (`noetl.executor.model.gates`). If it
+    holds each of them, and the worker knows them, they are at `held_gates`. With
     `is_queued`, the suspended visit waits for one of its slots, or of its run's. It is due at once if none of
-    them waits any more.
+    them waits any more. `requests` are those of the visit that the only branch enters, and they do not queue.
+    If the commit claims this visit, it takes its slots, up to the first gate that is full.
     """
 
     visit: Visit
@@ -396,3 +402,18 @@ class Commit:
     may_have_children: bool = False
     gives_back: bool = False
     is_queued: bool = False
+    requests: tuple[SlotRequest, ...] = ()
+    held_gates: tuple[GateKey, ...] = ()
+
+
+@frozen
+class CommitResult:
+    """The consequences of a commit for the worker that has made it.
+
+    `following` is the visit that it has claimed, or None. `slots` are those that this visit has got. At the
+    `freed` gates, others wait for units that were given back.
+    """
+
+    following: Visit | None = None
+    slots: tuple[Slot, ...] = ()
+    freed: tuple[GateKey, ...] = ()

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from noetl.executor.model.run import VisitStatus
+from noetl.executor.model.run import Visit, VisitStatus
 
 ACTIVE = (VisitStatus.READY, VisitStatus.RUNNING, VisitStatus.WAITING, VisitStatus.RETRYING)
 """The statuses of visits that a worker executes, or will claim when they are due."""
@@ -146,3 +146,8 @@ def next_status(status: VisitStatus | None, trigger: VisitTrigger) -> VisitStatu
     except KeyError:
         subject = "a visit that does not exist" if status is None else f"a {status} visit"
         raise IllegalTransitionError(f"{subject} has no transition `{trigger}`") from None
+
+
+def may_hold(visit: Visit | None) -> bool:
+    """Return whether a visit may be granted a slot: it exists, has not ended, and is not parked."""
+    return visit is not None and visit.status in ACTIVE

@@ -21,7 +21,7 @@ from functools import wraps
 from typing import Any, Protocol, TypeVar, cast
 
 from noetl.executor.errors import DamagedRunError, PayloadLostError, StoreError
-from noetl.executor.model.run import Commit, Lease, Visit
+from noetl.executor.model.run import Commit, CommitResult, Lease
 from noetl.executor.stores.interface import Store
 
 PAUSE_SECONDS = 0.1
@@ -91,13 +91,13 @@ class _PersistentPart:
 class _PersistentQueue(_PersistentPart):
     """A work queue whose methods are tried again."""
 
-    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> CommitResult:
         """Write the outcome of a visit. Only the first try also claims the next visit."""
         try:
-            following: Visit | None = self._part.commit(commit, now, claim_for)
+            result: CommitResult = self._part.commit(commit, now, claim_for)
         except StoreError as error:
-            following = self._retry(error, lambda: cast("Visit | None", self._part.commit(commit, now)))
-        return following
+            result = self._retry(error, lambda: cast("CommitResult", self._part.commit(commit, now)))
+        return result
 
 
 class _PersistentStore:

@@ -43,6 +43,7 @@ from noetl.executor.model.request_counts import RequestBatch
 from noetl.executor.model.run import (
     Claim,
     Commit,
+    CommitResult,
     ErrorRecord,
     HistoryPosition,
     Lease,
@@ -413,6 +414,11 @@ class WorkQueue(Protocol):
         """True if the active visits of a tenant can be counted."""
         ...
 
+    @property
+    def takes_slots(self) -> bool:
+        """True if a commit takes the slots that it requests for the visit that it claims."""
+        ...
+
     def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
         """Claim a due visit of a queue, or return None if no visit is due.
 
@@ -461,7 +467,7 @@ class WorkQueue(Protocol):
         """Make the visits of workers that are known to be dead due at once, and return their number."""
         ...
 
-    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> CommitResult:
         """Write the outcome of a visit and everything that follows from it, and claim the next visit for
         `claim_for`.
 

@@ -308,7 +308,7 @@ def test_a_step_in_sequential_mode_makes_these_requests(aws: Client) -> None:
     claim = claim_visit(store, run, 1.0)
     commit = succeed(store, claim, case=None, saved={"x": 1})
     with AwsMeter().attached("dynamodb") as meter:
-        assert store.queue.commit(commit, 1.0, LEASE) is not None
+        assert store.queue.commit(commit, 1.0, LEASE).following is not None
         usage = meter.read()
     assert usage.requests == {
         ("dynamodb", "GetItem"): 1,

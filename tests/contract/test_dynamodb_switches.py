@@ -245,7 +245,7 @@ def test_worker_gets_no_next_step_of_another_plan(
 
     monkeypatch.setattr(followups, "apply", switch_before)
     committed = succeed(store, claim, saved={"x": 1})
-    assert store.queue.commit(committed, harness.clock(), LEASE) is None
+    assert store.queue.commit(committed, harness.clock(), LEASE).following is None
     next_claim = harness.claim()
     assert next_claim is not None
     assert next_claim.visit.step == "b"

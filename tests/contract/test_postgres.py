@@ -93,7 +93,7 @@ def test_a_commit_of_a_step_takes_few_statements(
     with closing(PostgresStore(postgres_store_dsn)) as store:
         run = start_run(store, text)
         claim = claim_visit(store, run)
-        following = store.queue.commit(succeed(store, claim, saved={"n": 1}), 1.0, LEASE)
+        following = store.queue.commit(succeed(store, claim, saved={"n": 1}), 1.0, LEASE).following
         assert following is not None
         commit = succeed(store, Claim(claim.run, following))
         store.queue._queue_of(run.id)  # each process reads it once
@@ -105,7 +105,7 @@ def test_a_commit_of_a_step_takes_few_statements(
             return execute(self, query, **values)
 
         monkeypatch.setattr(PostgresWriter, "execute", count_statement)
-        after = store.queue.commit(commit, 2.0, LEASE)
+        after = store.queue.commit(commit, 2.0, LEASE).following
         assert len(statements_sent) == statements, statements_sent
         assert after is not None
         assert (after.status, after.fence, after.worker, after.due_at) == ("running", 1, LEASE.worker, 32.0)

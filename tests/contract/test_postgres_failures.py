@@ -133,7 +133,7 @@ class TestLostConnections:
         assert end_sessions(administrator) > 0
         claim = claim_visit(store, run)
         assert end_sessions(administrator) > 0
-        assert store.queue.commit(succeed(store, claim), 1.0, LEASE) is not None
+        assert store.queue.commit(succeed(store, claim), 1.0, LEASE).following is not None
         assert end_sessions(administrator) > 0
         assert [visit.step for visit in store.runs.visits(run.id)] == ["a", "b"]
 

@@ -222,7 +222,7 @@ def test_no_messages_about_local_runs_and_claimed_visits(
     assert DueMessage.decode(body).run_id == run.id
     delivered = store.queue.claim_message(body, LEASE, time.time())
     assert isinstance(delivered, Claim)
-    assert store.queue.commit(succeed(store, delivered), time.time(), LEASE) is not None
+    assert store.queue.commit(succeed(store, delivered), time.time(), LEASE).following is not None
     assert len(receive_messages(aws, queue)) == 3  # three of the four branches
 
 

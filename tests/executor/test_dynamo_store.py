@@ -123,7 +123,7 @@ def test_the_end_of_a_dead_worker_has_a_message_when_that_of_its_step_returns(
     assert isinstance(claim, Claim)
     if stops:
         store.runs.stop(run.id, RunStatus.CANCELLED, now)
-    end = store.queue.commit(succeed(store, claim, case=None), now, LEASE)
+    end = store.queue.commit(succeed(store, claim, case=None), now, LEASE).following
     assert end is not None
     assert end.step == "@end"
     assert count_sent(moto_aws, queue) == 0

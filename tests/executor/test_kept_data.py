@@ -20,7 +20,7 @@ from noetl.executor.engine.kept_data import (
 )
 from noetl.executor.errors import PayloadTooLargeError, SettingError
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import Commit, ErrorRecord, FailedItem, Lease, Visit
+from noetl.executor.model.run import Commit, CommitResult, ErrorRecord, FailedItem, Lease
 from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
 from noetl.executor.security.redaction import MASK, REVEALED_SECRETS
 from noetl.executor.stores.interface import Store
@@ -254,7 +254,7 @@ def test_an_outcome_that_is_too_large_with_its_inputs_is_kept_without_them(
     """A step must not fail for what only its history needs."""
     commit = store.queue.commit
 
-    def refuse_inputs(written: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+    def refuse_inputs(written: Commit, now: float, claim_for: Lease | None = None) -> CommitResult:
         if any("input" in event.payload or event.type == "action.log" for event in written.events):
             raise PayloadTooLargeError("the item is too large")
         return commit(written, now, claim_for)

@@ -236,7 +236,7 @@ class RandomRun:
         if self.plan.steps[commit.visit.step].is_finally_step:
             commit = commit_of_finally_step(commit)
         lease = LEASE if self.rng.random() < 0.5 else None
-        following = self.store.queue.commit(commit, now, lease)
+        following = self.store.queue.commit(commit, now, lease).following
         if following is not None and following.step == END:
             self.store.queue.release(following, now, counts=False)
         elif following is not None:

@@ -751,3 +751,136 @@ class TestOrderOfQueues:
         harness = RunHarness(store, text, {"team": [1]}).finish()
         assert (harness.status, harness.error_types) == ("failed", ["ParameterError"])
         assert "`concurrency[0].fair` must be a text, a number or a Boolean" in str(harness.run.error)
+
+
+FOLLOWING = """
+    name: call
+    %s
+    input: {customer: {type: string, default: acme}}
+    steps:
+    - name: first
+      run: [{action: set, set: {x: a, w: [1, 2, 3]}}]
+      rule: [{case: default, run: [second]}]
+    - name: second
+      concurrency: {limit: 3}
+      run: [{action: set, set: {y: b}}]
+      rule: [{case: default, run: [limited]}]
+    - name: limited
+      %s
+      run: [{action: set, set: {z: 1}}]
+      rule: [{case: default, run: [last]}]
+    - {name: last, run: [{action: set, set: {done: true}}]}
+"""
+
+
+class TestFollowingVisits:
+    """Visits that the commit before them claims, with their slots."""
+
+    @pytest.mark.parametrize(
+        ("limits", "requesting"),
+        [
+            ("concurrency: 1", []),
+            ("concurrency: [{limit: 2}, {use: api}]", []),
+            ("concurrency: {limit: 1, key: '{{ input.customer }}'}", []),
+            ("concurrency: {limit: 1, key: '{{ y }}', fair: '{{ customer }}'}", []),
+            ("concurrency: {limit: 1, key: '{{ x }}'}", ["limited"]),
+            ("concurrency: {limit: 1, key: '{{ step.visit }}'}", ["limited"]),
+            ("concurrency: {limit: 2}\n      loop: {items: '{{ w }}', concurrency: 3}", []),
+            ("concurrency: 1\n      priority: '{{ 3 if y else 0 }}'", []),
+            ("concurrency: 1\n      rate: {limit: 5, per: 1m}", ["limited"]),
+            ("rate: {limit: 5, per: 1m}", ["limited"]),
+            ("on_error: continue", []),
+        ],
+    )
+    @pytest.mark.parametrize("of_run", ["", "concurrency: 2"])
+    def test_one_holds_its_slots_if_its_keys_are_known(
+        self,
+        store: SqliteStore,
+        monkeypatch: pytest.MonkeyPatch,
+        limits: str,
+        requesting: list[str],
+        of_run: str,
+    ) -> None:
+        store.gates.set_limit(named_gate("default", "api"), LimitKind.STEPS, 1)
+        harness = RunHarness(store, FOLLOWING % (of_run, limits))
+        assert list(spy_on_requests(store, monkeypatch, harness)) == [
+            *(["first"] if of_run else []),
+            *requesting,
+        ]
+
+    def test_a_wrong_key_fails_the_step(self, store: SqliteStore) -> None:
+        harness = RunHarness(store, FOLLOWING % ("", "concurrency: {limit: 1, key: '{{ [y] }}'}"))
+        assert harness.finish().status == "failed"
+        assert harness.run.error is not None
+        assert harness.run.error["step"] == "limited"
+
+    def test_one_waits_at_a_full_gate(self, store: SqliteStore) -> None:
+        runs = Runs(
+            store, FOLLOWING % ("", "concurrency: [{limit: 2}, {limit: 1, key: '{{ input.customer }}'}]")
+        )
+        first, second = runs
+        stop_before(first, "limited")
+        execute_all(second)
+        assert [(slot.limit, slot.is_held) for slot in store.gates.slots_of(second.id)] == [
+            ("call.limited", True),
+            ("call.limited", False),
+        ]
+        assert (first.finish().status, second.finish().status) == ("succeeded", "succeeded")
+        assert runs.units() == []
+
+    def test_one_whose_worker_is_lost_keeps_its_slots(self, store: SqliteStore) -> None:
+        harness = RunHarness(store, FOLLOWING % ("", "concurrency: 1"))
+        stop_before(harness, "limited")
+        assert [slot.limit for slot in store.gates.slots_of(harness.id)] == ["call.limited"]
+        harness.clock.advance(LEASE_SECONDS + 1)
+        assert harness.finish().status == "succeeded"
+
+    def test_a_store_that_takes_no_slots_is_asked(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(type(store.queue), "takes_slots", False)
+        harness = RunHarness(store, FOLLOWING % ("", "concurrency: 1"))
+        assert list(spy_on_requests(store, monkeypatch, harness)) == ["second", "limited"]
+
+    def test_branches_behind_a_fork_or_a_join_ask(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        text = """
+            name: fork
+            steps:
+            - name: first
+              run: [{action: set, set: {x: 1}}]
+              rule: [{case: default, run: [left, right]}]
+            - name: left
+              run: [{action: set, set: {l: 1}}]
+              rule: [{case: default, run: [both]}]
+            - name: right
+              concurrency: 1
+              run: [{action: set, set: {r: 1}}]
+              rule: [{case: default, run: [both]}]
+            - {name: both, join: all, concurrency: 1, run: [{action: set, set: {b: 1}}]}
+        """
+        assert sorted(spy_on_requests(store, monkeypatch, RunHarness(store, text))) == ["both", "right"]
+
+
+def spy_on_requests(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, harness: RunHarness
+) -> Iterator[str]:
+    """Finish a run, and yield the steps of the claims that have asked for slots."""
+    acquire, steps = store.gates.acquire, list[str]()
+
+    def note(claim: Any, *rest: Any) -> Any:
+        steps.append(claim.visit.step)
+        return acquire(claim, *rest)
+
+    monkeypatch.setattr(store.gates, "acquire", note)
+    assert harness.finish().status == "succeeded"
+    yield from steps
+
+
+def stop_before(harness: RunHarness, step: str) -> None:
+    """Execute following visits up to the claim of a step, whose worker is lost."""
+    claim = harness.claim()
+    while claim is not None and claim.visit.step != step:
+        claim = harness.executor().execute(claim)
+    assert claim is not None

@@ -24,6 +24,7 @@ from noetl.executor.model.run import (
     Branch,
     Claim,
     Commit,
+    CommitResult,
     ErrorRecord,
     Lease,
     Run,
@@ -102,7 +103,7 @@ def _patched(patches: Patches) -> Iterator[None]:
 class PublishesBeforeCommit(SqlQueue):
     """A queue that creates the next visits before it commits the outcome."""
 
-    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> CommitResult:
         plain = [branch for branch in commit.branches if not branch.is_arrival and not branch.is_absorbed]
         for branch in plain:
             with self._context.database.transaction() as db:
@@ -113,7 +114,7 @@ class PublishesBeforeCommit(SqlQueue):
 class CommitsWithoutFence(SqlQueue):
     """A queue that accepts an outcome with any fence."""
 
-    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> CommitResult:
         row = self._context.database.fetch_one(
             "select fence from visits where id = :id and run_id = :run_id",
             id=commit.visit.id,
@@ -130,7 +131,7 @@ class AcknowledgesBeforeCommit(SqlQueue):
     def claim(self, queue: str, lease: Lease, now: float, passed_over: Collection[str] = ()) -> Claim | None:
         return super().claim(queue, replace(lease, seconds=NEVER - now), now, passed_over)
 
-    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> CommitResult:
         forever = None if claim_for is None else replace(claim_for, seconds=NEVER - now)
         return super().commit(commit, now, forever)
 
@@ -161,7 +162,7 @@ class ChecksThenMarks(BranchTransaction):
 class MarksThenChecks(SqlQueue):
     """A queue that counts arrivals in one transaction, and fires joins in another under a new id."""
 
-    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> CommitResult:
         run_id = commit.visit.run_id
         with mock.patch.object(BranchTransaction, "_fire", lambda *_: None):
             super().commit(commit, now)
@@ -184,7 +185,7 @@ class MarksThenChecks(SqlQueue):
                     insert_visit(db, enter_step(joined_branch, run_id, now), run["queue"], run["seq"] << 12)
                     sql_branches.count_live(db, run_id, live)
                     db.execute("branches.change_live", change=merged, run_id=run_id)
-        return None
+        return CommitResult()
 
     def finish(self, claim: Claim, *rest: Any) -> None:
         with self._context.database.transaction() as db:
@@ -205,7 +206,7 @@ class StopsFinishedRuns(SqlRuns):
 class LosesUpdates(SqlQueue):
     """A queue that reads the counter of branches and writes it back later."""
 
-    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> CommitResult:
         run_id = commit.visit.run_id
         before = self._context.database.fetch_one("branches.read_live", run_id=run_id)["live"]
         with self._context.database.transaction() as db:
@@ -266,19 +267,19 @@ class FiresInTwoTransactions(SqlRuns):
 class OverlooksEarlyAnswers(SqlQueue):
     """A queue that suspends a visit without testing for an earlier answer."""
 
-    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> CommitResult:
         return super().commit(replace(commit, awaits=()), now, claim_for)
 
 
 class WritesHistorySeparately(SqlQueue):
     """A queue that writes the outcome and the history in two transactions."""
 
-    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
-        visit = super().commit(replace(commit, events=()), now, claim_for)
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> CommitResult:
+        result = super().commit(replace(commit, events=()), now, claim_for)
         with self._context.database.transaction() as db:
             row = db.execute("queue.next_seq", run_id=commit.visit.run_id).fetchone()
             append_events(db, commit.visit.run_id, row["seq"], commit.events)
-        return visit
+        return result
 
 
 class WritesEventsOfLostClaims(SqlQueue):

@@ -374,8 +374,8 @@ class SimulatedWorld:
                 raise InvariantViolation("I9", "a claim was renewed that another worker holds")
         elif name in ("commit", "finish"):
             self._observe_commit(name, args[0].visit)
-            if name == "commit" and result is not None:
-                self._observe_claim(result)
+            if name == "commit" and result.following is not None:
+                self._observe_claim(result.following)
 
     def _observe_claim(self, visit: Visit) -> None:
         claims = self.observations.claims_of_visit.setdefault((visit.run_id, visit.id), [])

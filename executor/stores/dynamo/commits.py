@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
 from noetl.executor.errors import FencedError, StoreError, UnknownRunError
+from noetl.executor.model.gates import GateKey
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.run import NEVER, Claim, Commit, Run, RunEnding, Visit
 from noetl.executor.model.run_transition import finish_run, run_finished
@@ -61,12 +62,14 @@ from noetl.planner.frozen import frozen, replace
 class WrittenOutcome:
     """A visit whose outcome was written, and the head of its run as of the claim.
 
-    In sequential mode, `begun` is the visit that the same transaction has created.
+    In sequential mode, `begun` is the visit that the same transaction has created. At `freed` gates, others
+    may wait for units that were given back.
     """
 
     item: VisitItem
     head: Item
     begun: VisitItem | None = None
+    freed: tuple[GateKey, ...] = ()
 
 
 class _CommittedSlots:
@@ -87,6 +90,11 @@ class _CommittedSlots:
         """Return the writes of the slots and their gates."""
         returned = [] if self._returns is None else self._returns.writes(now)
         return returned if self._suspension is None else [*returned, *self._suspension.writes()]
+
+    @property
+    def freed(self) -> tuple[GateKey, ...]:
+        """The gates at which others may wait for units that the last writes give back."""
+        return () if self._returns is None else self._returns.freed
 
     def learn(self, writes: Sequence[Write], refusal: ConditionFailed) -> None:
         """Read the slots again after a refusal."""
@@ -280,7 +288,7 @@ class Commits:
                 continue
             item = {name: value for name, value in {**before.attributes, **sets}.items() if value is not None}
             written = VisitItem(visit, before.origin, item | key._asdict())
-            return WrittenOutcome(written, claim.head, moves.begun)
+            return WrittenOutcome(written, claim.head, moves.begun, slots.freed)
         raise StoreError(f"A step of run {visit.run_id} could not be committed: too many concurrent writers.")
 
     def _pause_writes(

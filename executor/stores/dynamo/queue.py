@@ -17,6 +17,7 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.run import (
     Claim,
     Commit,
+    CommitResult,
     Lease,
     RunEnding,
     Visit,
@@ -70,6 +71,7 @@ class DynamoQueue:
         # SQS delivers the messages of the tenants in turn, by their groups.
         self.claims_in_turn: bool = external is None
         self.counts_active = False
+        self.takes_slots = False
 
     @property
     def message_queue(self) -> MessageQueue | None:
@@ -191,12 +193,12 @@ class DynamoQueue:
         """Return 0: only a store on the same machine can know that a worker is dead."""
         return 0
 
-    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> CommitResult:
         """Write the outcome of a visit and all that follows from it, and claim the next visit for a lease."""
         with naming_run(commit.visit.run_id):
             return self._commit(commit, now, claim_for)
 
-    def _commit(self, commit: Commit, now: float, claim_for: Lease | None) -> Visit | None:
+    def _commit(self, commit: Commit, now: float, claim_for: Lease | None) -> CommitResult:
         visit = commit.visit
         committed = self._commits.commit(commit, now)
         self._context.changes.notify()
@@ -209,7 +211,7 @@ class DynamoQueue:
             following = self._claim_or_announce(due, committed, now, claim_for)
         if self._receiver is not None:
             self._receiver.finish(visit.run_id, visit.id, following)
-        return following
+        return CommitResult(following, freed=committed.freed)
 
     def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
         """Set the final status of a run, and answer the wait of its parent."""

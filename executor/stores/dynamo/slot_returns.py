@@ -81,6 +81,12 @@ class SlotReturns:
         slots = [decode_slot(item, self._run_id) for item in self._items]
         return sorted(slots, key=lambda slot: (not slot.owner.visit_id, slot.owner, slot.gate))
 
+    @property
+    def freed(self) -> tuple[GateKey, ...]:
+        """The gates at which others may wait: those that are not removed with their only slot."""
+        by_gate = _group_by_gate(self.slots)
+        return tuple(gate for gate in sorted(by_gate) if not self._is_removed(gate, by_gate[gate]))
+
     def writes(self, now: float) -> list[Write]:
         """Return the writes that give back all slots."""
         return self._writes_of(self.slots, now)
@@ -118,22 +124,30 @@ class SlotReturns:
         self._flows = {key: decode_flow(item, flows[key]) for key, item in read.items()}
 
     def _writes_of(self, slots: Sequence[Slot], now: float) -> list[Write]:
-        by_gate: dict[GateKey, list[Slot]] = {}
-        for slot in slots:
-            by_gate.setdefault(slot.gate, []).append(slot)
-        only = {GateKey(*item["at"]) for item in self._items if "only" in item}
         writes = [write for slot in slots for write in removing_writes(slot)]
         left = Counter(keys.flow(slot.gate, slot.flow) for slot in slots if not slot.is_held)
         writes += [leaving_write(self._flows[key], left[key]) for key in self._flows if left[key]]
-        for gate, returned in sorted(by_gate.items()):
-            key = keys.gate(gate)
-            if key in self._lost:
+        for gate, returned in sorted(_group_by_gate(slots).items()):
+            if keys.gate(gate) in self._lost:
                 continue
-            if gate in only and len(returned) == 1 and returned[0].is_held and key not in self._shared:
+            if self._is_removed(gate, returned):
                 writes.append(removing_gate(returned[0]))
             else:
                 writes.append(returning_update(gate, returned, now))
         return writes
+
+    def _is_removed(self, gate: GateKey, returned: Sequence[Slot]) -> bool:
+        """Return whether a gate is removed with the slots that are given back there, as no other has one."""
+        is_only = any("only" in item and GateKey(*item["at"]) == gate for item in self._items)
+        is_shared = keys.gate(gate) in self._shared
+        return is_only and len(returned) == 1 and returned[0].is_held and not is_shared
+
+
+def _group_by_gate(slots: Sequence[Slot]) -> dict[GateKey, list[Slot]]:
+    by_gate: dict[GateKey, list[Slot]] = {}
+    for slot in slots:
+        by_gate.setdefault(slot.gate, []).append(slot)
+    return by_gate
 
 
 class QueuedSuspension:

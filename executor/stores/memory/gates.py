@@ -31,12 +31,12 @@ from noetl.executor.model.gates import (
     give_back,
     grant,
     is_released_by_switch,
-    may_hold,
     new_gate,
 )
 from noetl.executor.model.rate_gates import reserve
-from noetl.executor.model.run import Claim, Visit, VisitStatus
+from noetl.executor.model.run import Claim, Commit, Visit, VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
+from noetl.executor.model.visit_states import may_hold
 from noetl.executor.model.visit_transition import claim_lost, wake
 from noetl.executor.stores.cursors import (
     SlotPlace,
@@ -245,6 +245,30 @@ def give_back_slots(state: MemoryState, slots: Iterable[Slot]) -> None:
         flow = None if slot.is_held else state.flows.get((slot.gate, slot.flow))
         if flow is not None:
             put_flow(state, leave_flow(flow))
+
+
+def find_freed(state: MemoryState, returned: Iterable[Slot]) -> tuple[GateKey, ...]:
+    """Return the gates at which others wait for the units of slots that were given back."""
+    gates = [state.gates.get(key) for key in sorted({slot.gate for slot in returned})]
+    return tuple(gate.key for gate in gates if gate is not None and gate.may_grant)
+
+
+def take_requested(state: MemoryState, commit: Commit, claimed: Visit | None, now: float) -> tuple[Slot, ...]:
+    """Let the visit that a commit has claimed take what is requested for it, up to the first full gate."""
+    slots = list[Slot]()
+    if claimed is None or claimed.id not in [branch.id for branch in commit.branches]:
+        return ()
+    for request in commit.requests:
+        gate = state.gates.get(request.gate) or (None if request.size is None else new_gate(request))
+        slot = None
+        if gate is not None and gate.rate is None:
+            gate, slot = admit(gate, SlotOwner(claimed.run_id, claimed.id), request, now)
+            put_gate(state, gate)
+        if slot is None:
+            break
+        state.slots[slot.gate, slot.owner] = slot
+        slots.append(slot)
+    return tuple(slots)
 
 
 def give_back_parked(state: MemoryState, record: RunRecord, parked: Sequence[Visit], now: float) -> None:

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Iterator
 
 from noetl.executor.errors import DamagedRunError
-from noetl.executor.model.gates import may_hold
 from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_transition import check_deletable, lose_branch
 from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.model.visit_states import may_hold
 from noetl.executor.model.visit_transition import end_lease, is_endless, unpark, wake
 from noetl.executor.stores.damage import log_set_aside
 from noetl.executor.stores.finding import (

@@ -20,6 +20,7 @@ from noetl.executor.model.run import (
     DEADLINE,
     Claim,
     Commit,
+    CommitResult,
     Lease,
     Progress,
     RunEnding,
@@ -44,7 +45,13 @@ from noetl.executor.model.visit_transition import (
 from noetl.executor.model.worker_identity import is_dead
 from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.facts import add_fact
-from noetl.executor.stores.memory.gates import find_slots, give_back_slots, has_waiting_slot
+from noetl.executor.stores.memory.gates import (
+    find_freed,
+    find_slots,
+    give_back_slots,
+    has_waiting_slot,
+    take_requested,
+)
 from noetl.executor.stores.memory.outbox import add_entries
 from noetl.executor.stores.memory.state import MemoryState, RunRecord
 from noetl.executor.stores.memory.waits import give_answer
@@ -56,6 +63,7 @@ class MemoryQueue:
 
     claims_in_turn = True
     counts_active = True
+    takes_slots = True
 
     def __init__(self, state: MemoryState) -> None:
         self._state = state
@@ -135,7 +143,7 @@ class MemoryQueue:
                 released += len(dead)
         return released
 
-    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> CommitResult:
         commit = _copy_outputs(commit, self._state.limits)
         visit = commit.visit
         with self._state.change_runs():
@@ -152,8 +160,8 @@ class MemoryQueue:
             )
             waits = [record.waits.get(WaitKey(run.id, visit.id, id)) for id in commit.awaits]
             is_answered = any(wait is not None and wait.answered_at is not None for wait in waits)
-            if commit.gives_back:
-                give_back_slots(self._state, find_slots(self._state, run.id, visit.id))
+            returned = find_slots(self._state, run.id, visit.id) if commit.gives_back else []
+            give_back_slots(self._state, returned)
             is_granted = commit.is_queued and not has_waiting_slot(self._state, run.id, visit.id)
             record.put(wake(visit, now) if is_answered or is_granted else visit)
             add_fact(self._state, run, fact_of_outcome(visit, now))
@@ -161,7 +169,8 @@ class MemoryQueue:
             branches = MemoryBranches(self._state, record, now, claim_for)
             _apply_commit(branches, commit)
             record.append((*commit.events, *branches.events))
-            return branches.claimed
+            slots = take_requested(self._state, commit, branches.claimed, now)
+            return CommitResult(branches.claimed, slots, find_freed(self._state, returned))
 
     def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
         texts = [_encode(ending.result), _encode(list(ending.errors))]

@@ -260,13 +260,19 @@ class PostgresDatabase:
 
     def execute_returning_locked(self, query: str, /, **values: Any) -> dict[str, Any] | None:
         """Lock the run `run_id` and execute one statement in a transaction. Return its first row or None."""
+        lock = ("database.lock_run", {"run_id": values["run_id"]})
+        return self.execute_together([lock, (query, values)])[1]
+
+    def execute_together(
+        self, statements: Sequence[tuple[str, Mapping[str, Any]]]
+    ) -> list[dict[str, Any] | None]:
+        """Execute statements as one transaction, in one round trip. Return the first row or None of each."""
         with self._connection(lambda: False) as connection:
             # Statements of a pipeline up to its synchronization are one transaction.
             with connection.pipeline():
                 writer = PostgresWriter(connection)
-                writer.lock_run(values["run_id"])
-                result = writer.execute(query, **values)
-            return result.fetchone()
+                results = [writer.execute(query, **values) for query, values in statements]
+            return [result.fetchone() for result in results]
 
     def encode_list(self, values: Sequence[str]) -> list[str]:
         """Return a list, which the driver sends as an array."""

@@ -28,6 +28,7 @@ from noetl.executor.model.run import (
     Branch,
     Claim,
     Commit,
+    CommitResult,
     Lease,
     Visit,
     VisitStatus,
@@ -35,6 +36,7 @@ from noetl.executor.model.run import (
 from noetl.executor.model.visit_transition import MAX_CLAIMS, claim, enter_step, is_due, start_events
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.postgres.database import PostgresDatabase
+from noetl.executor.stores.postgres.slots import SlotStatements
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.facts import fact_values
 from noetl.executor.stores.sql.plans import SqlPlans
@@ -57,6 +59,7 @@ class PostgresQueue:
 
     claims_in_turn = True
     counts_active = True
+    takes_slots = True
 
     def __init__(self, context: SqlContext, plans: SqlPlans, database: PostgresDatabase) -> None:
         self._context = context
@@ -112,17 +115,19 @@ class PostgresQueue:
     def _send_later(self, message: DueMessage, due_at: float, tenant: str) -> None:
         self._database.send_messages([replace(message, due_at=due_at, tenant=tenant)])
 
-    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> CommitResult:
         branch = self._only_branch(commit)
         if branch is not None and not branch.is_arrival and not commit.counter_changes:
             entered = enter_step(branch, commit.visit.run_id, now)
             following = entered if claim_for is None else claim(entered, claim_for, now)
-            if self._commit_step(commit, entered, following):
-                return None if claim_for is None else following
-        if branch is not None and branch.is_arrival and commit.counter_changes == {branch.step: -1}:
+            result = self._commit_step(commit, entered, following, now)
+            if result is not None:
+                return result
+        is_arrival = branch is not None and branch.is_arrival and not commit.gives_back
+        if branch is not None and is_arrival and commit.counter_changes == {branch.step: -1}:
             row = self._commit_arrival(commit, branch, now, claim_for)
             if row is not None:
-                return None if row["id"] is None else visit_from_row(row)
+                return CommitResult(None if row["id"] is None else visit_from_row(row))
         return self._shared.commit(commit, now, claim_for)
 
     def _write_claim(self, before: Visit, claimed: Visit, now: float) -> Claim | None:
@@ -156,7 +161,7 @@ class PostgresQueue:
             or ends_run
             or changes_counters
             or commit.may_have_children
-            or commit.gives_back
+            or (commit.gives_back and not commit.held_gates)
             or len(commit.branches) != 1
         ):
             return None
@@ -211,8 +216,10 @@ class PostgresQueue:
             self._context.changes.notify()
         return row
 
-    def _commit_step(self, commit: Commit, entered: Visit, following: Visit) -> bool:
-        """Commit a step of a chain; return False if the run is stopping or the claim is lost.
+    def _commit_step(
+        self, commit: Commit, entered: Visit, following: Visit, now: float
+    ) -> CommitResult | None:
+        """Commit a step of a chain. Return None if the run is stopping or the claim is lost.
 
         `following` is the visit that the branch enters, claimed if it is another than `entered`.
         """
@@ -220,11 +227,16 @@ class PostgresQueue:
         events = [*commit.events, *(start_events(entered, following) if is_claimed else ())]
         next_visit = {f"next_{name}": value for name, value in visit_values(following).items()}
         del next_visit["next_run_id"]
-        row = self._database.execute_returning(
-            "queue.commit_step", **self._finished_values(commit), **next_visit, events=encode_events(events)
-        )
+        values = {**self._finished_values(commit), **next_visit, "events": encode_events(events)}
+        if commit.gives_back:
+            values["held_slots"] = len(commit.held_gates)
+        slots = SlotStatements(commit, following, now) if commit.held_gates or commit.requests else None
+        if slots is None:
+            row = self._database.execute_returning("queue.commit_step", **values)
+        else:
+            row, *rows = self._database.execute_together([("queue.commit_step", values), *slots.statements])
         if row is None or not row["entered"]:
-            return False
+            return None
         if not is_claimed and row["queue"] == SERVICE_QUEUE:
             self._database.send_messages(
                 [
@@ -239,7 +251,8 @@ class PostgresQueue:
             )
         self._context.changes.notify()
         self._context.announce_due(0 if is_claimed else 1)
-        return True
+        result = CommitResult(following if is_claimed else None)
+        return result if slots is None else slots.add_to(result, rows)
 
     def _finished_values(self, commit: Commit) -> dict[str, Any]:
         """Return the values of `{set_finished}` and `{held}`, and of the fact that the step has ended."""

@@ -36,11 +36,11 @@ from noetl.executor.model.gates import (
     change_limit,
     check_removable,
     check_request,
-    may_hold,
     new_gate,
 )
 from noetl.executor.model.rate_gates import reserve
 from noetl.executor.model.run import Claim
+from noetl.executor.model.visit_states import may_hold
 from noetl.executor.model.visit_transition import claim_lost
 from noetl.executor.stores.cursors import (
     SlotPlace,

@@ -34,9 +34,10 @@ from typing import Any, NamedTuple, TypeAlias
 from noetl.executor.model.bounded_counter import BoundedCounter
 from noetl.executor.model.branch_stack import is_turn_over
 from noetl.executor.model.events import Event
+from noetl.executor.model.gates import SlotOwner
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.metrics import LEASE_LOST, fact_of_end, fact_of_outcome, loses_lease
-from noetl.executor.model.run import Claim, Commit, Lease, RunEnding, RunStatus, Visit
+from noetl.executor.model.run import Claim, Commit, CommitResult, Lease, RunEnding, RunStatus, Visit
 from noetl.executor.model.run_transition import finish_run, run_finished
 from noetl.executor.model.visit_transition import (
     claim,
@@ -64,7 +65,7 @@ from noetl.executor.stores.sql.rows import (
     visit_from_row,
 )
 from noetl.executor.stores.sql.run_times import keep_times
-from noetl.executor.stores.sql.slots import is_queued, take_slots
+from noetl.executor.stores.sql.slots import SlotExchange, exchange_slots, is_queued, take_slots
 from noetl.executor.stores.sql.waits import give_answer, is_any_answered, unlist_waits
 from noetl.planner.frozen import replace
 
@@ -82,6 +83,7 @@ class SqlQueue:
 
     claims_in_turn = True
     counts_active = True
+    takes_slots = True
 
     def __init__(self, context: SqlContext, plans: SqlPlans, write_claim: ClaimWriter | None = None) -> None:
         self._context = context
@@ -188,7 +190,7 @@ class SqlQueue:
         self._context.announce_due()
         return ended.rowcount
 
-    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> Visit | None:
+    def commit(self, commit: Commit, now: float, claim_for: Lease | None = None) -> CommitResult:
         visit = commit.visit
         outputs = encode_outputs(commit, self._context.limits)
         with naming_run(visit.run_id), self._context.transaction() as db:
@@ -219,9 +221,10 @@ class SqlQueue:
             if events:
                 append_events(db, visit.run_id, run["seq"], events)
             keep_times(db, visit.run_id, run["seq"], now)
+            slots = _exchange_slots(db, commit, branches.claimed, now)
         is_suspended = visit.finished_at is None
         self._context.announce_due(max(branches.count + is_suspended - (branches.claimed is not None), 0))
-        return branches.claimed
+        return CommitResult(branches.claimed, *slots)
 
     def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
         run = finish_run(claim.run, ending, now)
@@ -337,6 +340,13 @@ def _require_claim(visit: Visit, written: Result) -> None:
     """Raise FencedError if nothing was written because the claim of the visit is lost."""
     if written.rowcount == 0:
         raise claim_lost(visit)
+
+
+def _exchange_slots(db: Writer, commit: Commit, claimed: Visit | None, now: float) -> SlotExchange:
+    """Give back slots, and let the visit that was claimed take what the commit requests for it."""
+    is_requested = claimed is not None and claimed.id in [branch.id for branch in commit.branches]
+    owner = SlotOwner(commit.visit.run_id, "" if claimed is None else claimed.id)
+    return exchange_slots(db, owner, commit.requests if is_requested else (), now)
 
 
 def _write_batch_results(db: Writer, visit: Visit, parts: Iterable[tuple[str, int, str]]) -> None:

@@ -15,12 +15,23 @@ Limits: a gate is a row that all its owners change, so they wait for each other.
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import groupby
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from typing import Any, NamedTuple
 
 from noetl.executor.model.flows import Flow, leave_flow
-from noetl.executor.model.gates import Gate, GateKey, LimitKind, Slot, SlotOwner, give_back
+from noetl.executor.model.gates import (
+    Gate,
+    GateKey,
+    LimitKind,
+    Slot,
+    SlotOwner,
+    SlotRequest,
+    admit,
+    give_back,
+    new_gate,
+)
 from noetl.executor.model.rates import RateLog
 from noetl.executor.model.run import Visit
 from noetl.executor.stores.sql.database import Writer
@@ -34,21 +45,69 @@ def take_slots(db: Writer, query: str, **values: Any) -> None:
 
 def give_back_slots(db: Writer) -> None:
     """Give the units of all slots back that the transaction has deleted."""
-    rows = [row for result in db.returned_slots for row in result.fetchall()]
+    if db.returned_slots:
+        exchange_slots(db, SlotOwner(""), (), 0.0)
+
+
+class SlotExchange(NamedTuple):
+    """The slots that an owner has got, and the gates at which others wait for what was given back."""
+
+    slots: tuple[Slot, ...]
+    freed: tuple[GateKey, ...]
+
+
+def exchange_slots(db: Writer, owner: SlotOwner, requests: Sequence[SlotRequest], now: float) -> SlotExchange:
+    """Give back what `give_back_slots` does, and let an owner take what it requests, without waiting.
+
+    It takes nothing behind the first gate that refuses it, so all gates are locked in one order.
+    """
+    returned = _read_returned(db)
+    wanted = {request.gate: request for request in requests}
+    slots, freed, is_refused = list[Slot](), list[GateKey](), False
+    for key in sorted({*returned, *wanted}):
+        request = None if is_refused else wanted.get(key)
+        before = _lock_wanted(db, key, request)
+        slot = None
+        if before is not None:
+            gate = reduce(give_back, returned[key], before)
+            if request is not None and gate.rate is None:
+                gate, slot = admit(gate, owner, request, now)
+            if gate is not before or gate.is_unused:
+                write_gate(db, gate)
+            _leave_flows(db, key, returned[key])
+            freed += [key] if gate.may_grant else []
+        if slot is not None:
+            db.execute("gates.add_slot", **slot_values(slot))
+            slots.append(slot)
+        is_refused = is_refused or (request is not None and slot is None)
+    return SlotExchange(tuple(slots), tuple(freed))
+
+
+def _read_returned(db: Writer) -> defaultdict[GateKey, list[Slot]]:
+    """Return the slots by gate that the transaction has deleted, and forget them."""
+    returned = defaultdict[GateKey, list[Slot]](list)
+    for result in db.returned_slots:
+        for row in result.fetchall():
+            slot = _slot_of(row, "", None)
+            returned[slot.gate].append(slot)
     db.returned_slots.clear()
-    slots = sorted((_slot_of(row, "", None) for row in rows), key=_gate_of)
-    for key, returned in groupby(slots, _gate_of):
-        gate = lock_gate(db, key)
-        if gate is not None:
-            counts = Counter[str]()
-            for slot in returned:
-                gate = give_back(gate, slot)
-                counts[slot.flow] += not slot.is_held
-            write_gate(db, gate)
-            for name, count in sorted(counts.items()):
-                flow = find_flow(db, key, name) if count else None
-                if flow is not None:
-                    put_flow(db, leave_flow(flow, count))
+    return returned
+
+
+def _lock_wanted(db: Writer, key: GateKey, request: SlotRequest | None) -> Gate | None:
+    """Lock a gate and return it. Add it if the request is for a step's own limit."""
+    if request is None or request.size is None:
+        return lock_gate(db, key)
+    return add_or_lock_gate(db, new_gate(request))
+
+
+def _leave_flows(db: Writer, key: GateKey, returned: Iterable[Slot]) -> None:
+    """Change the flows of a locked gate in which slots have waited that were returned."""
+    counts = Counter(slot.flow for slot in returned if not slot.is_held)
+    for name, count in sorted(counts.items()):
+        flow = find_flow(db, key, name)
+        if flow is not None:
+            put_flow(db, leave_flow(flow, count))
 
 
 def is_queued(db: Writer, visit: Visit) -> bool:
@@ -147,10 +206,6 @@ def _slot_of(row: Row, limit: str, value: str | None) -> Slot:
         row["held_at"],
         flow=row["flow"],
     )
-
-
-def _gate_of(slot: Slot) -> GateKey:
-    return slot.gate
 
 
 def _numbers_of(gate: Gate) -> dict[str, Any]:

@@ -55,6 +55,21 @@ NAMED = named_gate("default", "api")
 """The gate of an operator's limit."""
 
 
+FREE = own_gate("default", "play", "b", 0, None)
+"""The gate of a step that no visit has entered."""
+
+CROWDED, FULL = (own_gate("default", "zoo", name, 0, None) for name in ("crowded", "full"))
+"""A gate at which one slot waits, and one of which the only unit is held."""
+
+RATE = named_gate("default", "rate")
+"""The gate of a rate of an operator."""
+
+
+def gate_of(request: SlotRequest) -> GateKey:
+    """Return the gate of a request, which is its place in the order of locks."""
+    return request.gate
+
+
 def ask(key: GateKey = OWN, size: int | None = 1, units: int = 1, **options: Any) -> SlotRequest:
     limit = NAMED.id.removeprefix("use:") if size is None else "play.a"
     return replace(SlotRequest(key, limit, size, units), **options)
@@ -92,9 +107,9 @@ def hold(store: Store, *requests: SlotRequest, now: float = 1.0) -> Claim:
     return claim
 
 
-def give_back(store: Store, claim: Claim, now: float = 2.0) -> None:
-    """Let a visit succeed, so that it gives its slots back."""
-    store.queue.commit(replace(succeed(store, claim), gives_back=True), now)
+def give_back(store: Store, claim: Claim, now: float = 2.0) -> tuple[GateKey, ...]:
+    """Let a visit succeed, so that it gives its slots back. Return the gates at which others may wait."""
+    return store.queue.commit(replace(succeed(store, claim), gives_back=True), now).freed
 
 
 def slots_of_visit(store: Store, claim: Claim) -> list[Slot]:
@@ -427,9 +442,95 @@ class GatesContract(ContractFixtures):
     def test_a_commit_that_claims_the_next_visit_gives_back(self, store: Store) -> None:
         claim = hold(store)
         commit = replace(succeed(store, claim), gives_back=True)
-        following = store.queue.commit(commit, 2.0, LEASE)
-        assert following is not None
+        assert store.queue.commit(commit, 2.0, LEASE).following is not None
         assert numbers_of(store) is None
+
+    @pytest.mark.parametrize(
+        ("requests", "taken"),
+        [
+            ([ask(FREE)], [1]),
+            ([ask(FREE, 3, units=2)], [2]),
+            ([ask(FREE, 3, units=9)], [3]),
+            ([ask(FREE, flow="x", value="k")], [1]),
+            ([ask(OWN)], [1]),
+            ([ask(FULL)], []),
+            ([ask(FULL, 2)], [1]),
+            ([ask(FULL, 3, units=3)], []),
+            ([ask(CROWDED, 9)], []),
+            ([ask(NAMED, None)], [1]),
+            ([ask(NAMED, None, units=9)], [2]),
+            ([ask(named_gate("default", "unknown"), None)], []),
+            ([ask(RATE, None)], []),
+            ([ask(FREE), ask(OWN, 2), ask(NAMED, None)], [1, 1, 1]),
+            ([ask(FREE), ask(FULL), ask(NAMED, None)], [1]),
+            ([ask(CROWDED), ask(NAMED, None)], []),
+        ],
+    )  # fmt: skip
+    def test_a_commit_takes_slots_for_the_visit_that_it_claims(
+        self, store: Store, requests: list[SlotRequest], taken: list[int]
+    ) -> None:
+        """Take what the visit could acquire after its claim. It waits nowhere."""
+        store.gates.set_limit(NAMED, LimitKind.STEPS, 2)
+        store.gates.set_limit(RATE, LimitKind.STEPS, 2, per=60.0)
+        hold(store, ask(FULL), ask(CROWDED))
+        queue_up(store, ask(CROWDED))
+        claim = hold(store)
+        wanted = tuple(replace(request, queues=False) for request in sorted(requests, key=gate_of))
+        commit = replace(succeed(store, claim), gives_back=True, held_gates=(OWN,), requests=wanted)
+        result = store.queue.commit(commit, 2.0, LEASE)
+        assert result.following is not None
+        expected = taken if store.queue.takes_slots else []
+        assert [slot.units for slot in result.slots] == expected
+        slots = store.gates.slots_of(claim.run.id)
+        assert [replace(slot, limit="") for slot in slots] == [
+            replace(slot, limit="") for slot in result.slots
+        ]
+        assert {slot.owner.visit_id for slot in slots} <= {result.following.id}
+        assert set(result.freed) <= {CROWDED}
+        again = Claim(claim.run, result.following)
+        known = [request for request, _ in zip(wanted, result.slots, strict=False)]
+        assert acquire(store, again, *known, now=3.0) == slots if known else not slots
+
+    @pytest.mark.parametrize("is_known", [True, False])
+    def test_a_commit_names_the_gates_at_which_others_wait(self, store: Store, is_known: bool) -> None:
+        """Name the gate, which the next visit does not get before them."""
+        claim, waiting = hold(store), queue_up(store)
+        commit = replace(
+            succeed(store, claim),
+            gives_back=True,
+            held_gates=(OWN,) if is_known else (),
+            requests=(ask(queues=False),),
+        )
+        result = store.queue.commit(commit, 2.0, LEASE)
+        assert (result.slots, result.freed) == ((), (OWN,))
+        assert numbers_of(store) == (0, 1)
+        assert store.gates.grant(OWN, 3.0) == 1
+        assert slots_of_visit(store, waiting)[0].is_held
+
+    def test_a_commit_takes_no_slot_for_a_visit_that_it_does_not_claim(self, store: Store) -> None:
+        claim = hold(store)
+        commit = replace(succeed(store, claim), gives_back=True, held_gates=(OWN,), requests=(ask(FREE),))
+        assert store.queue.commit(commit, 2.0).slots == ()
+        assert (store.gates.slots_of(claim.run.id), numbers_of(store, FREE)) == ([], None)
+
+    @pytest.mark.parametrize("stops", [True, False])
+    def test_a_commit_of_a_run_that_stops_or_is_paused_takes_no_slot(self, store: Store, stops: bool) -> None:
+        claim = hold(store)
+        if stops:
+            store.runs.stop(claim.run.id, RunStatus.CANCELLED, 1.5)
+        else:
+            store.pauses.pause(claim.run.id, 1.5)
+        commit = replace(succeed(store, claim), gives_back=True, held_gates=(OWN,), requests=(ask(FREE),))
+        assert store.queue.commit(commit, 2.0, LEASE).slots == ()
+        assert (store.gates.slots_of(claim.run.id), numbers_of(store)) == ([], None)
+
+    def test_a_refused_commit_takes_no_slot(self, store: Store) -> None:
+        claim = hold(store)
+        claim_visit(store, claim.run, 40.0)
+        commit = replace(succeed(store, claim), gives_back=True, held_gates=(OWN,), requests=(ask(FREE),))
+        with pytest.raises(FencedError):
+            store.queue.commit(commit, 41.0, LEASE)
+        assert (numbers_of(store), numbers_of(store, FREE)) == ((1, 0), None)
 
     def test_the_end_of_a_run_gives_all_back(self, store: Store) -> None:
         waiting = queue_up(store, ask(size=1)) if hold(store) else None

@@ -131,7 +131,7 @@ class PausesContract(ContractFixtures):
         claim = claim_visit(store, run)
         store.pauses.pause(run.id, 1.0)
         assert store.queue.renew(claim.visit, 90.0)
-        assert store.queue.commit(succeed(store, claim, saved={"n": 1}), 2.0, LEASE) is None
+        assert store.queue.commit(succeed(store, claim, saved={"n": 1}), 2.0, LEASE).following is None
         assert visit_states(store, run) == [("a", "succeeded"), ("b", "parked")]
         assert store.queue.claim(run.id, LEASE, 9.0) is None
         store.pauses.unpause(run.id, 10.0)
@@ -144,7 +144,7 @@ class PausesContract(ContractFixtures):
         store.pauses.pause(run.id, 1.0)
         again = claim_visit(store, run, LEASE.seconds + 1)
         assert (again.visit.claims, again.run.stop) == (2, RunStatus.PAUSED)
-        assert store.queue.commit(succeed(store, again), 40.0, LEASE) is None
+        assert store.queue.commit(succeed(store, again), 40.0, LEASE).following is None
         assert visit_states(store, run) == [("a", "succeeded"), ("b", "parked")]
 
     def test_branches_arrive_at_a_join_in_a_paused_run(self, store: Store) -> None:
@@ -153,7 +153,7 @@ class PausesContract(ContractFixtures):
         claims = [claim_visit(store, run, 1.0) for _ in range(4)]
         store.pauses.pause(run.id, 2.0)
         for claim in claims:
-            assert store.queue.commit(succeed(store, claim), 3.0, LEASE) is None
+            assert store.queue.commit(succeed(store, claim), 3.0, LEASE).following is None
         assert visit_states(store, run)[-1] == ("c", "parked")
         assert store.queue.claim(run.id, LEASE, 9.0) is None
         store.pauses.unpause(run.id, 10.0)
@@ -239,7 +239,7 @@ class PausesContract(ContractFixtures):
         claim = claim_visit(store, run)
         store.pauses.pause(run.id, 1.0)
         batch = Suspension(Progress(journal={"r": {"at": 1}}), 1.0)
-        assert store.queue.commit(suspend(claim.visit, batch, 1.0), 1.0, LEASE) is None
+        assert store.queue.commit(suspend(claim.visit, batch, 1.0), 1.0, LEASE).following is None
         assert visit_states(store, run) == [("a", "parked")]
         store.pauses.unpause(run.id, 2.0)
         assert visit_states(store, run) == [("a", "ready")]
@@ -396,7 +396,7 @@ class PausesContract(ContractFixtures):
     ) -> None:
         run, claim = resume_sequential(store, is_waiting=first == "x")
         store.pauses.pause(run.id, 5.0)
-        assert store.queue.commit(succeed(store, claim), 6.0, LEASE) is None
+        assert store.queue.commit(succeed(store, claim), 6.0, LEASE).following is None
         assert visit_states(store, run)[-1] == ("y", "parked")
         assert store.queue.claim(run.id, LEASE, 9.0) is None
         store.pauses.unpause(run.id, 10.0)

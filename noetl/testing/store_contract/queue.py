@@ -349,7 +349,7 @@ class QueueContract(ContractFixtures):
     def test_a_commit_creates_the_next_visit(self, store: Store) -> None:
         run = start_run(store)
         claim = claim_visit(store, run)
-        assert store.queue.commit(succeed(store, claim, saved={"n": 1}, data=[2]), 7.0) is None
+        assert store.queue.commit(succeed(store, claim, saved={"n": 1}, data=[2]), 7.0).following is None
         first, second = store.runs.visits(run.id)
         assert (first.status, first.case, first.finished_at) == ("succeeded", 0, 1.0)
         assert (second.step, second.status, second.due_at, second.clock) == ("b", "ready", 7.0, 2)
@@ -382,7 +382,7 @@ class QueueContract(ContractFixtures):
 
     def test_a_commit_may_claim_the_next_visit(self, store: Store) -> None:
         run = start_run(store)
-        visit = store.queue.commit(succeed(store, claim_visit(store, run)), 7.0, Lease("one", 30.0))
+        visit = store.queue.commit(succeed(store, claim_visit(store, run)), 7.0, Lease("one", 30.0)).following
         assert visit is not None
         assert (visit.step, visit.status, visit.claims, visit.fence) == ("b", "running", 1, 1)
         assert (visit.worker, visit.started_at, visit.due_at) == ("one", 7.0, 37.0)
@@ -393,7 +393,7 @@ class QueueContract(ContractFixtures):
 
     def test_a_commit_claims_only_the_first_branch_of_a_fork(self, store: Store) -> None:
         run = start_run(store, DIAMOND)
-        visit = store.queue.commit(succeed(store, claim_visit(store, run)), 1.0, LEASE)
+        visit = store.queue.commit(succeed(store, claim_visit(store, run)), 1.0, LEASE).following
         assert visit is not None
         assert visit.step == "b1"
         assert [claim_visit(store, run, 1.0).visit.step for _ in range(3)] == ["b2", "b3", "b4"]
@@ -405,7 +405,7 @@ class QueueContract(ContractFixtures):
         store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
         arrival = succeed(store, claim_visit(store, run, 1.0))
         before = {visit.id: visit for visit in store.runs.visits(run.id)}
-        after = store.queue.commit(arrival, 2.0, LEASE)
+        after = store.queue.commit(arrival, 2.0, LEASE).following
         if after is not None:  # a store need not claim another branch
             assert after == visit_transition.claim(before[after.id], LEASE, 2.0)
             assert after in store.runs.visits(run.id)
@@ -528,7 +528,7 @@ class QueueContract(ContractFixtures):
 
             def commit(index: int, claims: list[Claim] = claims) -> Visit | None:
                 used = second if index % 2 else store
-                return used.queue.commit(succeed(used, claims[index]), 2.0, LEASE)
+                return used.queue.commit(succeed(used, claims[index]), 2.0, LEASE).following
 
             following = [visit for visit in run_concurrently(4, commit) if visit is not None]
             assert [visit.step for visit in following] == ["c"]

@@ -183,7 +183,7 @@ class RunsContract(ContractFixtures):
         run = start_run(store)
         claim = claim_visit(store, run)
         store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
-        assert store.queue.commit(succeed(store, claim), 2.0, LEASE) is not None
+        assert store.queue.commit(succeed(store, claim), 2.0, LEASE).following is not None
         assert visit_states(store, run) == [("a", "succeeded"), ("b", "parked"), (END, "running")]
 
     def test_a_retry_in_a_stopping_run_is_parked(self, store: Store) -> None:

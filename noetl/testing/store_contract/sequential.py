@@ -100,7 +100,7 @@ class SequentialContract:
         following = claim_visit(store, run)
         while following.visit.step != "@end":
             order.append(following.visit.step)
-            claimed = store.queue.commit(succeed(store, following), 1.0, LEASE)
+            claimed = store.queue.commit(succeed(store, following), 1.0, LEASE).following
             assert claimed is not None
             following = replace(following, visit=claimed)
         assert order == [*"abdcej"]

@@ -241,7 +241,7 @@ REPAIRS: tuple[Row, ...] = (
 
 def enter_and_claim(store: Store) -> None:
     run = start_run(store)
-    assert store.queue.commit(succeed(store, claim_visit(store, run)), 1.0, LEASE) is not None
+    assert store.queue.commit(succeed(store, claim_visit(store, run)), 1.0, LEASE).following is not None
 
 
 def retry_in_stopping_run(store: Store) -> None:

@@ -44,6 +44,14 @@ coalesce(status, '') = 'running'
 -- name: is_ready
 coalesce(status, '') = 'ready'
 
+-- The claimed visit has got the slots that it requests before this one.
+-- name: has_taken
+(select count(*) from slots where run_id = :run_id and visit_id = :visit_id) = :taken_before
+
+-- The number of slots that a visit holds.
+-- name: held_slots
+(select count(held_at) from slots where run_id = :run_id and visit_id = :visit_id)
+
 -- name: has_needle
 strpos(events, :needle) > 0
 

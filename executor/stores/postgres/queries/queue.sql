@@ -21,7 +21,9 @@ select claimed.saved, run.* from claimed, run
 with locked as (
     select 1 from runs where id = :run_id and stop is null for update
 ), done as (
-    update visits set {set_finished} where {held} and exists (select 1 from locked) returning id
+    update visits set {set_finished} where {held} and exists (select 1 from locked)
+    and {held_slots} = :held_slots -- optional
+    returning id
 ), run as (
     update runs set seq = seq + 1 where id = :run_id and exists (select 1 from done)
     returning seq, queue, tenant, playbook

@@ -1,0 +1,289 @@
+"""The requests of a run or a visit for slots at limits: their gates, keys, units and places in queues.
+
+Problem: a visit should hold its slots as soon as it is claimed, since a transaction for them alone costs more
+than a small step. The keys of limits are templates, which stores do not evaluate.
+
+Algorithm: the requests of a claimed visit are made from its scope. Those of a following visit are made before
+the commit that claims it, and the store takes the slots in the same transaction. This is done if the
+templates read only what the run was started with, and what the committed visit has saved.
+
+Cost: an evaluation of each template. A limit of an operator costs a read, of whether all tenants share it.
+
+Limits: a visit that a join or a fork enters, and one with a rate, requests after its claim. So does one whose
+keys read more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+
+from noetl.executor.engine.rate_units import count_rate_units
+from noetl.executor.engine.rendering import render_at_key
+from noetl.executor.engine.scope import Scope
+from noetl.executor.engine.work_context import FINALLY_STEP_SECONDS
+from noetl.executor.errors import ActionError
+from noetl.executor.model.flows import FIRST_RANK, flow_name, rank_of
+from noetl.executor.model.gates import (
+    SHARED_TENANT,
+    GateKey,
+    SlotRequest,
+    named_gate,
+    own_gate,
+    own_rate_gate,
+)
+from noetl.executor.model.json_values import round_trip_json, write_json
+from noetl.executor.model.run import Branch, Commit, Run, Visit
+from noetl.executor.model.special_visits import START_CLOCK
+from noetl.executor.model.transition import find_holders
+from noetl.executor.model.visit_transition import enter_step
+from noetl.executor.security.redaction import redact_for_storage
+from noetl.executor.stores.interface import Store
+from noetl.planner.diagnostics.terminal_text import to_printable
+from noetl.planner.frozen import frozen, replace
+from noetl.planner.kinds import describe_kind_of
+from noetl.planner.limits import MAX_PRIORITY, Limit
+from noetl.planner.plan import Header, Step
+from noetl.planner.templates.template import has_template, parse_template
+
+MAX_KEY_BYTES = 1024
+"""How long the key of a limit may be, as UTF-8."""
+
+_MAX_SHOWN = 1e9
+
+_NAMES_OF_VISIT = frozenset({"error", "now", "result", "step", "steps", "uuid"})
+"""Names whose values a visit has only after its claim, or that need other visits."""
+
+
+@frozen
+class WantedSlot:
+    """A request for a slot, and for how many seconds its owner waits; None means any time.
+
+    With `cancels_oldest`, it cancels older owners rather than wait for all of them.
+    """
+
+    request: SlotRequest
+    max_wait: float | None
+    cancels_oldest: bool = False
+
+
+@frozen
+class _Units:
+    """The numbers of units that a visit or a run asks for: of places and of rates. With 0 it asks nothing."""
+
+    width: int = 1
+    of_rate: int = 1
+
+
+def request_for_run(
+    store: Store, run: Run, visit: Visit, limits: Sequence[Limit], now: float
+) -> list[WantedSlot]:
+    """Return what a run requests. `visit` is the claimed one.
+
+    Raises:
+        ActionError: as `_request_all` does, and for a priority that is no number from -10 to 10.
+    """
+    # Names that steps have saved do not count: the keys of a run stay the same until its end.
+    scope = Scope(run, visit)
+    wanted = _request_all(store, limits, scope, None, _Units())
+    if all(limit.is_rate for limit in limits):
+        return wanted
+    priority = _read_priority(store.plans.header(run.plan_hash).priority, scope)
+    return _at_rank(wanted, rank_of(now, priority))
+
+
+def request_for_step(store: Store, header: Header, step: Step, scope: Scope, now: float) -> list[WantedSlot]:
+    """Return what a visit requests for its step. `header` is that of its plan.
+
+    Raises:
+        ActionError: as `request_for_run` does.
+    """
+    width = 1 if step.loop is None else step.loop.concurrency
+    units = _Units(width, count_rate_units(scope.visit, step, scope) if step.rate else 0)
+    rank = FIRST_RANK if step.is_finally_step else _rank_of_step(header, step, scope, now)
+    wanted = _at_rank(_request_all(store, (*step.concurrency, *step.rate), scope, step.name, units), rank)
+    return [_hurry(slot, step.timeout_seconds) for slot in wanted] if step.is_finally_step else wanted
+
+
+def request_for_following(store: Store, run: Run, commit: Commit, now: float) -> tuple[SlotRequest, ...]:
+    """Return what the visit requests that the only branch of a commit enters. It does not wait for a slot.
+
+    Return none if this cannot be known before its claim. A wrong key is reported after it.
+    """
+    header = store.plans.header(run.plan_hash)
+    if not header.has_limits or not store.queue.takes_slots:
+        return ()
+    if len(commit.branches) != 1 or commit.branches[0].is_arrival:
+        return ()
+    (branch,) = commit.branches
+    step = store.plans.step(run.plan_hash, branch.step)
+    if not step.concurrency or step.rate:
+        return ()
+    scope = _scope_of_following(run, commit.visit, branch, _names_in_limits(header, step), now)
+    if scope is None:
+        return ()
+    try:
+        wanted = request_for_step(store, header, step, scope, now)
+    except ActionError:
+        return ()
+    return tuple(replace(slot.request, queues=False) for slot in wanted)
+
+
+def _names_in_limits(header: Header, step: Step) -> frozenset[str]:
+    """Return the names that the templates of the limits of a step read, and that of its priority."""
+    priority = header.priority if step.priority is None else step.priority
+    texts = [text for limit in step.concurrency for text in (limit.key, limit.fair)]
+    templates = [text for text in (*texts, priority) if isinstance(text, str) and has_template(text)]
+    return frozenset[str]().union(*(parse_template(text).names for text in templates))
+
+
+def _scope_of_following(
+    run: Run, done: Visit, branch: Branch, names: frozenset[str], now: float
+) -> Scope | None:
+    """Return the scope of the visit that a branch enters, with the values of names that `done` has saved.
+
+    Return None if another visit holds one of them.
+    """
+    following = enter_step(branch, run.id, now)
+    if not names:
+        return Scope(run, following)
+    holders = find_holders(branch.names, sorted(names))
+    is_known = set(holders.values()) <= {done.id} and names.isdisjoint(_NAMES_OF_VISIT)
+    if not is_known or run.lost_payload is not None:
+        return None
+    saved = {name: done.saved[name] for name in holders if name in done.saved}
+    return Scope(run, following, round_trip_json(saved))
+
+
+def has_begun(run: Run, visit: Visit) -> bool:
+    """Return whether a run has begun a step, or was resumed. Such a run waits for its limits."""
+    return run.resumes > 0 or visit.clock > START_CLOCK or _has_begun_work(visit)
+
+
+def _has_begun_work(visit: Visit) -> bool:
+    return visit.progress is not None or visit.attempt > 1
+
+
+def _request_all(
+    store: Store, limits: Sequence[Limit], scope: Scope, step: str | None, units: _Units
+) -> list[WantedSlot]:
+    """Return the requests of the entries of `concurrency` and `rate`, in the order of their gates.
+
+    Raises:
+        ActionError: a `key` or `fair` has no value, or is no text, number or Boolean of at most
+            MAX_KEY_BYTES.
+    """
+    wanted = []
+    numbers = {False: count(), True: count()}
+    for limit in limits:
+        request_units = units.of_rate if limit.is_rate else units.width
+        position = next(numbers[limit.is_rate])
+        if request_units:
+            request = _request_slot(store, limit, scope, step, position)
+            request = replace(request, units=request_units, max_wait=limit.max_wait_seconds)
+            wanted.append(WantedSlot(request, limit.max_wait_seconds, limit.when_full == "cancel_oldest"))
+    return sorted(wanted, key=lambda slot: slot.request.gate)
+
+
+def _request_slot(store: Store, limit: Limit, scope: Scope, step: str | None, position: int) -> SlotRequest:
+    """Return the request for one unit of the limit at a position of `concurrency` or `rate`.
+
+    Raises:
+        ActionError: its key is wrong.
+    """
+    run, visit = scope.run, scope.visit
+    # Work that has begun is not left out: it waits to be continued or tried again.
+    is_begun = has_begun(run, visit) if step is None else _has_begun_work(visit)
+    request = SlotRequest(
+        named_gate(run.tenant, ""),
+        limit.use or (run.playbook if step is None else f"{run.playbook}.{step}"),
+        limit.units,
+        queues=limit.when_full != "skip" or is_begun,
+        max_queued=None if is_begun else limit.max_queued,
+        is_rate=limit.is_rate,
+        per=limit.per_seconds,
+    )
+    section = "rate" if limit.is_rate else "concurrency"
+    entry = f"{section}[{position}]"
+    fair = run.playbook if limit.fair is None else _read_key(f"{entry}.fair", limit.fair, scope)
+    if limit.use is not None:
+        gate = _named_gate(store, run.tenant, limit.use)
+        return replace(request, gate=gate, flow=_name_flow(run, gate, fair))
+    value = None if limit.key is None else _read_key(f"{entry}.key", limit.key, scope)
+    make_key = own_rate_gate if limit.is_rate else own_gate
+    gate = make_key(run.tenant, run.playbook, step, position, value)
+    # Not every store keeps a NUL or half of a surrogate pair.
+    shown = None if value is None else to_printable(redact_for_storage(value))
+    return replace(request, gate=gate, value=shown, flow=_name_flow(run, gate, fair))
+
+
+def _name_flow(run: Run, gate: GateKey, fair: str) -> str:
+    """Return the name of the flow of a run or its visits at a gate.
+
+    At a limit that all tenants share, each tenant is one flow. Otherwise one with many flows would have more
+    turns than the others.
+    """
+    return flow_name(redact_for_storage(fair if gate.tenant == run.tenant else run.tenant))
+
+
+def _named_gate(store: Store, tenant: str, name: str) -> GateKey:
+    """Return the key of the gate of an operator's limit: the shared one, if there is one of this name."""
+    shared = named_gate(SHARED_TENANT, name)
+    return named_gate(tenant, name) if store.gates.gate(shared) is None else shared
+
+
+def _at_rank(entries: Sequence[WantedSlot], rank: float) -> list[WantedSlot]:
+    return [replace(wanted, request=replace(wanted.request, rank=rank)) for wanted in entries]
+
+
+def _hurry(wanted: WantedSlot, timeout_seconds: float | None) -> WantedSlot:
+    """Return what the finally step asks for. It waits no longer than it may take."""
+    longest = timeout_seconds or FINALLY_STEP_SECONDS
+    max_wait = longest if wanted.max_wait is None else min(wanted.max_wait, longest)
+    return WantedSlot(replace(wanted.request, max_wait=max_wait), max_wait)
+
+
+def _rank_of_step(header: Header, step: Step, scope: Scope, now: float) -> float:
+    """Return the rank of the slots of a step, which has the priority of its playbook unless it has its own.
+
+    Raises:
+        ActionError: `ParameterError`.
+    """
+    if not step.concurrency:
+        return now
+    if step.priority is None:
+        return rank_of(now, _read_priority(header.priority, Scope(scope.run, scope.visit)))
+    return rank_of(now, _read_priority(step.priority, scope))
+
+
+def _read_priority(written: float | str | None, scope: Scope) -> float:
+    """Return the value of a priority. Without one, runs of backfills have the least.
+
+    Raises:
+        ActionError: `ParameterError`.
+    """
+    if written is None:
+        return float(-MAX_PRIORITY if "backfill" in (scope.run.trigger or {}) else 0)
+    value = render_at_key("priority", written, scope.lookup("priority"))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        described = describe_kind_of(value)
+    elif -MAX_PRIORITY <= value <= MAX_PRIORITY:
+        return float(value)
+    else:
+        described = f"{value:g}" if abs(value) < _MAX_SHOWN else "another number"
+    message = f"`priority` must be a number from -{MAX_PRIORITY} to {MAX_PRIORITY}, not {described}"
+    raise ActionError("ParameterError", message, retryable=False)
+
+
+def _read_key(place: str, key: str, scope: Scope) -> str:
+    """Return the value of the template at a place of a limit as text."""
+    value = render_at_key(place, key, scope.lookup(place))
+    if not isinstance(value, str | int | float):
+        message = f"`{place}` must be a text, a number or a Boolean, not {describe_kind_of(value)}"
+        raise ActionError("ParameterError", message, retryable=False)
+    text = value if isinstance(value, str) else write_json(value)
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_KEY_BYTES:
+        message = f"`{place}` has {size:,} bytes; it may have {MAX_KEY_BYTES:,}"
+        raise ActionError("ParameterError", message, retryable=False)
+    return text
