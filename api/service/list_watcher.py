@@ -49,8 +49,8 @@ MAX_THREADS = 2
 """Threads of a watcher that read the store. The threads that answer requests are others."""
 
 MIN_INTERVAL_SECONDS = 0.5
-SECONDS_PER_FOLLOWER = 0.004
-"""Time between two reads for each follower of a tenant. So a tenant is sent at most 250 messages a second."""
+SECONDS_PER_FOLLOWER = 0.008
+"""Time between two reads for each follower of a tenant. So a tenant is sent at most 125 messages a second."""
 
 MAX_PAUSE_SECONDS = 2.0
 PAUSE_GROWTH = 1.5
@@ -376,7 +376,7 @@ def choose_gap(read_seconds: float, followers: int) -> float:
     """Return how long the lists of a tenant are not read after a read.
 
     >>> choose_gap(0.01, 10), choose_gap(1.0, 10), choose_gap(0.01, 250), choose_gap(0.01, 10_000)
-    (0.5, 4.0, 1.0, 2.0)
+    (0.5, 4.0, 2.0, 2.0)
     """
     interval = min(max(followers * SECONDS_PER_FOLLOWER, MIN_INTERVAL_SECONDS), MAX_PAUSE_SECONDS)
     return max(read_seconds * GAP_FACTOR, interval)

@@ -184,7 +184,7 @@ class RunDataService:
     def headline(self, run_id: str) -> Headline:
         """Return the headline of a run of a list. It is empty if the run was deleted."""
         try:
-            return summarize_report(self.runs.report(run_id))
+            return summarize_report(self.runs.outline(run_id))
         except NotFoundError:
             return Headline()  # It was deleted after the list was read.
 

@@ -191,10 +191,14 @@ class RunListService:
             until=end * step_seconds if until is None else until,
         )
         counts = self._count(wanted, step_seconds)
+        filled = {number for number, _ in counts.numbers}
+        none = dict.fromkeys(RunStatus, 0)  # Most intervals have no run.
         buckets = [
             HistogramBucket(
                 start=timestamp(number * step_seconds),
-                statuses={status: counts.numbers.get((number, status), 0) for status in RunStatus},
+                statuses={status: counts.numbers.get((number, status), 0) for status in RunStatus}
+                if number in filled
+                else none,
             )
             for number in range(first, end)
         ]

@@ -47,7 +47,7 @@ MAX_READ_PAUSE_SECONDS = 2.0
 
 PAUSE_GROWTH = 1.5
 MIN_GAP_SECONDS = 0.005
-SECONDS_PER_FOLLOWER = 0.0002
+SECONDS_PER_FOLLOWER = 0.0004
 MAX_GAP_SECONDS = 0.1
 GAP_FACTOR = 4.0
 """A query that took t seconds is followed by GAP_FACTOR * t seconds without one, as `choose_gap` says."""
@@ -321,7 +321,7 @@ def choose_gap(query_seconds: float, followers: int) -> float:
     """Return how long no positions are queried after a query.
 
     >>> choose_gap(0.001, 1), choose_gap(0.1, 1), choose_gap(0.001, 250), choose_gap(0.001, 10_000)
-    (0.005, 0.4, 0.05, 0.1)
+    (0.005, 0.4, 0.1, 0.1)
     """
     interval = min(max(followers * SECONDS_PER_FOLLOWER, MIN_GAP_SECONDS), MAX_GAP_SECONDS)
     return max(query_seconds * GAP_FACTOR, interval)

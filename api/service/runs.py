@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 EVENTS_PER_PAGE = 1000
 _ALL_EVENTS = 10**9
 _MAX_SHOWN_STEPS = 10
+_UNNAMED_STATES = frozenset({StepState.PENDING, StepState.SUCCEEDED, StepState.CANCELLED})
+"""States of steps that no headline names."""
 
 
 @frozen
@@ -241,8 +243,26 @@ class RunService:
 
     def describe(self, overview: RunOverview) -> RunReport:
         """Return the status of the run of an overview, and of its steps."""
-        run, steps = overview.summary, self._step_reports(overview)
-        counts = Counter(step.status for step in steps.values())
+        steps = self._step_reports(overview, self._step_names(overview))
+        return self._describe(overview, steps, Counter(step.status for step in steps.values()))
+
+    def outline(self, run_id: str) -> RunReport:
+        """Return the status of a run, and only of those of its steps that a headline may name.
+
+        Most steps of a long run have succeeded or not started. Their reports take most of the time.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+        """
+        overview = self.overview(run_id)
+        states = step_states(overview.summary.status, self._step_names(overview), overview.steps)
+        names = [name for name, state in states.items() if state not in _UNNAMED_STATES]
+        return self._describe(overview, self._step_reports(overview, names), Counter(states.values()))
+
+    def _describe(
+        self, overview: RunOverview, steps: Mapping[str, StepReport], counts: Counter[StepState]
+    ) -> RunReport:
+        run = overview.summary
         finished = counts[StepState.SUCCEEDED] + counts[StepState.FAILED]
         return RunReport(
             workflow_id=run.id,
@@ -257,7 +277,7 @@ class RunService:
             started_at=timestamp(run.started_at),
             finished_at=timestamp(run.finished_at),
             steps=steps,
-            progress=RunProgress(steps=len(steps), finished=finished, running=counts[StepState.RUNNING]),
+            progress=RunProgress(steps=counts.total(), finished=finished, running=counts[StepState.RUNNING]),
             error=overview.error or damage_record(overview.damage, has_ended=run.status.is_final),
         )
 
@@ -316,8 +336,8 @@ class RunService:
         """Return the states of the steps of an overview, without the rest of their reports."""
         return step_states(overview.summary.status, self._step_names(overview), overview.steps)
 
-    def _step_reports(self, overview: RunOverview) -> dict[str, StepReport]:
-        run, names = overview.summary, self._step_names(overview)
+    def _step_reports(self, overview: RunOverview, names: Iterable[str]) -> dict[str, StepReport]:
+        run = overview.summary
         is_waiting = any(visits.latest.status is VisitStatus.WAITING for visits in overview.steps.values())
         if not is_waiting or overview.damage is not None:
             return step_reports(run.status, names, overview.steps)
