@@ -7,12 +7,13 @@ the answer to the request of another run.
 Algorithm: a request takes the connection of its server that was kept last, so no other thread can use or
 close it. Afterwards it is kept if its answer is complete, and no byte follows. More bytes may be on their
 way: Nagle's algorithm holds them back until the answer is acknowledged, so this is done at once. The
-connection is used again after the time of two round trips and `SETTLE_SECONDS`. If a kept connection ends
-without a byte of an answer, the request is sent once more on a new one. It may be: its method is idempotent,
-or it has an idempotency key (RFC 9110, section 9.2.2; `net/http` of Go does the same).
+connection is used again after the time of two round trips and `SETTLE_SECONDS`. The next request waits for
+this, or takes a new connection if it is long. If a kept connection ends without a byte of an answer, the
+request is sent once more on a new one. It may be: its method is idempotent, or it has an idempotency key
+(RFC 9110, section 9.2.2; `net/http` of Go does the same).
 
-Cost: a request looks through at most `MAX_KEPT` connections. Requests that follow each other at once share a
-few connections instead of one.
+Cost: a request looks through at most `MAX_KEPT` connections. Requests to a distant server that follow each
+other at once share a few connections instead of one.
 
 Limits: HTTP/1.1 only. A connection is kept for `KEPT_SECONDS`. Their number in use is that of the threads.
 Bytes that a server sends still later, just when the next request arrives, are taken for its answer.
@@ -33,10 +34,12 @@ from noetl.executor.clients.deadline_stream import DeadlineStream
 
 MAX_KEPT = 100
 KEPT_SECONDS = 5.0
-SETTLE_SECONDS = 0.005
+SETTLE_SECONDS = 0.002
 """How long a server may take to send what follows an answer, besides two round trips."""
 MAX_SETTLE_SECONDS = 0.5
 """Limit of this time and the two round trips."""
+MAX_WAIT_SECONDS = 0.01
+"""How long a request waits for the rest of this time, instead of opening a connection."""
 
 IDEMPOTENT_METHODS = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
 
@@ -55,10 +58,10 @@ class _HttpConnection(NamedTuple):
         surplus, _ = self.http._h11_state.trailing_data  # noqa: SLF001
         return not surplus
 
-    def has_settled(self, now: float) -> bool:
-        """Return whether bytes that followed the answer would have arrived."""
+    def settles_at(self) -> float:
+        """Return when bytes that follow the answer will have arrived (monotonic)."""
         settle_seconds = SETTLE_SECONDS + 2 * self.stream.round_trip_seconds
-        return now - self.kept_at >= min(settle_seconds, MAX_SETTLE_SECONDS)
+        return self.kept_at + min(settle_seconds, MAX_SETTLE_SECONDS)
 
 
 class HttpConnectionPool(httpx.BaseTransport):
@@ -121,22 +124,29 @@ class HttpConnectionPool(httpx.BaseTransport):
         )
 
     def _take(self, origin: httpcore.Origin) -> _HttpConnection | None:
-        """Return the connection to a server that was kept last, and has settled, or None."""
-        ended, now = [], time.monotonic()
-        try:
-            with self._lock:
-                while self._kept and self._kept[0].kept_at < now - KEPT_SECONDS:
-                    ended.append(self._kept.popleft())
-                for connection in reversed(tuple(self._kept)):
-                    if connection.origin == origin and connection.has_settled(now):
-                        self._kept.remove(connection)
-                        if connection.is_usable():
-                            return connection
-                        ended.append(connection)
-            return None
-        finally:
-            for connection in ended:
-                connection.http.close()
+        """Return the connection to a server that was kept last and settles in time, or None."""
+        while (connection := self._remove(origin)) is not None:
+            time.sleep(max(connection.settles_at() - time.monotonic(), 0.0))
+            if connection.is_usable():
+                return connection
+            connection.http.close()
+        return None
+
+    def _remove(self, origin: httpcore.Origin) -> _HttpConnection | None:
+        """Remove the connection to a server that was kept last and settles in time. Close old ones."""
+        ended, now, removed = [], time.monotonic(), None
+        with self._lock:
+            while self._kept and self._kept[0].kept_at < now - KEPT_SECONDS:
+                ended.append(self._kept.popleft())
+            for connection in reversed(self._kept):
+                if connection.origin == origin and connection.settles_at() <= now + MAX_WAIT_SECONDS:
+                    removed = connection
+                    break
+            if removed is not None:
+                self._kept.remove(removed)
+        for connection in ended:
+            connection.http.close()
+        return removed
 
     def _keep(self, connection: _HttpConnection) -> None:
         """Keep a connection after its response, unless it cannot be used again."""

@@ -177,6 +177,15 @@ def test_bytes_that_arrive_after_an_answer_answer_no_other_request(monkeypatch: 
         assert perform_action("http", url=url)["body"] == "ok"
 
 
+def test_a_request_waits_a_little_for_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that serves one connection at a time would not accept another one."""
+    monkeypatch.setattr(connection_pool, "MAX_SETTLE_SECONDS", connection_pool.MAX_WAIT_SECONDS)
+    with serve(lambda exchange: exchange.reply()) as server:
+        for _ in range(3):
+            perform_action("http", url=server.url())
+    assert len(server.connections) == 1
+
+
 def test_an_answer_that_is_left_early_ends_its_connection() -> None:
     def answer(exchange: StubExchange) -> None:
         exchange.reply(200, b"x" * 1000)
