@@ -74,6 +74,7 @@ def test_a_service_without_descriptors_logs_little_and_recovers(tmp_path: Path) 
             wait_until(lambda: "out of system resource" in log.read_text())
         transport = httpx.HTTPTransport(retries=5)
         with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+            wait_until(lambda: http.get("/readyz").is_success)
             wait = {"Prefer": "wait=20"}
             answer = http.post("/workflows/run", json={"playbook": PLAYBOOK}, headers=wait)
         assert answer.json()["status"] == "succeeded"
