@@ -513,6 +513,20 @@ def test_an_arrow_that_ends_at_a_name_leads_to_its_step(page: Page, service: Ser
     expect(page.get_by_role("button", name=re.compile("^report "))).to_have_attribute("aria-pressed", "true")
 
 
+def test_nothing_moves_while_a_view_loads(browser: Browser, service: ServedPage) -> None:
+    run_id = service.start(make_long_playbook(2), "waiting")
+    views = {
+        f"runs/{run_id}/data": "The run has not ended.",
+        "runs/5a14a9fa": "There is no run",
+        "inbox": "Inbox",
+    }
+    for path, text in (views | {"triggers": "All playbooks"}).items():
+        with open_page(browser, viewport={"width": 390, "height": 760}) as page:
+            page.goto(f"{service.url}/ui/{path}")
+            expect(page.get_by_text(text).first).to_be_visible()
+            expect(page.get_by_text("Reading the")).to_have_count(0)
+
+
 def test_a_thousand_events_move_nothing(page: Page, service: ServedPage) -> None:
     run_id = service.start(CYCLE, "waiting")
     page.set_viewport_size({"width": 1400, "height": 300})

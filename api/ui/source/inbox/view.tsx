@@ -69,7 +69,7 @@ export function InboxView() {
           </p>
         )}
       </section>
-      {chosen ? (
+      {!kept && !inbox.problem ? null : chosen ? (
         <Question key={keyOf(chosen)} entry={chosen} list={kept ?? []} onAnswered={inbox.reload} />
       ) : (
         <section class="question">

@@ -42,7 +42,7 @@ export function FoundRun({ id }: { id: string }) {
   return (
     <main class="run">
       {problem || found?.length === 0 ? (
-        <p class="problem" role="alert">
+        <p key="problem" class="problem" role="alert">
           {problem || (id === LAST ? "There is no run for this key." : `There is no run \`${printable(id)}\` for this key.`)}{" "}
           <a href={linkTo(["runs"])}>All runs</a>
         </p>
@@ -61,7 +61,7 @@ export function FoundRun({ id }: { id: string }) {
           </ul>
         </section>
       ) : (
-        <p class="empty">Reading the run …</p>
+        <p key="reading" class="empty">Reading the run …</p>
       )}
     </main>
   );

@@ -22,6 +22,8 @@ interface RunResult {
 export function Data({ id, run }: { id: string; run: RunDetails }) {
   const input = useAnswer<{ input: unknown }>(`/workflows/${id}/input`);
   const result = useAnswer<RunResult>(hasEnded(run.status) ? `/workflows/result/${id}` : null);
+  // What follows the input must not move when it arrives.
+  if (!input.data && !input.problem) return <div class="tab" />;
   return (
     <div class="tab">
       <section>

@@ -56,11 +56,11 @@ export function RunView({ id }: { id: string }) {
     return (
       <main class="run">
         {problem ? (
-          <p class="problem" role="alert">
+          <p key="problem" class="problem" role="alert">
             {problem} <a href={linkTo(["runs"])}>All runs</a>
           </p>
         ) : (
-          <p class="empty">Reading the run …</p>
+          <p key="reading" class="empty">Reading the run …</p>
         )}
       </main>
     );

@@ -23,7 +23,7 @@ export function TriggerList() {
   const [more, setMore] = useState<Page<ListedTrigger>>({ items: [], next_cursor: null });
   const [changed, setChanged] = useState<Record<string, ListedTrigger>>({});
   const [problem, setProblem] = useState("");
-  if (!first.data) return first.problem ? <Trouble words={first.problem} /> : <p class="empty">Reading the triggers …</p>;
+  if (!first.data) return first.problem ? <Trouble words={first.problem} /> : <p key="reading" class="empty">Reading the triggers …</p>;
   const triggers = [...first.data.items, ...more.items].map((trigger) => newest(trigger, changed[keyOf(trigger)]));
   const cursor = more.items.length ? more.next_cursor : first.data.next_cursor;
   const attempt = async (act: () => Promise<void>) => {
@@ -47,7 +47,7 @@ export function TriggerList() {
     });
   if (!triggers.length) {
     return (
-      <p class="empty">
+      <p key="none" class="empty">
         No playbook has triggers. Declare them under <code>triggers</code>. <a href={linkTo(["playbooks"])}>All playbooks</a>
       </p>
     );
