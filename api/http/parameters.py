@@ -234,6 +234,11 @@ def _check_step(value: str) -> str:
     return value
 
 
+def _check_duration(value: str) -> str:
+    parse_duration(value)
+    return value
+
+
 class RunConditions(BaseModel):
     """The query parameters that select runs."""
 
@@ -468,8 +473,8 @@ class CacheConditions(BaseModel):
     key: str | None = Field(
         None, max_length=MAX_TEXT_LENGTH, description="Only results whose key or digest begins with this."
     )
-    older_than: str | None = Field(
-        None, description="Only results that are older: `15m`, `1h` or `1d`.", pattern=STEP_PATTERN
+    older_than: Annotated[str, Field(pattern=STEP_PATTERN), AfterValidator(_check_duration)] | None = Field(
+        None, description="Only results that are older: `15m`, `1h` or `1d`."
     )
 
     def to_query(self) -> CacheQuery:

@@ -29,7 +29,7 @@ _VISIT_EVENT_ID = re.compile(r"v(.+)-([0-9]{1,9})-([0-9a-f]{8})")
 _SHOWN_CHARACTERS = 60
 
 _MAX_RANK = 1e15
-"""Bound of the ranks of waits. Databases refuse some greater numbers."""
+"""Bound of the times of runs and of the ranks of waits. Databases refuse some greater numbers, and NaN."""
 
 WaitPlace = tuple[float, str, str, str]
 """Place of a wait in the list of open waits: its rank, and the ids of its run, its visit and itself."""
@@ -119,12 +119,12 @@ def read_cursor(cursor: str) -> tuple[float, str]:
     Raises:
         RejectedError: `invalid_cursor`.
     """
-    try:
+    with suppress(ValueError, TypeError, OverflowError, RecursionError):
         created_at, id = json.loads(base64.urlsafe_b64decode(cursor))
         str(id).encode()  # SQLite does not accept half a surrogate pair
-        return float(created_at), str(id)
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        raise RejectedError("invalid_cursor", "the cursor does not belong to a list of runs") from None
+        if abs(float(created_at)) < _MAX_RANK:
+            return float(created_at), str(id)
+    raise RejectedError("invalid_cursor", "the cursor does not belong to a list of runs")
 
 
 def write_wait_cursor(rank: float, key: WaitKey) -> str:

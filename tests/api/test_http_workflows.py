@@ -198,6 +198,7 @@ async def test_runs_are_returned_in_pages(http: httpx.AsyncClient) -> None:
         "cursor=" + base64.urlsafe_b64encode(b"[" * 9000).decode(),
         "cursor=" + base64.urlsafe_b64encode(b'[1, "\\ud800"]').decode(),
         "cursor=" + base64.urlsafe_b64encode(b"[1%s, 2]" % (b"0" * 400)).decode(),
+        "cursor=" + base64.urlsafe_b64encode(b'[NaN, "a"]').decode(),
         "since=soon",
         "stauts=failed",
         "playbook=a&playbook=b",
