@@ -11,9 +11,10 @@ import pytest
 
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.gates import SlotOwner, SlotRequest, own_gate
-from noetl.executor.model.run import END, NEVER, Claim, Run, RunEnding, RunStatus, VisitStatus
+from noetl.executor.model.run import END, NEVER, Claim, Commit, Run, RunEnding, RunStatus, Visit, VisitStatus
 from noetl.executor.model.transition import wait_for_slot
 from noetl.executor.stores.postgres.database import STATEMENTS
+from noetl.executor.stores.postgres.slots import SlotStatements
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.planner.frozen import replace
 from noetl.testing.store_contract.gates import OWN, hold, queue_up
@@ -195,3 +196,19 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield plan
     for child in plan.get("Plans", []):
         yield from _nodes(child)
+
+
+def test_the_statements_of_a_commit_take_gates_in_the_order_of_their_keys() -> None:
+    """Return of a slot before the next visit takes one, at a gate where both happen."""
+    first, second, third = (own_gate("default", "play", name, 0, None) for name in "abc")
+    done = Visit("v1", "r1", "a", VisitStatus.SUCCEEDED, 1, {}, fence=1, finished_at=1.0)
+    following = Visit("v2", "r1", "b", VisitStatus.RUNNING, 2, {}, fence=1, worker="w")
+    requests = tuple(SlotRequest(key, "l", 2, queues=False) for key in (first, second))
+    commit = Commit(done, gives_back=True, held_gates=(second, third), requests=requests)
+    statements = SlotStatements(commit, following, 1.0).statements
+    assert [(query, values["gate_id"]) for query, values in statements] == [
+        ("gates.take_own", first.id),
+        ("gates.give_back", second.id),
+        ("gates.take_own", second.id),
+        ("gates.give_back", third.id),
+    ]
