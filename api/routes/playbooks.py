@@ -238,12 +238,14 @@ async def put_alias(
     "/{name:path}/aliases/{alias}",
     status_code=204,
     responses={204: {"description": "The alias was removed."}},
-    openapi_extra=problems("not-found", "path-taken", "invalid-playbook", "tenant-busy", "service-busy"),
+    openapi_extra=problems(
+        "not-found", "alias-in-use", "path-taken", "invalid-playbook", "tenant-busy", "service-busy"
+    ),
 )
 async def remove_alias(
     name: Name, alias: Alias, request: Request, services: AdminServices, force: Force = False
 ) -> Response:
-    """Remove an alias of a playbook. `live` then follows the newest version again."""
+    """Remove an alias of a playbook, unless playbooks call it. `live` then follows the newest version."""
     remove = partial(services.aliases.remove, name, alias, is_forced=force)
     await _change_registry(request, services, remove)
     return Response(status_code=204)

@@ -1,7 +1,7 @@
 """The service of aliases: names of a playbook for its versions.
 
 `live` names the newest version until a version is promoted to it. A version is checked before an alias names
-it, as it is before its registration.
+it, as it is before its registration. An alias that a playbook calls is not removed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from noetl.executor.model.registry import (
     is_alias_name,
 )
 from noetl.planner.catalogue import LIVE
-from noetl.planner.diagnostics.wording import abbreviate
+from noetl.planner.diagnostics.wording import abbreviate, join_words
 from noetl.planner.frozen import frozen
+
+MAX_NAMED_CALLERS = 5
+"""How many callers a refusal to remove an alias names."""
 
 
 @frozen
@@ -96,22 +99,41 @@ class AliasService:
     def remove(self, playbook: str, alias: str, *, is_forced: bool = False) -> AliasEntry | None:
         """Remove an alias. Return `live` if it is the alias, which follows the newest version then.
 
-        With `is_forced`, the newest version need not fit the registered playbooks.
+        With `is_forced`, the newest version need not fit the registered playbooks, and they may call the
+        alias.
 
         Raises:
             NotFoundError: the playbook has no such alias, or `live` follows the newest version already.
             UnfitPlaybookError: the newest version does not fit the registered playbooks.
-            RejectedError: `path_taken`.
+            RejectedError: `alias_in_use`, if a live version of a playbook calls the alias; `path_taken`.
         """
         registry, tenant = self.context.store.registry, self.context.tenant
         entry = self.get(playbook, alias)
         newest = registry.get(tenant, playbook)
         if alias == LIVE and newest is not None and newest.version != entry.version:
             self._require_fit(newest, alias, is_forced=is_forced)
+        if alias != LIVE and not is_forced:
+            self._require_no_callers(playbook, alias)
         if not registry.remove_alias(tenant, playbook, alias, now=self.context.clock()):
             message = f"`{alias}` of playbook `{abbreviate(playbook)}` follows the newest version already"
             raise NotFoundError(message)
         return self.get(playbook, alias) if alias == LIVE else None
+
+    def _require_no_callers(self, playbook: str, alias: str) -> None:
+        """Check that no live version of a playbook calls an alias. Calls of `live` fit another version.
+
+        Raises:
+            RejectedError: `alias_in_use`.
+        """
+        from noetl.api.service.registered_plans import list_alias_callers
+
+        places = list_alias_callers(self.context, playbook, alias)
+        if places:
+            shown = places[:MAX_NAMED_CALLERS]
+            more = len(places) - len(shown)
+            words = join_words([*shown, *([f"{more:,} more"] if more else [])], "and")
+            message = f"alias `{alias}` of `{abbreviate(playbook)}` is called in {words}"
+            raise RejectedError("alias_in_use", f"{message}; change the callers first, or force the removal")
 
     def _require_fit(self, version: RegisteredPlaybook, alias: str, *, is_forced: bool) -> None:
         plan = self.context.store.plans.get(version.plan_hash)

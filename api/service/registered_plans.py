@@ -18,7 +18,7 @@ from noetl.planner.catalogue import LIVE, PlaybookCall
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan, Trigger, TriggerSource
-from noetl.planner.registration.checks import check_registration
+from noetl.planner.registration.checks import check_registration, find_alias_callers
 from noetl.planner.registration.registry import (
     AwaitingTrigger,
     KnownLimit,
@@ -103,7 +103,7 @@ class StoredPlaybooks:
         while True:
             page, cursor = self.store.gates.find(tenant, named=True, cursor=cursor)
             found |= {
-                gate.limit: KnownLimit(gate.kind, gate.rate is not None)
+                gate.limit: KnownLimit(gate.kind, gate.rate is not None, tenant == SHARED_TENANT)
                 for gate in page
                 if gate.kind is not None
             }
@@ -150,3 +150,9 @@ def check_among_registered(
     registered = StoredPlaybooks(context.store, context.tenant, context.sources)
     action_types = context.compiler.catalogue
     return check_registration(plan, registered, action_types, is_forced=is_forced, aliases=aliases)
+
+
+def list_alias_callers(context: TenantContext, playbook: str, alias: str) -> list[str]:
+    """Return the places in the live versions of playbooks that call a playbook by an alias."""
+    registered = StoredPlaybooks(context.store, context.tenant, context.sources)
+    return list(find_alias_callers(playbook, alias, registered, context.compiler.catalogue))

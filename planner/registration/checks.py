@@ -186,6 +186,18 @@ def _check_callers(
                 _report_broken_caller(findings, caller, use, misfit)
 
 
+def find_alias_callers(
+    name: str, alias: str, registered: RegisteredPlaybooks, action_types: Catalogued
+) -> Iterator[str]:
+    """Yield the places of live versions that call a playbook by an alias, such as `line 4 of `nightly@2``.
+
+    The live version of the playbook itself counts, too.
+    """
+    for caller, use in _find_callers(name, registered, action_types, includes_own=True):
+        if use.call.alias == alias:
+            yield f"line {use.line} of `{_label_of(caller)}`"
+
+
 def _inputs_of(header: Header) -> tuple[object, ...]:
     """Return what callers must know of the inputs of a playbook."""
     inputs = {
@@ -196,13 +208,13 @@ def _inputs_of(header: Header) -> tuple[object, ...]:
 
 
 def _find_callers(
-    name: str, registered: RegisteredPlaybooks, action_types: Catalogued
+    name: str, registered: RegisteredPlaybooks, action_types: Catalogued, *, includes_own: bool = False
 ) -> Iterator[tuple[RegisteredPlan, PlaybookUse]]:
     """Yield the live versions of other playbooks that use a playbook, with the uses."""
     steps_left = MAX_CALLER_STEPS
     for caller in registered.live_versions():
         header = caller.header
-        if header.name == name:
+        if header.name == name and not includes_own:
             continue
         awaits = any(
             isinstance(trigger.source, RunEnd) and trigger.source.playbook == name
@@ -219,10 +231,14 @@ def _find_callers(
             yield from ((caller, use) for use in uses)
 
 
+def _label_of(registered: RegisteredPlan) -> str:
+    return abbreviate(f"{registered.header.name}@{registered.version}")
+
+
 def _report_broken_caller(
     findings: RegistrationFindings, caller: RegisteredPlan, use: PlaybookUse, misfit: Misfit
 ) -> None:
-    label = abbreviate(f"{caller.header.name}@{caller.version}")
+    label = _label_of(caller)
     section = findings.plan.header.inputs if misfit.cause[0] == "input" else findings.plan.header.output
     is_written = section is not None and (len(misfit.cause) == 1 or misfit.cause[1] in section)
     place = key_of(*misfit.cause) if is_written else key_of("name")

@@ -152,6 +152,10 @@ class PlaybookSearch:
         own_name = self.new_version.header.name
         return (found for found in self._registered.live_versions() if found.header.name != own_name)
 
+    def shared_limits(self) -> Collection[str]:
+        """Return the names of the limits of operators that all tenants share."""
+        return [name for name, limit in self._registered.limits().items() if limit.is_shared]
+
     def called(self, action: Action) -> RegisteredPlan | None:
         """Return the playbook that an action runs without a condition."""
         called = called_playbook(action, self._action_types) if is_unconditional(action) else None

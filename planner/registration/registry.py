@@ -29,10 +29,14 @@ class AwaitingTrigger(NamedTuple):
 
 
 class KnownLimit(NamedTuple):
-    """The kind of a limit of an operator, which is `runs` or `steps`, and whether it is a rate."""
+    """The kind of a limit of an operator, which is `runs` or `steps`, and whether it is a rate.
+
+    `is_shared` is true if it counts the runs or steps of all tenants.
+    """
 
     kind: str
     is_rate: bool = False
+    is_shared: bool = False
 
 
 class AliasedVersion(NamedTuple):

@@ -8,11 +8,16 @@ it, and to the next limit of the same playbook. A playbook leads to those that i
 start of a run leads to the limits of its playbook. Deadlock is possible only in a strongly connected
 component with a limit in it (Tarjan 1972). Only one with the new playbook is reported.
 
+A circle through limits that all tenants share may have a part in each tenant, which sees its own part only.
+So these limits have an order, that of their names (Havender 1968). A circle must have a part from a limit to
+an earlier one, and each such part is reported.
+
 Cost: nothing if neither the new playbook nor those that it reaches have limits. Else one read for each
 playbook that is reached. If they use limits of the operator, one for each registered playbook.
 
 Limits: those of `PlaybookSearch`. All keys of a limit count as one. A playbook may wait for all that it
-calls, whatever the conditions.
+calls, whatever the conditions. Playbooks whose names come from templates are not known. A limit that becomes
+shared after the registration is not checked again.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ from noetl.planner.registration.findings import PlanPlace, RegistrationFindings,
 from noetl.planner.registration.registry import RegisteredPlan
 
 _HINT = "remove a limit of runs, limit a step instead, or write `detach: true` at a call"
+_ORDER_HINT = "limit a step instead, write `detach: true` at a call, or rename the limits in this order"
 
 
 class _Node(NamedTuple):
@@ -54,6 +60,14 @@ def check_run_waits(findings: RegistrationFindings, search: PlaybookSearch) -> N
     if circle:
         message = f"runs may wait for each other forever: {waits.describe(circle)}"
         findings.report("NP833", message, waits.find_place(circle), _HINT)
+        return
+    path = waits.find_disorder()
+    if path:
+        message = (
+            "runs of several tenants may wait for each other forever: limits of all tenants must be taken in"
+            f" the order of their names, not {waits.describe(path)}"
+        )
+        findings.report("NP833", message, waits.find_place(path), _ORDER_HINT)
 
 
 def limits_of(header: Header) -> list[str]:
@@ -73,6 +87,7 @@ class _WaitSearch:
         self._search = search
         self._graph: WaitGraph = nx.DiGraph()
         self._added: set[str] = set()
+        self._shared: set[str] = set()
         self.limits: set[str] = set()
 
     def add_reached(self, first: RegisteredPlan) -> None:
@@ -102,9 +117,16 @@ class _WaitSearch:
         )
 
     def add_other_holders(self) -> None:
-        """Add the playbooks that use the same limits of the operator, and what their runs wait for."""
+        """Add the playbooks that use the same limits of the operator, and what their runs wait for.
+
+        If one of them is shared by all tenants, so are those that use any shared limit.
+        """
         if not any(limit.startswith("use:") for limit in self.limits):
             return
+        shared = {f"use:{name}" for name in self._search.shared_limits()}
+        if not shared.isdisjoint(self.limits):
+            self._shared = shared
+            self.limits |= shared
         holders = [found for found in self._search.live_versions() if found.header.concurrency]
         while True:
             sharing = [found for found in holders if not self.limits.isdisjoint(limits_of(found.header))]
@@ -128,6 +150,21 @@ class _WaitSearch:
                 limit = min(limits, key=lambda node: len(paths[node]))
                 return [*nx.shortest_path(part, limit, member), *paths[limit][1:]]
         return []
+
+    def find_disorder(self) -> list[_Node]:
+        """Return a path from a shared limit to an earlier one through the new playbook, or no nodes."""
+        own_hash = self._search.new_version.plan_hash
+        for member in (_Node("run", own_hash), _Node("start", own_hash)):
+            sources, targets = nx.ancestors(self._graph, member), nx.descendants(self._graph, member)
+            held = sorted(self._shared_of(sources), reverse=True)
+            needed = sorted(self._shared_of(targets))
+            if held and needed and needed[0] < held[0]:
+                before = nx.shortest_path(self._graph, held[0], member)
+                return [*before, *nx.shortest_path(self._graph, member, needed[0])[1:]]
+        return []
+
+    def _shared_of(self, nodes: Iterable[_Node]) -> list[_Node]:
+        return [node for node in nodes if node.kind == "limit" and node.name in self._shared]
 
     def find_place(self, circle: Sequence[_Node]) -> PlanPlace:
         """Return the place of the call of the new playbook in a circle, or that of its limits."""

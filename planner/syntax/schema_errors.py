@@ -336,6 +336,8 @@ _MAPPING_HINTS = {
 """How to write what must be a mapping, by its key or by that of the list which holds it."""
 
 _DURATION_HINT = "write `500ms`, `5s`, `2m`, `1h`, `3d` or a number of seconds"
+_LONG_DURATION_HINT = "write `5s`, `2m`, `1h`, `3d` or a number of seconds"
+"""The hint for a duration of at least one second."""
 _DURATION_BOUNDS = {
     "cache": "from 1 second to 365 days",
     "ttl": "from 1 second to 365 days",
@@ -508,7 +510,7 @@ def _describe_wrong_limit(path: DocumentPath, value: object, kind: str) -> Schem
     is_number = key == "limit" and is_of_limit
     if key == "per" and is_of_limit and kind == "value_error":
         message = f"`per` must be a duration from 1 second to 31 days, not {quote_or_describe(value)}"
-        return SchemaViolation("NP830", message, _DURATION_HINT)
+        return SchemaViolation("NP830", message, _LONG_DURATION_HINT)
     if is_short or is_number:
         message = f"`{key}` must be a whole number from 1 to {MAX_LIMIT:,}, not {quote_or_describe(value)}"
         hint = "remove the quotes" if isinstance(value, str) and value.strip().isdecimal() else None
@@ -540,7 +542,8 @@ def _describe_wrong_quantity(path: DocumentPath, key: str, value: object) -> Sch
     bounds = _DURATION_BOUNDS.get(key) if path[0] == "triggers" or key != "every" else None
     bounds = "from 1 second to 30 days" if path[0] == "debounce" else bounds
     message = f"`{key}` must be a duration{f' {bounds}' if bounds else ''}, not {quote_or_describe(value)}"
-    return SchemaViolation("NP012", message, _DURATION_HINT)
+    is_long = bounds is not None and bounds.startswith(("from 1 ", "of at least 1 "))
+    return SchemaViolation("NP012", message, _LONG_DURATION_HINT if is_long else _DURATION_HINT)
 
 
 def _is_declaration(path: DocumentPath) -> bool:

@@ -9,10 +9,12 @@ import httpx
 import pytest
 
 from noetl.api.service import registered_plans
+from noetl.api.service.aliases import MAX_NAMED_CALLERS
 from noetl.api.service.errors import PlaybookError
 from noetl.api.service.registered_plans import StoredPlaybooks
 from noetl.api.service.services import TenantServices, create_services
 from noetl.executor.actions import catalogue
+from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.precedence import ACCOUNTS
 from noetl.executor.stores import open_store
@@ -177,6 +179,34 @@ def test_calls_follow_the_live_version_and_aliases(services: TenantServices) -> 
     assert services.playbooks.register(aliased)[1]
     services.aliases.put("import", "live", "1")
     assert services.playbooks.register(CALLER)[1]
+
+
+def test_an_alias_that_is_called_is_not_removed(services: TenantServices) -> None:
+    services.playbooks.register(IMPORT)
+    services.aliases.put("import", "stable", "1")
+    services.aliases.put("import", "other", "1")
+    aliased = CALLER.replace("playbook: import", "playbook: import, alias: stable")
+    names = [f"caller{number}" for number in range(MAX_NAMED_CALLERS + 1)]
+    for name in names:
+        services.playbooks.register(aliased.replace("name: caller", f"name: {name}"))
+    services.playbooks.register(awaiting("end", "import"))
+    with pytest.raises(RejectedError) as refusal:
+        services.aliases.remove("import", "stable")
+    places = ", ".join(f"line 5 of `{name}@1`" for name in names[:-1])
+    message = f"alias `stable` of `import` is called in {places} and 1 more;"
+    assert refusal.value.reason == "alias_in_use"
+    assert refusal.value.message == f"{message} change the callers first, or force the removal"
+    assert services.aliases.remove("import", "other") is None
+    assert services.aliases.remove("import", "stable", is_forced=True) is None
+
+
+def test_a_playbook_that_calls_its_own_alias_counts(services: TenantServices) -> None:
+    services.playbooks.register(IMPORT)
+    services.aliases.put("import", "stable", "1")
+    call = "{action: workflow, playbook: import, alias: stable, input: {day: x}, if: '{{ input.day }}'}"
+    services.playbooks.register(IMPORT.replace("run: [", f"run: [{call}, "))
+    with pytest.raises(RejectedError, match="is called in line 3 of `import@2`; change the callers first"):
+        services.aliases.remove("import", "stable")
 
 
 def test_callers_are_live_versions(services: TenantServices) -> None:

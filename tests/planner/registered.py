@@ -97,6 +97,8 @@ class KnownPlaybooks:
             "salesforce": KnownLimit("steps"),
             "imports": KnownLimit("runs"),
             "calls": KnownLimit("steps", is_rate=True),
+            "disk": KnownLimit("runs", is_shared=True),
+            "link": KnownLimit("runs", is_shared=True),
         }
 
     def live_versions(self) -> Iterable[RegisteredPlan]:

@@ -67,6 +67,41 @@ def test_a_circle_of_waits_is_reported(texts: Sequence[str], circle: str) -> Non
     assert found.message == f"runs may wait for each other forever: {circle}"
 
 
+DISK, LINK = "{use: disk}", "{use: link}"
+
+
+@pytest.mark.parametrize(
+    ("texts", "path"),
+    [
+        ((caller("b", DISK), caller("a", LINK, "b")), "limit `link` → `a` → `b` → limit `disk`"),
+        ((caller("a", LINK, "b"), caller("b", DISK)), "limit `link` → `a` → `b` → limit `disk`"),
+        (
+            (caller("c", DISK), caller("a", LINK, "b"), caller("b", None, "c")),
+            "limit `link` → `a` → `b` → `c` → limit `disk`",
+        ),
+        (
+            (caller("b", USE), caller("c", USE, "d"), caller("d", DISK), caller("a", LINK, "b")),
+            "limit `link` → `a` → `b` → limit `imports` → `c` → `d` → limit `disk`",
+        ),
+        ((caller("b", DISK), caller("a", DISK, "b")), ""),
+        ((caller("b", LINK), caller("a", DISK, "b")), None),
+        ((caller("b", LINK), caller("a", f"[{LINK}, {DISK}]")), None),
+        ((caller("b", DISK), caller("a", LINK, "b", more=", detach: true")), None),
+        ((caller("b", DISK), caller("a", "3", "b")), None),
+        ((caller("b", DISK), caller("a", LINK, "b"), caller("c", LINK, "d"), caller("e", DISK)), None),
+    ],
+)
+def test_limits_of_all_tenants_are_taken_in_their_order(texts: Sequence[str], path: str | None) -> None:
+    messages = [found.message for found in run_waits(*texts)]
+    order = "limits of all tenants must be taken in the order of their names, not"
+    if path is None:
+        assert messages == []
+    elif path:
+        assert messages == [f"runs of several tenants may wait for each other forever: {order} {path}"]
+    else:
+        assert messages == ["runs may wait for each other forever: limit `disk` → `a` → `b` → limit `disk`"]
+
+
 def test_the_place_is_the_call_or_the_limits() -> None:
     registered = KnownPlaybooks(caller("b", USE))
     assert findings_among(registered, caller("a", USE, "b")) == [("NP833", "b")]

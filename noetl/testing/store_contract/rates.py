@@ -7,7 +7,14 @@ from dataclasses import replace
 import pytest
 
 from noetl.executor.errors import FencedError, RejectedError
-from noetl.executor.model.gates import GateKey, LimitKind, SlotRequest, own_rate_gate
+from noetl.executor.model.gates import (
+    SHARED_TENANT,
+    GateKey,
+    LimitKind,
+    SlotRequest,
+    named_gate,
+    own_rate_gate,
+)
 from noetl.executor.model.rates import RateLog, Reservation
 from noetl.executor.model.transition import wait_for_slot
 from noetl.executor.stores.interface import Store
@@ -129,6 +136,23 @@ class RatesContract(ContractFixtures):
         give_back(store, claim, 11.0)
         store.maintenance.delete_old(1e9)
         assert store.gates.remove_limit(NAMED)
+
+    def test_a_rate_of_all_tenants_is_one_gate(self, store: Store) -> None:
+        shared = named_gate(SHARED_TENANT, "api")
+        store.gates.set_limit(shared, LimitKind.STEPS, 1, 60.0)
+        store.gates.set_limit(named_gate("other", "api"), LimitKind.STEPS, 1, 60.0)
+        claims = [claim_visit(store, start_run(store, tenant=tenant)) for tenant in ("default", "other")]
+        slots = [acquire(store, claim, ask_rate(shared, None), now=10.0)[0] for claim in claims]
+        assert [(slot.held_at, slot.gate) for slot in slots] == [(10.0, shared), (70.0, shared)]
+        changed = store.gates.set_limit(shared, LimitKind.STEPS, 5, 30.0)
+        assert (changed.units, changed.key, changed.held) == (5, shared, 2)
+        with pytest.raises(RejectedError, match="limit `api` is in use"):
+            store.gates.remove_limit(shared)
+        for claim in claims:
+            give_back(store, claim, 71.0)
+        assert store.gates.find(SHARED_TENANT, named=True)[0] == [store.gates.gate(shared)]
+        assert failed_checks(store) == []
+        assert store.gates.remove_limit(shared)
 
     def test_concurrent_workers_reserve_each_unit_once(self, store: Store) -> None:
         claims = [claim_visit(store, start_run(store)) for _ in range(4)]

@@ -84,6 +84,20 @@ def test_a_limit_of_all_tenants_is_made_in_a_store(noetl: Command, tmp_path: Pat
     assert "unknown limit `api`" in noetl("limits", "remove", "api", "--shared", *place).err
 
 
+def test_a_rate_of_all_tenants_is_made_in_a_store(noetl: Command, tmp_path: Path) -> None:
+    place = ("--store", f"sqlite:///{tmp_path}/store.db")
+    set_rate = ("limits", "set", "api", "--rate", "100/1m", "--of", "steps", "--shared", *place)
+    assert "limit api: at most 100 per 1m, of steps in all tenants" in noetl(*set_rate).err
+    listed = noetl("limits", "list", *place).out.split()
+    assert listed == ["api", "steps", "100", "per", "1m", "0", "0", "all"]
+    shown = noetl("limits", "show", "api", *place).err
+    assert "limit api: 0 of 100 per 1m taken, 0 reserved for later, shared by all tenants" in shown
+    refused = noetl("limits", "set", "api", "--rate", "5/1m", "--of", "steps", *place).err
+    assert "limit `api` is shared by all tenants" in refused
+    assert "is a rate" in noetl("limits", "set", "api", "5", "--of", "steps", "--shared", *place).err
+    assert "limit api is removed" in noetl("limits", "remove", "api", "--shared", *place).err
+
+
 def test_a_limit_of_all_tenants_needs_a_store(noetl: Command, service: ServedStore) -> None:
     for command in (("set", "all", "2", "--of", "steps"), ("remove", "all")):
         refused = noetl("limits", *command, "--shared", "--url", service.url)
