@@ -22,20 +22,23 @@ from noetl.executor.engine.delivery import Courier
 from noetl.executor.engine.start import new_run
 from noetl.executor.engine.webhook_firing import WebhookRequest, find_webhook, perform_request
 from noetl.executor.model.channels import Channel
-from noetl.executor.model.gates import GateKey, own_gate
+from noetl.executor.model.gates import SlotRequest, own_gate, own_rate_gate
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import DEFAULT_TENANT
 from noetl.executor.model.start_request import StartRequest
+from noetl.executor.model.transition import wait_for_slot
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.planner.compile import compile_playbook
 from noetl.planner.plan import Plan
 from noetl.testing.store_contract import gates
 from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
 from noetl.testing.store_contract.outbox import claim_end, entry, finish
+from noetl.testing.store_contract.rates import ask_rate
 from tests.http_server import serve
 
 STEPS = "steps: [{name: a, run: [{action: log, message: hello}]}]\n"
 WEBHOOK = f"name: hooked\ntriggers: [{{name: w, type: webhook, path: w, auth: {{scheme: none}}}}]\n{STEPS}"
+DEBOUNCED = f"name: debounced\ndebounce: {{key: '{{{{ input.key }}}}', wait: 1h}}\n{STEPS}"
 NIGHTLY = f"name: nightly\ntriggers: [{{name: n, type: schedule, every: 1d}}]\n{STEPS}"
 PARTITIONS = 100
 
@@ -48,8 +51,12 @@ def measure_additions(store: DynamoStore, meter: AwsMeter) -> dict[str, float]:
         "firings of a webhook": _second(lambda: _measure_webhook(store, meter)) - start,
         "notifications": _second(lambda: _measure_notification(store, meter)),
         "partitions of a backfill": _second(lambda: _measure_partition(store, meter, nightly)) - start,
-        "steps with a limit": _second(lambda: _measure_limited_step(store, meter)),
+        "steps with a limit": _second(lambda: _measure_limited_step(store, meter, _new_limit())),
         "steps that wait for a limit": _second(lambda: _measure_queued_step(store, meter)),
+        "steps with a rate": _second(lambda: _measure_limited_step(store, meter, _new_rate())),
+        "steps that wait for a rate": _second(lambda: _measure_delayed_step(store, meter)),
+        "starts that wait for further ones": _second(lambda: _measure_debounced(store, meter, 1)) - start,
+        "starts that join a run": _second(lambda: _measure_debounced(store, meter, 2)),
     }
 
 
@@ -115,11 +122,24 @@ def _measure_notification(store: DynamoStore, meter: AwsMeter) -> float:
     return (added + meter.read().dollars) * 1e6 + firing_dollars(cpu_seconds)
 
 
-def _measure_limited_step(store: DynamoStore, meter: AwsMeter) -> float:
+def _measure_debounced(store: DynamoStore, meter: AwsMeter, starts: int) -> float:
+    """Return dollars of a million starts of a playbook with `debounce`: of the last of some with one key."""
+    compiled = compile_playbook(DEBOUNCED, catalogue()).plan
+    assert compiled is not None
+    store.plans.save(compiled)
+    request = StartRequest({"key": f"{time.time_ns()}"})
+    drafts = [new_run(compiled.header, compiled.hash, request, now=time.time()) for _ in range(starts)]
+    for draft in drafts:
+        meter.read()
+        store.runs.create(*draft)
+    return meter.read().dollars * 1e6
+
+
+def _measure_limited_step(store: DynamoStore, meter: AwsMeter, request: SlotRequest) -> float:
     """Return dollars of a million steps with a limit that is not full: what they add to a step without."""
     claim = claim_visit(store, start_run(store))
     commit = _measure_commit(store, meter)
-    gates.acquire(store, claim, gates.ask(_new_gate()))
+    gates.acquire(store, claim, request)
     for gate in gates.give_back(store, claim):
         store.gates.grant(gate, store.clock())
     return (meter.read().dollars - commit) * 1e6
@@ -130,7 +150,7 @@ def _measure_queued_step(store: DynamoStore, meter: AwsMeter) -> float:
 
     A step that waits is one message and one invocation more.
     """
-    request = gates.ask(_new_gate())
+    request = _new_limit()
     holder, claim = gates.hold(store, request), claim_visit(store, start_run(store))
     commit = _measure_commit(store, meter)
     began = time.process_time()
@@ -150,6 +170,30 @@ def _measure_queued_step(store: DynamoStore, meter: AwsMeter) -> float:
     return (dollars + meter.read().dollars - commit) * 1e6 + firing_dollars(seconds)
 
 
+def _measure_delayed_step(store: DynamoStore, meter: AwsMeter) -> float:
+    """Return dollars of a million steps that a rate delays: what they add to a step without.
+
+    A step that waits is one message and one invocation more.
+    """
+    request = _new_rate()
+    gates.hold(store, request)
+    claim = claim_visit(store, start_run(store))
+    commit = _measure_commit(store, meter)
+    began = time.process_time()
+    (slot,) = gates.acquire(store, claim, request)
+    assert slot.held_at is not None
+    begins_at = slot.held_at
+    store.queue.commit(wait_for_slot(claim.visit, slot, begins_at, 1.0), 1.0)
+    seconds = time.process_time() - began
+    dollars = meter.read().dollars
+    again = claim_visit(store, claim.run, begins_at)
+    meter.read()
+    gates.acquire(store, again, request, now=begins_at)
+    for gate in gates.give_back(store, again, begins_at):
+        store.gates.grant(gate, begins_at)
+    return (dollars + meter.read().dollars - commit) * 1e6 + firing_dollars(seconds)
+
+
 def _measure_commit(store: DynamoStore, meter: AwsMeter) -> float:
     """Return dollars of the commit of a step without limits. What is metered afterwards begins with it."""
     claim = claim_visit(store, start_run(store))
@@ -158,8 +202,14 @@ def _measure_commit(store: DynamoStore, meter: AwsMeter) -> float:
     return meter.read().dollars
 
 
-def _new_gate() -> GateKey:
-    return own_gate(DEFAULT_TENANT, "play", "a", 0, f"{time.time_ns()}")
+def _new_limit() -> SlotRequest:
+    """Return a request for the only unit of a new limit."""
+    return gates.ask(own_gate(DEFAULT_TENANT, "play", "a", 0, f"{time.time_ns()}"))
+
+
+def _new_rate() -> SlotRequest:
+    """Return a request for the only unit in a minute of a new rate."""
+    return ask_rate(own_rate_gate(DEFAULT_TENANT, "play", "a", 0, f"{time.time_ns()}"))
 
 
 def _measure_partition(store: DynamoStore, meter: AwsMeter, plan: Plan) -> float:

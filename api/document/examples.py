@@ -220,6 +220,7 @@ _LIMIT_USE = LimitUse(
     priority=5.0,
     queued_at="2026-01-30T01:30:00.000000Z",
     held_at=None,
+    begins_at=None,
 )
 _CHANNEL = ChannelEntry(
     name="ops",

@@ -11,7 +11,7 @@ from fastapi import Request
 from starlette.responses import JSONResponse
 
 from noetl.api.service.playbooks import PlaybookText
-from noetl.api.service.views import PlaybookEntry, Timestamp, View, members
+from noetl.api.service.views import PlaybookEntry, Timestamp, View, members, starts_of
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.triggers import FiringOutcome
 
@@ -77,10 +77,13 @@ class RunLinks(View, schema_name="Links"):
 
 
 class AcceptedRun(View, schema_name="Accepted"):
+    """Run that a request has started. `starts` is present if several starts share it: how many."""
+
     workflow_id: str
     status: RunStatus
     playbook: str
     plan_hash: str
+    starts: int | None = None
     links: RunLinks
 
     @classmethod
@@ -90,6 +93,7 @@ class AcceptedRun(View, schema_name="Accepted"):
             status=run.status,
             playbook=run.playbook,
             plan_hash=run.plan_hash,
+            starts=starts_of(run),
             links=links,
         )
 

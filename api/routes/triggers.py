@@ -19,7 +19,7 @@ from noetl.api.http.requests import read_catch_up, read_fire_request
 from noetl.api.http.responses import AcceptedRun, JsonResponse, RunLinks
 from noetl.api.routes.dependencies import ReadServices, RunServices, TenantThreads, evaluated_elsewhere
 from noetl.api.routes.waiting import RETRY_AFTER
-from noetl.api.routes.workflows import REPLAYED
+from noetl.api.routes.workflows import DEBOUNCED, REPLAYED
 from noetl.api.service.trigger_views import FiringPage, TriggerDetails, TriggerEntry, TriggerPage
 from noetl.api.service.triggers import NEXT_FIRINGS
 from noetl.planner.syntax.names import RESERVED_TRIGGER_NAMES
@@ -75,7 +75,7 @@ def list_firings(
         202: response_body(
             AcceptedRun,
             description="The run was accepted.",
-            headers=("Location", "Retry-After", "Idempotency-Replayed"),
+            headers=("Location", "Retry-After", "Idempotency-Replayed", "Debounced"),
         )
     },
     openapi_extra={
@@ -106,6 +106,7 @@ async def fire_trigger(
     run, is_replay = await _starters.run(request, services.tenant, fire_now)
     links = RunLinks.of_run(request, run.id)
     headers = {"Location": links.status} | RETRY_AFTER | (REPLAYED if is_replay else {})
+    headers |= DEBOUNCED if run.is_joined else {}
     return JsonResponse(AcceptedRun.from_run(run, links), 202, headers=headers)
 
 

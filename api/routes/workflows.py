@@ -51,6 +51,9 @@ _correctors = TenantThreads(2)
 REPLAYED = {"Idempotency-Replayed": "true"}
 """Header of a response to a request whose idempotency key an earlier request had."""
 
+DEBOUNCED = {"Debounced": "true"}
+"""Header of a response to a start that has joined a run which waits for further starts."""
+
 _STARTED = ("Location", "Preference-Applied", "Idempotency-Replayed", "Debounced")
 _CHANGED = ("Location", "Retry-After")
 
@@ -139,7 +142,7 @@ async def start_run(
         run = await run_in_threadpool(services.runs.create, run, values)
     links = RunLinks.of_run(request, run.id)
     headers = {"Location": links.status} | (REPLAYED if is_replay else {})
-    headers |= {} if run.debounce is None else {"Debounced": "true"}
+    headers |= DEBOUNCED if run.is_joined else {}
     async with place_to_wait(request, services.tenant, wait_seconds) as may_wait:
         if may_wait:
             headers["Preference-Applied"] = f"wait={wait_seconds}"

@@ -219,7 +219,7 @@ class RunDetails(View, schema_name="RunDetails"):
     `graph` and `cursor` are present if the graph was requested. `cursor` is the id of the latest event that
     the rest shows: later events follow it. `graph_problem` says why a run has no graph. `moment` is present
     if the run is shown as it was at an event; then `cursor` is the id of this event. `begins_at` is present
-    if the run waits for further starts.
+    if the run waits for further starts, and `starts` if several starts share it: how many.
     """
 
     workflow_id: str
@@ -234,6 +234,7 @@ class RunDetails(View, schema_name="RunDetails"):
     trigger: RunTrigger | None = None
     created_at: Timestamp
     begins_at: Timestamp | None = None
+    starts: int | None = None
     started_at: Timestamp | None
     finished_at: Timestamp | None
     duration_ms: float | None

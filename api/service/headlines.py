@@ -86,6 +86,11 @@ def _find_work(steps: Mapping[str, StepReport]) -> str | None:
 def _describe_status(report: RunReport) -> str:
     progress = report.progress
     if report.status is RunStatus.QUEUED:
-        begin = report.begins_at
-        return "waits for a worker" if begin is None else f"begins at {begin[:19]}Z, or after further starts"
+        return "waits for a worker" if report.begins_at is None else _describe_begin(report, report.begins_at)
     return f"{progress.finished} of {progress.steps} steps"
+
+
+def _describe_begin(report: RunReport, begins_at: str) -> str:
+    """Return when a run begins that waits for further starts, and how many it has."""
+    starts = "" if report.starts is None else f"{report.starts:,} starts joined, "
+    return f"{starts}begins at {begins_at[:19]}Z, or after further starts"

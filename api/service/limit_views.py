@@ -56,10 +56,10 @@ class LimitPage(View, schema_name="LimitPage"):
 class LimitUse(View, schema_name="LimitUse"):
     """Run or step that holds units of a limit since `held_at`, or waits for them since `queued_at`.
 
-    `held_at` is null while it waits, also for a unit of a rate that is reserved for later. `visit` is the id
-    of the visit of a step, or null for a run. `flow` is the name of its flow: flows alternate. `priority` is
-    null for a finally step, which goes first. `workflow_id`, `visit` and `flow` are null if the run is one of
-    another tenant.
+    `held_at` is null while it waits, also for a unit of a rate that is reserved for later. Then `begins_at`
+    is that time, and else null. `visit` is the id of the visit of a step, or null for a run. `flow` is the
+    name of its flow: flows alternate. `priority` is null for a finally step, which goes first. `workflow_id`,
+    `visit` and `flow` are null if the run is one of another tenant.
     """
 
     workflow_id: str | None
@@ -69,9 +69,11 @@ class LimitUse(View, schema_name="LimitUse"):
     priority: float | None
     queued_at: Timestamp
     held_at: Timestamp | None
+    begins_at: Timestamp | None
 
     @classmethod
     def from_slot(cls, slot: Slot, now: float, *, is_foreign: bool = False) -> LimitUse:
+        is_held = slot.is_held_by(now)
         return cls(
             workflow_id=None if is_foreign else slot.owner.run_id,
             visit=None if is_foreign else slot.owner.visit_id or None,
@@ -79,7 +81,8 @@ class LimitUse(View, schema_name="LimitUse"):
             flow=None if is_foreign else slot.flow,
             priority=priority_of(slot.queued_at, slot.rank),
             queued_at=timestamp(slot.queued_at),
-            held_at=timestamp(slot.held_at) if slot.is_held_by(now) else None,
+            held_at=timestamp(slot.held_at) if is_held else None,
+            begins_at=None if is_held else timestamp(slot.held_at),
         )
 
 

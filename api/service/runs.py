@@ -27,6 +27,7 @@ from noetl.api.service.views import (
     StepReport,
     StepState,
     parent_of,
+    starts_of,
     trigger_of,
 )
 from noetl.executor.engine.run_log import log_run_resume, log_run_start
@@ -166,9 +167,6 @@ class RunService:
             self.context.store.plans.save(draft.plan)
         created = self.context.store.runs.create(run, first_visit, idempotency=draft.idempotency)
         log_run_start(created, run)
-        if created is run and run.debounce is not None:
-            # For callers, `debounce` says that the start has joined the run of an earlier one.
-            return replace(run, debounce=None)
         return created
 
     def _head_of(self, plan: Plan | PlaybookReference) -> tuple[Header, str, str | None]:
@@ -274,6 +272,7 @@ class RunService:
             trigger=trigger_of(run),
             created_at=timestamp(run.created_at),
             begins_at=timestamp(self._find_begin(overview)),
+            starts=starts_of(run),
             started_at=timestamp(run.started_at),
             finished_at=timestamp(run.finished_at),
             steps=steps,

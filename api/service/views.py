@@ -377,12 +377,17 @@ def trigger_of(run: RunSummary) -> RunTrigger | None:
     return None if run.trigger is None else RunTrigger(**run.trigger)
 
 
+def starts_of(run: Run | RunSummary) -> int | None:
+    """Return how many starts share a run, or None if it is one."""
+    return run.starts if run.starts > 1 else None
+
+
 class RunReport(View, schema_name="Status"):
     """Status of a run and of its steps.
 
     `parent` is the run that started this one and waits for it. `resumed_from` is the run whose history this
     one continues. `trigger` has started the run. Each is present only if the run has one. `begins_at` is
-    present if the run waits for further starts.
+    present if the run waits for further starts, and `starts` if several starts share it: how many.
     """
 
     workflow_id: str
@@ -394,6 +399,7 @@ class RunReport(View, schema_name="Status"):
     trigger: RunTrigger | None = None
     created_at: Timestamp
     begins_at: Timestamp | None = None
+    starts: int | None = None
     started_at: Timestamp | None
     finished_at: Timestamp | None
     steps: Mapping[str, StepReport]

@@ -50,6 +50,7 @@ from noetl.executor.errors import (
     PayloadTooLargeError,
 )
 from noetl.executor.model.count_budget import DEFAULT_WAITS, WAITS_SETTING, wait_budget
+from noetl.executor.model.debounce import debounced_event
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import find_saved_result, round_trip_json, take_saved_result
 from noetl.executor.model.outcome import (
@@ -179,6 +180,8 @@ class VisitExecutor:
         if admission.commit is not None:
             self.store.queue.commit(admission.commit, self.clock())
             return None
+        if (event := debounced_event(run, visit, self.clock())) is not None:
+            events.append(event)
         refusal = refusal or admission.refusal
         find_playbook = self.find_playbook or registry_finder(self.store)
         waits = VisitWaits(self.store, claim, find_playbook, self.public_url, self.clock)

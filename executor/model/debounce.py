@@ -13,6 +13,7 @@ run, decides by these functions, and writes. So a start joins before the claim, 
 | `is_pending` | whether a start may still join a run |
 | `join_run` | the run with the input of a newer start |
 | `Postponement.due_at` | when the first visit is due |
+| `debounced_event` | what the history has of the starts of a run that begins |
 
 All functions are pure.
 
@@ -26,9 +27,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from noetl.executor.model.events import DEBOUNCED_EVENT, Event
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.postponement import Postponement
 from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
+from noetl.executor.model.special_visits import START_CLOCK
 from noetl.planner.debounce import Debounce
 from noetl.planner.frozen import replace
 
@@ -62,7 +65,19 @@ def join_run(pending: Run, start: Run) -> Run:
         variables=start.variables,
         trigger=start.trigger,
         debounce=start.debounce,
+        starts=pending.starts + 1,
     )
+
+
+def debounced_event(run: Run, claimed: Visit, now: float) -> Event | None:
+    """Return the event of a run that begins with this visit and has several starts, or None.
+
+    A run has one such event, however many starts have joined it. One whose worker is lost may have another.
+    """
+    is_begin = claimed.clock == START_CLOCK and claimed.progress is None and claimed.attempt == 1
+    if run.starts == 1 or run.resumes or not is_begin:
+        return None
+    return Event(DEBOUNCED_EVENT, now, payload={"starts": run.starts})
 
 
 def identify_firing(firing_id: str) -> tuple[str, str]:

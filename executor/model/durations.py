@@ -23,7 +23,7 @@ from dataclasses import field
 from datetime import datetime
 from typing import Any, TypeAlias
 
-from noetl.executor.model.events import NOTIFICATION_EVENT, Event
+from noetl.executor.model.events import DEBOUNCED_EVENT, NOTIFICATION_EVENT, Event
 from noetl.executor.model.run import NEVER, Visit, VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.planner.frozen import frozen
@@ -260,7 +260,7 @@ class _Sweep:
             self.tracks = {
                 (renamed.get(step, step), number): track for (step, number), track in self.tracks.items()
             }
-        elif event.type not in ("workflow.started", NOTIFICATION_EVENT):
+        elif event.type not in ("workflow.started", DEBOUNCED_EVENT, NOTIFICATION_EVENT):
             for track in self.tracks.values():
                 track.end(event.at)
             self._leads.clear()

@@ -12,6 +12,9 @@ from noetl.planner.frozen import frozen
 NOTIFICATION_EVENT = "notification.failed"
 """The type of the event of an undelivered notification of a run. It may follow the end of the run."""
 
+DEBOUNCED_EVENT = "workflow.debounced"
+"""The event of a run that begins and that several starts share."""
+
 
 @frozen
 class Event:

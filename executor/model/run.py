@@ -197,6 +197,7 @@ class Run:
     from the store. They are empty then. `trigger` has the name, the type and the time of the trigger that
     started it, or is None. A run that continues another one has the same. `late_at` is when the run is late;
     only the start of a run has it. So is it with `debounce`, which says how the start waits for further ones.
+    `starts` is how many starts share the run.
     """
 
     id: str
@@ -233,6 +234,12 @@ class Run:
     trigger: Mapping[str, Any] | None = None
     late_at: float | None = None
     debounce: Postponement | None = None
+    starts: int = 1
+
+    @property
+    def is_joined(self) -> bool:
+        """True if the start that returned this run has joined the run of an earlier one."""
+        return self.debounce is not None and self.starts > 1
 
     @property
     def ending(self) -> RunStatus | None:

@@ -41,6 +41,7 @@ class RunSummary:
     stop: RunStatus | None
     resumes: int
     trigger: Mapping[str, Any] | None = None
+    starts: int = 1
 
 
 @frozen
@@ -113,6 +114,7 @@ def summarize(run: Run) -> RunSummary:
         stop=run.stop,
         resumes=run.resumes,
         trigger=run.trigger,
+        starts=run.starts,
     )
 
 

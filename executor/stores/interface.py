@@ -143,7 +143,7 @@ class RunStore(Protocol):
 
         A run with `debounce` joins the run that an earlier start with this key has made, if `is_pending` says
         so. In one transaction, `join_run` replaces its input, and its first visit is due later. The returned
-        run then has `debounce`. Otherwise the key belongs to the new run.
+        run then has `debounce`, and one start more. Otherwise the key belongs to the new run.
 
         Raises:
             RejectedError: `idempotency_key_reused`, if the key was used with another request before;

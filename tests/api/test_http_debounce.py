@@ -41,6 +41,7 @@ async def test_a_start_joins_the_run_of_another_one(http: httpx.AsyncClient, exp
     second = await start(http, text, order=1, change="b", key="k")
     assert (second.status_code, second.headers["Debounced"]) == (202, "true")
     assert second.json()["workflow_id"] == first.json()["workflow_id"]
+    assert ("starts" in first.json(), second.json()["starts"]) == (False, 2)
     again = await start(http, text, order=1, change="b", key="k")
     assert (again.headers["Idempotency-Replayed"], "Debounced" in again.headers) == ("true", False)
     assert again.json()["workflow_id"] == first.json()["workflow_id"]
@@ -49,11 +50,27 @@ async def test_a_start_joins_the_run_of_another_one(http: httpx.AsyncClient, exp
     status = (await http.get(f"/workflows/status/{first.json()['workflow_id']}")).json()
     assert (status["status"], status["begins_at"] > status["created_at"]) == ("queued", True)
     details = (await http.get(f"/workflows/{first.json()['workflow_id']}")).json()
-    assert details["begins_at"] == status["begins_at"]
+    assert (details["begins_at"], details["starts"]) == (status["begins_at"], status["starts"])
+    assert details["headline"].startswith(f"2 starts joined, begins at {status['begins_at'][:19]}Z")
     given = await http.get(f"/workflows/{first.json()['workflow_id']}/input")
     assert given.json()["input"] == {"order": 1, "change": "b"}
     wrong = await start(http, text, order="x" * 1025)
     assert_problem(wrong, 422, "invalid-input")
+
+
+async def test_a_trigger_that_is_fired_by_hand_joins_a_run(http: httpx.AsyncClient) -> None:
+    trigger = "triggers: [{name: daily, type: schedule, every: 1d, input: {order: 1}}]\n"
+    registered = await http.post(
+        "/playbooks", json={"playbook": TEXT.replace("KEY", "input.order") + trigger}
+    )
+    assert registered.status_code == 201, registered.text
+    path = "/triggers/export/daily/fire"
+    first, second = [await http.post(path, headers={"Idempotency-Key": key}) for key in "ab"]
+    assert (first.headers.get("Debounced"), second.headers.get("Debounced")) == (None, "true")
+    assert (first.json().get("starts"), second.json().get("starts")) == (None, 2)
+    again = await http.post(path, headers={"Idempotency-Key": "b"})
+    assert (again.headers["Idempotency-Replayed"], again.headers.get("Debounced")) == ("true", None)
+    assert again.json() == second.json()
 
 
 @pytest.mark.parametrize("debounce", ["", "debounce: {wait: 1s}\n"])

@@ -138,7 +138,7 @@ async def test_a_step_that_waits_for_a_rate_says_until_when(http: httpx.AsyncCli
     limit = read_view(LimitEntry, (await http.get("/limits/api")).json())
     assert (limit.held, limit.waiting, limit.per) == (1, 1, 3600.0)
     (use,) = read_view(LimitQueue, (await http.get("/limits/api/queue")).json()).items
-    assert (use.workflow_id, use.held_at) == (run, None)
+    assert (use.workflow_id, use.held_at, use.begins_at) == (run, None, until)
 
 
 async def test_the_id_of_a_rate_of_a_step_is_its_address(http: httpx.AsyncClient) -> None:

@@ -76,9 +76,12 @@ def test_what_triggers_and_notifications_add_is_measured(queue: str) -> None:
     with AwsMeter().attached("dynamodb", "sqs") as meter:
         additions = trigger_cost.measure_additions(store, meter)
     triggered = ("firings of a webhook", "notifications", "partitions of a backfill")
-    assert list(additions) == [*triggered, "steps with a limit", "steps that wait for a limit"]
-    assert all(1 < additions[name] < 20 for name in triggered), additions
-    assert 1 < additions["steps with a limit"] < additions["steps that wait for a limit"] < 50
+    debounced = ("starts that wait for further ones", "starts that join a run")
+    limited = [f"steps {words} a {kind}" for kind in ("limit", "rate") for words in ("with", "that wait for")]
+    assert list(additions) == [*triggered, *limited, *debounced]
+    assert all(1 < additions[name] < 20 for name in (*triggered, *debounced)), additions
+    for kind in ("limit", "rate"):
+        assert 1 < additions[f"steps with a {kind}"] < additions[f"steps that wait for a {kind}"] < 50
 
 
 def test_the_subscribers_of_an_end_are_one_read(queue: str) -> None:

@@ -368,6 +368,7 @@ def test_an_upgrade_keeps_triggers(tmp_path: Path) -> None:
             "drop table slots",
             "drop table flows",
             "drop table debounced",
+            "alter table runs drop column starts",
         ):
             db.execute(statement)
         db.execute("update triggers set record = ?", [json.dumps(record)])

@@ -109,6 +109,13 @@ def give_up_notification(store: SqliteStore) -> RunHarness:
     return harness
 
 
+def join_starts(store: SqliteStore) -> RunHarness:
+    """Return a run that two starts share."""
+    text = "debounce: {wait: 5s}\nsteps: [{name: a, run: [{action: log, message: a}]}]"
+    first, _ = (RunHarness(store, text, origin="service", queue="joined") for _ in range(2))
+    return first.finish()
+
+
 def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     failed = RunHarness(store, TEXT).finish()
     failed.resume(why="none").finish()
@@ -121,7 +128,8 @@ def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     skipped = skip_steps(RunHarness(store, TEXT).finish(), b=None).finish()
     assert skipped.status == "succeeded"
     assert (failed.status, late.status, cancelled.status) == ("succeeded", "timed_out", "cancelled")
-    limited = (wait_for_limit(store), skip_run(store), give_up_notification(store))
+    given_up = give_up_notification(store)
+    limited = (wait_for_limit(store), skip_run(store), join_starts(store), given_up)
     plays = (failed, late, cancelled, skipped, switch_run(store), undo_switch(store), *limited)
     events = [event for play in plays for event in play.events]
     found = {

@@ -7,14 +7,17 @@ from typing import Any
 import pytest
 
 from noetl.executor.engine.hand_firing import HandFiring, fire_by_hand
+from noetl.executor.engine.slots import grant_next
 from noetl.executor.engine.start import assemble_run, initial_data, new_run, new_run_from
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.debounce import MAX_KEY_BYTES
+from noetl.executor.model.gates import LimitKind, named_gate
 from noetl.executor.model.postponement import Postponement
 from noetl.executor.model.run import Lease, Run, Visit
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
-from noetl.testing.run_harness import compile_text
+from noetl.executor.stores.memory.store import MemoryStore
+from noetl.testing.run_harness import FakeClock, RunHarness, compile_text
 from tests.executor.test_backfill import DAILY, BackfillBench
 from tests.executor.test_webhook_firing import HookedPlaybook
 
@@ -150,3 +153,27 @@ class TestDebouncedFirings:
         assert (run.id, is_new) == (first.run_id, True)
         run, is_new = fire_by_hand(service.store, trigger, HandFiring("k"), now)
         assert (run.id, is_new) == (first.run_id, False)
+
+    def test_a_firing_that_joins_counts(self) -> None:
+        service = HookedPlaybook("input: {}\ndebounce: {wait: 10s}")
+        service.send()
+        run, _ = fire_by_hand(service.store, service.firer().trigger, HandFiring("k"), service.clock())
+        assert (run.starts, run.is_joined) == (2, True)
+
+
+@pytest.mark.parametrize("limit", ["", "concurrency: {use: closed}\n"])
+def test_the_history_says_once_how_many_starts_share_a_run(limit: str) -> None:
+    store, clock, closed = MemoryStore(), FakeClock(), named_gate("default", "closed")
+    store.gates.set_limit(closed, LimitKind.RUNS, 0)
+    text = f"{limit}debounce: {{wait: 10s}}\nsteps: [{{name: a, run: [{{action: fail, message: no}}]}}]\n"
+    play, *joining = (
+        RunHarness(store, text, clock=clock, origin="service", queue="debounced") for _ in range(3)
+    )
+    assert {joined.id for joined in joining} == {play.id}
+    clock.advance(10.0)
+    assert play.execute_next()
+    store.gates.set_limit(closed, LimitKind.RUNS, 1)
+    grant_next(store, [closed], clock())
+    play.finish().resume().finish()
+    events = [event for event in play.events if event.type == "workflow.debounced"]
+    assert [(event.payload, event.step) for event in events] == [({"starts": 3}, None)]

@@ -15,6 +15,7 @@ TEXT = """\
 name: limited
 version: "1"
 concurrency: {limit: 1, key: "{{ input.customer }}"}
+priority: 5
 input: {customer: {type: string, default: acme}}
 steps:
   - {name: load, concurrency: {use: crm}, run: [{action: callback}]}
@@ -52,6 +53,7 @@ def test_limits_and_their_queues_are_shown(
         first, second = (queue.get_by_role("row", name=id[:8]) for id in runs)
         expect(first).to_contain_text("in progress")
         expect(second).to_contain_text("waits")
+        assert second.get_by_role("cell").all_inner_texts()[-2:] == ["limited", "5"]
         assert find_barriers(page, axe) == []
         second.get_by_role("link").press("Enter")
         expect(page).to_have_url(f"{service.url}/ui/runs/{runs[1]}")
@@ -62,3 +64,29 @@ def test_a_run_says_for_which_limit_it_waits(browser: Browser, service: ServedPa
         page.goto(f"{service.url}/ui/runs/{runs[0]}?step=load")
         expect(page.get_by_role("link", name="limit crm, next")).to_be_visible()
         expect(page.get_by_text("load waits: limit crm, next")).to_be_visible()
+
+
+def test_a_reserved_unit_of_a_rate_has_its_time(browser: Browser, service: ServedPage) -> None:
+    service.http.put("/limits/hourly", json={"units": 1, "kind": "runs", "per": 3600}).raise_for_status()
+    text = "name: rated\nrate: {use: hourly}\nsteps: [{name: a, run: [{action: log, message: x}]}]\n"
+    service.start(text, "succeeded")
+    run = service.start(text, "waiting")
+    with open_page(browser) as page:
+        page.goto(f"{service.url}/ui/limits?limit=hourly")
+        row = page.get_by_role("region", name="Queue").get_by_role("row", name=run[:8])
+        expect(row).to_contain_text("begins at")
+        page.goto(f"{service.url}/ui/runs/{run}")
+        expect(page.get_by_text("a waits: limit hourly, until")).to_be_visible()
+    service.http.post(f"/workflows/{run}/cancel")
+
+
+def test_a_run_says_how_many_starts_have_joined(browser: Browser, service: ServedPage) -> None:
+    text = "name: joined\ndebounce: {wait: 1h}\nsteps: [{name: a, run: [{action: log, message: x}]}]\n"
+    (run,) = {service.start(text, "queued") for _ in range(3)}
+    with open_page(browser) as page:
+        page.goto(f"{service.url}/ui/runs/{run}")
+        expect(page.get_by_text("3 starts joined", exact=True)).to_be_visible()
+        expect(page.get_by_text("3 starts joined, begins at")).to_be_visible()
+        page.goto(f"{service.url}/ui/runs?status=queued")
+        expect(page.get_by_role("row", name=run[:8])).to_contain_text("3 starts joined, begins at")
+    service.http.post(f"/workflows/{run}/cancel")

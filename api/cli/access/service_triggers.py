@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from noetl.api.cli.access.service_client import ServiceClient
+from noetl.api.cli.access.trigger_access import FiredRun
 from noetl.api.cli.access.view_requests import ViewRequests
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class ServiceTriggers:
         path, body = _path(playbook, name, "resume"), {"catch_up": catch_up}
         return self._requests.send(TriggerEntry, "POST", path, body)
 
-    def fire(self, playbook: str, name: str, request: FireRequest) -> str:
+    def fire(self, playbook: str, name: str, request: FireRequest) -> FiredRun:
         from noetl.api.http.responses import AcceptedRun
         from noetl.executor.model.triggers import instant_key
 
@@ -59,7 +60,8 @@ class ServiceTriggers:
         body |= {} if request.instant is None else {"at": instant_key(request.instant)}
         body |= {} if request.data is None else {"data": dict(request.data)}
         body |= {} if request.run_id is None else {"run": request.run_id}
-        return self._requests.send(AcceptedRun, "POST", _path(playbook, name, "fire"), body).workflow_id
+        accepted = self._requests.send(AcceptedRun, "POST", _path(playbook, name, "fire"), body)
+        return FiredRun(accepted.workflow_id, accepted.starts)
 
 
 def _path(playbook: str, name: str, part: str = "") -> str:

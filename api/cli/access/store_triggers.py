@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from noetl.api.cli.access.trigger_access import FiredRun
+
 if TYPE_CHECKING:
     from noetl.api.service.services import TenantServices
     from noetl.api.service.trigger_views import FiringPage, TriggerDetails, TriggerEntry, TriggerPage
@@ -35,5 +37,8 @@ class StoreTriggers:
     def resume(self, playbook: str, name: str, catch_up: CatchUpMode) -> TriggerEntry:
         return self._services.triggers.resume(playbook, name, catch_up)
 
-    def fire(self, playbook: str, name: str, request: FireRequest) -> str:
-        return self._services.triggers.fire(playbook, name, request)[0].id
+    def fire(self, playbook: str, name: str, request: FireRequest) -> FiredRun:
+        from noetl.api.service.views import starts_of
+
+        run, _ = self._services.triggers.fire(playbook, name, request)
+        return FiredRun(run.id, starts_of(run))

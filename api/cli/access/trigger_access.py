@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from noetl.api.service.trigger_views import FiringPage, TriggerDetails, TriggerEntry, TriggerPage
     from noetl.api.service.triggers import FireRequest
     from noetl.planner.schedules.schedule import CatchUpMode
+
+
+class FiredRun(NamedTuple):
+    """The run of a firing by hand. `starts` is how many starts share it, or None for one."""
+
+    id: str
+    starts: int | None
 
 
 class TriggerAccess(Protocol):
@@ -37,6 +44,6 @@ class TriggerAccess(Protocol):
         """Resume a trigger, and perform its missed firings as `catch_up` says."""
         ...
 
-    def fire(self, playbook: str, name: str, request: FireRequest) -> str:
-        """Start the run of a firing by hand, and return its id."""
+    def fire(self, playbook: str, name: str, request: FireRequest) -> FiredRun:
+        """Start the run of a firing by hand, or let it join one that waits for further starts."""
         ...

@@ -63,6 +63,8 @@ def submit(
             write_json(accepted)
         else:
             write_stdout(f"{accepted['workflow_id']}\n")
+            if isinstance(starts := accepted.get("starts"), int):
+                print_message(f"{starts:,} starts share this run")
         return
     result = _wait_for_result(service, accepted["workflow_id"])
     if json:

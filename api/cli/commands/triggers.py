@@ -155,11 +155,13 @@ def fire_trigger(
         if inputs:
             declared = triggers.get(playbook, name, 0).inputs
             values |= parse_input_pairs(inputs, {key: value["type"] for key, value in declared.items()})
-        run_id = triggers.fire(playbook, name, FireRequest(seconds, values, data=view, run_id=run))
+        fired = triggers.fire(playbook, name, FireRequest(seconds, values, data=view, run_id=run))
     if json:
-        write_json({"workflow_id": run_id})
-    else:
-        write_stdout(f"{run_id}\n")
+        write_json({"workflow_id": fired.id} | ({} if fired.starts is None else {"starts": fired.starts}))
+        return
+    write_stdout(f"{fired.id}\n")
+    if fired.starts is not None:
+        print_message(f"{fired.starts:,} starts share this run")
 
 
 @app.command("pause", no_args_is_help=True, epilog="Example: noetl triggers pause close_month/nightly")

@@ -39,8 +39,14 @@ def format_queue(uses: Sequence[Mapping[str, Any]], *, with_header: bool) -> lis
             (use["held_at"] or use["queued_at"])[:19] + "Z",
             to_printable(use["flow"] or "-"),
             "first" if use["priority"] is None else f"{use['priority']:g}",
-            "waits" if use["held_at"] is None else "holds",
+            _state_of(use),
         )
         for use in uses
     ]
     return [_USE_HEADER, *rows] if with_header and rows else rows
+
+
+def _state_of(use: Mapping[str, Any]) -> str:
+    if use["held_at"] is not None:
+        return "holds"
+    return "waits" if use["begins_at"] is None else f"begins {use['begins_at'][:19]}Z"

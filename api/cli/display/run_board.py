@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from noetl.executor.model.cached_results import CACHE_WAIT
+from noetl.executor.model.events import DEBOUNCED_EVENT
 from noetl.planner.diagnostics.terminal_text import to_printable
 from noetl.planner.diagnostics.wording import join_words
 
@@ -136,7 +137,7 @@ class RunBoard:
         """Update the board with an event of the run."""
         if event.type == _SWITCH_EVENT:
             self._rename_steps(event.payload.get("renamed", {}))
-        elif event.type.startswith("workflow.") and event.type not in PAUSE_EVENTS:
+        elif event.type.startswith("workflow.") and event.type not in (*PAUSE_EVENTS, DEBOUNCED_EVENT):
             self._visits.clear()
             self.has_ended = is_run_end(event)
         if event.step is None or event.step.startswith(_INTERNAL_STEP):
@@ -221,7 +222,7 @@ class RunBoard:
 
 def is_run_end(event: Event) -> bool:
     """Return whether the event ends its run."""
-    not_final = ("workflow.started", "workflow.resumed", _SWITCH_EVENT, *PAUSE_EVENTS)
+    not_final = ("workflow.started", "workflow.resumed", DEBOUNCED_EVENT, _SWITCH_EVENT, *PAUSE_EVENTS)
     return event.type.startswith("workflow.") and event.type not in not_final
 
 

@@ -172,6 +172,8 @@ export interface DrawnGraph {
 export interface RunDetails extends RunEntry {
   trigger?: { name: string; type: string; scheduled_at?: string | null; workflow_id?: string | null; backfill?: string | null };
   plan_hash: string;
+  begins_at?: string;
+  starts?: number;
   duration_ms: number | null;
   work_ms?: number | null;
   waiting_ms?: number | null;

@@ -20,9 +20,9 @@ export function windowWords(seconds: number): string {
   return `${seconds / size}${unit}`;
 }
 
-/** Return for which limit something waits, and how many are before it. A rate has no queue. */
-export function limitWords({ limit, queued_before: before }: { limit: string; queued_before: number | null }): string {
-  if (before === null) return `limit ${limit}`;
+/** Return for which limit something waits, and how many are before it. A rate has no queue, but a time. */
+export function limitWords({ limit, queued_before: before }: { limit: string; queued_before: number | null }, until: string | null = null): string {
+  if (before === null) return `limit ${limit}${until ? ` until ${clock(until)}` : ""}`;
   return `limit ${limit}, ${before ? `${count(before)} ahead` : "next"}`;
 }
 

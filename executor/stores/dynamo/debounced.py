@@ -49,8 +49,11 @@ from noetl.planner.frozen import frozen, replace
 KEPT_SECONDS = 30 * 86_400.0
 """How long after the latest due time of its run the item of a key is kept."""
 
-_HEAD_STATE = ("status", "stop", "held", "resumes", "era", "moving", "plan", "damage")
-"""Attributes of a head that show whether its run is pending. A join requires them as they were read."""
+_HEAD_STATE = ("status", "stop", "held", "resumes", "era", "moving", "plan", "damage", "starts")
+"""Attributes of a head that show whether its run is pending, and how many starts share it.
+
+A join requires them as they were read.
+"""
 
 
 class ConflictingStartError(Exception):
@@ -140,6 +143,7 @@ def join_pending(
     changed: dict[str, Any] = {
         "given": encode_given(joined, context.blobs),
         "trigger": None if joined.trigger is None else encode_json(dict(joined.trigger)),
+        "starts": joined.starts,
     }
     requests = [] if idempotency is None else [put_request(joined, idempotency)]
     links = [Put(keys.joined_request(joined.id, put.key), {"joined": put.key.pk}) for put in requests]

@@ -30,7 +30,8 @@ time, and the values of its payload. `plan` is the hash of the plan, and `resume
 it is not 1. `expires` is the time to live. `damage` says why the run was set aside. `era` is the number of
 the plan of the run, if it has changed its plan. Then all branches are in the counters, and what was written
 under an earlier plan leads to no visit.
-`debounced` is the key of the starts that may join the run while it has not begun.
+`debounced` is the key of the starts that may join the run while it has not begun. `starts` is how many share
+the run, if there are several.
 `moving` and `moving_since` are the number and the begin of a change in several transactions.
 `trigger` is JSON. Others are named as in `Run`.
 """
@@ -68,6 +69,7 @@ SUMMARY_ATTRIBUTES = (
     "pk", "sk", "tenant", "owner", "created", "at", "playbook", "version", "plan", "status", "origin",
     "queue", "tags", "folder", "parent", "resumed", "started", "finished", "stop", "held", "resumes",
     "deadline", "first", "handed", "spread", "waits", "error", "damage", "era", "trigger",
+    "starts",
 )  # fmt: skip
 """Attributes of a head without payloads: those of a summary, and those from which its visits follow."""
 
@@ -194,6 +196,7 @@ def decode_run(head: Item, blobs: Blobs, counts: BranchCounts | None = None) -> 
         errors=(*(errors or ()), *lost),
         lost_payload=lost_given,
         trigger=decode_json(head.get("trigger")),
+        starts=int(head.get("starts", 1)),
     )
 
 
@@ -240,6 +243,7 @@ def decode_summary(head: Item, status: RunStatus) -> RunSummary:
         stop=stop_of(head),
         resumes=head.get("resumes", 0),
         trigger=decode_json(head.get("trigger")),
+        starts=int(head.get("starts", 1)),
     )
 
 

@@ -70,7 +70,7 @@ MAX_IDLE_SECONDS = 60.0
 PREPARE_AFTER = 5
 """Number of executions of a statement after which a connection prepares it."""
 
-SCHEMA_VERSION = 30
+SCHEMA_VERSION = 31
 """Number of migrations in `infra/postgres` that this version needs."""
 
 _CONFLICTS = ("40001", "40P01")

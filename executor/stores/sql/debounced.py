@@ -49,6 +49,7 @@ def write_joined(db: Writer, pending: Run, start: Run, first: Visit) -> Run:
         environment=encode_json(dict(joined.environment)),
         variables=encode_json(dict(joined.variables)),
         trigger=None if joined.trigger is None else encode_json(dict(joined.trigger)),
+        starts=joined.starts,
     )
     due_at = start.debounce.due_at(start.created_at, joined.created_at)
     db.execute("runs.postpone", run_id=joined.id, visit_id=first.id, due_at=due_at)

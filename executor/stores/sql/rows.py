@@ -102,6 +102,7 @@ def _decode_run(row: Row) -> Run:
         error=decode_json(row["error"]),
         errors=tuple(json.loads(row["errors"])),
         trigger=decode_json(row["trigger"]),
+        starts=row["starts"],
     )
 
 
@@ -126,6 +127,7 @@ def summary_from_row(row: Row) -> RunSummary:
         stop=None if row["stop"] is None else RunStatus(row["stop"]),
         resumes=row["resumes"],
         trigger=decode_json(row["trigger"]),
+        starts=row["starts"],
     )
 
 

@@ -66,6 +66,7 @@ SCRIPTS = {
     30: "debounced.sql",
     31: "rates.sql",
     32: "flows.sql",
+    33: "starts.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

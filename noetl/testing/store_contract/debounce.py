@@ -79,6 +79,7 @@ class DebounceContract(ContractFixtures):
         assert due_time(store, run) == 110.0
         joined = second.runs.create(*prepare(second, {"n": given, "order": 1}, 105.0))
         assert (joined.id, joined.input["n"], joined.debounce) == (run.id, given, run.debounce)
+        assert [(made.starts, made.is_joined) for made in (run, joined)] == [(1, False), (2, True)]
         assert due_time(second, run) == 115.0
         stored = current_run(store, run)
         assert (stored.input, stored.environment) == ({"order": 1, "n": given}, {"seen": given})
@@ -86,7 +87,7 @@ class DebounceContract(ContractFixtures):
         assert claim(store, 114.9) is None
         claimed = claim(second, 115.0)
         assert claimed is not None
-        assert (claimed.run.id, claimed.run.input["n"]) == (run.id, given)
+        assert (claimed.run.id, claimed.run.input["n"], claimed.run.starts) == (run.id, given, 2)
         assert count_runs(store) == 1
         assert failed_checks(store) == []
 
@@ -96,6 +97,7 @@ class DebounceContract(ContractFixtures):
         assert due_time(store, run) == 125.0
         assert start(store, 5, 130.0).id == run.id, "no worker has begun it"
         assert due_time(store, run) == 125.0
+        assert [summary.starts for summary in store.runs.find(RunFilter())[0]] == [5]
 
     def test_other_keys_plans_and_tenants_have_runs_of_their_own(self, store: Store) -> None:
         first = start(store, 1, 100.0)
@@ -133,6 +135,7 @@ class DebounceContract(ContractFixtures):
         assert start(store, 2, 105.0, ("b", "x")).id == run.id
         assert start(store, 3, 106.0, ("b", "x")).id == run.id
         assert (current_run(store, run).input["n"], due_time(store, run)) == (2, 115.0)
+        assert current_run(store, run).starts == 2
         with pytest.raises(RejectedError):
             start(store, 3, 106.0, ("b", "y"))
         assert claim(store, 115.0) is not None
@@ -142,7 +145,7 @@ class DebounceContract(ContractFixtures):
     def test_starts_at_once_make_one_run(self, store: Store) -> None:
         ids = run_concurrently(4, lambda n: start(store, n, 100.0, (f"{n}", "x")).id)
         assert len(set(ids)) == 1
-        assert count_runs(store) == 1
+        assert [summary.starts for summary in store.runs.find(RunFilter())[0]] == [4]
         assert failed_checks(store) == []
 
     def test_no_start_is_lost_while_a_run_begins(self, store: Store) -> None:

@@ -38,12 +38,19 @@ input: {day: string}
 steps: [{name: report, run: [{action: log, message: "{{ day }}"}]}]
 """
 
+DEBOUNCED = """\
+name: debounced
+triggers: [{name: daily, type: schedule, every: 1d, start: 2090-01-01T00:00:00Z}]
+debounce: {wait: 1h}
+steps: [{name: report, run: [{action: log, message: x}]}]
+"""
+
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedStore]:
     folder = tmp_path_factory.mktemp("service")
     with run_service(folder) as (_, url):
-        for text in (TEXT, HOOKED, AFTER):
+        for text in (TEXT, HOOKED, AFTER, DEBOUNCED):
             response = httpx.post(f"{url}/playbooks", json={"playbook": text}, timeout=60)
             assert response.status_code == 201, response.text
         yield ServedStore(url, folder)
@@ -103,6 +110,15 @@ def test_a_trigger_is_shown_with_its_next_firings(noetl: Command, place: tuple[s
     assert "end      2020-01-01T00:00:00.000000Z" in ended
     assert ended[-1] == "next     it does not fire any more"
     assert noetl("triggers", "show", NIGHTLY, "--json", *place).json["line"] == 5
+
+
+def test_a_firing_by_hand_says_that_it_joins_a_run(noetl: Command, place: tuple[str, str]) -> None:
+    first, second = (noetl("triggers", "fire", "debounced/daily", *place) for _ in range(2))
+    assert first.out == second.out
+    third = noetl("triggers", "fire", "debounced/daily", "--json", *place).json
+    assert second.err == f"{third['starts'] - 1} starts share this run\n"
+    submitted = noetl("submit", "debounced", "--url", place[1]) if place[0] == "--url" else None
+    assert submitted is None or submitted.err == f"{third['starts'] + 1} starts share this run\n"
 
 
 def test_a_trigger_is_fired_by_hand(noetl: Command, place: tuple[str, str], folder: Path) -> None:

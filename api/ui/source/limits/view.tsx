@@ -29,6 +29,9 @@ interface LimitUse {
   units: number;
   queued_at: string;
   held_at: string | null;
+  begins_at: string | null; // of a unit that a rate gives later
+  flow: string | null;
+  priority: number | null; // null if it goes first
 }
 
 export function LimitsView() {
@@ -133,17 +136,26 @@ function Queue({ limit }: { limit: string }) {
               <th scope="col">What</th>
               <th scope="col">State</th>
               <th scope="col">Since</th>
+              <th scope="col">Flow</th>
+              <th scope="col">Priority</th>
             </tr>
           </thead>
           <tbody>
-            {queue.data.items.map(({ workflow_id, visit, queued_at, held_at }, place) => (
+            {queue.data.items.map(({ workflow_id, visit, queued_at, held_at, begins_at, flow, priority }, place) => (
               <tr key={`${workflow_id ?? place} ${visit ?? ""}`}>
                 <th scope="row">{workflow_id ? <a href={linkTo(["runs", workflow_id])}>{shortId(workflow_id)}</a> : "of another tenant"}</th>
                 <td>{visit ? "a step" : workflow_id && "the run"}</td>
-                <td>{held_at ? "in progress" : "waits"}</td>
+                <td>
+                  {held_at ? "in progress" : begins_at ? "begins at " : "waits"}
+                  <Time at={begins_at} />
+                </td>
                 <td>
                   <Time at={held_at ?? queued_at} />
                 </td>
+                <td>
+                  <bdi>{printable(flow ?? "")}</bdi>
+                </td>
+                <td>{priority ?? "first"}</td>
               </tr>
             ))}
           </tbody>

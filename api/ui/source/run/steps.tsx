@@ -72,7 +72,7 @@ function noteOf(report: StepReport | undefined, state: string): string {
   if (report.join) return `Join, ${report.join.arrived.length} of ${report.join.arrived.length + report.join.missing.length} branches are here`;
   const { error, waiting_for: waits } = report;
   if (state === "failed" && error) return error.item ? `${error.message}, item ${count(error.item.number)} of ${count(error.item.total)}` : error.message;
-  if (waits?.limit) return limitWords(waits.limit);
+  if (waits?.limit) return limitWords(waits.limit, waits.until);
   if (waits) return waits.questions?.[0]?.title ?? [...waits.actions, ...waits.workflows].join(", ");
   const loop = report.loops?.[0];
   if (loop) return `${count(loop.done)} of ${count(loop.total)} items`;

@@ -102,7 +102,7 @@ case when {is_paused} then 'paused' when runs.finished_at is null and {all_wait}
 runs.id, runs.tenant, runs.playbook, runs.version, runs.plan_hash, {shown_status} as shown, runs.origin,
     runs.queue, runs.tags, runs.folder, runs.parent_run, runs.parent_visit, runs.parent_wait,
     runs.resumed_from, runs.created_at, runs.started_at, runs.finished_at, runs.stop, runs.resumes,
-    runs.trigger
+    runs.trigger, runs.starts
 
 -- Conditions of a list of runs.
 -- name: run_filters

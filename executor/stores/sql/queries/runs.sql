@@ -16,7 +16,8 @@ insert into debounced (key, run_id) values (:key, :run_id)
 on conflict (key) do update set run_id = excluded.run_id
 
 -- name: join
-update runs set input = :input, environment = :environment, variables = :variables, trigger = :trigger
+update runs set input = :input, environment = :environment, variables = :variables, trigger = :trigger,
+    starts = :starts
 where id = :run_id
 
 -- name: postpone

@@ -1,0 +1,1 @@
+import{h as s,i as l,z as r}from"./chunk-3MFA6QVI.js";var a=5e3,e="",i=null;function d(n){e=n,i?.()}function f(){let[n,u]=s("");return l(()=>{let t=0,o=()=>{t=0,e&&(u(e),e="",t=window.setTimeout(o,a))};return i=()=>{t||o()},()=>{clearTimeout(t),i=null}},[]),r("p",{class:"hidden",role:"status",children:n})}export{d as a,f as b};

@@ -1,1 +1,0 @@
-import{k as r}from"./chunk-N3NUYFSR.js";function o(){let e=r({text:"",key:""});return{keyOf:t=>((e.current.key===""||e.current.text!==t)&&(e.current={text:t,key:n()}),e.current.key),forget:()=>{e.current={text:"",key:""}}}}function n(){return[...crypto.getRandomValues(new Uint32Array(4))].map(e=>e.toString(36)).join("-")}export{o as a};

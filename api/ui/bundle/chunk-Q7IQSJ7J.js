@@ -1,0 +1,1 @@
+import{i as n,k as r,z as l}from"./chunk-3MFA6QVI.js";function s({name:o,placeholder:p,value:e,onApply:u}){let t=r(null);return n(()=>{t.current.value=e},[e]),l("input",{ref:t,name:o,placeholder:p,autoComplete:"off",spellcheck:!1,onChange:a=>u(a.currentTarget.value.trim())})}export{s as a};

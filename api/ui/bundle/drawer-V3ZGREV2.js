@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-63TX324L.js";import"./chunk-KFQTE24M.js";import"./chunk-VCO5HZEF.js";import"./chunk-ILGUQ5FR.js";import"./chunk-VN5IU4NS.js";import"./chunk-RTIDTJFH.js";import"./chunk-IGT6PGJ7.js";import"./chunk-CTIF3KDC.js";import"./chunk-GXLOEUGJ.js";import"./chunk-N3NUYFSR.js";export{a as Drawer,b as LogLines};
