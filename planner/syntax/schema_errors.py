@@ -125,6 +125,8 @@ _USE_WITH = "pass `args` to the task with `with`"
 _USE_NOTIFY = "write `notify`, such as `notify: {failed: CHANNEL}`"
 _USE_CONCURRENCY = "write `concurrency`, such as `concurrency: 3`"
 _USE_RATE = "write `rate`, such as `rate: {limit: 100, per: 1m}`"
+_RATE_INSTEAD = "write `rate: {limit: 100, per: 1m}` for how many begin in a time"
+_RATE_HAS_NO_QUEUE = "remove it: a rate has no queue, its order is that of arrival"
 _FOREIGN_LIMIT_KEYS = ("limits", "mutex", "pool", "semaphore", "max_parallel", "max_active_runs")
 _FOREIGN_RATE_KEYS = ("throttle", "rate_limit", "ratelimit")
 _USE_ACTIONS = "write it on the actions of the task"
@@ -164,6 +166,7 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         **dict.fromkeys(
             ("needs", "depends_on", "dependencies"), "name this step in the `rule` of the step before it"
         ),
+        "debounce": "write it on the playbook: it is about starts of runs",
         "as": "save a result with `as` on an action of `run`",
         "with": "write `with` next to `task` in `run`",
         "id": "write `name`",
@@ -251,8 +254,9 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
     LimitDeclaration: {
         **dict.fromkeys(("max", "count", "units", "slots", "max_parallel"), "write `limit`"),
         **dict.fromkeys(("name", "pool", "semaphore", "ref"), "write `use` and the name of the limit"),
-        **dict.fromkeys(("group", "by", "per"), 'write `key`, such as `key: "{{ input.customer }}"`'),
+        **dict.fromkeys(("group", "by"), 'write `key`, such as `key: "{{ input.customer }}"`'),
         **dict.fromkeys(("timeout", "wait"), "write `max_wait`"),
+        **dict.fromkeys(("per", "window", "rate"), _RATE_INSTEAD),
     },
     DebouncePolicy: {
         **dict.fromkeys(("delay", "for", "period", "time"), "write `wait`, such as `wait: 30s`"),
@@ -265,6 +269,7 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         **dict.fromkeys(("group", "by"), 'write `key`, such as `key: "{{ input.customer }}"`'),
         **dict.fromkeys(("window", "period", "every", "interval"), "write `per`, such as `per: 1m`"),
         **dict.fromkeys(("timeout", "wait"), "write `max_wait`"),
+        **dict.fromkeys(("fair", "max_queued", "priority"), _RATE_HAS_NO_QUEUE),
     },
     CatchUpPolicy: {
         **dict.fromkeys(("for", "max_age", "window"), "write `within`"),
@@ -361,6 +366,20 @@ _TYPE_ALIASES = {
     "bool": "boolean",
 }
 """Names of types in other languages, for inputs."""
+_CHOICE_ALIASES: Mapping[str, Mapping[str, str]] = {
+    "type": _TYPE_ALIASES,
+    "when_full": {
+        **dict.fromkeys(("wait", "block", "enqueue"), "queue"),
+        **dict.fromkeys(("drop", "reject", "discard", "ignore"), "skip"),
+        **dict.fromkeys(("cancel", "replace", "restart", "newest"), "cancel_oldest"),
+    },
+}
+"""Words of other systems in place of the choices of a key."""
+_CHOICE_HINTS = {
+    ("when_full", "fail"): "write `max_wait: 0s`: then a step fails at once, and a run is skipped",
+    ("overlap", ""): "write `concurrency` on the playbook for runs that wait, or remove it: runs may overlap",
+}
+"""What to write instead of a word, or of any word, by key and word."""
 _BOOLEAN_WORDS = {
     "yes": "true",
     "on": "true",
@@ -475,13 +494,8 @@ def describe_wrong_value(
         return SchemaViolation(code, f"`{key}` must have at least one entry", at_key=True)
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
-        matches = get_close_matches(value, choices, n=1, cutoff=0.6) if isinstance(value, str) else []
-        intended = _TYPE_ALIASES.get(value) if isinstance(value, str) and key == "type" else None
-        intended = intended if intended in choices else None
-        hint = f"write `{intended}`" if intended else suggest(str(value), matches[0] if matches else None)
-        return SchemaViolation(
-            "NP012", f"`{key}` must be {join_words(as_code(choices))}, not {quote_or_describe(value)}", hint
-        )
+        message = f"`{key}` must be {join_words(as_code(choices))}, not {quote_or_describe(value)}"
+        return SchemaViolation("NP012", message, _find_choice_hint(key, value, choices))
     if kind == "value_error":
         return _describe_wrong_quantity(path, key, value)
     if kind in ("greater_than_equal", "less_than_equal"):
@@ -500,6 +514,19 @@ def describe_wrong_value(
         kinds.insert(0, _SHORT_FORMS[key])
     message = f"{_subject_of(path, key)} must be {join_words(kinds)}, not {describe_value(value)}"
     return SchemaViolation("NP012", message, _value_hint(path, kinds, value))
+
+
+def _find_choice_hint(key: str, value: object, choices: Sequence[str]) -> str | None:
+    """Return how to write a word that is none of the choices of a key, or None if that is not known."""
+    if not isinstance(value, str):
+        return None
+    intended = _CHOICE_ALIASES.get(key, {}).get(value)
+    if intended in choices:
+        return f"write `{intended}`"
+    if hint := _CHOICE_HINTS.get((key, value)) or _CHOICE_HINTS.get((key, "")):
+        return hint
+    matches = get_close_matches(value, choices, n=1, cutoff=0.6)
+    return suggest(value, matches[0] if matches else None)
 
 
 def _describe_wrong_limit(path: DocumentPath, value: object, kind: str) -> SchemaViolation | None:

@@ -431,3 +431,29 @@ def test_all_legal_limits_are_compiled(written: list[dict[str, Any]]) -> None:
     expected = [(entry.get("use"), entry.get("limit"), entry["max_wait"]) for entry in written]
     for found in (plan.header.concurrency, plan.steps["a"].concurrency):
         assert [(limit.use, limit.units, limit.max_wait_seconds) for limit in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "hint"),
+    [
+        ("{limit: 1, when_full: wait}", "write `queue`"),
+        ("{limit: 1, when_full: drop}", "write `skip`"),
+        ("{limit: 1, when_full: skipp}", "did you mean `skip`?"),
+        ("{limit: 1, when_full: 7}", None),
+        (
+            "{limit: 1, when_full: fail}",
+            "write `max_wait: 0s`: then a step fails at once, and a run is skipped",
+        ),
+        ("{limit: 1, per: 1m}", "write `rate: {limit: 100, per: 1m}` for how many begin in a time"),
+    ],
+)
+def test_words_of_other_limits_lead_to_the_choice(limit: str, hint: str | None) -> None:
+    (found,) = diagnose(with_limits(visits=limit))
+    assert found.hint == hint
+
+
+def test_a_wrong_overlap_leads_to_limits() -> None:
+    trigger = "triggers: [{name: t, type: schedule, every: 1h, overlap: queue}]\n"
+    (found,) = diagnose(with_limits(head=trigger))
+    assert found.hint is not None
+    assert found.hint.startswith("write `concurrency` on the playbook")

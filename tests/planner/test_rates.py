@@ -96,6 +96,10 @@ def test_rates_have_no_queue() -> None:
 def test_words_of_other_systems_lead_to_the_key() -> None:
     (found,) = diagnose(f"steps: [{{name: a, throttle: 5, run: [{OK}]}}]")
     assert found.hint == "write `rate`, such as `rate: {limit: 100, per: 1m}`"
+    (found,) = diagnose(with_rate("{limit: 1, per: 1m, fair: '{{ input.customer }}'}"))
+    assert found.hint == "remove it: a rate has no queue, its order is that of arrival"
+    (found,) = diagnose(with_rate("{limit: 1, per: 1m}", "  debounce: {wait: 1s}\n"))
+    assert found.hint == "write it on the playbook: it is about starts of runs"
     (found,) = diagnose(with_rate("[[1]]"))
     assert found.hint == "write a mapping such as `{limit: 100, per: 1m}` or `{use: NAME}`"
 
