@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.draft_views import (
@@ -23,16 +23,23 @@ from noetl.planner.editing.scope import NameScope
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan
 
+if TYPE_CHECKING:
+    from noetl.api.service.operator_rules import DraftRules
+
 TOO_SLOW = "The drawing takes too long, or too much memory."
 
 
 @frozen
 class DraftJob:
-    """The draft of a text as JSON, with the names in scope at a line. Without `draws`, it has no drawing."""
+    """The draft of a text as JSON, with the names in scope at a line. Without `draws`, it has no drawing.
+
+    `rules` are those of the operator, with which a text without errors is compared.
+    """
 
     text: str | bytes
     line: int | None = None
     draws: bool = True
+    rules: DraftRules | None = None
     subject = "The check of the draft"
     seconds = 10.0
     is_light = False
@@ -42,13 +49,16 @@ class DraftJob:
         text = self.text.encode("utf-8", "surrogatepass") if isinstance(self.text, str) else self.text
         # The next firings of schedules change with the time.
         minute = int(time.time() // 60) if b"triggers" in text else 0
-        return f"draft:{self.line}:{self.draws}:{minute}:{hashlib.sha256(text).hexdigest()}"
+        rules = "" if self.rules is None else self.rules.key
+        return f"draft:{self.line}:{self.draws}:{minute}:{rules}:{hashlib.sha256(text).hexdigest()}"
 
     def perform(self, compiler: PlaybookCompiler) -> bytes:
         from noetl.api.http.responses import JsonResponse
 
         draft = read_draft(self.text, compiler.catalogue, self.line)
-        plan = draft.compilation.plan
+        plan, diagnostics = draft.compilation.plan, draft.compilation.diagnostics
+        if plan is not None and self.rules is not None:
+            diagnostics = self.rules.extend(plan, diagnostics)
         drawing, problem = None, None if plan is None else TOO_SLOW
         if plan is not None and self.draws:
             drawing, problem = _draw(plan, compiler)
@@ -57,7 +67,7 @@ class DraftJob:
             name=draft.name,
             version=draft.version,
             hash=None if plan is None else plan.hash,
-            diagnostics=[DiagnosticEntry(**finding.to_json()) for finding in draft.compilation.diagnostics],
+            diagnostics=[DiagnosticEntry(**finding.to_json()) for finding in diagnostics],
             steps=[DraftPartEntry(name=step.name, line=step.line) for step in draft.steps],
             tasks=[DraftPartEntry(name=task.name, line=task.line) for task in draft.tasks],
             schedules=[_describe_schedule(schedule) for schedule in draft.schedules],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.compute.draft_job import DraftJob
@@ -12,6 +13,7 @@ from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, perform
 from noetl.api.service.draft_views import PlaybookDraft
 from noetl.api.service.errors import WorkLimitError
+from noetl.planner.frozen import replace
 
 router = APIRouter(tags=["plans"], default_response_class=JsonResponse)
 
@@ -27,9 +29,11 @@ router = APIRouter(tags=["plans"], default_response_class=JsonResponse)
 async def check_draft(request: Request, services: ReadServices) -> Response:
     """Return findings with their fixes, the drawing, and the names in scope at a line of the text."""
     text, line = await read_draft_request(request)
+    rules = await run_in_threadpool(services.playbooks.draft_rules, text)
+    job = DraftJob(text, line, rules=rules)
     try:
-        draft = await perform(request, services, DraftJob(text, line))
+        draft = await perform(request, services, job)
     except WorkLimitError:
         # The drawing took too long. The findings are worth more.
-        draft = await perform(request, services, DraftJob(text, line, draws=False))
+        draft = await perform(request, services, replace(job, draws=False))
     return Response(draft, media_type=JsonResponse.media_type)

@@ -26,6 +26,7 @@ from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan
 
 if TYPE_CHECKING:
+    from noetl.api.service.operator_rules import DraftRules
     from noetl.planner.compile import Compilation
     from noetl.planner.diagnostics.diagnostic import Diagnostic
 
@@ -64,6 +65,12 @@ class PlaybookService:
             NotFoundError: the registry has no such playbook.
         """
         return describe(self.context.compiler.compile(self.text(playbook)))
+
+    def draft_rules(self, text: str | bytes) -> DraftRules:
+        """Return the rules and the limits of the operator that the checks of a text need."""
+        from noetl.api.service.operator_rules import read_draft_rules
+
+        return read_draft_rules(self.context, text)
 
     def text(self, playbook: PlanSource) -> str | bytes:
         """Return the text of a playbook.

@@ -34,6 +34,7 @@ from noetl.planner.registration.findings import PlanPlace, RegistrationFindings,
 from noetl.planner.registration.fit import Misfit, list_versions
 from noetl.planner.registration.registry import (
     AliasedVersion,
+    OperatorRules,
     RegisteredPlan,
     RegisteredPlaybooks,
     UnreadablePlanError,
@@ -81,6 +82,17 @@ def check_registration(
     check_circles(findings, search)
     if not is_forced:
         check_run_waits(findings, search)
+    return findings.to_diagnostics()
+
+
+def check_operator_rules(plan: Plan, rules: OperatorRules) -> tuple[Diagnostic, ...]:
+    """Return the findings about the sources and the limits of the operator that a plan names.
+
+    An editor shows them before the registration.
+    """
+    findings = RegistrationFindings(plan)
+    check_sources_allowed(findings, rules)
+    check_used_limits(findings, rules)
     return findings.to_diagnostics()
 
 

@@ -54,7 +54,22 @@ class AliasedVersion(NamedTuple):
         return call.followed_alias in self.aliases
 
 
-class RegisteredPlaybooks(Protocol):
+class OperatorRules(Protocol):
+    """Settings of the operator of a service that playbooks name."""
+
+    def missing_rule(self, source: TriggerSource) -> str | None:
+        """Return the rule of the operator that the source of a trigger lacks, or None."""
+        ...
+
+    def limits(self) -> Mapping[str, KnownLimit]:
+        """Return what each limit of operators bounds, by its name.
+
+        They are those of the tenant, and those that all tenants share.
+        """
+        ...
+
+
+class RegisteredPlaybooks(OperatorRules, Protocol):
     """The registered playbooks of one tenant."""
 
     def find(self, call: PlaybookCall) -> RegisteredPlan | None:
@@ -91,17 +106,6 @@ class RegisteredPlaybooks(Protocol):
 
     def channels(self) -> Sequence[str]:
         """Return the names of all channels of the tenant."""
-        ...
-
-    def missing_rule(self, source: TriggerSource) -> str | None:
-        """Return the rule of the operator that the source of a trigger lacks, or None."""
-        ...
-
-    def limits(self) -> Mapping[str, KnownLimit]:
-        """Return what each limit of operators bounds, by its name.
-
-        They are those of the tenant, and those that all tenants share.
-        """
         ...
 
     def live_versions(self) -> Iterable[RegisteredPlan]:

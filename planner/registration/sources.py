@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings
-from noetl.planner.registration.registry import RegisteredPlaybooks
+from noetl.planner.registration.registry import OperatorRules
 
 
-def check_sources_allowed(findings: RegistrationFindings, registered: RegisteredPlaybooks) -> None:
+def check_sources_allowed(findings: RegistrationFindings, rules: OperatorRules) -> None:
     """Report each trigger that does not fire, as the operator does not allow its source."""
     for number, trigger in enumerate(findings.plan.header.triggers):
-        rule = registered.missing_rule(trigger.source)
+        rule = rules.missing_rule(trigger.source)
         if rule is not None:
             message = (
                 f"trigger `{trigger.name}` does not fire: this service may not read `{abbreviate(rule)}`"

@@ -12,7 +12,7 @@ from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.limits import Limit
 from noetl.planner.plan import Plan
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings
-from noetl.planner.registration.registry import KnownLimit, RegisteredPlaybooks
+from noetl.planner.registration.registry import KnownLimit, OperatorRules
 from noetl.planner.syntax.models import DocumentPath
 
 RUNS, STEPS = "runs", "steps"
@@ -27,10 +27,10 @@ class _UsedLimit(NamedTuple):
     limit: KnownLimit
 
 
-def check_used_limits(findings: RegistrationFindings, registered: RegisteredPlaybooks) -> None:
+def check_used_limits(findings: RegistrationFindings, rules: OperatorRules) -> None:
     """Report each use of a limit that does not exist, or that bounds something else."""
     used = [*_find_used_limits(findings.plan)]
-    known = registered.limits() if used else {}
+    known = rules.limits() if used else {}
     for name, place, limit in used:
         shown = abbreviate(name)
         if name not in known:

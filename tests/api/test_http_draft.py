@@ -141,3 +141,16 @@ async def test_each_code_of_a_verdict_is_explained(http: httpx.AsyncClient, code
 @pytest.mark.parametrize("code", ["NP999", "np101", "..%2F__init__", "%1b%5B31m", "x" * 300])
 async def test_an_unknown_code_is_a_problem(http: httpx.AsyncClient, code: str) -> None:
     assert (await http.get(f"/language/codes/{code}")).status_code in (404, 414)
+
+
+async def test_a_draft_is_compared_with_the_rules_of_the_operator(http: httpx.AsyncClient) -> None:
+    made = await http.put("/limits/crm", json={"units": 1, "kind": "steps"})
+    assert made.status_code == 201, made.text
+    text = PLAYBOOK + "triggers: [{name: t, type: folder, folder: in, input: {start: 1}}]\n"
+    for limit, codes in (("crm", ["NP820"]), ("cmr", ["NP834", "NP820"])):
+        limited = text.replace("  - name: b\n", f"  - name: b\n    concurrency: {{use: {limit}}}\n")
+        draft = await check(http, limited)
+        assert [(finding.code, finding.line) for finding in draft.diagnostics] == [
+            (code, {"NP834": 10, "NP820": 13}[code]) for code in codes
+        ]
+        assert draft.drawing is not None

@@ -430,6 +430,27 @@ def test_keys_and_values_of_triggers_are_completed(page: Page, service: ServedPa
     expect(options(page).filter(has_text="cron")).to_have_count(0)
 
 
+def test_keys_and_values_of_limits_are_completed(page: Page, service: ServedPage) -> None:
+    open_editor(page, register(service, "complete_limits"))
+    go_to(page, "name: complete_limits")
+    for line, offered in (
+        ("concurrency:", None),
+        ("  lim", "limit"),
+        ("  when_full: cance", "cancel_oldest"),
+        ("debounce:", None),
+        ("  wai", "wait"),
+        ("rate: {limit: 1, pe", "per"),
+    ):
+        page.keyboard.press("Enter")
+        page.keyboard.press("Home")
+        page.keyboard.type(line)
+        if offered:
+            expect(options(page).first).to_contain_text(offered)
+            page.keyboard.press("Enter")
+        else:
+            page.keyboard.press("Escape")
+
+
 def test_a_schedule_shows_its_next_firings(browser: Browser, service: ServedPage, axe: str) -> None:
     schedule = """\
 triggers:
