@@ -376,7 +376,7 @@ _CHOICE_ALIASES: Mapping[str, Mapping[str, str]] = {
 }
 """Words of other systems in place of the choices of a key."""
 _CHOICE_HINTS = {
-    ("when_full", "fail"): "write `max_wait: 0s`: then a step fails at once, and a run is skipped",
+    ("when_full", "error"): "write `max_wait: 0s`: then a step fails at once, and a run is skipped",
     ("overlap", ""): "write `concurrency` on the playbook for runs that wait, or remove it: runs may overlap",
 }
 """What to write instead of a word, or of any word, by key and word."""

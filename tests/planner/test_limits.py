@@ -441,7 +441,7 @@ def test_all_legal_limits_are_compiled(written: list[dict[str, Any]]) -> None:
         ("{limit: 1, when_full: skipp}", "did you mean `skip`?"),
         ("{limit: 1, when_full: 7}", None),
         (
-            "{limit: 1, when_full: fail}",
+            "{limit: 1, when_full: error}",
             "write `max_wait: 0s`: then a step fails at once, and a run is skipped",
         ),
         ("{limit: 1, per: 1m}", "write `rate: {limit: 100, per: 1m}` for how many begin in a time"),

@@ -9,7 +9,7 @@ import { describe, useShared } from "../parts/context";
 import { printable } from "../parts/value";
 import type { LiveRun } from "./live";
 
-const HARMLESS = new Set(["workflow.paused", "workflow.unpaused"]);
+const HARMLESS = new Set(["workflow.paused", "workflow.unpaused", "notification.failed"]);
 
 /** Return the event of the switch that the run may still return from, or null. */
 export function findUndoable(run: RunDetails, events: readonly HistoryEntry[]): HistoryEntry | null {
