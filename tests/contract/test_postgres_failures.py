@@ -527,6 +527,29 @@ class TestAddress:
                 connection.execute(f"drop owned by {role}".encode())
                 connection.execute(f"drop role {role}".encode())
 
+    def test_a_server_without_room_is_not_ready(self, postgres_store_dsn: str) -> None:
+        """A trigger fails as the server does whose disk is full, which no test can fill."""
+        refusal = "begin raise exception 'could not extend file' using errcode = 'disk_full'; end"
+        with (
+            psycopg.connect(postgres_store_dsn, autocommit=True) as connection,
+            closing(PostgresStore(postgres_store_dsn)) as store,
+        ):
+            connection.execute(
+                f"create function refuse() returns trigger language plpgsql as $${refusal}$$".encode()
+            )
+            for table in ("plans", "runs"):
+                connection.execute(
+                    f"create trigger refusal before insert on {table} execute function refuse()".encode()
+                )
+            store.maintenance.probe()
+            for operation in (lambda: start_run(store), store.maintenance.probe, store.maintenance.probe):
+                with pytest.raises(StoreError, match="could not extend file"):
+                    operation()
+            connection.execute(b"drop function refuse cascade")
+            store.maintenance.probe()
+            assert connection.execute(b"select count(*) from plans").fetchone() == (0,)
+            start_run(store)
+
     def test_a_session_that_may_not_write_is_replaced(self, postgres_store_dsn: str) -> None:
         """A session that began while the server was read-only stays so."""
         with closing(PostgresStore(postgres_store_dsn)) as store:

@@ -85,6 +85,12 @@ _SESSION_ENDED = ("57P01", "57P02", "57P03", "57P05", "25P03")
 _READ_ONLY = "25006"
 """The session may not write: its server is a standby, or was read-only when the session began."""
 
+_DISK_FAILURES = ("53100", "58030")
+"""The disk of the server is full, or has failed. Reads and small writes may go on."""
+
+_TRIED_BYTES = 100_000
+"""Size of the row that shows whether the server has room again: more than what is free in a table."""
+
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 """A selector that is created without a system call."""
 
@@ -149,6 +155,7 @@ class PostgresDatabase:
         self._prepare_after: int | None = PREPARE_AFTER
         self._pooler = Pooler.NONE
         self._listeners: list[Listener] = []
+        self._has_failed_disk = False
         self._process = secrets.token_hex(8)
         """The sender of the notifications of this process, which needs none of them itself."""
         self._thread = threading.local()
@@ -252,6 +259,15 @@ class PostgresDatabase:
                 "The store in Postgres is read-only: name the primary server in NOETL_STORE, or let its user"
                 " write."
             )
+        if self._has_failed_disk:
+            self._write_again()
+
+    def _write_again(self) -> None:
+        """Write a large row and roll it back. That a disk is full or fails does not show otherwise."""
+        row = {"hash": f"probe {self._process}", "header": "", "source": secrets.token_hex(_TRIED_BYTES // 2)}
+        with self._connection(lambda: True) as connection, connection.transaction(force_rollback=True):
+            PostgresWriter(connection).execute("plans.add", **row, now=0.0)
+        self._has_failed_disk = False
 
     def execute_returning(self, query: str, /, **values: Any) -> dict[str, Any] | None:
         """Execute one statement as a transaction, and return its first row or None."""
@@ -332,6 +348,7 @@ class PostgresDatabase:
                 try:
                     yield connection
                 except psycopg.Error as error:
+                    self._has_failed_disk = self._has_failed_disk or error.sqlstate in _DISK_FAILURES
                     if self._may_retry(error, connection, is_unwritten):
                         raise UnwrittenError(str(failure_of(error))) from error
                     raise
