@@ -1,11 +1,12 @@
 """Ids of runs on the command line. The first characters of an id are enough if no other run has them.
 
-`last` is the run that was started last.
+`last` is the run that was started last. It is never a child run: the run that waits for it is meant.
 """
 
 from __future__ import annotations
 
 import string
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from noetl.api.cli.display.console import CommandError
@@ -46,7 +47,7 @@ def find_run(runs: FindableRuns, text: str) -> Run:
         newest = runs.find(RunFilter(limit=1)).items
         if not newest:
             raise CommandError(f"there is no run in {runs.place}")
-        return runs.get(newest[0].workflow_id)
+        return _find_root(runs, runs.get(newest[0].workflow_id))
     try:
         return runs.get(text)
     except NotFoundError as error:
@@ -79,6 +80,16 @@ def find_run_id(runs: FindableRuns, text: str) -> str:
         if error.run_id is None:
             raise
         return error.run_id
+
+
+def _find_root(runs: FindableRuns, run: Run) -> Run:
+    """Return the first ancestor of a run that was not deleted, or the run itself if it is no child run."""
+    from noetl.api.service.errors import NotFoundError
+
+    with suppress(NotFoundError):
+        while run.parent is not None:
+            run = runs.get(run.parent.run_id)
+    return run
 
 
 def _find_ids(runs: FindableRuns, prefix: str) -> list[str]:

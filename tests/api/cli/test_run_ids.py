@@ -60,6 +60,23 @@ def test_a_prefix_that_is_too_short_is_completed(noetl: Command, ids: list[str])
     assert noetl("runs", "show", "1234").exit_code == 0
 
 
+def test_the_last_run_is_no_child_run(noetl: Command, folder: Path) -> None:
+    (folder / "short.yaml").write_text(PLAYBOOK)
+    calls = [
+        f"{{name: {name}, run: [{{action: workflow, playbook: {called}}}]}}"
+        for name, called in (("b", "short"), ("c", "middle"))
+    ]
+    for name, call in zip(("middle", "outer"), calls, strict=True):
+        (folder / f"{name}.yaml").write_text(f"name: {name}\nsteps: [{call}]\n")
+    assert noetl("run", "outer.yaml", "-q").exit_code == 0
+    assert [run["playbook"] for run in noetl("runs", "list", "--json").json["items"]] == [
+        "short",
+        "middle",
+        "outer",
+    ]
+    assert noetl("runs", "show", "last", "--json").json["playbook"] == "outer"
+
+
 def test_a_prefix_is_compared_with_all_runs(
     noetl: Command, ids: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
