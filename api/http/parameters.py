@@ -56,6 +56,7 @@ from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import MAX_RUNS_PER_PAGE, RunFilter
 from noetl.executor.model.tracing import parse_trace
 from noetl.planner.diagnostics.diagnostic import did_you_mean
+from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import replace
 from noetl.planner.syntax.durations import parse_duration
 
@@ -229,6 +230,13 @@ def _to_seconds(time: datetime | None) -> float | None:
     return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
 
 
+def _check_form(value: object) -> object:
+    """Raise ValueError with examples for a text that is no duration, before its pattern is compared."""
+    if isinstance(value, str) and re.fullmatch(STEP_PATTERN, value) is None:
+        raise ValueError(f"`{abbreviate(value)}` is no duration of whole units, such as `15m`, `1h` or `1d`")
+    return value
+
+
 def _check_step(value: str) -> str:
     parse_step(value)
     return value
@@ -372,7 +380,7 @@ class BulkQuery(RunConditions):
 class HistogramQuery(RunConditions):
     """The query parameters of a histogram of runs."""
 
-    step: Annotated[str, AfterValidator(_check_step)] = Field(
+    step: Annotated[str, BeforeValidator(_check_form), AfterValidator(_check_step)] = Field(
         "15m",
         description="The length of an interval: `15m`, `1h` or `1d`; at least a second and at most 366 days.",
         pattern=STEP_PATTERN,
@@ -473,9 +481,12 @@ class CacheConditions(BaseModel):
     key: str | None = Field(
         None, max_length=MAX_TEXT_LENGTH, description="Only results whose key or digest begins with this."
     )
-    older_than: Annotated[str, Field(pattern=STEP_PATTERN), AfterValidator(_check_duration)] | None = Field(
-        None, description="Only results that are older: `15m`, `1h` or `1d`."
-    )
+    older_than: (
+        Annotated[
+            str, Field(pattern=STEP_PATTERN), BeforeValidator(_check_form), AfterValidator(_check_duration)
+        ]
+        | None
+    ) = Field(None, description="Only results that are older: `15m`, `1h` or `1d`.")
 
     def to_query(self) -> CacheQuery:
         seconds = None if self.older_than is None else parse_duration(self.older_than)

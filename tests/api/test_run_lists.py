@@ -177,6 +177,8 @@ async def test_the_intervals_of_a_histogram_are_bounded(http: httpx.AsyncClient)
     assert "`since` must be before `until`" in backwards.json()["detail"]
     for step in ("", "0s", "1ms", "367d", "15", "x", "-1h", "9" * 400 + "d"):
         assert_problem(await request(step=step), 400, "invalid-request")
+    detail = (await request(step="1ms")).json()["detail"]
+    assert detail.endswith("not valid: `1ms` is no duration of whole units, such as `15m`, `1h` or `1d`.")
 
 
 @pytest.fixture
