@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -340,21 +341,33 @@ _MAPPING_HINTS = {
 }
 """How to write what must be a mapping, by its key or by that of the list which holds it."""
 
-_DURATION_HINT = "write `500ms`, `5s`, `2m`, `1h`, `3d` or a number of seconds"
-_LONG_DURATION_HINT = "write `5s`, `2m`, `1h`, `3d` or a number of seconds"
-"""The hint for a duration of at least one second."""
+_DURATION_EXAMPLES = {"500ms": 0.5, "5s": 5.0, "2m": 120.0, "1h": 3600.0, "3d": 259_200.0}
+"""Durations and their seconds. A hint shows those that a key allows."""
+
+
+class _DurationBounds(NamedTuple):
+    """The bounds of a duration in words that follow "a duration", and in seconds."""
+
+    words: str
+    least: float = 0.0
+    most: float = math.inf
+
+
+_UP_TO_A_YEAR = _DurationBounds("from 1 second to 365 days", 1.0)
+_WINDOW = _DurationBounds("from 1 second to 31 days", 1.0)
+_UP_TO_A_MONTH = _DurationBounds("from 1 second to 30 days", 1.0)
 _DURATION_BOUNDS = {
-    "cache": "from 1 second to 365 days",
-    "ttl": "from 1 second to 365 days",
-    "every": "of at least 1 second",
-    "within": "from 1 second to 30 days",
-    "late": "from 1 second to 365 days",
-    "after": "from 1 second to 365 days",
-    "jitter": "of at most 24 hours",
-    "wait": "of at most 25 seconds",
-    "remember": "from 1 minute to 365 days",
-    "settle": "of at most 1 hour",
-    "tolerance": "from 1 second to 1 day",
+    "cache": _UP_TO_A_YEAR,
+    "ttl": _UP_TO_A_YEAR,
+    "every": _DurationBounds("of at least 1 second", 1.0),
+    "within": _UP_TO_A_MONTH,
+    "late": _UP_TO_A_YEAR,
+    "after": _UP_TO_A_YEAR,
+    "jitter": _DurationBounds("of at most 24 hours", most=86_400.0),
+    "wait": _DurationBounds("of at most 25 seconds", most=25.0),
+    "remember": _DurationBounds("from 1 minute to 365 days", 60.0),
+    "settle": _DurationBounds("of at most 1 hour", most=3600.0),
+    "tolerance": _DurationBounds("from 1 second to 1 day", 1.0, 86_400.0),
 }
 """The bounds of durations that have other bounds than zero, by key. `every` has them in a trigger."""
 _TYPE_ALIASES = {
@@ -536,8 +549,8 @@ def _describe_wrong_limit(path: DocumentPath, value: object, kind: str) -> Schem
     is_short = is_limits_path(path) and kind in ("greater_than_equal", "less_than_equal")
     is_number = key == "limit" and is_of_limit
     if key == "per" and is_of_limit and kind == "value_error":
-        message = f"`per` must be a duration from 1 second to 31 days, not {quote_or_describe(value)}"
-        return SchemaViolation("NP830", message, _LONG_DURATION_HINT)
+        message = f"`per` must be a duration {_WINDOW.words}, not {quote_or_describe(value)}"
+        return SchemaViolation("NP830", message, _show_durations(_WINDOW))
     if is_short or is_number:
         message = f"`{key}` must be a whole number from 1 to {MAX_LIMIT:,}, not {quote_or_describe(value)}"
         hint = "remove the quotes" if isinstance(value, str) and value.strip().isdecimal() else None
@@ -567,10 +580,16 @@ def _describe_wrong_quantity(path: DocumentPath, key: str, value: object) -> Sch
         message = f"`{key}` must be a size of at most 5 MiB, not {quote_or_describe(value)}"
         return SchemaViolation("NP012", message, "write `512KiB`, `1MiB` or a number of bytes")
     bounds = _DURATION_BOUNDS.get(key) if path[0] == "triggers" or key != "every" else None
-    bounds = "from 1 second to 30 days" if path[0] == "debounce" else bounds
-    message = f"`{key}` must be a duration{f' {bounds}' if bounds else ''}, not {quote_or_describe(value)}"
-    is_long = bounds is not None and bounds.startswith(("from 1 ", "of at least 1 "))
-    return SchemaViolation("NP012", message, _LONG_DURATION_HINT if is_long else _DURATION_HINT)
+    bounds = _UP_TO_A_MONTH if path[0] == "debounce" else bounds
+    described = f"a duration {bounds.words}" if bounds else "a duration"
+    message = f"`{key}` must be {described}, not {quote_or_describe(value)}"
+    return SchemaViolation("NP012", message, _show_durations(bounds or _DurationBounds("")))
+
+
+def _show_durations(bounds: _DurationBounds) -> str:
+    """Return a hint with examples of durations within bounds."""
+    fitting = [text for text, seconds in _DURATION_EXAMPLES.items() if bounds.least <= seconds <= bounds.most]
+    return f"write {', '.join(as_code(fitting))} or a number of seconds"
 
 
 def _is_declaration(path: DocumentPath) -> bool:
