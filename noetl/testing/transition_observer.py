@@ -96,7 +96,9 @@ def _is_outcome(before: Visit, after: Visit) -> bool:
 
 def _is_suspension(before: Visit, after: Visit) -> bool:
     keeps_start = after.started_at is not None and after.started_at == before.started_at
-    return after.fence == before.fence and after.claims == 0 and after.progress is not None and keeps_start
+    # What waits for a slot may have made no progress yet.
+    keeps_progress = after.progress is not None or before.progress is None
+    return after.fence == before.fence and after.claims == 0 and keeps_progress and keeps_start
 
 
 def _is_abandoned(before: Visit, after: Visit) -> bool:

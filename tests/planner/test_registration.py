@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import check_inputs
 from noetl.executor.errors import RejectedError
 from noetl.planner.diagnostics.diagnostic import Diagnostic
@@ -17,6 +18,7 @@ from noetl.planner.plan import Action, Case, Header, Plan, Retry, Step, Task, Ta
 from noetl.planner.registration import checks, circles
 from noetl.planner.registration import findings as findings_module
 from noetl.planner.registration.certain_calls import always_calls
+from noetl.planner.registration.checks import find_alias_callers
 from tests.planner.registered import KnownPlaybooks, compiled, diagnose_among, findings_among
 
 IMPORT = """\
@@ -335,6 +337,17 @@ class TestCallers:
         registered = KnownPlaybooks(IMPORT, self.CALLER, self.CALLER.replace("name: caller", "name: second"))
         found = diagnose_among(registered, IMPORT.replace("day: string", "day: integer"))
         assert [finding.message.split("`")[1] for finding in found] == ["caller@1"]
+
+    def test_callers_of_an_alias(self) -> None:
+        call = "name: NAME\nsteps: [{name: a, run: [{action: workflow, playbook: child, alias: ALIAS}]}]\n"
+        known = KnownPlaybooks("name: child\nsteps: [{name: a, run: [{action: log, message: x}]}]\n")
+        for name, alias in (("stable", "stable"), ("canary", "canary"), ("child", "stable")):
+            known.add(compiled(call.replace("NAME", name).replace("ALIAS", alias)))
+        assert list(find_alias_callers("child", "stable", known, catalogue())) == [
+            "line 2 of `child@2`",
+            "line 2 of `stable@1`",
+        ]
+        assert list(find_alias_callers("child", "other", known, catalogue())) == []
 
 
 CALL = "{action: workflow, playbook: %s}"

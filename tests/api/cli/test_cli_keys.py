@@ -128,7 +128,7 @@ def test_a_submission_is_refused_with_reasons(
     failing = "name: x\nsteps: [{name: a, run: [{action: fail, type: Own, message: sorry}]}]"
     outcome = noetl("submit", "-", "--url", address, "--wait", "--json", stdin=failing)
     assert (outcome.exit_code, outcome.json["status"]) == (1, "failed")
-    assert "step `a`: Own: sorry" in outcome.err
+    assert "step `a`, action fail: Own: sorry" in outcome.err
 
 
 @pytest.mark.parametrize(
