@@ -520,7 +520,7 @@ def test_nothing_moves_while_a_view_loads(browser: Browser, service: ServedPage)
         "runs/5a14a9fa": "There is no run",
         "inbox": "Inbox",
     }
-    for path, text in (views | {"triggers": "All playbooks"}).items():
+    for path, text in (views | {"triggers": "All triggers"}).items():
         with open_page(browser, viewport={"width": 390, "height": 760}) as page:
             page.goto(f"{service.url}/ui/{path}")
             expect(page.get_by_text(text).first).to_be_visible()

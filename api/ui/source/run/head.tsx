@@ -167,7 +167,7 @@ function Facts({ run, now }: { run: RunDetails; now: number }) {
       <span>
         {run.begins_at ? "Begins" : "Started"} <Time at={run.begins_at ?? run.started_at ?? run.created_at} />
       </span>
-      <span>{run.starts ? `${count(run.starts)} starts joined` : ""}</span>
+      {run.starts ? <span>{`${count(run.starts)} starts joined`}</span> : null}
       <span>{`For ${duration(length)}`}</span>
       <span>{run.work_ms == null ? "" : `${duration(run.work_ms)} work`}</span>
       <span>{run.waiting_ms == null ? "" : `${duration(run.waiting_ms)} waiting`}</span>
