@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from noetl.executor.stores.sqlite.store import SqliteStore
+from tests.log_handlers import restored_handlers
 
 pytest_plugins = ("tests.aws", "tests.moto_aws", "tests.postgres")
 
@@ -31,6 +32,13 @@ def pytest_xdist_auto_num_workers() -> int:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell without job control lets its background commands ignore SIGINT, and their children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def log_handlers() -> Iterator[None]:
+    """The handlers that capture the log, which a test of the log of a service leaves as before."""
+    with restored_handlers():
+        yield
 
 
 @pytest.fixture

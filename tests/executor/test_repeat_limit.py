@@ -12,6 +12,7 @@ from noetl.executor.runtime import repeat_limit
 from noetl.executor.runtime.file_limit import MAX_FILES, raise_file_limit
 from noetl.executor.runtime.json_logs import log_as_json_lines
 from noetl.executor.runtime.repeat_limit import MAX_RECORDS, WINDOW_SECONDS, RepeatLimit
+from tests.log_handlers import restored_handlers
 
 
 def fault(
@@ -108,3 +109,13 @@ class TestFileLimit:
         monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
         assert raise_file_limit() == 64
         assert "may open 64 files only: raise its limit" in caplog.text
+
+
+def test_a_test_leaves_no_limit_at_the_handlers_of_others(caplog: pytest.LogCaptureFixture) -> None:
+    """A test that expects a warning would not find it after tests with the same warning."""
+    with restored_handlers():
+        log_as_json_lines()
+        for _ in range(2 * MAX_RECORDS):
+            logging.getLogger("noetl").warning("again")
+    logging.getLogger("noetl").warning("again")
+    assert caplog.messages == ["again"] * (MAX_RECORDS + 1)
