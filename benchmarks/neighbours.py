@@ -6,7 +6,8 @@ alone. Then another tenant, a process of its own, does one of the things below. 
 the 99th percentiles of some rounds, and of their ratios. Each round has a new service, so its two figures are
 measured under the same load of the machine.
 
-All requests go to this machine. A round ends after SECONDS, and the runs are bounded.
+Two cases are controls. A tenant that computes elsewhere uses the processors of the machine, and sends no
+request. All requests go to this machine. A round ends after SECONDS, and the runs are bounded.
 """
 
 from __future__ import annotations
@@ -439,6 +440,7 @@ def _client(local: threading.local, connect: Connect) -> Client:
 
 CASES: Mapping[str, Case] = {
     "does nothing": lambda _connect: None,
+    "computes elsewhere": lambda _connect: repeat(lambda: sum(range(100_000)), 2),
     "retries a closed port": starts(RETRIES, 40),
     "reads servers that drip": drips,
     "starts itself 100 times": starts(MULTIPLIES, 1, registered=True),
