@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ class _SilentServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve(answer: Callable[[StubExchange], None]) -> Iterator[StubServer]:
+def serve(answer: Callable[[StubExchange], None], tls: ssl.SSLContext | None = None) -> Iterator[StubServer]:
     """Serve on a free port of this machine. Call `answer` for every request, in its own thread."""
 
     class RecordingHandler(StubExchange):
@@ -102,6 +103,8 @@ def serve(answer: Callable[[StubExchange], None]) -> Iterator[StubServer]:
                 self.close_connection = True
 
     with _SilentServer(("127.0.0.1", 0), RecordingHandler) as listener:
+        if tls is not None:
+            listener.socket = tls.wrap_socket(listener.socket, server_side=True)
         server = StubServer(listener.server_address[1])
         thread = threading.Thread(target=listener.serve_forever, args=(POLL_SECONDS,), daemon=True)
         thread.start()

@@ -457,7 +457,7 @@ def _is_untrusted(error: Exception) -> bool:
 
 def _exchange(client: _Client, request: _HttpRequest, *, is_final: bool) -> _Reply:
     """Send a request and read its response. With `is_final`, a redirect is a result."""
-    response = _send(client.transport, request)
+    response = _send(client, request)
     try:
         location = response.headers.get("location")
         if response.status_code not in _REDIRECT_STATUSES or is_final:
@@ -468,14 +468,20 @@ def _exchange(client: _Client, request: _HttpRequest, *, is_final: bool) -> _Rep
         response.close()
 
 
-def _send(transport: httpx.BaseTransport, request: _HttpRequest) -> httpx.Response:
+def _send(client: _Client, request: _HttpRequest) -> httpx.Response:
     import httpx
+
+    from noetl.executor.clients.connection_pool import RUN
 
     headers = [(name.encode(), value.encode()) for name, value in request.headers.items()]
     httpx_request = httpx.Request(
-        request.method, request.url, headers=headers, content=request.content or None
+        request.method,
+        request.url,
+        headers=headers,
+        content=request.content or None,
+        extensions={RUN: client.call.labels.get("run")},
     )
-    response = transport.handle_request(httpx_request)
+    response = client.transport.handle_request(httpx_request)
     response.request = httpx_request
     return response
 

@@ -2,21 +2,25 @@
 
 Problem: to open a connection takes round trips, so it is kept for the next request. A server may close it
 just when that request is sent. It may also have sent more bytes than its answer has, and these would become
-the answer to the request of another run.
+the answer to the next request. HTTP/1.1 gives an answer no sign of its request, so bytes that arrive late
+look like one.
 
-Algorithm: a request takes the connection of its server that was kept last, so no other thread can use or
-close it. Afterwards it is kept if its answer is complete, and no byte follows. More bytes may be on their
-way: Nagle's algorithm holds them back until the answer is acknowledged, so this is done at once. The
-connection is used again after the time of two round trips and `SETTLE_SECONDS`. The next request waits for
-this, or takes a new connection if it is long. If a kept connection ends without a byte of an answer, the
-request is sent once more on a new one. It may be: its method is idempotent, or it has an idempotency key
-(RFC 9110, section 9.2.2; `net/http` of Go does the same).
+Algorithm: a connection belongs to the run that has opened it, so bytes that follow an answer never become
+that of another run. A request without a run has a connection for itself. A request of a run takes the
+connection to its server that was kept last, so no other thread can use or close it. Afterwards it is kept if
+its answer is complete, and no byte follows. More bytes may be on their way: Nagle's algorithm holds them back
+until the answer is acknowledged, so this is done at once. The connection is used again after the time of two
+round trips and `SETTLE_SECONDS`. The next request waits for this, or takes a new connection if it is long. If
+a kept connection ends without a byte of an answer, the request is sent once more on a new one. It may be: its
+method is idempotent, or it has an idempotency key (RFC 9110, section 9.2.2; `net/http` of Go does the same).
 
-Cost: a request looks through at most `MAX_KEPT` connections. Requests to a distant server that follow each
-other at once share a few connections instead of one.
+Cost: a request looks through at most `MAX_KEPT` connections. Each run opens its own ones: see
+`docs/decisions/0042-connections-of-runs.md`. Requests to a distant server that follow each other at once
+share a few connections instead of one.
 
 Limits: HTTP/1.1 only. A connection is kept for `KEPT_SECONDS`. Their number in use is that of the threads.
-Bytes that a server sends still later, just when the next request arrives, are taken for its answer.
+Bytes that a server sends still later, just when the next request of the same run arrives, are taken for its
+answer.
 """
 
 from __future__ import annotations
@@ -41,10 +45,14 @@ MAX_SETTLE_SECONDS = 0.5
 MAX_WAIT_SECONDS = 0.01
 """How long a request waits for the rest of this time, instead of opening a connection."""
 
+RUN = "run"
+"""The extension of a request that has the id of its run."""
+
 IDEMPOTENT_METHODS = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
 
 
 class _HttpConnection(NamedTuple):
+    run_id: str | None
     origin: httpcore.Origin
     stream: DeadlineStream
     http: httpcore.HTTP11Connection
@@ -75,6 +83,8 @@ class HttpConnectionPool(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return the response as soon as its head has arrived. Close the response.
 
+        The extension `RUN` of the request says whose connections it may use.
+
         Raises:
             httpcore.NetworkError, httpcore.ProtocolError: there is no response.
             httpcore.TimeoutException: there is none in time.
@@ -91,7 +101,8 @@ class HttpConnectionPool(httpx.BaseTransport):
             headers=request.headers.raw,
             content=request.stream,
         )
-        kept = self._take(sent.url.origin)
+        run_id: str | None = request.extensions.get(RUN)
+        kept = self._take(run_id, sent.url.origin) if run_id is not None else None
         if kept is not None:
             try:
                 return self._send(kept, sent)
@@ -99,7 +110,7 @@ class HttpConnectionPool(httpx.BaseTransport):
                 is_repeatable = request.method in IDEMPOTENT_METHODS or "idempotency-key" in request.headers
                 if kept.stream.has_answer or not is_repeatable:
                     raise
-        return self._send(self._open(sent.url.origin), sent)
+        return self._send(self._open(run_id, sent.url.origin), sent)
 
     def close(self) -> None:
         """Close the connections that are kept."""
@@ -108,9 +119,9 @@ class HttpConnectionPool(httpx.BaseTransport):
         for connection in kept:
             connection.http.close()
 
-    def _open(self, origin: httpcore.Origin) -> _HttpConnection:
+    def _open(self, run_id: str | None, origin: httpcore.Origin) -> _HttpConnection:
         stream = self._connect(origin)
-        return _HttpConnection(origin, stream, httpcore.HTTP11Connection(origin, stream), 0.0)
+        return _HttpConnection(run_id, origin, stream, httpcore.HTTP11Connection(origin, stream), 0.0)
 
     def _send(self, connection: _HttpConnection, request: httpcore.Request) -> httpx.Response:
         try:
@@ -123,23 +134,24 @@ class HttpConnectionPool(httpx.BaseTransport):
             response.status, headers=response.headers, stream=body, extensions=response.extensions
         )
 
-    def _take(self, origin: httpcore.Origin) -> _HttpConnection | None:
-        """Return the connection to a server that was kept last and settles in time, or None."""
-        while (connection := self._remove(origin)) is not None:
+    def _take(self, run_id: str, origin: httpcore.Origin) -> _HttpConnection | None:
+        """Return the connection of a run to a server that was kept last and settles in time, or None."""
+        while (connection := self._remove(run_id, origin)) is not None:
             time.sleep(max(connection.settles_at() - time.monotonic(), 0.0))
             if connection.is_usable():
                 return connection
             connection.http.close()
         return None
 
-    def _remove(self, origin: httpcore.Origin) -> _HttpConnection | None:
-        """Remove the connection to a server that was kept last and settles in time. Close old ones."""
+    def _remove(self, run_id: str, origin: httpcore.Origin) -> _HttpConnection | None:
+        """Remove the connection that `_take` returns. Close old ones."""
         ended, now, removed = [], time.monotonic(), None
         with self._lock:
             while self._kept and self._kept[0].kept_at < now - KEPT_SECONDS:
                 ended.append(self._kept.popleft())
             for connection in reversed(self._kept):
-                if connection.origin == origin and connection.settles_at() <= now + MAX_WAIT_SECONDS:
+                is_of_run = connection.run_id == run_id and connection.origin == origin
+                if is_of_run and connection.settles_at() <= now + MAX_WAIT_SECONDS:
                     removed = connection
                     break
             if removed is not None:
@@ -151,7 +163,7 @@ class HttpConnectionPool(httpx.BaseTransport):
     def _keep(self, connection: _HttpConnection) -> None:
         """Keep a connection after its response, unless it cannot be used again."""
         ended = []
-        if connection.is_usable():
+        if connection.run_id is not None and connection.is_usable():
             connection.stream.acknowledge()
             with self._lock:
                 self._kept.append(connection._replace(kept_at=time.monotonic()))

@@ -8,19 +8,18 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
+from noetl.executor.actions import handler
+from noetl.executor.channels.http_post import HttpPost, parse_target
 from noetl.executor.clients import connection_pool
 from noetl.executor.errors import ActionError
-from tests.action_calls import perform_action
+from tests.action_calls import create_call, perform_action
+from tests.certificates import write_certificate
 from tests.http_server import StubExchange, serve
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -177,6 +176,44 @@ def test_bytes_that_arrive_after_an_answer_answer_no_other_request(monkeypatch: 
         assert perform_action("http", url=url)["body"] == "ok"
 
 
+class LateServer:
+    """A server that answers again just after it has received the second request of a connection."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def __call__(self, number: int, connection: socket.socket) -> None:
+        with connection:
+            read_request(connection)
+            self.numbers.append(number)
+            connection.sendall(OK)
+            if read_request(connection):
+                self.numbers.append(number)
+                connection.sendall(OK.replace(b"ok", b"no"))
+
+
+def perform_in_run(run_id: str, url: str) -> Any:
+    """Return the body of the answer to a request of a run."""
+    call = create_call("http", {"url": url})
+    return handler("http")(replace(call, labels={**call.labels, "run": run_id}))["body"]
+
+
+def test_bytes_that_arrive_after_the_next_request_never_answer_another_run() -> None:
+    server = LateServer()
+    with serve_connections(server) as url:
+        assert [perform_in_run(run_id, url) for run_id in ("a", "b", "a", "c")] == ["ok", "ok", "no", "ok"]
+    assert server.numbers == [1, 2, 1, 3]
+
+
+def test_a_request_of_a_channel_shares_no_connection() -> None:
+    server = LateServer()
+    with serve_connections(server) as url:
+        for _ in range(2):
+            request = HttpPost("webhook", parse_target(url), {}, b"{}")
+            assert request.send(("127.0.0.0/8",), threading.Event()) is None
+    assert server.numbers == [1, 2]
+
+
 def test_a_request_waits_a_little_for_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that serves one connection at a time would not accept another one."""
     monkeypatch.setattr(connection_pool, "MAX_SETTLE_SECONDS", connection_pool.MAX_WAIT_SECONDS)
@@ -212,19 +249,6 @@ def test_a_certificate_that_is_not_trusted_is_final(tmp_path: Path) -> None:
         perform_action("http", url=url.replace("http:", "https:"))
     assert (caught.value.type, caught.value.retryable, numbers) == ("ConnectionFailed", False, [1])
     assert "self-signed certificate" in caught.value.message
-
-
-def write_certificate(folder: Path) -> Path:
-    """Write a certificate that no authority has signed, with its key. Return the file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    now = datetime.now(UTC)
-    signed = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1)).sign(key, SHA256())
-    file = folder / "certificate.pem"
-    key_text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    file.write_bytes(key_text + signed.public_bytes(Encoding.PEM))
-    return file
 
 
 def test_an_old_connection_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
