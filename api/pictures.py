@@ -12,6 +12,7 @@ from noetl.planner.draw.advances import FONTS
 from noetl.planner.draw.chart import make_chart
 from noetl.planner.draw.columns import arrange_columns
 from noetl.planner.draw.folding import FOLD_FROM, fold_groups
+from noetl.planner.draw.frames import make_frames
 from noetl.planner.draw.layout import Layout, read_layout, to_dot
 from noetl.planner.draw.run_marks import RunMarks
 from noetl.planner.draw.svg import PictureOptions, write_svg
@@ -94,13 +95,14 @@ def _lay_out(
         raise PictureError(
             f"the picture has {size:,} nodes and edges; at most {MAX_PICTURE_SIZE:,} are drawn"
         )
-    dot = to_dot(chart)
+    frames = make_frames(chart)
+    dot = to_dot(chart, frames)
     answer = _answers.find(dot) if request.is_repeated else None
     if answer is None:
         answer = graphviz.render(dot, "json0", seconds)
         if request.is_repeated:
             _answers.add(dot, answer, len(dot) + len(answer))
-    return arrange_columns(read_layout(chart, answer))
+    return arrange_columns(read_layout(chart, frames, answer))
 
 
 def to_png(layout: Layout, marks: RunMarks | None = None) -> bytes:

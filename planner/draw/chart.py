@@ -12,7 +12,7 @@ from enum import StrEnum
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.diagnostics.terminal_text import to_printable
 from noetl.planner.draw.advances import fit_text, text_width
-from noetl.planner.draw.jumps import find_jumps
+from noetl.planner.draw.jumps import find_jumps, is_large
 from noetl.planner.draw.outline import (
     FINALLY,
     Outline,
@@ -112,7 +112,10 @@ class ChartEdge:
 
 @dataclass(frozen=True)
 class Chart:
-    """The nodes and edges of the picture of a plan, and its heading."""
+    """The nodes and edges of the picture of a plan, and its heading.
+
+    In a chart that `is_large`, leaves and labels are placed next to their nodes (see `frames`).
+    """
 
     name: str
     facts: str
@@ -120,6 +123,7 @@ class Chart:
     edges: tuple[ChartEdge, ...]
     has_states: bool = False
     folded: int = field(default=0)
+    is_large: bool = False
 
 
 def make_chart(
@@ -167,6 +171,7 @@ class _ChartBuilder:
             tuple(_merge_edges(edges)),
             self._has_states,
             folded,
+            is_large(self._plan, self._group_of),
         )
 
     def _key(self, name: str) -> str:

@@ -2,9 +2,10 @@
 
 Problem: a picture of a chain is a ribbon that is many times taller than wide.
 
-Algorithm: a layout may be cut where a single short edge crosses. The fewest columns are taken that make the
-picture at most MAX_RATIO times as tall as wide. The cuts are those nearest to equal heights. The edge at a
-cut becomes two lines, which end and begin with the same numbered mark.
+Algorithm: a layout may be cut where a single short edge crosses. If it has a label, it falls straight in a
+large picture, and is cut below its label. The fewest columns are taken that make the picture at most
+MAX_RATIO times as tall as wide. The cuts are those nearest to equal heights. The edge at a cut becomes two
+lines, which end and begin with the same numbered mark.
 
 Cost: O(n log n) for n nodes and edges.
 """
@@ -15,7 +16,8 @@ from bisect import bisect_left
 from dataclasses import replace
 from itertools import pairwise
 
-from noetl.planner.draw.layout import EdgePath, Layout, Point
+from noetl.planner.draw.frames import Point
+from noetl.planner.draw.layout import EdgePath, Layout
 
 MAX_RATIO = 2.5
 MIN_HEIGHT = 900.0
@@ -29,6 +31,7 @@ _MARK_SPACE = 34.0
 _MOST_OF_HEIGHT = 0.7
 """Part of the height that a column may keep. With less gain, a layout is not cut."""
 
+_LABEL_HEIGHT = 16.0
 _MAX_EDGE = 140.0
 """Height of the tallest edge that is cut. A taller one may pass other steps."""
 
@@ -48,11 +51,20 @@ def _possible_cuts(layout: Layout) -> dict[float, int]:
     tops, bottoms = (sorted(values) for values in zip(*spans, *nodes, strict=True))
     cuts = {}
     for index, (top, bottom) in enumerate(spans):
-        middle = (top + bottom) / 2
+        label = layout.paths[index].label
+        if label is not None and not (layout.chart.is_large and _is_straight(layout.paths[index])):
+            continue
+        middle = ((top if label is None else label[1] + _LABEL_HEIGHT / 2) + bottom) / 2
         crossing = bisect_left(tops, middle) - bisect_left(bottoms, middle)
-        if crossing == 1 and 0 < bottom - top <= _MAX_EDGE and layout.paths[index].label is None:
+        if crossing == 1 and 0 < bottom - top <= _MAX_EDGE:
             cuts[middle] = index
     return cuts
+
+
+def _is_straight(path: EdgePath) -> bool:
+    """Return whether a line falls. Its label is at the right of its first part, then (see `frames`)."""
+    places = [x for x, _ in (*path.points, path.tip)]
+    return max(places) - min(places) <= 1.0
 
 
 def _span(path: EdgePath) -> tuple[float, float]:
@@ -101,12 +113,13 @@ def _cut(layout: Layout, cuts: list[tuple[float, int]]) -> Layout:
         leads_down = path.points[0][1] < path.tip[1]
         source, target = (column, column + 1) if leads_down else (column + 1, column)
         start, tip = shift(path.points[0], source), shift(path.tip, target)
+        label = None if path.label is None else shift(path.label, source)
         marks = {
             column: shift((0.0, height + _MARK_SPACE / 2), column)[1],
             column + 1: _MARK_SPACE / 2,
         }
         paths[index] = EdgePath(
-            (start,), tip, None, ((start[0], marks[source]), (tip[0], marks[target])), column + 1
+            (start,), tip, label, ((start[0], marks[source]), (tip[0], marks[target])), column + 1
         )
     ends = [0.0, *heights, layout.height]
     tallest = max(bottom - top for top, bottom in pairwise(ends)) + 2 * _MARK_SPACE

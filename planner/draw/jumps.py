@@ -6,11 +6,12 @@ steps each. The program dot needs seconds for them: it places each arrow in each
 Algorithm: two bounds. A step that is no join has at most MAX_ARROWS arrows, and the others are jumps. There
 are at most MAX_PLACES steps and passed layers, or MIN_PASSED layers for many steps. If there are more, the
 arrows that pass the most layers are jumps, and equal ones alike. The layer of a step is the length of the
-longest path to it (Sugiyama, Tagawa and Toda 1981).
+longest path to it (Sugiyama, Tagawa and Toda 1981). In a large picture, all arrows that lead back are jumps.
 
 Cost: O(n log n) for n edges.
 
-Limits: an arrow that passes at most ALWAYS_DRAWN layers, and one of a folded step, is no jump for its length.
+Limits: an arrow of a folded step is no jump for its length. Neither is one that passes at most ALWAYS_DRAWN
+layers in a picture that is not large.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ MAX_ARROWS = 8
 MAX_PLACES = 450
 """How many steps, and layers that arrows pass, a picture may have. dot takes some 50 ms for them."""
 
+LARGE = 100
+"""How many steps and groups a large picture has at least."""
+
 MIN_PASSED = 200
 """How many layers all arrows may pass together in each picture."""
 
 ALWAYS_DRAWN = 8
-"""How many layers an arrow may pass in each picture."""
+"""How many layers an arrow may pass in each picture that is not large."""
 
 Pair = tuple[str, str]
 """A step and a target of it."""
@@ -39,13 +43,25 @@ Pair = tuple[str, str]
 
 def find_jumps(plan: Plan, outline: Outline, group_of: Mapping[str, int]) -> set[Pair]:
     """Return the edges that are jumps. `group_of` has the number of the group of each folded step."""
-    crowded = _find_crowded(plan, outline, group_of)
+    jumps = _find_crowded(plan, outline, group_of)
     passed = _passed_layers(plan, outline, group_of)
-    for pair in crowded:
+    large = is_large(plan, group_of)
+    if large:
+        jumps |= {pair for pair in passed if outline.leads_back(*pair) and pair[0] not in group_of}
+    for pair in jumps:
         del passed[pair]
-    nodes = len(plan.steps) - len(group_of) + len(set(group_of.values()))
-    limit = _longest_drawn(passed, max(MAX_PLACES - nodes, MIN_PASSED))
-    return crowded | {pair for pair, layers in passed.items() if layers > limit and pair[0] not in group_of}
+    nodes = _count_nodes(plan, group_of)
+    limit = _longest_drawn(passed, max(MAX_PLACES - nodes, MIN_PASSED), 0 if large else ALWAYS_DRAWN)
+    return jumps | {pair for pair, layers in passed.items() if layers > limit and pair[0] not in group_of}
+
+
+def is_large(plan: Plan, group_of: Mapping[str, int]) -> bool:
+    """Return whether a picture shows at least LARGE steps and groups."""
+    return _count_nodes(plan, group_of) >= LARGE
+
+
+def _count_nodes(plan: Plan, group_of: Mapping[str, int]) -> int:
+    return len(plan.steps) - len(group_of) + len(set(group_of.values()))
 
 
 def _find_crowded(plan: Plan, outline: Outline, group_of: Mapping[str, int]) -> set[Pair]:
@@ -76,14 +92,16 @@ def _passed_layers(plan: Plan, outline: Outline, group_of: Mapping[str, int]) ->
     return {(name, target): max(abs(layers[target] - layers[name]) - 1, 0) for name, target in pairs}
 
 
-def _longest_drawn(passed: Mapping[Pair, int], most: int) -> int:
+def _longest_drawn(passed: Mapping[Pair, int], most: int, least: int) -> int:
     """Return how many layers an arrow may pass, so that all that are drawn pass at most `most`.
 
-    >>> _longest_drawn({("a", "b"): 60, ("b", "c"): 50}, 100), _longest_drawn({("a", "b"): 60}, 100)
+    It is at least `least`.
+
+    >>> _longest_drawn({("a", "b"): 60, ("b", "c"): 50}, 100, 8), _longest_drawn({("a", "b"): 60}, 100, 8)
     (50, 60)
     """
     counts = Counter(passed.values())
-    total, limit = 0, ALWAYS_DRAWN
+    total, limit = 0, least
     for layers in sorted(counts):
         total += layers * counts[layers]
         if total <= most:

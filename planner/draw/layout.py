@@ -10,13 +10,12 @@ Cost: dot takes some 5 ms for 20 steps and up to 5 s for 2,000. The caller limit
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from noetl.planner.draw.chart import Chart, ChartEdge
-
-Point = tuple[float, float]
+from noetl.planner.draw.chart import Chart, ChartEdge, ChartNode
+from noetl.planner.draw.frames import TIP, Course, Frame, Point, middle_of
 
 _LABEL_HEIGHT = 16.0
 _POINTS_PER_INCH = 72.0
@@ -93,27 +92,76 @@ class Layout:
         }
 
 
-def to_dot(chart: Chart) -> str:
+def to_dot(chart: Chart, frames: Mapping[int, Frame]) -> str:
     """Return the chart for dot: sizes and edges, without any text."""
-    return "\n".join(_dot_lines(chart)) + "\n"
+    return "\n".join(_dot_lines(chart, frames)) + "\n"
 
 
-def _dot_lines(chart: Chart) -> Iterator[str]:
+def _dot_lines(chart: Chart, frames: Mapping[int, Frame]) -> Iterator[str]:
+    leaves = {leaf for frame in frames.values() for leaf in frame.leaves}
     yield "digraph {"
-    effort = ", mclimit=0.3" if len(chart.nodes) > _LARGE else ""
+    effort = ", mclimit=0.3" if len(chart.nodes) - len(leaves) > _LARGE else ""
     yield f"  graph [rankdir=TB, nodesep=0.3, ranksep=0.36, margin=0{effort}]"
     yield '  node [shape=box, fixedsize=true, label=""]'
     yield "  edge [arrowsize=0.6]"
     index = {node.key: number for number, node in enumerate(chart.nodes)}
     for number, node in enumerate(chart.nodes):
-        width, height = node.width / _POINTS_PER_INCH, node.height / _POINTS_PER_INCH
-        yield f"  n{number} [width={width:.4f}, height={height:.4f}]"
+        if number not in leaves:
+            yield f"  n{number} [{_dot_size(node, frames.get(number))}]"
         if node.is_finally:
             yield f"  {{ rank=sink; n{number} }}"
     for number, edge in enumerate(chart.edges):
-        ends = f"n{index[edge.source]} -> n{index[edge.target]}"
-        yield f"  {ends} [id={number}{_dot_label(edge)}]"
+        source, target = index[edge.source], index[edge.target]
+        if target in leaves:
+            continue
+        head = f"n{target}{':t:n' if target in frames else ''}"
+        if (frame := frames.get(source)) is None:
+            yield f"  n{source} -> {head} [id={number}{_dot_label(edge)}]"
+        else:
+            port = f"e{number}" if _has_ports(frame) else "t"
+            yield f"  n{source}:{port}:s -> {head} [id={number}]"
     yield "}"
+
+
+def _dot_size(node: ChartNode, frame: Frame | None) -> str:
+    if frame is None:
+        width, height = node.width / _POINTS_PER_INCH, node.height / _POINTS_PER_INCH
+        return f"width={width:.4f}, height={height:.4f}"
+    # The middle of the cell of the port `t` is that of the node.
+    rim = 1 if _has_ports(frame) else 0
+    left, height = 2 * middle_of(node), frame.height - rim
+    rows = [_dot_table([_dot_cell(left, height, "t"), _dot_cell(frame.width - left, height)])]
+    if rim:
+        rows.append(_dot_table(_dot_ports(frame)))
+    table = rows[0] if len(rows) == 1 else _dot_table([f"<td>{row}</td>" for row in rows], "</tr><tr>")
+    return f"shape=plain, fixedsize=false, width=0, height=0, label=<{table}>"
+
+
+def _has_ports(frame: Frame) -> bool:
+    """Return whether arrows leave a frame at several places."""
+    return len({course.points[-1] for course in frame.exits.values() if course.points}) > 1
+
+
+def _dot_ports(frame: Frame) -> Iterator[str]:
+    """Yield a cell for each place at which an arrow leaves, and the cells between them."""
+    end = 0
+    for number, course in frame.exits.items():
+        place = round(course.points[-1][0]) - 1
+        yield _dot_cell(place - end, 1)
+        yield _dot_cell(2, 1, f"e{number}")
+        end = place + 2
+    yield _dot_cell(frame.width - end, 1)
+
+
+def _dot_cell(width: int, height: int, port: str = "") -> str:
+    name = f'port="{port}" ' if port else ""
+    return f'<td {name}width="{width}" height="{height}"></td>' if width > 0 else ""
+
+
+def _dot_table(cells: Iterable[str], separator: str = "") -> str:
+    # dot reads markup slowly, so each attribute counts.
+    style = 'border="0" cellspacing="0" cellpadding="0"'
+    return f"<table {style}><tr>{separator.join(cells)}</tr></table>"
 
 
 def _dot_label(edge: ChartEdge) -> str:
@@ -124,19 +172,44 @@ def _dot_label(edge: ChartEdge) -> str:
     return f", label=<{table}<tr><td></td></tr></table>>"
 
 
-def read_layout(chart: Chart, answer: bytes) -> Layout:
+def read_layout(chart: Chart, frames: Mapping[int, Frame], answer: bytes) -> Layout:
     """Return the layout in dot's answer in the format `json0`."""
     data = json.loads(answer)
     _, _, width, height = map(float, data["bb"].split(","))
     nodes = {entry["name"]: _point(entry["pos"], height) for entry in data["objects"] if "pos" in entry}
-    corners = []
-    for number, node in enumerate(chart.nodes):
-        x, y = nodes[f"n{number}"]
-        corners.append((round(x - node.width / 2, 1), round(y - node.height / 2, 1)))
     # dot lists the edges by their tails.
     paths = {int(entry["id"]): _path(entry, height) for entry in data.get("edges", ())}
+    corners: dict[int, Point] = {}
+    for number, node in enumerate(chart.nodes):
+        if f"n{number}" in nodes:
+            x, y = nodes[f"n{number}"]
+            box = frames.get(number, node)
+            corners[number] = round(x - box.width / 2, 1), round(y - box.height / 2, 1)
+    for number, frame in frames.items():
+        corner = corners[number]
+        corners |= {leaf: _move(offset, corner) for leaf, offset in frame.leaves.items()}
+        paths |= {edge: _lead_to_leaf(course, corner) for edge, course in frame.lines.items()}
+        paths |= {edge: _lead_out(course, corner, paths[edge]) for edge, course in frame.exits.items()}
+    places = tuple(corners[number] for number in range(len(chart.nodes)))
     ordered = tuple(paths[number] for number in range(len(chart.edges)))
-    return Layout(chart, round(width, 1), round(height, 1), tuple(corners), ordered)
+    return Layout(chart, round(width, 1), round(height, 1), places, ordered)
+
+
+def _move(offset: Point, corner: Point) -> Point:
+    return round(corner[0] + offset[0], 1), round(corner[1] + offset[1], 1)
+
+
+def _lead_to_leaf(course: Course, corner: Point) -> EdgePath:
+    points = tuple(_move(point, corner) for point in course.points)
+    label = None if course.label is None else _move(course.label, corner)
+    return EdgePath(points, (round(points[-1][0] + TIP, 1), points[-1][1]), label)
+
+
+def _lead_out(course: Course, corner: Point, path: EdgePath) -> EdgePath:
+    """Return the path of dot from a frame on, with the course to the rim of the frame before it."""
+    label = None if course.label is None else _move(course.label, corner)
+    points = tuple(_move(point, corner) for point in course.points)
+    return EdgePath(points + path.points[1:] if points else path.points, path.tip, label)
 
 
 def _path(entry: dict[str, Any], height: float) -> EdgePath:

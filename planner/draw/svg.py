@@ -30,8 +30,9 @@ from noetl.planner.draw.chart import (
     NodeKind,
 )
 from noetl.planner.draw.colours import style_sheet
+from noetl.planner.draw.frames import Point
 from noetl.planner.draw.glyphs import GLYPHS
-from noetl.planner.draw.layout import EdgePath, Layout, Point
+from noetl.planner.draw.layout import EdgePath, Layout
 from noetl.planner.draw.legend import LegendEntry, legend_entries
 from noetl.planner.draw.run_marks import MAY_RUN, WORDS, DrawnLoop, RunMarks
 
@@ -120,6 +121,8 @@ class _SvgWriter:
         suffix = "".join(f" {name}" for name in classes)
         if path.marks is not None:
             yield from _cut_edge(path, path.marks, suffix)
+            if path.label is not None:
+                yield _edge_label(edge, path.label, count)
             return
         source = path.points[0]
         curves = " ".join(f"{x:g},{y:g}" for x, y in path.points[1:])

@@ -19,6 +19,7 @@ from noetl.api.pictures import LayoutRequest, PictureError, lay_out, to_png
 from noetl.executor.actions import catalogue
 from noetl.planner.diagnostics.diagnostic import Diagnostic, Span
 from noetl.planner.draw import folding
+from noetl.planner.draw import jumps as jumps_module
 from noetl.planner.draw.advances import FONTS, fit_text, text_width
 from noetl.planner.draw.chart import Chart, NodeKind, make_chart
 from noetl.planner.draw.colours import DARK, LIGHT
@@ -182,8 +183,32 @@ def test_ends_differ_in_shape() -> None:
     )
 
 
-def test_every_label_has_its_length_and_none_collide() -> None:
-    layout = lay_out(rich_plan(), catalogue())
+def large_plan() -> Plan:
+    """Return a plan of more than a hundred steps, with leaves of all kinds, labels and far arrows."""
+    names = [f"s{index}" for index in range(110)]
+    steps = []
+    for index, name in enumerate(names[:-1]):
+        following = names[index + 1]
+        cases = [
+            (case("default", following),),
+            (case("result.long_name_of_a_value > 100", following), case("error", "report", aware=True)),
+            (case("a_condition", names[min(index + 3, 109)]), case("another_condition", following)),
+            (
+                case("error", work=(Action("log", {}),)),
+                case("x", names[index // 2]),
+                case("default", following),
+            ),
+            (case("default", following, names[min(index + 2, 109)]),),
+            (case("y"), case("default", following, names[min(index + 30, 109)])),
+        ][index % 6]
+        steps.append(Step(name, (Action("log", {}),), cases=cases, cyclic=index % 4 == 0))
+    return plan_of(*steps, Step(names[-1]), Step("report", (Action("fail", {"message": "x"}),)))
+
+
+@pytest.mark.parametrize("plan", [rich_plan(), large_plan()], ids=["small", "large"])
+@pytest.mark.parametrize("has_states", [False, True])
+def test_every_label_has_its_length_and_none_collide(plan: Plan, has_states: bool) -> None:
+    layout = lay_out(plan, catalogue(), LayoutRequest(has_states=has_states))
     svg = write_svg(layout)
     for element in ET.fromstring(svg).iter(f"{SVG}text"):
         if element.get("class") != "number":
@@ -196,22 +221,64 @@ def test_every_label_has_its_length_and_none_collide() -> None:
         if path.label is not None:
             x, y = path.label
             boxes.append((x - edge.label_width / 2, y - 6, x + edge.label_width / 2, y + 6))
+    assert len(boxes) == len(layout.chart.nodes) + sum(edge.label_width > 0 for edge in layout.chart.edges)
     for left, right in combinations(boxes, 2):
         is_clear = left[2] <= right[0] or right[2] <= left[0] or left[3] <= right[1] or right[3] <= left[1]
         assert is_clear, (left, right)
 
 
-def test_each_edge_runs_between_its_nodes() -> None:
-    layout = lay_out(rich_plan(), catalogue())
+@pytest.mark.parametrize("plan", [rich_plan(), large_plan()], ids=["small", "large"])
+def test_each_edge_runs_between_its_nodes(plan: Plan) -> None:
+    layout = lay_out(plan, catalogue())
     places = {
         node.key: (x, y, x + node.width, y + node.height)
         for node, (x, y) in zip(layout.chart.nodes, layout.corners, strict=True)
     }
     for edge, path in zip(layout.chart.edges, layout.paths, strict=True):
+        assert path.marks is not None or len(path.points) % 3 == 1
         for (x, y), key in ((path.points[0], edge.source), (path.tip, edge.target)):
             left, top, right, bottom = places[key]
             assert left - 1 <= x <= right + 1, edge
             assert top - 1 <= y <= bottom + 1, edge
+
+
+def test_leaves_of_a_large_picture_are_at_the_right_of_their_steps() -> None:
+    layout = lay_out(large_plan(), catalogue())
+    places = {
+        node.key: (node, corner) for node, corner in zip(layout.chart.nodes, layout.corners, strict=True)
+    }
+    kinds = set()
+    for edge, path in zip(layout.chart.edges, layout.paths, strict=True):
+        (source, corner), (target, (x, y)) = places[edge.source], places[edge.target]
+        if target.kind in (NodeKind.STEP, NodeKind.FORK):
+            assert not edge.leads_back
+            continue
+        kinds.add(target.kind)
+        assert x - corner[0] - source.width >= 28
+        assert path.tip == (x, round(y + target.height / 2, 1))
+    assert kinds == {NodeKind.JUMP, NodeKind.GOOD_END, NodeKind.WORK}
+
+
+def test_a_chain_is_cut_at_arrows_with_labels() -> None:
+    names = [f"s{index}" for index in range(120)]
+    steps = [
+        Step(name, cases=(case("x"), case("default", *names[index + 1 : index + 2])))
+        for index, name in enumerate(names)
+    ]
+    layout = lay_out(plan_of(*steps), catalogue())
+    cut = [(edge, path) for edge, path in zip(layout.chart.edges, layout.paths, strict=True) if path.marks]
+    assert len(cut) >= 3
+    assert layout.height < 4 * layout.width
+    for edge, path in cut:
+        assert (edge.label, path.label is not None) == ("default", True)
+    # Steps of a column are below each other.
+    lefts = {
+        x
+        for node, (x, _) in zip(layout.chart.nodes, layout.corners, strict=True)
+        if node.kind is NodeKind.STEP
+    }
+    assert len(lefts) == len(cut) + 1
+    assert texts_of(write_svg(layout)).count("default") == len(names)
 
 
 def test_the_picture_of_a_run_has_states_and_taken_edges() -> None:
@@ -385,12 +452,13 @@ def test_the_longest_arrows_of_a_dense_picture_end_at_names(kind: str) -> None:
         return make_chart(plan_of(*parts), catalogue())
 
     assert not any(node.kind is NodeKind.JUMP for node in dense(30).nodes)
-    chart = dense(100)
+    chart = dense(90)
     jumps = {node.key: node.lines[0] for node in chart.nodes if node.kind is NodeKind.JUMP}
     guard = "" if kind == "fork" else "2 b "
-    assert sorted(jumps.values()) == sorted(f"{guard}→ s{index}" for index in range(50, 100))
+    assert sorted(jumps.values()) == sorted(f"{guard}→ s{index}" for index in range(45, 90))
     (edge,) = [edge for edge in chart.edges if jumps.get(edge.target, "").endswith("→ s70")]
-    assert [(step, target) for step, _, target in edge.routes] == [("s20", "s70")]
+    assert [(step, target) for step, _, target in edge.routes] == [("s25", "s70")]
+    assert sum(node.kind is NodeKind.JUMP for node in dense(jumps_module.LARGE).nodes) == 50 + 94
 
 
 def test_cases_for_errors_do_not_break_a_chain() -> None:
