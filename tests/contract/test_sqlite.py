@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -31,8 +32,8 @@ from noetl.executor.stores.cursors import write_cursor, write_key_cursor, write_
 from noetl.executor.stores.plan_uses import TOUCH_SECONDS, UNUSED_SECONDS
 from noetl.executor.stores.sql import facts, playbooks, run_deletion
 from noetl.executor.stores.sql.triggers import replace_triggers
-from noetl.executor.stores.sqlite import file, file_identity
-from noetl.executor.stores.sqlite.file import SCHEMA_VERSION, SCRIPTS, STATEMENTS
+from noetl.executor.stores.sqlite import file, file_identity, log_flush
+from noetl.executor.stores.sqlite.file import SCHEMA_VERSION, SCRIPTS, STATEMENTS, SqliteFile
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract import FactsContract, MaintenanceContract, StoreContract, SwitchesContract
@@ -514,12 +515,38 @@ def test_valid_urls_open_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert (tmp_path / path).is_file()
 
 
-def test_commits_are_synchronous(tmp_path: Path) -> None:
-    store = SqliteStore(str(tmp_path / "noetl.db"))
-    db = store.file.connection()
-    assert db.execute("pragma journal_mode").fetchone()[0] == "wal"
-    assert db.execute("pragma synchronous").fetchone()[0] == 2
-    store.close()
+def test_a_commit_is_on_the_disk_before_workers_are_notified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def flush(log: int) -> None:
+        assert os.path.samestat(os.fstat(log), os.stat(f"{tmp_path}/noetl.db-wal"))
+        with closing(sqlite3.connect(tmp_path / "noetl.db")) as reader:
+            assert reader.execute("select * from written").fetchall() == []
+        done.append("flushed")
+
+    with closing(SqliteFile(str(tmp_path / "noetl.db"))) as opened:
+        monkeypatch.setattr(log_flush, "flush_file", flush)
+        with opened.transaction(lambda: done.append("notified")):
+            opened.connection().execute("create table written (value)")
+    assert done == ["flushed", "notified"]
+
+
+def test_a_disk_that_fails_after_a_commit_is_an_error_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with closing(SqliteFile(str(tmp_path / "noetl.db"))) as opened:
+        with monkeypatch.context() as patch:
+            patch.setattr(log_flush, "flush_file", fail)
+            with pytest.raises(StoreError, match="Input/output error"), opened.transaction(pytest.fail):
+                pass
+            with pytest.raises(StoreError, match="Input/output error"):
+                opened.probe()
+        opened.probe()
 
 
 def test_a_large_plan_is_saved_by_two_statements(tmp_path: Path) -> None:

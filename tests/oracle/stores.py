@@ -47,7 +47,7 @@ def open_store(name: str) -> Iterator[Store]:
 def open_sqlite(folder: Path) -> Iterator[SqliteStore]:
     """Yield a store in a file, which does not wait for the disk."""
     with closing(SqliteStore(str(folder / "noetl.db"))) as store:
-        store.file.connection().execute("pragma synchronous = off")
+        store.file.flushes_commits = False
         yield store
 
 

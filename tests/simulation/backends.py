@@ -158,7 +158,7 @@ def sqlite_backend(folder: Path) -> SqlBackend:
 
     def open_store() -> SqliteStore:
         store = SqliteStore(str(folder / "noetl.db"))
-        store.file.connection().execute("pragma synchronous = off")
+        store.file.flushes_commits = False
         return store
 
     return SqlBackend("SQLite", open_store, reopens=True)

@@ -206,7 +206,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def open_store(self) -> Store:
         store = SqliteStore(str(self.folder / "noetl.db"))
-        store.file.connection().execute("pragma synchronous = off")
+        store.file.flushes_commits = False
         return store
 
     @initialize(script=scripts(), ok=st.booleans())

@@ -7,7 +7,7 @@ Algorithm: write-ahead logging. Source: SQLite documentation, "Write-Ahead Loggi
 connection. A lock of the process and `begin immediate` let one write transaction run at a time, so write
 transactions are serializable.
 
-Cost: one synchronous write to the disk for each transaction (`synchronous = full`).
+Cost: each transaction waits until it is on the disk. Those of several threads share that (`log_flush.py`).
 
 Limits: one machine. Another process waits for a write transaction for up to BUSY_SECONDS, and then fails.
 """
@@ -33,6 +33,7 @@ from noetl.executor.precedence import PrecedenceLock, StoreOperation
 from noetl.executor.stores.sql.database import Result, unstorable_text
 from noetl.executor.stores.sql.statements import Statements, to_numbered
 from noetl.executor.stores.sqlite.file_identity import FileIdentity
+from noetl.executor.stores.sqlite.log_flush import LogFlush
 
 SCRIPTS = {
     2: "schema.sql",
@@ -141,6 +142,9 @@ class SqliteFile:
         self._connections: dict[threading.Thread, _Connection] = {}
         self._connecting = threading.Lock()
         self._writing = PrecedenceLock()
+        self._flush = LogFlush()
+        self.flushes_commits = True
+        """Whether a transaction waits until it is on the disk. Tests that need no disk go without."""
         self.max_log_bytes = MAX_LOG_BYTES
         self.log_pages = LOG_PAGES
         self.defers_checkpoints = False
@@ -176,6 +180,7 @@ class SqliteFile:
         """
         self._close(lambda _: True)
         self._local.__dict__.clear()
+        self._flush.close()
         if self._identity is not None:
             self._identity.close()
 
@@ -212,13 +217,15 @@ class SqliteFile:
                 with self._connecting:
                     self._connections[threading.current_thread()] = connection
                 db.execute("pragma journal_mode = wal")
-                db.execute("pragma synchronous = full")
+                db.execute("pragma synchronous = normal")
                 db.execute(f"pragma wal_autocheckpoint = {self.log_pages}")
                 db.execute(f"pragma journal_size_limit = {self.max_log_bytes}")
                 if self._identity is not None:
                     # The first read opens the log.
                     db.execute("pragma user_version").fetchone()
                     self._identity.remember_log()
+                    if not self._is_read_only:
+                        self._flush.open(f"{self._path}-wal")
             self._local.connection = connection
         return connection
 
@@ -242,31 +249,47 @@ class SqliteFile:
                     connection.in_use.release()
             if not self._connections and self._identity is not None:
                 self._identity.forget_log()
+                self._flush.close()
 
     @contextmanager
     def transaction(self, after_commit: Callable[[], object] = lambda: None) -> Iterator[SqliteWriter]:
-        """Begin a write transaction, and call `after_commit` at its end. Only one is open at a time."""
+        """Begin a write transaction, and call `after_commit` when it is on the disk.
+
+        Only one is open at a time.
+        """
         try:
             connection = self._thread_connection()
             db = connection.db
-            with StoreOperation(), self._writing, connection.in_use:
-                if connection.defers_checkpoints is not self.defers_checkpoints:
-                    self._set_checkpoints(connection)
-                db.execute("begin immediate")
-                try:
-                    yield SqliteWriter(db)
-                    db.execute("commit")
-                    self._has_failed_write = False
-                except BaseException:
-                    if db.in_transaction:
-                        db.execute("rollback")
-                    raise
+            with StoreOperation():
+                with self._writing, connection.in_use:
+                    if connection.defers_checkpoints is not self.defers_checkpoints:
+                        self._set_checkpoints(connection)
+                    db.execute("begin immediate")
+                    try:
+                        yield SqliteWriter(db)
+                        db.execute("commit")
+                    except BaseException:
+                        if db.in_transaction:
+                            db.execute("rollback")
+                        raise
+                self._wait_for_disk()
+            self._has_failed_write = False
         except UnicodeEncodeError as error:
             raise unstorable_text() from error
         except sqlite3.Error as error:
             self._has_failed_write = True
             raise self._failure(error) from error
         after_commit()
+
+    def _wait_for_disk(self) -> None:
+        """Return when all commits before this call are on the disk."""
+        if not self.flushes_commits:
+            return
+        try:
+            self._flush.wait()
+        except OSError as error:
+            self._has_failed_write = True
+            raise self._failure(error) from error
 
     def _set_checkpoints(self, connection: _Connection) -> None:
         """Let the commits of a connection write the log back, or not."""
@@ -355,7 +378,7 @@ class SqliteFile:
             version = db.execute("pragma user_version").fetchone()[0]
             db.execute(f"pragma user_version = {version}")
 
-    def _failure(self, error: sqlite3.Error) -> StoreError:
+    def _failure(self, error: sqlite3.Error | OSError) -> StoreError:
         """Return the error of an operation that failed. Remember if the file is damaged.
 
         A read that relies on an earlier check fails in any way if the file was replaced since.
