@@ -384,7 +384,8 @@ class _Segment:
         may_continue = not isinstance(ending.result, Cancelled) and executor.continues()
         lease = executor.lease if may_continue else None
         if lease is not None and self.admission.is_run_admitted:
-            commit = replace(commit, requests=request_for_following(executor.store, run, commit, now))
+            requests = request_for_following(executor.store, run, commit, now)
+            commit = replace(commit, requests=requests) if requests else commit
         result = self._write(commit, now, lease)
         if result.following is None:
             return None
@@ -426,7 +427,7 @@ class _Segment:
         if self._may_have_children():
             commit = replace(commit, may_have_children=True)
         if self.work.step.has_limits:
-            commit = replace(commit, gives_back=True, held_gates=self.admission.held_gates)
+            commit = replace(commit, gives_back=True, held_slots=self.admission.held_slots)
         if self.work.step.is_finally_step:
             return commit_of_finally_step(commit)
         return commit if isinstance(result, Cancelled) else apply_deadline(commit, run.deadline_at, now)

@@ -9,13 +9,13 @@ templates read only what the run was started with, and what the committed visit 
 
 Cost: an evaluation of each template. A limit of an operator costs a read, of whether all tenants share it.
 
-Limits: a visit that a join or a fork enters, and one with a rate, requests after its claim. So does one whose
-keys read more.
+Limits: the first visit of a run, the further ones that a fork enters, and those with a rate request after
+their claim. So do those whose keys read more, and those behind a join whose keys read anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 
 from noetl.executor.engine.rate_units import count_rate_units
@@ -68,11 +68,17 @@ class WantedSlot:
 
 
 @frozen
-class _Units:
-    """The numbers of units that a visit or a run asks for: of places and of rates. With 0 it asks nothing."""
+class _Terms:
+    """The values that all requests of a visit or a run have in common. `step` is None for a run.
 
+    `width` and `of_rate` are the numbers of units that it requests: of places and of rates. With 0 it
+    requests nothing. `rank` is its place in queues.
+    """
+
+    step: str | None = None
     width: int = 1
     of_rate: int = 1
+    rank: float = 0.0
 
 
 def request_for_run(
@@ -85,11 +91,10 @@ def request_for_run(
     """
     # Names that steps have saved do not count: the keys of a run stay the same until its end.
     scope = Scope(run, visit)
-    wanted = _request_all(store, limits, scope, None, _Units())
     if all(limit.is_rate for limit in limits):
-        return wanted
+        return _request_all(store, limits, scope, _Terms())
     priority = _read_priority(store.plans.header(run.plan_hash).priority, scope)
-    return _at_rank(wanted, rank_of(now, priority))
+    return _request_all(store, limits, scope, _Terms(rank=rank_of(now, priority)))
 
 
 def request_for_step(store: Store, header: Header, step: Step, scope: Scope, now: float) -> list[WantedSlot]:
@@ -99,23 +104,24 @@ def request_for_step(store: Store, header: Header, step: Step, scope: Scope, now
         ActionError: as `request_for_run` does.
     """
     width = 1 if step.loop is None else step.loop.concurrency
-    units = _Units(width, count_rate_units(scope.visit, step, scope) if step.rate else 0)
+    of_rate = count_rate_units(scope.visit, step, scope) if step.rate else 0
     rank = FIRST_RANK if step.is_finally_step else _rank_of_step(header, step, scope, now)
-    wanted = _at_rank(_request_all(store, (*step.concurrency, *step.rate), scope, step.name, units), rank)
+    terms = _Terms(step.name, width, of_rate, rank)
+    wanted = _request_all(store, (*step.concurrency, *step.rate), scope, terms)
     return [_hurry(slot, step.timeout_seconds) for slot in wanted] if step.is_finally_step else wanted
 
 
 def request_for_following(store: Store, run: Run, commit: Commit, now: float) -> tuple[SlotRequest, ...]:
-    """Return what the visit requests that the only branch of a commit enters. It does not wait for a slot.
+    """Return what the visit requests that the first branch of a commit enters. It does not wait for a slot.
 
     Return none if this cannot be known before its claim. A wrong key is reported after it.
     """
     header = store.plans.header(run.plan_hash)
     if not header.has_limits or not store.queue.takes_slots:
         return ()
-    if len(commit.branches) != 1 or commit.branches[0].is_arrival:
+    if not commit.branches:
         return ()
-    (branch,) = commit.branches
+    branch = commit.branches[0]
     step = store.plans.step(run.plan_hash, branch.step)
     if not step.concurrency or step.rate:
         return ()
@@ -131,10 +137,17 @@ def request_for_following(store: Store, run: Run, commit: Commit, now: float) ->
 
 def _names_in_limits(header: Header, step: Step) -> frozenset[str]:
     """Return the names that the templates of the limits of a step read, and that of its priority."""
-    priority = header.priority if step.priority is None else step.priority
-    texts = [text for limit in step.concurrency for text in (limit.key, limit.fair)]
-    templates = [text for text in (*texts, priority) if isinstance(text, str) and has_template(text)]
-    return frozenset[str]().union(*(parse_template(text).names for text in templates))
+    names = frozenset[str]()
+    for text in (header.priority if step.priority is None else step.priority, *_keys_of(step)):
+        if isinstance(text, str) and has_template(text):
+            names |= parse_template(text).names
+    return names
+
+
+def _keys_of(step: Step) -> Iterator[str | None]:
+    for limit in step.concurrency:
+        yield limit.key
+        yield limit.fair
 
 
 def _scope_of_following(
@@ -142,11 +155,13 @@ def _scope_of_following(
 ) -> Scope | None:
     """Return the scope of the visit that a branch enters, with the values of names that `done` has saved.
 
-    Return None if another visit holds one of them.
+    Return None if another visit holds one of them, or may do so after a join.
     """
     following = enter_step(branch, run.id, now)
     if not names:
         return Scope(run, following)
+    if branch.is_arrival:
+        return None
     holders = find_holders(branch.names, sorted(names))
     is_known = set(holders.values()) <= {done.id} and names.isdisjoint(_NAMES_OF_VISIT)
     if not is_known or run.lost_payload is not None:
@@ -164,9 +179,7 @@ def _has_begun_work(visit: Visit) -> bool:
     return visit.progress is not None or visit.attempt > 1
 
 
-def _request_all(
-    store: Store, limits: Sequence[Limit], scope: Scope, step: str | None, units: _Units
-) -> list[WantedSlot]:
+def _request_all(store: Store, limits: Sequence[Limit], scope: Scope, terms: _Terms) -> list[WantedSlot]:
     """Return the requests of the entries of `concurrency` and `rate`, in the order of their gates.
 
     Raises:
@@ -176,45 +189,49 @@ def _request_all(
     wanted = []
     numbers = {False: count(), True: count()}
     for limit in limits:
-        request_units = units.of_rate if limit.is_rate else units.width
         position = next(numbers[limit.is_rate])
-        if request_units:
-            request = _request_slot(store, limit, scope, step, position)
-            request = replace(request, units=request_units, max_wait=limit.max_wait_seconds)
+        if terms.of_rate if limit.is_rate else terms.width:
+            request = _request_slot(store, limit, scope, position, terms)
             wanted.append(WantedSlot(request, limit.max_wait_seconds, limit.when_full == "cancel_oldest"))
     return sorted(wanted, key=lambda slot: slot.request.gate)
 
 
-def _request_slot(store: Store, limit: Limit, scope: Scope, step: str | None, position: int) -> SlotRequest:
-    """Return the request for one unit of the limit at a position of `concurrency` or `rate`.
+def _request_slot(store: Store, limit: Limit, scope: Scope, position: int, terms: _Terms) -> SlotRequest:
+    """Return the request at the limit at a position of `concurrency` or `rate`.
 
     Raises:
         ActionError: its key is wrong.
     """
-    run, visit = scope.run, scope.visit
+    run, visit, step = scope.run, scope.visit, terms.step
     # Work that has begun is not left out: it waits to be continued or tried again.
     is_begun = has_begun(run, visit) if step is None else _has_begun_work(visit)
-    request = SlotRequest(
-        named_gate(run.tenant, ""),
-        limit.use or (run.playbook if step is None else f"{run.playbook}.{step}"),
+    entry = f"{'rate' if limit.is_rate else 'concurrency'}[{position}]"
+    fair = run.playbook
+    if limit.fair is not None:
+        fair = redact_for_storage(_read_key(f"{entry}.fair", limit.fair, scope))
+    value = None
+    if limit.use is not None:
+        name, gate = limit.use, _named_gate(store, run.tenant, limit.use)
+    else:
+        name = run.playbook if step is None else f"{run.playbook}.{step}"
+        value = None if limit.key is None else _read_key(f"{entry}.key", limit.key, scope)
+        make_key = own_rate_gate if limit.is_rate else own_gate
+        gate = make_key(run.tenant, run.playbook, step, position, value)
+    return SlotRequest(
+        gate,
+        name,
         limit.units,
+        terms.of_rate if limit.is_rate else terms.width,
+        # Not every store keeps a NUL or half of a surrogate pair.
+        None if value is None else to_printable(redact_for_storage(value)),
         queues=limit.when_full != "skip" or is_begun,
+        rank=terms.rank,
         max_queued=None if is_begun else limit.max_queued,
         is_rate=limit.is_rate,
         per=limit.per_seconds,
+        max_wait=limit.max_wait_seconds,
+        flow=_name_flow(run, gate, fair),
     )
-    section = "rate" if limit.is_rate else "concurrency"
-    entry = f"{section}[{position}]"
-    fair = run.playbook if limit.fair is None else _read_key(f"{entry}.fair", limit.fair, scope)
-    if limit.use is not None:
-        gate = _named_gate(store, run.tenant, limit.use)
-        return replace(request, gate=gate, flow=_name_flow(run, gate, fair))
-    value = None if limit.key is None else _read_key(f"{entry}.key", limit.key, scope)
-    make_key = own_rate_gate if limit.is_rate else own_gate
-    gate = make_key(run.tenant, run.playbook, step, position, value)
-    # Not every store keeps a NUL or half of a surrogate pair.
-    shown = None if value is None else to_printable(redact_for_storage(value))
-    return replace(request, gate=gate, value=shown, flow=_name_flow(run, gate, fair))
 
 
 def _name_flow(run: Run, gate: GateKey, fair: str) -> str:
@@ -223,17 +240,13 @@ def _name_flow(run: Run, gate: GateKey, fair: str) -> str:
     At a limit that all tenants share, each tenant is one flow. Otherwise one with many flows would have more
     turns than the others.
     """
-    return flow_name(redact_for_storage(fair if gate.tenant == run.tenant else run.tenant))
+    return flow_name(fair if gate.tenant == run.tenant else run.tenant)
 
 
 def _named_gate(store: Store, tenant: str, name: str) -> GateKey:
     """Return the key of the gate of an operator's limit: the shared one, if there is one of this name."""
     shared = named_gate(SHARED_TENANT, name)
     return named_gate(tenant, name) if store.gates.gate(shared) is None else shared
-
-
-def _at_rank(entries: Sequence[WantedSlot], rank: float) -> list[WantedSlot]:
-    return [replace(wanted, request=replace(wanted.request, rank=rank)) for wanted in entries]
 
 
 def _hurry(wanted: WantedSlot, timeout_seconds: float | None) -> WantedSlot:

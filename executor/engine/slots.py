@@ -75,10 +75,10 @@ class Admission:
     is_run_admitted: bool = False
 
     @property
-    def held_gates(self) -> tuple[GateKey, ...]:
-        """The gates of the step at which the visit has slots, if it holds all of them."""
+    def held_slots(self) -> tuple[Slot, ...]:
+        """The slots of the visit at the gates of its step, if it holds all of them."""
         is_held = all(slot.is_held for slot in self.slots)
-        return tuple(slot.gate for slot in self.slots if slot.units) if is_held else ()
+        return tuple(slot for slot in self.slots if slot.units) if is_held else ()
 
     def narrow(self, step: Step) -> Step:
         """Return the step with a loop that is no wider than the units that the visit holds."""
@@ -102,12 +102,13 @@ def ask_for_slots(store: Store, claim: Claim, step: Step, scope: Scope, now: flo
     is_run_admitted = not step.is_finally_step
     if not of_run and not step.has_limits:
         return Admission(is_run_admitted=is_run_admitted)
+    if claim.slots:  # So it needs none of its run.
+        width = min(slot.units for slot in claim.slots)
+        return Admission(claim.slots, width=width, is_run_admitted=is_run_admitted)
     try:
         # The unit of the run bounds no loop.
         admission = replace(_ask_for_run(store, claim, of_run, now), width=None)
-        if admission.commit is None and claim.slots:
-            admission = Admission(claim.slots, width=min(slot.units for slot in claim.slots))
-        elif admission.commit is None and step.has_limits:
+        if admission.commit is None and step.has_limits:
             wanted = request_for_step(store, header, step, scope, now)
             admission = _ask(store, claim, SlotOwner(run.id, visit.id), wanted, now)
     except ActionError as problem:

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from noetl.executor.errors import RejectedError
@@ -189,6 +190,7 @@ class Slot:
         return self.held_at is not None and self.held_at <= now
 
 
+@lru_cache(maxsize=1024)
 def own_gate(tenant: str, playbook: str, step: str | None, position: int, value: str | None) -> GateKey:
     """Return the key of a gate of the limit at a position of the list of a playbook or of a step.
 
@@ -278,6 +280,21 @@ def admit(gate: Gate, owner: SlotOwner, request: SlotRequest, now: float) -> tup
     if not request.queues or (request.max_queued is not None and gate.waiting >= request.max_queued):
         return gate, None
     return replace(gate, waiting=gate.waiting + 1, edition=gate.edition + 1), slot
+
+
+def held_slot(request: SlotRequest, owner: SlotOwner, now: float) -> Slot:
+    """Return the slot that `admit` gives an owner that need not wait.
+
+    A store whose statement finds that it need not writes this slot. At an operator's limit with fewer units
+    than the owner requests, it has all of them.
+
+    >>> request, owner = SlotRequest(GateKey("own:a.b:0", "acme"), "a.b", 2, units=9), SlotOwner("r1", "v1")
+    >>> held_slot(request, owner, 5.0) == admit(new_gate(request), owner, request, 5.0)[1]
+    True
+    """
+    units = request.units if request.size is None else min(request.units, request.size)
+    rank, flow = request.rank, request.flow
+    return Slot(request.gate, owner, request.limit, units, now, request.value, rank, held_at=now, flow=flow)
 
 
 def describe_refusal(request: SlotRequest) -> str:

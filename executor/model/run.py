@@ -388,10 +388,11 @@ class Commit:
     is true for the finally step, after which only the end of the run follows. With `may_have_children`, the
     visit may have started child runs and waited for them; those that have not ended are cancelled when the
     visit ends. With `gives_back`, all slots of the visit are given back (`noetl.executor.model.gates`). If it
-    holds each of them, and the worker knows them, they are at `held_gates`. With
+    holds each of them, and the worker knows them, they are `held_slots`. With
     `is_queued`, the suspended visit waits for one of its slots, or of its run's. It is due at once if none of
-    them waits any more. `requests` are those of the visit that the only branch enters, and they do not queue.
-    If the commit claims this visit, it takes its slots, up to the first gate that is full.
+    them waits any more. `requests` are those of the visit that the first branch enters, and they do not
+    queue. If this branch arrives at a join, they are those of each new visit of its step. If the commit
+    claims such a visit, this takes its slots, up to the first gate that is full.
     """
 
     visit: Visit
@@ -410,7 +411,7 @@ class Commit:
     gives_back: bool = False
     is_queued: bool = False
     requests: tuple[SlotRequest, ...] = ()
-    held_gates: tuple[GateKey, ...] = ()
+    held_slots: tuple[Slot, ...] = ()
 
 
 @frozen

@@ -20,7 +20,7 @@ from typing import Any
 from noetl.executor.errors import FencedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.finished_items import forget_items
-from noetl.executor.model.run import Branch, Lease, Progress, Visit, VisitStatus
+from noetl.executor.model.run import Branch, Commit, Lease, Progress, Visit, VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.visit_states import ACTIVE, WAKEABLE, VisitTrigger, next_status
 from noetl.planner.frozen import replace
@@ -63,6 +63,19 @@ def enter_step(
         number=number,
         due_at=due_at,
     )
+
+
+def is_requested_for(commit: Commit, claimed: Visit | None) -> bool:
+    """Return whether a commit makes its requests for slots for the visit that it has claimed.
+
+    A visit that a join enters has an id of its own. All new visits of its step request the same.
+    """
+    if claimed is None or not commit.branches:
+        return False
+    branch = commit.branches[0]
+    if branch.is_arrival:
+        return claimed.step == branch.step and claimed.claims == 1
+    return claimed.id == branch.id
 
 
 def is_due(visit: Visit, now: float) -> bool:

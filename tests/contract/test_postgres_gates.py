@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.gates import SlotOwner, SlotRequest, own_gate
+from noetl.executor.model.gates import Slot, SlotOwner, SlotRequest, own_gate
 from noetl.executor.model.run import END, NEVER, Claim, Commit, Run, RunEnding, RunStatus, Visit, VisitStatus
 from noetl.executor.model.transition import wait_for_slot
 from noetl.executor.stores.postgres.database import STATEMENTS
@@ -204,11 +204,12 @@ def test_the_statements_of_a_commit_take_gates_in_the_order_of_their_keys() -> N
     done = Visit("v1", "r1", "a", VisitStatus.SUCCEEDED, 1, {}, fence=1, finished_at=1.0)
     following = Visit("v2", "r1", "b", VisitStatus.RUNNING, 2, {}, fence=1, worker="w")
     requests = tuple(SlotRequest(key, "l", 2, queues=False) for key in (first, second))
-    commit = Commit(done, gives_back=True, held_gates=(second, third), requests=requests)
+    held = tuple(Slot(key, SlotOwner("r1", "v1"), "l", 1, 0.0, held_at=0.0) for key in (second, third))
+    commit = Commit(done, gives_back=True, held_slots=held, requests=requests)
     statements = SlotStatements(commit, following, 1.0).statements
-    assert [(query, values["gate_id"]) for query, values in statements] == [
-        ("gates.take_own", first.id),
+    assert [(query, values.get("gate_id", values.get("held_id"))) for query, values in statements] == [
+        ("gates.take_units", first.id),
         ("gates.give_back", second.id),
-        ("gates.take_own", second.id),
+        ("gates.take_units", second.id),
         ("gates.give_back", third.id),
     ]

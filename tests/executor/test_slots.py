@@ -842,7 +842,7 @@ class TestFollowingVisits:
         harness = RunHarness(store, FOLLOWING % ("", "concurrency: 1"))
         assert list(spy_on_requests(store, monkeypatch, harness)) == ["second", "limited"]
 
-    def test_branches_behind_a_fork_or_a_join_ask(
+    def test_the_further_branches_behind_a_fork_ask(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         text = """
@@ -852,6 +852,7 @@ class TestFollowingVisits:
               run: [{action: set, set: {x: 1}}]
               rule: [{case: default, run: [left, right]}]
             - name: left
+              concurrency: {limit: 1, key: '{{ x }}'}
               run: [{action: set, set: {l: 1}}]
               rule: [{case: default, run: [both]}]
             - name: right
@@ -860,7 +861,24 @@ class TestFollowingVisits:
               rule: [{case: default, run: [both]}]
             - {name: both, join: all, concurrency: 1, run: [{action: set, set: {b: 1}}]}
         """
-        assert sorted(spy_on_requests(store, monkeypatch, RunHarness(store, text))) == ["both", "right"]
+        assert list(spy_on_requests(store, monkeypatch, RunHarness(store, text))) == ["right"]
+
+    def test_one_behind_a_join_asks_if_its_key_has_a_template(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another branch may save the name that the key reads."""
+        text = """
+            name: fork
+            steps:
+            - {name: first, run: [{action: log, message: a}], rule: [{case: default, run: [left, right]}]}
+            - {name: left, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [both]}]}
+            - {name: right, run: [{action: set, set: {y: 1}}], rule: [{case: default, run: [both]}]}
+            - name: both
+              join: all
+              concurrency: {limit: 1, key: '{{ y }}'}
+              run: [{action: set, set: {b: 1}}]
+        """
+        assert list(spy_on_requests(store, monkeypatch, RunHarness(store, text))) == ["both"]
 
 
 def spy_on_requests(

@@ -37,7 +37,7 @@ from noetl.executor.model.rate_gates import reserve
 from noetl.executor.model.run import Claim, Commit, Visit, VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.visit_states import may_hold
-from noetl.executor.model.visit_transition import claim_lost, wake
+from noetl.executor.model.visit_transition import claim_lost, is_requested_for, wake
 from noetl.executor.stores.cursors import (
     SlotPlace,
     read_key_cursor,
@@ -256,7 +256,7 @@ def find_freed(state: MemoryState, returned: Iterable[Slot]) -> tuple[GateKey, .
 def take_requested(state: MemoryState, commit: Commit, claimed: Visit | None, now: float) -> tuple[Slot, ...]:
     """Let the visit that a commit has claimed take what is requested for it, up to the first full gate."""
     slots = list[Slot]()
-    if claimed is None or claimed.id not in [branch.id for branch in commit.branches]:
+    if claimed is None or not is_requested_for(commit, claimed):
         return ()
     for request in commit.requests:
         gate = state.gates.get(request.gate) or (None if request.size is None else new_gate(request))

@@ -17,6 +17,7 @@ stopping runs, sequential mode. A message is only a hint; the sweep sends lost m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -36,7 +37,7 @@ from noetl.executor.model.run import (
 from noetl.executor.model.visit_transition import MAX_CLAIMS, claim, enter_step, is_due, start_events
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.postgres.database import PostgresDatabase
-from noetl.executor.stores.postgres.slots import SlotStatements
+from noetl.executor.stores.postgres.slots import SlotChange, SlotStatements
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.facts import fact_values
 from noetl.executor.stores.sql.plans import SqlPlans
@@ -161,7 +162,7 @@ class PostgresQueue:
             or ends_run
             or changes_counters
             or commit.may_have_children
-            or (commit.gives_back and not commit.held_gates)
+            or (commit.gives_back and not commit.held_slots)
             or len(commit.branches) != 1
         ):
             return None
@@ -229,12 +230,8 @@ class PostgresQueue:
         del next_visit["next_run_id"]
         values = {**self._finished_values(commit), **next_visit, "events": encode_events(events)}
         if commit.gives_back:
-            values["held_slots"] = len(commit.held_gates)
-        slots = SlotStatements(commit, following, now) if commit.held_gates or commit.requests else None
-        if slots is None:
-            row = self._database.execute_returning("queue.commit_step", **values)
-        else:
-            row, *rows = self._database.execute_together([("queue.commit_step", values), *slots.statements])
+            values["held_slots"] = len(commit.held_slots)
+        row, result = self._commit_slots(commit, following, values, now)
         if row is None or not row["entered"]:
             return None
         if not is_claimed and row["queue"] == SERVICE_QUEUE:
@@ -251,8 +248,24 @@ class PostgresQueue:
             )
         self._context.changes.notify()
         self._context.announce_due(0 if is_claimed else 1)
-        result = CommitResult(following if is_claimed else None)
-        return result if slots is None else slots.add_to(result, rows)
+        return replace(result, following=following) if is_claimed else result
+
+    def _commit_slots(
+        self, commit: Commit, following: Visit, values: Mapping[str, Any], now: float
+    ) -> tuple[Row | None, CommitResult]:
+        """Write a commit with `values`. Return the row of its statement, and what has become of slots."""
+        if not commit.held_slots and not commit.requests:
+            return self._database.execute_returning("queue.commit_step", **values), CommitResult()
+        change, result = SlotChange.find(commit, following, now), CommitResult()
+        if change is not None:
+            row = self._database.execute_returning(change.query, **values, **change.values)
+            if row is not None and row["entered"]:
+                return row, change.add_to(result, row)
+            if not change.is_passing:
+                return row, result
+        slots = SlotStatements(commit, following, now)
+        row, *rows = self._database.execute_together([("queue.commit_step", values), *slots.statements])
+        return row, slots.add_to(result, rows)
 
     def _finished_values(self, commit: Commit) -> dict[str, Any]:
         """Return the values of `{set_finished}` and `{held}`, and of the fact that the step has ended."""

@@ -44,6 +44,7 @@ from noetl.executor.model.visit_transition import (
     claim_lost,
     discards_batch_results,
     finish_end,
+    is_requested_for,
     start_events,
 )
 from noetl.executor.model.worker_identity import is_dead
@@ -65,7 +66,14 @@ from noetl.executor.stores.sql.rows import (
     visit_from_row,
 )
 from noetl.executor.stores.sql.run_times import keep_times
-from noetl.executor.stores.sql.slots import SlotExchange, exchange_slots, is_queued, take_slots
+from noetl.executor.stores.sql.slots import (
+    SlotExchange,
+    exchange_slots,
+    is_queued,
+    may_move_slot,
+    move_slot,
+    take_slots,
+)
 from noetl.executor.stores.sql.waits import give_answer, is_any_answered, unlist_waits
 from noetl.planner.frozen import replace
 
@@ -205,7 +213,8 @@ class SqlQueue:
             )
             if commit.awaits and is_any_answered(db, visit.run_id, visit.id, commit.awaits):
                 visit = replace(visit, due_at=now)
-            if commit.gives_back:
+            moves_slot = claim_for is not None and may_move_slot(commit)
+            if commit.gives_back and not moves_slot:
                 take_slots(db, "gates.take_of_visit", run_id=visit.run_id, visit_id=visit.id)
             if commit.is_queued and not is_queued(db, visit):
                 visit = replace(visit, due_at=now)
@@ -221,7 +230,7 @@ class SqlQueue:
             if events:
                 append_events(db, visit.run_id, run["seq"], events)
             keep_times(db, visit.run_id, run["seq"], now)
-            slots = _exchange_slots(db, commit, branches.claimed, now)
+            slots = _exchange_slots(db, commit, branches.claimed, now, moves_slot=moves_slot)
         is_suspended = visit.finished_at is None
         self._context.announce_due(max(branches.count + is_suspended - (branches.claimed is not None), 0))
         return CommitResult(branches.claimed, *slots)
@@ -342,10 +351,21 @@ def _require_claim(visit: Visit, written: Result) -> None:
         raise claim_lost(visit)
 
 
-def _exchange_slots(db: Writer, commit: Commit, claimed: Visit | None, now: float) -> SlotExchange:
-    """Give back slots, and let the visit that was claimed take what the commit requests for it."""
-    is_requested = claimed is not None and claimed.id in [branch.id for branch in commit.branches]
-    owner = SlotOwner(commit.visit.run_id, "" if claimed is None else claimed.id)
+def _exchange_slots(
+    db: Writer, commit: Commit, claimed: Visit | None, now: float, *, moves_slot: bool
+) -> SlotExchange:
+    """Give back slots, and let the visit that was claimed take what the commit requests for it.
+
+    With `moves_slot`, the only slot of the committed visit has not been deleted yet.
+    """
+    visit = commit.visit
+    is_requested = is_requested_for(commit, claimed)
+    owner = SlotOwner(visit.run_id, "" if claimed is None else claimed.id)
+    if moves_slot:
+        exchange = move_slot(db, commit, owner, now) if is_requested else None
+        if exchange is not None:
+            return exchange
+        take_slots(db, "gates.take_of_visit", run_id=visit.run_id, visit_id=visit.id)
     return exchange_slots(db, owner, commit.requests if is_requested else (), now)
 
 

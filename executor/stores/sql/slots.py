@@ -7,8 +7,10 @@ Algorithm: runs are locked first, and then gates in the order of their keys, whi
 (Havender 1968). Statements delete slots at once, under the lock of their run, and `give_back_slots` changes
 the gates when the transaction ends.
 
-Cost: nothing for a transaction that has deleted no slot. Otherwise two statements for each gate, and two for
-each flow in which a deleted slot waited.
+A commit with one slot before and one after gives the row of the slot another owner (`move_slot`).
+
+Cost: nothing for a transaction that has deleted no slot. Otherwise one or two statements for each gate, and
+two for each flow in which a deleted slot waited. A moved slot costs a statement and those of its two gates.
 
 Limits: a gate is a row that all its owners change, so they wait for each other.
 """
@@ -16,26 +18,27 @@ Limits: a gate is a row that all its owners change, so they wait for each other.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
 from noetl.executor.model.flows import Flow, leave_flow
 from noetl.executor.model.gates import (
+    OWN_PREFIX,
     Gate,
     GateKey,
     LimitKind,
     Slot,
     SlotOwner,
     SlotRequest,
-    admit,
     give_back,
-    new_gate,
+    held_slot,
 )
 from noetl.executor.model.rates import RateLog
-from noetl.executor.model.run import Visit
+from noetl.executor.model.run import Commit, Visit
 from noetl.executor.stores.sql.database import Writer
-from noetl.executor.stores.sql.rows import Row, decode_json, encode_json
+from noetl.executor.stores.sql.rows import Row, decode_json, encode_json, encode_json_or_null
+from noetl.planner.frozen import replace
 
 
 def take_slots(db: Writer, query: str, **values: Any) -> None:
@@ -52,8 +55,8 @@ def give_back_slots(db: Writer) -> None:
 class SlotExchange(NamedTuple):
     """The slots that an owner has got, and the gates at which others wait for what was given back."""
 
-    slots: tuple[Slot, ...]
-    freed: tuple[GateKey, ...]
+    slots: tuple[Slot, ...] = ()
+    freed: tuple[GateKey, ...] = ()
 
 
 def exchange_slots(db: Writer, owner: SlotOwner, requests: Sequence[SlotRequest], now: float) -> SlotExchange:
@@ -65,25 +68,49 @@ def exchange_slots(db: Writer, owner: SlotOwner, requests: Sequence[SlotRequest]
     wanted = {request.gate: request for request in requests}
     slots, freed, is_refused = list[Slot](), list[GateKey](), False
     for key in sorted({*returned, *wanted}):
-        request = None if is_refused else wanted.get(key)
-        before = _lock_wanted(db, key, request)
-        slot = None
-        if before is not None:
-            gate = reduce(give_back, returned[key], before)
-            if request is not None and gate.rate is None:
-                gate, slot = admit(gate, owner, request, now)
-            if gate is not before or gate.is_unused:
-                write_gate(db, gate)
-            _leave_flows(db, key, returned[key])
-            freed += [key] if gate.may_grant else []
-        if slot is not None:
-            db.execute("gates.add_slot", **slot_values(slot))
-            slots.append(slot)
-        is_refused = is_refused or (request is not None and slot is None)
+        if key in returned and _give_back_at(db, key, returned[key]):
+            freed.append(key)
+        if key in wanted and not is_refused:
+            slot = _hold(db, owner, wanted[key], now)
+            is_refused = slot is None
+            slots += [] if slot is None else [slot]
     return SlotExchange(tuple(slots), tuple(freed))
 
 
-def _read_returned(db: Writer) -> defaultdict[GateKey, list[Slot]]:
+def may_move_slot(commit: Commit) -> bool:
+    """Return whether a commit gives one slot back and requests one, so that its row may get another owner."""
+    return len(commit.held_slots) == 1 and len(commit.requests) == 1
+
+
+def move_slot(db: Writer, commit: Commit, owner: SlotOwner, now: float) -> SlotExchange | None:
+    """Return the exchange of a commit with one slot and one request, which changes one row of slots.
+
+    Return None if the visit has no such slot, or if it must be given back first. Nothing is changed then.
+    """
+    (held,), (request,) = commit.held_slots, commit.requests
+    slot = held_slot(request, owner, now)
+    row = {**slot_values(slot), "visit_id": commit.visit.id, "next_visit_id": owner.visit_id}
+    del row["queued_at"]
+    if held.gate == request.gate:
+        passed = db.execute("gates.pass_on", **row, size=request.size).rowcount
+        return SlotExchange((slot,)) if passed else None
+    before = {"held_id": held.gate.id, "held_tenant": held.gate.tenant, "held_units": held.units}
+    if not db.execute("gates.move", **row, **before).rowcount:
+        return None
+    taken, freed = None, False
+    for key in sorted((held.gate, request.gate)):
+        if key == request.gate:
+            taken = _take_units(db, slot, request)
+        else:
+            freed = _give_back_at(db, key, [held])
+    if taken is None:
+        db.execute("gates.take", **_key_of(slot))
+    elif taken is not slot:
+        db.execute("gates.hold", units=taken.units, held_at=now, **_key_of(slot))
+    return SlotExchange(() if taken is None else (taken,), (held.gate,) if freed else ())
+
+
+def _read_returned(db: Writer) -> Mapping[GateKey, list[Slot]]:
     """Return the slots by gate that the transaction has deleted, and forget them."""
     returned = defaultdict[GateKey, list[Slot]](list)
     for result in db.returned_slots:
@@ -94,11 +121,46 @@ def _read_returned(db: Writer) -> defaultdict[GateKey, list[Slot]]:
     return returned
 
 
-def _lock_wanted(db: Writer, key: GateKey, request: SlotRequest | None) -> Gate | None:
-    """Lock a gate and return it. Add it if the request is for a step's own limit."""
-    if request is None or request.size is None:
-        return lock_gate(db, key)
-    return add_or_lock_gate(db, new_gate(request))
+def _give_back_at(db: Writer, key: GateKey, slots: Sequence[Slot]) -> bool:
+    """Give slots back at their gate. Return whether others wait there for what is free."""
+    if all(slot.is_held for slot in slots):
+        gate_key = {"id": key.id, "tenant": key.tenant}
+        units = sum(slot.units for slot in slots)
+        if key.id.startswith(OWN_PREFIX) and db.execute("gates.give_last", **gate_key, units=units).rowcount:
+            return False
+        row = db.execute("gates.give_units", **gate_key, units=units).fetchone()
+        if row is not None and row["is_unused"]:
+            # Another transaction has given the other units back since the first statement.
+            db.execute("gates.remove", **gate_key)
+        return row is not None and bool(row["may_grant"])
+    before = lock_gate(db, key)
+    if before is None:
+        return False
+    gate = reduce(give_back, slots, before)
+    write_gate(db, gate)
+    _leave_flows(db, key, slots)
+    return gate.may_grant
+
+
+def _hold(db: Writer, owner: SlotOwner, request: SlotRequest, now: float) -> Slot | None:
+    """Let an owner hold units of a gate, and return its slot, or None if it would have to wait."""
+    slot = _take_units(db, held_slot(request, owner, now), request)
+    if slot is not None:
+        db.execute("gates.add_slot", **slot_values(slot))
+    return slot
+
+
+def _take_units(db: Writer, slot: Slot, request: SlotRequest) -> Slot | None:
+    """Take the units of a slot at its gate. Return the slot, or None if its owner would have to wait."""
+    key = {"id": slot.gate.id, "tenant": slot.gate.tenant}
+    if request.size is None:
+        row = db.execute("gates.hold_named", **key, units=request.units).fetchone()
+        if row is None or row["units"] >= slot.units:
+            return None if row is None else slot
+        return replace(slot, units=row["units"])
+    gate = {"name": request.limit, "value": encode_json_or_null(request.value), "size": request.size}
+    held = db.execute("gates.hold_own", **key, **gate, units=slot.units)
+    return slot if held.rowcount else None
 
 
 def _leave_flows(db: Writer, key: GateKey, returned: Iterable[Slot]) -> None:
@@ -191,6 +253,16 @@ def slot_values(slot: Slot) -> dict[str, Any]:
         "rank": slot.rank,
         "queued_at": slot.queued_at,
         "held_at": slot.held_at,
+    }
+
+
+def _key_of(slot: Slot) -> dict[str, Any]:
+    """Return the key of the row of a slot."""
+    return {
+        "gate_id": slot.gate.id,
+        "gate_tenant": slot.gate.tenant,
+        "run_id": slot.owner.run_id,
+        "visit_id": slot.owner.visit_id,
     }
 
 

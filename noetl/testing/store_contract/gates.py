@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -453,6 +455,7 @@ class GatesContract(ContractFixtures):
             ([ask(FREE, 3, units=9)], [3]),
             ([ask(FREE, flow="x", value="k")], [1]),
             ([ask(OWN)], [1]),
+            ([ask(OWN, 3, units=2, flow="x", rank=1.0)], [2]),
             ([ask(FULL)], []),
             ([ask(FULL, 2)], [1]),
             ([ask(FULL, 3, units=3)], []),
@@ -476,7 +479,12 @@ class GatesContract(ContractFixtures):
         queue_up(store, ask(CROWDED))
         claim = hold(store)
         wanted = tuple(replace(request, queues=False) for request in sorted(requests, key=gate_of))
-        commit = replace(succeed(store, claim), gives_back=True, held_gates=(OWN,), requests=wanted)
+        commit = replace(
+            succeed(store, claim),
+            gives_back=True,
+            held_slots=tuple(slots_of_visit(store, claim)),
+            requests=wanted,
+        )
         result = store.queue.commit(commit, 2.0, LEASE)
         assert result.following is not None
         expected = taken if store.queue.takes_slots else []
@@ -491,6 +499,67 @@ class GatesContract(ContractFixtures):
         known = [request for request, _ in zip(wanted, result.slots, strict=False)]
         assert acquire(store, again, *known, now=3.0) == slots if known else not slots
 
+    @pytest.mark.parametrize(("units", "limit", "taken"), [(2, 3, 2), (9, 2, 2), (2, 1, 1)])
+    def test_a_visit_takes_the_slot_over_of_the_one_before(
+        self, store: Store, units: int, limit: int, taken: int
+    ) -> None:
+        """Take it over, although its limit may have been changed meanwhile."""
+        store.gates.set_limit(NAMED, LimitKind.STEPS, 3)
+        claim = hold(store, ask(NAMED, None, units=2))
+        gate = store.gates.set_limit(NAMED, LimitKind.STEPS, limit)
+        wanted = ask(NAMED, None, units=units, queues=False, flow="x", rank=1.0)
+        commit = replace(
+            succeed(store, claim),
+            gives_back=True,
+            held_slots=tuple(slots_of_visit(store, claim)),
+            requests=(wanted,),
+        )
+        result = store.queue.commit(commit, 2.0, LEASE)
+        assert result.following is not None
+        again = Claim(claim.run, result.following)
+        owner = SlotOwner(claim.run.id, again.visit.id)
+        expected = Slot(NAMED, owner, "api", taken, 2.0, rank=1.0, held_at=2.0, flow="x")
+        assert list(result.slots) == ([expected] if store.queue.takes_slots else [])
+        assert acquire(store, again, wanted, now=2.0) == [expected] == store.gates.slots_of(claim.run.id)
+        assert numbers_of(store, NAMED) == (taken, 0)
+        assert store.gates.gate(NAMED) == replace(gate, held=taken, ceiling=limit, edition=ANY)
+
+    def test_a_commit_gives_back_what_the_visit_has(self, store: Store) -> None:
+        """Give it back, although the worker takes it for another number of units."""
+        claim = hold(store, ask(size=3, units=2))
+        held = [replace(slot, units=1) for slot in slots_of_visit(store, claim)]
+        wanted = (ask(FREE, queues=False),)
+        commit = replace(succeed(store, claim), gives_back=True, held_slots=tuple(held), requests=wanted)
+        store.queue.commit(commit, 2.0, LEASE)
+        expected = (None, (1, 0) if store.queue.takes_slots else None)
+        assert (numbers_of(store), numbers_of(store, FREE)) == expected
+
+    def test_the_first_visit_behind_a_fork_takes_slots(self, store: Store) -> None:
+        claim = claim_visit(store, start_run(store, DIAMOND))
+        commit = replace(succeed(store, claim), requests=(ask(FREE, queues=False),))
+        result = store.queue.commit(commit, 2.0, LEASE)
+        assert result.following is not None
+        assert result.following.step == "b1"
+        held = [(slot.gate, slot.owner.visit_id) for slot in result.slots]
+        assert held == ([(FREE, result.following.id)] if store.queue.takes_slots else [])
+        assert [slot.owner.visit_id for slot in store.gates.slots_of(claim.run.id)] == [id for _, id in held]
+
+    def test_the_visit_behind_a_join_takes_slots(self, store: Store) -> None:
+        """Take none for another visit, which an arrival before the last one claims."""
+        run = start_run(store, DIAMOND)
+        claim, claimed = claim_visit(store, run), list[tuple[str, int]]()
+        while claim.visit.step != "c":
+            requests = (ask(FREE, queues=False),) if claim.visit.step != "a" else ()
+            result = store.queue.commit(replace(succeed(store, claim), requests=requests), 2.0, LEASE)
+            claimed.append(("" if result.following is None else result.following.step, len(result.slots)))
+            following = result.following
+            claim = claim_visit(store, run, 3.0) if following is None else Claim(run, following)
+        steps = [step for step, _ in claimed if step]
+        assert set(steps) <= {"b1", "b2", "b3", "b4", "c"}
+        assert [held for step, held in claimed if step != "c"] == [0] * 4
+        took = [slot.owner.visit_id for slot in store.gates.slots_of(run.id)]
+        assert took == ([claim.visit.id] if store.queue.takes_slots else [])
+
     @pytest.mark.parametrize("is_known", [True, False])
     def test_a_commit_names_the_gates_at_which_others_wait(self, store: Store, is_known: bool) -> None:
         """Name the gate, which the next visit does not get before them."""
@@ -498,7 +567,7 @@ class GatesContract(ContractFixtures):
         commit = replace(
             succeed(store, claim),
             gives_back=True,
-            held_gates=(OWN,) if is_known else (),
+            held_slots=tuple(slots_of_visit(store, claim)) if is_known else (),
             requests=(ask(queues=False),),
         )
         result = store.queue.commit(commit, 2.0, LEASE)
@@ -509,7 +578,12 @@ class GatesContract(ContractFixtures):
 
     def test_a_commit_takes_no_slot_for_a_visit_that_it_does_not_claim(self, store: Store) -> None:
         claim = hold(store)
-        commit = replace(succeed(store, claim), gives_back=True, held_gates=(OWN,), requests=(ask(FREE),))
+        commit = replace(
+            succeed(store, claim),
+            gives_back=True,
+            held_slots=tuple(slots_of_visit(store, claim)),
+            requests=(ask(FREE),),
+        )
         assert store.queue.commit(commit, 2.0).slots == ()
         assert (store.gates.slots_of(claim.run.id), numbers_of(store, FREE)) == ([], None)
 
@@ -520,14 +594,24 @@ class GatesContract(ContractFixtures):
             store.runs.stop(claim.run.id, RunStatus.CANCELLED, 1.5)
         else:
             store.pauses.pause(claim.run.id, 1.5)
-        commit = replace(succeed(store, claim), gives_back=True, held_gates=(OWN,), requests=(ask(FREE),))
+        commit = replace(
+            succeed(store, claim),
+            gives_back=True,
+            held_slots=tuple(slots_of_visit(store, claim)),
+            requests=(ask(FREE),),
+        )
         assert store.queue.commit(commit, 2.0, LEASE).slots == ()
         assert (store.gates.slots_of(claim.run.id), numbers_of(store)) == ([], None)
 
     def test_a_refused_commit_takes_no_slot(self, store: Store) -> None:
         claim = hold(store)
         claim_visit(store, claim.run, 40.0)
-        commit = replace(succeed(store, claim), gives_back=True, held_gates=(OWN,), requests=(ask(FREE),))
+        commit = replace(
+            succeed(store, claim),
+            gives_back=True,
+            held_slots=tuple(slots_of_visit(store, claim)),
+            requests=(ask(FREE),),
+        )
         with pytest.raises(FencedError):
             store.queue.commit(commit, 41.0, LEASE)
         assert (numbers_of(store), numbers_of(store, FREE)) == ((1, 0), None)
@@ -777,6 +861,7 @@ class GatesContract(ContractFixtures):
                         left.remove(run)
                 if not left:
                     return 2
+                time.sleep(0.001)  # A thread that only waits must not use up its rounds.
             return 2 - len(left)
 
         assert run_concurrently(8, work) == [2] * 8

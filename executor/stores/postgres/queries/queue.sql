@@ -19,26 +19,43 @@ select claimed.saved, run.* from claimed, run
 -- Commit of a step of a chain: its outcome, the next visit, and the history.
 -- name: commit_step
 with locked as (
-    select 1 from runs where id = :run_id and stop is null for update
-), done as (
-    update visits set {set_finished} where {held} and exists (select 1 from locked)
-    and {held_slots} = :held_slots -- optional
-    returning id
-), run as (
-    update runs set seq = seq + 1 where id = :run_id and exists (select 1 from done)
-    returning seq, queue, tenant, playbook
-), measured as (
-    insert into facts select tenant, playbook, :kind, :status, :bucket, :seconds from run
-), entered as (
-    insert into visits ({new_visit_columns})
-    select :run_id, :next_visit_id, :next_step, queue, tenant, :next_status, seq << 12, :next_clock,
-        :next_names, :next_number, :next_claims, :next_fence, :next_worker, :next_due_at, :next_started_at,
-        :next_segment_started_at from run
-    returning id
-), recorded as (
-    insert into history select :run_id, seq, :events from run
+    {lock_unstopped}
+), {committed_step}
+{entered_step}
+
+-- The same, and the next visit takes the only slot of the committed one over. Nothing is changed if others
+-- wait for it.
+-- name: commit_step_passing
+with running as (
+    {lock_unstopped}
+), locked as (
+    select 1 from running where exists (select 1 from slots where {slot} and {may_pass_on})
+), {committed_step}, passed as (
+    update slots set {set_next_owner} where {slot} and exists (select 1 from entered)
 )
-select count(*) as entered, (select queue from run) as queue, (select tenant from run) as tenant from entered
+{entered_step}
+
+-- The same, and the visit gives a slot back at a gate. The next visit takes one at a gate with a greater key.
+-- name: commit_step_giving_first
+with locked as (
+    {lock_unstopped}
+), {committed_step}, giving as (
+    select 1 from done
+), {given_back}, taking as (
+    select 1 from entered where (select count(*) from freed) >= 0
+), {taken}
+{exchanged}
+
+-- The same with a smaller key.
+-- name: commit_step_taking_first
+with locked as (
+    {lock_unstopped}
+), {committed_step}, taking as (
+    select 1 from entered
+), {taken}, giving as (
+    select 1 from done where (select count(*) from taken) >= 0
+), {given_back}
+{exchanged}
 
 -- Commit of a branch that arrives at a join which other branches can still reach, and claim of the next due
 -- visit. The transaction must have locked the run. `:events_before` and `:events_after` are the text of the

@@ -141,6 +141,17 @@ exists (select 1 from run_tags has where has.run_id = runs.id and has.tag = {giv
 -- name: slot
 gate_id = :gate_id and gate_tenant = :gate_tenant and run_id = :run_id and visit_id = :visit_id
 
+-- The next visit of the run may take a slot over: no other owner waits, and it requests as many units. The
+-- numbers of the gate stay the same.
+-- name: may_pass_on
+held_at is not null and slots.units = :units and exists (
+    select 1 from gates where id = :gate_id and tenant = :gate_tenant and rate is null
+    and waiting = 0 and held <= gates.units and coalesce(:size, gates.units) = gates.units
+)
+
+-- name: set_next_owner
+visit_id = :next_visit_id, flow = :flow, rank = :rank, queued_at = :held_at, held_at = :held_at
+
 -- Order of the slots of a flow that wait at a gate.
 -- name: queue_order
 rank, queued_at, run_id {binary}, visit_id {binary}

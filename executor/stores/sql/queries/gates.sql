@@ -21,6 +21,35 @@ where id = :id and tenant = :tenant
 -- name: remove
 delete from gates where id = :id and tenant = :tenant
 
+-- `gates.give_back` of the last units that are held at the gate of a playbook's or a step's own limit, which
+-- is not used any more.
+-- name: give_last
+delete from gates where id = :id and tenant = :tenant and kind is null and rate is null
+    and held = :units and waiting = 0
+
+-- `gates.give_back` of units that are held at a gate which stays.
+-- name: give_units
+update gates set held = held - :units, edition = edition + 1,
+    ceiling = case when held - :units > units then held - :units else units end
+where id = :id and tenant = :tenant
+returning waiting > 0 and held < units as may_grant,
+    kind is null and rate is null and held = 0 and waiting = 0 as is_unused
+
+-- `gates.admit` at the gate of a playbook's or a step's own limit, if the owner need not wait.
+-- name: hold_own
+insert into gates (id, tenant, name, value, units, held, waiting, ceiling, edition, clock)
+values (:id, :tenant, :name, :value, :size, :units, 0, :size, 1, 0)
+on conflict (tenant, id) do update
+    set units = :size, held = gates.held + :units, ceiling = :size, edition = gates.edition + 1
+where gates.rate is null and gates.waiting = 0 and gates.held + :units <= :size
+
+-- `gates.admit` at the gate of an operator's limit, if the owner need not wait.
+-- name: hold_named
+update gates set edition = edition + 1, held = held + case when :units < units then :units else units end
+where id = :id and tenant = :tenant and rate is null and waiting = 0
+    and units > 0 and held + case when :units < units then :units else units end <= units
+returning units
+
 -- Rates of playbooks and steps whose units have all left the window.
 -- name: find_idle
 select 1 from gates where idle_at <= :now and held = 0 limit 1
@@ -97,6 +126,16 @@ and visit_id = :visit_id -- optional
 -- name: add_slot
 insert into slots (gate_id, gate_tenant, run_id, visit_id, units, flow, rank, queued_at, held_at)
 values (:gate_id, :gate_tenant, :run_id, :visit_id, :units, :flow, :rank, :queued_at, :held_at)
+
+-- What `gates.give_back` and `gates.admit` do at one gate for a slot that the next visit of a run takes over.
+-- name: pass_on
+update slots set {set_next_owner} where {slot} and {may_pass_on}
+
+-- Let a slot that is held have another owner at another gate.
+-- name: move
+update slots set gate_id = :gate_id, gate_tenant = :gate_tenant, units = :units, {set_next_owner}
+where gate_id = :held_id and gate_tenant = :held_tenant and run_id = :run_id and visit_id = :visit_id
+    and held_at is not null and slots.units = :held_units
 
 -- name: hold
 update slots set units = :units, held_at = :held_at where {slot}
