@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -20,13 +21,17 @@ COMMANDS = sorted(set(re.findall(r"`((?:[A-Z_]+=\w+ )?(?:python -m|pytest|make) 
 
 
 @cache
-def find_tests(path: Path) -> frozenset[str]:
-    """Return the names of the tests in a file, also of those in classes."""
-    tree = ast.parse(path.read_text("utf-8"))
-    functions = [
-        node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
-    return frozenset(name for name in functions if name.startswith("test_"))
+def find_tests(path: Path) -> frozenset[tuple[str, ...]]:
+    """Return the tests in a file, each by its name after those of its classes."""
+    return frozenset(_find_tests_in(ast.parse(path.read_text("utf-8"))))
+
+
+def _find_tests_in(parent: ast.Module | ast.ClassDef, *classes: str) -> Iterator[tuple[str, ...]]:
+    for node in parent.body:
+        if isinstance(node, ast.ClassDef):
+            yield from _find_tests_in(node, *classes, node.name)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            yield *classes, node.name
 
 
 def test_the_page_names_tests() -> None:
@@ -38,7 +43,14 @@ def test_a_named_test_exists(named: str) -> None:
     file, *names = named.split("::")
     tests = find_tests(ROOT / file)
     assert tests
-    assert not names or names[-1] in tests
+    assert not names or tuple(names) in tests
+
+
+def test_a_test_of_a_class_is_named_with_its_class() -> None:
+    tests = find_tests(ROOT / "noetl" / "testing" / "store_contract" / "waits.py")
+    name = "test_one_of_concurrent_answers_is_kept"
+    assert ("WaitsContract", name) in tests
+    assert (name,) not in tests
 
 
 @pytest.mark.parametrize("command", COMMANDS)
