@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from noetl.executor.model import due_instants
 from noetl.executor.model.due_instants import (
     MAX_COUNTED,
     MISSED_SECONDS,
@@ -83,11 +84,14 @@ def test_the_next_instant_counts_although_the_schedule_has_changed() -> None:
     assert find_due(HOURLY, 0.5 * HOUR, 1.5 * HOUR) == DueInstants(HOUR, 1, 0.5 * HOUR, 2 * HOUR)
 
 
-def test_instants_that_all_passed_long_ago() -> None:
-    schedule = Schedule(cron="* * * 1 *")
+def test_instants_that_all_passed_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More instants than are counted, and than are kept, before a gap in which no span has enough of them."""
+    monkeypatch.setattr(due_instants, "MAX_COUNTED", 100)
+    schedule = Schedule(cron="*/30 * * 1 *")
     due = find_due(schedule, 0.0, 330 * DAY)
-    assert due.newest_missed == 31 * DAY - 120
-    assert due.performed == 31 * DAY - 60
+    assert due.missed == 99
+    assert due.newest_missed == 31 * DAY - HOUR
+    assert due.performed == 31 * DAY - HOUR / 2
     assert due.next_at == 365 * DAY
 
 
