@@ -21,6 +21,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    ValidationError,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
     WrapValidator,
@@ -67,6 +68,8 @@ LOCAL_TIME = (
     r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?$"
 )
 """Pattern of a time without a zone. Whether the month has the day is left to the parser."""
+
+_EXAMPLE_OF_TIME = "a time such as 2026-01-31T09:30:00Z"
 
 CURSOR_DESCRIPTION = "`next_cursor` of the page before."
 
@@ -178,11 +181,15 @@ def _read_time(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
     """Return the time that a text is.
 
     Raises:
-        ValueError: it is not a time of RFC 3339. pydantic would take a date or a number for a time, too.
+        ValueError: it is not a time of RFC 3339, or its month does not have its day. pydantic would take a
+            date or a number for a time, too.
     """
     if isinstance(value, str) and not _TIME.fullmatch(value):
-        raise ValueError("it must be a time such as 2026-01-31T09:30:00Z")
-    return read(value)
+        raise ValueError(f"it must be {_EXAMPLE_OF_TIME}")
+    try:
+        return read(value)
+    except ValidationError:
+        raise ValueError(f"this time does not exist; it must be {_EXAMPLE_OF_TIME}") from None
 
 
 def _read_integer(value: Any) -> Any:

@@ -215,6 +215,8 @@ async def test_the_examples_of_requests_are_accepted(http: httpx.AsyncClient) ->
         ("2026-01-31T09:30:00Z", 200),
         ("2026-01-31t09:30:00.5%2B02:00", 200),
         ("2026-01-31T09:30:00", 200),
+        ("2026-02-30T09:30:00Z", 400),
+        ("2026-01-31T09:30:00%2B99:00", 400),
         ("2026-01-31", 400),
         ("2026-01-31 09:30:00Z", 400),
         ("0.5", 400),
@@ -222,7 +224,13 @@ async def test_the_examples_of_requests_are_accepted(http: httpx.AsyncClient) ->
     ],
 )
 async def test_a_time_of_a_query_is_of_its_schema(http: httpx.AsyncClient, query: str, status: int) -> None:
-    assert (await http.get(f"/workflows?since={query}")).status_code == status
+    response = await http.get(f"/workflows?since={query}")
+    assert response.status_code == status
+    paths = () if status == 200 else ("workflows?since", "workflows?until", "triggers/calendar?until")
+    for path in paths:
+        response = await http.get(f"/{path}={query}")
+        assert response.status_code == 400
+        assert "a time such as 2026-01-31T09:30:00Z" in response.json()["detail"]
 
 
 @pytest.mark.parametrize(
