@@ -17,6 +17,8 @@ is written.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.limit_views import LimitEntry, LimitPage, LimitQueue, LimitUse
 from noetl.api.service.tenant import TenantContext
@@ -33,6 +35,8 @@ from noetl.executor.model.gates import (
     named_gate,
 )
 from noetl.executor.stores.cursors import write_key_cursor
+from noetl.planner.diagnostics.diagnostic import did_you_mean
+from noetl.planner.diagnostics.wording import abbreviate, as_code
 from noetl.planner.frozen import frozen
 from noetl.planner.limits import (
     MAX_LIMIT_NAME,
@@ -48,6 +52,8 @@ LIMITS_PER_PAGE = 100
 MAX_LIMITS_OF_PAGE = 1000
 MAX_SHARED_OF_PAGE = 100
 """The most entries of a page of the queue of a shared limit."""
+
+_MAX_SHOWN_LIMITS = 5
 
 
 @frozen
@@ -130,7 +136,7 @@ class LimitService:
         key = named_gate(SHARED_TENANT if is_shared else self.context.tenant, name)
         if not self.context.store.gates.remove_limit(key):
             self._check_not_shared(name)
-            raise _unknown(name)
+            raise self._unknown(name, key.tenant)
 
     def queue(self, name: str, *, limit: int = LIMITS_PER_PAGE, cursor: str | None = None) -> LimitQueue:
         """Return a page of what holds units of a limit, and what waits for them.
@@ -171,8 +177,16 @@ class LimitService:
         else:
             gate = gates.gate(named_gate(SHARED_TENANT, name)) or gates.gate(named_gate(tenant, name))
         if gate is None:
-            raise _unknown(name)
+            raise self._unknown(name, tenant, SHARED_TENANT)
         return gate
+
+    def _unknown(self, name: str, *tenants: str) -> NotFoundError:
+        """Return the error of a limit that does not exist. It names those of some tenants that do."""
+        gates = self.context.store.gates
+        names = {gate.limit for tenant in tenants for gate in gates.find(tenant, named=True)[0]}
+        hint = did_you_mean(name, names) or _list_limits(sorted(names))
+        pointer = "`noetl limits list --in-use` lists those of playbooks and steps"
+        return NotFoundError(f"unknown limit `{abbreviate(name)}`; {hint}; {pointer}")
 
     def _check_not_shared(self, name: str) -> None:
         """Check that all tenants do not share a limit of this name.
@@ -185,5 +199,14 @@ class LimitService:
             raise RejectedError("shared_limit", message)
 
 
-def _unknown(name: str) -> NotFoundError:
-    return NotFoundError(f"unknown limit `{name}`")
+def _list_limits(names: Sequence[str]) -> str:
+    """Return a hint with the names of limits.
+
+    >>> _list_limits(["crm"]), _list_limits([])
+    ('limits: `crm`', 'no limit was set')
+    """
+    if not names:
+        return "no limit was set"
+    shown = as_code(names[:_MAX_SHOWN_LIMITS])
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return f"limits: {', '.join(shown)}{more}"

@@ -49,7 +49,23 @@ def test_a_limit_is_made_listed_and_removed(noetl: Command, place: tuple[str, st
     assert "no limits" in noetl("limits", "list", "--in-use", *place).err
     for command in ("show", "remove"):
         failed = noetl("limits", command, "api", *place)
-        assert "unknown limit `api`" in failed.err
+        assert "unknown limit `api`; " in failed.err
+        assert "; `noetl limits list --in-use` lists those of playbooks and steps" in failed.err
+
+
+def test_an_unknown_limit_has_a_pointer_to_those_that_exist(noetl: Command, tmp_path: Path) -> None:
+    place = ("--store", f"sqlite:///{tmp_path}/store.db")
+    for number in range(7):
+        noetl("limits", "set", f"api-{number}", "5", "--of", "steps", *place)
+    pointer = "; `noetl limits list --in-use` lists those of playbooks and steps"
+    for name, hint in {
+        "api-22": "did you mean `api-2`?",
+        "mail": "limits: `api-0`, `api-1`, `api-2`, `api-3`, `api-4` and 2 more",
+    }.items():
+        for command in ("show", "remove"):
+            failed = noetl("limits", command, name, *place)
+            assert (failed.exit_code, failed.out) != (0, "")
+            assert f"unknown limit `{name}`; {hint}{pointer}" in failed.err
 
 
 def test_a_rate_is_made_and_listed(noetl: Command, place: tuple[str, str]) -> None:
@@ -81,7 +97,9 @@ def test_a_limit_of_all_tenants_is_made_in_a_store(noetl: Command, tmp_path: Pat
     assert "limit `api` is shared by all tenants" in noetl(*set_limit, *place).err
     assert "limit `api` is shared by all tenants" in noetl("limits", "remove", "api", *place).err
     assert "limit api is removed" in noetl("limits", "remove", "api", "--shared", *place).err
-    assert "unknown limit `api`" in noetl("limits", "remove", "api", "--shared", *place).err
+    noetl("limits", "set", "api", "2", "--of", "runs", *place)
+    refused = noetl("limits", "remove", "api", "--shared", *place).err
+    assert "unknown limit `api`; no limit was set" in refused
 
 
 def test_a_rate_of_all_tenants_is_made_in_a_store(noetl: Command, tmp_path: Path) -> None:
