@@ -66,7 +66,9 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "ambiguous-question": ProblemType(
         CONFLICT, "the step asks 2 questions; name one by its position: `run.0`, `run.1`"
     ),
-    "answered-otherwise": ProblemType(CONFLICT, "another answer arrived before"),
+    "answered-otherwise": ProblemType(
+        CONFLICT, 'another answer arrived before, at 2026-01-31T09:30:00Z: {"approved":true}'
+    ),
     "busy": ProblemType(
         CONFLICT, "run 7c0b1f2ad1f04b0d9f1e2a3c goes on too fast to be switched; pause it, and try again"
     ),

@@ -13,6 +13,7 @@ Limits: a store reads the wait, its visit and its run, and writes under the cond
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from noetl.executor.errors import FencedError, RejectedError
@@ -76,21 +77,28 @@ def complete_answer(declared: AnswerDeclaration | None, body: Any) -> Any:
     return answer.with_defaults(body)
 
 
-def check_same_answer(earlier: Any, body: Any, declared: AnswerDeclaration | None = None) -> None:
-    """Check that a wait that has an answer is given the same one again.
+def check_same_answer(
+    earlier: Any, answered_at: float, body: Any, declared: AnswerDeclaration | None = None
+) -> None:
+    """Check that a wait that has an answer since `answered_at` is given the same one again.
 
     The answers are compared as JSON, because `1 == True` in Python. Defaults of declared fields count as
-    given.
+    given. The refusal has the beginning of the earlier answer, which was stored without secrets.
 
-    >>> check_same_answer({"b": 1, "a": 2}, {"a": 2, "b": 1})
-    >>> check_same_answer(1, True)
+    >>> check_same_answer({"b": 1, "a": 2}, 5.0, {"a": 2, "b": 1})
+    >>> check_same_answer(1, 5.0, True)
     Traceback (most recent call last):
-    noetl.executor.errors.RejectedError: another answer arrived before
+    noetl.executor.errors.RejectedError: another answer arrived before, at 1970-01-01T00:00:05Z: 1
 
     Raises:
         RejectedError: `answered_otherwise`.
     """
     if declared is not None and isinstance(body, dict):
         body = DeclaredFields.of_answer(declared).with_defaults(body)
-    if canonical_json(earlier) != canonical_json(body):
-        raise RejectedError("answered_otherwise", "another answer arrived before")
+    written = canonical_json(earlier)
+    if written != canonical_json(body):
+        from noetl.planner.diagnostics.wording import abbreviate
+
+        arrived = datetime.fromtimestamp(answered_at, UTC)
+        message = f"another answer arrived before, at {arrived:%Y-%m-%dT%H:%M:%SZ}: {abbreviate(written)}"
+        raise RejectedError("answered_otherwise", message)

@@ -127,7 +127,9 @@ async def test_only_the_first_answer_is_accepted(callback_run: CallbackRun) -> N
     await callback_run.answer({"yes": True})
     for _ in range(2):
         assert (await callback_run.answer({"yes": True})).status_code == 202
-        assert_callback_problem(await callback_run.answer({"yes": False}), 409, "answered-otherwise")
+        refusal = await callback_run.answer({"yes": False})
+        assert_callback_problem(refusal, 409, "answered-otherwise")
+        assert refusal.json()["detail"].endswith('Z: {"yes":true}')
         assert (await callback_run.result())["result"] == {"answer": {"yes": True}}
 
 

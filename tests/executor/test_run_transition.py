@@ -265,10 +265,18 @@ class TestWaits:
         assert refusal.value.reason == "closed"
 
     def test_the_same_answer_again_changes_nothing(self) -> None:
-        check_same_answer({"a": 1, "b": 2}, {"b": 2, "a": 1})
+        check_same_answer({"a": 1, "b": 2}, 5.0, {"b": 2, "a": 1})
         with pytest.raises(RejectedError) as refusal:
-            check_same_answer(1, True)
+            check_same_answer(1, 5.0, True)
         assert refusal.value.reason == "answered_otherwise"
+
+    def test_the_refusal_of_another_answer_has_the_beginning_of_the_first(self) -> None:
+        with pytest.raises(RejectedError) as refusal:
+            check_same_answer({"note": "\x1b" + "a" * 100, "b": 1}, 5.5, None)
+        before, _, shown = refusal.value.message.partition(": ")
+        assert before == "another answer arrived before, at 1970-01-01T00:00:05Z"
+        assert shown.startswith('{"b":1,"note":"\\u001baaa')
+        assert shown.endswith("a…")
 
     def test_errors_say_what_was_refused(self) -> None:
         assert unknown_token().reason == "unknown_token"

@@ -166,7 +166,7 @@ class DynamoWaits:
         # The process that stored the answer may have died before it made the visit due.
         self._wakeups.wake_if_answered(key.run_id, key.visit_id, now)
         earlier = self._load(item["answer"], "the earlier answer, with which this one is compared,")
-        check_same_answer(earlier, body, declared)
+        check_same_answer(earlier, item["answered"], body, declared)
 
     def _load(self, stored: bytes | None, noun: str) -> Any:
         """Return a value that an answer needs.

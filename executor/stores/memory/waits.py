@@ -105,7 +105,7 @@ class MemoryWaits:
     def _answer(self, key: WaitKey, declared: AnswerDeclaration | None, body: Any, now: float) -> None:
         wait = self.wait(key)
         if wait.answered_at is not None:
-            check_same_answer(wait.answer, body, declared)
+            check_same_answer(wait.answer, wait.answered_at, body, declared)
             return
         self._check_open(key, wait)
         text = _encode(complete_answer(declared, body))

@@ -122,7 +122,7 @@ class SqlWaits:
         """Give the answer to the wait of a row, whose run is locked. Return False if it has it already."""
         key = WaitKey(row["run_id"], row["visit_id"], row["id"])
         if row["answered_at"] is not None:
-            check_same_answer(json.loads(row["answer"]), body, declared)
+            check_same_answer(json.loads(row["answer"]), row["answered_at"], body, declared)
             return False
         _check_open(db, key, row)
         text = encode_json(complete_answer(declared, body))

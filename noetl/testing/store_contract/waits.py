@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -106,6 +108,9 @@ class WaitsContract(ContractFixtures):
         _, key = start_waiting_run(store)
         store.waits.answer("t", body, 5.0)
         assert refusal_of_answer(store, other) == "answered_otherwise"
+        with pytest.raises(RejectedError, match=re.escape("before, at 1970-01-01T00:00:05Z: ")) as refusal:
+            store.waits.answer("t", other, 9.0)
+        assert refusal.value.message.endswith(f": {json.dumps(body)}")
         assert repr(store.waits.wait(key).answer) == repr(body)
 
     DECLARED: ClassVar[dict[str, dict[str, Any]]] = {
