@@ -286,7 +286,7 @@ def _resume_in_service(runs: RunAccess, run_id: str) -> RunEntry:
 def _resume_here(context: RunCommandContext, run: Run, plan: Plan, request: AnyRequest) -> None:
     """Resume a local run, or start one from it, and execute it in this process."""
     from noetl.api.cli.display.event_follower import EventFollower
-    from noetl.api.cli.local.run_to_end import run_to_end
+    from noetl.api.cli.local.run_to_end import check_readable, run_to_end
     from noetl.api.cli.sources import has_changed
     from noetl.api.service.changed_restarts import ChangedRestart
     from noetl.api.service.past_restarts import PastRestart
@@ -300,6 +300,7 @@ def _resume_here(context: RunCommandContext, run: Run, plan: Plan, request: AnyR
         _show_notices(notices, context)
         run_to_end(context, started, context.store.plans.get(started.plan_hash), None)
         return
+    check_readable(context.store, run)
     follower = None
     if not isinstance(request, ResumeRequest) or request.step is None:
         follower = EventFollower(context.store.runs, run)

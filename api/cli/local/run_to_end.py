@@ -221,6 +221,27 @@ def wait_until_stopped(store: Store, run: Run) -> Run:
     return current
 
 
+def check_readable(store: Store, run: Run) -> None:
+    """Check that a run, and those that it waits for, can be continued here.
+
+    No worker claims a run that was set aside. One that waits is claimed when its answer arrives, so until
+    then no worker meets its damage either.
+
+    Raises:
+        DamagedRunError: a run was set aside, or its data cannot be read.
+    """
+    from noetl.executor.errors import DamagedRunError
+    from noetl.executor.stores.damage import naming_run
+
+    open_runs = (other for other in _runs_of_queue(store, run) if not other.status.is_final)
+    for run_id in (run.id, *(other.id for other in open_runs if other.parent is not None)):
+        with naming_run(run_id):
+            overview = store.runs.overview(run.tenant, run_id)
+            if overview is not None and overview.damage is not None:
+                raise DamagedRunError(overview.damage, run_id)
+            store.runs.visits(run_id)
+
+
 def is_abandoned(store: Store, run: Run) -> bool:
     """Return whether every process that is known to have executed a local run is gone.
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from noetl.api.cli import callback_answer
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
+from noetl.executor.stores.sql.store import SqlStore
 
 Command = Callable[..., Any]
 Start = Callable[..., subprocess.Popen[str]]
@@ -66,6 +68,23 @@ def abandoned(waiting_run: tuple[subprocess.Popen[str], str], monkeypatch: pytes
     return token
 
 
+@pytest.fixture
+def waiting_child(folder: Path, start: Start) -> str:
+    """Token of a run that another run has started. Their process was interrupted."""
+    Path("ask.yaml").write_text(ASK)
+    Path("parent.yaml").write_text(
+        "name: parent\nsteps: [{name: a, run: [{action: workflow, playbook: ask}]}]\n"
+    )
+    os.mkfifo("token")
+    process, token = start("run", "parent.yaml"), Path("token").read_text().strip()
+    with closing(open_store()) as store:
+        while len(store.runs.find(RunFilter(statuses=(RunStatus.WAITING,)))[0]) < 2:
+            assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    return token
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [([], None), (["-d", '{"yes": [1]}'], {"yes": [1]}), (["--data", '"text"'], "text")],
@@ -106,6 +125,37 @@ def test_a_run_without_a_worker_has_a_hint(noetl: Command, abandoned: str) -> No
     assert f"Z; `noetl runs unpause {id}` lets it continue" in noetl("runs", "show", id).out
     noetl("runs", "unpause", id)
     assert noetl("runs", "resume", id, "-q").json == {"decision": 7}
+
+
+def test_a_damaged_run_that_waits_is_not_resumed(noetl: Command, abandoned: str) -> None:
+    """A run that was set aside before, and one whose damage no worker has met."""
+    (run,) = noetl("runs", "list", "--json").json["items"]
+    id = run["workflow_id"]
+    remedy = f"Repair it and run `noetl doctor --fix`, or delete it with `noetl runs delete {id}`."
+    store = open_store()
+    assert isinstance(store, SqlStore)
+    store.maintenance.set_aside(id, "The store has no plan 5f0c.")
+    refused = noetl("runs", "resume", id)
+    assert (refused.exit_code, refused.err) == (2, f"noetl: The store has no plan 5f0c. {remedy}\n")
+    assert noetl("doctor", "--fix").exit_code == 0
+    with store.database.transaction() as db:
+        db.execute("update visits set progress = '{'")
+    refused = noetl("runs", "resume", id)
+    assert (refused.exit_code, refused.out) == (2, "")
+    assert refused.err.startswith(f"noetl: Data of run {id} cannot be read: ")
+    assert refused.err.endswith(f" {remedy}\n")
+    store.close()
+
+
+def test_a_run_that_waits_for_a_damaged_run_is_not_resumed(
+    noetl: Command, folder: Path, waiting_child: str
+) -> None:
+    runs = {run["playbook"]: run["workflow_id"] for run in noetl("runs", "list", "--json").json["items"]}
+    with closing(open_store()) as store:
+        store.maintenance.set_aside(runs["ask"], "The store has no plan 5f0c.")
+    refused = noetl("runs", "resume", runs["parent"])
+    assert (refused.exit_code, refused.out) == (2, "")
+    assert f"delete it with `noetl runs delete {runs['ask']}`" in refused.err
 
 
 def test_a_worker_that_has_only_waited_is_found(
