@@ -25,6 +25,7 @@ from noetl.planner.registration.registry import (
     RegisteredPlan,
     UnreadablePlanError,
 )
+from noetl.planner.registration.result_reads import find_result_names
 
 MAX_NAMES = 1000
 """How many names and versions are compared with a word that is unknown."""
@@ -53,6 +54,11 @@ class StoredPlaybooks:
     def plan(self, registered: RegisteredPlan) -> Plan:
         with _readable(registered.header.name):
             return self.store.plans.get(registered.plan_hash)
+
+    def result_names(self, registered: RegisteredPlan) -> Collection[str]:
+        header = registered.header
+        steps = self.plan(registered).steps.values() if header.output is None else ()
+        return find_result_names(header, steps)
 
     def names(self) -> Sequence[str]:
         return [playbook.name for playbook in self._find(None, MAX_NAMES)]

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 from noetl.planner.catalogue import LIVE, PlaybookCall
@@ -38,6 +38,7 @@ from noetl.planner.registration.registry import (
     RegisteredPlan,
     RegisteredPlaybooks,
     UnreadablePlanError,
+    UsedPlaybooks,
 )
 from noetl.planner.registration.result_reads import find_result_names
 from noetl.planner.registration.run_waits import check_run_waits
@@ -74,7 +75,7 @@ def check_registration(
     if not is_forced:
         check_channels(findings, registered)
         check_used_limits(findings, registered)
-        _check_used_playbooks(findings, registered, action_types, aliases)
+        _check_used_playbooks(findings, registered, _find_uses(plan, action_types), aliases)
         for alias in aliases:
             with suppress(UnreadablePlanError):
                 _check_callers(findings, registered, action_types, alias)
@@ -96,6 +97,14 @@ def check_operator_rules(plan: Plan, rules: OperatorRules) -> tuple[Diagnostic, 
     return findings.to_diagnostics()
 
 
+def check_calls(plan: Plan, playbooks: UsedPlaybooks, action_types: Catalogued) -> tuple[Diagnostic, ...]:
+    """Return the findings about the actions of a plan that run other playbooks, such as those of files."""
+    findings = RegistrationFindings(plan)
+    calls = (use for use in _find_uses(plan, action_types) if not use.is_by_trigger)
+    _check_used_playbooks(findings, playbooks, calls, aliases=())
+    return findings.to_diagnostics()
+
+
 def has_uses(plan: Plan, action_types: Catalogued) -> bool:
     """Return whether a plan uses other playbooks."""
     header = plan.header
@@ -103,33 +112,37 @@ def has_uses(plan: Plan, action_types: Catalogued) -> bool:
     return awaits or may_call(header.statistics, action_types)
 
 
+def _find_uses(plan: Plan, action_types: Catalogued) -> Iterator[PlaybookUse]:
+    """Yield the uses of other playbooks, in the order of the text."""
+    if has_uses(plan, action_types):
+        yield from UsesOfPlan(plan, action_types).find()
+
+
 def _check_used_playbooks(
     findings: RegistrationFindings,
-    registered: RegisteredPlaybooks,
-    action_types: Catalogued,
+    playbooks: UsedPlaybooks,
+    uses: Iterable[PlaybookUse],
     aliases: Collection[str],
 ) -> None:
-    """Report uses of unknown playbooks, and uses that do not fit."""
+    """Report uses of unknown playbooks, and uses that do not fit. `aliases` name the new version."""
     plan = findings.plan
-    if not has_uses(plan, action_types):
-        return
     own_version = RegisteredPlan(plan.hash, plan.header, plan.header.version)
     new = AliasedVersion(own_version, aliases)
 
     @cache
     def find(call: PlaybookCall) -> _Version | None:
         if new.is_called(call):
-            return _Version(own_version, _result_names(own_version, lambda _: plan))
-        found = registered.find(call)
-        return None if found is None else _Version(found, _result_names(found, registered.plan))
+            return _Version(own_version, cache(partial(find_result_names, plan.header, plan.steps.values())))
+        found = playbooks.find(call)
+        return None if found is None else _Version(found, cache(partial(playbooks.result_names, found)))
 
-    for use in UsesOfPlan(plan, action_types).find():
+    for use in uses:
         if find.cache_info().currsize >= MAX_USED:
             return
         with suppress(UnreadablePlanError):
             version = find(use.call)
             if version is None:
-                _report_unknown(findings, registered, use)
+                _report_unknown(findings, playbooks, use)
                 continue
             for misfit in use.find_misfits(version.registered.header, version.result_names):
                 findings.report("NP818", misfit.message, misfit.place, misfit.hint)
@@ -142,33 +155,21 @@ class _Version(NamedTuple):
     result_names: ResultNames
 
 
-def _result_names(registered: RegisteredPlan, read: Callable[[RegisteredPlan], Plan]) -> ResultNames:
-    @cache
-    def find() -> Collection[str]:
-        header = registered.header
-        steps = read(registered).steps.values() if header.output is None else ()
-        return find_result_names(header, steps)
-
-    return find
-
-
-def _report_unknown(
-    findings: RegistrationFindings, registered: RegisteredPlaybooks, use: PlaybookUse
-) -> None:
+def _report_unknown(findings: RegistrationFindings, playbooks: UsedPlaybooks, use: PlaybookUse) -> None:
     name, version, alias = use.call
     shown = abbreviate(name)
-    versions = registered.versions(name) if use.call.label is not None else ()
+    versions = playbooks.versions(name) if use.call.label is not None else ()
     if version is not None and versions:
         hint = did_you_mean(version, versions) or list_versions(versions)
         message = f"unknown version `{abbreviate(version)}` of the playbook `{shown}`"
         findings.report("NP817", message, PlanPlace((*use.path, "version")), hint)
         return
     if alias is not None and versions:
-        hint = did_you_mean(alias, registered.aliases(name)) or "promote a version to it first"
+        hint = did_you_mean(alias, playbooks.aliases(name)) or "promote a version to it first"
         message = f"unknown alias `{abbreviate(alias)}` of the playbook `{shown}`"
         findings.report("NP817", message, PlanPlace((*use.path, "alias")), hint)
         return
-    names = {*registered.names(), findings.plan.header.name}
+    names = {*playbooks.names(), findings.plan.header.name}
     hint = did_you_mean(name, names) or "register it first"
     findings.report("NP817", f"unknown playbook `{shown}`", use.place, hint)
 
@@ -185,8 +186,8 @@ def _check_callers(
     before = registered.find(PlaybookCall(plan.header.name, alias=alias))
     if before is None or before.plan_hash == plan.hash:
         return
-    old_names = _result_names(before, registered.plan)
-    new_names = _result_names(RegisteredPlan(plan.hash, plan.header), lambda _: plan)
+    old_names = cache(partial(registered.result_names, before))
+    new_names = cache(partial(find_result_names, plan.header, plan.steps.values()))
     if _inputs_of(before.header) == _inputs_of(plan.header) and set(old_names()) <= set(new_names()):
         return
     for caller, use in _find_callers(plan.header.name, registered, action_types):

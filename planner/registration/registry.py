@@ -69,8 +69,8 @@ class OperatorRules(Protocol):
         ...
 
 
-class RegisteredPlaybooks(OperatorRules, Protocol):
-    """The registered playbooks of one tenant."""
+class UsedPlaybooks(Protocol):
+    """The playbooks that a playbook may use: registered ones, or those of files."""
 
     def find(self, call: PlaybookCall) -> RegisteredPlan | None:
         """Return the version of a playbook that a call names, or the live one, or None if there is none.
@@ -80,11 +80,11 @@ class RegisteredPlaybooks(OperatorRules, Protocol):
         """
         ...
 
-    def plan(self, registered: RegisteredPlan) -> Plan:
-        """Return the complete plan of a version.
+    def result_names(self, registered: RegisteredPlan) -> Collection[str]:
+        """Return the names of the entries that the result of a version may have.
 
         Raises:
-            UnreadablePlanError: it cannot be read.
+            UnreadablePlanError: its plan cannot be read.
         """
         ...
 
@@ -98,6 +98,18 @@ class RegisteredPlaybooks(OperatorRules, Protocol):
 
     def aliases(self, name: str) -> Sequence[str]:
         """Return the aliases of a playbook besides `live`."""
+        ...
+
+
+class RegisteredPlaybooks(UsedPlaybooks, OperatorRules, Protocol):
+    """The registered playbooks of one tenant."""
+
+    def plan(self, registered: RegisteredPlan) -> Plan:
+        """Return the complete plan of a version.
+
+        Raises:
+            UnreadablePlanError: it cannot be read.
+        """
         ...
 
     def awaiting(self, name: str) -> Iterable[AwaitingTrigger]:

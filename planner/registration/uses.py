@@ -39,6 +39,11 @@ class PlaybookUse(NamedTuple):
         return str(self.call)
 
     @property
+    def is_by_trigger(self) -> bool:
+        """True if a trigger uses the playbook, and no action."""
+        return self.path[0] == "triggers"
+
+    @property
     def place(self) -> PlanPlace:
         """The place of the name of the playbook."""
         return PlanPlace((*self.path, "playbook"))

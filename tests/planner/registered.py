@@ -13,6 +13,7 @@ from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.plan import Plan, TriggerSource
 from noetl.planner.registration.checks import check_registration
 from noetl.planner.registration.registry import AwaitingTrigger, KnownLimit, RegisteredPlan
+from noetl.planner.registration.result_reads import find_result_names
 from noetl.planner.trigger_sources import RunEnd
 from tests.planner.findings import source_at
 
@@ -64,6 +65,11 @@ class KnownPlaybooks:
     def plan(self, registered: RegisteredPlan) -> Plan:
         self.reads.append(registered.header.name)
         return self._plans[registered.plan_hash]
+
+    def result_names(self, registered: RegisteredPlan) -> Collection[str]:
+        header = registered.header
+        steps = self.plan(registered).steps.values() if header.output is None else ()
+        return find_result_names(header, steps)
 
     def missing_rule(self, source: TriggerSource) -> str | None:
         if self.rules is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,10 +21,13 @@ from noetl.api.cli.display.console import (
 )
 from noetl.api.cli.sources import TargetOption
 from noetl.api.cli.store_option import StoreOption
+from noetl.planner.frozen import replace
 
 if TYPE_CHECKING:
     from noetl.api.cli.sources import PlaybookSource
+    from noetl.planner.compile import Compilation
     from noetl.planner.plan import Plan
+    from noetl.planner.registration.registry import UsedPlaybooks
 
 app = typer.Typer()
 
@@ -57,7 +61,8 @@ def check(
     full and concise go to stderr; json, sarif and github go to stdout.
     The exit code is 1 if there is an error, or with --runs if a run could not continue.
     """
-    from noetl.api.cli.sources import checked_source, compile_source, read_source
+    from noetl.api.cli.local.called_plans import FolderPlaybooks
+    from noetl.api.cli.sources import checked_source, read_source
     from noetl.executor.actions import catalogue
     from noetl.executor.extras import describe_missing_extras
     from noetl.planner.diagnostics import render
@@ -66,7 +71,8 @@ def check(
     sources = [read_source(file) for file in files]
     if fix:
         sources = [_fix(source, target) for source in sources]
-    compiled = [compile_source(source, target) for source in sources]
+    folders = cache(FolderPlaybooks)
+    compiled = [_compile(source, target, folders) for source in sources]
     checked = [checked_source(*pair) for pair in zip(sources, compiled, strict=True)]
     console = stderr_console()
     match format:
@@ -94,6 +100,24 @@ def check(
         has_errors = not _check_runs(plans, store, url)
     if has_errors:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _compile(
+    source: PlaybookSource, target: str | None, folders: Callable[[Path], UsedPlaybooks]
+) -> Compilation:
+    """Compile a playbook, and compare its calls with the files that `noetl run` would take."""
+    from noetl.api.cli.sources import compile_source
+    from noetl.executor.actions import catalogue
+    from noetl.planner.diagnostics.render import STDIN
+    from noetl.planner.registration.checks import check_calls, has_uses
+
+    compilation = compile_source(source, target)
+    plan = compilation.plan
+    if plan is None or source.file == STDIN or not has_uses(plan, catalogue()):
+        return compilation
+    found = check_calls(plan, folders(Path(source.file).parent), catalogue())
+    diagnostics = sorted((*compilation.diagnostics, *found), key=lambda finding: finding.span)
+    return replace(compilation, diagnostics=tuple(diagnostics))
 
 
 def _check_runs(plans: Sequence[Plan], store: str | None, url: str | None) -> bool:
@@ -124,13 +148,15 @@ def _fix(source: PlaybookSource, target: str | None) -> PlaybookSource:
     Raises:
         CommandError: the source is standard input, or the file cannot be written.
     """
-    from noetl.api.cli.sources import PlaybookSource, compile_source
+    from noetl.api.cli.local.called_plans import FolderPlaybooks
+    from noetl.api.cli.sources import PlaybookSource
     from noetl.planner.diagnostics.fixes import apply_edits
     from noetl.planner.diagnostics.render import STDIN
 
     if source.file == STDIN:
         raise CommandError("--fix changes files, and standard input is none; name a file")
-    edits = [finding.fix for finding in compile_source(source, target).diagnostics if finding.fix is not None]
+    diagnostics = _compile(source, target, FolderPlaybooks).diagnostics
+    edits = [finding.fix for finding in diagnostics if finding.fix is not None]
     if not edits:
         return source
     mark = source.content[:3] if source.content.startswith(b"\xef\xbb\xbf") else b""

@@ -1,10 +1,15 @@
-"""The plans of the playbooks that a playbook calls, from the files in its folder."""
+"""The plans of the playbooks that a playbook calls, from the files in its folder.
+
+`noetl run` takes a called playbook from there, and only others from the registry of its store.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from noetl.api.cli.display.console import CommandError
 from noetl.api.cli.drawings import CalledPlan
 from noetl.api.cli.local.playbook_files import AmbiguousNameError, PlaybookFiles, list_playbook_files
 from noetl.api.cli.sources import compile_source, read_source
@@ -13,8 +18,68 @@ from noetl.planner.catalogue import LIVE
 if TYPE_CHECKING:
     from noetl.planner.catalogue import PlaybookCall
     from noetl.planner.plan import Plan
+    from noetl.planner.registration.registry import RegisteredPlan
 
 MAX_CALLED_PLANS = 20
+
+
+class FolderPlaybooks:
+    """The playbooks in a folder that others there call (implements `UsedPlaybooks`).
+
+    What is not there is not unknown, since a registry may have it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files, self._names = list_playbook_files(folder), PlaybookFiles()
+        self._plans: dict[Path, Plan | None] = {}
+
+    def resolve(self, call: PlaybookCall) -> CalledPlan:
+        """Return the plan of a call, or the problem why there is none."""
+        if call.alias not in (None, LIVE):
+            return CalledPlan(call, problem="files have no aliases; a service takes it from its registry")
+        try:
+            found = self._names.choose(self._files, call.name, call.version)
+        except AmbiguousNameError as error:
+            problem = f"{len(error.paths)} files in {self._folder} have this name"
+            return CalledPlan(call, problem=problem)
+        if found is None:
+            problem = f"it is not in {self._folder}; a service takes it from its registry"
+            return CalledPlan(call, problem=problem)
+        plan = self._compile(found.path)
+        return CalledPlan(call, plan, "" if plan else f"{found.path} does not compile")
+
+    def find(self, call: PlaybookCall) -> RegisteredPlan:
+        from noetl.planner.registration.registry import RegisteredPlan, UnreadablePlanError
+
+        try:
+            called = self.resolve(call)
+        except CommandError as problem:
+            raise UnreadablePlanError(call.name) from problem
+        if called.plan is None:
+            raise UnreadablePlanError(call.name)
+        return RegisteredPlan(called.plan.hash, called.plan.header, called.plan.header.version)
+
+    def result_names(self, registered: RegisteredPlan) -> Collection[str]:
+        from noetl.planner.registration.result_reads import find_result_names
+
+        plans = (plan for plan in self._plans.values() if plan is not None)
+        plan = next(plan for plan in plans if plan.hash == registered.plan_hash)
+        return find_result_names(plan.header, plan.steps.values())
+
+    def names(self) -> Sequence[str]:
+        return ()
+
+    def versions(self, name: str) -> Sequence[str]:
+        return ()
+
+    def aliases(self, name: str) -> Sequence[str]:
+        return ()
+
+    def _compile(self, path: Path) -> Plan | None:
+        if path not in self._plans:
+            self._plans[path] = compile_source(read_source(str(path))).plan
+        return self._plans[path]
 
 
 def find_called_plans(file: str, plan: Plan) -> tuple[CalledPlan, ...]:
@@ -25,22 +90,12 @@ def find_called_plans(file: str, plan: Plan) -> tuple[CalledPlan, ...]:
     from noetl.executor.actions import catalogue
     from noetl.planner.draw.called_playbooks import find_calls
 
-    folder = Path(file).parent
-    files, names = list_playbook_files(folder), PlaybookFiles()
+    playbooks = FolderPlaybooks(Path(file).parent)
 
     def find(call: PlaybookCall) -> CalledPlan:
         if file == "-":
             return CalledPlan(call, problem="standard input has no folder in which to find it")
-        if call.alias not in (None, LIVE):
-            return CalledPlan(call, problem="files have no aliases; a service takes it from its registry")
-        try:
-            found = names.choose(files, call.name, call.version)
-        except AmbiguousNameError as error:
-            return CalledPlan(call, problem=f"{len(error.paths)} files in {folder} have this name")
-        if found is None:
-            return CalledPlan(call, problem=f"it is not in {folder}; a service takes it from its registry")
-        compiled = compile_source(read_source(str(found.path))).plan
-        return CalledPlan(call, compiled, "" if compiled else f"{found.path} does not compile")
+        return playbooks.resolve(call)
 
     waiting = dict.fromkeys(find_calls(plan, catalogue()))
     plans: dict[PlaybookCall, CalledPlan] = {}

@@ -50,6 +50,48 @@ def test_a_good_playbook_has_no_findings(noetl: Command, folder: Path) -> None:
     assert list(folder.iterdir()) == [folder / "good.yaml"]
 
 
+CALLER = """\
+name: caller
+steps:
+  - name: a
+    run:
+      - {action: workflow, playbook: by-stem, input: {size: many, colr: red}, as: made}
+      - {action: workflow, playbook: by name, version: "2"}
+      - {action: workflow, playbook: elsewhere, input: {x: 1}}
+      - {action: workflow, playbook: good, alias: stable, input: {x: 1}}
+      - {action: workflow, playbook: bad, input: {x: 1}}
+      - {action: workflow, playbook: twice, input: {x: 1}}
+      - {action: log, message: "{{ made.sum }}"}
+"""
+CALLED = "name: NAME\nversion: '2'\ninput: {size: integer, color: {type: string, default: blue}}\n"
+
+
+def test_calls_are_compared_with_the_files_that_a_run_would_take(noetl: Command, folder: Path) -> None:
+    called = CALLED + GOOD.removeprefix("name: good\n") + "output: {total: 1}\n"
+    for file, text in {
+        "caller.yaml": CALLER,
+        "by-stem.yaml": called.replace("NAME", "other"),
+        "any.yml": called.replace("NAME", "by name"),
+        "good.yaml": GOOD,
+        "bad.yaml": BAD,
+        "one.yaml": GOOD.replace("good", "twice"),
+        "two.yaml": GOOD.replace("good", "twice"),
+    }.items():
+        Path(file).write_text(text)
+    outcome = noetl("check", "caller.yaml", "--format", "concise")
+    assert outcome.exit_code == 1
+    named = "by name@2"
+    assert [line.partition(": error: ")[2] for line in outcome.err.splitlines()] == [
+        "NP818 input `size` of `by-stem` must be of type integer, not text (write what `by-stem` declares)",
+        "NP818 `by-stem` has no input `colr` (did you mean `color`?)",
+        f"NP818 `{named}` requires the input `size` (add it to `input`, or give it a `default` in `{named}`)",
+        "NP818 result of `by-stem` has no entry `sum` (entries: `total`)",
+    ]
+    assert noetl("check", "-", stdin=Path("caller.yaml").read_text()).exit_code == 0
+    noetl("check", "--fix", "caller.yaml")
+    assert "color: red" in Path("caller.yaml").read_text()
+
+
 def test_each_mistake_has_a_finding_at_its_position(noetl: Command, folder: Path) -> None:
     Path("many.yaml").write_text(MISTAKES)
     outcome = noetl("check", "many.yaml", "--format", "concise")
