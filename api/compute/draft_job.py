@@ -24,7 +24,7 @@ from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan
 
 if TYPE_CHECKING:
-    from noetl.api.service.operator_rules import DraftRules
+    from noetl.api.service.registry_excerpt import RegistryExcerpt
 
 TOO_SLOW = "The drawing takes too long, or too much memory."
 
@@ -33,13 +33,13 @@ TOO_SLOW = "The drawing takes too long, or too much memory."
 class DraftJob:
     """The draft of a text as JSON, with the names in scope at a line. Without `draws`, it has no drawing.
 
-    `rules` are those of the operator, with which a text without errors is compared.
+    `registry` is what a text without errors is compared with.
     """
 
     text: str | bytes
     line: int | None = None
     draws: bool = True
-    rules: DraftRules | None = None
+    registry: RegistryExcerpt | None = None
     subject = "The check of the draft"
     seconds = 10.0
     is_light = False
@@ -49,16 +49,16 @@ class DraftJob:
         text = self.text.encode("utf-8", "surrogatepass") if isinstance(self.text, str) else self.text
         # The next firings of schedules change with the time.
         minute = int(time.time() // 60) if b"triggers" in text else 0
-        rules = "" if self.rules is None else self.rules.key
-        return f"draft:{self.line}:{self.draws}:{minute}:{rules}:{hashlib.sha256(text).hexdigest()}"
+        registry = "" if self.registry is None else self.registry.key
+        return f"draft:{self.line}:{self.draws}:{minute}:{registry}:{hashlib.sha256(text).hexdigest()}"
 
     def perform(self, compiler: PlaybookCompiler) -> bytes:
         from noetl.api.http.responses import JsonResponse
 
         draft = read_draft(self.text, compiler.catalogue, self.line)
         plan, diagnostics = draft.compilation.plan, draft.compilation.diagnostics
-        if plan is not None and self.rules is not None:
-            diagnostics = self.rules.extend(plan, diagnostics)
+        if plan is not None and self.registry is not None:
+            diagnostics = self.registry.extend(plan, diagnostics, compiler.catalogue)
         drawing, problem = None, None if plan is None else TOO_SLOW
         if plan is not None and self.draws:
             drawing, problem = _draw(plan, compiler)

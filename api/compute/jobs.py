@@ -21,6 +21,7 @@ from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan, Step
 
 if TYPE_CHECKING:
+    from noetl.api.service.registry_excerpt import RegistryExcerpt, UsedNames
     from noetl.api.service.run_diff import ComparedPair
     from noetl.planner.continuation.switch_state import Switch, SwitchState
     from noetl.planner.continuation.verdict import SwitchVerdict
@@ -82,17 +83,45 @@ class CompileJob:
 
 
 @frozen
-class DescribeJob:
-    """The description of the plan of a text, as JSON. With `draws`, it has the drawing of the plan."""
+class UsesJob:
+    """The playbooks that a text uses, or None if it has errors."""
 
     text: str | bytes
-    draws: bool = False
     subject = "The compilation of the playbook"
     seconds = JOB_SECONDS
 
     @property
     def key(self) -> str:
-        return f"{'draw' if self.draws else 'describe'}:{_digest(self.text)}"
+        return f"uses:{_digest(self.text)}"
+
+    @property
+    def is_light(self) -> bool:
+        return len(self.text) <= MAX_LIGHT_LENGTH
+
+    def perform(self, compiler: PlaybookCompiler) -> UsedNames | None:
+        from noetl.api.service.registry_excerpt import find_used_names
+
+        plan = compiler.compile(self.text).plan
+        return None if plan is None else find_used_names(plan, compiler.catalogue)
+
+
+@frozen
+class DescribeJob:
+    """The description of the plan of a text, as JSON. With `draws`, it has the drawing of the plan.
+
+    `registry` is what the plan is compared with.
+    """
+
+    text: str | bytes
+    draws: bool = False
+    registry: RegistryExcerpt | None = None
+    subject = "The compilation of the playbook"
+    seconds = JOB_SECONDS
+
+    @property
+    def key(self) -> str:
+        registry = "" if self.registry is None else self.registry.key
+        return f"{'draw' if self.draws else 'describe'}:{registry}:{_digest(self.text)}"
 
     @property
     def is_light(self) -> bool:
@@ -102,9 +131,12 @@ class DescribeJob:
         from noetl.api.http.responses import JsonResponse
 
         compilation = compiler.compile(self.text)
-        description = describe(compilation)
+        plan, diagnostics = plan_of(compilation), compilation.diagnostics
+        if self.registry is not None:
+            diagnostics = self.registry.extend(plan, diagnostics, compiler.catalogue)
+        description = describe(compilation, diagnostics)
         if self.draws:
-            drawing, problem = _draw_plan(plan_of(compilation), compiler)
+            drawing, problem = _draw_plan(plan, compiler)
             graph = None if drawing is None else RunGraph(**drawing)
             description = PlanDescription(**vars(description), drawing=graph, drawing_problem=problem)
         return bytes(JsonResponse(description).body)

@@ -12,14 +12,16 @@ from weakref import WeakValueDictionary
 
 from anyio import CapacityLimiter, from_thread, to_thread
 from fastapi import Depends, Path, Query, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from noetl.api.access import REFUSAL_SECONDS, PublicAccess, PublicServices, ScopeAccess, StreamAccess
-from noetl.api.compute.jobs import CompileJob, EvaluationJob, Job, unpack_plan
+from noetl.api.compute.jobs import CompileJob, EvaluationJob, Job, UsesJob, unpack_plan
 from noetl.api.context import AppContext, AppServices
 from noetl.api.http.parameters import CURSOR_DESCRIPTION
 from noetl.api.http.request_shares import place_of
 from noetl.api.service.errors import TenantBusyError
+from noetl.api.service.registry_excerpt import RegistryExcerpt, may_use_playbooks
 from noetl.api.service.services import TenantServices
 from noetl.executor.engine.evaluation import Evaluation, evaluated_by
 from noetl.planner.plan import Plan
@@ -91,6 +93,17 @@ async def perform(request: Request, services: TenantServices, job: Job) -> Any:
         return await compute.run(job, services.tenant)
     async with place_of(request).given_up():
         return await _perform_elsewhere(request, compute.run(job, services.tenant))
+
+
+async def read_excerpt(request: Request, services: TenantServices, text: str | bytes) -> RegistryExcerpt:
+    """Return what the checks of a text read of the registry, before it is registered.
+
+    Raises:
+        ClientDisconnect: the client has left.
+        Exception: as `ComputePool.run` does, for the compilation of a text that may use other playbooks.
+    """
+    used = await perform(request, services, UsesJob(text)) if may_use_playbooks(text) else None
+    return await run_in_threadpool(services.playbooks.excerpt, text, used)
 
 
 def evaluated_elsewhere(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.compute.draft_job import DraftJob
 from noetl.api.http.openapi import problems, required_body, response_body
 from noetl.api.http.requests import read_draft_request
 from noetl.api.http.responses import JsonResponse
-from noetl.api.routes.dependencies import ReadServices, perform
+from noetl.api.routes.dependencies import ReadServices, perform, read_excerpt
 from noetl.api.service.draft_views import PlaybookDraft
 from noetl.api.service.errors import WorkLimitError
 from noetl.planner.frozen import replace
@@ -29,8 +28,8 @@ router = APIRouter(tags=["plans"], default_response_class=JsonResponse)
 async def check_draft(request: Request, services: ReadServices) -> Response:
     """Return findings with their fixes, the drawing, and the names in scope at a line of the text."""
     text, line = await read_draft_request(request)
-    rules = await run_in_threadpool(services.playbooks.draft_rules, text)
-    job = DraftJob(text, line, rules=rules)
+    registry = await read_excerpt(request, services, text)
+    job = DraftJob(text, line, registry=registry)
     try:
         draft = await perform(request, services, job)
     except WorkLimitError:

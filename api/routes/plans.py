@@ -13,9 +13,10 @@ from noetl.api.http.openapi import playbook_body, problems, response_body
 from noetl.api.http.parameters import InputText
 from noetl.api.http.requests import read_submission
 from noetl.api.http.responses import JsonResponse
-from noetl.api.routes.dependencies import ReadServices, perform
+from noetl.api.routes.dependencies import ReadServices, perform, read_excerpt
 from noetl.api.service.errors import WorkLimitError
 from noetl.api.service.graph_views import PlanDescription
+from noetl.planner.frozen import replace
 
 Include = Annotated[
     Literal["drawing"] | None, Query(description="`drawing`: also the drawing of the plan in coordinates.")
@@ -38,11 +39,13 @@ async def describe_plan(
     """Return diagnostics, graph and statistics of the playbook in the body."""
     playbook, _ = await read_submission(request, input_text)
     text = await run_in_threadpool(services.playbooks.text, playbook)
+    registry = await read_excerpt(request, services, text)
+    job = DescribeJob(text, draws=include is not None, registry=registry)
     try:
-        description = await perform(request, services, DescribeJob(text, draws=include is not None))
+        description = await perform(request, services, job)
     except WorkLimitError:
         if include is None:
             raise
         # The drawing took too long. The rest is still worth having.
-        description = await perform(request, services, DescribeJob(text))
+        description = await perform(request, services, replace(job, draws=False))
     return Response(description, media_type=JsonResponse.media_type)

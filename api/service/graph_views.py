@@ -86,7 +86,7 @@ class RunGraph(View, schema_name="RunGraph"):
 
 
 class PlanDescription(View, schema_name="PlanAnswer"):
-    """Plan of a playbook, with what the compiler has found.
+    """Plan of a playbook, with what the compiler has found, and what a registration would.
 
     `drawing` is present if it was requested. `drawing_problem` says why a plan has no drawing.
     """

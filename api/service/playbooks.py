@@ -26,7 +26,7 @@ from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan
 
 if TYPE_CHECKING:
-    from noetl.api.service.operator_rules import DraftRules
+    from noetl.api.service.registry_excerpt import RegistryExcerpt, UsedNames
     from noetl.planner.compile import Compilation
     from noetl.planner.diagnostics.diagnostic import Diagnostic
 
@@ -66,11 +66,14 @@ class PlaybookService:
         """
         return describe(self.context.compiler.compile(self.text(playbook)))
 
-    def draft_rules(self, text: str | bytes) -> DraftRules:
-        """Return the rules and the limits of the operator that the checks of a text need."""
-        from noetl.api.service.operator_rules import read_draft_rules
+    def excerpt(self, text: str | bytes, used: UsedNames | None) -> RegistryExcerpt:
+        """Return what the checks of a text read of the registry, before it is registered.
 
-        return read_draft_rules(self.context, text)
+        `used` are the playbooks that it uses, or None if it uses none.
+        """
+        from noetl.api.service.registry_excerpt import read_registry_excerpt
+
+        return read_registry_excerpt(self.context, text, used)
 
     def text(self, playbook: PlanSource) -> str | bytes:
         """Return the text of a playbook.
@@ -247,19 +250,20 @@ class PlaybookService:
                 return hashes
 
 
-def describe(compilation: Compilation) -> PlanDescription:
-    """Return the description of a plan.
+def describe(compilation: Compilation, diagnostics: Sequence[Diagnostic] | None = None) -> PlanDescription:
+    """Return the description of a plan. `diagnostics` replace those of the compilation.
 
     Raises:
         PlaybookError: the playbook does not compile.
     """
     plan = plan_of(compilation)
     header = plan.header.to_json()
+    shown = compilation.diagnostics if diagnostics is None else diagnostics
     return PlanDescription(
         name=header["name"],
         version=header["version"],
         hash=plan.hash,
-        diagnostics=[DiagnosticEntry(**diagnostic.to_json()) for diagnostic in compilation.diagnostics],
+        diagnostics=[DiagnosticEntry(**diagnostic.to_json()) for diagnostic in shown],
         graph=plan_graph(plan),
         inputs=header["inputs"],
         statistics=header["statistics"],

@@ -34,7 +34,7 @@ from noetl.planner.registration.findings import PlanPlace, RegistrationFindings,
 from noetl.planner.registration.fit import Misfit, list_versions
 from noetl.planner.registration.registry import (
     AliasedVersion,
-    OperatorRules,
+    KnownRegistry,
     RegisteredPlan,
     RegisteredPlaybooks,
     UnreadablePlanError,
@@ -75,7 +75,7 @@ def check_registration(
     if not is_forced:
         check_channels(findings, registered)
         check_used_limits(findings, registered)
-        _check_used_playbooks(findings, registered, _find_uses(plan, action_types), aliases)
+        _check_used_playbooks(findings, registered, find_uses(plan, action_types), aliases)
         for alias in aliases:
             with suppress(UnreadablePlanError):
                 _check_callers(findings, registered, action_types, alias)
@@ -86,21 +86,24 @@ def check_registration(
     return findings.to_diagnostics()
 
 
-def check_operator_rules(plan: Plan, rules: OperatorRules) -> tuple[Diagnostic, ...]:
-    """Return the findings about the sources and the limits of the operator that a plan names.
+def preview_registration(
+    plan: Plan, registry: KnownRegistry, action_types: Catalogued, aliases: Collection[str] = (LIVE,)
+) -> tuple[Diagnostic, ...]:
+    """Return the findings of a registration about what a plan itself names: sources, limits and playbooks.
 
-    An editor shows them before the registration.
+    An editor shows them before. `aliases` would name the new version.
     """
     findings = RegistrationFindings(plan)
-    check_sources_allowed(findings, rules)
-    check_used_limits(findings, rules)
+    check_sources_allowed(findings, registry)
+    check_used_limits(findings, registry)
+    _check_used_playbooks(findings, registry, find_uses(plan, action_types), aliases)
     return findings.to_diagnostics()
 
 
 def check_calls(plan: Plan, playbooks: UsedPlaybooks, action_types: Catalogued) -> tuple[Diagnostic, ...]:
     """Return the findings about the actions of a plan that run other playbooks, such as those of files."""
     findings = RegistrationFindings(plan)
-    calls = (use for use in _find_uses(plan, action_types) if not use.is_by_trigger)
+    calls = (use for use in find_uses(plan, action_types) if not use.is_by_trigger)
     _check_used_playbooks(findings, playbooks, calls, aliases=())
     return findings.to_diagnostics()
 
@@ -112,7 +115,7 @@ def has_uses(plan: Plan, action_types: Catalogued) -> bool:
     return awaits or may_call(header.statistics, action_types)
 
 
-def _find_uses(plan: Plan, action_types: Catalogued) -> Iterator[PlaybookUse]:
+def find_uses(plan: Plan, action_types: Catalogued) -> Iterator[PlaybookUse]:
     """Yield the uses of other playbooks, in the order of the text."""
     if has_uses(plan, action_types):
         yield from UsesOfPlan(plan, action_types).find()

@@ -101,7 +101,11 @@ class UsedPlaybooks(Protocol):
         ...
 
 
-class RegisteredPlaybooks(UsedPlaybooks, OperatorRules, Protocol):
+class KnownRegistry(UsedPlaybooks, OperatorRules, Protocol):
+    """Facts of a service with which a text is compared before its registration."""
+
+
+class RegisteredPlaybooks(KnownRegistry, Protocol):
     """The registered playbooks of one tenant."""
 
     def plan(self, registered: RegisteredPlan) -> Plan:

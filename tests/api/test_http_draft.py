@@ -143,6 +143,65 @@ async def test_an_unknown_code_is_a_problem(http: httpx.AsyncClient, code: str) 
     assert (await http.get(f"/language/codes/{code}")).status_code in (404, 414)
 
 
+CALLED = "name: called\ninput: {day: string}\nsteps: [{name: a, run: [{action: set, set: {rows: 1}}]}]\n"
+CALLER = """\
+name: caller
+steps:
+  - name: a
+    run:
+      - {action: workflow, playbook: called, input: {}, as: made}
+      - {action: workflow, playbook: called, version: "2", input: {day: x}}
+      - {action: workflow, playbook: calld}
+      - {action: log, message: "{{ made.rosw }}"}
+"""
+
+
+async def test_a_draft_and_a_plan_are_compared_with_the_registered_playbooks(http: httpx.AsyncClient) -> None:
+    text = f"{CALLER}triggers: [{{name: t, type: folder, folder: in}}]\n"
+    for is_known in (False, True):
+        if is_known:
+            made = await http.post("/playbooks", content=CALLED, headers=YAML)
+            assert made.status_code == 201, made.text
+        plan = await http.post("/plan", content=text, headers=YAML)
+        assert plan.status_code == 200
+        draft = await check(http, text)
+        found = [(finding.code, finding.line, finding.hint) for finding in draft.diagnostics]
+        assert found == [
+            (entry["code"], entry["line"], entry["hint"]) for entry in plan.json()["diagnostics"]
+        ]
+        assert [(code, line) for code, line, _ in found] == (
+            [("NP818", 5), ("NP817", 6), ("NP817", 7), ("NP818", 8), ("NP820", 9)]
+            if is_known
+            else [("NP817", 5), ("NP817", 6), ("NP817", 7), ("NP820", 9)]
+        )
+        if is_known:
+            assert [hint for _, _, hint in found[1:4]] == [
+                "versions: `1`",
+                "did you mean `called`?",
+                "did you mean `rows`?",
+            ]
+
+
+async def find_lines(http: httpx.AsyncClient, text: str) -> list[tuple[str, int]]:
+    """Return codes and lines of the findings about a draft."""
+    return [(finding.code, finding.line) for finding in (await check(http, text)).diagnostics]
+
+
+async def test_a_draft_that_calls_itself_is_compared_with_itself(http: httpx.AsyncClient) -> None:
+    call = "{action: workflow, playbook: two, input: {strat: 1}, if: '{{ input.start > 1 }}'}"
+    text = PLAYBOOK.replace(
+        "      - {action: log, message", f"      - {call}\n      - {{action: log, message"
+    )
+    assert await find_lines(http, text) == [("NP818", 11), ("NP818", 11)]
+    renamed = text.replace("start", "strat")
+    assert await find_lines(http, renamed) == []
+    assert (await http.post("/playbooks", content=PLAYBOOK, headers=YAML)).status_code == 201
+    promoted = await http.put("/playbooks/two/aliases/live", json={"version": "1"})
+    assert promoted.is_success, promoted.text
+    # A version that was promoted stays the live one after the registration of another.
+    assert await find_lines(http, renamed) == [("NP818", 11), ("NP818", 11)]
+
+
 async def test_a_draft_is_compared_with_the_rules_of_the_operator(http: httpx.AsyncClient) -> None:
     made = await http.put("/limits/crm", json={"units": 1, "kind": "steps"})
     assert made.status_code == 201, made.text

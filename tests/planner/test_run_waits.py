@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from noetl.executor.actions import catalogue
 from noetl.planner.diagnostics.diagnostic import Diagnostic
-from noetl.planner.registration.checks import check_operator_rules, check_registration
+from noetl.planner.registration.checks import check_registration, preview_registration
 from tests.planner.registered import KnownPlaybooks, compiled, diagnose_among, findings_among
 from tests.property_settings import examples
 
@@ -224,7 +224,7 @@ class TestLimitsOfOperators:
         text = self.TEXT.replace("RUNS", runs).replace("VISITS", visits)
         assert findings_among(KnownPlaybooks(), text) == expected
         assert diagnose_among(KnownPlaybooks(), text, is_forced=True) == ()
-        of_draft = check_operator_rules(compiled(text), KnownPlaybooks())
+        of_draft = preview_registration(compiled(text), KnownPlaybooks(), catalogue())
         assert [finding.code for finding in of_draft] == [code for code, _ in expected]
 
     def test_hints(self) -> None:
