@@ -5,6 +5,10 @@ process, on Postgres processes of `noetl worker` with one thread. The server is 
 settings that make a commit durable. In a chain, each worker has its own run; a fan-out is one run for all
 workers. The time is that from the start of a run until its result exists. `work` is the processor time of
 the workers, which other programs on the machine do not affect.
+
+With `--inputs`, steps whose inputs the history keeps are compared with steps without. One worker, a thread of
+this process, executes a run with `NOETL_KEEP_INPUTS=on` and one with `off`, in alternating order. The ratios
+are medians of such pairs. `work/without` is that of the processor time of this process.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from benchmarks.floors import postgres_row, sqlite_row
 from benchmarks.measure import work_seconds
 from benchmarks.playbooks import fan_out, set_chain
 from noetl.executor.actions import catalogue
+from noetl.executor.engine import kept_data
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.start_request import StartRequest
@@ -74,6 +79,16 @@ COLUMNS: Sequence[report.Column] = (
     ("with a log", lambda row: _seconds_of(row, DBOS_WITH_WAL)),
     ("that/step", lambda row: _ratio_of(row, DBOS_WITH_WAL)),
 )
+INPUT_COLUMNS: Sequence[report.Column] = (
+    ("playbook", lambda row: row["playbook"]),
+    ("result", lambda row: f"{row['result_bytes'] // 1024} KB"),
+    ("step", lambda row: f"{row['on'] * 1e6:,.0f} µs"),
+    ("without inputs", lambda row: f"{row['off'] * 1e6:,.0f} µs"),
+    ("step/without", lambda row: f"{row['ratio']:.2f}"),
+    ("work", lambda row: f"{row['on work'] * 1e6:,.0f} µs"),
+    ("without inputs ", lambda row: f"{row['off work'] * 1e6:,.0f} µs"),
+    ("work/without", lambda row: f"{row['work_ratio']:.2f}"),
+)
 
 
 @dataclass
@@ -101,8 +116,7 @@ def measure(
     DBOS is measured next to one worker. The database is created in `folder`, whose file system determines
     the cost of a commit.
     """
-    opened = {"SQLite": on_sqlite, "Postgres": on_postgres}[database]
-    with opened(folder) as bench:
+    with OPENED[database](folder) as bench:
         return [
             _measured(bench, shape, steps, size, count, repetitions)
             for shape in SHAPES
@@ -137,6 +151,53 @@ def _measured(
         f"{name} by step": median(times[name] / times["step"] for times in rounds) for name in competitors
     }
     return row
+
+
+def measure_inputs(
+    database: str,
+    *,
+    steps: int = STEPS,
+    repetitions: int = REPETITIONS,
+    sizes: Sequence[int] = SIZES,
+    folder: Path = FOLDER,
+) -> list[report.Row]:
+    """Return a row for every shape and size of results: steps with and without the inputs of actions."""
+    with OPENED[database](folder) as bench:
+        return [
+            _measured_inputs(bench.store, _plan(bench, shape, steps, size), steps, repetitions)
+            | {"playbook": f"{shape} of {steps:,}", "result_bytes": size}
+            for shape in SHAPES
+            for size in sizes
+        ]
+
+
+def _measured_inputs(store: Store, plan: Plan, steps: int, repetitions: int) -> report.Row:
+    pairs: list[dict[str, float]] = []
+    # The first pair is not counted: it loads the plan and compiles its expressions.
+    for repetition in range(repetitions + 1):
+        pair: dict[str, float] = {}
+        for setting in ("on", "off") if repetition % 2 else ("off", "on"):
+            with _inputs_kept(setting), _running_threads(store, 1):
+                before = time.process_time()
+                pair[setting] = measure_runs(store, plan) / steps
+                pair[f"{setting} work"] = (time.process_time() - before) / steps
+        pairs += [pair] if repetition else []
+    row: report.Row = {name: median(pair[name] for pair in pairs) for name in pairs[0]}
+    row["ratio"] = median(pair["on"] / pair["off"] for pair in pairs)
+    row["work_ratio"] = median(pair["on work"] / pair["off work"] for pair in pairs)
+    return row
+
+
+@contextmanager
+def _inputs_kept(setting: str) -> Iterator[None]:
+    """Start workers in this block with `NOETL_KEEP_INPUTS` on or off."""
+    before = os.environ.get(kept_data.SETTING)
+    os.environ[kept_data.SETTING] = setting
+    try:
+        yield
+    finally:
+        del os.environ[kept_data.SETTING]
+        os.environ |= {} if before is None else {kept_data.SETTING: before}
 
 
 def _plan(bench: BenchmarkDatabase, shape: str, steps: int, size: int) -> Plan:
@@ -186,14 +247,18 @@ def on_sqlite(parent: Path) -> Iterator[BenchmarkDatabase]:
                 url = f"sqlite:///{folder}/dbos{len(competitors)}.db"
                 competitors[name] = stack.enter_context(dbos.running(url, write_ahead_log=has_log))
 
-        @contextmanager
-        def threads(count: int) -> Iterator[list[int]]:
-            worker = Worker(store, WorkerSettings(local_run_capabilities(FOLDER), threads=count))
-            worker.start()
-            yield [os.getpid()]
-            worker.stop()
+        yield BenchmarkDatabase(
+            store, lambda: sqlite_row(folder), lambda count: _running_threads(store, count), competitors
+        )
 
-        yield BenchmarkDatabase(store, lambda: sqlite_row(folder), threads, competitors)
+
+@contextmanager
+def _running_threads(store: Store, count: int) -> Iterator[list[int]]:
+    """Run a worker with a number of threads in this process."""
+    worker = Worker(store, WorkerSettings(local_run_capabilities(FOLDER), threads=count))
+    worker.start()
+    yield [os.getpid()]
+    worker.stop()
 
 
 @contextmanager
@@ -213,6 +278,9 @@ def on_postgres(parent: Path) -> Iterator[BenchmarkDatabase]:
         yield BenchmarkDatabase(
             store, lambda: postgres_row(plain), lambda count: running_workers(dsn, count), competitors
         )
+
+
+OPENED = {"SQLite": on_sqlite, "Postgres": on_postgres}
 
 
 @contextmanager
@@ -260,10 +328,16 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, default=FOLDER, help="in /dev/shm a commit costs only processor time"
     )
+    parser.add_argument("--inputs", action="store_true", help="compare steps with and without their inputs")
     options = parser.parse_args()
+    measurement = {"steps": options.steps, "repetitions": options.repetitions, "folder": options.folder}
     for database in options.databases:
-        rows = measure(database, steps=options.steps, repetitions=options.repetitions, folder=options.folder)
-        print(report.table(title(database), COLUMNS, rows), flush=True)
+        if options.inputs:
+            rows, columns = measure_inputs(database, **measurement), INPUT_COLUMNS
+            print(report.table(f"Inputs of steps on {database}", columns, rows), flush=True)
+        else:
+            rows = measure(database, **measurement)
+            print(report.table(title(database), COLUMNS, rows), flush=True)
 
 
 def title(database: str) -> str:

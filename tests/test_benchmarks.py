@@ -124,6 +124,15 @@ def test_rows_of_the_executor(database: str) -> None:
     assert "fan-out of 4" in report.table(speed.title(database), speed.COLUMNS, rows)
 
 
+def test_steps_with_and_without_their_inputs() -> None:
+    rows = speed.measure_inputs("SQLite", steps=4, repetitions=1, sizes=(2048,))
+    assert [(row["playbook"], row["ratio"]) for row in rows] == [
+        (f"{shape} of 4", pytest.approx(row["on"] / row["off"]))
+        for shape, row in zip(speed.SHAPES, rows, strict=True)
+    ]
+    assert "fan-out of 4" in report.table("Inputs of steps", speed.INPUT_COLUMNS, rows)
+
+
 def test_what_steps_ask(tmp_path: Path) -> None:
     rows = growth.measure(f"sqlite:///{tmp_path}/noetl.db", "SQLite", steps=120)
     assert [row["step"] for row in rows] == [10, 100]

@@ -10,8 +10,10 @@ One segment of a visit keeps MAX_KEPT_CHARACTERS; later data is left out, and th
 The items of a loop have no events of their actions. A failed item has the event `loop.item_failed`, with its
 error and the input of the action that failed. Until an item has ended, its call is only referred to.
 
-Cost: one encoding of each parameter as JSON. No additional event for an action that writes nothing. For an
-item that succeeds, one entry of a dictionary is set and removed.
+Cost: one encoding of each parameter as JSON, which is not copied before. Of a long text, the beginning is
+encoded. After a secret was revealed, as much more is encoded and searched as its longest form has, so that no
+secret is cut in two. If this part has a secret, all is. No additional event for an action that writes
+nothing. For an item that succeeds, one entry of a dictionary is set and removed.
 
 Limits: one segment keeps MAX_ITEMS_CHARACTERS of failed items. Later ones are only counted. Of items that
 succeed, the lines are kept, and not the inputs.
@@ -19,6 +21,7 @@ succeed, the lines are kept, and not the inputs.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -27,9 +30,9 @@ from typing import TYPE_CHECKING, Any
 from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.errors import SettingError
 from noetl.executor.model.events import Event
-from noetl.executor.model.json_values import to_json_value, write_json
+from noetl.executor.model.json_values import escaped_length, to_json_value, write_json
 from noetl.executor.model.run import FailedItem, Visit
-from noetl.executor.security.redaction import MASK, redacted_head
+from noetl.executor.security.redaction import MASK, REVEALED_SECRETS, redacted_head
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.frozen import frozen, replace
 
@@ -117,15 +120,13 @@ class ActionCall:
             if self.masks_secrets and declared is not None and declared.secrets:
                 kept[name] = MASK
                 continue
-            shown = to_json_value(_to_plain_data(value))
-            text = write_json(shown)
-            if not allowance.reserve(min(len(text), limit)):
-                cut[name] = len(text)
-            elif len(text) > limit:
-                beginning = shown if isinstance(shown, str) else text
-                kept[name], cut[name] = redacted_head(beginning, limit), len(text)
-            else:
-                kept[name] = shown
+            written = _write_parameter(value, limit)
+            if not allowance.reserve(min(written.length, limit)):
+                cut[name] = written.length
+                continue
+            kept[name] = written.read(limit)
+            if written.length > limit:
+                cut[name] = written.length
         return {"input": kept, **({"cut": cut} if cut else {})}
 
 
@@ -236,6 +237,60 @@ def shorten_error(error: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
+@frozen
+class _WrittenParameter:
+    """A rendered parameter as text, and the length of its compact JSON.
+
+    The text is the parameter itself, or with `is_json` its JSON. If it lacks the ends of long texts, `uncut`
+    is the parameter.
+    """
+
+    text: str
+    length: int
+    is_json: bool = True
+    uncut: Any = None
+
+    def read(self, limit: int) -> Any:
+        """Return the data of the parameter, or the beginning of a longer one, which is not parsed."""
+        if self.length <= limit:
+            return json.loads(self.text) if self.is_json else self.text
+        if self.uncut is None:
+            return redacted_head(self.text, limit)
+        head = REVEALED_SECRETS.find_clean_head(self.text, limit)
+        return redacted_head(_encode(self.uncut), limit) if head is None else head
+
+
+def _write_parameter(value: Any, limit: int) -> _WrittenParameter:
+    """Return a parameter as text. What is not JSON is its `repr`.
+
+    Of long texts, it has what `find_clean_head` needs to return the first `limit` characters.
+    """
+    if isinstance(value, str):
+        return _WrittenParameter(value, escaped_length(value) + 2, is_json=False)
+    shortened, left_out = _cut_texts(value, limit + REVEALED_SECRETS.reach)
+    try:
+        text = _encode(shortened)
+    except (TypeError, ValueError, RecursionError):
+        text, left_out = _encode(to_json_value(_to_plain_data(value))), 0
+    if text.startswith('"'):
+        return _write_parameter(json.loads(text), limit)
+    return _WrittenParameter(text, len(text) + left_out, uncut=value if left_out else None)
+
+
+def _cut_texts(value: Any, limit: int) -> tuple[Any, int]:
+    """Return an object whose texts are not longer than a limit, and how much JSON was left out.
+
+    Texts deeper in the object stay: to find them costs more than to write them.
+    """
+    if type(value) is not dict:
+        return value, 0
+    ends = {name: text[limit:] for name, text in value.items() if type(text) is str and len(text) > limit}
+    if not ends:
+        return value, 0
+    beginnings = {name: value[name][:limit] for name in ends}
+    return value | beginnings, sum(map(escaped_length, ends.values()))
+
+
 def _to_plain_data(value: Any) -> Any:
     """Return a rendered parameter as data, with the texts of statements."""
     if isinstance(value, Mapping):
@@ -244,7 +299,11 @@ def _to_plain_data(value: Any) -> Any:
         return [_to_plain_data(item) for item in value]
     if value is None or isinstance(value, str | int | float):
         return value
-    return _COMPUTED if callable(value) else _describe_statement(value)
+    if callable(value):
+        return _COMPUTED
+    from noetl.executor.model.sql import Sql
+
+    return _describe_statement(value) if isinstance(value, Sql) else repr(value)
 
 
 def _describe_statement(statement: Sql) -> Any:
@@ -265,3 +324,9 @@ def _describe_statement(statement: Sql) -> Any:
         else:
             text += part if isinstance(part, str) else part.quoted
     return {"text": text, "values": values} if values else text
+
+
+_encode = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"), default=_to_plain_data
+).encode
+"""Writes a parameter. What is not JSON, such as a statement, is converted where it is found."""

@@ -18,6 +18,10 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _DEPTH_CHANGE = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
+_ESCAPED = bytes(range(32)) + b'"\\'
+"""The characters that a JSON string escapes: a few with a letter, as `\\n`, and the others with a number."""
+_NUMBERED = bytes(set(range(32)) - set(b"\b\f\n\r\t"))
+
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _SCALARS = (str, int, float, bool, type(None))
 
@@ -109,6 +113,20 @@ def write_json(value: Any) -> str:
         raise ValueError(str(error)) from None
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def escaped_length(text: str) -> int:
+    r"""Return the length of a text as a JSON string without its quotes. The text is not encoded.
+
+    >>> escaped_length("a\n\0é"), len(write_json("a\n\0é"))
+    (10, 12)
+    """
+    data = text.encode("utf-8", "surrogatepass")
+    escaped = len(data) - len(data.translate(None, _ESCAPED))
+    if not escaped:
+        return len(text)
+    numbered = len(data) - len(data.translate(None, _NUMBERED))
+    return len(text) + escaped + 4 * numbered
 
 
 def to_json_value(value: Any) -> Any:

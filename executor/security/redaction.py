@@ -6,6 +6,8 @@ may send it back. What is searched may be large or deeply nested, and other thre
 Algorithm: remember each revealed value. Search its written forms in each layer of escapes of a text
 (`noetl.executor.security.encodings`) with one automaton, and replace what was found by `***`. The texts of a
 nested value are first searched together, in batches: most values have no secret and are returned as they are.
+If only the beginning of a text is needed, a part that is a little longer is searched. A secret that begins
+there ends in this part, since it is shorter than what follows the beginning, in each layer of escapes.
 Source: Aho and Corasick 1975; the masking of secrets in the logs of GitHub Actions. Callback tokens are too
 many for an automaton: find the runs of characters that look like a token, and search them in a set.
 
@@ -60,6 +62,8 @@ _KEY_LINE = re.compile(r"\S{16,}")
 _BATCH_CHARACTERS = 1024 * 1024
 _SEPARATOR = "\0\1"
 _MAX_NUMBER_BITS = 1024
+_MAX_BROKEN_ESCAPES = 512
+"""More than the bytes of all escapes that the ends of a part of a text break in two: one an end and layer."""
 
 
 class _SecretSearch:
@@ -72,6 +76,7 @@ class _SecretSearch:
         encoded = {form for _, encoded_forms in forms for form in encoded_forms}
         plain = {form for plain_forms, _ in forms for form in plain_forms}
         self._numbers = frozenset(value for value in values if value[-1].isdigit())
+        self._longest = max(map(len, (*plain, *encoded)))
         self._plain: BytesAhoCorasick = BytesAhoCorasick([*plain])
         self._encoded: BytesAhoCorasick = BytesAhoCorasick([*encoded])
 
@@ -79,6 +84,26 @@ class _SecretSearch:
         """Return whether the text has a secret in any layer."""
         layers = enumerate(undo_all(_to_bytes(text)))
         return any(self._find(data, is_undone=layer > 0) for layer, data in layers)
+
+    @property
+    def reach(self) -> int:
+        """The number of characters after a place that are searched for secrets that begin before it."""
+        return 2 * (self._longest + _MAX_BROKEN_ESCAPES)
+
+    def finds_none_before(self, text: str, place: int) -> bool:
+        """Return whether no secret begins before a place, as far as the start of the text shows it.
+
+        A secret that begins there and ends after the searched part would have more than its length between
+        both, in each layer. Escapes that the ends of a part break in two count for more than they are.
+        """
+        part = text[: place + self.reach]
+        after = _to_bytes(part[place:])
+        least = self._longest + _MAX_BROKEN_ESCAPES
+        if len(part) == place + self.reach and any(
+            len(join_lines(to_canonical(layer))) < least for layer in undo_all(after)
+        ):
+            return False
+        return not self.finds_any(part)
 
     def redact_text(self, text: str) -> str:
         """Return the text with each secret replaced by the mask."""
@@ -162,6 +187,21 @@ class RevealedSecrets:
             while len(self._values) > self._limit:
                 self._values.popitem(last=False)
                 self._search = None
+
+    @property
+    def reach(self) -> int:
+        """The number of characters that `find_clean_head` searches after the head of a text."""
+        search = self._build_search()
+        return 0 if search is None else search.reach
+
+    def find_clean_head(self, text: str, length: int) -> str | None:
+        """Return the first `length` characters of a text if no secret begins in them, else None.
+
+        Of the text, only `length` characters and its `reach` are read. None is also returned if these do not
+        suffice to know it, because they have many escapes or blanks.
+        """
+        search = self._build_search()
+        return text[:length] if search is None or search.finds_none_before(text, length) else None
 
     def redact(self, value: Any) -> Any:
         """Return `value` with each remembered secret, plain or encoded, replaced by the mask.
@@ -254,8 +294,12 @@ def redacted_tail(text: str, length: int) -> str:
 
 
 def redacted_head(text: str, length: int) -> str:
-    """Return the first `length` characters of the redacted text."""
-    return str(redact(text))[:length]
+    """Return the first `length` characters of the redacted text.
+
+    If a short part of the text shows that no secret begins in them, the rest is not searched.
+    """
+    head = REVEALED_SECRETS.find_clean_head(text, length)
+    return str(redact(text))[:length] if head is None else head
 
 
 def _unchanged(number: float) -> Any:

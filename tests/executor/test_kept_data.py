@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from noetl.executor.engine.kept_data import (
 )
 from noetl.executor.errors import PayloadTooLargeError, SettingError
 from noetl.executor.model.events import Event
+from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Commit, CommitResult, ErrorRecord, FailedItem, Lease
 from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
 from noetl.executor.security.redaction import MASK, REVEALED_SECRETS
@@ -63,6 +65,41 @@ def test_a_statement_is_kept_with_its_values() -> None:
     }
 
 
+def test_the_beginning_of_a_long_statement_is_its_text() -> None:
+    kept, _ = make()
+    shown = describe(kept, "postgres", query=Sql(("select '" + 'é"' * 2000 + "'",)))
+    assert shown == {
+        "input": {"query": ("select '" + 'é"' * 2000)[:MAX_VALUE_CHARACTERS]},
+        "cut": {"query": len("\"select ''\"") + 3 * 2000},
+    }
+
+
+def test_what_json_cannot_represent_is_kept_as_text() -> None:
+    kept, _ = make()
+    rows = MappingProxyType({1: (Sql(("select ", Bind({2})))), "f": len})
+    assert describe(kept, "set", set={"rows": rows, "value": {3}})["input"] == {
+        "set": {
+            "rows": {"1": {"text": "select $1", "values": ["{2}"]}, "f": "(computed for each item)"},
+            "value": "{3}",
+        }
+    }
+    fields = {"ratio": float("nan"), "query": Sql(("select 1",))}
+    assert describe(kept, "log", fields=fields)["input"] == {"fields": "{'ratio': nan, 'query': 'select 1'}"}
+    shown = describe(kept, "log", fields={(1, 2): 3, "text": "m" * 3000})
+    assert shown["cut"]["fields"] == len('{"(1, 2)":3,"text":""}') + 3000
+    shown = describe(kept, "log", fields={"text": "m" * 3000, "ratio": float("nan")})
+    assert shown["input"]["fields"].startswith("{'text': 'mmm")
+    assert shown["cut"]["fields"] == len(f"{{'text': '{'m' * 3000}', 'ratio': nan}}") + 2
+
+
+def test_what_is_kept_does_not_change_with_the_parameter() -> None:
+    kept, _ = make()
+    rows = [1]
+    shown = describe(kept, "set", set={"rows": rows})
+    rows.append(2)
+    assert shown["input"] == {"set": {"rows": [1]}}
+
+
 def test_of_a_long_value_the_beginning_is_kept() -> None:
     kept, _ = make()
     shown = describe(kept, "log", message="m" * 5000, fields={"rows": list(range(2000))})
@@ -71,6 +108,24 @@ def test_of_a_long_value_the_beginning_is_kept() -> None:
     assert shown["cut"] == {
         "message": 5002,
         "fields": len('{"rows":[]}') + len(",".join(map(str, range(2000)))),
+    }
+
+
+@pytest.mark.parametrize("is_searched", [True, False])
+def test_a_long_text_is_kept_alike_whether_secrets_are_searched_or_not(
+    is_searched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The beginning of a text, which is encoded in both cases; the rest is only counted."""
+    monkeypatch.setattr(REVEALED_SECRETS, "_values", type(REVEALED_SECRETS._values)())
+    monkeypatch.setattr(REVEALED_SECRETS, "_search", None)
+    if is_searched:
+        REVEALED_SECRETS.add("a-secret-of-22-letters")
+    kept, _ = make()
+    fields = {"a": 1, "text": 'é"\n\0' * 1000, "rows": ["m" * 3000], "end": "n" * 3000}
+    text = write_json(fields)
+    assert describe(kept, "log", fields=fields) == {
+        "input": {"fields": text[:MAX_VALUE_CHARACTERS]},
+        "cut": {"fields": len(text)},
     }
 
 
@@ -83,6 +138,14 @@ def test_a_secret_at_the_end_of_what_is_kept_is_masked(monkeypatch: pytest.Monke
     kept, buffer = make()
     text = "m" * (MAX_VALUE_CHARACTERS - 5) + secret
     assert describe(kept, "log", message=text)["input"]["message"].endswith("m***")
+    blanks = "m" * MAX_VALUE_CHARACTERS + " " * 20_000 + secret
+    assert describe(kept, "log", message=blanks)["input"]["message"] == "m" * MAX_VALUE_CHARACTERS
+    # The ends of long texts are not encoded unless a secret is in what is searched.
+    fields = {"a": "m" * (MAX_VALUE_CHARACTERS - 15) + secret, "b": "m" * 20_000}
+    assert describe(kept, "log", fields=fields)["input"]["fields"].endswith('m***","b":')
+    rows = ["m" * (MAX_VALUE_CHARACTERS - 10), secret, "m" * MAX_VALUE_CHARACTERS]
+    assert describe(kept, "log", fields={"rows": rows[1:]})["input"]["fields"].startswith('{"rows":["***"')
+    assert describe(kept, "log", fields=rows)["input"]["fields"].endswith('m","***",')
     kept.add_line("log", "run.0", {"stream": "line", "text": "m" * (MAX_LINE_CHARACTERS - 5) + secret})
     assert events_of(buffer)[0].payload["text"].endswith("m***")
 

@@ -133,6 +133,40 @@ def test_a_secret_is_redacted_in_every_encoding(kind: str, encoder: str) -> None
     assert len(rest) <= 80 and SECRETS[kind][:12] not in rest
 
 
+FILLERS = ("m", "täg: {} & 100 % \\ end\n", "%2525", "\\\\u005c")
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+def test_a_head_that_is_clean_needs_no_search_of_the_rest(kind: str) -> None:
+    """A head is only returned if it is that of the redacted text, wherever a secret crosses its end."""
+    revealed = RevealedSecrets()
+    revealed.add(SECRETS[kind])
+    found, reach = 0, revealed.reach
+    for number, encoder in enumerate(ENCODERS.values()):
+        encoded, filler = encoder(SECRETS[kind]), FILLERS[number % len(FILLERS)]
+        text = filler * 20 + encoded + filler * (2 * reach // len(filler))
+        redacted = revealed.redact(text)
+        begin = 20 * len(filler)
+        for place in (begin - 8, begin + 1, begin + len(encoded) // 2, begin + len(encoded) - 1):
+            assert revealed.find_clean_head(text, place) in (None, redacted[:place])
+        found += revealed.find_clean_head(filler * (3 * reach // len(filler)), 10) is not None
+    assert found > len(ENCODERS) // 2
+
+
+def test_a_head_with_a_secret_or_with_many_blanks_after_it_is_not_clean() -> None:
+    revealed = RevealedSecrets()
+    assert (revealed.reach, revealed.find_clean_head("correct-horse", 4)) == (0, "corr")
+    revealed.add("correct-horse")
+    assert revealed.find_clean_head("correct", 4) == "corr"
+    assert revealed.find_clean_head("m" * 100_000 + "correct-horse", 4) == "mmmm"
+    assert revealed.find_clean_head("correct-horse", 4) is None
+    # The rest of the secret may follow the blanks: breaks of lines are left out.
+    base64_secret = base64.b64encode(b"correct-horse").decode()
+    text = base64_secret[:6] + " " * 100_000 + base64_secret[6:]
+    assert revealed.find_clean_head(text, 6) is None
+    assert revealed.redact(text).startswith(MASK)
+
+
 @pytest.mark.parametrize(
     "text", ["100 %", "a&b;c", "\\", "%zz", "&nosuch;", "&#99999999;", "\\ud800", "\\u{110000}", "\0"]
 )
