@@ -22,6 +22,7 @@ import boto3
 import pytest
 
 from noetl.executor.clients import aws as aws_clients
+from noetl.infra import dynamodb
 from tests.http_server import find_free_port
 from tests.tool_environments import tool_environment
 
@@ -78,6 +79,8 @@ def empty_account(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clie
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    # Every minute, the emulator deletes what has expired: all items of tests whose clock begins at 1970.
+    monkeypatch.setattr(dynamodb, "TIME_TO_LIVE", "never set")
     use_credentials(monkeypatch, account, "test")
     yield lambda service: boto3.client(
         service, region_name=REGION, aws_access_key_id=account, aws_secret_access_key="test"
