@@ -49,7 +49,7 @@ def dense(targets: Targets, seed: int) -> str:
 
     Equal shapes of other seeds have labels of other widths.
     """
-    lines = ["name: draft", "steps:"]
+    lines = ["name: draft", "input: {n: integer}", "steps:"]
     for number in range(STEPS):
         further = [target for target in targets(number) if 0 <= target < STEPS and target != number + 1]
         cases = [
@@ -59,7 +59,7 @@ def dense(targets: Targets, seed: int) -> str:
         cases += [f"{{case: default, run: [s{number + 1}]}}"] if number + 1 < STEPS else []
         rule = f", rule: [{', '.join(cases)}]" if cases else ""
         visits = ", max_visits: 9" if min(further, default=STEPS) <= number else ""
-        work = f"run: [{{action: set, set: {{x{number}: {number}}}}}]"
+        work = f'run: [{{action: set, set: {{x{number}: "{{{{ input.n + {number} }}}}"}}}}]'
         lines.append(f"- {{name: s{number}{visits}, {work}{rule}}}")
     return "\n".join([*lines, ""])
 

@@ -6,7 +6,8 @@ steps each. The program dot needs seconds for them: it places each arrow in each
 Algorithm: two bounds. A step that is no join has at most MAX_ARROWS arrows, and the others are jumps. There
 are at most MAX_PLACES steps and passed layers, or MIN_PASSED layers for many steps. If there are more, the
 arrows that pass the most layers are jumps, and equal ones alike. The layer of a step is the length of the
-longest path to it (Sugiyama, Tagawa and Toda 1981). In a large picture, all arrows that lead back are jumps.
+longest path to it (Sugiyama, Tagawa and Toda 1981). In a large picture, all arrows that lead back are jumps,
+and a join has at most MAX_ARROWS arrows for errors.
 
 Cost: O(n log n) for n edges.
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
-from noetl.planner.draw.outline import Outline
+from noetl.planner.draw.outline import Outline, is_error_path
 from noetl.planner.plan import Plan
 
 MAX_ARROWS = 8
@@ -43,9 +44,9 @@ Pair = tuple[str, str]
 
 def find_jumps(plan: Plan, outline: Outline, group_of: Mapping[str, int]) -> set[Pair]:
     """Return the edges that are jumps. `group_of` has the number of the group of each folded step."""
-    jumps = _find_crowded(plan, outline, group_of)
-    passed = _passed_layers(plan, outline, group_of)
     large = is_large(plan, group_of)
+    jumps = _find_crowded(plan, outline, group_of, joins_too=large)
+    passed = _passed_layers(plan, outline, group_of)
     if large:
         jumps |= {pair for pair in passed if outline.leads_back(*pair) and pair[0] not in group_of}
     for pair in jumps:
@@ -64,18 +65,22 @@ def _count_nodes(plan: Plan, group_of: Mapping[str, int]) -> int:
     return len(plan.steps) - len(group_of) + len(set(group_of.values()))
 
 
-def _find_crowded(plan: Plan, outline: Outline, group_of: Mapping[str, int]) -> set[Pair]:
-    """Return all edges but one to each step that too many lead to."""
+def _find_crowded(plan: Plan, outline: Outline, group_of: Mapping[str, int], *, joins_too: bool) -> set[Pair]:
+    """Return all edges but one to each step that too many lead to.
+
+    With `joins_too`, so do those for errors to a join. Its other edges show which branches it waits for.
+    """
     sources: defaultdict[str, list[str]] = defaultdict(list)
     for name in outline.order:
-        for case in plan.steps[name].cases:
+        cases = plan.steps[name].cases
+        for case in cases:
             if len(case.targets) == 1 and name not in group_of:
-                sources[case.targets[0]].append(name)
+                target = case.targets[0]
+                to_target = (other for other in cases if target in other.targets)
+                if plan.steps[target].join is None or (joins_too and all(map(is_error_path, to_target))):
+                    sources[target].append(name)
     return {
-        (name, target)
-        for target, names in sources.items()
-        if len(names) > MAX_ARROWS and plan.steps[target].join is None
-        for name in names[:-1]
+        (name, target) for target, names in sources.items() if len(names) > MAX_ARROWS for name in names[:-1]
     }
 
 

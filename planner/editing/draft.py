@@ -10,7 +10,13 @@ from noetl.planner.compile import Compilation, compile_program
 from noetl.planner.editing.next_firings import DraftSchedule, find_next_firings
 from noetl.planner.editing.scope import NameScope, find_scope
 from noetl.planner.gc_control import gc_paused
-from noetl.planner.templates.template import temporary_templates
+from noetl.planner.templates.template import TemplateCache, temporary_templates
+from noetl.planner.weighted_cache import WeightedCache
+
+KEPT_TEMPLATE_BYTES = 16 * 1024 * 1024
+"""How many bytes the templates of earlier drafts may use. Most of them are the same in the next draft."""
+
+_templates: TemplateCache = WeightedCache(KEPT_TEMPLATE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +46,13 @@ class Draft:
 
 def read_draft(text: str | bytes, catalogue: Catalogue, line: int | None = None) -> Draft:
     """Compile a text, and find the names in scope at a line. Invalid text of any kind is a draft, too."""
-    with gc_paused(), temporary_templates():
+    with gc_paused(), temporary_templates(_templates):
         compilation, program = compile_program(text, catalogue)
         if program is None:
             return Draft(compilation, is_parsed=False)
         playbook = program.playbook
         steps, tasks = (
-            tuple(DraftPart(part.name, program.document.span(part.path).line) for part in parts)
+            tuple(DraftPart(part.name, program.document.line(part.path)) for part in parts)
             for parts in (playbook.steps, playbook.tasks)
         )
         scope = None if line is None else find_scope(program, line)

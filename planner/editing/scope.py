@@ -77,7 +77,7 @@ def find_scope(program: Program, line: int) -> NameScope:
         items: Iterable[Step | Task] = (
             program.playbook.steps if section == "steps" else program.playbook.tasks
         )
-        item = _last_at(line, ((program.document.span(item.path).line, item) for item in items))
+        item = _last_at(line, ((program.document.line(item.path), item) for item in items))
         if item is None:
             return NameScope()
         if isinstance(item, Task):
@@ -140,9 +140,7 @@ def _names_of_loop(loop: Loop) -> Iterator[ScopeName]:
 
 def _entry_at(program: Program, run: Iterable[Entry], line: int) -> Entry | None:
     entries = [entry for entry in run if isinstance(entry, ActionEntry | TaskEntry)]
-    entry: Entry | None = _last_at(
-        line, ((program.document.span(entry.path).line, entry) for entry in entries)
-    )
+    entry: Entry | None = _last_at(line, ((program.document.line(entry.path), entry) for entry in entries))
     return entry
 
 
@@ -151,7 +149,7 @@ def _names_in_step(program: Program, step: Step, line: int) -> Iterator[ScopeNam
     rule_line = program.document.key_span((*step.path, "rule")).line if step.rule else None
     is_in_rule = rule_line is not None and line >= rule_line
     if is_in_rule:
-        case = _last_at(line, ((program.document.span(case.path).line, case) for case in step.rule or ()))
+        case = _last_at(line, ((program.document.line(case.path), case) for case in step.rule or ()))
         yield from _saved_before(program, case.run if case else (), step, line)
         yield from () if step.loop else _saved_by(program, step.run or (), step.name)
     else:
@@ -190,7 +188,7 @@ def _saved_by_tasks(program: Program, tasks: Iterable[str]) -> Iterator[tuple[st
 
 
 def _line_of(program: Program, path: DocumentPath) -> int:
-    return program.document.span(path).line
+    return program.document.line(path)
 
 
 def _saved_by_step(program: Program, step: Step) -> Iterator[ScopeName]:

@@ -86,6 +86,13 @@ class Document:
         # An empty value has no text: mark its key, or the dash of its list item.
         return span_of(self.text, key) if key else replace(span, column=max(span.column - 1, 1))
 
+    def line(self, path: DocumentPath) -> int:
+        """Return the line of the span of the value, from 1."""
+        _, node = self._find(path)
+        if isinstance(node, Collection) and node.children:
+            return int(node.start.start_mark.line) + 1
+        return self.span(path).line
+
     def key_span(self, path: DocumentPath) -> Span:
         """Return the span of the key of the value, or of the value if it has no key."""
         key, _ = self._find(path)

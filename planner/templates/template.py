@@ -11,8 +11,8 @@ expressions.
 Cost: see `parser` for parsing. A compiled evaluation costs about as much as the same code in Python, plus
 charges.
 
-Limits: the cache holds MAX_CACHED_BYTES, and a compilation keeps its templates only as long as it takes. The
-limits of one evaluation are in `budget`.
+Limits: the cache holds MAX_CACHED_BYTES. A compilation keeps its templates only as long as it takes, and that
+of a draft keeps them for the next one, in another cache. The limits of one evaluation are in `budget`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import _lru_cache_wrapper, cached_property, lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from jinja2 import nodes
 from jinja2.exceptions import UndefinedError
@@ -283,6 +283,9 @@ def read_access(path: AccessPath, lookup: Lookup) -> Any:
     return value
 
 
+TemplateCache: TypeAlias = WeightedCache[str, Template | TemplateProblem]
+
+
 def parse_template(source: str) -> Template:
     """Return the template of a text.
 
@@ -295,7 +298,8 @@ def parse_template(source: str) -> Template:
     elif (known := templates.get(source)) is not None:
         result = known
     else:
-        result = templates[source] = _parse(source)
+        kept = _scope.kept
+        result = templates[source] = _parse(source) if kept is None else kept.get(source, _load)
     if isinstance(result, TemplateProblem):
         raise result.without_traceback()
     return result
@@ -312,19 +316,20 @@ def cached_by_text(function: Callable[[str], T]) -> _lru_cache_wrapper[T]:
 
 
 @contextmanager
-def temporary_templates() -> Iterator[None]:
+def temporary_templates(kept: TemplateCache | None = None) -> Iterator[None]:
     """Keep the templates that this thread parses in the block no longer than that. Nested blocks share them.
 
-    A compilation parses texts of any length, which need not be evaluated ever.
+    A compilation parses texts of any length, which need not be evaluated ever. `kept` has templates of
+    earlier blocks, and gets those of this one.
     """
     if _scope.templates is not None:
         yield
         return
-    _scope.templates = {}
+    _scope.templates, _scope.kept = {}, kept
     try:
         yield
     finally:
-        _scope.templates = None
+        _scope.templates = _scope.kept = None
         for cached in _caches:
             cached.cache_clear()
 
@@ -347,11 +352,12 @@ class _Scope(threading.local):
     """The templates of the compilation on this thread, or None outside of one."""
 
     templates: dict[str, Template | TemplateProblem] | None = None
+    kept: TemplateCache | None = None
 
 
 _scope = _Scope()
 
-TEMPLATES: WeightedCache[str, Template | TemplateProblem] = WeightedCache(MAX_CACHED_BYTES)
+TEMPLATES: TemplateCache = WeightedCache(MAX_CACHED_BYTES)
 """The templates that were parsed last, outside of a compilation."""
 
 

@@ -461,6 +461,22 @@ def test_the_longest_arrows_of_a_dense_picture_end_at_names(kind: str) -> None:
     assert sum(node.kind is NodeKind.JUMP for node in dense(jumps_module.LARGE).nodes) == 50 + 94
 
 
+@pytest.mark.parametrize(("branches", "jumps"), [(50, 0), (jumps_module.LARGE, jumps_module.LARGE - 2)])
+def test_arrows_for_errors_to_a_join_of_a_large_picture_end_at_its_name(branches: int, jumps: int) -> None:
+    names = [f"b{index}" for index in range(branches)]
+    targets = ["join", *["report"] * (branches - 1)]
+    steps = [
+        Step(name, cases=(case("error", target, aware=True), case("default", "join")))
+        for name, target in zip(names, targets, strict=True)
+    ]
+    fork = Step("fork", cases=(case("default", *names),))
+    joins = (Step(name, join=Join("fork", "any")) for name in ("join", "report"))
+    chart = make_chart(plan_of(fork, *steps, *joins), catalogue())
+    assert sum(node.kind is NodeKind.JUMP for node in chart.nodes) == jumps
+    (key,) = (node.key for node in chart.nodes if node.title == "join")
+    assert sum(edge.target == key for edge in chart.edges) == branches + 1
+
+
 def test_cases_for_errors_do_not_break_a_chain() -> None:
     names = [f"s{index}" for index in range(250)]
     steps = [

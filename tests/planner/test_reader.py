@@ -373,6 +373,7 @@ steps:
 )
 def test_spans_of_values_and_keys(path: tuple[str | int, ...], value: Span, key: Span) -> None:
     assert read_valid(POSITIONS).span(path) == value
+    assert read_valid(POSITIONS).line(path) == value.line
     assert read_valid(POSITIONS).key_span(path) == key
     assert read_valid(POSITIONS.replace("\n", "\r\n")).span(path) == value
 
@@ -484,6 +485,7 @@ def test_no_text_raises_an_exception(text: str | bytes) -> None:
         while paths:
             path, value = paths.pop()
             result.span(path), result.key_span(path), result.text_span(path, 0, 3)
+            assert result.line(path) == result.span(path).line
             inner = (
                 value.items()
                 if isinstance(value, dict)

@@ -12,7 +12,13 @@ from noetl.executor.stores.plan_parts import decode_part, weigh_part
 from noetl.planner.compile import compile_playbook
 from noetl.planner.dataflow import infallible, narrowing
 from noetl.planner.templates import template as template_module
-from noetl.planner.templates.template import TEMPLATES, parse_template, temporary_templates
+from noetl.planner.templates.parser import TemplateProblem
+from noetl.planner.templates.template import (
+    TEMPLATES,
+    TemplateCache,
+    parse_template,
+    temporary_templates,
+)
 from noetl.planner.weighted_cache import WeightedCache
 
 
@@ -98,6 +104,19 @@ def test_nested_blocks_share_their_templates() -> None:
             kept = parse_template("{{ 1 + 1 }}")
         assert parse_template("{{ 1 + 1 }}") is kept
     assert parse_template("{{ 1 + 1 }}") is not kept
+
+
+def test_templates_are_kept_for_a_later_block_in_its_cache() -> None:
+    cache: TemplateCache = WeightedCache(100_000)
+    with temporary_templates(cache):
+        kept = parse_template("{{ 1 + 1 }}")
+        with pytest.raises(TemplateProblem):
+            parse_template("{{ 1 + }}")
+    with temporary_templates(cache):
+        assert parse_template("{{ 1 + 1 }}") is kept
+        with pytest.raises(TemplateProblem):
+            parse_template("{{ 1 + }}")
+    assert len(cache) == 2
 
 
 @pytest.mark.parametrize(
