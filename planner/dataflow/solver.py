@@ -6,8 +6,8 @@ definitely unassigned.
 
 Algorithm: A forward data-flow problem (Kildall 1973; Kam and Ullman 1977) over the control-flow graph of
 steps. `may` is the least fixed point with union, `must` the greatest with intersection. Strongly connected
-components are solved in topological order, the steps of one component with a priority queue in reverse
-postorder.
+components are solved in topological order. Those of several steps are solved in sweeps in reverse postorder
+(Hecht and Ullman 1975). Each sweep evaluates only the steps whose inputs have changed.
 
 A step that branches enter one by one takes the meet over its incoming exits. At a join the facts of all
 arrived branches are united, and some branches may have ended on the way. So `must` at a join is the meet over
@@ -180,10 +180,11 @@ class _AssignmentSolver:
         graph, solution = self.graph, self.solution
         may, must, on_reentry = solution.may, solution.must, solution.must_on_reentry
         is_cyclic = steps[0] in graph.cfg.cyclic_steps
-        queue = [(graph.order[step], step) for step in steps]
+        # A step behind in the order waits for the next sweep. Else it would be evaluated after each change.
+        queue = [(0, graph.order[step], step) for step in steps]
         queued = set(steps) if is_cyclic else set()
         while queue:
-            _, step = heappop(queue)
+            sweep, place, step = heappop(queue)
             queued.discard(step)
             # `must` comes first: `may` ignores the exits of steps that cannot be entered.
             entered = solution.table.resolve(self._must_on_entry(step))
@@ -195,7 +196,8 @@ class _AssignmentSolver:
             if is_cyclic and (may[step], entered, on_reentry.get(step)) != previous:
                 for dependent in self._dependents(step) - queued:
                     queued.add(dependent)
-                    heappush(queue, (graph.order[dependent], dependent))
+                    order = graph.order[dependent]
+                    heappush(queue, (sweep + (order <= place), order, dependent))
 
     def _dependents(self, step: str) -> set[str]:
         """Return a step, and the steps of its component whose facts depend on those of the step."""
