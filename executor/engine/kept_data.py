@@ -32,7 +32,7 @@ from noetl.executor.errors import SettingError
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import escaped_length, to_json_value, write_json
 from noetl.executor.model.run import FailedItem, Visit
-from noetl.executor.security.redaction import MASK, REVEALED_SECRETS, redacted_head
+from noetl.executor.security.redaction import MASK, REVEALED_SECRETS, head_reach, redacted_head
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.frozen import frozen, replace
 
@@ -254,20 +254,18 @@ class _WrittenParameter:
         """Return the data of the parameter, or the beginning of a longer one, which is not parsed."""
         if self.length <= limit:
             return json.loads(self.text) if self.is_json else self.text
-        if self.uncut is None:
-            return redacted_head(self.text, limit)
-        head = REVEALED_SECRETS.find_clean_head(self.text, limit)
-        return redacted_head(_encode(self.uncut), limit) if head is None else head
+        is_clean = self.uncut is None or REVEALED_SECRETS.find_clean_head(self.text, limit) is not None
+        return redacted_head(self.text if is_clean else _encode(self.uncut), limit)
 
 
 def _write_parameter(value: Any, limit: int) -> _WrittenParameter:
     """Return a parameter as text. What is not JSON is its `repr`.
 
-    Of long texts, it has what `find_clean_head` needs to return the first `limit` characters.
+    Of long texts, it has what `redacted_head` reads to return the first `limit` characters.
     """
     if isinstance(value, str):
         return _WrittenParameter(value, escaped_length(value) + 2, is_json=False)
-    shortened, left_out = _cut_texts(value, limit + REVEALED_SECRETS.reach)
+    shortened, left_out = _cut_texts(value, limit + head_reach())
     try:
         text = _encode(shortened)
     except (TypeError, ValueError, RecursionError):

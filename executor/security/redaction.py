@@ -53,6 +53,8 @@ MIN_REDACTED_LENGTH = 8
 _MAX_SECRETS = 10_000
 _MAX_TOKENS = 100_000
 _TOKEN_LENGTH = 48
+_TOKEN_REACH = 8 * _TOKEN_LENGTH
+"""How many characters around the end of a head are searched for tokens. A token may be in base64."""
 _HEXADECIMAL = re.compile(rf"[0-9a-f]{{{_TOKEN_LENGTH},}}")
 _TOKEN_CANDIDATE = re.compile(rf"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{{{_TOKEN_LENGTH},}}")
 """A run of characters that may contain a token, as it is or in base64."""
@@ -294,12 +296,24 @@ def redacted_tail(text: str, length: int) -> str:
 
 
 def redacted_head(text: str, length: int) -> str:
-    """Return the first `length` characters of the redacted text.
+    """Return the first `length` characters of the redacted text, without a part of a callback token.
 
     If a short part of the text shows that no secret begins in them, the rest is not searched.
     """
     head = REVEALED_SECRETS.find_clean_head(text, length)
-    return str(redact(text))[:length] if head is None else head
+    if head is None:
+        text = str(redact(text))
+        head = text[:length]
+    start = max(length - _TOKEN_REACH, 0)
+    end = text[start : length + _TOKEN_REACH]
+    masked = CALLBACK_TOKENS.redact(end)
+    # A token that is cut in two would be found neither here nor when the head is stored.
+    return head if masked is end else head[:start] + masked[: length - start]
+
+
+def head_reach() -> int:
+    """Return how many characters after a head `redacted_head` reads, unless it has to search all."""
+    return max(REVEALED_SECRETS.reach, _TOKEN_REACH)
 
 
 def _unchanged(number: float) -> Any:
@@ -430,4 +444,6 @@ def _password_of(url: str) -> str | None:
 
 
 def _decode_base64(text: str) -> str:
-    return base64.b64decode(text[: len(text) // 4 * 4]).decode("latin-1")
+    # A last group of two or three characters has one or two bytes. One character has none.
+    text = text[:-1] if len(text) % 4 == 1 else text
+    return base64.b64decode(text + "=" * (-len(text) % 4)).decode("latin-1")

@@ -24,7 +24,8 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import Commit, CommitResult, ErrorRecord, FailedItem, Lease
 from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
-from noetl.executor.security.redaction import MASK, REVEALED_SECRETS
+from noetl.executor.security import redaction
+from noetl.executor.security.redaction import MASK, REVEALED_SECRETS, CallbackTokens
 from noetl.executor.stores.interface import Store
 from noetl.testing.run_harness import RunHarness
 from tests.executor.fake_handler import VISIT
@@ -346,3 +347,15 @@ def test_an_item_of_nested_loops_keeps_the_input_of_its_action(store: Store) -> 
     assert [event.payload["item"]["number"] for event in failed] == [2]
     assert failed[0].payload["error"]["message"] == "item 2 of 2: item 1 of 1: no 5"
     assert failed[0].payload["input"] == {"message": "no 5"}
+
+
+@pytest.mark.parametrize("before", [MAX_VALUE_CHARACTERS - 40, MAX_VALUE_CHARACTERS - 2])
+def test_a_callback_token_is_not_cut_in_two(monkeypatch: pytest.MonkeyPatch, before: int) -> None:
+    tokens = CallbackTokens()
+    monkeypatch.setattr(redaction, "CALLBACK_TOKENS", tokens)
+    token = tokens.create()
+    kept, _ = make()
+    for value in (long := f"{' ' * before}{token} {'x' * 1000}", {"a": long}, [long]):
+        shown = describe(kept, "set", set=value)
+        assert "cut" in shown
+        assert token[:2] not in str(shown["input"]["set"])

@@ -16,7 +16,8 @@ import pytest
 
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import write_json
-from noetl.executor.security.redaction import MASK, CallbackTokens, RevealedSecrets, redact
+from noetl.executor.security import redaction
+from noetl.executor.security.redaction import MASK, CallbackTokens, RevealedSecrets, redact, redacted_head
 from noetl.executor.security.secret_sources import SecretReference, resolve_secret
 
 VALUE = 's3cret/"väl ue"+\\x'
@@ -178,6 +179,27 @@ def test_the_oldest_token_is_discarded_beyond_the_limit() -> None:
     tokens = CallbackTokens(limit=2)
     made = [tokens.create() for _ in range(3)]
     assert [tokens.redact(token) for token in made] == [made[0], MASK, MASK]
+
+
+@pytest.mark.parametrize("before", ["", "u:", "ab:", "abc:"])
+def test_a_token_at_the_end_of_base64_is_redacted(before: str) -> None:
+    """The last group of base64 may have one or two bytes, as in the header of basic authentication."""
+    tokens = CallbackTokens()
+    encoded = base64.b64encode(f"{before}{tokens.create()}".encode()).decode()
+    assert tokens.redact(f"Basic {encoded}").rstrip("=") == f"Basic {MASK}"
+
+
+@pytest.mark.parametrize("length", [1, 100, 128, 500, 620, 1000])
+def test_a_token_is_not_cut_in_two(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    tokens = CallbackTokens()
+    monkeypatch.setattr(redaction, "CALLBACK_TOKENS", tokens)
+    token = tokens.create()
+    for shown in (token, base64.b64encode(f"/{token}".encode()).decode()):
+        for before in range(max(length - len(shown), 0), length + 1):
+            text = f"{' ' * before}{shown} {'x ' * 1000}"
+            head = redacted_head(text, length)
+            assert len(head) == length
+            assert not set(head) - set(f" x={MASK}")
 
 
 def test_threads_may_reveal_and_redact_at_the_same_time() -> None:
