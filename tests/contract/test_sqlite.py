@@ -533,6 +533,20 @@ def test_a_commit_is_on_the_disk_before_workers_are_notified(
     assert done == ["flushed", "notified"]
 
 
+def test_a_log_that_cannot_be_opened_is_an_error_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: str) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    path = str(tmp_path / "noetl.db")
+    with monkeypatch.context() as patch:
+        patch.setattr(log_flush.LogFlush, "open", lambda _, path: fail(path))
+        with pytest.raises(StoreError, match="Too many open files"):
+            SqliteFile(path)
+    SqliteFile(path).close()
+
+
 def test_a_disk_that_fails_after_a_commit_is_an_error_of_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,9 +225,15 @@ class SqliteFile:
                     db.execute("pragma user_version").fetchone()
                     self._identity.remember_log()
                     if not self._is_read_only:
-                        self._flush.open(f"{self._path}-wal")
+                        self._open_log()
             self._local.connection = connection
         return connection
+
+    def _open_log(self) -> None:
+        try:
+            self._flush.open(f"{self._path}-wal")
+        except OSError as error:
+            raise self._failure(error) from error
 
     def _connect(self) -> sqlite3.Connection:
         address = _read_only_address(self.path) if self._is_read_only else self._path
