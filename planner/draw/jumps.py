@@ -66,7 +66,7 @@ def _count_nodes(plan: Plan, group_of: Mapping[str, int]) -> int:
 
 
 def _find_crowded(plan: Plan, outline: Outline, group_of: Mapping[str, int], *, joins_too: bool) -> set[Pair]:
-    """Return all edges but one to each step that too many lead to.
+    """Return the edges to each step that too many lead to, but not those of the last one that leads there.
 
     With `joins_too`, so do those for errors to a join. Its other edges show which branches it waits for.
     """
@@ -80,7 +80,11 @@ def _find_crowded(plan: Plan, outline: Outline, group_of: Mapping[str, int], *, 
                 if plan.steps[target].join is None or (joins_too and all(map(is_error_path, to_target))):
                     sources[target].append(name)
     return {
-        (name, target) for target, names in sources.items() if len(names) > MAX_ARROWS for name in names[:-1]
+        (name, target)
+        for target, names in sources.items()
+        if len(names) > MAX_ARROWS
+        for name in names
+        if name != names[-1]
     }
 
 

@@ -436,6 +436,19 @@ def test_arrows_to_a_handler_of_many_steps_end_at_its_name() -> None:
     assert sum(node.kind is NodeKind.JUMP for node in few) == 9
 
 
+def test_a_handler_to_which_the_last_step_leads_twice_keeps_its_arrows() -> None:
+    """A step without an arrow would stand at the top of the picture."""
+    names = [f"s{index}" for index in range(12)]
+    steps = [
+        Step(name, cases=(case("a", *names[index + 1 : index + 2] or ["end"]), case("default", "end")))
+        for index, name in enumerate(names)
+    ]
+    chart = make_chart(plan_of(*steps, Step("end")), catalogue())
+    (end,) = (node.key for node in chart.nodes if node.title == "end")
+    (last,) = (node.key for node in chart.nodes if node.title == "s11")
+    assert {edge.source for edge in chart.edges if edge.target == end} == {last}
+
+
 @pytest.mark.parametrize("kind", ["case", "fork"])
 def test_the_longest_arrows_of_a_dense_picture_end_at_names(kind: str) -> None:
     def dense(steps: int) -> Chart:
