@@ -60,6 +60,7 @@ from noetl.executor.stores.sql.slots import (
     lock_gate,
     put_flow,
     slot_from_row,
+    slot_key,
     slot_values,
     take_slots,
     write_gate,
@@ -135,7 +136,7 @@ class SqlGates:
             if head.owner.run_id != run_id:
                 return _GrantResult.PASSED
             if not _may_hold(db, head.owner):
-                take_slots(db, "gates.take", **_key_of(head))
+                take_slots(db, "gates.take", **slot_key(head))
                 db.execute("waits.make_due", run_id=run_id, visit_id=head.owner.visit_id, now=now)
                 return _GrantResult.PASSED
             flow = find_flow(db, key, head.flow)
@@ -146,7 +147,7 @@ class SqlGates:
             changed, flow, slot = decided
             write_gate(db, changed)
             put_flow(db, flow)
-            db.execute("gates.hold", units=slot.units, held_at=now, **_key_of(head))
+            db.execute("gates.hold", units=slot.units, held_at=now, **slot_key(head))
             if head.owner.visit_id:
                 db.execute("waits.make_due", run_id=run_id, visit_id=head.owner.visit_id, now=now)
             else:
@@ -275,15 +276,6 @@ def _with_place(slot: Slot, fetch: Callable[..., list[Any]]) -> Slot:
 
 def _fetch_all(db: Writer, query: str, **values: Any) -> list[Any]:
     return list(db.execute(query, **values).fetchall())
-
-
-def _key_of(slot: Slot) -> dict[str, Any]:
-    return {
-        "gate_id": slot.gate.id,
-        "gate_tenant": slot.gate.tenant,
-        "run_id": slot.owner.run_id,
-        "visit_id": slot.owner.visit_id,
-    }
 
 
 def _place_of(slot: Slot) -> SlotPlace:

@@ -104,9 +104,9 @@ def move_slot(db: Writer, commit: Commit, owner: SlotOwner, now: float) -> SlotE
         else:
             freed = _give_back_at(db, key, [held])
     if taken is None:
-        db.execute("gates.take", **_key_of(slot))
+        db.execute("gates.take", **slot_key(slot))
     elif taken is not slot:
-        db.execute("gates.hold", units=taken.units, held_at=now, **_key_of(slot))
+        db.execute("gates.hold", units=taken.units, held_at=now, **slot_key(slot))
     return SlotExchange(() if taken is None else (taken,), (held.gate,) if freed else ())
 
 
@@ -241,28 +241,25 @@ def slot_from_row(row: Row) -> Slot:
     return _slot_of(row, row["name"], decode_json(row["value"]))
 
 
-def slot_values(slot: Slot) -> dict[str, Any]:
-    """Return the columns of a slot."""
-    return {
-        "gate_id": slot.gate.id,
-        "gate_tenant": slot.gate.tenant,
-        "run_id": slot.owner.run_id,
-        "visit_id": slot.owner.visit_id,
-        "units": slot.units,
-        "flow": slot.flow,
-        "rank": slot.rank,
-        "queued_at": slot.queued_at,
-        "held_at": slot.held_at,
-    }
-
-
-def _key_of(slot: Slot) -> dict[str, Any]:
+def slot_key(slot: Slot) -> dict[str, Any]:
     """Return the key of the row of a slot."""
     return {
         "gate_id": slot.gate.id,
         "gate_tenant": slot.gate.tenant,
         "run_id": slot.owner.run_id,
         "visit_id": slot.owner.visit_id,
+    }
+
+
+def slot_values(slot: Slot) -> dict[str, Any]:
+    """Return the columns of a slot."""
+    return {
+        **slot_key(slot),
+        "units": slot.units,
+        "flow": slot.flow,
+        "rank": slot.rank,
+        "queued_at": slot.queued_at,
+        "held_at": slot.held_at,
     }
 
 
