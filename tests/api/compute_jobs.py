@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from pathlib import Path
@@ -54,6 +55,23 @@ class RecordingJob(TestedJob):
             file.write(f"{os.getpid()} {self.name}\n")
         time.sleep(self.pause)
         return os.getpid()
+
+
+@frozen
+class CollectionsJob(TestedJob):
+    """A job that returns how many garbage collections there were before it, and after it made a cycle."""
+
+    objects: int = 0
+
+    def perform(self, compiler: PlaybookCompiler) -> tuple[int, int]:
+        before = _count_collections()
+        cycle: list[object] = [[] for _ in range(self.objects)]
+        cycle.append(cycle)
+        return before, _count_collections()
+
+
+def _count_collections() -> int:
+    return sum(generation["collections"] for generation in gc.get_stats())
 
 
 @frozen

@@ -30,7 +30,14 @@ from noetl.executor.stores.sql import plans as sql_plans
 from noetl.executor.stores.sql import runs as sql_runs
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import compile_text
-from tests.api.compute_jobs import EnvironmentJob, FailingJob, GrowingJob, RecordingJob, SpinningJob
+from tests.api.compute_jobs import (
+    CollectionsJob,
+    EnvironmentJob,
+    FailingJob,
+    GrowingJob,
+    RecordingJob,
+    SpinningJob,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -67,6 +74,15 @@ async def test_a_process_performs_many_jobs(pool: ComputePool, tmp_path: Path) -
     pids = {await pool.run(job, "a") for _ in range(3)}
     assert len(pids) == 1
     assert os.getpid() not in pids
+
+
+async def test_garbage_is_collected_after_an_answer(pool: ComputePool) -> None:
+    before, during = await pool.run(CollectionsJob(objects=100_000), "a")
+    assert during == before
+    after_many, _ = await pool.run(CollectionsJob(), "a")
+    assert after_many == before + 1
+    after_none, _ = await pool.run(CollectionsJob(), "a")
+    assert after_none == after_many
 
 
 async def test_a_process_starts_before_its_first_job(pool: ComputePool, tmp_path: Path) -> None:
