@@ -19,10 +19,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
 from noetl.planner.checks.name_usage import definition_span
+from noetl.planner.dataflow.assignment import analyse_assignment, solve_table
 from noetl.planner.dataflow.fact_encoding import FactTable, fact_key
 from noetl.planner.dataflow.narrowing import FAILED, narrow
-from noetl.planner.dataflow.solver import AssignmentSolution, solve
-from noetl.planner.dataflow.step_effects import NO_IMPLICATIONS, output_effects, step_effects
+from noetl.planner.dataflow.solver import AssignmentSolution
+from noetl.planner.dataflow.step_effects import output_effects, step_effects
 from noetl.planner.dataflow.transfer import (
     ALL_FACTS,
     EMPTY,
@@ -54,12 +55,10 @@ ARROW = " → "
 
 def report_undefined_names(program: Program) -> Unreachable:
     """Report reads of names that are or may be undefined, and unreachable cases. Return what no run does."""
-    table = FactTable(program)
+    table, solution, implications = program.result_of(analyse_assignment)
     if not table.bits:
         return Unreachable()
-    try:
-        solution, implications = _analyse(program, table)
-    except AnalysisLimitError:
+    if solution is None:
         return Unreachable(table=table)
     check = _UndefinedNameCheck(program, table, solution, implications)
     check.report_reads()
@@ -67,31 +66,12 @@ def report_undefined_names(program: Program) -> Unreachable:
     if unreachable:
         # A case is only unreachable if it also is after the loss of a worker. Reads ignore such losses.
         try:
-            pessimistic, _ = _analyse(program, table, assumes_worker_loss=True)
+            pessimistic, _ = solve_table(program, table, assumes_worker_loss=True)
             unreachable &= _find_unreachable_cases(pessimistic)
         except AnalysisLimitError:
             unreachable = frozenset()
     check.report_unreachable_cases(unreachable)
     return Unreachable(unreachable, table, solution.must)
-
-
-def _analyse(
-    program: Program, table: FactTable, *, assumes_worker_loss: bool = False
-) -> tuple[AssignmentSolution, Implications]:
-    """Return the solution of a program, and the implications that it uses.
-
-    There are none unless some step may lack what it requires.
-
-    Raises:
-        AnalysisLimitError: the analysis is too large.
-    """
-    effects = step_effects(program, table, assumes_worker_loss=assumes_worker_loss)
-    solution = solve(program, table, effects)
-    if not any(effects[step].required & ~must for step, must in solution.must.items()):
-        return solution, NO_IMPLICATIONS
-    implications = solution.implications()
-    effects = step_effects(program, table, implications, assumes_worker_loss=assumes_worker_loss)
-    return solve(program, table, effects), implications
 
 
 def _find_unreachable_cases(solution: AssignmentSolution) -> UnreachableCases:

@@ -8,10 +8,11 @@ Read the modules in this order:
 4. `transfer`: the data types of the analysis: fact sets, the effects of steps, and the graph of their exits.
 5. `step_effects`, with `infallible`: what a visit requires and adds, whatever holds before.
 6. `solver`, with `sequential`: the facts that may and that must hold when a step is entered.
-7. `unreachable` and `witness`: the results for checks, and a run that explains a missing fact.
+7. `assignment`: all of that for a program.
+8. `unreachable` and `witness`: the results for checks, and a run that explains a missing fact.
 
-`noetl.planner.checks.undefined_names` calls them in this order. Each call returns a value that no later call
-changes: `table = FactTable(program)`, `effects = step_effects(program, table)`, and
+`assignment` calls them in this order. Each call returns a value that no later call changes:
+`table = FactTable(program)`, `effects = step_effects(program, table)`, and
 `solution = solve(program, table, effects)`.
 
 `definitions` and `liveness` are smaller analyses that do not need the solver.

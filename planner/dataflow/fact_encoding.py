@@ -143,7 +143,7 @@ class FactTable:
         self.run_succeeded = EMPTY
         if self.bits:
             self.run_succeeded = self.closures["run.succeeded"] = self._new_bit("")
-            correlation = ConditionCorrelation(program)
+            correlation = program.result_of(ConditionCorrelation)
             self._number_clauses(program, correlation)
             self._prepare_resolution()
             self._encode_text(program, correlation)

@@ -9,7 +9,7 @@ Where the analysis is not possible, a name is in scope if a path of the control-
 that saves it. In a step to which no path leads yet, the names of all steps but those after it are in scope.
 Entries of the same step are compared by their order.
 
-Cost: that of the analysis, once for each request.
+Cost: that of the analysis. If templates read all saved names, the checks have done it.
 
 Limits: in a task, every saved name is in scope, because each caller differs.
 """
@@ -24,6 +24,7 @@ from typing import Any
 import networkx as nx
 
 from noetl.planner.checks.references import KNOWN_BEFORE_START
+from noetl.planner.dataflow.assignment import analyse_assignment
 from noetl.planner.dataflow.fact_encoding import FactTable
 from noetl.planner.dataflow.solver import AssignmentSolution, solve
 from noetl.planner.dataflow.step_effects import step_effects
@@ -241,9 +242,10 @@ def _solve(program: Program) -> AssignmentSolution | None:
         return None
     given: Mapping[str, Any] = {**(program.playbook.input or {}), **program.playbook.variables}
     saved = {saved.name: None for saved in program.saved_names if saved.name not in given}
+    assignment = program.result_of(analyse_assignment)
+    if saved.keys() <= assignment.table.bits.keys():
+        return assignment.solution
     table = FactTable(program, saved)
-    if not table.bits:
-        return None
     try:
         return solve(program, table, step_effects(program, table))
     except AnalysisLimitError:

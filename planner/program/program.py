@@ -6,11 +6,11 @@ Each result is computed on first use and cached.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import networkx as nx
 
@@ -50,6 +50,8 @@ from noetl.planner.templates.template import has_template
 
 if TYPE_CHECKING:
     CallGraph = nx.DiGraph[str]
+
+T = TypeVar("T")
 
 MAX_GUARD_SEARCH = 200_000
 """How many steps all searches for values of guards take together."""
@@ -112,6 +114,17 @@ class Program:
         return (
             self.document.key_span(path) if isinstance(path[-1], str) else self.document.span((*path, "name"))
         )
+
+    def result_of(self, analyse: Callable[[Program], T]) -> T:
+        """Return analyse(program), for an analysis that several others need. It is computed once."""
+        if analyse not in self._results:
+            self._results[analyse] = analyse(self)
+        result: T = self._results[analyse]
+        return result
+
+    @cached_property
+    def _results(self) -> dict[Callable[[Program], Any], Any]:
+        return {}
 
     @cached_property
     def symbols(self) -> SymbolTable:
