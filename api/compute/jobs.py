@@ -292,7 +292,9 @@ def graph_key(plan_hash: str, run: DrawnRun, format: str, opened: tuple[str, ...
     """
     facts = (run.taken, run.visits, run.last_visits, run.last_taken, run.loops)
     states = "\0".join((*run.states, *run.states.values()))
-    text = repr((run.id, run.status, states, [sorted(fact.items()) for fact in facts], opened))
+    text = repr(
+        (run.id, run.status, states, [sorted(fact.items()) for fact in facts], sorted(run.left_out), opened)
+    )
     return f"graph:{format}:{plan_hash}:{_digest(text)}"
 
 

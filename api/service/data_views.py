@@ -13,6 +13,7 @@ from noetl.api.service.loop_states import ItemState
 from noetl.api.service.past_views import PastState
 from noetl.api.service.views import (
     ItemWait,
+    LeftOutReport,
     LoopReport,
     RunEntry,
     RunProgress,
@@ -125,7 +126,8 @@ class LogPage(View, schema_name="LogPage"):
 class StepData(View, schema_name="StepData"):
     """Visit of a step with its data: `visit` is its number, `visits` how often the step was visited.
 
-    `case` is the case that was taken, and `targets` are its steps. `failures` are the failed items of a loop
+    `case` is the case that was taken, and `targets` are its steps. `left_out` is present if the visit has
+    succeeded without its work. `failures` are the failed items of a loop
     that continued. `cut` has the lengths of the members of which only a part is shown. `child_runs` are the
     latest runs that the visit has started and waits for, the newest first, if the step calls a playbook.
     """
@@ -145,6 +147,7 @@ class StepData(View, schema_name="StepData"):
     queued_ms: float | None
     error: ErrorRecord | None
     waiting_for: WaitReport | None = None
+    left_out: LeftOutReport | None = None
     case: int | None
     guards: Sequence[GuardReport]
     targets: Sequence[str]

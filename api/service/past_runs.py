@@ -26,7 +26,8 @@ from noetl.api.service.run_data import RunDataService, ShownVisit, cut_values, d
 from noetl.api.service.runs import RunService
 from noetl.api.service.step_reports import count_loops, visit_state
 from noetl.api.service.tenant import TenantContext
-from noetl.api.service.views import EventEntry, StepReport, WaitReport
+from noetl.api.service.views import EventEntry, StepReport, StepState, WaitReport
+from noetl.api.service.visit_history import find_left_out
 from noetl.executor.engine.replay import PastRun, RecordedHistory, replay
 from noetl.executor.engine.run_events import read_events
 from noetl.executor.errors import RejectedError
@@ -209,11 +210,14 @@ def _has_outputs(visit: Visit) -> bool:
 
 
 def _complete_report(moment: PastMoment, report: StepReport, visit: Visit | None) -> StepReport:
-    """Return the report of a step with what only the events say: its wait, and the counts of its loops."""
+    """Return the report of a step with what only events say: its wait, why it was left out, its counts."""
     if visit is None:
         return report
-    loops = count_loops(moment.events_of(visit), ()) or None
-    return StepReport(**{**vars(report), "loops": loops, "waiting_for": _describe_wait(moment, visit)})
+    events = moment.events_of(visit)
+    members: dict[str, Any] = {"loops": count_loops(events, ()) or None}
+    members["waiting_for"] = _describe_wait(moment, visit)
+    members["left_out"] = find_left_out(events) if report.status is StepState.SUCCEEDED else None
+    return StepReport(**{**vars(report), **members})
 
 
 def _describe_wait(moment: PastMoment, visit: Visit) -> WaitReport | None:

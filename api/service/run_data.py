@@ -37,13 +37,14 @@ from noetl.api.service.runs import RunService
 from noetl.api.service.step_reports import (
     count_loops,
     drawn_loops,
+    find_left_out_steps,
     find_queued_slots,
     visit_state,
     visit_waits,
 )
 from noetl.api.service.tenant import TenantContext
-from noetl.api.service.views import JoinReport, RunEntry, RunReport, StepReport, WaitReport
-from noetl.api.service.visit_history import find_transition, list_attempts, to_log_line
+from noetl.api.service.views import JoinReport, RunEntry, RunReport, StepReport, StepState, WaitReport
+from noetl.api.service.visit_history import find_left_out, find_transition, list_attempts, to_log_line
 from noetl.executor.engine.run_events import read_events
 from noetl.executor.model.durations import Durations, measure, visit_intervals
 from noetl.executor.model.events import Event, timestamp
@@ -324,6 +325,7 @@ class RunDataService:
             **_to_members(shown_visit.measure()),
             error=visit.error,
             waiting_for=self._describe_wait(run, visit),
+            left_out=find_left_out(events) if state is StepState.SUCCEEDED else None,
             case=visit.case,
             guards=guards,
             targets=targets,
@@ -390,8 +392,10 @@ def draw_visits(report: RunReport | RunDetails, all_visits: Sequence[Visit]) -> 
             last_taken[case] = place
     states = {name: step.status for name, step in report.steps.items()}
     loops = drawn_loops(report.steps)
-    id = report.workflow_id
-    return DrawnRun(states, taken, visits, report.status.value, id, last_visits, last_taken, loops)
+    left_out, id = find_left_out_steps(report.steps), report.workflow_id
+    return DrawnRun(
+        states, taken, visits, report.status.value, id, last_visits, last_taken, loops, left_out=left_out
+    )
 
 
 def cut_values(

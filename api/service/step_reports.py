@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from noetl.api.service.views import (
     ItemWait,
+    LeftOutReport,
     LimitWait,
     LoopReport,
     QuestionReport,
@@ -22,6 +23,7 @@ from noetl.executor.model.gates import Slot
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import NEVER, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_summary import StepVisits, VisitSummary, has_started
+from noetl.executor.model.visit_transition import read_left_out
 from noetl.executor.stores.interface import Store
 from noetl.planner.draw.run_marks import DrawnLoop
 
@@ -74,6 +76,7 @@ def _step_report(status: RunStatus, visits: StepVisits | None, queued: QueuedSlo
         case=visit.case,
         error=visit.error,
         waiting_for=visit_waits(visit, queued) if visit_state(status, visit) is StepState.WAITING else None,
+        left_out=None if (reason := read_left_out(visit)) is None else LeftOutReport.from_reason(reason),
         loops=_paused_loops(visit) or None,
     )
 
@@ -175,6 +178,11 @@ def drawn_loops(steps: Mapping[str, StepReport]) -> dict[str, DrawnLoop]:
         for name, step in steps.items()
         if step.loops
     }
+
+
+def find_left_out_steps(steps: Mapping[str, StepReport]) -> frozenset[str]:
+    """Return the names of the steps that have succeeded without their work."""
+    return frozenset(name for name, step in steps.items() if step.left_out is not None)
 
 
 def _paused_loops(visit: VisitSummary) -> list[LoopReport]:

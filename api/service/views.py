@@ -301,6 +301,23 @@ class ItemWait(View, schema_name="ItemWaitingFor"):
     questions: Sequence[QuestionReport] | None = None
 
 
+class LeftOutReport(View, schema_name="LeftOut"):
+    """Reason that a step has succeeded without its work.
+
+    `limit` is the limit with `when_full: skip` that was full, and `key` the value of its key. Without
+    `limit`, a resume has given the result. `requester` is who has requested it.
+    """
+
+    limit: str | None = None
+    key: str | None = None
+    requester: str | None = None
+
+    @classmethod
+    def from_reason(cls, reason: Mapping[str, Any]) -> LeftOutReport:
+        """Return the report of a reason that a visit or its event `step.skipped` has."""
+        return cls(limit=reason.get("limit"), key=reason.get("key"), requester=reason.get("by"))
+
+
 class LoopReport(View, schema_name="LoopCounts"):
     """Progress of a loop: at its latest pause, between batches or for a wait, or as its events report it.
 
@@ -332,7 +349,8 @@ class ForgivenItem(View, schema_name="ForgivenItem"):
 class StepReport(View, schema_name="StepStatus"):
     """Latest visit of a step.
 
-    `waiting_for` is present if `status` is `waiting`. `loops` is present if a loop of an unfinished step has
+    `waiting_for` is present if `status` is `waiting`. `left_out` is present if the step has succeeded without
+    its work. `loops` is present if a loop of an unfinished step has
     paused. `failed_items` and `failed_item_count` are present if the last loop of a step that has succeeded
     continued after failures. They have the first of them, and their number. `reachable` and `join` are
     present in a run with its graph. They say whether a step that has not started may still run, and what a
@@ -345,6 +363,7 @@ class StepReport(View, schema_name="StepStatus"):
     case: int | None
     error: ErrorRecord | None
     waiting_for: WaitReport | None = None
+    left_out: LeftOutReport | None = None
     loops: Sequence[LoopReport] | None = None
     failed_items: Sequence[ForgivenItem] | None = None
     failed_item_count: int | None = None

@@ -13,7 +13,7 @@ from noetl.api.service.data_views import (
     GuardReport,
     LogLine,
 )
-from noetl.api.service.views import LoopReport, StepState
+from noetl.api.service.views import LeftOutReport, LoopReport, StepState
 from noetl.executor.model.events import Event, timestamp
 from noetl.planner.plan import Step
 
@@ -40,6 +40,16 @@ def list_attempts(events: Iterable[Event], state: StepState) -> list[AttemptRepo
     for attempt in attempts:
         attempt.close(state if attempt is attempts[-1] else StepState.CANCELLED)
     return [attempt.report() for attempt in attempts]
+
+
+def find_left_out(events: Sequence[Event]) -> LeftOutReport | None:
+    """Return why the last attempt has succeeded without its work, or None."""
+    for event in reversed(events):
+        if event.type == "step.skipped":
+            return LeftOutReport.from_reason(event.payload)
+        if event.type in ("step.started", "step.failed"):
+            return None
+    return None
 
 
 class _AttemptBuilder:

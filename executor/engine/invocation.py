@@ -206,7 +206,7 @@ class VisitExecutor:
         records = ItemRecords(self.store, visit, partial(hash_item_work, context.find_task, step))
         context = replace(context, items_of=records.items_of)
         work = StepWork(
-            admission.narrow(step), claim, scope, context, self.invocation, refusal, admission.is_left_out
+            admission.narrow(step), claim, scope, context, self.invocation, refusal, admission.unmet
         )
         try:
             segment = _Segment(self, work, waits, records, admission)

@@ -35,6 +35,7 @@ from noetl.executor.model.gates import (
     GateKey,
     Slot,
     SlotOwner,
+    SlotRequest,
     describe_refusal,
     describe_successor,
     find_superseded,
@@ -62,7 +63,7 @@ class Admission:
     """Answer to a claimed visit that has asked: the slots of its step, in the order of their gates.
 
     `commit` suspends it, if it must wait, or ends its run as `skipped`. `refusal` is why its work must not be
-    performed. `is_left_out` is true if the step succeeds without its work, because a limit with
+    performed. `unmet` is the request for which the step succeeds without its work, because a limit with
     `when_full: skip` was full. `width` is how many items of a loop may be performed at once, or None for any
     number. With `is_run_admitted`, its run holds all slots that it needs.
     """
@@ -70,7 +71,7 @@ class Admission:
     slots: Sequence[Slot] = ()
     commit: Commit | None = None
     refusal: ErrorRecord | None = None
-    is_left_out: bool = False
+    unmet: SlotRequest | None = None
     width: int | None = None
     is_run_admitted: bool = False
 
@@ -135,11 +136,9 @@ def _ask_for_run(store: Store, claim: Claim, limits: Sequence[Limit], now: float
         if problem.type != "LimitTimeout" or has_begun(run, visit):
             raise
         return Admission(commit=skip_run(visit, problem.message))
-    if not admission.is_left_out:
+    if admission.unmet is None:
         return admission
-    held = {slot.gate for slot in admission.slots}
-    refused = next(entry.request for entry in wanted if entry.request.gate not in held)
-    return Admission(commit=skip_run(visit, describe_refusal(refused)))
+    return Admission(commit=skip_run(visit, describe_refusal(admission.unmet)))
 
 
 def _slots_of_visit(store: Store, claim: Claim, step: Step) -> list[Slot]:
@@ -174,7 +173,7 @@ def _ask(
         hint = "; an operator makes it with `noetl limits set`" if problem.reason == "unknown_limit" else ""
         raise ActionError("ParameterError", f"{problem.message}{hint}", retryable=False) from problem
     if not slots or (slots[-1].is_held and len(slots) < len(entries)):
-        return Admission(slots, is_left_out=True)
+        return Admission(slots, unmet=_find_unmet(entries, slots))
     last = slots[-1]
     by_gate = {entry.request.gate: entry for entry in entries}
     if last.is_held:
@@ -202,7 +201,8 @@ def _wait_for_rates(
     refused = [wanted[slot.gate] for slot in slots if not slot.units]
     if refused:
         if not all(entry.request.queues for entry in refused):
-            return Admission([slot for slot in slots if slot.units], is_left_out=True)
+            held = [slot for slot in slots if slot.units]
+            return Admission(held, unmet=_find_unmet(wanted.values(), held))
         longest = min(entry.max_wait for entry in refused if entry.max_wait is not None)
         free = f"no unit of limit `{last.limit}` becomes free within {longest:g} s"
         raise ActionError("LimitTimeout", f"{free}, only at {timestamp(begins_at)}")
@@ -210,6 +210,12 @@ def _wait_for_rates(
         widths = [slot.units for slot in slots if not wanted[slot.gate].request.is_rate]
         return Admission(slots, width=min(widths, default=None))
     return Admission(slots, commit=wait_for_slot(claim.visit, last, begins_at, now))
+
+
+def _find_unmet(wanted: Iterable[WantedSlot], held: Iterable[Slot]) -> SlotRequest:
+    """Return the first request whose gate has given nothing."""
+    gates = {slot.gate for slot in held}
+    return next(entry.request for entry in wanted if entry.request.gate not in gates)
 
 
 def _cancel_older(store: Store, visit: Visit, slot: Slot, now: float) -> None:

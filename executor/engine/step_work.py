@@ -17,6 +17,7 @@ from noetl.executor.engine.skips import is_set, split_run
 from noetl.executor.engine.work_context import InvocationTime, WorkContext
 from noetl.executor.errors import ActionError
 from noetl.executor.model.finished_items import ITEMS
+from noetl.executor.model.gates import SlotRequest, refusal_payload
 from noetl.executor.model.outcome import (
     Cancelled,
     Choice,
@@ -29,7 +30,7 @@ from noetl.executor.model.outcome import (
 )
 from noetl.executor.model.run import Claim, ErrorRecord, Progress
 from noetl.executor.model.transition import GuardError, RuleTests
-from noetl.executor.model.visit_transition import read_skip, step_skipped
+from noetl.executor.model.visit_transition import describe_skip, read_skip, step_skipped
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Case, Loop, Repeat, Step, Work
@@ -43,8 +44,8 @@ StepResult: TypeAlias = Outcome | Suspension | Cancelled
 class StepWork:
     """The work of a claimed visit, from where it was last suspended, in the scope of the visit.
 
-    `refusal` is why the work of the step must not be performed, or None. With `is_left_out`, a limit was
-    full, and the step succeeds without its work.
+    `refusal` is why the work of the step must not be performed, or None. With `unmet`, a limit was full, and
+    the step succeeds without its work.
     """
 
     step: Step
@@ -53,7 +54,7 @@ class StepWork:
     context: WorkContext
     invocation: InvocationTime
     refusal: ErrorRecord | None
-    is_left_out: bool = False
+    unmet: SlotRequest | None = None
 
     def perform(self) -> StepResult:
         """Perform the work of the step. If in-place work was suspended, return the outcome before it."""
@@ -62,14 +63,16 @@ class StepWork:
             return self._skip(skip)
         if self.refusal is not None:
             return Outcome(False, None, self.refusal)
-        if self.is_left_out:
-            self.context.events.append(step_skipped(self.claim.visit, {}, self.context.clock()))
-            return Outcome(skipped=True, saved=dict(self.scope.saved))
+        if self.unmet is not None:
+            reason = refusal_payload(self.unmet)
+            self.context.events.append(step_skipped(self.claim.visit, reason, self.context.clock()))
+            return Outcome(skipped=True, saved=dict(self.scope.saved), left_out=reason)
         if IN_PLACE in self.context.journal:
             entry = self.context.journal[IN_PLACE]
             stored = Outcome.from_list(entry["outcome"])
             failures = tuple(entry.get("failures", ()))
-            return replace(stored, saved=dict(self.scope.saved), failures=failures)
+            left_out = entry.get("left_out")
+            return replace(stored, saved=dict(self.scope.saved), failures=failures, left_out=left_out)
         progress = self.claim.visit.progress or Progress()
         result = self._perform_round(progress.round)
         if isinstance(result, WorkSuspension):
@@ -85,10 +88,11 @@ class StepWork:
         after it are performed. Those of a loop or of parallel work are not.
         """
         step, context, scope, result = self.step, self.context, self.scope, skip["result"]
-        context.events.append(step_skipped(self.claim.visit, skip, context.clock()))
+        reason = describe_skip(skip)
+        context.events.append(step_skipped(self.claim.visit, reason, context.clock()))
         item, later = split_run(step)
         if item is None:
-            return Outcome(data=result, saved=dict(scope.saved))
+            return Outcome(data=result, saved=dict(scope.saved), left_out=reason)
         names = dict(result) if is_set(item) and isinstance(result, Mapping) else {}
         names |= {} if item.save_as is None else {item.save_as: result}
         try:
@@ -96,11 +100,11 @@ class StepWork:
         except ActionError as problem:
             return self._failed(problem)
         if not later:
-            return Outcome(data=result, saved=dict(scope.saved))
+            return Outcome(data=result, saved=dict(scope.saved), left_out=reason)
         after = replace(context, journal={"run": {"at": len(step.run) - len(later)}})
         outcome = perform(after, step.run, scope, "run")
         assert not isinstance(outcome, WorkSuspension)
-        return outcome
+        return replace(outcome, left_out=reason) if isinstance(outcome, Outcome) else outcome
 
     def suspended_choice(self, outcome: Outcome) -> Choice | None:
         """Return the choice of the case whose in-place work was suspended, or None."""
@@ -117,9 +121,11 @@ class StepWork:
         result = perform(context, work, scope, f"rule.{choice.case}")
         if isinstance(result, WorkSuspension):
             stored = choice.outcome.to_list()
-            entry = {"case": choice.case, "failed": choice.failed, "outcome": stored}
+            entry: dict[str, Any] = {"case": choice.case, "failed": choice.failed, "outcome": stored}
             if choice.outcome.failures:
                 entry["failures"] = list(choice.outcome.failures)
+            if choice.outcome.left_out is not None:
+                entry["left_out"] = dict(choice.outcome.left_out)
             return self._suspend(context, result.with_entry(IN_PLACE, entry), 0, scope.saved)
         if isinstance(result, Cancelled):
             return result

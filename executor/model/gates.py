@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.ids import derived_id
@@ -295,6 +295,15 @@ def held_slot(request: SlotRequest, owner: SlotOwner, now: float) -> Slot:
     units = request.units if request.size is None else min(request.units, request.size)
     rank, flow = request.rank, request.flow
     return Slot(request.gate, owner, request.limit, units, now, request.value, rank, held_at=now, flow=flow)
+
+
+def refusal_payload(request: SlotRequest) -> dict[str, Any]:
+    """Return which gate has refused a request, for the event of its visit.
+
+    >>> refusal_payload(SlotRequest(named_gate("acme", "api"), "api", None, value="eu", queues=False))
+    {'limit': 'api', 'key': 'eu'}
+    """
+    return {"limit": request.limit} | ({} if request.value is None else {"key": request.value})
 
 
 def describe_refusal(request: SlotRequest) -> str:

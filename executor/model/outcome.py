@@ -22,6 +22,7 @@ class Outcome:
     `forgiven` is true if that item failed with `on_error: continue`; the work as a whole has then not failed.
     `items` are the results of the items of a loop. `failures` are the items of a forgiving loop that failed:
     index from 1, item and error of each. `finished` are the items of failed loops in it that have succeeded.
+    `left_out` is why the work of a step was not performed: a full limit, or a resume; otherwise it is None.
     """
 
     success: bool = True
@@ -34,6 +35,7 @@ class Outcome:
     items: tuple[Mapping[str, Any], ...] | None = None
     failures: tuple[Mapping[str, Any], ...] = ()
     finished: tuple[FinishedItems, ...] = ()
+    left_out: Mapping[str, Any] | None = None
 
     @property
     def failed(self) -> bool:
@@ -45,7 +47,7 @@ class Outcome:
         return json_size(self.data) + (0 if self.error is None else json_size(self.error))
 
     def to_list(self) -> list[Any]:
-        """Return the stored form of the outcome: without `saved`, `failures` and `finished`."""
+        """Return the stored form of the outcome: without names, `failures`, `finished` and `left_out`."""
         items = None if self.items is None else list(self.items)
         return [self.success, self.data, self.error, self.action, self.skipped, self.forgiven, items]
 

@@ -51,7 +51,7 @@ from noetl.executor.model.run import (
     VisitStatus,
 )
 from noetl.executor.model.visit_states import VisitTrigger, next_status
-from noetl.executor.model.visit_transition import MAX_CLAIMS, MAX_CLAIMS_OF_RULE
+from noetl.executor.model.visit_transition import MAX_CLAIMS, MAX_CLAIMS_OF_RULE, mark_left_out
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Case, Retry, Step
 
@@ -211,6 +211,8 @@ def build_commit(step_of: StepOf, visit: Visit, choice: Choice, outcome: Outcome
         error=choice.outcome.error if choice.failed else None,
         failure=FailureState.HANDLED if choice.failed else None,
     )
+    if choice.outcome.left_out is not None and not choice.failed:
+        done = replace(done, progress=mark_left_out(done.progress, choice.outcome.left_out))
     payload = {"case": choice.case, "targets": list(targets), **_guards_payload(choice)}
     transition = _visit_event(visit, "step.transition", now, payload)
     finished = _finished_event(done, now)

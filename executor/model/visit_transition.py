@@ -21,6 +21,7 @@ from noetl.executor.errors import FencedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.finished_items import forget_items
 from noetl.executor.model.run import Branch, Commit, Lease, Progress, Visit, VisitStatus
+from noetl.executor.model.run_summary import VisitSummary
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.visit_states import ACTIVE, WAKEABLE, VisitTrigger, next_status
 from noetl.planner.frozen import replace
@@ -33,6 +34,9 @@ MAX_CLAIMS_OF_RULE = 3
 
 SKIP = "skip"
 """The journal key of a visit whose work a resume leaves out."""
+
+LEFT_OUT = "left_out"
+"""The journal key of a visit that has succeeded without its work. Its value is that of `describe_skip`."""
 
 ALL_ITEMS = "all_items"
 """The member of a mark of a resume with which a visit does all items of its failed loops again."""
@@ -270,10 +274,29 @@ def read_skip(visit: Visit, resumes: int) -> Mapping[str, Any] | None:
     return entry if entry is not None and entry["resumes"] == resumes else None
 
 
-def step_skipped(visit: Visit, skip: Mapping[str, Any], now: float) -> Event:
-    """Return the event of a visit whose work is left out."""
-    payload = {"by": skip["by"]} if skip.get("by") is not None else {}
-    return Event("step.skipped", now, visit.step, visit.number, visit.attempt, payload=payload)
+def describe_skip(skip: Mapping[str, Any]) -> dict[str, Any]:
+    """Return why the work of a visit is left out, as its event and its journal have it.
+
+    >>> describe_skip({"result": 1, "by": "ann", "resumes": 1}), describe_skip({"result": 1, "by": None})
+    ({'by': 'ann'}, {})
+    """
+    return {"by": skip["by"]} if skip.get("by") is not None else {}
+
+
+def step_skipped(visit: Visit, reason: Mapping[str, Any], now: float) -> Event:
+    """Return the event of a visit whose work is left out, for a reason of `describe_skip` or a full limit."""
+    return Event("step.skipped", now, visit.step, visit.number, visit.attempt, payload=dict(reason))
+
+
+def mark_left_out(progress: Progress | None, reason: Mapping[str, Any]) -> Progress:
+    """Return the progress of a visit that has succeeded without its work."""
+    kept = progress or Progress()
+    return replace(kept, journal={**kept.journal, LEFT_OUT: dict(reason)})
+
+
+def read_left_out(visit: Visit | VisitSummary) -> Mapping[str, Any] | None:
+    """Return why a visit has succeeded without its work, or None."""
+    return None if visit.progress is None else visit.progress.journal.get(LEFT_OUT)
 
 
 def finish_end(visit: Visit, now: float) -> Visit:

@@ -50,7 +50,8 @@ class DrawnRun:
     each case of each step was taken; case -1 is an end because no case applied. `status` and `id` are those
     of the run. `last_visits` has the place of the latest visit of each step among all visits, in the order of
     their creation. `last_taken` has the place of the latest visit that took a case. `loops` are the loops of
-    the latest visits of steps, as one for each step.
+    the latest visits of steps, as one for each step. `left_out` are the steps whose latest visits have
+    succeeded without their work.
     """
 
     states: Mapping[str, str]
@@ -61,6 +62,7 @@ class DrawnRun:
     last_visits: Mapping[str, int] = field(default_factory=dict)
     last_taken: Mapping[tuple[str, int], int] = field(default_factory=dict)
     loops: Mapping[str, DrawnLoop] = field(default_factory=dict)
+    left_out: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,9 @@ class RunMarks:
             return f"{f'{loop.failed:,} failed, ' if loop.failed else ''}{loop.done:,} of {loop.total:,}"
         if len(steps) == 1:
             state = self.states.get(steps[0], WILL_NOT_RUN)
+            words = "left out" if steps[0] in self.run.left_out else WORDS.get(state, state)
             visits = self.run.visits.get(steps[0], 0)
-            return f"{WORDS.get(state, state)}, {visits} visits" if visits > 1 else WORDS.get(state, state)
+            return f"{words}, {visits} visits" if visits > 1 else words
         state = self.state_of(steps)
         count = sum(self.states.get(name, WILL_NOT_RUN) == state for name in steps)
         return f"{count:,} {WORDS.get(state, state)}"

@@ -122,6 +122,24 @@ async def test_a_run_that_waits_says_for_what(http: httpx.AsyncClient) -> None:
     )
 
 
+async def test_a_step_that_a_full_limit_left_out_says_so(http: httpx.AsyncClient) -> None:
+    await put(http, units=0)
+    run = await start(http, USER.replace("use: api", "use: api, when_full: skip"))
+    while (status := (await http.get(f"/workflows/status/{run}")).json())["status"] != "succeeded":
+        pass
+    expected = {"limit": "api"}
+    assert status["steps"]["load"]["left_out"] == expected
+    shown = (await http.get(f"/workflows/{run}", params={"include": "graph"})).json()
+    assert shown["steps"]["load"]["left_out"] == expected
+    (node,) = (node for node in shown["graph"]["nodes"] if node["steps"] == ["load"])
+    assert node["words"] == "left out"
+    assert (await http.get(f"/workflows/{run}/step?name=load")).json()["left_out"] == expected
+    (*_, last) = (await http.get(f"/workflows/{run}/events")).json()["items"]
+    for event, left_out in ((last["id"], expected), (1, None)):
+        before = (await http.get(f"/workflows/{run}", params={"at": event})).json()
+        assert before["steps"]["load"].get("left_out") == left_out
+
+
 async def test_a_step_that_waits_for_a_rate_says_until_when(http: httpx.AsyncClient) -> None:
     made = await put(http, units=1, per=3600)
     assert (made.units, made.per) == (1, 3600.0)

@@ -389,6 +389,9 @@ async def test_a_failed_step_is_skipped(http: httpx.AsyncClient) -> None:
     events = (await http.get(f"/workflows/{workflow_id}/events")).json()["items"]
     (skipped,) = (event for event in events if event["type"] == "step.skipped")
     assert (skipped["step"], set(skipped["payload"])) == ("check", {"by"})
+    steps = (await http.get(f"/workflows/{workflow_id}")).json()["steps"]
+    left_out = {name: step["left_out"] for name, step in steps.items() if "left_out" in step}
+    assert left_out == {"check": {"requester": skipped["payload"]["by"]}}
     again = await http.post(f"/workflows/{workflow_id}/resume", json={"skip": {"check": 1}})
     assert again.status_code == 409
 

@@ -100,6 +100,14 @@ def skip_run(store: SqliteStore) -> RunHarness:
     return RunHarness(store, text).finish()
 
 
+def leave_out_step(store: SqliteStore) -> RunHarness:
+    """Return a run whose step had a full limit."""
+    limit = '{limit: 1, per: 1h, key: "{{ run.playbook }}", when_full: skip}'
+    text = f"name: left_out\nsteps: [{{name: a, rate: {limit}, run: [{{action: log, message: a}}]}}]"
+    first = RunHarness(store, text).finish()
+    return RunHarness(store, text, clock=first.clock).finish()
+
+
 def give_up_notification(store: SqliteStore) -> RunHarness:
     """Return a run whose channel does not exist."""
     harness = RunHarness(store, "steps: [{name: a, run: [{action: log, message: a}]}]").finish()
@@ -129,7 +137,7 @@ def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     assert skipped.status == "succeeded"
     assert (failed.status, late.status, cancelled.status) == ("succeeded", "timed_out", "cancelled")
     given_up = give_up_notification(store)
-    limited = (wait_for_limit(store), skip_run(store), join_starts(store), given_up)
+    limited = (wait_for_limit(store), skip_run(store), leave_out_step(store), join_starts(store), given_up)
     plays = (failed, late, cancelled, skipped, switch_run(store), undo_switch(store), *limited)
     events = [event for play in plays for event in play.events]
     found = {

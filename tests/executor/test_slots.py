@@ -20,6 +20,7 @@ from noetl.executor.model.gates import (
     named_gate,
 )
 from noetl.executor.model.run import NEVER, RunStatus, VisitStatus
+from noetl.executor.model.visit_transition import read_left_out
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.sqlite.store import SqliteStore
@@ -544,7 +545,42 @@ class TestFullLimitsThatSkip:
         assert harness.finish().status == "succeeded"
         assert harness.run.result == {"left_out": True}
         assert (runs.units(), store.gates.slots_of(harness.id)) == ([], [])
-        assert [event.type for event in harness.events if event.type == "step.skipped"] == ["step.skipped"]
+        (skipped,) = (event for event in harness.events if event.type == "step.skipped")
+        assert skipped.payload == {"limit": "api"}
+        assert read_left_out(harness.visit("limited")) == {"limit": "api"}
+
+    def test_a_case_that_waits_keeps_the_reason(self, store: SqliteStore) -> None:
+        text = """
+            name: call
+            steps:
+            - name: limited
+              concurrency: {use: api, when_full: skip}
+              run: [{action: set, set: {y: 2}}]
+              rule: [{case: default, run: [{action: wait, seconds: 1}]}]
+            """
+        runs = Runs(store, text, count=1)
+        (harness,) = runs
+        store.gates.set_limit(named_gate(harness.tenant, "api"), LimitKind.STEPS, 0)
+        execute_all(harness)
+        assert read_left_out(harness.visit("limited")) is None
+        store.gates.set_limit(named_gate(harness.tenant, "api"), LimitKind.STEPS, 1)
+        assert harness.finish().status == "succeeded"
+        assert read_left_out(harness.visit("limited")) == {"limit": "api"}
+
+    def test_a_step_that_fails_later_is_not_left_out(self, store: SqliteStore) -> None:
+        text = """
+            name: call
+            steps:
+            - name: limited
+              concurrency: {use: api, when_full: skip}
+              run: [{action: set, set: {y: 2}}]
+              rule: [{case: "{{ y > 1 }}", run: [after]}, {case: "{{ error is defined }}", run: [after]}]
+            - {name: after, run: [{action: log, message: x}]}
+            """
+        (harness,) = Runs(store, text, count=1)
+        store.gates.set_limit(named_gate(harness.tenant, "api"), LimitKind.STEPS, 0)
+        assert harness.finish().visit("limited").error is not None
+        assert read_left_out(harness.visit("limited")) is None
 
     def test_a_step_with_a_free_unit_performs_it(self, store: SqliteStore) -> None:
         harness = RunHarness(store, self.TEXT.replace("LIMITS", "{limit: 1, when_full: skip}"))

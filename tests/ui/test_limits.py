@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -64,6 +65,34 @@ def test_a_run_says_for_which_limit_it_waits(browser: Browser, service: ServedPa
         page.goto(f"{service.url}/ui/runs/{runs[0]}?step=load")
         expect(page.get_by_role("link", name="limit crm, next")).to_be_visible()
         expect(page.get_by_text("load waits: limit crm, next")).to_be_visible()
+
+
+def test_a_step_that_a_full_limit_left_out_says_so(browser: Browser, service: ServedPage, axe: str) -> None:
+    service.http.put("/limits/full", json={"units": 0, "kind": "steps"}).raise_for_status()
+    text = """\
+name: left_out
+steps:
+  - name: load
+    concurrency: {use: full, when_full: skip}
+    run: [{action: log, message: x}]
+"""
+    run = service.start(text, "succeeded")
+    service.http.delete("/limits/full")
+    words = "left out, because limit full was full"
+    with open_page(browser) as page:
+        page.goto(f"{service.url}/ui/runs/{run}")
+        expect(page.get_by_role("button", name=re.compile("^load .* left out$"))).to_have_class(
+            "node to-quiet skipped"
+        )
+        row = page.get_by_role("treegrid").get_by_role("row", name="load")
+        expect(row).to_contain_text(words)
+        expect(row.get_by_title(words)).to_be_visible()
+        row.click()
+        expect(page.get_by_text(f"its work was {words}.")).to_be_visible()
+        assert find_barriers(page, axe) == []
+    with open_page(browser, viewport={"width": 390, "height": 844}) as phone:
+        phone.goto(f"{service.url}/ui/runs/{run}")
+        expect(phone.get_by_text(words)).to_be_visible()
 
 
 def test_a_reserved_unit_of_a_rate_has_its_time(browser: Browser, service: ServedPage) -> None:

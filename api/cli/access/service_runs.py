@@ -137,7 +137,7 @@ class ServiceRuns:
         return self._get(RunInput, _path(run_id, "input"))
 
     def drawn_run(self, run_id: str, event: str | None = None) -> DrawnRun:
-        from noetl.api.service.step_reports import drawn_loops
+        from noetl.api.service.step_reports import drawn_loops, find_left_out_steps
         from noetl.planner.draw.run_marks import DrawnRun
 
         report = self.details(run_id, event)
@@ -165,8 +165,17 @@ class ServiceRuns:
         states = {name: step.status for name, step in report.steps.items()}
         taken = Counter((step, case) for (step, _), case in cases.items())
         counts = Counter(step for step, _ in visits)
-        id, loops = report.workflow_id, drawn_loops(report.steps)
-        return DrawnRun(states, taken, counts, report.status.value, id, last_visits, last_taken, loops)
+        return DrawnRun(
+            states,
+            taken,
+            counts,
+            report.status.value,
+            report.workflow_id,
+            last_visits,
+            last_taken,
+            drawn_loops(report.steps),
+            left_out=find_left_out_steps(report.steps),
+        )
 
     def details(self, run_id: str, event: str | None = None) -> RunDetails:
         from noetl.api.service.data_views import RunDetails

@@ -336,7 +336,7 @@ def _write_status(report: RunDetails, plan: Plan | None) -> None:
         if value is not None:
             write_stdout(f"{label:<9}{value}\n")
     states = {name: step.status for name, step in report.steps.items()}
-    loops = [line for name, step in report.steps.items() for line in _describe_loops(name, step)]
+    loops = [line for name, step in report.steps.items() for line in _describe_work(name, step)]
     if plan is not None:
         write_stdout("\n" + text.draw(plan, catalogue(), states))
     if loops:
@@ -362,11 +362,14 @@ def _wait_lines(report: RunDetails) -> Iterator[str]:
             yield from _describe_questions(step)
 
 
-def _describe_loops(name: str, step: StepReport) -> Iterator[str]:
-    """Yield a line with the counts of each loop of the latest visit of a step, and its failed items."""
+def _describe_work(name: str, step: StepReport) -> Iterator[str]:
+    """Yield why the work of a step was left out, or the counts and the failed items of its loops."""
     from noetl.api.cli.display.failure import failed_item_lines
+    from noetl.api.cli.display.run_board import describe_left_out
     from noetl.planner.diagnostics.terminal_text import to_printable
 
+    if step.left_out is not None:
+        yield f"{to_printable(name)} {describe_left_out(vars(step.left_out))}"
     loops = step.loops or ()
     for loop in loops:
         place = f" {loop.position}" if len(loops) > 1 else ""

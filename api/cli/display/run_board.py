@@ -258,6 +258,20 @@ def describe_limit(payload: Mapping[str, Any]) -> str:
     return f"{name}, {place}"
 
 
+def describe_left_out(reason: Mapping[str, Any]) -> str:
+    """Return words for the report of a step whose work was left out.
+
+    >>> describe_left_out({"limit": "api", "key": "acme"})
+    'was left out, because limit `api` of `acme` was full'
+    >>> describe_left_out({"requester": "ann"}), describe_left_out({})
+    ('was left out, with a result that ann gave', 'was left out, with a result that a resume gave')
+    """
+    if reason.get("limit") is None:
+        return f"was left out, with a result that {to_printable(reason.get('requester') or 'a resume')} gave"
+    key = "" if reason.get("key") is None else f" of `{to_printable(reason['key'])}`"
+    return f"was left out, because limit `{to_printable(reason['limit'])}`{key} was full"
+
+
 def format_titles(titles: Iterable[str]) -> str:
     """Return the end of a line about a wait: what it asks persons.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from noetl.api.cli.display.failure import fact_lines
-from noetl.api.cli.display.run_board import format_duration, format_error
+from noetl.api.cli.display.run_board import describe_left_out, format_duration, format_error
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.worker_identity import describe_worker
 from noetl.planner.diagnostics.terminal_text import to_printable
@@ -60,6 +60,8 @@ def _step_lines(data: Mapping[str, Any]) -> Iterator[str]:
     )
     if split := format_split(data):
         yield f"  {split}"
+    if data.get("left_out") is not None:
+        yield f"  {describe_left_out(data['left_out'])}"
     if data["error"]:
         yield from _error_lines(data["error"], "  ")
     for attempt in data["attempts"]:

@@ -114,6 +114,13 @@ export interface WaitReport {
   limit?: { limit: string; key: string | null; queued_before: number | null };
 }
 
+/** Why a step has succeeded without its work: a full limit, or the result that a resume has given. */
+export interface LeftOut {
+  limit?: string;
+  key?: string;
+  requester?: string;
+}
+
 export interface StepReport {
   status: string;
   visits: number;
@@ -121,6 +128,7 @@ export interface StepReport {
   case: number | null;
   error: ErrorRecord | null;
   waiting_for?: WaitReport;
+  left_out?: LeftOut;
   loops?: LoopCounts[];
   reachable?: "may" | "never";
   join?: { arrived: string[]; missing: string[] };
@@ -325,6 +333,7 @@ export interface StepData {
   queued_ms?: number | null;
   error: ErrorRecord | null;
   waiting_for?: WaitReport;
+  left_out?: LeftOut;
   case: number | null;
   guards: { case: number; guard: string | null; value?: unknown }[];
   targets: string[];

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from noetl.executor.model.run import RunStatus
+from noetl.executor.model.visit_transition import read_left_out
 from noetl.executor.stores.interface import Store
 from noetl.testing.run_harness import RunHarness
 from noetl.testing.store_contract.fixtures import ContractFixtures
@@ -55,6 +56,10 @@ class SkipsContract(ContractFixtures):
         assert (harness.status, harness.result) == ("succeeded", expected)
         (skipped,) = (event for event in harness.events if event.type == "step.skipped")
         assert (skipped.step, skipped.payload) == ("load", {"by": "eve"})
+        overview = store.runs.overview(harness.tenant, harness.id)
+        assert overview is not None
+        assert read_left_out(overview.steps["load"].latest) == {"by": "eve"}
+        assert [read_left_out(steps.latest) for steps in overview.steps.values()].count(None) >= 1
         types = [type for type in harness.event_types("load") if type.startswith("step.")]
         assert types[-4:] == [
             "step.started",
@@ -70,6 +75,7 @@ class SkipsContract(ContractFixtures):
         assert harness.error_types == ["TemplateError"]
         (skipped,) = (event for event in harness.events if event.type == "step.skipped")
         assert skipped.payload == {}
+        assert read_left_out(harness.visit("load")) is None
         harness.resume().finish()
         assert harness.error_types == ["FileError"]
         skip_steps(harness, load={"rows": []}).finish()

@@ -123,6 +123,20 @@ def test_a_limit_of_all_tenants_needs_a_store(noetl: Command, service: ServedSto
     assert "unknown limit `all`" in noetl("limits", "show", "all", "--store", service.store).err
 
 
+def test_a_step_that_a_full_limit_left_out_is_shown(
+    noetl: Command, service: ServedStore, tmp_path: Path
+) -> None:
+    noetl("limits", "set", "full", "0", "--of", "steps", "--url", service.url)
+    (tmp_path / "user.yaml").write_text(PLAYBOOK.replace("use: closed", "use: full, when_full: skip"))
+    run = noetl("submit", str(tmp_path / "user.yaml"), "--url", service.url).out.strip()
+    noetl("runs", "watch", run, "--url", service.url)
+    for place in (("--url", service.url), ("--store", service.store)):
+        assert "load was left out, because limit `full` was full\n" in noetl("runs", "show", run, *place).out
+        shown = noetl("runs", "show", run, "--step", "load", *place).out
+        assert "  was left out, because limit `full` was full\n" in shown
+        assert ">left out<" in noetl("runs", "graph", run, "-f", "svg", *place).out
+
+
 def test_what_waits_is_shown(noetl: Command, service: ServedStore, tmp_path: Path) -> None:
     place = ("--url", service.url)
     noetl("limits", "set", "closed", "0", "--of", "steps", *place)

@@ -3,7 +3,7 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { go, linkTo, useAddress } from "../address";
-import { hasEnded, type ActionReport, type LogLine, type RunDetails, type RunEntry, type StepData, type WaitReport } from "../answers";
+import { hasEnded, type ActionReport, type LeftOut, type LogLine, type RunDetails, type RunEntry, type StepData, type WaitReport } from "../answers";
 import { duration, limitWords, plural, shortId, size } from "../format";
 import { Action } from "../parts/action";
 import { ColouredText } from "../parts/ansi";
@@ -17,7 +17,7 @@ import { commandOf } from "./command";
 import { ErrorBox } from "./error";
 import { Items, useItems } from "./items";
 import type { LiveRun } from "./live";
-import { stateOf, type Place } from "./rows";
+import { leftOutWords, stateOf, type Place } from "./rows";
 import { RepeatStep } from "./repeat";
 import { Rule } from "./rule";
 import { Lines, Section } from "./section";
@@ -122,6 +122,7 @@ function Sections({ run, data, source, place, version, act, reload, onChoose }: 
     <div ref={box}>
       <Anchors box={box} />
       {error && <ErrorBox run={run} step={data.step} error={error} source={source} act={act} reload={reload} />}
+      {data.left_out && isLatest && <LeftOutNote reason={data.left_out} />}
       {data.waiting_for && isLatest && <Waits run={run} step={data.step} waits={data.waiting_for} />}
       {data.child_runs && data.child_runs.length > 0 && <SubRuns data={data} runs={data.child_runs} />}
       {problem && <p class="problem">{problem}</p>}
@@ -351,6 +352,14 @@ function SubRuns({ data, runs }: { data: StepData; runs: readonly RunEntry[] }) 
           </li>
         ))}
       </ul>
+    </Section>
+  );
+}
+
+function LeftOutNote({ reason }: { reason: LeftOut }) {
+  return (
+    <Section name="skipped" title="Left out">
+      <p class="note">The step succeeded, but its work was {printable(leftOutWords(reason))}.</p>
     </Section>
   );
 }

@@ -58,7 +58,7 @@ export function Graph({ graph, run, chosen, opened, sub, onChoose, onOpen }: Pro
   );
 }
 
-/** Return the graph with the signs of steps that wait for a person or at a join. Unchanged nodes stay the same objects. */
+/** Return the graph with the signs of steps that wait for a person or at a join, or were left out. Unchanged nodes stay the same objects. */
 function useWaits(graph: DrawnGraph, run: RunDetails): DrawnGraph {
   const known = useRef(new Map<GraphNode, GraphNode>());
   return useMemo(() => {
@@ -66,7 +66,7 @@ function useWaits(graph: DrawnGraph, run: RunDetails): DrawnGraph {
     const nodes = graph.nodes.map((node) => {
       const step = node.kind === "step" ? node.steps[0] : undefined;
       const state = step === undefined ? "" : stateOf(run.steps[step], true);
-      if (state !== "asks" && state !== "join") return node;
+      if (state !== "asks" && state !== "join" && state !== "skipped") return node;
       const old = known.current.get(node);
       const shown = old?.state === state ? old : { ...node, state };
       next.set(node, shown);

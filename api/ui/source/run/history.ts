@@ -4,7 +4,7 @@
  * Events are added in their order, each once. A visit works from its start, and from the next event after a pause.
  */
 
-import type { ErrorRecord, HistoryEntry } from "../answers";
+import type { ErrorRecord, HistoryEntry, LeftOut } from "../answers";
 
 export type SpanKind = "queued" | "waiting" | "work" | "retry" | "failed";
 
@@ -32,6 +32,8 @@ export interface VisitSpans {
   state: string;
   attempts: AttemptSpans[];
   failures: FailedItem[];
+  /** Why it has no work. */
+  leftOut?: LeftOut;
 }
 
 export interface StepSpans {
@@ -97,6 +99,7 @@ export class RunHistory {
       this.explain(visit, payload["error"]);
     } else if (type === "step.completed") this.close(visit, time);
     else if (type === "step.transition") this.reach(payload["targets"], time);
+    else if (type === "step.skipped") visit.leftOut = { ...payload, requester: payload["by"] } as LeftOut;
     else if (type === "loop.item_failed") addFailure(visit, payload, time);
     if (state) visit.state = state;
   }

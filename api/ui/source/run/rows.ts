@@ -1,6 +1,6 @@
 /** The rows of a timeline: a row for each step, and below an open one its visits, attempts and failed items. */
 
-import type { RunDetails, StepReport } from "../answers";
+import type { LeftOut, RunDetails, StepReport } from "../answers";
 import { count, duration, plural } from "../format";
 import { wordOf } from "../parts/state";
 import type { BarRow } from "./bars";
@@ -32,8 +32,15 @@ export interface TimelineRow extends BarRow {
 /** Return the state of a step with what it waits for: `asks` for a person, and `join` for other branches. */
 export function stateOf(report: StepReport | undefined, hasStarted: boolean): string {
   if (report?.join) return "join";
+  if (report?.left_out) return "skipped";
   if (report?.waiting_for?.questions?.length) return "asks";
   return (hasStarted ? report?.status : (report?.reachable ?? report?.status)) ?? "may";
+}
+
+/** Return why a step has succeeded without its work. */
+export function leftOutWords({ limit, key, requester }: LeftOut): string {
+  if (limit === undefined) return `left out, with a result that ${requester ?? "a resume"} gave`;
+  return `left out, because limit ${limit}${key === undefined ? "" : ` of ${key}`} was full`;
 }
 
 /** Return the names of steps in the order of the graph. */
@@ -64,7 +71,8 @@ export function makeRows(names: readonly string[], run: RunDetails, history: Run
       spans,
       marks: failures.map(({ time }) => time),
       length: spans.length ? lengthOf(spans, end) : wordOf(state).toLowerCase(),
-      words: describe(state, visits, spans, end),
+      words: describe(state, visits, spans, end, report?.left_out),
+      note: report?.left_out ? leftOutWords(report.left_out) : "",
       isOpen: isOpenable ? open.has(step) : null,
     });
     if (!isOpenable || !open.has(step)) continue;
@@ -96,13 +104,13 @@ function visitRows(step: string, visit: VisitSpans, open: ReadonlySet<string>, e
     place: { step, visit: visit.number },
     label: `visit ${count(visit.number)}`,
     times: "",
-    state: visit.state,
+    state: visit.state === "succeeded" && visit.leftOut ? "skipped" : visit.state,
     spans,
     marks: visit.failures.map(({ time }) => time),
     length: lengthOf(spans, end),
-    words: describe(visit.state, [visit], spans, end),
+    words: describe(visit.state, [visit], spans, end, visit.leftOut),
     isOpen,
-    note: visit.attempts[visit.attempts.length - 1]?.message ?? "",
+    note: visit.leftOut ? leftOutWords(visit.leftOut) : (visit.attempts[visit.attempts.length - 1]?.message ?? ""),
   };
   return isOpen ? [row, ...partsOf(step, visit, 3, end)] : [row];
 }
@@ -160,12 +168,12 @@ function lengthOf(spans: readonly Span[], end: number): string {
   return first && last ? duration((last.end ?? end) - first.start) : "";
 }
 
-function describe(state: string, visits: readonly VisitSpans[], spans: readonly Span[], end: number): string {
+function describe(state: string, visits: readonly VisitSpans[], spans: readonly Span[], end: number, leftOut?: LeftOut): string {
   const sum = (kinds: string[]) => spans.reduce((total, span) => total + (kinds.includes(span.kind) ? (span.end ?? end) - span.start : 0), 0);
   const attempts = visits.reduce((most, visit) => Math.max(most, visit.attempts.length), 0);
   const failures = visits.reduce((total, visit) => total + visit.failures.length, 0);
   const parts = [
-    wordOf(state).toLowerCase(),
+    leftOut ? leftOutWords(leftOut) : wordOf(state).toLowerCase(),
     visits.length > 1 ? plural(visits.length, "visit") : "",
     attempts > 1 ? plural(attempts, "attempt") : "",
     failures ? plural(failures, "failed item") : "",

@@ -6,7 +6,7 @@ import { count, limitWords, plural } from "../format";
 import { StateSign, wordOf } from "../parts/state";
 import { printable } from "../parts/value";
 import type { RunHistory } from "./history";
-import { makeRows, type Place } from "./rows";
+import { leftOutWords, makeRows, type Place } from "./rows";
 import { askingStep } from "./head";
 
 const NONE: ReadonlySet<string> = new Set();
@@ -74,6 +74,7 @@ function noteOf(report: StepReport | undefined, state: string): string {
   if (state === "failed" && error) return error.item ? `${error.message}, item ${count(error.item.number)} of ${count(error.item.total)}` : error.message;
   if (waits?.limit) return limitWords(waits.limit, waits.until);
   if (waits) return waits.questions?.[0]?.title ?? [...waits.actions, ...waits.workflows].join(", ");
+  if (report.left_out) return leftOutWords(report.left_out);
   const loop = report.loops?.[0];
   if (loop) return `${count(loop.done)} of ${count(loop.total)} items`;
   if (report.attempt > 1) return plural(report.attempt, "attempt");

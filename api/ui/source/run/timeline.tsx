@@ -193,7 +193,7 @@ function Row({ row, place, isCurrent, isChosen, onToggle, onChoose }: RowProps) 
       <span role="gridcell" class="hidden">
         {printable(row.words)}
       </span>
-      <span role="gridcell" class="length" key={row.length}>
+      <span role="gridcell" class="length" key={row.length} title={printable(row.words)}>
         {row.length}
       </span>
     </div>
