@@ -23,7 +23,6 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from noetl.api import routes
@@ -34,6 +33,7 @@ from noetl.api.context import AppContext
 from noetl.api.http import problems
 from noetl.api.http.access_log import AccessLogMiddleware
 from noetl.api.http.cors import CorsMiddleware, read_cors_origins
+from noetl.api.http.encodings import CompressionMiddleware
 from noetl.api.http.entity_tags import EntityTagMiddleware
 from noetl.api.http.framing import FramingMiddleware
 from noetl.api.http.list_stream import MAX_STREAM_SECONDS
@@ -138,7 +138,7 @@ def _middleware(context: AppContext, table: AccessTable, *, has_access_log: bool
         Middleware(RootPathMiddleware, read_settings=read_settings, own_segments=own_segments),
         Middleware(FramingMiddleware),
         Middleware(CorsMiddleware, read_settings=read_settings),
-        Middleware(GZipMiddleware, minimum_size=COMPRESSED_BYTES, compresslevel=COMPRESSION_LEVEL),
+        Middleware(CompressionMiddleware, minimum_size=COMPRESSED_BYTES, compresslevel=COMPRESSION_LEVEL),
         Middleware(problems.InternalErrorMiddleware),
         Middleware(AccessControl, context=context, table=table),
         Middleware(MethodMiddleware),

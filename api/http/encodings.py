@@ -1,6 +1,7 @@
-"""Negotiation of the encoding of a file that is kept compressed (RFC 9110, section 12.5.3).
+"""Negotiation of the encoding of bodies, and of files that are kept compressed (RFC 9110, section 12.5.3).
 
-Problem: a client names the encodings that it can read, with weights, and a file is kept in several of them.
+Problem: a client names the encodings that it can read, with weights. A file is kept in several of them, and
+other bodies are compressed as they are sent.
 
 Algorithm: the encoding with the highest weight is chosen, among equal ones the first of the file. The weight
 of an encoding that is not named is that of `*`. The plain file is sent if it is preferred, or if nothing else
@@ -13,10 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from starlette.datastructures import Headers
+from starlette.middleware.gzip import GZipMiddleware, GZipResponder, IdentityResponder
+from starlette.types import Receive, Scope, Send
+
 from noetl.api.http.negotiation import read_weight
 
 IDENTITY = "identity"
 """Name of the encoding of a plain file."""
+
+GZIP = "gzip"
+"""Name of the encoding of gzip."""
 
 _MAX_ENCODINGS = 100
 
@@ -40,3 +48,28 @@ def choose_encoding(accepted: Iterable[str], encodings: Sequence[str]) -> str:
     best = max(encodings, key=lambda name: weights.get(name, weights.get("*", 0.0)), default=IDENTITY)
     weight = weights.get(best, weights.get("*", 0.0))
     return best if weight > 0 and weight >= weights.get(IDENTITY, 0.0) else IDENTITY
+
+
+class CompressionMiddleware(GZipMiddleware):
+    """Middleware that compresses the bodies of clients that prefer gzip.
+
+    That of Starlette finds the word `gzip` also in `gzip;q=0`, and does not find it in `GZIP` or `*`.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        excluded = self.exclude_content_types
+        accepted = Headers(scope=scope).getlist("accept-encoding")
+        if choose_encoding(accepted, (GZIP,)) == GZIP:
+            responder: IdentityResponder = GZipResponder(
+                self.app,
+                self.minimum_size,
+                self.compresslevel,
+                thread_minimum_size=self.thread_minimum_size,
+                exclude_content_types=excluded,
+            )
+        else:
+            responder = IdentityResponder(self.app, self.minimum_size, exclude_content_types=excluded)
+        await responder(scope, receive, send)

@@ -231,10 +231,15 @@ Time = Annotated[
 """A time of RFC 3339. Its zone may be missing, and is UTC then."""
 
 
+_LAST_SECOND = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
+
+
 def _to_seconds(time: datetime | None) -> float | None:
+    """Return the seconds since the epoch. A time that is of the year 10000 in UTC counts as the one before it."""
     if time is None:
         return None
-    return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
+    seconds = (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
+    return min(seconds, _LAST_SECOND)
 
 
 def _check_form(value: object) -> object:

@@ -13,6 +13,7 @@ from importlib.resources import files
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from noetl.api.http.encodings import GZIP, choose_encoding
 from noetl.api.http.problems import Problem
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import PUBLIC
@@ -62,7 +63,7 @@ def asset(name: str, request: Request) -> Response:
     if media_type is None:
         raise Problem(404, "Unknown file of the documentation.", slug="not-found")
     headers = {"Cache-Control": "public, max-age=3600", "Vary": "Accept-Encoding"}
-    if "gzip" not in request.headers.get("accept-encoding", ""):
+    if choose_encoding(request.headers.getlist("accept-encoding"), (GZIP,)) != GZIP:
         return Response(_read(name), media_type=media_type, headers=headers)
     return Response(_pack(name), media_type=media_type, headers={**headers, "Content-Encoding": "gzip"})
 

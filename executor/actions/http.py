@@ -235,6 +235,10 @@ def _build_url(text: str, params: Mapping[str, Any]) -> httpx.URL:
         text, hash_sign, fragment = text.partition("#")
         text += ("&" if "?" in text else "?") + pairs + hash_sign + fragment
     try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _parameter_error("`url` has half of a surrogate pair, which UTF-8 cannot hold") from None
+    try:
         return _check_url(httpx.URL(text))
     except (httpx.InvalidURL, UnicodeError) as error:
         raise _parameter_error(f"`url` is invalid: {error}") from None

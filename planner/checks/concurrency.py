@@ -9,7 +9,6 @@ NP835). So are circles of several playbooks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.limits import MAX_LIMIT_NAME, MAX_PRIORITY, is_limit_name
@@ -120,15 +119,13 @@ def _check_priority(program: Program, place: Playbook | Step) -> None:
         program.report("NP012", message, (*place.path, "priority"))
 
 
-def _written(program: Program, limit: BaseLimitDeclaration) -> Any:
+def _written(program: Program, limit: BaseLimitDeclaration) -> frozenset[str]:
     """Return the keys of a limit in the text, also those whose values are wrong."""
-    value = program.document.data
-    for part in limit.path:
-        value = value[part]
-    return value if isinstance(value, dict) else {"limit": value}
+    is_mapping = isinstance(program.document.value_at(limit.path), dict)
+    return program.document.written_keys(limit.path) if is_mapping else frozenset({"limit"})
 
 
-def _check_use(program: Program, limit: BaseLimitDeclaration, written: Any) -> None:
+def _check_use(program: Program, limit: BaseLimitDeclaration, written: frozenset[str]) -> None:
     """Check the name of an operator's limit, and that nothing contradicts the operator."""
     if limit.use is not None and not is_limit_name(limit.use):
         message = (

@@ -168,9 +168,7 @@ def _check_steps(program: Program) -> None:
 
 def _has_unparsed_work(program: Program, step: Step) -> bool:
     """Return whether the text of a step contains work or a rule that could not be parsed."""
-    value = program.document.data
-    for part in step.path:
-        value = value[part]
+    value = program.document.value_at(step.path)
     return bool(value.get("run") or value.get("rule"))
 
 

@@ -23,9 +23,10 @@ def check_notify(program: Program) -> None:
     if declared.late is None:
         return
     _check_names(program, declared.late.receivers or (), ("notify", "late", "to"))
-    written = program.document.data["notify"]
-    is_named = "failed" in written or (isinstance(written["late"], dict) and "to" in written["late"])
-    if not is_named:
+    written = program.document.written_keys(("notify",))
+    is_mapping = isinstance(program.document.value_at(("notify", "late")), dict)
+    has_receivers = is_mapping and "to" in program.document.written_keys(("notify", "late"))
+    if "failed" not in written and not has_receivers:
         message = "`late` has no channels"
         hint = "write `late: {after: 30m, to: CHANNEL}`, or name the channels of `failed`"
         program.report("NP011", message, ("notify", "late"), hint, key=True)

@@ -101,10 +101,7 @@ def _check_schedule(program: Program, trigger: ScheduleDeclaration) -> None:
 
 def _check_timing(program: Program, trigger: ScheduleDeclaration) -> None:
     """Check that a trigger has one of `cron` and `every`. A key whose value is invalid counts."""
-    written: Any = program.document.data
-    for part in trigger.path:
-        written = written[part]
-    number = len({"cron", "every"} & written.keys())
+    number = len({"cron", "every"} & program.document.written_keys(trigger.path))
     if number == 2:
         message = f"trigger `{abbreviate(trigger.name)}` has both `cron` and `every`"
         program.report("NP804", message, (*trigger.path, "every"), "remove one of them", key=True)

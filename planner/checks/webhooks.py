@@ -70,19 +70,16 @@ def _check_keys(program: Program, auth: WebhookAuthDeclaration) -> None:
         hint = f"remove it: it belongs to {join_words(as_code(schemes), 'and')}"
         program.report("NP010", message, (*auth.path, name), hint, key=True)
     for name in _REQUIRED_KEYS:
-        if name in allowed and not getattr(auth, name) and not _is_written(program, auth, name):
+        if name in allowed and not getattr(auth, name) and not _is_wrong(program, auth, name):
             message = f"scheme `{auth.scheme}` needs `{name}`"
             example = 'write `secret: "{{ secrets.NAME }}"`'
             hint = example if name == "secret" else "write `header: NAME`"
             program.report("NP011", message, (*auth.path, "scheme"), hint)
 
 
-def _is_written(program: Program, auth: WebhookAuthDeclaration, name: str) -> bool:
-    """Return whether a key is in the text, where its value may be wrong."""
-    written = program.document.data
-    for part in auth.path:
-        written = written[part]
-    return name in written and written[name] != ""
+def _is_wrong(program: Program, auth: WebhookAuthDeclaration, name: str) -> bool:
+    """Return whether a key is in the text with a wrong value, which has a diagnostic of its own."""
+    return name in program.document.value_at(auth.path) and name not in auth.model_fields_set
 
 
 def _check_secrets(program: Program, auth: WebhookAuthDeclaration) -> None:
@@ -99,10 +96,7 @@ def _check_secrets(program: Program, auth: WebhookAuthDeclaration) -> None:
 
 
 def _written_secret(program: Program, auth: WebhookAuthDeclaration) -> object:
-    written = program.document.data
-    for part in auth.path:
-        written = written[part]
-    return written.get("secret")
+    return program.document.value_at(auth.path).get("secret")
 
 
 def _check_header(program: Program, auth: WebhookAuthDeclaration) -> None:

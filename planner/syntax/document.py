@@ -124,6 +124,17 @@ class Document:
         self._text_spans[cache_key] = span
         return span
 
+    def written_keys(self, path: DocumentPath) -> frozenset[str]:
+        """Return the keys of a mapping that have a value, also a wrong one. A value of nothing is no value."""
+        return frozenset(key for key, value in self.value_at(path).items() if value is not None)
+
+    def value_at(self, path: DocumentPath) -> Any:
+        """Return the data at a path that the text has."""
+        value = self.data
+        for part in path:
+            value = value[part]
+        return value
+
     def node_at(self, path: DocumentPath) -> object:
         """Return the node of the value, which all its aliases share, or None if the text has no node."""
         return self._find(path)[1]

@@ -73,6 +73,10 @@ def describe_error(error: BaseException) -> str:
     """Return the message of an error that an evaluation raised, cut to MAX_MESSAGE characters."""
     if isinstance(error, ZeroDivisionError):
         return "division by zero"
+    if isinstance(error, UnicodeEncodeError):
+        return "a text has half of a surrogate pair, which UTF-8 cannot hold"
+    if isinstance(error, UnicodeDecodeError):
+        return "the bytes are not text in UTF-8"
     return to_sentence(str(error)[:MAX_MESSAGE])
 
 

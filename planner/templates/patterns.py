@@ -256,8 +256,13 @@ def _compile(pattern: str, translated: str, *, never_capture: bool) -> Any:
     options.log_errors = False
     options.never_capture = never_capture
     try:
+        encoded = translated.encode()
+    except UnicodeEncodeError:
+        problem = "half of a surrogate pair is not available in a regular expression"
+        raise PatternProblem(problem, "write the character itself") from None
+    try:
         # RE2 reads bytes. Its own cache would keep up to 128 patterns.
-        return re2.compile(translated.encode(), options)
+        return re2.compile(encoded, options)
     except re2.error as error:
         reason = error.args[0]
         message = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)

@@ -264,6 +264,28 @@ async def test_large_bodies_are_compressed(http: httpx.AsyncClient, run_id: str)
         )
 
 
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs/assets/swagger-ui.css"])
+@pytest.mark.parametrize(
+    ("accepted", "is_packed"),
+    [
+        ("gzip;q=0", False),
+        ("gzip;q=0, *", False),
+        ("br, gzip;q=0.0", False),
+        ("gzip;q=0.1, identity;q=0.5", False),
+        ("x-gzip-like", False),
+        ("GZIP", True),
+        ("*", True),
+        ("br;q=1, gzip;q=0.5", True),
+    ],
+)
+async def test_the_weights_of_encodings_count(
+    http: httpx.AsyncClient, path: str, accepted: str, is_packed: bool
+) -> None:
+    response = await http.head(path, headers={"Accept-Encoding": accepted})
+    assert response.status_code == 200
+    assert (response.headers.get("content-encoding") == "gzip") is is_packed
+
+
 async def test_small_bodies_and_streams_are_not_compressed(http: httpx.AsyncClient, run_id: str) -> None:
     for path, accept in (("/healthz", JSON), (f"/workflows/{run_id}/events", STREAM)):
         response = await http.get(path, headers={"Accept-Encoding": "gzip", "Accept": accept})

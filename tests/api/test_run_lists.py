@@ -171,6 +171,8 @@ async def test_the_intervals_of_a_histogram_are_bounded(http: httpx.AsyncClient)
     window = {"since": base.isoformat(), "until": (base + timedelta(hours=1)).isoformat()}
     buckets = (await request(**window, step="15m")).json()["buckets"]
     assert [bucket["start"][11:16] for bucket in buckets] == ["09:15", "09:30", "09:45", "10:00", "10:15"]
+    end_of_time = (await request(until="9999-12-31T23:59:59-23:59")).json()["buckets"]
+    assert end_of_time[-1]["start"].startswith("9999-12-31T23:")
     assert_problem(await request(**window, step="1s"), 400, "invalid-interval")
     backwards = await request(since=window["until"], until=window["since"])
     assert_problem(backwards, 400, "invalid-interval")

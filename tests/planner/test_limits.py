@@ -92,6 +92,7 @@ WRONG: list[tuple[str, list[tuple[str, str]]]] = [
     ("[]", [("NP012", "concurrency")]),
     ("[{use: a}, {use: b}, {use: c}, {use: d}, {use: e}, {use: f}]", [("NP012", "concurrency")]),
     ("{}", [("NP011", "{}")]),
+    ("{limit: null}", [("NP011", "{limit: null}")]),
     ("[{use: crm}, {max_wait: 1m}]", [("NP011", "{max_wait: 1m}")]),
     ("{limit: 1, use: crm}", [("NP010", "limit")]),
     ("{use: crm, key: '{{ input.customer }}'}", [("NP010", "key")]),

@@ -87,6 +87,7 @@ def test_an_event_has_a_limited_number_of_channels() -> None:
     ("text", "codes"),
     [
         ("{late: 30m}", ["NP011"]),
+        ("{failed: null, late: {after: 30m, to: null}}", ["NP011"]),
         ("{succeeded: audit, late: {after: 30m}}", ["NP011"]),
         # The wrong channels of `failed` are reported alone.
         ("{failed: 3, late: 30m}", ["NP012"]),

@@ -112,6 +112,7 @@ def test_a_replacement_inserts_groups(text: str, pattern: str, replacement: str,
         ("a{2}{3}{4}(", "is not a regular expression"),
         ("[z-a]", "is not a regular expression"),
         ("\\", "is not a regular expression"),
+        ("a\ud800", "half of a surrogate pair is not available"),
     ],
 )
 def test_a_pattern_that_cannot_run_is_named(pattern: str, message: str) -> None:
@@ -202,6 +203,8 @@ def test_compiled_patterns_are_few() -> None:
         (r"'a' | regex_replace('a', '\\1')", "unknown group `1` in the replacement"),
         (r"'a' | regex_replace('a', '\\g<n>')", "unknown group `n` in the replacement"),
         (r"'a' | regex_replace('a', '\\q')", "unknown escape"),
+        (r"'\ud800' | regex_search('a')", "a text has half of a surrogate pair, which UTF-8 cannot hold"),
+        ("'/w==' | b64decode", "the bytes are not text in UTF-8"),
     ],
 )
 def test_wrong_arguments_have_a_message(expression: str, message: str) -> None:
@@ -231,6 +234,7 @@ def test_the_patterns_of_a_playbook_are_checked_up_to_a_limit() -> None:
         ("[x] | map('regex_replace', '(?>a)', 'b') | list", "'(?>a)'"),
         ("x | regex_replace('" + "a" * 1001 + "', 'b')", "'" + "a" * 1001 + "'"),
         ("x | regex_search('((a{1000}){1000})')", "'((a{1000}){1000})'"),
+        (r"x | regex_search('\\ud800')", r"'\\ud800'"),
         ("x | regex_search('[a-z]+')", None),
         ("x | regex_search(x)", None),
         ("x | regex_search('(?=' ~ x)", None),

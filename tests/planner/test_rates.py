@@ -66,6 +66,7 @@ WRONG: list[tuple[str, list[tuple[str, str]]]] = [
     ("[{use: crm}, {limit: 1, per: 32d}]", [("NP830", "32d")]),
     ("{limit: 1, per: soon}", [("NP830", "soon")]),
     ("{limit: 1}", [("NP011", "{limit: 1}")]),
+    ("{limit: 1, per: null}", [("NP011", "{limit: 1, per: null}")]),
     ("{per: 1m}", [("NP011", "{per: 1m}")]),
     ("{}", [("NP011", "{}")]),
     ("{use: crm, per: 1m}", [("NP010", "per")]),

@@ -180,9 +180,13 @@ def test_a_name_is_taken_once() -> None:
     assert (duplicate.code, duplicate.span.line, duplicate.labels[0].span.line) == ("NP813", 3, 2)
 
 
-@pytest.mark.parametrize("missing", ["timezone: Europe/Berlin", ""])
+@pytest.mark.parametrize("missing", ["timezone: Europe/Berlin", "", "cron: null", "cron: null, every: null"])
 def test_a_trigger_has_a_timing(missing: str) -> None:
     assert [d.code for d in diagnose(trigger(f"name: t, type: schedule, {missing}"))] == ["NP804"]
+
+
+def test_a_key_with_nothing_after_it_is_no_timing() -> None:
+    assert not diagnose(trigger("name: t, type: schedule, cron: null, every: 1h"))
 
 
 def test_an_invalid_timing_is_reported_once() -> None:

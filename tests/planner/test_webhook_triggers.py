@@ -144,6 +144,8 @@ def test_at_most_five_secrets_are_valid() -> None:
         (f"path: a/./b, {KEY}", "NP813", "a/./b"),
         (f"path: 'a%2Fb', {KEY}", "NP813", "'a%2Fb'"),
         ("path: p, auth: {scheme: hmac, secret: '{{ secrets.A }}', header: ''}", "NP011", "hmac"),
+        ("path: p, auth: {scheme: hmac, secret: '{{ secrets.A }}', header: null}", "NP011", "hmac"),
+        ("path: p, auth: {scheme: github, secret: null}", "NP012", "null"),
     ],
 )
 def test_a_mistake_is_marked(text: str, code: str, source: str | None) -> None:

@@ -329,6 +329,7 @@ def test_a_body_that_cannot_be_decompressed_fails(coding: str, body: bytes, mess
         ({"url": "http://127.0.0.1/", "json": 1, "body": "x"}, "`json` and `body` exclude each other"),
         ({"url": "http://ann:word@127.0.0.1/"}, "use `auth`"),
         ({"url": "http:///x"}, "has no host"),
+        ({"url": "http://127.0.0.1/\ud800"}, "`url` has half of a surrogate pair"),
         ({"url": "http://[::1"}, "`url` is invalid"),
         ({"url": "http://127.0.0.1:65536"}, "`url` has the port 65536, which does not exist"),
         (
