@@ -235,7 +235,7 @@ _LAST_SECOND = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
 
 
 def _to_seconds(time: datetime | None) -> float | None:
-    """Return the seconds since the epoch. A time that is of the year 10000 in UTC counts as the one before it."""
+    """Return the seconds since the epoch. The year 10000 counts as the end of 9999."""
     if time is None:
         return None
     seconds = (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()

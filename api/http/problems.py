@@ -141,11 +141,16 @@ def insufficient_scope(scope: str) -> Problem:
     return Problem(403, detail, slug="insufficient-scope", headers=headers, scope=scope)
 
 
+_TOKEN_IN_PATH = re.compile(
+    "(?P<before>{}).+".format(CALLBACK_PATH.replace("/", "/+")), re.IGNORECASE | re.DOTALL
+)
 TICKET_IN_QUERY = re.compile(r"(?P<name>[?&]ticket=)(?P<ticket>[^&\s]*)")
 
 
 def redact_path(path: str) -> str:
     """Replace the callback token and the ticket in the address of a request, because they are credentials.
+
+    An address with a slash too many, or with capital letters, is no call, but it may have a valid token.
 
     >>> redact_path("/workflows/callbacks/secret/heartbeat")
     '/workflows/callbacks/***'
@@ -153,8 +158,7 @@ def redact_path(path: str) -> str:
     '/workflows/1/events?ticket=***&limit=1'
     """
     path = TICKET_IN_QUERY.sub(rf"\g<name>{MASK}", path)
-    before, callbacks, token = path.partition(CALLBACK_PATH)
-    return f"{before}{callbacks}{MASK}" if token else path
+    return _TOKEN_IN_PATH.sub(rf"\g<before>{MASK}", path)
 
 
 def redact_tokens(record: logging.LogRecord) -> bool:

@@ -19,13 +19,15 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, move_on_after, to_thread
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from noetl.api.http.openapi import FORM_TYPE, JSON_TYPE, YAML_TYPES
 from noetl.api.http.problems import Problem
@@ -54,6 +56,10 @@ if TYPE_CHECKING:
     from noetl.api.http.bodies import PlaybookReferenceBody, ResumeBody
 
 MAX_BODY_BYTES = 1024 * 1024
+
+MAX_DISCARDED_BYTES = 16 * 1024 * 1024
+"""How much of a body that is too large is read, so that its client gets the response."""
+_DISCARD_SECONDS = 2.0
 
 MAX_INLINE_BYTES = 16 * 1024
 """Largest body that is decoded on the event loop, which takes a few milliseconds at most."""
@@ -506,16 +512,17 @@ async def parse_webhook_body(request: Request, body: bytes) -> Any:
     """
     if not body:
         return None
+    is_plain = request.headers.get("content-encoding", "identity").lower() == "identity"
     content_type = parse_content_type(request.headers.get("content-type", "")).media_type
-    if content_type == JSON_TYPE or content_type.endswith("+json"):
+    if is_plain and (content_type == JSON_TYPE or content_type.endswith("+json")):
         return await _decode(body, lambda value: value)
-    if content_type == FORM_TYPE:
+    if is_plain and content_type == FORM_TYPE:
         return _parse_form(body)
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
         text = "\0"
-    if "\0" in text or request.headers.get("content-encoding", "identity").lower() != "identity":
+    if "\0" in text or not is_plain:
         detail = "The body must be JSON, a form or text, in UTF-8 and not compressed."
         types = {"Accept-Post": f"{JSON_TYPE}, {FORM_TYPE}, text/plain"}
         raise Problem(415, detail, slug="unsupported-media-type", headers=types)
@@ -540,14 +547,33 @@ async def read_limited_body(request: Request, max_bytes: int) -> bytes:
     )
     declared_length = request.headers.get("content-length", "")
     is_number = declared_length.isascii() and declared_length.isdigit()
-    if is_number and int(declared_length[:20]) > max_bytes:
+    length = int(declared_length[:20]) if is_number else 0
+    chunks = request.stream()
+    if length > max_bytes:
+        if length <= MAX_DISCARDED_BYTES and "expect" not in request.headers:
+            await _discard(chunks)
         raise too_large
     body = bytearray()
-    async for chunk in request.stream():
+    async for chunk in chunks:
         body += chunk
         if len(body) > max_bytes:
+            await _discard(chunks)
             raise too_large
     return bytes(body)
+
+
+async def _discard(chunks: AsyncIterator[bytes]) -> None:
+    """Read the rest of a body that is refused, within limits.
+
+    Many clients write all of a body before they read. If the connection is closed before, they report that,
+    and not the response.
+    """
+    size = 0
+    with move_on_after(_DISCARD_SECONDS), suppress(ClientDisconnect):
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > MAX_DISCARDED_BYTES:
+                return
 
 
 def _content_type(request: Request, supported_types: tuple[str, ...]) -> str:

@@ -219,7 +219,10 @@ def _with_window(trigger: LiveTrigger, firing: Firing, number: int) -> Firing:
 
 
 def source_key(auth: WebhookAuth, request: WebhookRequest) -> str:
-    """Return what tells a request from others. What a sender signs takes precedence over the body."""
+    """Return what tells a request from others. What a sender signs takes precedence over the body.
+
+    A name that is too long counts by its hash. Else two requests with equal bodies would be one.
+    """
     name = None
     if auth.scheme == "standard":
         name = request.headers.get(STANDARD_HEADERS[0])
@@ -227,9 +230,10 @@ def source_key(auth: WebhookAuth, request: WebhookRequest) -> str:
         name = request.value.get("id")
     elif auth.scheme in ("api_key", "none"):
         name = request.headers.get(_KEY_HEADER)
-    if not isinstance(name, str) or not name or len(name.encode("utf-8", "replace")) > MAX_KEY_BYTES:
+    if not isinstance(name, str) or not name:
         return f"body {hashlib.sha256(request.body).hexdigest()}"
-    return f"id {name}"
+    encoded = name.encode("utf-8", "replace")
+    return f"id {name}" if len(encoded) <= MAX_KEY_BYTES else f"id {hashlib.sha256(encoded).hexdigest()}"
 
 
 def view_request(auth: WebhookAuth, request: WebhookRequest, key: str) -> dict[str, Any]:

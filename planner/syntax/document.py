@@ -125,7 +125,7 @@ class Document:
         return span
 
     def written_keys(self, path: DocumentPath) -> frozenset[str]:
-        """Return the keys of a mapping that have a value, also a wrong one. A value of nothing is no value."""
+        """Return the keys of a mapping that have a value, also a wrong one. Nothing is no value."""
         return frozenset(key for key, value in self.value_at(path).items() if value is not None)
 
     def value_at(self, path: DocumentPath) -> Any:

@@ -79,6 +79,9 @@ async def test_a_request_from_another_machine_is_refused(settings: dict[str, str
     [
         ("/workflows/callbacks/token", "/workflows/callbacks/***"),
         ("/base/workflows/callbacks/token/heartbeat?a=b", "/base/workflows/callbacks/***"),
+        ("/workflows//callbacks/token", "/workflows//callbacks/***"),
+        ("//workflows/callbacks//to\nken", "//workflows/callbacks//***"),
+        ("/Workflows/Callbacks/token", "/Workflows/Callbacks/***"),
         ("/workflows/callbacks/", "/workflows/callbacks/"),
         ("/workflows/callbacks", "/workflows/callbacks"),
         ("/playbooks/callbacks/versions/1", "/playbooks/callbacks/versions/1"),

@@ -156,6 +156,21 @@ def test_a_body_is_refused_as_soon_as_it_is_too_large() -> None:
     assert find_problem(chunk, chunk, chunk, content_type="application/yaml").status == 413
 
 
+@pytest.mark.parametrize(("chunks", "expected"), [(5, 5), (50, 19)])
+def test_the_rest_of_a_refused_body_is_read_up_to_a_limit(chunks: int, expected: int) -> None:
+    """A client that writes all before it reads would else report a broken connection."""
+    read: list[int] = []
+
+    async def receive() -> dict[str, object]:
+        read.append(1)
+        return {"type": "http.request", "body": b"x" * MAX_BODY_BYTES, "more_body": len(read) < chunks}
+
+    scope = request(content_type="application/yaml").scope
+    with pytest.raises(Problem) as raised:
+        asyncio.run(read_submission(Request(scope, receive), None))
+    assert (raised.value.status, len(read)) == (413, expected)
+
+
 def test_the_largest_body_is_read() -> None:
     sent_request = request(b"x" * MAX_BODY_BYTES, content_type="application/yaml")
     assert asyncio.run(read_submission(sent_request, None))[0] == InlinePlaybook(b"x" * MAX_BODY_BYTES)
