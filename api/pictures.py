@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 from noetl.api import graphviz
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.draw.advances import FONTS
-from noetl.planner.draw.chart import make_chart
+from noetl.planner.draw.chart import Chart, make_chart
 from noetl.planner.draw.columns import arrange_columns
 from noetl.planner.draw.folding import FOLD_FROM, fold_groups
 from noetl.planner.draw.frames import make_frames
@@ -38,6 +39,10 @@ _MAX_PIXELS = 16_000
 """Longest side of a PNG. Larger pictures have a smaller zoom."""
 
 
+Groups = tuple[tuple[str, ...], ...]
+"""The steps of each group that is one node of a picture."""
+
+
 class PictureError(Exception):
     """A picture cannot be made. The message names the remedy."""
 
@@ -63,46 +68,93 @@ def lay_out(
     """Return the layout of a plan. It is folded if it is large and not `unfolded`, or if dot is too slow.
 
     Raises:
-        PictureError: the plan is too large for a picture, even folded.
-        GraphvizError: dot is not installed, or has failed.
+        PictureError, GraphvizError: as `PendingLayout` and its `finish` do.
     """
-    request = request or LayoutRequest()
+    with closing(PendingLayout(plan, action_types, request or LayoutRequest())) as layout:
+        return layout.finish()
+
+
+class PendingLayout:
+    """A layout that dot works on in its own process. The caller must close it.
+
+    Raises:
+        PictureError: the plan is too large for a picture, even folded.
+        GraphvizError: dot is not installed, or cannot be started.
+    """
+
+    def __init__(
+        self, plan: Plan, action_types: Mapping[str, ActionDeclaration], request: LayoutRequest
+    ) -> None:
+        self._plan = plan
+        self._action_types = action_types
+        self._request = request
+        self._attempts = _list_attempts(plan, request)
+        self._attempt = self._begin_next()
+
+    def finish(self) -> Layout:
+        """Wait for dot, and return the layout. If dot takes too long, try it with more folded steps.
+
+        Raises:
+            PictureError: the plan is too large for a picture, even folded.
+            GraphvizError: dot has failed, or takes too long in each attempt.
+        """
+        while True:
+            try:
+                return self._attempt.finish()
+            except graphviz.GraphvizTimeoutError:
+                if self._attempt.is_last:
+                    raise
+            self._attempt = self._begin_next()
+
+    def _begin_next(self) -> _LayoutAttempt:
+        groups, seconds = next(self._attempts)
+        chart = make_chart(self._plan, self._action_types, groups, has_states=self._request.has_states)
+        return _LayoutAttempt(chart, seconds, is_repeated=self._request.is_repeated)
+
+    def close(self) -> None:
+        """Kill dot if it runs, and wait until it has ended."""
+        self._attempt.close()
+
+
+def _list_attempts(plan: Plan, request: LayoutRequest) -> Iterator[tuple[Groups, float]]:
+    """Yield the groups of folded steps of each attempt, and its time limit."""
     if request.unfolded or len(plan.steps) < FOLD_FROM:
-        try:
-            return _lay_out(plan, action_types, request, (), UNFOLDED_SECONDS)
-        except graphviz.GraphvizTimeoutError:
-            pass
+        yield (), UNFOLDED_SECONDS
     if request.opened:
-        try:
-            groups = fold_groups(plan, request.failed, request.opened)
-            return _lay_out(plan, action_types, request, groups, OPENED_SECONDS)
-        except graphviz.GraphvizTimeoutError:
-            pass
-    groups = fold_groups(plan, request.failed)
-    return _lay_out(plan, action_types, request, groups, graphviz.MAX_SECONDS)
+        yield fold_groups(plan, request.failed, request.opened), OPENED_SECONDS
+    yield fold_groups(plan, request.failed), graphviz.MAX_SECONDS
 
 
-def _lay_out(
-    plan: Plan,
-    action_types: Mapping[str, ActionDeclaration],
-    request: LayoutRequest,
-    groups: tuple[tuple[str, ...], ...],
-    seconds: float,
-) -> Layout:
-    chart = make_chart(plan, action_types, groups, has_states=request.has_states)
-    size = len(chart.nodes) + len(chart.edges)
-    if size > MAX_PICTURE_SIZE and seconds > UNFOLDED_SECONDS:
-        raise PictureError(
-            f"the picture has {size:,} nodes and edges; at most {MAX_PICTURE_SIZE:,} are drawn"
-        )
-    frames = make_frames(chart)
-    dot = to_dot(chart, frames)
-    answer = _answers.find(dot) if request.is_repeated else None
-    if answer is None:
-        answer = graphviz.render(dot, "json0", seconds)
-        if request.is_repeated:
-            _answers.add(dot, answer, len(dot) + len(answer))
-    return arrange_columns(read_layout(chart, frames, answer))
+class _LayoutAttempt:
+    """A layout with certain folded steps. dot works on it, unless its answer is known."""
+
+    def __init__(self, chart: Chart, seconds: float, *, is_repeated: bool) -> None:
+        size = len(chart.nodes) + len(chart.edges)
+        self.is_last = seconds >= graphviz.MAX_SECONDS
+        if size > MAX_PICTURE_SIZE and self.is_last:
+            raise PictureError(
+                f"the picture has {size:,} nodes and edges; at most {MAX_PICTURE_SIZE:,} are drawn"
+            )
+        self._chart = chart
+        self._frames = make_frames(chart)
+        self._dot = to_dot(chart, self._frames)
+        self._is_repeated = is_repeated
+        self._answer = _answers.find(self._dot) if is_repeated else None
+        self._rendering = None if self._answer else graphviz.Rendering(self._dot, "json0", seconds)
+
+    def finish(self) -> Layout:
+        """Return the layout. It is kept if the request is repeated."""
+        answer = self._answer
+        if answer is None:
+            assert self._rendering is not None
+            answer = self._rendering.finish()
+            if self._is_repeated:
+                _answers.add(self._dot, answer, len(self._dot) + len(answer))
+        return arrange_columns(read_layout(self._chart, self._frames, answer))
+
+    def close(self) -> None:
+        if self._rendering is not None:
+            self._rendering.close()
 
 
 def to_png(layout: Layout, marks: RunMarks | None = None) -> bytes:

@@ -101,15 +101,16 @@ _UNCACHED_KEYS = frozenset({"line", "retry", "timeout_seconds", "cache"})
 
 
 def lower(program: Program) -> Plan | None:
-    """Return the plan of a program without errors.
-
-    If branches carry too many names, report NP701 and return None.
-    """
+    """Return the plan of a program without errors, or None if branches carry too many names."""
     try:
         return Lowering(program).build_plan()
     except TooManyLiveNamesError:
-        program.report("NP701", TOO_MANY_LIVE_NAMES, ("steps",), SAVE_TOGETHER, key=True)
         return None
+
+
+def report_too_many_live_names(program: Program) -> None:
+    """Report why a program without errors has no plan (NP701)."""
+    program.report("NP701", TOO_MANY_LIVE_NAMES, ("steps",), SAVE_TOGETHER, key=True)
 
 
 class Lowering:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from noetl.api.service.compiler import PlaybookCompiler
@@ -17,13 +18,15 @@ from noetl.api.service.draft_views import (
 )
 from noetl.api.service.graph_views import RunGraph
 from noetl.api.service.views import DiagnosticEntry
-from noetl.planner.editing.draft import read_draft
+from noetl.planner.catalogue import Catalogue
+from noetl.planner.editing.draft import Draft, read_draft
 from noetl.planner.editing.next_firings import DraftSchedule
 from noetl.planner.editing.scope import NameScope
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Plan
 
 if TYPE_CHECKING:
+    from noetl.api.pictures import PendingLayout
     from noetl.api.service.registry_excerpt import RegistryExcerpt
 
 TOO_SLOW = "The drawing takes too long, or too much memory."
@@ -55,27 +58,30 @@ class DraftJob:
     def perform(self, compiler: PlaybookCompiler) -> bytes:
         from noetl.api.http.responses import JsonResponse
 
-        draft = read_draft(self.text, compiler.catalogue, self.line)
+        with closing(_PendingDrawing(compiler.catalogue)) as pending:
+            begin = pending.begin if self.draws else None
+            draft = read_draft(self.text, compiler.catalogue, self.line, begin)
+            members = self._describe(draft, compiler)
+            drawing, problem = (None, None) if draft.compilation.plan is None else pending.finish()
+        view = PlaybookDraft(**members, drawing=drawing, drawing_problem=problem)
+        return bytes(JsonResponse(view).body)
+
+    def _describe(self, draft: Draft, compiler: PlaybookCompiler) -> dict[str, Any]:
+        """Return the members of the draft without its drawing."""
         plan, diagnostics = draft.compilation.plan, draft.compilation.diagnostics
         if plan is not None and self.registry is not None:
             diagnostics = self.registry.extend(plan, diagnostics, compiler.catalogue)
-        drawing, problem = None, None if plan is None else TOO_SLOW
-        if plan is not None and self.draws:
-            drawing, problem = _draw(plan, compiler)
-        view = PlaybookDraft(
-            is_parsed=draft.is_parsed,
-            name=draft.name,
-            version=draft.version,
-            hash=None if plan is None else plan.hash,
-            diagnostics=[DiagnosticEntry(**finding.to_json()) for finding in diagnostics],
-            steps=[DraftPartEntry(name=step.name, line=step.line) for step in draft.steps],
-            tasks=[DraftPartEntry(name=task.name, line=task.line) for task in draft.tasks],
-            schedules=[_describe_schedule(schedule) for schedule in draft.schedules],
-            scope=None if draft.scope is None else _describe_scope(draft.scope),
-            drawing=drawing,
-            drawing_problem=problem,
-        )
-        return bytes(JsonResponse(view).body)
+        return {
+            "is_parsed": draft.is_parsed,
+            "name": draft.name,
+            "version": draft.version,
+            "hash": None if plan is None else plan.hash,
+            "diagnostics": [DiagnosticEntry(**finding.to_json()) for finding in diagnostics],
+            "steps": [DraftPartEntry(name=step.name, line=step.line) for step in draft.steps],
+            "tasks": [DraftPartEntry(name=task.name, line=task.line) for task in draft.tasks],
+            "schedules": [_describe_schedule(schedule) for schedule in draft.schedules],
+            "scope": None if draft.scope is None else _describe_scope(draft.scope),
+        }
 
 
 def _describe_schedule(schedule: DraftSchedule) -> DraftScheduleEntry:
@@ -90,16 +96,44 @@ def _describe_scope(scope: NameScope) -> DraftScope:
     return DraftScope(step=scope.step, task=scope.task, names=names)
 
 
-def _draw(plan: Plan, compiler: PlaybookCompiler) -> tuple[RunGraph | None, str | None]:
-    """Return the drawing of a plan, or the problem if it has none."""
-    from noetl.api.graphviz import GraphvizError
-    from noetl.api.pictures import LayoutRequest, PictureError, lay_out
-    from noetl.planner.draw.run_graph import describe_plan_graph
+class _PendingDrawing:
+    """The drawing of a draft. dot works on its layout while the last checks run. The caller must close it."""
 
-    try:
-        layout = lay_out(plan, compiler.catalogue, LayoutRequest(is_repeated=True))
-    except (PictureError, GraphvizError) as error:
-        message = str(error)
-        return None, f"{message[:1].upper()}{message[1:]}."
-    graph: dict[str, Any] = describe_plan_graph(layout)
-    return RunGraph(**graph), None
+    def __init__(self, action_types: Catalogue) -> None:
+        self._action_types = action_types
+        self._layout: PendingLayout | None = None
+        self._problem = TOO_SLOW
+
+    def begin(self, plan: Plan) -> None:
+        """Begin the layout of a plan."""
+        from noetl.api.graphviz import GraphvizError
+        from noetl.api.pictures import LayoutRequest, PendingLayout, PictureError
+
+        try:
+            self._layout = PendingLayout(plan, self._action_types, LayoutRequest(is_repeated=True))
+        except (PictureError, GraphvizError) as error:
+            self._problem = _as_sentence(error)
+
+    def finish(self) -> tuple[RunGraph | None, str | None]:
+        """Return the drawing, or the problem if there is none."""
+        from noetl.api.graphviz import GraphvizError
+        from noetl.api.pictures import PictureError
+        from noetl.planner.draw.run_graph import describe_plan_graph
+
+        if self._layout is None:
+            return None, self._problem
+        try:
+            graph: dict[str, Any] = describe_plan_graph(self._layout.finish())
+        except (PictureError, GraphvizError) as error:
+            return None, _as_sentence(error)
+        return RunGraph(**graph), None
+
+    def close(self) -> None:
+        """Stop dot if it runs."""
+        if self._layout is not None:
+            self._layout.close()
+
+
+def _as_sentence(error: Exception) -> str:
+    message = str(error)
+    return f"{message[:1].upper()}{message[1:]}."

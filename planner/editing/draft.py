@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -10,6 +11,7 @@ from noetl.planner.compile import Compilation, compile_program
 from noetl.planner.editing.next_firings import DraftSchedule, find_next_firings
 from noetl.planner.editing.scope import NameScope, find_scope
 from noetl.planner.gc_control import gc_paused
+from noetl.planner.plan import Plan
 from noetl.planner.templates.template import TemplateCache, temporary_templates
 from noetl.planner.weighted_cache import WeightedCache
 
@@ -44,10 +46,18 @@ class Draft:
     schedules: tuple[DraftSchedule, ...] = ()
 
 
-def read_draft(text: str | bytes, catalogue: Catalogue, line: int | None = None) -> Draft:
-    """Compile a text, and find the names in scope at a line. Invalid text of any kind is a draft, too."""
+def read_draft(
+    text: str | bytes,
+    catalogue: Catalogue,
+    line: int | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
+) -> Draft:
+    """Compile a text, and find the names in scope at a line. Invalid text of any kind is a draft, too.
+
+    `on_plan` gets the plan before the last checks run, which may find errors.
+    """
     with gc_paused(), temporary_templates(_templates):
-        compilation, program = compile_program(text, catalogue)
+        compilation, program = compile_program(text, catalogue, on_plan=on_plan)
         if program is None:
             return Draft(compilation, is_parsed=False)
         playbook = program.playbook

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 import pytest
 
+from noetl.api import graphviz, pictures
 from noetl.api.compute.draft_job import TOO_SLOW, DraftJob
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.draft_views import CodeExplanation, LanguageWords, PlaybookDraft
 from noetl.api.service.errors import WorkLimitError
+from noetl.executor.actions import catalogue
 from noetl.planner.continuation.verdict import TITLES
 from noetl.planner.diagnostics.codes import CODES
 from tests.api.responses import assert_problem, read_view
@@ -69,6 +73,37 @@ async def test_errors_of_a_draft_are_its_answer_with_their_fixes(http: httpx.Asy
     assert (finding.fix.line, finding.fix.column, finding.fix.end_column) == (11, 18, 22)
     assert finding.fix.text == "log"
     assert draft.scope is not None and draft.scope.step == "b"
+
+
+async def test_a_draft_that_the_last_checks_refuse_has_no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    renderings = []
+
+    class RecordedRendering(graphviz.Rendering):
+        def __init__(self, dot: str, format: str, seconds: float) -> None:
+            super().__init__(dot, format, seconds)
+            renderings.append(self)
+
+    monkeypatch.setattr(graphviz, "Rendering", RecordedRendering)
+    text = PLAYBOOK.replace("input.start", "total")
+    body = json.loads(DraftJob(text).perform(PlaybookCompiler(catalogue())))
+    assert [finding["code"] for finding in body["diagnostics"]] == ["NP301"]
+    assert (body["hash"], body["drawing"], body["drawing_problem"]) == (None, None, None)
+    [rendering] = renderings
+    assert rendering._process.returncode is not None
+
+
+async def test_a_draft_without_its_drawing_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise graphviz.GraphvizError("the program is missing")
+
+    monkeypatch.setattr(graphviz, "Rendering", fail)
+    body = json.loads(DraftJob(PLAYBOOK).perform(PlaybookCompiler(catalogue())))
+    assert (body["drawing"], body["drawing_problem"]) == (None, "The program is missing.")
+    monkeypatch.undo()
+    monkeypatch.setattr(graphviz, "MAX_SECONDS", 0.0)
+    monkeypatch.setattr(pictures, "UNFOLDED_SECONDS", 0.0)
+    body = json.loads(DraftJob(PLAYBOOK).perform(PlaybookCompiler(catalogue())))
+    assert body["drawing_problem"] == "Graphviz takes more than 0 s to draw the plan."
 
 
 @pytest.mark.parametrize("text", ["", "name: [", "a" * 200, "- \x1b[31m", "[" * 10_000, "name: \ufffe"])

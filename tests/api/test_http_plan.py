@@ -82,7 +82,7 @@ async def test_a_plan_without_its_drawing_says_why(monkeypatch: pytest.MonkeyPat
     def fail(*_: object) -> bytes:
         raise graphviz.GraphvizError("the program is missing")
 
-    monkeypatch.setattr(graphviz, "render", fail)
+    monkeypatch.setattr(graphviz, "Rendering", fail)
     body = json.loads(DescribeJob(PLAYBOOK, draws=True).perform(PlaybookCompiler(catalogue())))
     assert (body["drawing_problem"], "drawing" in body) == ("The program is missing.", False)
     assert DescribeJob(PLAYBOOK).key != DescribeJob(PLAYBOOK, draws=True).key

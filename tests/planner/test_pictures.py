@@ -536,19 +536,28 @@ def test_a_group_that_a_person_opens_is_open(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_picture_that_takes_too_long_stays_folded(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds: list[float] = []
-    render = graphviz.render
+    monkeypatch.setattr(pictures, "UNFOLDED_SECONDS", 0.0)
+    assert lay_out(chain_plan(100), catalogue()).chart.folded == 100
 
-    def refuse_large(dot: str, format: str, limit: float = 0) -> bytes:
-        seconds.append(limit)
-        if len(seconds) == 1:
-            raise graphviz.GraphvizTimeoutError("too long")
-        return render(dot, format, limit)
 
-    monkeypatch.setattr(graphviz, "render", refuse_large)
-    layout = lay_out(chain_plan(100), catalogue())
-    assert layout.chart.folded == 100
-    assert seconds == [pictures.UNFOLDED_SECONDS, graphviz.MAX_SECONDS]
+def test_a_picture_that_always_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "UNFOLDED_SECONDS", 0.0)
+    monkeypatch.setattr(graphviz, "MAX_SECONDS", 0.001)
+    with pytest.raises(graphviz.GraphvizTimeoutError, match=r"takes more than 0\.001 s"):
+        lay_out(chain_plan(100), catalogue())
+
+
+def test_dot_ends_with_a_rendering_that_is_closed() -> None:
+    edges = (f"{source} -> {target}" for source in range(100) for target in range(source))
+    rendering = graphviz.Rendering(f"digraph {{ {'; '.join(edges)} }}", "json0")
+    rendering.close()
+    with pytest.raises(graphviz.GraphvizTimeoutError, match="takes too long"):
+        rendering.finish()
+
+
+def test_a_text_that_dot_cannot_read_is_an_error() -> None:
+    with pytest.raises(graphviz.GraphvizError, match="cannot draw the plan; it ended with 1"):
+        graphviz.render("digraph {", "json0")
 
 
 def test_a_plan_that_is_too_large_when_folded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
