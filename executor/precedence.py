@@ -4,7 +4,8 @@ Problem: Python runs one thread at a time. Ten threads that evaluate expressions
 intervals of the interpreter whenever it has waited for the store, some twenty times.
 
 Algorithm: a multilevel feedback queue (Corbató 1962) with two levels. A tenant has CPU time to spend, which
-refills slowly. While it has any, and one thread, its visits are in the foreground, as are requests. Otherwise
+refills at its fair share. The shares are those of the tenants that work now, and one for all requests.
+While it has any, and few threads, its visits are in the foreground, as are requests. Otherwise
 its threads are in the background, where one at a time has a slice of SLICE_SECONDS. Tenants get slices by
 start-time fair queueing (Goyal, Vin and Cheng 1996), whatever the number of their threads. A slice begins
 when the foreground has nothing to do, and ends early for it. A thread ends its slice before it
@@ -40,10 +41,13 @@ MAX_SLICE_SECONDS = 0.1
 """After which time a slice ends without such a point: the thread may block."""
 
 MAX_CREDIT_SECONDS = 0.05
-"""CPU time that a tenant with one thread may use before its visits are in the background."""
+"""CPU time that a tenant with few threads may use before its visits are in the background."""
 
-CREDIT_RATE = 0.1
-"""CPU seconds that a tenant gains in a second."""
+MAX_LIGHT_THREADS = 2
+"""Up to how many threads of a tenant are in the foreground: the end of a run overlaps with the next run."""
+
+MIN_CREDIT_RATE = 0.1
+"""CPU seconds that a tenant gains in a second, however many tenants work."""
 
 MAX_PAUSE_SECONDS = 0.02
 """How long a slice waits for the foreground at most."""
@@ -62,16 +66,16 @@ class CreditAccount:
         self.tenant = tenant
         self.balance = MAX_CREDIT_SECONDS
         self.threads = 0
-        """How many chains of visits the process executes for the tenant."""
+        """How many chains of visits, reads and switches the process executes for the tenant."""
         self._updated_at = now
 
     @property
     def is_spent(self) -> bool:
-        """Truth of: threads of the tenant are in the background, as it has no credit or several threads."""
-        return self.balance <= 0.0 or self.threads > 1
+        """Truth of: threads of the tenant are in the background, as it has no credit or many threads."""
+        return self.balance <= 0.0 or self.threads > MAX_LIGHT_THREADS
 
-    def charge(self, seconds: float, now: float) -> None:
-        """Subtract CPU time, and add what the tenant has gained until now.
+    def charge(self, seconds: float, now: float, rate: float = MIN_CREDIT_RATE) -> None:
+        """Subtract CPU time, and add what the tenant has gained until now, at a rate.
 
         >>> account = CreditAccount("a", now=0.0)
         >>> account.charge(0.06, now=0.0)
@@ -81,7 +85,7 @@ class CreditAccount:
         >>> account.balance == MAX_CREDIT_SECONDS
         True
         """
-        gained = (now - self._updated_at) * CREDIT_RATE
+        gained = (now - self._updated_at) * rate
         self._updated_at = now
         balance = min(self.balance + gained, MAX_CREDIT_SECONDS) - seconds
         self.balance = max(balance, -MAX_CREDIT_SECONDS)
@@ -93,6 +97,8 @@ class CreditAccounts:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._accounts: OrderedDict[str, CreditAccount] = OrderedDict()
+        self._working = 0
+        """How many tenants have threads."""
         self._lock = threading.Lock()
 
     def find(self, tenant: str) -> CreditAccount:
@@ -107,12 +113,15 @@ class CreditAccounts:
     def add_thread(self, account: CreditAccount, change: int) -> None:
         """Count a thread that begins or ends to work for a tenant."""
         with self._lock:
+            had_threads = account.threads > 0
             account.threads += change
+            self._working += (account.threads > 0) - had_threads
 
     def charge(self, account: CreditAccount, seconds: float) -> bool:
         """Subtract CPU time from an account, and return whether its threads are in the background."""
         with self._lock:
-            account.charge(seconds, self._clock())
+            rate = max(1.0 / (self._working + 1), MIN_CREDIT_RATE)
+            account.charge(seconds, self._clock(), rate)
             return account.is_spent
 
 

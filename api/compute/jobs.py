@@ -64,9 +64,10 @@ class Job(Protocol):
 
 @frozen
 class CompileJob:
-    """The packed plan of a text."""
+    """The packed plan of a text. It is not light if its request needs other processes anyway."""
 
     text: str | bytes
+    may_be_light: bool = True
     subject = "The compilation of the playbook"
     seconds = JOB_SECONDS
 
@@ -76,7 +77,7 @@ class CompileJob:
 
     @property
     def is_light(self) -> bool:
-        return len(self.text) <= MAX_LIGHT_LENGTH
+        return self.may_be_light and len(self.text) <= MAX_LIGHT_LENGTH
 
     def perform(self, compiler: PlaybookCompiler) -> bytes:
         return pack_plan(plan_of(compiler.compile(self.text)))

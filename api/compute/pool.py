@@ -202,12 +202,19 @@ class ComputePool:
     async def switch(self, function: Callable[[], T], tenant: str) -> T:
         """Return function(), which may hold a run for a minute. A tenant has TENANT_SWITCHERS of the threads.
 
+        It uses the credit of the tenant, as in `read`.
+
         Raises:
             ServiceBusyError, TenantBusyError: as `run` does.
             Exception: what the function raises.
         """
+
+        def switch() -> T:
+            with working_for(tenant):
+                return function()
+
         async with self._switchers.place(tenant):
-            return await to_thread.run_sync(function, limiter=self._switch_threads)
+            return await to_thread.run_sync(switch, limiter=self._switch_threads)
 
     async def close(self) -> None:
         """Stop all processes, and wait until they have ended. Jobs that are performed fail as busy."""

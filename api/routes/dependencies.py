@@ -24,6 +24,7 @@ from noetl.api.service.errors import TenantBusyError
 from noetl.api.service.registry_excerpt import RegistryExcerpt, may_use_playbooks
 from noetl.api.service.services import TenantServices
 from noetl.executor.engine.evaluation import Evaluation, evaluated_by
+from noetl.executor.precedence import end_slice
 from noetl.planner.plan import Plan
 
 Result = TypeVar("Result")
@@ -95,6 +96,16 @@ async def perform(request: Request, services: TenantServices, job: Job) -> Any:
         return await _perform_elsewhere(request, compute.run(job, services.tenant))
 
 
+def perform_on_thread(request: Request, services: TenantServices, job: Job) -> Any:
+    """Return the result of a job for a worker thread of a request, which blocks meanwhile.
+
+    Raises:
+        ClientDisconnect, Exception: as `perform` does.
+    """
+    end_slice()
+    return from_thread.run(perform, request, services, job)
+
+
 async def read_excerpt(request: Request, services: TenantServices, text: str | bytes) -> RegistryExcerpt:
     """Return what the checks of a text read of the registry, before it is registered.
 
@@ -115,8 +126,9 @@ def evaluated_elsewhere(
     """
 
     def evaluate(evaluation: Evaluation, _tenant: str) -> Any:
-        job = EvaluationJob(pickle.dumps(evaluation, pickle.HIGHEST_PROTOCOL))
-        return from_thread.run(perform, request, services, job)
+        return perform_on_thread(
+            request, services, EvaluationJob(pickle.dumps(evaluation, pickle.HIGHEST_PROTOCOL))
+        )
 
     def call() -> Result:
         with evaluated_by(evaluate if opened_services(request).compute.has_processes else None):
@@ -159,9 +171,16 @@ async def compile_long(request: Request, services: TenantServices, text: str | b
     Raises:
         PlaybookError: the playbook does not compile.
     """
-    job = CompileJob(text)
-    if job.is_light:
-        return text
+    return text if CompileJob(text).is_light else await compile_elsewhere(request, services, text)
+
+
+async def compile_elsewhere(request: Request, services: TenantServices, text: str | bytes) -> Plan:
+    """Return the plan of a text of a playbook, which another process compiles.
+
+    Raises:
+        PlaybookError: the playbook does not compile.
+    """
+    job = CompileJob(text, may_be_light=False)
     packed_plan = await perform(request, services, job)
     async with place_of(request).given_up():
         return await opened_services(request).compute.read(lambda: unpack_plan(packed_plan), services.tenant)

@@ -6,17 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from anyio import from_thread
 from fastapi import Request
 
 from noetl.api.compute.jobs import SwitchJob, pack_plan
 from noetl.api.http.request_shares import place_of
 from noetl.api.routes.dependencies import (
-    compile_long,
+    compile_elsewhere,
     delay_refusal,
     evaluated_elsewhere,
     opened_services,
-    perform,
+    perform_on_thread,
 )
 from noetl.api.service.compiler import InlinePlaybook
 from noetl.api.service.errors import TenantBusyError
@@ -35,15 +34,16 @@ T = TypeVar("T")
 async def compile_change(
     request: Request, services: TenantServices, change: PlaybookChange
 ) -> PlaybookChange:
-    """Return a change with the plan of a long text, which another process compiles.
+    """Return a change with the plan of its text, which another process compiles.
+
+    The verdict needs another process too, so also a short text is compiled there.
 
     Raises:
         PlaybookError: the playbook does not compile.
     """
     if not isinstance(change.playbook, InlinePlaybook):
         return change
-    compiled = await compile_long(request, services, change.playbook.text)
-    return replace(change, playbook=compiled) if isinstance(compiled, Plan) else change
+    return replace(change, playbook=await compile_elsewhere(request, services, change.playbook.text))
 
 
 def judge_elsewhere(request: Request, services: TenantServices) -> Judge:
@@ -51,7 +51,7 @@ def judge_elsewhere(request: Request, services: TenantServices) -> Judge:
 
     def judge(old: Plan, new: Plan, state: SwitchState, switch: Switch) -> SwitchVerdict:
         job = SwitchJob((pack_plan(old), pack_plan(new)), state, switch)
-        verdict: SwitchVerdict = from_thread.run(perform, request, services, job)
+        verdict: SwitchVerdict = perform_on_thread(request, services, job)
         return verdict
 
     return judge

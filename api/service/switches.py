@@ -21,6 +21,7 @@ from noetl.executor.engine.run_log import log_run_resume
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_summary import RunSummary
+from noetl.executor.precedence import end_slice
 from noetl.planner.continuation.switch_state import Switch, SwitchState
 from noetl.planner.continuation.verdict import Reason, SwitchVerdict
 from noetl.planner.frozen import frozen
@@ -223,6 +224,7 @@ class SwitchService:
             outcome = switcher.switch(run_id, request, idempotency)
             if not _waits_for_work(outcome) or time.monotonic() >= deadline:
                 return outcome
+            end_slice()
             changes.wait(change_count, _POLL_SECONDS)
 
     @contextmanager

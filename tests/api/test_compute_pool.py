@@ -192,6 +192,12 @@ async def test_switches_that_hold_their_runs_leave_threads_to_other_tenants(pool
     assert all(await asyncio.gather(*held))
 
 
+async def test_a_switch_uses_the_credit_of_its_tenant(pool: ComputePool) -> None:
+    account = ACCOUNTS.find("switching")
+    assert await pool.switch(lambda: account.threads, "switching") == 1
+    assert account.threads == 0
+
+
 async def test_a_tenant_reads_with_one_thread_and_its_own_credit(pool: ComputePool) -> None:
     begun, entered, opened = [], threading.Event(), threading.Event()
 

@@ -38,7 +38,7 @@ def chain(size: int, name: str = "chain") -> str:
 
 def forbid_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     def compile_playbook(*_: object) -> None:
-        raise AssertionError("a long text is compiled in the process that answers requests")
+        raise AssertionError("a text is compiled in the process that answers requests")
 
     monkeypatch.setattr(compile_module, "compile_playbook", compile_playbook)
 
@@ -276,8 +276,12 @@ class TestCorrections:
         refused = await http.post(f"/workflows/{id}/resume", json=wrong)
         assert_problem(refused, 422, "invalid-input")
 
-    async def test_a_run_that_continues_in_another_version(self, http: httpx.AsyncClient) -> None:
+    async def test_a_run_that_continues_in_another_version(
+        self, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A short text is compiled elsewhere as well."""
         id = await self.start(http)
+        forbid_compiler(monkeypatch)
         text = FAILING.replace("sum }}", "sum + 7 }}")
         resumed = await http.post(f"/workflows/{id}/resume", json={"playbook": text})
         assert resumed.status_code == 202, resumed.text

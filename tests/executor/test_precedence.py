@@ -14,8 +14,10 @@ from noetl.executor import precedence
 from noetl.executor.engine.item_threads import HelperCount, ItemCrew
 from noetl.executor.precedence import (
     MAX_CREDIT_SECONDS,
+    MAX_LIGHT_THREADS,
     MAX_PAUSE_SECONDS,
     MAX_SLICE_SECONDS,
+    MIN_CREDIT_RATE,
     CreditAccounts,
     ForegroundWork,
     PrecedenceLock,
@@ -73,13 +75,55 @@ def test_a_tenant_that_has_used_its_credit_is_in_the_background_until_it_has_som
     assert not accounts.charge(accounts.find("busy"), 0.0)
 
 
-def test_a_tenant_with_several_threads_is_in_the_background() -> None:
+@pytest.mark.parametrize(("workers", "is_spent"), [(1, False), (2, False), (4, True), (20, True)])
+def test_a_tenant_gains_credit_at_its_fair_share_of_the_tenants_that_work(
+    workers: int, is_spent: bool
+) -> None:
+    """A tenant that uses a quarter of a processor, next to others."""
+    clock = Clock()
+    accounts = CreditAccounts(clock)
+    account = accounts.find("0")
+    for number in range(workers):
+        accounts.add_thread(accounts.find(str(number)), 1)
+    for _ in range(100):
+        clock.now += 0.04
+        accounts.charge(account, 0.01)
+    assert account.is_spent is is_spent
+
+
+def test_a_tenant_that_no_longer_works_has_no_share() -> None:
+    clock = Clock()
+    accounts = CreditAccounts(clock)
+    account = accounts.find("0")
+    for number in range(1, 20):
+        for change in (1, 1, -1, -1):
+            accounts.add_thread(accounts.find(str(number)), change)
+    accounts.add_thread(account, 1)
+    accounts.charge(account, 2 * MAX_CREDIT_SECONDS)
+    clock.now += 0.25
+    accounts.charge(account, 0.0)
+    assert account.balance > MAX_CREDIT_SECONDS / 2
+
+
+def test_a_tenant_with_low_use_has_credit_however_many_tenants_work() -> None:
+    clock = Clock()
+    accounts = CreditAccounts(clock)
+    for number in range(1000):
+        accounts.add_thread(accounts.find(str(number)), 1)
+    account = accounts.find("0")
+    for _ in range(100):
+        clock.now += 0.1
+        accounts.charge(account, 0.1 * MIN_CREDIT_RATE)
+    assert not account.is_spent
+
+
+def test_a_tenant_with_many_threads_is_in_the_background() -> None:
     with working_for("parallel"):
         assert not is_background()
         account = precedence.ACCOUNTS.find("parallel")
-        precedence.ACCOUNTS.add_thread(account, 1)
+        precedence.ACCOUNTS.add_thread(account, MAX_LIGHT_THREADS)
         assert is_background()
-        precedence.ACCOUNTS.add_thread(account, -1)
+        precedence.ACCOUNTS.add_thread(account, -MAX_LIGHT_THREADS)
 
 
 def test_one_thread_of_the_background_runs_at_a_time(spent_credit: None) -> None:
