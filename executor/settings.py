@@ -135,8 +135,8 @@ SETTINGS = (
         "execution",
         "a whole number of bytes",
         "`16777216` (16 MiB)",
-        "How much the `log` actions of one run may log, in all processes. One line says that later lines are"
-        " dropped.",
+        "How much the `log` actions of one run may log, in all processes, as lines of JSON. One line says"
+        " that later lines are dropped.",
     ),
     Setting(
         "NOETL_CACHE_TTL",
@@ -323,7 +323,8 @@ SETTINGS = (
         "capabilities",
         "an existing folder",
         "none: no files",
-        "The folder in which `file` may read and write.",
+        "The folder in which `file` may read and write. It must not overlap with that of the store or of"
+        " secrets, nor with `/proc`, `/sys`, `/dev` or `/run/secrets`.",
     ),
     Setting(
         "NOETL_FILE_BYTES",

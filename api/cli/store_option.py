@@ -25,6 +25,11 @@ StoreOption = Annotated[
 ]
 
 
+def read_environment(url: str | None) -> dict[str, str]:
+    """Return the settings of a command whose option `--store` is `url`. All that run steps check the same."""
+    return {**os.environ, **({"NOETL_STORE": url} if url else {})}
+
+
 @contextmanager
 def open_command_store(
     url: str | None, *, create: bool = True, threads: int | None = None

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -55,9 +56,22 @@ def open_for_reading(target: Path, path: str) -> Iterator[BinaryIO]:
     """
     # In blocking mode, opening a pipe would wait for a writer.
     with os.fdopen(os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise file_error(path, "not a file")
+        check_regular_file(file.fileno(), path)
         yield file
+
+
+def check_regular_file(descriptor: int, path: str) -> None:
+    """Raise `FileError` unless an open file is a regular one, and none of the kernel, such as of /proc."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_dev in _kernel_devices():
+        raise file_error(path, "not a file")
+
+
+@cache
+def _kernel_devices() -> frozenset[int]:
+    """Return the devices of the file systems /proc and /sys, which other mounts of them have too."""
+    folders = (Path(name) for name in ("/proc", "/sys"))
+    return frozenset(folder.stat().st_dev for folder in folders if folder.is_mount())
 
 
 @contextmanager

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from noetl.executor.actions._files import (
     allowed_folder,
+    check_regular_file,
     file_error,
     open_for_reading,
     os_file_error,
@@ -130,8 +130,7 @@ def _append(root: Path, path: str, call: Call) -> dict[str, Any]:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(target, flags, 0o666)
     with os.fdopen(descriptor, "ab") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise file_error(path, "not a file")
+        check_regular_file(descriptor, path)
         file.write(data)
     return _result(root, target, len(data))
 

@@ -275,7 +275,7 @@ class RetryLoop:
             context.capabilities,
             labels,
             limit_log(
-                scope.run.id,
+                labels,
                 context.capabilities.log_bytes,
                 self._make_log(labels),
                 add_to_store=context.add_bytes,

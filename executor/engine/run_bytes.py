@@ -8,14 +8,18 @@ Algorithm: a counter for each run in the process, which adds to that of the stor
 answer of the store is the sum of all processes, and the process continues from it. A portion is a PORTIONS-th
 of the limit. Compare the leases of `noetl.api.auth.rate_limits`.
 
-Cost: an addition for each line or file. A write for each portion, so a run that uses less than one causes no
-write. A run over its limit causes none either.
+A line of the log counts as it is written: with its labels and the escapes of JSON (`line_size`). Otherwise
+empty messages would cost nothing, and control characters a sixth of their length.
+
+Cost: an addition for each file, and the encoding of each line. A write for each portion, so a run that uses
+less than one causes no write. A run over its limit causes none either.
 
 Limits: each process may exceed the limit by a portion. It forgets the run that has used bytes least recently.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -23,11 +27,13 @@ from typing import Any, TypeAlias
 
 from noetl.executor.errors import ActionError
 from noetl.executor.model.byte_kind import ByteKind
-from noetl.executor.model.memory_budget import json_size
 
 PORTIONS = 256
 MAX_RUNS = 10_000
 """How many runs a process counts."""
+
+LINE_BYTES = 192
+"""The bytes of a line without message, fields and labels: names, signs, time, level, and the request's id."""
 
 Log: TypeAlias = Callable[[str, str, Mapping[str, Any]], None]
 """A function that writes a line: (level, message, fields)."""
@@ -90,8 +96,17 @@ def ignore_bytes(_run_id: str, _kind: ByteKind, _size: int) -> int:
     return 0
 
 
+def line_size(message: str, fields: Mapping[str, Any], labels: Mapping[str, Any]) -> int:
+    r"""Return how many bytes `noetl.executor.runtime.json_logs` writes for a line, or a few more.
+
+    >>> line_size("\\0", {}, {}) - line_size("x", {}, {})
+    5
+    """
+    return LINE_BYTES + len(json.dumps((message, fields, labels), default=str))
+
+
 def limit_log(
-    run_id: str,
+    labels: Mapping[str, Any],
     limit: int | None,
     log: Log,
     *,
@@ -100,14 +115,15 @@ def limit_log(
 ) -> Log:
     """Return the log function of a run that logs up to `limit` bytes, or any number if it is None.
 
+    `labels` are those of each line, with the id of the run.
     The line that would exceed the limit is replaced by one that says so, and later lines are dropped.
     """
     if limit is None:
         return log
 
     def write(level: str, message: str, fields: Mapping[str, Any]) -> None:
-        size = len(message.encode("utf-8", "replace")) + json_size(fields)
-        before, after = counter.add(run_id, size, limit, add_to_store)
+        size = line_size(message, fields, labels)
+        before, after = counter.add(labels["run"], size, limit, add_to_store)
         if after <= limit:
             log(level, message, fields)
         elif before <= limit:

@@ -31,6 +31,9 @@ DEFAULT_FILE_BYTES = 1024 * 1024 * 1024
 
 _DEFAULT_STORE = "sqlite:///.noetl/noetl.db"
 
+_SYSTEM_FOLDERS = ("/proc", "/sys", "/dev", "/run/secrets", "/var/run/secrets")
+"""Folders with the environment of processes, devices, and the secrets of containers."""
+
 COMMAND_LIMITS = (
     ("NOETL_COMMAND_MEMORY", "RLIMIT_DATA", 1024 * 1024, 1024),
     ("NOETL_COMMAND_FILE_SIZE", "RLIMIT_FSIZE", 1024 * 1024, 1024),
@@ -111,7 +114,9 @@ def service_capabilities(environ: Mapping[str, str]) -> Capabilities:
         raise SettingError(f"NOETL_ALLOW_SHELL is {shell!r}; it must be 1 or 0.")
     modules = _words(environ, "NOETL_PYTHON_MODULES")
     read_arrival_limit(environ)
-    _check_folders(environ, root)
+    if root:
+        _check_files_root(environ, root)
+    _check_secrets_folder(environ)
     prefix = environ.get("NOETL_SECRETS_PREFIX", "")
     if prefix and not prefix.endswith(("/", "_", ".", "-")):
         message = f"NOETL_SECRETS_PREFIX is {prefix!r}; it must end with a separator, such as `{prefix}/`."
@@ -154,28 +159,44 @@ def _read_bytes(environ: Mapping[str, str], setting: str, default: int) -> int:
     return int(text)
 
 
-def _check_folders(environ: Mapping[str, str], files_root: str) -> None:
-    """Check that playbooks reach neither the store nor the secrets through the folder of their files.
-
-    Raises:
-        SettingError: NOETL_FILES_ROOT overlaps with the folder of one of them, or that of secrets is missing.
-    """
+def _check_secrets_folder(environ: Mapping[str, str]) -> None:
+    """Raise SettingError if the folder of the secrets is missing."""
     secrets = environ.get("NOETL_SECRETS_DIR", "").strip()
     if secrets and not Path(secrets).is_dir():
         raise SettingError(f"NOETL_SECRETS_DIR is {secrets!r}; it must be an existing folder.")
+
+
+def _check_files_root(environ: Mapping[str, str], files_root: str) -> None:
+    """Check that the files of playbooks are neither the store, nor secrets, nor those of the system.
+
+    Raises:
+        SettingError: NOETL_FILES_ROOT overlaps with the folder of one of them.
+    """
+    secrets = environ.get("NOETL_SECRETS_DIR", "").strip()
     store = environ.get("NOETL_STORE", "").strip() or _DEFAULT_STORE
     folders = {"NOETL_SECRETS_DIR": Path(secrets)} if secrets else {}
     if store.startswith("sqlite:///"):
         folders["NOETL_STORE"] = Path(store.removeprefix("sqlite:///").partition("?")[0]).parent
-    root = Path(files_root).resolve()
-    for setting, folder in folders.items() if files_root else ():
-        other = folder.resolve()
-        if root.is_relative_to(other) or other.is_relative_to(root):
+    for setting, folder in folders.items():
+        if _is_overlap(files_root, folder):
             message = (
                 f"NOETL_FILES_ROOT is {files_root!r}, which overlaps with {str(folder)!r} of {setting};"
                 " playbooks could read and delete these files: choose another folder."
             )
             raise SettingError(message)
+    for name in _SYSTEM_FOLDERS:
+        if _is_overlap(files_root, Path(name)):
+            message = (
+                f"NOETL_FILES_ROOT is {files_root!r}, which overlaps with {name!r}; playbooks could read"
+                " the settings and devices of the machine: choose another folder."
+            )
+            raise SettingError(message)
+
+
+def _is_overlap(files_root: str, folder: Path) -> bool:
+    """Return whether one of two folders contains the other, or both are the same."""
+    root, other = Path(files_root).resolve(), folder.resolve()
+    return root.is_relative_to(other) or other.is_relative_to(root)
 
 
 def allowed_actions(environ: Mapping[str, str]) -> tuple[str, ...] | None:

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 from noetl.executor.engine import event_buffer, run_bytes
+from noetl.executor.engine.attempts import _make_playbook_log
 from noetl.executor.engine.event_buffer import MAX_BATCH_EVENTS, EventBuffer
-from noetl.executor.engine.run_bytes import ByteCounter, ignore_bytes, limit_log
+from noetl.executor.engine.run_bytes import ByteCounter, ignore_bytes, limit_log, line_size
 from noetl.executor.errors import ActionError, SettingError, StoreError
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.count_budget import action_budget, wait_budget
 from noetl.executor.model.events import Event
+from noetl.executor.model.ids import derived_id
+from noetl.executor.runtime.json_logs import LOG_CONTEXT, _JsonLines
 from noetl.executor.runtime.lease_keeper import LeaseKeeper
 from noetl.executor.security.capabilities import DEFAULT_FILE_BYTES, DEFAULT_LOG_BYTES, service_capabilities
 from noetl.executor.stores.sqlite.store import SqliteStore
@@ -183,21 +186,41 @@ class TestLogBudget:
             lines.append((level, message))
 
         counter = ByteCounter("logged")
-        write = limit_log("r", 10, log, counter=counter)
+        limit = 2 * line_size("1234", {}, {"run": "r"})
+        write = limit_log({"run": "r"}, limit, log, counter=counter)
         for _ in range(100):
             write("info", "1234", {})
-        limit_log("other", 10, log, counter=counter)("info", "5678", {})
+        limit_log({"run": "other"}, limit, log, counter=counter)("info", "5678", {})
         assert [line for line in lines if line[0] == "info"] == [("info", "1234")] * 2 + [("info", "5678")]
         (stop,) = [message for level, message in lines if level == "warning"]
-        assert "the run has logged 10 bytes (NOETL_LOG_BYTES)" in stop
+        assert f"the run has logged {limit} bytes (NOETL_LOG_BYTES)" in stop
 
     def test_fields_count_as_well(self) -> None:
         lines: list[str] = []
         counter = ByteCounter("logged")
-        write = limit_log("r", 100, lambda _level, message, _fields: lines.append(message), counter=counter)
-        write("info", "", {"a": "x" * 200})
+        write = limit_log(
+            {"run": "r"}, 600, lambda _level, message, _fields: lines.append(message), counter=counter
+        )
+        write("info", "", {"a": "x" * 600})
         write("info", "x", {})
         assert len(lines) == 1
+
+    @pytest.mark.parametrize(
+        "message",
+        ["", "\x01" * 16_384, 'é😀\n"' * 1000],
+        ids=["empty", "controls", "letters"],
+    )
+    def test_a_line_counts_as_it_is_written(self, message: str, caplog: pytest.LogCaptureFixture) -> None:
+        state = "a=" + '"' * 500
+        fields: dict[str, Any] = {"list": [1, None, "\x7f\x80"], "at": 1.5}
+        labels = {"run": derived_id("r"), "step": "é" * 60, "visit": 12, "trace_id": "a" * 32}
+        labels |= {"trace_flags": "01", "trace_state": state}
+        with caplog.at_level(logging.INFO, "noetl.playbook"):
+            _make_playbook_log(labels)("warning", message, fields)
+        token = LOG_CONTEXT.set({"request_id": derived_id("request")})
+        written = len(_JsonLines("\n").format(caplog.records[0]).encode())
+        LOG_CONTEXT.reset(token)
+        assert written <= line_size(message, fields, labels) <= written + 64
 
     def test_a_run_of_a_service_has_a_budget(
         self, store: SqliteStore, caplog: pytest.LogCaptureFixture
@@ -209,7 +232,7 @@ class TestLogBudget:
               run: [{action: log, message: "{{ 'x' * 1000 }}"}]
         """
         harness = RunHarness(store, text)
-        harness.capabilities = service_capabilities({"NOETL_LOG_BYTES": "10500"})
+        harness.capabilities = service_capabilities({"NOETL_LOG_BYTES": "14500"})
         with caplog.at_level(logging.INFO, "noetl.playbook"):
             assert harness.finish().status == "succeeded"
         assert len(caplog.messages) == 11
@@ -291,7 +314,7 @@ def test_bytes_of_a_run_are_counted_over_its_processes(
     setting = "NOETL_LOG_BYTES" if kind == "logged" else "NOETL_FILE_BYTES"
     harness = RunHarness(store, text)
     harness.capabilities = service_capabilities(
-        {"NOETL_FILES_ROOT": str(tmp_path / "files"), "NOETL_STORE": "memory://", setting: "2500"}
+        {"NOETL_FILES_ROOT": str(tmp_path / "files"), "NOETL_STORE": "memory://", setting: "2900"}
     )
     lines: list[str] = []
     monkeypatch.setattr(

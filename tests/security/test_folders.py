@@ -66,6 +66,32 @@ def test_the_default_store_must_not_lie_in_the_folder_of_files(
         service_capabilities({"NOETL_FILES_ROOT": "."})
 
 
+@pytest.mark.parametrize("root", ["/", "/proc", "/proc/self", "/sys", "/dev", "/dev/shm", "link"])
+def test_folders_of_the_system_are_no_folders_of_files(tmp_path: Path, root: str) -> None:
+    (tmp_path / "link").symlink_to("/")
+    environ = {"NOETL_FILES_ROOT": str(tmp_path / root), "NOETL_STORE": "memory://"}
+    if not Path(environ["NOETL_FILES_ROOT"]).is_dir():
+        pytest.skip("this system has no such folder")
+    with pytest.raises(SettingError, match=r"NOETL_FILES_ROOT is .*, which overlaps with '/"):
+        service_capabilities(environ)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="this system has no /proc")
+@pytest.mark.parametrize(
+    ("root", "parameters"),
+    [
+        ("/proc/self", {"read": "environ"}),
+        ("/proc/self", {"append": "oom_score_adj", "content": "0"}),
+        ("/dev", {"read": "null"}),
+    ],
+)
+def test_a_file_of_the_kernel_is_not_a_file(root: str, parameters: dict[str, Any]) -> None:
+    """A file system of the kernel may also be mounted below the folder of the files."""
+    with pytest.raises(ActionError, match="not a file") as caught:
+        perform_action("file", capabilities=Capabilities(files_root=Path(root)), **parameters)
+    assert caught.value.type == "FileError"
+
+
 def test_a_missing_folder_of_secrets_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"NOETL_SECRETS_DIR is .*; it must be an existing folder"):
         service_capabilities({"NOETL_SECRETS_DIR": str(tmp_path / "none")})

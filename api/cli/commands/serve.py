@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from noetl.api.cli.display.console import CommandError, print_message
-from noetl.api.cli.store_option import StoreOption
+from noetl.api.cli.store_option import StoreOption, read_environment
 from noetl.executor.runtime.json_logs import log_as_json_lines
 
 app = typer.Typer()
@@ -43,7 +43,7 @@ def serve(
     """
     from noetl.api.auth.loopback import is_loopback
 
-    environ = {**os.environ, **({"NOETL_STORE": store} if store else {})}
+    environ = read_environment(store)
     if not is_loopback(host) and not _has_authentication(environ):
         raise CommandError(
             f"cannot serve on {host}: no authentication is configured, so only this machine may be served"

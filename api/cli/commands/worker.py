@@ -10,7 +10,7 @@ import typer
 
 from noetl.api.cli.display.console import print_message
 from noetl.api.cli.local.interruption import Interruption
-from noetl.api.cli.store_option import StoreOption, open_command_store
+from noetl.api.cli.store_option import StoreOption, open_command_store, read_environment
 from noetl.executor.runtime.file_limit import raise_file_limit
 from noetl.executor.runtime.json_logs import log_as_json_lines
 
@@ -41,7 +41,7 @@ def worker(
     """
     from noetl.executor.worker import Worker, read_worker_settings
 
-    settings = read_worker_settings(threads=threads)
+    settings = read_worker_settings(read_environment(store), threads=threads)
     with Interruption() as interruption, ExitStack() as stack:
         opened_store = _wait_for_store(stack, store, settings.all_threads, interruption)
         log_as_json_lines()

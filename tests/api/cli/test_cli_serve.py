@@ -117,6 +117,24 @@ def test_without_authentication_only_this_machine_is_served(noetl: Command, fold
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("worker",)])
+@pytest.mark.parametrize("is_option", [False, True])
+def test_no_command_executes_steps_whose_files_reach_its_store(
+    noetl: Command,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    is_option: bool,
+) -> None:
+    url = f"sqlite:///{folder / 'noetl.db'}"
+    monkeypatch.setenv("NOETL_FILES_ROOT", str(folder))
+    monkeypatch.setenv("NOETL_STORE", "memory://" if is_option else url)
+    outcome = noetl(*command, *(["--store", url] if is_option else []))
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert "overlaps" in outcome.err and "NOETL_STORE" in outcome.err
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
