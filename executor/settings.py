@@ -301,7 +301,8 @@ SETTINGS = (
         "capabilities",
         "a whole number of MiB",
         "`1024`",
-        "How much memory each process of a command or function may take (Linux: its data).",
+        "How much memory each process of a command or function may take (Linux: its data). All of its"
+        " processes together may take this times `NOETL_COMMAND_PROCESSES`.",
     ),
     Setting(
         "NOETL_COMMAND_FILE_SIZE",

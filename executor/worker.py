@@ -36,6 +36,7 @@ from noetl.executor.runtime.store_failures import CLAIM, EXECUTE, StoreFailures
 from noetl.executor.runtime.tenant_shares import TenantShares
 from noetl.executor.runtime.trigger_loop import TriggerLoop
 from noetl.executor.security.capabilities import Capabilities, service_capabilities
+from noetl.executor.security.process_privacy import hide_process
 from noetl.executor.security.secret_sources import register_local_secrets
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen
@@ -193,6 +194,7 @@ class Worker:
         Raises:
             SettingError: a setting is invalid, or the store does not count what a quota limits.
         """
+        hide_process()
         if self._queue == SERVICE_QUEUE:
             check_quota_settings(self._store)
         keeps_inputs()

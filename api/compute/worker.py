@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from noetl.api.compute.jobs import Job
 from noetl.api.service.compiler import PlaybookCompiler, allowed_catalogue
+from noetl.executor.security.process_privacy import hide_process
 from noetl.planner.gc_control import gc_paused
 
 DRAFT = "draft"
@@ -44,6 +45,7 @@ MAX_KEPT_MEMORY = 256 * 1024 * 1024
 
 
 def main() -> None:
+    hide_process()
     results, jobs = os.fdopen(os.dup(1), "wb"), os.fdopen(os.dup(0), "rb")
     os.dup2(2, 1)  # so that no output becomes a part of a message
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

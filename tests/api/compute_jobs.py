@@ -10,6 +10,7 @@ from pathlib import Path
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.executor.errors import ActionError
 from noetl.planner.frozen import frozen
+from tests.process_privacy import is_readable
 
 
 @frozen
@@ -40,6 +41,14 @@ class GrowingJob(TestedJob):
 class EnvironmentJob(TestedJob):
     def perform(self, compiler: PlaybookCompiler) -> dict[str, str]:
         return dict(os.environ)
+
+
+@frozen
+class HiddenJob(TestedJob):
+    """A job that returns whether other processes of its user may read its process (Linux)."""
+
+    def perform(self, compiler: PlaybookCompiler) -> bool:
+        return is_readable()
 
 
 @frozen

@@ -35,6 +35,7 @@ from tests.api.compute_jobs import (
     EnvironmentJob,
     FailingJob,
     GrowingJob,
+    HiddenJob,
     RecordingJob,
     SpinningJob,
 )
@@ -94,6 +95,11 @@ async def test_a_process_starts_before_its_first_job(pool: ComputePool, tmp_path
     assert starting is not None
     assert starting.done()
     assert (len(pool._idle), pool._starting) == (1, None)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs prctl of Linux")
+async def test_a_process_hides_from_the_commands_of_playbooks(pool: ComputePool) -> None:
+    assert not await pool.run(HiddenJob(), "a")
 
 
 async def test_a_process_yields_to_the_service(pool: ComputePool, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -26,6 +27,7 @@ from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.executor.worker import Worker, WorkerSettings, read_spare_thread_count, read_thread_count
 from noetl.testing.run_harness import RunHarness, compile_text
 from noetl.testing.store_contract.operations import start_ended_run
+from tests.process_privacy import is_readable, make_readable
 
 BLOCKING_PLAYBOOK = """
     steps:
@@ -81,6 +83,14 @@ def test_many_runs_at_once(store: SqliteStore, tmp_path: Path) -> None:
         runs = [finished(worker, harness) for harness in harnesses]
     assert [run.result["sum"] for run in runs] == [2 * n for n in range(12)]
     assert all(harness.visit_counts == dict.fromkeys("abcde", 1) for harness in harnesses)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs prctl of Linux")
+def test_a_process_that_executes_steps_hides(store: SqliteStore, tmp_path: Path) -> None:
+    """The app of a service has a worker as well, under any server of ASGI."""
+    make_readable()
+    with working(store, tmp_path):
+        assert not is_readable()
 
 
 def test_two_workers_share_the_work(store: SqliteStore, tmp_path: Path) -> None:

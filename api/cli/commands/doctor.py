@@ -24,7 +24,11 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Write JSON for programs.")] = False,
     store: StoreOption = None,
     fix: Annotated[
-        bool, typer.Option("--fix", help="First let damaged runs that were set aside continue.")
+        bool,
+        typer.Option(
+            "--fix",
+            help="First let damaged runs that were set aside continue, and protect the files of SQLite.",
+        ),
     ] = False,
 ) -> None:
     """Check that a store is consistent: no run is stuck, no row is left over, and it can be written.
@@ -34,7 +38,7 @@ def doctor(
     from noetl.planner.diagnostics.terminal_text import to_printable
 
     if fix:
-        _put_back(store)
+        _repair(store)
     findings = _find_inconsistencies(store)
     if json:
         items = [
@@ -49,9 +53,17 @@ def doctor(
     print_message("the store is consistent")
 
 
-def _put_back(url: str | None) -> None:
-    """Let the damaged runs of a store continue. A worker sets those aside again that are not repaired."""
+def _repair(url: str | None) -> None:
+    """Let the damaged runs of a store continue, and hide its files from other users of the machine.
+
+    A worker sets the runs aside again that are not repaired.
+    """
+    from noetl.executor.stores.sqlite.file_modes import protect_files
+    from noetl.executor.stores.sqlite.store import SqliteStore
+
     with open_command_store(url, create=False) as store:
+        for file in protect_files(store.path) if isinstance(store, SqliteStore) else ():
+            print_message(f"only its owner may read {file} from now on")
         for run_id in store.maintenance.put_back(store.clock()):
             print_message(f"run {run_id} continues")
 

@@ -42,7 +42,9 @@ def serve(
     Callback URLs start with NOETL_PUBLIC_URL, or with the address of this service.
     """
     from noetl.api.auth.loopback import is_loopback
+    from noetl.executor.security.process_privacy import hide_process
 
+    hide_process()
     environ = read_environment(store)
     if not is_loopback(host) and not _has_authentication(environ):
         raise CommandError(

@@ -39,8 +39,10 @@ def worker(
     A worker that stops finishes its running steps within 20 seconds; other workers repeat the rest.
     A second signal ends it immediately. While the store is away at the start, the worker waits for it.
     """
+    from noetl.executor.security.process_privacy import hide_process
     from noetl.executor.worker import Worker, read_worker_settings
 
+    hide_process()
     settings = read_worker_settings(read_environment(store), threads=threads)
     with Interruption() as interruption, ExitStack() as stack:
         opened_store = _wait_for_store(stack, store, settings.all_threads, interruption)

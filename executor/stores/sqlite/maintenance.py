@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noetl.executor.stores.interface import StoreMaintenance, SweepResult
+from noetl.executor.stores.sqlite.file_modes import find_readable_files
 from noetl.executor.stores.sqlite.write_ahead_log import WriteAheadLog
 
 if TYPE_CHECKING:
@@ -12,10 +14,11 @@ if TYPE_CHECKING:
 
 
 class SqliteMaintenance:
-    """The maintenance of a SQLite store: that of every SQL store, and its write-ahead log."""
+    """The maintenance of a SQLite store: that of every SQL store, its log, and the modes of its files."""
 
-    def __init__(self, shared: StoreMaintenance, log: WriteAheadLog) -> None:
+    def __init__(self, shared: StoreMaintenance, log: WriteAheadLog, path: Path) -> None:
         self._shared = shared
+        self._path = path
         self._log = log
 
     def probe(self) -> None:
@@ -24,9 +27,14 @@ class SqliteMaintenance:
     def check_consistency(self) -> list[Finding]:
         from noetl.executor.stores.finding import Finding
 
-        problem = self._log.problem()
         findings = self._shared.check_consistency()
-        return findings if problem is None else [*findings, Finding("write-ahead log", problem)]
+        problem = self._log.problem()
+        if problem is not None:
+            findings.append(Finding("write-ahead log", problem))
+        for file in find_readable_files(self._path):
+            message = f"other users of this machine may read {file}; run with --fix to change its permissions"
+            findings.append(Finding("permissions", message))
+        return findings
 
     def set_aside(self, run_id: str, reason: str) -> bool:
         return self._shared.set_aside(run_id, reason)

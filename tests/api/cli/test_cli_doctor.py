@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import psycopg
@@ -44,6 +46,20 @@ def test_a_consistent_store_has_no_findings(noetl: Command, url: str) -> None:
     result = noetl("doctor", "--store", url)
     assert (result.exit_code, result.out, result.err) == (0, "", "the store is consistent\n")
     assert noetl("doctor", "--store", url, "--json").json == {"healthy": True, "findings": []}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such permissions")
+def test_a_store_that_other_users_may_read_is_found_and_protected(noetl: Command, tmp_path: Path) -> None:
+    path = tmp_path / "noetl.db"
+    url = f"sqlite:///{path}"
+    open_store(url).close()
+    path.chmod(0o644)
+    result = noetl("doctor", "--store", url)
+    assert result.exit_code == 1 and f"other users of this machine may read {path};" in result.out
+    result = noetl("doctor", "--store", url, "--fix")
+    assert (result.exit_code, result.out) == (0, "")
+    assert f"only its owner may read {path} from now on\n" in result.err
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_stuck_run_is_found(noetl: Command, url: str) -> None:

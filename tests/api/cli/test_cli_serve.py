@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.process_privacy import is_readable, make_readable
+
 Command = Callable[..., Any]
 
 GREET = (
@@ -115,6 +117,14 @@ def test_without_authentication_only_this_machine_is_served(noetl: Command, fold
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert outcome.err.startswith(f"noetl: cannot serve on {host}: no authentication is configured")
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs prctl of Linux")
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("worker",)])
+def test_a_command_hides_before_it_opens_its_store(noetl: Command, command: tuple[str, ...]) -> None:
+    make_readable()
+    assert noetl(*command, "--store", "nosuch://x").exit_code == 2
+    assert not is_readable()
 
 
 @pytest.mark.parametrize("command", [("serve", "--port", "0"), ("worker",)])
