@@ -62,8 +62,8 @@ SETTINGS = (
         "capabilities",
         "the name of a stack of AWS",
         "none",
-        "The stack of this service. `lambda` does not invoke functions whose names start with it and a"
-        " hyphen.",
+        "The stack of this service. If a name starts with it and a hyphen, `lambda` does not invoke the"
+        " function, and `message` does not send to the queue.",
     ),
     Setting(
         "NOETL_RETENTION_DAYS",

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from noetl.executor.errors import CancelledError, timeout_error
 from noetl.executor.model.arriving_data import ArrivingData, process_arrivals
 from noetl.executor.model.memory_budget import AnswerMemory
-from noetl.executor.model.run import NEVER, Run, Wait
+from noetl.executor.model.run import DEFAULT_TENANT, NEVER, Run, Wait
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.security.capabilities import Capabilities
 from noetl.planner.catalogue import ActionDeclaration, PlaybookCall
@@ -94,7 +94,7 @@ class Call:
     """One call of a handler: the rendered parameters of an action and its context.
 
     `deadline` is a time of `time.monotonic`; the handler must raise `Timeout` by then. `limit` says in words
-    which time limit ends there. `traceparent` and
+    which time limit ends there. `tenant` is that of the run. `traceparent` and
     `tracestate` are the W3C trace context for requests to other services. The second may be empty.
     `check_host` raises `AccessDenied` if a secret in the parameters must not go to a host. Call it before you
     send something to another host than the destination. `count_written` raises `LimitExceeded` if the run
@@ -137,6 +137,7 @@ class Call:
     answer_memory: AnswerMemory | None = None
     keep_output: Callable[[str, str], object] = lambda _stream, _text: None
     limit: str = ""
+    tenant: str = DEFAULT_TENANT
 
     def with_default_timeout(self, seconds: float) -> Call:
         """Return a copy that ends after `seconds`, or this call if the action has a `timeout`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
@@ -11,9 +10,9 @@ from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import read_json, write_json
 from noetl.executor.security.redaction import redacted_head
+from noetl.executor.security.service_resources import find_resource_setting
 from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter
 
-STACK_SETTING = "NOETL_STACK"
 _MAX_RESPONSE = 6 * 1024 * 1024
 """Limit of the response of a function, in bytes, as that of AWS Lambda."""
 _NAME_IN_ARN = re.compile(
@@ -86,8 +85,7 @@ def _refuse_own_function(function: str) -> None:
     """Raise `AccessDenied` for a function of this service: this one, or one of its stack on AWS."""
     match = _NAME_IN_ARN.fullmatch(function)
     name = (match["name"] if match else function).lower()
-    executor, stack = os.environ.get("AWS_LAMBDA_FUNCTION_NAME", ""), os.environ.get(STACK_SETTING, "")
-    if name == executor.lower() or (stack and name.startswith(f"{stack}-".lower())):
+    if find_resource_setting("function", name) is not None:
         raise ActionError("AccessDenied", f"the function {name!r} is reserved for runs", retryable=False)
 
 

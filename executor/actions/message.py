@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import to_text, write_json
+from noetl.executor.security.allowed_sources import SOURCES_SETTING
+from noetl.executor.security.service_resources import find_resource_setting
 from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter
 
 _ARN = re.compile(
@@ -56,6 +57,7 @@ DECLARATION = ActionDeclaration(
 _QUEUE_HOST = re.compile(
     r"(?:sqs\.(?P<region>[\w-]+)|(?P<legacy_region>[\w-]+)\.queue)\.amazonaws\.com(?:\.cn)?"
 )
+DEFAULT_EVENT_SOURCE = "noetl"
 _EVENT_ATTRIBUTES = ("source", "detail_type")
 
 
@@ -89,19 +91,33 @@ def _prepare_publish(call: Call, target: str) -> Callable[[], str]:
     if arn and arn["service"] == "sns":
         return lambda: _publish(call, target, arn["region"])
     if arn and arn["service"] == "events":
+        _refuse_events_of_others(call)
         return lambda: _put_event(call, target, arn["region"])
     queue = arn or url
     assert queue is not None
-    _refuse_run_queue(queue["account"], queue["name"])
+    _refuse_queue(call, target)
     region = arn["region"] if arn else _region_of_queue(queue)
     return lambda: _send(call, queue, region, is_arn=bool(arn))
 
 
-def _refuse_run_queue(account: str, name: str) -> None:
-    """Raise `AccessDenied` for the queue of the due messages of runs."""
-    run_queue = _QUEUE_URL.fullmatch(os.environ.get("NOETL_QUEUE", ""))
-    if run_queue and (run_queue["account"], run_queue["name"]) == (account, name):
-        message = f"the queue {name!r} is reserved for runs (NOETL_QUEUE)"
+def _refuse_queue(call: Call, address: str) -> None:
+    """Raise `AccessDenied` for a queue of the service, and one that starts runs of other tenants only."""
+    setting = find_resource_setting("queue", address)
+    if setting is not None:
+        message = f"the queue `{address}` is reserved for the service ({setting})"
+        raise ActionError("AccessDenied", message, retryable=False)
+    if call.capabilities.trigger_sources.belongs_to_others(call.tenant, "sqs", address):
+        message = f"the queue `{address}` is that of another tenant's triggers ({SOURCES_SETTING})"
+        raise ActionError("AccessDenied", message, retryable=False)
+
+
+def _refuse_events_of_others(call: Call) -> None:
+    """Raise `AccessDenied` for events whose source starts runs of other tenants only."""
+    source = to_text(call.parameters.get("attributes", {}).get("source")) or DEFAULT_EVENT_SOURCE
+    if call.capabilities.trigger_sources.belongs_to_others(call.tenant, "event", source):
+        message = (
+            f"events of the source {source!r} are those of another tenant's triggers ({SOURCES_SETTING})"
+        )
         raise ActionError("AccessDenied", message, retryable=False)
 
 
@@ -144,7 +160,7 @@ def _put_event(call: Call, arn: str, region: str) -> str:
         raise _parameter_error(message)
     entry = {
         "EventBusName": arn,
-        "Source": to_text(attributes.get("source")) or "noetl",
+        "Source": to_text(attributes.get("source")) or DEFAULT_EVENT_SOURCE,
         "DetailType": to_text(attributes.get("detail_type")) or "message",
         "Detail": write_json(body),
     }

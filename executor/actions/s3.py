@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from contextlib import closing
@@ -12,10 +11,15 @@ from noetl.executor.actions._formats import ESCAPE_FORMULAS, FORMATS, FormatErro
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.arriving_data import json_weight
+from noetl.executor.security.service_resources import find_resource_setting
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 MAX_BYTES = 256 * 1024 * 1024
 MAX_OBJECTS = 100_000
+
+_BUCKET = re.compile(r"[\w.-]+", re.ASCII)
+_ALIAS_ENDINGS = ("-s3alias", "--ol-s3", "--xa-s3", ".mrap")
+"""The endings of the names of access points. No bucket may have one."""
 
 _URI = re.compile(r"s3://(?P<bucket>[^/\s]+)(?:/(?P<key>.*))?", re.DOTALL)
 
@@ -108,7 +112,10 @@ def _parse_uri(uri: str) -> tuple[str, str]:
     if "" in bucket_parts or "\\" in match["bucket"] or {".", ".."} & {*key_parts}:
         message = f"`{uri}` must have no empty part of the bucket's name, and no `.` or `..` in its key"
         raise ActionError("ParameterError", message, retryable=False)
-    if match["bucket"].lower() == os.environ.get("NOETL_BUCKET", "").lower():
+    if not _BUCKET.fullmatch(match["bucket"]) or match["bucket"].lower().endswith(_ALIAS_ENDINGS):
+        message = f"`{uri}` must name a bucket, not an access point, which may lead to any bucket"
+        raise ActionError("ParameterError", message, retryable=False)
+    if find_resource_setting("bucket", match["bucket"]) is not None:
         message = f"the bucket {match['bucket']!r} is reserved for the state of runs (NOETL_BUCKET)"
         raise ActionError("AccessDenied", message, retryable=False)
     return match["bucket"], match["key"] or ""

@@ -296,6 +296,7 @@ class RetryLoop:
             ),
             answer_memory=answer,
             keep_output=lambda stream, text: self._keep_line({"stream": stream, "text": text}),
+            tenant=scope.run.tenant,
         )
 
     def _make_log(self, labels: Mapping[str, Any]) -> Log:

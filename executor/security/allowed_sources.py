@@ -15,15 +15,13 @@ from typing import Literal
 
 from noetl.executor.errors import SettingError
 from noetl.executor.model.run import DEFAULT_TENANT
+from noetl.executor.security.service_resources import EVENT_QUEUE_SETTING, spell_queue
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import TriggerSource
 from noetl.planner.polled_sources import BucketObjects, BusEvents, Folder, Queue
 
 SOURCES_SETTING = "NOETL_TRIGGER_SOURCES"
 """The setting that lists the sources of each tenant."""
-
-EVENT_QUEUE_SETTING = "NOETL_EVENT_QUEUE"
-"""The setting that names the queue to which EventBridge sends events."""
 
 SourceKind = Literal["folder", "sqs", "table", "s3", "event"]
 
@@ -70,6 +68,15 @@ class AllowedSources:
     def allows_name(self, tenant: str, kind: SourceKind, name: str) -> bool:
         """Return whether a tenant may read a queue of SQS, a table, a bucket, or the events of a source."""
         return name_queue(name) in map(name_queue, self.rules.get((tenant, kind), ()))
+
+    def belongs_to_others(self, tenant: str, kind: SourceKind, name: str) -> bool:
+        """Return whether other tenants may read a queue or the events of a source, and `tenant` may not."""
+        tenants = {
+            owner
+            for (owner, rule_kind), names in self.rules.items()
+            if rule_kind == kind and spell_queue(name) in map(spell_queue, names)
+        }
+        return bool(tenants) and tenant not in tenants
 
     def missing_rule(self, tenant: str, source: TriggerSource) -> str | None:
         """Return the rule that a tenant lacks to read a source, or None if it may, or if it needs none."""
