@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from noetl.executor.errors import ActionError
+from noetl.executor.model.arriving_data import STEP_BYTES, VALUE_BYTES, json_weight, row_weight
 from noetl.executor.model.json_values import read_json, to_text, write_json
 from noetl.planner.catalogue import Kind, Parameter
 
 FORMATS = ("text", "json", "jsonl", "csv")
 MAX_VALUES = 5_000_000
 """Limit of the values in a text: cells of CSV; commas and opening brackets of JSON."""
+
+CELL_BYTES = 4 * VALUE_BYTES
+"""The memory of a cell of the header, or of a row before it is an object: text, pair, and entry of a set."""
 
 ESCAPE_FORMULAS = Parameter(
     (Kind.BOOLEAN,),
@@ -34,23 +38,28 @@ class FormatError(Exception):
     """
 
 
-def decode(text: str, format: str) -> Any:
+def decode(text: str, format: str, reserve: Callable[[int], object] = lambda _size: None) -> Any:
     """Return the content of a text.
+
+    `reserve` is called with the bytes that the content takes so far, before it takes more.
 
     Raises:
         FormatError: the text violates the format.
-        ActionError: `LimitExceeded`.
+        ActionError: `LimitExceeded`, or what `reserve` raises.
     """
     match format:
         case "json":
             check_value_count(text)
+            reserve(json_weight(text))
             return _decode_json(text, "")
         case "jsonl":
             check_value_count(text, is_lines=True)
+            # Each line is a text and a value.
+            reserve(json_weight(text) + 2 * VALUE_BYTES * text.count("\n"))
             lines = enumerate(text.split("\n"), 1)
             return [_decode_json(line, f"line {number}: ") for number, line in lines if line.strip()]
         case "csv":
-            return read_csv(_split_lines(text))
+            return read_csv(_split_lines(text), reserve=reserve)
     return text
 
 
@@ -146,26 +155,43 @@ def read_header(text: str) -> list[str]:
     return [name for name, _ in _parse_header(next(iter(_read_rows(_split_lines(text))), (1, []))[1])]
 
 
-def read_csv(lines: Iterable[str], check: Callable[[], object] = lambda: None) -> list[dict[str, Any]]:
-    """Return the rows of CSV as objects. `check` is called for every line.
+def read_csv(
+    lines: Iterable[str],
+    check: Callable[[], object] = lambda: None,
+    *,
+    reserve: Callable[[int], object] = lambda _size: None,
+) -> list[dict[str, Any]]:
+    """Return the rows of CSV as objects.
+
+    `check` is called for every line, and `reserve` with the bytes that the rows take, ahead in steps.
 
     Raises:
         FormatError: the text is not CSV, or a cell does not have the type of its column.
-        ActionError: `LimitExceeded`.
+        ActionError: `LimitExceeded`, or what `reserve` raises.
     """
-    rows = iter(_read_rows(lines, check))
+    size = reserved = 0
+
+    def check_line(commas: int) -> None:
+        check()
+        if commas * CELL_BYTES > STEP_BYTES:
+            reserve(size + commas * CELL_BYTES)
+
+    rows = iter(_read_rows(lines, check_line))
     columns = _parse_header(next(rows, (1, []))[1])
+    size = len(columns) * CELL_BYTES
     objects: list[dict[str, Any]] = []
     for line, row in rows:
         if len(row) != len(columns):
             raise FormatError(f"line {line} has {len(row)} cells, but the header has {len(columns)}")
         _check_count(len(columns) * (len(objects) + 1))
-        objects.append(
-            {
-                name: _convert(cell, type_, name, line)
-                for cell, (name, type_) in zip(row, columns, strict=True)
-            }
-        )
+        converted = {
+            name: _convert(cell, type_, name, line) for cell, (name, type_) in zip(row, columns, strict=True)
+        }
+        size += row_weight(converted)
+        if size > reserved:
+            reserved = size + STEP_BYTES
+            reserve(reserved)
+        objects.append(converted)
     return objects
 
 
@@ -188,9 +214,12 @@ def _split_lines(text: str) -> Iterable[str]:
 
 
 def _read_rows(
-    lines: Iterable[str], check: Callable[[], object] = lambda: None
+    lines: Iterable[str], check: Callable[[int], object] = lambda _commas: None
 ) -> Iterable[tuple[int, list[str]]]:
-    """Yield the rows that are not blank, each with the number of its last line."""
+    """Yield the rows that are not blank, each with the number of its last line.
+
+    `check` is called for every line with the commas of its row so far.
+    """
     import csv
 
     commas = 0
@@ -199,9 +228,9 @@ def _read_rows(
         # The count comes before the row is built, because one row may contain all cells.
         nonlocal commas
         for line in lines:
-            check()
             commas += line.count(",")
             _check_count(commas)
+            check(commas)
             yield line
 
     reader = csv.reader(count_commas(), strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from noetl.executor.actions._formats import (
 from noetl.executor.actions._glob import find_files
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
-from noetl.executor.model.arriving_data import json_weight
+from noetl.executor.model.arriving_data import POINTER_BYTES, ArrivingData
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -100,13 +101,11 @@ def _read(root: Path, path: str, call: Call) -> Any:
         arriving.hold(2 * size)
         if format != "csv":
             text = _decode_utf8(file.read(MAX_BYTES + 1), path)
-            if format != "text":
-                arriving.hold(2 * size + json_weight(text))
-            return decode(text, format)
+            return decode(text, format, lambda weight: arriving.hold(2 * size + weight))
         # Read by row, so that the text and its rows are not in memory at the same time.
         try:
             with io.TextIOWrapper(file, "utf-8-sig", newline="") as lines:
-                return read_csv(lines, call.remaining_seconds)
+                return read_csv(lines, call.remaining_seconds, reserve=arriving.hold)
         except UnicodeDecodeError:
             raise file_error(path, "not UTF-8") from None
 
@@ -124,7 +123,8 @@ def _append(root: Path, path: str, call: Call) -> dict[str, Any]:
     target = resolve_path(root, path)
     format = call.parameters.get("format", "text")
     content = escape_formulas(call.parameters)
-    data = _to_utf8(_text_to_append(target, path, content, format))
+    with call.receive() as arriving:
+        data = _to_utf8(_text_to_append(target, path, content, format, arriving))
     call.count_written(len(data))
     target.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -135,13 +135,13 @@ def _append(root: Path, path: str, call: Call) -> dict[str, Any]:
     return _result(root, target, len(data))
 
 
-def _text_to_append(target: Path, path: str, content: Any, format: str) -> str:
+def _text_to_append(target: Path, path: str, content: Any, format: str, arriving: ArrivingData) -> str:
     """Return the text to append. CSV rows get the columns of the file, or a header if it has none."""
     if format == "json":
         raise FormatError("cannot append to a JSON document: use `format: jsonl`")
     if format != "csv" or not target.exists():
         return encode(content, format)
-    existing_text = _read_text(target, path)
+    existing_text = _read_text(target, path, arriving)
     names = read_header(existing_text)
     if not names:
         return encode(content, format)
@@ -163,14 +163,17 @@ def _list(root: Path, pattern: str, call: Call) -> list[str]:
         raise file_error(pattern, "not a pattern")
     if len(pattern) > _MAX_PATTERN_LENGTH:
         raise file_error(pattern[:100], f"the pattern is longer than {_MAX_PATTERN_LENGTH:,} characters")
-    paths = []
-    for path in find_files(root, relative.parts, call.remaining_seconds):
-        if path.is_file() and path.resolve().is_relative_to(root):
-            paths.append(path.relative_to(root).as_posix())
-            if len(paths) > MAX_FILES:
-                message = f"the pattern matches more than {MAX_FILES:,} files"
-                raise ActionError("LimitExceeded", message, retryable=False)
-    return sorted(paths)
+    paths: list[str] = []
+    with call.receive() as arriving:
+        for path in find_files(root, relative.parts, call.remaining_seconds):
+            if path.is_file() and path.resolve().is_relative_to(root):
+                paths.append(path.relative_to(root).as_posix())
+                # The list and its sorted copy exist at the same time.
+                arriving.keep(sys.getsizeof(paths[-1]) + 2 * POINTER_BYTES)
+                if len(paths) > MAX_FILES:
+                    message = f"the pattern matches more than {MAX_FILES:,} files"
+                    raise ActionError("LimitExceeded", message, retryable=False)
+        return sorted(paths)
 
 
 def _delete(root: Path, path: str, call: Call) -> dict[str, Any]:
@@ -192,8 +195,9 @@ _OPERATIONS: dict[str, Callable[[Path, str, Call], Any]] = {
 }
 
 
-def _read_text(target: Path, path: str) -> str:
+def _read_text(target: Path, path: str, arriving: ArrivingData) -> str:
     with open_for_reading(target, path) as file:
+        arriving.hold(2 * min(os.fstat(file.fileno()).st_size, MAX_BYTES))
         data = file.read(MAX_BYTES + 1)
     return _decode_utf8(data, path)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from typing import Any
 
 from noetl.executor.actions._formats import check_value_count
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
+from noetl.executor.model.arriving_data import ArrivingData, json_weight
 from noetl.executor.model.json_values import read_json, write_json
 from noetl.executor.security.redaction import redacted_head
 from noetl.executor.security.service_resources import find_resource_setting
@@ -15,6 +17,7 @@ from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parame
 
 _MAX_RESPONSE = 6 * 1024 * 1024
 """Limit of the response of a function, in bytes, as that of AWS Lambda."""
+_CHUNK_BYTES = 256 * 1024
 _NAME_IN_ARN = re.compile(
     r"(?:arn:[^:]*:lambda:[^:]*:)?(?:\d*:)?(?:function:)?(?P<name>[^:]+)(?::[^:]*)?", re.ASCII
 )
@@ -59,26 +62,44 @@ def perform(call: Call) -> Any:
     _refuse_own_function(name)
     payload = call.parameters.get("payload", {})
 
-    def invoke() -> tuple[str | None, str]:
+    def invoke(arriving: ArrivingData) -> tuple[str | None, str]:
         client = aws.client("lambda", aws.region_of_arn(name))
         answer = client.invoke(FunctionName=name, Payload=write_json(payload).encode())
-        data = answer["Payload"].read(_MAX_RESPONSE + 1)
-        return answer.get("FunctionError"), data.decode("utf-8", "replace")
+        with closing(answer["Payload"]) as body:
+            return answer.get("FunctionError"), _read(body, arriving).decode("utf-8", "replace")
 
-    function_error, text = aws.call_with_timeout(
-        call.remaining_seconds(), f"`{name}`", invoke, call.cancelled
-    )
-    if len(text) > _MAX_RESPONSE:
-        message = f"the response of `{name}` is longer than {_MAX_RESPONSE:,} bytes"
-        raise ActionError("LimitExceeded", message, retryable=False)
-    check_value_count(text)
-    try:
-        response = read_json(text) if text else None
-    except ValueError as error:
-        raise ActionError("FunctionFailed", f"the response is not JSON: {error}", retryable=False) from None
+    with call.receive() as arriving:
+        function_error, text = aws.call_with_timeout(
+            call.remaining_seconds(), f"`{name}`", lambda: invoke(arriving), call.cancelled
+        )
+        if len(text) > _MAX_RESPONSE:
+            message = f"the response of `{name}` is longer than {_MAX_RESPONSE:,} bytes"
+            raise ActionError("LimitExceeded", message, retryable=False)
+        response = _decode(text, arriving)
     if function_error:
         raise _function_failed(name, response)
     return response
+
+
+def _read(body: Any, arriving: ArrivingData) -> bytes:
+    """Return the response of a function, and a little more than its limit at most."""
+    data = bytearray()
+    for chunk in body.iter_chunks(_CHUNK_BYTES):
+        # The bytes and their text exist at the same time.
+        arriving.hold(2 * (len(data) + len(chunk)))
+        data += chunk
+        if len(data) > _MAX_RESPONSE:
+            break
+    return bytes(data)
+
+
+def _decode(text: str, arriving: ArrivingData) -> Any:
+    check_value_count(text)
+    arriving.hold(2 * len(text) + json_weight(text))
+    try:
+        return read_json(text) if text else None
+    except ValueError as error:
+        raise ActionError("FunctionFailed", f"the response is not JSON: {error}", retryable=False) from None
 
 
 def _refuse_own_function(function: str) -> None:

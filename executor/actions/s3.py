@@ -10,7 +10,7 @@ from typing import Any
 from noetl.executor.actions._formats import ESCAPE_FORMULAS, FORMATS, FormatError, decode, encode_content
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
-from noetl.executor.model.arriving_data import json_weight
+from noetl.executor.model.arriving_data import row_weight
 from noetl.executor.security.service_resources import find_resource_setting
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
@@ -139,8 +139,7 @@ def _get(s3: Any, bucket: str, key: str, call: Call) -> Any:
         except UnicodeDecodeError:
             raise FormatError("not UTF-8") from None
         format = call.parameters.get("format", "text")
-        arriving.hold(2 * len(data) + (0 if format == "text" else json_weight(text)))
-        return decode(text, format)
+        return decode(text, format, lambda weight: arriving.hold(2 * len(data) + weight))
 
 
 def _put(s3: Any, bucket: str, key: str, call: Call) -> dict[str, Any]:
@@ -155,22 +154,27 @@ def _put(s3: Any, bucket: str, key: str, call: Call) -> dict[str, Any]:
 
 def _list(s3: Any, bucket: str, prefix: str, call: Call) -> list[dict[str, Any]]:
     objects: list[dict[str, Any]] = []
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        call.remaining_seconds()
-        objects += [
-            {
-                "uri": f"s3://{bucket}/{entry['Key']}",
-                "key": entry["Key"],
-                "bytes": entry["Size"],
-                "etag": _etag(entry),
-                "modified_at": entry["LastModified"].isoformat(),
-            }
-            for entry in page.get("Contents", ())
-        ]
-        if len(objects) > MAX_OBJECTS:
-            message = f"more than {MAX_OBJECTS:,} objects start with `s3://{bucket}/{prefix}`"
-            raise ActionError("LimitExceeded", message, retryable=False)
+    with call.receive() as arriving:
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            call.remaining_seconds()
+            found = [_describe(bucket, entry) for entry in page.get("Contents", ())]
+            arriving.keep(sum(map(row_weight, found)))
+            objects += found
+            if len(objects) > MAX_OBJECTS:
+                message = f"more than {MAX_OBJECTS:,} objects start with `s3://{bucket}/{prefix}`"
+                raise ActionError("LimitExceeded", message, retryable=False)
     return objects
+
+
+def _describe(bucket: str, entry: Any) -> dict[str, Any]:
+    """Return an object of a list of S3 as the result shows it."""
+    return {
+        "uri": f"s3://{bucket}/{entry['Key']}",
+        "key": entry["Key"],
+        "bytes": entry["Size"],
+        "etag": _etag(entry),
+        "modified_at": entry["LastModified"].isoformat(),
+    }
 
 
 def _delete(s3: Any, bucket: str, key: str, call: Call) -> dict[str, Any]:

@@ -19,6 +19,7 @@ unless NOETL_ANSWER_MEMORY says otherwise. A run gets half of that.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,9 @@ PATIENCE_SECONDS = 10.0
 
 VALUE_BYTES = 64
 """The memory of a small Python object, such as an empty list."""
+
+POINTER_BYTES = 8
+"""The memory of an item in a list, in addition to that of its object."""
 
 MEMORY_SETTING = "NOETL_ANSWER_MEMORY"
 
@@ -215,6 +219,15 @@ def _memory_of_process(environ: Mapping[str, str]) -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
         return 2 * _DEFAULT_LIMIT
+
+
+def row_weight(row: Mapping[str, object]) -> int:
+    """Return how much memory a row of scalars takes in a list of rows. Rows share the names of columns.
+
+    >>> row_weight({"a": "x" * 1000}) > 1000 + 2 * VALUE_BYTES
+    True
+    """
+    return POINTER_BYTES + sys.getsizeof(row) + sum(map(sys.getsizeof, row.values()))
 
 
 def json_weight(text: str) -> int:

@@ -1,6 +1,6 @@
 """The queues, buckets and functions of AWS that a service uses itself, by the settings that name them.
 
-All tenants share the permissions of a process. An action that writes to one of these would act as the service:
+All tenants share the permissions of a process. An action that writes to one of these acts as the service:
 a forged event in its queue starts runs of other tenants. So actions refuse all of them, in any spelling.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -41,15 +42,15 @@ def test_every_setting_that_names_a_resource_of_aws_is_on_the_list() -> None:
     assert named == known | {"NOETL_STORE", SOURCES_SETTING, BUSES_SETTING}
 
 
-@pytest.mark.parametrize("to", SPELLINGS)
+@pytest.mark.parametrize("target", SPELLINGS)
 @pytest.mark.parametrize("address", SPELLINGS[:2])
 @pytest.mark.parametrize("setting", [name for name, kind in RESOURCE_SETTINGS.items() if kind == "queue"])
 def test_the_queues_of_the_service_are_refused(
-    monkeypatch: pytest.MonkeyPatch, setting: str, address: str, to: str
+    monkeypatch: pytest.MonkeyPatch, setting: str, address: str, target: str
 ) -> None:
     monkeypatch.setenv(setting, address)
     with pytest.raises(ActionError, match=setting) as caught:
-        perform_action("message", to=to, body="x")
+        perform_action("message", to=target, body="x")
     assert (caught.value.type, caught.value.retryable) == ("AccessDenied", False)
 
 
@@ -63,7 +64,7 @@ def test_the_queues_of_the_stack_are_refused(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     "parameters",
     [
-        *({"to": to, "body": "x"} for to in SPELLINGS),
+        *({"to": target, "body": "x"} for target in SPELLINGS),
         {
             "to": f"arn:aws:events:eu-west-1:{ACCOUNT}:event-bus/default",
             "body": {},
@@ -72,7 +73,7 @@ def test_the_queues_of_the_stack_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_what_starts_runs_of_other_tenants_is_refused(
-    monkeypatch: pytest.MonkeyPatch, parameters: dict[str, object]
+    monkeypatch: pytest.MonkeyPatch, parameters: dict[str, Any]
 ) -> None:
     environ = {
         SOURCES_SETTING: f"acme/sqs:{ORDERS}; acme/event:shop",
