@@ -702,7 +702,7 @@ class Plan:
             "steps": [[name, step.to_json()] for name, step in self.steps.items()],
             "tasks": {name: task.to_json() for name, task in self.tasks.items()},
         }
-        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+        return hashlib.sha256(canonical_json(content).encode("utf-8", "surrogatepass")).hexdigest()
 
     def edges(self) -> Iterator[dict[str, Any]]:
         """Yield every edge of the graph: source, target, guard as written, and index of the case from 0."""

@@ -243,6 +243,9 @@ def translate_error(error: Exception, subject: str) -> Exception:
             return ActionError("ConnectionFailed", f"no response from {subject}: {error}")
         case exceptions.BotoCoreError():
             return _disabled(str(error))
+        case UnicodeEncodeError():
+            message = f"{subject}: a text has half of a surrogate pair, which UTF-8 cannot hold"
+            return ActionError("ParameterError", message, retryable=False)
         case ValueError() if not isinstance(error, ActionError):
             return _disabled(f"AWS_ENDPOINT_URL or AWS_REGION is invalid: {error}")
     return error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -43,6 +44,8 @@ MAX_HELD_DELAY_SECONDS = 1.0
 
 PARAMETER_SUFFIX = "~"
 """The end of the position of an action that is a parameter of another action."""
+
+_HALF_PAIR = re.compile("[\\ud800-\\udfff]")
 
 logger = logging.getLogger("noetl.executor")
 
@@ -206,9 +209,7 @@ class RetryLoop:
         except (Suspend, CancelledError, StoreError, FencedError):
             raise
         except Exception as bug:
-            logger.exception("the handler of `%s` raised", action.type)
-            message = redact(f"the handler of `{action.type}` raised: {bug}")
-            raise ActionError(type(bug).__name__, message) from bug
+            raise _unexpected_error(action.type, bug) from bug
         return Outcome(True, data, None, action.type, saved=saved)
 
     @contextmanager
@@ -452,6 +453,15 @@ def _receive(data: Any) -> Any:
         message = f"the result is nested more than {MAX_DEPTH} levels deep"
         raise ActionError("LimitExceeded", message, retryable=False)
     return redact(data)
+
+
+def _unexpected_error(action_type: str, bug: Exception) -> ActionError:
+    """Return the error for an exception of a handler. Text that UTF-8 cannot hold is of a parameter."""
+    if isinstance(bug, UnicodeEncodeError) and _HALF_PAIR.search(bug.object):
+        message = "a text has half of a surrogate pair, which UTF-8 cannot hold"
+        return ActionError("ParameterError", message, retryable=False)
+    logger.error("the handler of `%s` raised", action_type, exc_info=bug)
+    return ActionError(type(bug).__name__, redact(f"the handler of `{action_type}` raised: {bug}"))
 
 
 def _redacted_error(problem: ActionError) -> ActionError:

@@ -23,6 +23,7 @@ import re
 from binascii import unhexlify
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from html import escape
 from html.entities import html5
 from itertools import accumulate
 from quopri import encodestring
@@ -104,9 +105,13 @@ def written_forms(value: str) -> tuple[set[bytes], set[bytes]]:
     plain |= {form[2:] for form in canonical if _HEX_START.match(form) and len(form) >= 10}
     sources = {raw, *_as_utf16(value), json.dumps(value)[1:-1].encode(), quote(raw, safe="").encode()}
     sources.add(_bytes(json.dumps(value, ensure_ascii=False)[1:-1]))
-    sources |= {quote(raw).encode(), *_as_latin_1(value)}
+    # PHP escapes slashes in JSON. Some tools write small letters after a percent sign.
+    sources |= {source.replace(b"/", b"\\/") for source in sources}
+    percent = quote(raw, safe="")
+    sources |= {quote(raw).encode(), re.sub("%..", lambda sign: sign[0].lower(), percent).encode()}
+    sources |= {_bytes(escape(value)), *_as_latin_1(value)}
     encoded = {form for source in sources for form in _as_base64(source)}
-    encoded |= {form for source in sources for form in (source.hex().encode(), source.hex().upper().encode())}
+    encoded |= {form for source in sources for form in _as_hexadecimal(source)}
     encoded |= {*_as_base32(raw), ",".join(map(str, raw)).encode(), *_encoded_twice(raw)}
     return {form for form in plain if len(form) >= MIN_FORM_LENGTH}, encoded
 
@@ -272,8 +277,12 @@ def _as_base32(data: bytes) -> Iterator[bytes]:
 
 
 def _encoded_twice(data: bytes) -> Iterator[bytes]:
-    """Yield base64 and small hexadecimal within base64, and base64 within small hexadecimal."""
-    for form in _aligned(base64.b64encode, data):
+    """Yield base64 and hexadecimal, each within base64 and within hexadecimal."""
+    for form in {*_aligned(base64.b64encode, data), *_as_hexadecimal(data)}:
         yield from _aligned(base64.b64encode, form)
-        yield form.hex().encode()
-    yield from _aligned(base64.b64encode, data.hex().encode())
+        yield from _as_hexadecimal(form)
+
+
+def _as_hexadecimal(data: bytes) -> tuple[bytes, bytes]:
+    """Return the forms of hexadecimal in small letters and in capitals."""
+    return data.hex().encode(), data.hex().upper().encode()

@@ -48,6 +48,16 @@ def test_an_unexpected_exception_of_a_handler_is_a_failure(
     assert "the handler of `probe` raised" in caplog.text
 
 
+@pytest.mark.parametrize("is_of_parameter", [True, False])
+def test_a_text_that_utf_8_cannot_hold_is_a_wrong_parameter(
+    probe: FakeHandler, is_of_parameter: bool
+) -> None:
+    probe.answers = [UnicodeEncodeError("utf-8", "a\ud800" if is_of_parameter else "é", 0, 1, "reason")]
+    type, message = failure_of(outcome_of(fake_action()))
+    assert (type == "ParameterError") is is_of_parameter
+    assert message.startswith("a text has half of a surrogate pair") is is_of_parameter
+
+
 def test_a_system_exit_is_not_caught(probe: FakeHandler) -> None:
     probe.answers = [SystemExit()]
     with pytest.raises(SystemExit):

@@ -63,6 +63,12 @@ def test_the_error_quotes_an_invalid_setting(name: str, value: str, monkeypatch:
     assert (caught.value.type, caught.value.retryable) == ("ActionDisabled", False)
 
 
+def test_a_key_with_half_of_a_surrogate_pair_is_no_wrong_setting() -> None:
+    with pytest.raises(ActionError) as caught:
+        perform_action("s3", get="s3://orders/\ud800")
+    assert (caught.value.type, caught.value.retryable) == ("ParameterError", False)
+
+
 def test_a_call_without_a_response_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def say_nothing(_: StubExchange) -> None:
         server.closing.wait()

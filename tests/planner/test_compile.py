@@ -260,6 +260,13 @@ def test_the_hash_depends_on_what_affects_a_run() -> None:
     assert changed.hash != plan.hash
 
 
+def test_a_plan_with_half_of_a_surrogate_pair_has_a_hash() -> None:
+    text = r"""{name: x, steps: [{name: a, run: [{action: log, message: "{{ input['\\ud800'] }}"}]}]}"""
+    plan = compiled(text).plan
+    assert plan is not None
+    assert len(plan.hash) == 64
+
+
 def test_edges_of_a_plan() -> None:
     plan = compiled(PLAYBOOK).plan
     assert plan is not None

@@ -104,6 +104,15 @@ ENCODERS: dict[str, Callable[[str], str]] = {
         b"a" + base64.b64encode(b"ab" + text.encode())
     ).decode(),
     "hexadecimal of base64": lambda text: base64.b64encode(text.encode()).hex(),
+    "capital hexadecimal of base64": lambda text: base64.b64encode(text.encode()).hex().upper(),
+    "hexadecimal twice": lambda text: text.encode().hex().encode().hex(),
+    "base64 of the JSON of PHP": lambda text: base64.b64encode(
+        json.dumps(text).replace("/", "\\/").encode()
+    ).decode(),
+    "base64 of entities": lambda text: base64.b64encode(html.escape(text).encode()).decode(),
+    "base64 of percent signs": lambda text: base64.b64encode(
+        re.sub("%..", lambda sign: sign[0].lower(), quote(text, safe="")).encode()
+    ).decode(),
     "base64 of hexadecimal": lambda text: base64.b64encode(text.encode().hex().encode()).decode(),
     "numbers of bytes": lambda text: str(list(text.encode())),
     "numbers of bytes in lines": lambda text: json.dumps(list(text.encode()), indent=2),
