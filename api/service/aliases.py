@@ -85,7 +85,7 @@ class AliasService:
         registry, tenant = self.context.store.registry, self.context.tenant
         registered = registry.get(tenant, playbook, version)
         if registered is None:
-            raise unknown_playbook(playbook, version)
+            raise _unknown_version(playbook, version)
         known = {known.name: known for known in registry.aliases(tenant, [playbook])}
         if alias not in known or known[alias].version != version:
             self._require_fit(registered, alias, is_forced=is_forced)
@@ -93,7 +93,7 @@ class AliasService:
         now = round(self.context.clock(), 6)
         promoted = registry.promote(PlaybookAlias(tenant, playbook, alias, version, now, caller))
         if promoted is None:
-            raise unknown_playbook(playbook, version)
+            raise _unknown_version(playbook, version)
         return _entry(promoted), alias not in known
 
     def remove(self, playbook: str, alias: str, *, is_forced: bool = False) -> AliasEntry | None:
@@ -138,6 +138,11 @@ class AliasService:
     def _require_fit(self, version: RegisteredPlaybook, alias: str, *, is_forced: bool) -> None:
         plan = self.context.store.plans.get(version.plan_hash)
         require_fit(self.context, plan, (alias,), is_forced=is_forced)
+
+
+def _unknown_version(playbook: str, version: str) -> NotFoundError:
+    """Return the error of a version that does not exist. An alias, such as `live`, is none."""
+    return NotFoundError(f"unknown version `{abbreviate(version)}` of playbook `{abbreviate(playbook)}`")
 
 
 def _entry(alias: PlaybookAlias) -> AliasEntry:

@@ -329,6 +329,8 @@ def test_a_registered_playbook_is_run(services: TenantServices, store: Store) ->
         start_registered(services, "add", "3", {})
     with pytest.raises(NotFoundError, match="unknown playbook `sub`"):
         start_registered(services, "sub", None, {})
+    with pytest.raises(NotFoundError, match="unknown version `live` of playbook `add`"):
+        services.aliases.put("add", "prod", "live")
 
 
 def test_an_idempotency_key_distinguishes_text_and_reference(services: TenantServices) -> None:
