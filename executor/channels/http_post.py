@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -17,6 +18,9 @@ from noetl.planner.frozen import frozen
 
 if TYPE_CHECKING:
     import httpx
+
+_HOST = re.compile(rb"[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]+)*\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+"""The host of a URL in the letters of DNS, or an address of IPv6."""
 
 _AWAY_STATUSES = (408, 425, 429)
 """Statuses below 500 with which a receiver says that it can take nothing now."""
@@ -65,10 +69,13 @@ def parse_target(text: str) -> httpx.URL:
     """Return the URL of a channel.
 
     Raises:
-        ActionError: `ParameterError`, if it is no http or https URL, or has a user name or a password.
+        ActionError: `ParameterError`, if it is no http or https URL, or has a template, a host that is none,
+            a user name or a password.
     """
     import httpx
 
+    if "{{" in text:
+        raise _invalid("the URL of a channel must be text, or exactly one `{{ secrets.NAME }}`")
     try:
         url = httpx.URL(text)
         has_host = bool(url.host)  # It is decoded when it is read.
@@ -76,6 +83,8 @@ def parse_target(text: str) -> httpx.URL:
         raise _invalid("the URL of a channel is invalid") from None
     if url.scheme not in ("http", "https") or not has_host:
         raise _invalid("the URL of a channel must begin with http:// or https://")
+    if not _HOST.fullmatch(url.raw_host):
+        raise _invalid("the URL of a channel has a host that cannot exist")
     if url.port is not None and not 0 < url.port <= MAX_PORT:
         raise _invalid(f"the URL of a channel has the port {url.port}, which does not exist")
     if url.userinfo:

@@ -384,6 +384,9 @@ class TestChannels:
         ("target", "settings", "problem"),
         [
             ("ftp://example.com", {}, "must begin with http"),
+            ("https://exa mple.com", {}, "a host that cannot exist"),
+            ("https://a..b/", {}, "a host that cannot exist"),
+            ("https://example.com/{{ secrets.TOKEN }}", {}, "exactly one `{{ secrets.NAME }}`"),
             ("http://me:word@127.0.0.1/", {}, "must not contain a user name"),
             ("{{ secrets.NONE }}", {}, "unknown secret `NONE`"),
             ("http://127.0.0.1:1", {"secret": "whsec_?"}, "the signing secret is invalid"),
