@@ -14,7 +14,6 @@ from noetl.planner.templates.access_paths import AccessPath, child_nodes, find_a
 from noetl.planner.templates.template import (
     Template,
     TemplateProblem,
-    cached_by_text,
     has_template,
     parse_template,
 )
@@ -82,13 +81,12 @@ def may_work_fail(run: Iterable[Entry], tasks: Mapping[str, TaskEffects]) -> boo
     return False
 
 
-@cached_by_text
 def _is_infallible_text(text: str) -> bool:
     """Return the same for a text, which may contain no template."""
     if not has_template(text):
         return True
     try:
-        return is_infallible(parse_template(text))
+        return parse_template(text).result_of(is_infallible)
     except TemplateProblem:
         return False
 

@@ -36,7 +36,7 @@ from noetl.planner.templates.access_paths import (
     find_local_names,
     find_root_name,
 )
-from noetl.planner.templates.template import Template, cached_by_text, parse_template
+from noetl.planner.templates.template import Template
 
 RunResults = frozenset[str]
 """A set of possible results of a `run`."""
@@ -168,46 +168,44 @@ class Narrowing(NamedTuple):
 def narrow(template: Template) -> Narrowing:
     """Return the required accesses of a template and the facts that follow from its value.
 
+    >>> from noetl.planner.templates.template import parse_template
     >>> [required.access for required in narrow(parse_template("{{ a is defined and a > b }}")).required]
     [('b',)]
     >>> sorted(narrow(parse_template("{{ a is defined and b }}")).true.assigned)
     [('a',), ('b',)]
     """
-    return _narrow(template.source)
+    return template.result_of(_narrow)
 
 
 def is_unconditional(template: Template) -> bool:
     """Return whether a template requires all that it reads, and its value says nothing about results."""
     if template.has_only_accesses or template.access_path is not None:
         return template.access_path is None or template.access_path[0] not in _RESULT_NAMES
-    return not _is_conditional(template.source)
+    return not template.result_of(_is_conditional)
 
 
-@cached_by_text
-def _is_conditional(source: str) -> bool:
-    return _CONDITIONAL.search(source) is not None
+def _is_conditional(template: Template) -> bool:
+    return _CONDITIONAL.search(template.source) is not None
 
 
 def handles_undefined(template: Template, *access: str) -> bool:
     """Return whether a template that reads an access can be evaluated where the access has no value.
 
+    >>> from noetl.planner.templates.template import parse_template
     >>> handles_undefined(parse_template("{{ a | default(1) }}"), "a")
     True
     >>> handles_undefined(parse_template("{{ a + 1 }}"), "a")
     False
     """
-    return not is_unconditional(template) and access not in _required_with_prefixes(template.source)
+    return not is_unconditional(template) and access not in template.result_of(_required_with_prefixes)
 
 
-@cached_by_text
-def _required_with_prefixes(source: str) -> frozenset[AccessPath]:
+def _required_with_prefixes(template: Template) -> frozenset[AccessPath]:
     """Return the required accesses of a template and all their prefixes."""
-    return frozenset().union(*(_prefixes(required.access) for required in _narrow(source).required))
+    return frozenset().union(*(_prefixes(required.access) for required in narrow(template).required))
 
 
-@cached_by_text
-def _narrow(source: str) -> Narrowing:
-    template = parse_template(source)
+def _narrow(template: Template) -> Narrowing:
     access, required = template.access_path, tuple(RequiredAccess(*read) for read in template.reads.items())
     if access is not None and required:
         return Narrowing(required, *(_facts_of_access(access, truth) for truth in (None, True, False)))

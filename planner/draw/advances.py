@@ -10,10 +10,15 @@ the code points that have them.
 from __future__ import annotations
 
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 FONTS = Path(__file__).with_name("fonts")
+
+MAX_KEPT_TEXT = 100
+"""Longest text whose width is kept for the next drawing of the same step."""
+
+MAX_KEPT_TEXTS = 4096
 
 _WIDE = 1000
 _UNKNOWN = 650
@@ -26,8 +31,16 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
     >>> text_width("load", 12.0), text_width("日本", 12.0)
     (24.192, 24.0)
     """
+    measure = _sum_advances if len(text) > MAX_KEPT_TEXT else _kept_sum
+    return measure(text, bold) * size / 1000
+
+
+def _sum_advances(text: str, bold: bool) -> int:
     table = _advances(bold)
-    return sum(table.get(char) or _estimate(char) for char in text) * size / 1000
+    return sum(table.get(char) or _estimate(char) for char in text)
+
+
+_kept_sum = lru_cache(MAX_KEPT_TEXTS)(_sum_advances)
 
 
 def fit_text(text: str, width: float, size: float, *, bold: bool = False) -> str:

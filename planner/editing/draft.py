@@ -16,7 +16,10 @@ from noetl.planner.templates.template import TemplateCache, temporary_templates
 from noetl.planner.weighted_cache import WeightedCache
 
 KEPT_TEMPLATE_BYTES = 16 * 1024 * 1024
-"""How many bytes the templates of earlier drafts may use. Most of them are the same in the next draft."""
+"""How many bytes the templates of earlier drafts may use. Most of them are the same in the next draft.
+
+The results of their analyses may use as many again.
+"""
 
 _templates: TemplateCache = WeightedCache(KEPT_TEMPLATE_BYTES)
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import _lru_cache_wrapper, cached_property, lru_cache
+from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 from jinja2 import nodes
@@ -84,6 +84,9 @@ MAX_CACHED_BYTES = 32 * 1024 * 1024
 """How many bytes the cached templates may use together, by the estimate of the two numbers below."""
 ENTRY_BYTES = 1024
 BYTES_PER_CHARACTER = 128
+
+MAX_ANALYSED_TEXT = 200
+"""Longest template that keeps the results of analyses after its compilation."""
 
 _RESULT = "noetl__result"
 """The name to which a compiled template assigns the list of its values."""
@@ -155,6 +158,21 @@ class Template:
         result = inspect(body)
         self._body = body
         return result
+
+    def result_of(self, analyse: Callable[[Template], T]) -> T:
+        """Return analyse(self). The template keeps the result, so it is computed once."""
+        if analyse not in self._results:
+            self._results[analyse] = analyse(self)
+        result: T = self._results[analyse]
+        return result
+
+    def forget_results(self) -> None:
+        """Drop the results of analyses. They may take more bytes than the square of the length."""
+        self._results.clear()
+
+    @cached_property
+    def _results(self) -> dict[Callable[[Template], Any], Any]:
+        return {}
 
     @cached_property
     def parts(self) -> tuple[str | Expression, ...] | None:
@@ -305,22 +323,12 @@ def parse_template(source: str) -> Template:
     return result
 
 
-_caches: list[_lru_cache_wrapper[Any]] = []
-
-
-def cached_by_text(function: Callable[[str], T]) -> _lru_cache_wrapper[T]:
-    """Return the function with a cache that the next end of a compilation clears."""
-    cached = lru_cache(maxsize=None)(function)
-    _caches.append(cached)
-    return cached
-
-
 @contextmanager
 def temporary_templates(kept: TemplateCache | None = None) -> Iterator[None]:
     """Keep the templates that this thread parses in the block no longer than that. Nested blocks share them.
 
     A compilation parses texts of any length, which need not be evaluated ever. `kept` has templates of
-    earlier blocks, and gets those of this one.
+    earlier blocks, and gets those of this one, with the results of analyses of short ones.
     """
     if _scope.templates is not None:
         yield
@@ -329,9 +337,10 @@ def temporary_templates(kept: TemplateCache | None = None) -> Iterator[None]:
     try:
         yield
     finally:
+        for template in _scope.templates.values() if kept is not None else ():
+            if isinstance(template, Template) and len(template.source) > MAX_ANALYSED_TEXT:
+                template.forget_results()
         _scope.templates = _scope.kept = None
-        for cached in _caches:
-            cached.cache_clear()
 
 
 def _parse(source: str) -> Template | TemplateProblem:

@@ -10,11 +10,12 @@ from noetl.api.service.compiler import PlaybookCompiler
 from noetl.executor.actions import catalogue
 from noetl.executor.stores.plan_parts import decode_part, weigh_part
 from noetl.planner.compile import compile_playbook
-from noetl.planner.dataflow import infallible, narrowing
 from noetl.planner.templates import template as template_module
 from noetl.planner.templates.parser import TemplateProblem
 from noetl.planner.templates.template import (
+    MAX_ANALYSED_TEXT,
     TEMPLATES,
+    Template,
     TemplateCache,
     parse_template,
     temporary_templates,
@@ -119,6 +120,22 @@ def test_templates_are_kept_for_a_later_block_in_its_cache() -> None:
     assert len(cache) == 2
 
 
+def test_short_templates_of_drafts_keep_the_results_of_analyses() -> None:
+    cache: TemplateCache = WeightedCache(2**20)
+    analysed = []
+
+    def analyse(template: Template) -> None:
+        analysed.append(template.source)
+
+    short = "{{ 1 + 1 }}"
+    long = short + " " * MAX_ANALYSED_TEXT
+    for _ in range(2):
+        with temporary_templates(cache):
+            for text in (short, long, short, long):
+                parse_template(text).result_of(analyse)
+    assert analysed == [short, long, long]
+
+
 @pytest.mark.parametrize(
     "expression", ["[{n}, " + "1|e," * 200 + "1]", "a{n} is defined and " * 200 + "true"]
 )
@@ -142,6 +159,4 @@ def test_nothing_of_a_playbook_is_kept_after_its_compilation(expression: str) ->
     kept = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert len(TEMPLATES) == 0
-    assert narrowing._narrow.cache_info().currsize == 0
-    assert infallible._is_infallible_text.cache_info().currsize == 0
     assert kept < 1024 * 1024
