@@ -541,9 +541,9 @@ def test_a_picture_that_takes_too_long_stays_folded(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_picture_that_always_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "UNFOLDED_SECONDS", 0.0)
-    monkeypatch.setattr(graphviz, "MAX_SECONDS", 0.001)
-    with pytest.raises(graphviz.GraphvizTimeoutError, match=r"takes more than 0\.001 s"):
+    monkeypatch.setattr(pictures, "UNFOLDED_SECONDS", -1.0)
+    monkeypatch.setattr(graphviz, "MAX_SECONDS", 0.0)
+    with pytest.raises(graphviz.GraphvizTimeoutError, match="takes more than 0 s"):
         lay_out(chain_plan(100), catalogue())
 
 
