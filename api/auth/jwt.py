@@ -13,7 +13,9 @@ key is unknown, and at most once in `MIN_FETCH_INTERVAL_SECONDS`. So tokens with
 the service flood the issuer.
 
 Limits: a revoked token is accepted until it expires. While the issuer does not answer, known keys are used
-for `MAX_STALE_SECONDS`; after that every token is answered with 503.
+for `MAX_STALE_SECONDS`; after that every token is answered with 503. A read of the key set may take
+`FETCH_SECONDS` over all its bytes. Tokens with a known key do not wait for it. Of the others, MAX_WAITING
+wait, and the rest is answered with 503.
 """
 
 from __future__ import annotations
@@ -24,14 +26,13 @@ import re
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.error import URLError
 from urllib.parse import urlsplit
 
 from noetl.api.auth.api_keys import is_tenant
+from noetl.api.auth.key_set_read import KeySetRead
 from noetl.api.auth.loopback import is_loopback
 from noetl.api.http.problems import Problem, unauthenticated
 from noetl.executor.errors import SettingError
@@ -54,8 +55,11 @@ MIN_FETCH_INTERVAL_SECONDS = 30.0
 MAX_STALE_SECONDS = 3600.0
 """Age of the key set up to which it is used while the issuer does not answer."""
 
-MAX_KEY_SET_BYTES = 256 * 1024
-FETCH_TIMEOUT_SECONDS = 5.0
+FETCH_SECONDS = 5.0
+"""How long a read of the key set may take, over all its bytes."""
+
+MAX_WAITING = 8
+"""How many requests may wait for a read of the key set. Each occupies a thread that others need."""
 
 _log = logging.getLogger("noetl.api")
 
@@ -202,31 +206,73 @@ class KeySetCache:
     _keys: dict[str, PyJWK] = field(default_factory=dict)
     _fetched_at: float | None = None
     _attempted_at: float | None = None
+    _read: KeySetRead | None = None
+    _waiting: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def find(self, id: str) -> PyJWK | None:
         """Return the key with an id, or None if the issuer does not have it.
 
         Raises:
-            Problem: 503, the key set is not available.
+            Problem: 503, the key set is not available, or it is read and the key is not known yet.
         """
+        read = self._join_read(id)
+        if read is not None:
+            try:
+                if not read.wait(FETCH_SECONDS):
+                    read.cut()
+            finally:
+                with self._lock:
+                    self._waiting -= 1
         with self._lock:
-            is_due = self._since(self._fetched_at) > REFRESH_SECONDS or id not in self._keys
-            if is_due and self._since(self._attempted_at) > MIN_FETCH_INTERVAL_SECONDS:
-                self._refresh()
             if self._since(self._fetched_at) > MAX_STALE_SECONDS:
-                detail = "The keys of the token issuer are not available."
-                raise Problem(503, detail, slug="issuer-unavailable", headers={"Retry-After": "30"})
+                raise _unavailable("are not available", 30)
             return self._keys.get(id)
 
-    def _refresh(self) -> None:
-        self._attempted_at = self.clock()
+    def _join_read(self, id: str) -> KeySetRead | None:
+        """Return the read that the caller must wait for, or None. Start one if it is due.
+
+        Raises:
+            Problem: 503, too many others wait for it.
+        """
+        with self._lock:
+            is_known = id in self._keys and self._since(self._fetched_at) <= MAX_STALE_SECONDS
+            is_due = self._since(self._fetched_at) > REFRESH_SECONDS or id not in self._keys
+            if self._read is None:
+                if not is_due or self._since(self._attempted_at) <= MIN_FETCH_INTERVAL_SECONDS:
+                    return None
+                self._start_read()
+            elif is_known:
+                return None
+            elif self._waiting >= MAX_WAITING:
+                raise _unavailable("are being read", 1)
+            self._waiting += 1
+            return self._read
+
+    def _start_read(self) -> None:
+        attempted_at = self._attempted_at = self.clock()
+
+        def finish(body: bytes | None, problem: str) -> None:
+            self._finish_read(body, problem, attempted_at)
+
+        self._read = KeySetRead(self.url, finish)
+        self._read.start()
+
+    def _finish_read(self, body: bytes | None, problem: str, attempted_at: float) -> None:
+        keys: dict[str, PyJWK] | None = None
         try:
-            self._keys = _parse_key_set(_fetch(self.url))
-            self._fetched_at = self._attempted_at
-        except (OSError, ValueError, URLError, RecursionError) as error:
+            if body is not None:
+                keys = _parse_key_set(body)
+        except (ValueError, RecursionError) as error:
+            problem = str(error)
+        finally:
+            with self._lock:
+                self._read = None
+                if keys is not None:
+                    self._keys, self._fetched_at = keys, attempted_at
+        if keys is None:
             _log.warning(
-                "cannot fetch the keys of the token issuer from %s (NOETL_JWKS_URL): %s", self.url, error
+                "cannot fetch the keys of the token issuer from %s (NOETL_JWKS_URL): %s", self.url, problem
             )
 
     def _since(self, moment: float | None) -> float:
@@ -234,21 +280,9 @@ class KeySetCache:
         return float("inf") if moment is None else self.clock() - moment
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A handler that follows no redirect: only the configured URL may give keys."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
-def _fetch(url: str) -> bytes:
-    opener = urllib.request.build_opener(_NoRedirects)
-    opener.addheaders = [("Accept", "application/json"), ("User-Agent", "noetl")]
-    with opener.open(url, timeout=FETCH_TIMEOUT_SECONDS) as response:
-        body: bytes = response.read(MAX_KEY_SET_BYTES + 1)
-    if len(body) > MAX_KEY_SET_BYTES:
-        raise ValueError(f"the response has more than {MAX_KEY_SET_BYTES:,} bytes")
-    return body
+def _unavailable(state: str, retry_seconds: int) -> Problem:
+    headers = {"Retry-After": str(retry_seconds)}
+    return Problem(503, f"The keys of the token issuer {state}.", slug="issuer-unavailable", headers=headers)
 
 
 def _parse_key_set(body: bytes) -> dict[str, PyJWK]:

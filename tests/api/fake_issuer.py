@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import jwt
@@ -84,6 +84,8 @@ class FakeIssuer:
     body: bytes | None = None
     location: str | None = None
     request_count: int = 0
+    drip: Event | None = None
+    """If it is there, a byte of the response is sent every 10 ms until it is set."""
 
 
 @contextmanager
@@ -100,8 +102,14 @@ def running_issuer() -> Iterator[FakeIssuer]:
             self.send_response(issuer.status)
             if issuer.location is not None:
                 self.send_header("Location", issuer.location)
-            self.send_header("Content-Length", str(len(body)))
+            if issuer.drip is None:
+                self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            while issuer.drip is not None and not issuer.drip.wait(0.01):
+                try:
+                    self.wfile.write(b" ")
+                except OSError:
+                    return
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:

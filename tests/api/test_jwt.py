@@ -6,6 +6,8 @@ import base64
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Event
 from typing import Any
 
 import jwt
@@ -250,6 +252,45 @@ class TestKeySetCache:
         with pytest.raises(Problem) as refused:
             KeySetCache("http://127.0.0.1:1/keys").find("rsa")
         assert refused.value.status == 503
+
+    def test_an_issuer_that_drips_is_left_at_the_deadline(
+        self, issuer: FakeIssuer, key_set: KeySetCache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(token_module, "FETCH_SECONDS", 0.2)
+        issuer.drip = Event()
+        with pytest.raises(Problem) as refused:
+            key_set.find("rsa")
+        assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "30"})
+
+    def test_few_tokens_wait_for_the_keys(
+        self, issuer: FakeIssuer, key_set: KeySetCache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        issuer.drip = Event()
+        monkeypatch.setattr(token_module, "FETCH_SECONDS", 60.0)
+        monkeypatch.setattr(token_module, "MAX_WAITING", 2)
+        with ThreadPoolExecutor(20) as pool:
+            searches = as_completed([pool.submit(key_set.find, "rsa") for _ in range(20)])
+            refused = [next(searches).exception() for _ in range(18)]
+            issuer.drip.set()
+            found = [search.result() for search in searches]
+        assert {getattr(error, "status", None) for error in refused} == {503}
+        assert len(found) == 2
+        assert all(found)
+
+    def test_known_keys_do_not_wait_for_a_read(
+        self, issuer: FakeIssuer, key_set: KeySetCache, clock: list[float]
+    ) -> None:
+        assert key_set.find("rsa")
+        clock[0] += token_module.REFRESH_SECONDS + 1
+        issuer.drip = Event()
+        with ThreadPoolExecutor(1) as pool:
+            reader = pool.submit(key_set.find, "rsa")
+            while issuer.request_count < 2:
+                time.sleep(0.001)
+            assert all(key_set.find("rsa") for _ in range(100))
+            assert not reader.done()
+            issuer.drip.set()
+            assert reader.result()
 
     def test_a_redirect_is_not_followed(self, issuer: FakeIssuer, key_set: KeySetCache) -> None:
         with running_issuer() as other_issuer:
