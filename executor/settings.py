@@ -424,7 +424,7 @@ SETTINGS = (
         "an https URL",
         "`{issuer}/.well-known/jwks.json`",
         "The address of the keys of the issuer. They are cached for ten minutes, and for an hour while the"
-        " issuer does not respond.",
+        " issuer does not respond. A read ends after 5 s.",
     ),
     Setting(
         "NOETL_JWT_SCOPE_CLAIM",

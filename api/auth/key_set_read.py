@@ -1,7 +1,7 @@
 """One read of the key set of a token issuer, which can be ended from another thread.
 
 Problem: a timeout of a socket bounds the pause between two bytes only. An issuer that sends a byte every few
-seconds holds its reader for hours, in the connection, the TLS handshake, the head and the body alike.
+seconds holds its reader for hours. That is so in the TLS handshake, the head and the body alike.
 
 Algorithm: the read happens on a daemon thread of its own. Who waits for it has a deadline, and then shuts
 down the connection. The thread sees the end of the stream, wherever it is.

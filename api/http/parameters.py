@@ -132,6 +132,17 @@ IdempotencyKey = Annotated[
 """The header that makes it safe to send a request again."""
 
 
+async def refuse_idempotency_key(request: Request) -> None:
+    """Raise if a request has an `Idempotency-Key`. Its route starts something, and keeps no key.
+
+    Raises:
+        Problem: 400.
+    """
+    if "idempotency-key" in request.headers:
+        detail = "`Idempotency-Key` has no effect here: the same request would act again. Leave it out."
+        raise Problem(400, detail, slug="invalid-request")
+
+
 class WaitHeaders(BaseModel):
     """The header of a request that may wait for a run."""
 

@@ -6,12 +6,12 @@ from functools import partial
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.http.openapi import optional_body, problems, required_body, response_body
-from noetl.api.http.parameters import BackfillQuery, IdempotencyKey
+from noetl.api.http.parameters import BackfillQuery, IdempotencyKey, refuse_idempotency_key
 from noetl.api.http.requests import read_backfill_cancellation, read_backfill_retry, read_backfill_start
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, RunServices, TenantThreads
@@ -111,6 +111,7 @@ async def cancel_backfill(backfill_id: BackfillId, request: Request, services: R
 
 @router.post(
     "/{backfill_id}/retry",
+    dependencies=[Depends(refuse_idempotency_key)],
     responses={200: response_body(BackfillEntry, description="The failed runs are retried.")},
     openapi_extra={
         **optional_body("BackfillRetryBody"),

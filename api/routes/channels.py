@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Depends, Path, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.http.openapi import problems, required_body, response_body
+from noetl.api.http.parameters import refuse_idempotency_key
 from noetl.api.http.requests import read_channel_request
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import AdminServices, ReadServices, TenantThreads
@@ -91,6 +92,7 @@ def resume_channel(channel: Channel, services: AdminServices) -> Response:
 
 @router.post(
     "/{channel}/test",
+    dependencies=[Depends(refuse_idempotency_key)],
     responses={200: response_body(ChannelTest, description="The test was made.")},
     openapi_extra=problems("not-found"),
 )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from starlette.responses import Response
 
 from noetl.api.http.openapi import problems, response_body
-from noetl.api.http.parameters import NotificationQuery
+from noetl.api.http.parameters import NotificationQuery, refuse_idempotency_key
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import ReadServices, RunServices
 from noetl.api.service.channel_views import NotificationEntry, NotificationPage
@@ -43,6 +43,7 @@ def get_notification(notification: Notification, services: ReadServices) -> Resp
 
 @router.post(
     "/{notification}/retry",
+    dependencies=[Depends(refuse_idempotency_key)],
     responses={200: response_body(NotificationEntry, description="The notification is due now.")},
     openapi_extra=problems("not-found", "notification-changed"),
 )

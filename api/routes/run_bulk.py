@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from noetl.api.access import caller_name
 from noetl.api.http.openapi import optional_body, problems, required_body, response_body
-from noetl.api.http.parameters import BulkQuery
+from noetl.api.http.parameters import BulkQuery, IdempotencyKey, refuse_idempotency_key
 from noetl.api.http.requests import read_migration, read_run_selection
 from noetl.api.http.responses import JsonResponse
 from noetl.api.routes.dependencies import RunServices
@@ -73,11 +73,17 @@ async def unpause_runs(
     openapi_extra=_REQUEST,
 )
 async def resume_runs(
-    request: Request, services: RunServices, query: Annotated[BulkQuery, Query()]
+    request: Request,
+    services: RunServices,
+    query: Annotated[BulkQuery, Query()],
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Resume the runs that the body names or the filter selects, up to 100, and continue at the cursor."""
+    """Resume the runs that the body names or the filter selects, up to 100, and continue at the cursor.
+
+    The same `Idempotency-Key` resumes a run once, also if it has failed again since.
+    """
     selection = await read_run_selection(request, query.to_selection())
-    return JsonResponse(await run_in_threadpool(services.bulk.resume, selection), 202)
+    return JsonResponse(await run_in_threadpool(services.bulk.resume, selection, idempotency_key), 202)
 
 
 @router.post(
@@ -111,6 +117,7 @@ async def migrate_runs(
     """
     migration = await read_migration(request, query.to_selection())
     if migration.change is None:
+        await refuse_idempotency_key(request)  # Sent twice, it may undo two switches.
         undo = partial(
             services.bulk.undo_migration,
             migration.selection,

@@ -1,18 +1,21 @@
 """The service that cancels, pauses, unpauses, resumes, migrates or deletes many runs with one request.
 
 Problem: after an outage, hundreds of runs must be resumed. One request cannot wait for all of them, and one
-run that refuses must not stop the others.
+run that refuses must not stop the others. A request whose response was lost is sent again.
 
 Algorithm: a request changes a page of runs, one after the other, and reports those that were skipped with the
-reason. Its cursor continues behind them. All operations are idempotent, so a request may be repeated.
+reason. Its cursor continues behind them. A repeated request changes nothing, except for a resumption: a run
+may have failed again in between. An idempotency key resumes each run once.
 
-Cost: one change for each run of a page. A deletion of named runs reads them before.
+Cost: one change for each run of a page; with an idempotency key, one read more. A deletion of named runs
+reads them before.
 
 Limits: MAX_RUNS runs for each request.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -55,17 +58,22 @@ class BulkService:
         """
         return self._change(selection, tuple(OPEN_STATUSES), self.runs.cancel)
 
-    def resume(self, selection: Sequence[str] | RunFilter) -> BulkReport:
+    def resume(self, selection: Sequence[str] | RunFilter, idempotency_key: str | None = None) -> BulkReport:
         """Resume runs, of a filter without statuses those that failed, timed out or completed with errors.
+
+        The same `idempotency_key` resumes a run once. A run that it has resumed counts as accepted.
 
         Raises:
             RejectedError: `invalid_cursor`.
         """
 
         def resume(run_id: str) -> None:
+            key = None if idempotency_key is None else _key_of_run(idempotency_key, run_id)
+            if self.runs.has_request(key):
+                return
             if not self.runs.summary(run_id).status.is_final:
                 raise RejectedError("not_ended", f"run {run_id} has not ended")
-            self.runs.resume(run_id, ResumeRequest())
+            self.runs.resume(run_id, ResumeRequest(idempotency_key=key))
 
         return self._change(selection, _RESUMABLE, resume)
 
@@ -180,6 +188,11 @@ class BulkService:
             except DamagedRunError as error:
                 skipped.append(SkippedRun(workflow_id=run_id, reason="run-damaged", detail=error.message))
         return BulkReport(accepted=len(ids) - len(skipped), skipped=skipped, next_cursor=cursor)
+
+
+def _key_of_run(idempotency_key: str, run_id: str) -> str:
+    """Return the key with which a bulk request resumes a run."""
+    return f"bulk {hashlib.sha256(f'{idempotency_key} {run_id}'.encode()).hexdigest()}"
 
 
 def _select_playbook(run_filter: RunFilter, name: str) -> RunFilter:

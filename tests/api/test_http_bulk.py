@@ -95,6 +95,27 @@ async def test_failed_runs_of_a_filter_are_resumed(http: httpx.AsyncClient) -> N
     assert [skipped.reason for skipped in report.skipped] == ["not-resumable", "not-ended"]
 
 
+async def test_one_key_resumes_each_run_once(http: httpx.AsyncClient) -> None:
+    broken = [await start(http, BROKEN) for _ in range(2)]
+
+    async def resume(key: str, ids: list[str]) -> int:
+        report = await change(http, "resume", json={"ids": ids}, headers={"Idempotency-Key": key})
+        for run_id in ids:
+            assert await result(http, run_id) == "failed"
+        return report.accepted
+
+    async def count_resumes() -> list[int]:
+        histories = [(await http.get(f"/workflows/{run_id}/events")).json()["items"] for run_id in broken]
+        return [sum(event["type"] == "workflow.resumed" for event in history) for history in histories]
+
+    assert [await resume("k", broken[:1]) for _ in range(2)] == [1, 1]
+    assert await count_resumes() == [1, 0]
+    assert await resume("k", broken) == 2
+    assert await count_resumes() == [1, 1]
+    assert await resume("another", broken) == 2
+    assert await count_resumes() == [2, 2]
+
+
 @pytest.mark.parametrize("operation", ["cancel", "resume", "delete"])
 async def test_a_request_must_name_its_runs_in_one_way(http: httpx.AsyncClient, operation: str) -> None:
     path = f"/workflows/bulk/{operation}"

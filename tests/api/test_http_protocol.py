@@ -461,6 +461,55 @@ async def test_one_key_resumes_once(http: httpx.AsyncClient, body: Any) -> None:
     assert await count_resumes() == 2
 
 
+REFUSES_KEY = {
+    "/backfills/{backfill_id}/retry",
+    "/channels/{channel}/test",
+    "/notifications/{notification}/retry",
+}
+REPEATABLE = {
+    "/backfills/{backfill_id}/cancel",
+    "/backfills/{backfill_id}/pause",
+    "/backfills/{backfill_id}/resume",
+    "/channels/{channel}/pause",
+    "/channels/{channel}/resume",
+    "/hooks/{tenant}/{path}",  # Its trigger says what the key is, and whether one is needed.
+    "/playbooks",
+    "/playbooks/{name}/check-runs",
+    "/plan",
+    "/plan/draft",
+    "/triggers/{playbook}/{trigger}/pause",
+    "/triggers/{playbook}/{trigger}/resume",
+    "/workflows/bulk/cancel",
+    "/workflows/bulk/delete",
+    "/workflows/bulk/migrate",  # It refuses a key with `undo`.
+    "/workflows/bulk/pause",
+    "/workflows/bulk/unpause",
+    "/workflows/callbacks/{token}",
+    "/workflows/callbacks/{token}/heartbeat",
+    "/workflows/{workflow_id}/answer",
+    "/workflows/{workflow_id}/cancel",
+    "/workflows/{workflow_id}/events/ticket",
+    "/workflows/{workflow_id}/pause",
+    "/workflows/{workflow_id}/unpause",
+}
+"""Calls that change nothing more when they are repeated, so that a key has no effect."""
+
+
+async def test_each_call_that_starts_something_takes_or_refuses_a_key(http: httpx.AsyncClient) -> None:
+    paths = (await http.get("/openapi.json")).json()["paths"]
+    posts = {path: operations["post"] for path, operations in paths.items() if "post" in operations}
+    takes_key = {
+        path
+        for path, operation in posts.items()
+        if any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ()))
+    }
+    assert posts.keys() - takes_key == REFUSES_KEY | REPEATABLE
+    for path in REFUSES_KEY:
+        response = await http.post(re.sub(r"\{\w+\}", "a", path), headers={"Idempotency-Key": "k"})
+        assert_problem(response, 400, "invalid-request")
+        assert "`Idempotency-Key` has no effect here" in response.json()["detail"]
+
+
 async def test_a_repeated_restart_is_marked(http: httpx.AsyncClient) -> None:
     submission = {"playbook": FAILS, "input": {"ok": False}}
     started = await http.post("/workflows/run", json=submission, headers={"Prefer": "wait=25"})
