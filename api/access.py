@@ -39,7 +39,13 @@ from noetl.api.http.negotiation import accepted_media_type
 from noetl.api.http.open_bodies import OpenBodies
 from noetl.api.http.openapi import JSON_TYPE
 from noetl.api.http.parameters import check_parameters
-from noetl.api.http.problems import TICKET_IN_QUERY, insufficient_scope, problem_from, unauthenticated
+from noetl.api.http.problems import (
+    TICKET_IN_QUERY,
+    Problem,
+    insufficient_scope,
+    problem_from,
+    unauthenticated,
+)
 from noetl.api.http.request_shares import RequestPlace, RequestShares
 from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch, RouteTable
 from noetl.api.service.services import TenantServices
@@ -375,11 +381,20 @@ def _counted(
         Problem: 401, 429 or 503.
     """
     limits = context.services().limits
-    if credentials is None or limits.familiar.tenant_of(credentials) is not None:
+    is_counted = credentials is not None and limits.familiar.tenant_of(credentials) is None
+    if is_counted:
+        limits.failures.take(address)  # before the answer is known, so that many at once cannot pass
+    try:
         caller = identify()
-    else:
-        limits.failures.take(address)
-        caller = identify()
+    except Exception as error:
+        is_failure = isinstance(error, Problem) and error.status == HTTPStatus.UNAUTHORIZED
+        if is_counted and not is_failure:
+            limits.failures.give_back(address)  # The store or the issuer is away, and the key may be right.
+        elif is_failure and credentials is not None and not is_counted:
+            limits.familiar.forget(credentials)  # They were revoked, or have expired.
+            limits.failures.take(address)
+        raise
+    if credentials is not None and is_counted:
         limits.failures.give_back(address)
         limits.familiar.add(credentials, caller.tenant)
     limits.callers.check(caller)

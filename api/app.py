@@ -131,11 +131,11 @@ def _middleware(context: AppContext, table: AccessTable, *, has_access_log: bool
 
     own_segments = table.routes.first_segments
     return [
+        Middleware(RootPathMiddleware, read_settings=read_settings, own_segments=own_segments),
         *([Middleware(AccessLogMiddleware)] if has_access_log else []),
         Middleware(StartupErrorMiddleware),
         Middleware(SecurityHeadersMiddleware),
         Middleware(HeadMiddleware),
-        Middleware(RootPathMiddleware, read_settings=read_settings, own_segments=own_segments),
         Middleware(FramingMiddleware),
         Middleware(CorsMiddleware, read_settings=read_settings),
         Middleware(CompressionMiddleware, minimum_size=COMPRESSED_BYTES, compresslevel=COMPRESSION_LEVEL),

@@ -216,6 +216,10 @@ class FamiliarCredentials:
         """Remember credentials that were accepted."""
         self._tenants.get(_digest(credentials), lambda: tenant)
 
+    def forget(self, credentials: str) -> None:
+        """Remove credentials that are no longer accepted, so that their failures count."""
+        self._tenants.remove(_digest(credentials))
+
     def tenant_of(self, credentials: str) -> str | None:
         """Return the tenant of credentials that were accepted lately, or None."""
         return self._tenants.find(_digest(credentials))
@@ -273,6 +277,11 @@ class _Latest(Generic[Value]):
     def find(self, key: str) -> Value | None:
         """Return the value of a key, or None if there is none."""
         return self._values.get(key)
+
+    def remove(self, key: str) -> None:
+        """Remove a key, if it is there."""
+        with self._lock:
+            self._values.pop(key, None)
 
 
 @frozen

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from http import HTTPStatus
 
+from starlette._utils import get_route_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from noetl.api.http.problems import redact_path
@@ -43,7 +44,7 @@ def note_caller(name: str, tenant: str) -> None:
 class AccessLogMiddleware:
     """Middleware that logs each request when its response has been sent, or when its client has left.
 
-    The query is left out: it may contain tickets and input.
+    The query is left out: it may contain tickets and input. The path has the prefix that clients see.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -65,7 +66,7 @@ class AccessLogMiddleware:
         try:
             await self._app(scope, receive, send_noted)
         finally:
-            if scope["path"] not in PROBES or status != HTTPStatus.OK:
+            if get_route_path(scope) not in PROBES or status != HTTPStatus.OK:
                 _log(scope, status, size, time.perf_counter() - began_at)
             LOG_CONTEXT.reset(before)
 

@@ -129,7 +129,7 @@ async def test_every_route_is_in_the_table(settings: dict[str, str]) -> None:
         assert bool(operation.get("security")) == (REQUIRED_SCOPES[method, path] is not None), path
 
 
-async def test_a_route_without_a_declared_scope_is_reflast_use() -> None:
+async def test_a_route_without_a_declared_scope_is_refused() -> None:
     router = APIRouter()
 
     @router.get("/open")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from noetl.api import access
 from noetl.api.app import create_app
 from noetl.api.auth import rate_limits
 from noetl.api.auth.api_keys import create_api_key
-from noetl.api.auth.authentication import Caller
+from noetl.api.auth.authentication import Authenticator, Caller
 from noetl.api.auth.rate_limits import (
     AddressLimiter,
     FamiliarCredentials,
@@ -24,7 +25,7 @@ from noetl.api.auth.rate_limits import (
     read_rate_settings,
 )
 from noetl.api.http.problems import Problem
-from noetl.executor.errors import SettingError
+from noetl.executor.errors import SettingError, StoreAwayError
 from noetl.executor.model.request_counts import SLOT_SECONDS, RequestBatch
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.sqlite.store import SqliteStore
@@ -185,6 +186,28 @@ class TestService:
             429,
             "too-many-requests",
         )
+
+    async def test_a_key_that_was_revoked_counts_as_wrong(
+        self, key: str, http: httpx.AsyncClient, settings: dict[str, str]
+    ) -> None:
+        assert await self.statuses(http, key, 1) == [200]
+        store = SqliteStore(settings["NOETL_STORE"].removeprefix("sqlite:///"))
+        store.keys.revoke("default", key.split("_")[1], 2.0)
+        store.close()
+        statuses = await self.statuses(http, key, 40)
+        assert statuses[:20] == [401] * 20
+        assert statuses[30:] == [429] * 10
+
+    async def test_a_key_that_cannot_be_checked_does_not_count(
+        self, key: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> NoReturn:
+            raise StoreAwayError("The store is away.")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Authenticator, "authenticate", fail)
+            assert await self.statuses(http, key, 40) == [503] * 40
+        assert await self.statuses(http, key, 1) == [200]
 
     async def test_a_key_has_a_limit(self, key: str, http: httpx.AsyncClient) -> None:
         statuses = await self.statuses(http, key, 80)

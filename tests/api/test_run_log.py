@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from noetl.api.app import create_app
 from noetl.api.auth.api_keys import create_api_key
 from noetl.api.http.access_log import ACCESS_LOGGER, read_access_log
 from noetl.executor.engine.run_log import MAX_ERROR_LENGTH, RUN_LOGGER
@@ -166,6 +167,15 @@ async def test_probes_that_succeed_are_left_out(http: httpx.AsyncClient, lines: 
         assert (await http.get(path)).status_code == 200
     await http.post("/healthz")
     assert [line["message"] for line in lines.of_logger(ACCESS_LOGGER)] == ["POST /healthz 405"]
+
+
+async def test_probes_below_a_prefix_are_left_out(settings: dict[str, str], lines: Lines) -> None:
+    transport = httpx.ASGITransport(create_app(settings), root_path="/noetl")
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        for path in ("/healthz", "/noetl/healthz"):
+            assert (await client.get(path)).status_code == 200
+        await client.head("/noetl/docs")
+    assert [line["message"] for line in lines.of_logger(ACCESS_LOGGER)] == ["HEAD /noetl/docs 200"]
 
 
 async def test_names_cannot_forge_a_line(http: httpx.AsyncClient, lines: Lines) -> None:
