@@ -14,10 +14,14 @@ MAX_LENGTH = 120
 
 @frozen
 class Headline:
-    """The headline of a run in a list, and how many of its steps have finished, if it was computed."""
+    """The headline of a run in a list, and how many of its steps have finished, if it was computed.
+
+    A run that has succeeded has `step_count` instead: the number of steps of its playbook, if it is known.
+    """
 
     text: str = ""
     steps: StepCounts | None = None
+    step_count: int | None = None
 
 
 def summarize_report(report: RunReport) -> Headline:

@@ -8,7 +8,8 @@ The headlines of the others are computed, up to MAX_HEADLINES for a page. A curs
 filter of its list.
 
 Cost: one read of the steps of each run with a headline, which has the numbers of its steps too. Runs that
-have succeeded or were cancelled have none.
+have succeeded or were cancelled have none. The number of steps of a run that has succeeded is that of its
+plan. It is read once for each plan, and not for more than MAX_PLANS plans of a page.
 
 Limits: a page ends early after MAX_HEADLINES headlines, or after MAX_READS reads of a search; its cursor
 continues there. `since` and `until` are not in the checksum, because they are bounds in the order of the
@@ -28,7 +29,7 @@ from noetl.api.service.headlines import Headline
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import HistogramBucket, RunEntry, RunHistogram, RunPage, StatusCounts
-from noetl.executor.errors import RejectedError
+from noetl.executor.errors import DamagedRunError, RejectedError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import (
@@ -46,6 +47,9 @@ from noetl.planner.syntax.durations import parse_duration
 
 MAX_HEADLINES = 200
 """The number of headlines that are computed for one page."""
+
+MAX_PLANS = 20
+"""The number of plans of which a page of runs shows how many steps they have."""
 
 MAX_READS = 2
 """The number of times that one search reads runs of the store."""
@@ -75,7 +79,8 @@ class ListedRun:
     @property
     def entry(self) -> RunEntry:
         """Return the entry of the list."""
-        return RunEntry.from_summary(self.summary, self.headline.text, self.headline.steps)
+        headline = self.headline
+        return RunEntry.from_summary(self.summary, headline.text, headline.steps, headline.step_count)
 
     def has_text(self, text: str | None) -> bool:
         """Return whether the id, the playbook or the headline of the run has a text. None is in all."""
@@ -228,6 +233,7 @@ class RunListService:
         """Return the runs of one page, and the cursor of the store after them or None."""
         found: list[ListedRun] = []
         headline_count, last = 0, None
+        counts: dict[str, int | None] = {}
         batch = wanted
         if wanted.text is not None:
             batch = replace(wanted, limit=min(max(wanted.limit, MAX_HEADLINES), MAX_RUNS_PER_PAGE))
@@ -239,7 +245,8 @@ class RunListService:
                 if has_headline and headline_count == MAX_HEADLINES and last is not None:
                     return found, write_cursor(last.created_at, last.id)
                 headline_count, last = headline_count + has_headline, run
-                listed = ListedRun(run, headlines.headline(run) if has_headline else Headline())
+                headline = headlines.headline(run) if has_headline else self._count_steps(run, counts)
+                listed = ListedRun(run, headline)
                 if listed.has_text(wanted.text):
                     found.append(listed)
                 if len(found) == wanted.limit and (cursor is not None or position + 1 < len(runs)):
@@ -248,6 +255,17 @@ class RunListService:
                 break
             batch = replace(batch, cursor=cursor)
         return found, cursor
+
+    def _count_steps(self, run: RunSummary, counts: dict[str, int | None]) -> Headline:
+        """Return the number of steps of a run that has succeeded. `counts` has those of plans of the page."""
+        if run.status is not RunStatus.SUCCEEDED:
+            return Headline()
+        if run.plan_hash not in counts and len(counts) < MAX_PLANS:
+            try:
+                counts[run.plan_hash] = len(self.context.step_names(run.plan_hash)) or None
+            except DamagedRunError:
+                counts[run.plan_hash] = None
+        return Headline(step_count=counts.get(run.plan_hash))
 
 
 def parse_step(text: str) -> float:

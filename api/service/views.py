@@ -111,7 +111,8 @@ class RunEntry(View, schema_name="Summary"):
 
     `headline` is present in lists: at most 120 characters with the first error, what the run waits for, or
     the step at work. It is empty if the run has succeeded or was cancelled. Otherwise, `steps` is present in
-    lists too. `trigger` is the name of the trigger that has started the run.
+    lists too. For most runs that have succeeded, `step_count` is: the number of steps of the playbook.
+    `trigger` is the name of the trigger that has started the run.
     """
 
     workflow_id: str
@@ -127,10 +128,15 @@ class RunEntry(View, schema_name="Summary"):
     tags: Sequence[str]
     headline: str | None = None
     steps: StepCounts | None = None
+    step_count: int | None = None
 
     @classmethod
     def from_summary(
-        cls, run: RunSummary, headline: str | None = None, steps: StepCounts | None = None
+        cls,
+        run: RunSummary,
+        headline: str | None = None,
+        steps: StepCounts | None = None,
+        step_count: int | None = None,
     ) -> RunEntry:
         return cls(
             workflow_id=run.id,
@@ -146,6 +152,7 @@ class RunEntry(View, schema_name="Summary"):
             tags=run.tags,
             headline=headline,
             steps=steps,
+            step_count=step_count,
         )
 
 

@@ -21,9 +21,12 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
+from noetl.executor.stores.damage import missing_plan
 from noetl.executor.stores.sql import run_list
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.compile import compile_playbook
+from noetl.planner.frozen import replace
+from noetl.testing.run_harness import FakeClock, RunHarness
 from tests.api.responses import assert_problem, read_view
 
 pytestmark = pytest.mark.anyio
@@ -70,6 +73,7 @@ async def test_each_run_of_a_list_has_its_headline(http: httpx.AsyncClient) -> N
         failed: StepCounts(done=1, total=1),
         fine: None,
     }
+    assert {item.workflow_id: item.step_count for item in page.items} == {failed: None, fine: 1}
     details = (await http.get(f"/workflows/{failed}")).json()
     assert details["headline"] == headlines[failed]
 
@@ -263,6 +267,28 @@ def test_the_lists_of_a_tenant_have_none_of_another(services: TenantServices) ->
     with pytest.raises(RejectedError) as rejected:
         other.lists.page(RunFilter(limit=1, cursor=cursor))
     assert rejected.value.reason == "invalid_cursor"
+
+
+def test_the_steps_of_few_plans_are_counted_once_for_a_page(
+    services: TenantServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_lists, "MAX_PLANS", 3)
+    context, read = services.lists.context, list[str]()
+    runs = [
+        RunHarness(context.store, FINE.replace("fine", name), clock=FakeClock(1000.0 + number)).finish().run
+        for number, name in enumerate(("unread", "missing", "known", "empty", "known"))
+    ]
+
+    def step_names(plan_hash: str) -> tuple[str, ...]:
+        read.append(plan_hash)
+        if plan_hash == runs[1].plan_hash:
+            raise missing_plan(plan_hash)
+        return () if plan_hash == runs[3].plan_hash else ("a", "b")
+
+    lists = replace(services.lists, context=replace(context, step_names=step_names))
+    counts = {item.workflow_id: item.step_count for item in lists.page(RunFilter()).items}
+    assert [counts[run.id] for run in runs] == [None, None, 2, None, 2]
+    assert read == [runs[place].plan_hash for place in (4, 3, 1)]
 
 
 def test_a_run_that_is_deleted_meanwhile_has_an_empty_headline(services: TenantServices) -> None:

@@ -110,6 +110,13 @@ def test_new_runs_wait_until_a_person_wants_them(page: Page, service: ServedPage
     expect(page.locator(".rows .row").first).to_contain_text(run_id[:8])
 
 
+def test_a_run_that_succeeded_has_the_number_of_its_steps(page: Page, service: ServedPage) -> None:
+    run_id = service.start("name: one\nsteps: [{name: a, run: [{action: log, message: x}]}]\n", "succeeded")
+    page.goto(f"{service.url}/ui/runs?q={run_id}")
+    row = page.get_by_role("row").filter(has_text=run_id[:8])
+    expect(row.get_by_title("The playbook has 1 step.")).to_have_text("1")
+
+
 def test_a_run_that_the_filter_does_not_select_leaves_when_no_pointer_is_on_the_list(
     page: Page, service: ServedPage
 ) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
@@ -104,6 +105,20 @@ steps:
     run: [{action: log, message: x}]
 """
 
+GUARDED = """\
+name: guarded
+steps:
+  - name: load
+    run: [{action: set, set: {n: 1}}]
+    rule:
+      - {case: "{{ error.type == 'Timeout' }}", run: [late]}
+      - {case: "{{ n < 1 }}", run: [small]}
+      - {case: default, run: [large]}
+  - {name: late, run: [{action: log, message: x}]}
+  - {name: small, run: [{action: log, message: x}]}
+  - {name: large, run: [{action: log, message: x}]}
+"""
+
 CYCLE = """\
 name: cycle
 steps:
@@ -119,6 +134,11 @@ steps:
   - name: last
     run: [{action: log, message: done}]
 """
+
+
+def read_graph(service: ServedPage, run: str) -> Any:
+    """Return the graph of a run in coordinates."""
+    return service.http.get(f"/workflows/{run}", params={"include": "graph"}).json()["graph"]
 
 
 def make_long_playbook(steps: int) -> str:
@@ -495,6 +515,19 @@ def test_a_folded_group_opens_in_its_place(page: Page, service: ServedPage) -> N
     assert view.get_attribute("transform") != shown
     page.get_by_role("button", name="Fold s0").click()
     expect(group).to_be_visible()
+
+
+def test_the_sign_of_an_arrow_for_errors_lies_along_the_arrow(page: Page, service: ServedPage) -> None:
+    run = service.start(GUARDED, "succeeded")
+    page.goto(f"{service.url}/ui/runs/{run}")
+    drawn = page.locator(".diamond").get_attribute("d") or ""
+    (edge,) = (edge for edge in read_graph(service, run)["edges"] if edge["is_error"])
+    start, towards = (complex(*point) for point in edge["points"][:2])
+    numbers = [float(number) for number in re.findall(r"-?[\d.]+", drawn)]
+    corners = [complex(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
+    unit = (towards - start) / abs(towards - start)
+    assert abs(unit.real) > 0.1  # So the arrow does not lead down.
+    assert [corners[0], corners[2]] == pytest.approx([start, start + 10 * unit], abs=0.05)
 
 
 def test_an_arrow_that_ends_at_a_name_leads_to_its_step(page: Page, service: ServedPage) -> None:

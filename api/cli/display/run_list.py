@@ -50,7 +50,7 @@ def format_runs(runs: Sequence[Mapping[str, Any]], *, with_header: bool) -> list
 def _format_run(run: Mapping[str, Any]) -> tuple[str, ...]:
     started, finished = parse_time(run["started_at"]), parse_time(run["finished_at"])
     duration = "" if started is None or finished is None else format_duration(finished - started)
-    steps = run.get("steps")
+    steps, step_count = run.get("steps"), run.get("step_count")
     title = run["playbook"] if run["version"] is None else f"{run['playbook']} {run['version']}"
     parent = f"of {run['parent'][:8]}  " if run.get("parent") else ""
     return (
@@ -58,7 +58,7 @@ def _format_run(run: Mapping[str, Any]) -> tuple[str, ...]:
         run["status"],
         run["created_at"][:19],
         duration,
-        "" if steps is None else f"{steps['done']}/{steps['total']}",
+        f"{step_count or ''}" if steps is None else f"{steps['done']}/{steps['total']}",
         title,
         ",".join(run["tags"]),
         f"{parent}{run.get('headline', '')}",

@@ -48,6 +48,8 @@ export interface ListedRun extends RunEntry {
   /** The name of the trigger that has started the run. */
   trigger?: string | null;
   steps?: { done: number; total: number } | null;
+  /** How many steps the playbook has, if the run has succeeded. Not all of them need have run. */
+  step_count?: number | null;
 }
 
 export interface Page<T> {

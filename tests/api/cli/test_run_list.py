@@ -42,4 +42,6 @@ def test_an_open_run_has_no_duration_and_a_list_for_persons_has_a_header() -> No
     header, row = format_runs([run], with_header=True)
     assert (header[0], header[-1], len(header)) == ("ID", "WHAT", len(row))
     assert row[3:] == ("", "", "close", "", "")
+    (row,) = format_runs([{**run, "step_count": 11}], with_header=False)
+    assert row[4] == "11"
     assert format_runs([], with_header=True) == []

@@ -36,7 +36,7 @@ function Edge({ edge }: { edge: GraphEdge }) {
       ) : (
         <path class={`edge ${mark}`} d={`M${start}C${curve.join(" ")}L${tip}`} />
       )}
-      {edge.is_error && <path class="diamond" d={`M${start[0]} ${start[1]}l3.4 5-3.4 5-3.4-5Z`} />}
+      {edge.is_error && <path class="diamond" d={diamond(start, marks?.[0] ?? curve[0] ?? tip)} />}
       <path class={`tip ${mark}`} d={arrow(marks?.[1] ?? base, tip)} />
       {words && (
         <text class="label" x={label[0]} y={label[1] + 4} text-anchor={edge.label_at ? "middle" : "start"}>
@@ -47,10 +47,23 @@ function Edge({ edge }: { edge: GraphEdge }) {
   );
 }
 
-function arrow([x, y]: readonly [number, number], tip: readonly [number, number]): string {
-  const [dx, dy] = [tip[0] - x, tip[1] - y];
+type Point = readonly [number, number];
+
+function direction(from: Point, to: Point): Point {
+  const [dx, dy] = [to[0] - from[0], to[1] - from[1]];
   const length = Math.max(Math.hypot(dx, dy), 0.1);
-  const [ux, uy] = [dx / length, dy / length];
+  return [dx / length, dy / length];
+}
+
+/** Return a diamond in which an edge begins, along the edge. */
+function diamond(start: Point, towards: Point): string {
+  const [ux, uy] = direction(start, towards);
+  const corner = (along: number, off: number) => `${start[0] + ux * along - uy * off} ${start[1] + uy * along + ux * off}`;
+  return `M${corner(0, 0)}L${corner(5, 3.4)}L${corner(10, 0)}L${corner(5, -3.4)}Z`;
+}
+
+function arrow(base: Point, tip: Point): string {
+  const [ux, uy] = direction(base, tip);
   const [fx, fy] = [tip[0] - 7 * ux, tip[1] - 7 * uy];
   return `M${tip}L${fx - 3.2 * uy} ${fy + 3.2 * ux}L${fx + 3.2 * uy} ${fy - 3.2 * ux}Z`;
 }

@@ -4,7 +4,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 
 import type { Histogram as HistogramAnswer, ListedRun, StatusCounts } from "../answers";
 import { go, linkTo, setParams, useAddress } from "../address";
-import { age, count, duration, shortId, utc } from "../format";
+import { age, count, duration, plural, shortId, utc } from "../format";
 import { describe, useAnswer, useShared } from "../parts/context";
 import { FilterInput } from "../parts/input";
 import { useKeys } from "../parts/keys";
@@ -359,7 +359,7 @@ function RunRow({ run, place, now, isCurrent, isSelected, isGone, onToggle }: Ro
         ))}
       </span>
       <span role="gridcell" class="c6">
-        {run.steps && <Progress {...run.steps} />}
+        {run.steps ? <Progress {...run.steps} /> : run.step_count && <Progress done={run.step_count} total={run.step_count} words={count(run.step_count)} />}
       </span>
       <span role="gridcell" class="c7">
         {started === null ? "" : duration(end - started)}
@@ -371,14 +371,15 @@ function RunRow({ run, place, now, isCurrent, isSelected, isGone, onToggle }: Ro
   );
 }
 
-function Progress({ done, total }: { done: number; total: number }) {
+/** The bar of a run that has succeeded is full, although its rules may have left out some of the steps. */
+function Progress({ done, total, words }: { done: number; total: number; words?: string }) {
   return (
     <>
       <svg class="progress" width="32" height="6" aria-hidden="true">
         <rect class="all" width="32" height="6" rx="1" />
         <rect class="done" width={(32 * done) / Math.max(total, 1)} height="6" rx="1" />
       </svg>{" "}
-      {count(done)}/{count(total)}
+      {words ? <span title={`The playbook has ${plural(total, "step")}.`}>{words}</span> : `${count(done)}/${count(total)}`}
     </>
   );
 }
