@@ -12,7 +12,7 @@ from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.draw.advances import FONTS
 from noetl.planner.draw.chart import Chart, make_chart
 from noetl.planner.draw.columns import arrange_columns
-from noetl.planner.draw.folding import FOLD_FROM, fold_groups
+from noetl.planner.draw.folding import FOLD_FROM, fold_branches, fold_groups
 from noetl.planner.draw.frames import make_frames
 from noetl.planner.draw.layout import Layout, read_layout, to_dot
 from noetl.planner.draw.run_marks import RunMarks
@@ -67,6 +67,8 @@ def lay_out(
 ) -> Layout:
     """Return the layout of a plan. It is folded if it is large and not `unfolded`, or if dot is too slow.
 
+    Alike branches of a wide fork are folded in any plan that is not `unfolded`.
+
     Raises:
         PictureError, GraphvizError: as `PendingLayout` and its `finish` do.
     """
@@ -119,7 +121,7 @@ class PendingLayout:
 def _list_attempts(plan: Plan, request: LayoutRequest) -> Iterator[tuple[Groups, float]]:
     """Yield the groups of folded steps of each attempt, and its time limit."""
     if request.unfolded or len(plan.steps) < FOLD_FROM:
-        yield (), UNFOLDED_SECONDS
+        yield () if request.unfolded else fold_branches(plan, request.opened), UNFOLDED_SECONDS
     if request.opened:
         yield fold_groups(plan, request.failed, request.opened), OPENED_SECONDS
     yield fold_groups(plan, request.failed), graphviz.MAX_SECONDS

@@ -1,20 +1,25 @@
 """Folding of large plans: sets of steps that one node of a picture shows.
 
-Problem: a picture of hundreds of steps is a ribbon that no person can read, and dot needs long for it.
+Problem: a picture of hundreds of steps is a ribbon that no person can read, and dot needs long for it. So is
+that of a fork with a hundred branches, however short they are.
 
 Algorithm: first the regions between a fork and its join, the largest first. They are disjoint, and have at
-most a quarter of all steps. Then the chains, in which each step or region has one successor and is its only
-predecessor. Cases for errors do not count. A group has at least MIN_GROUP steps.
+most a quarter of all steps. Then the branches of wide forks. Those that are chains of the same length and
+lead to the same steps are alike. One group has up to MAX_BRANCHES of them, or the root of their number. Then
+the chains, in which each step or region has one successor and is its only predecessor. Cases for errors do
+not count. A group has at least MIN_GROUP steps.
 
 Cost: linear in the edges, and in the sum of the sizes of all regions.
 
-Limits: plans with fewer than FOLD_FROM steps are folded only if their layout takes too long.
+Limits: in plans with fewer than FOLD_FROM steps, regions and chains are folded only if the layout takes too
+long. Branches are folded in all plans.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 
 from noetl.planner.draw.outline import is_error_path
 from noetl.planner.plan import Plan
@@ -23,6 +28,9 @@ FOLD_FROM = 200
 MIN_GROUP = 4
 MAX_OPENED = 60
 """Largest group that is opened because of a failure in it."""
+
+MAX_BRANCHES = 16
+"""The most branches of a fork that are drawn side by side although they are alike."""
 
 _SHARE = 4
 
@@ -36,13 +44,72 @@ def fold_groups(plan: Plan, failed: Collection[str] = (), opened: Collection[str
     of `opened` stays open.
     """
     regions = _regions(plan)
-    groups = _chains(plan, regions)
+    folded = {name for region in regions for name in region}
+    groups = _chains(plan, [*regions, *_branches(plan, folded)])
     wanted, marked = set(opened), set(failed)
     return tuple(
         group
         for group in groups
         if wanted.isdisjoint(group) and (len(group) > MAX_OPENED or marked.isdisjoint(group))
     )
+
+
+def fold_branches(plan: Plan, opened: Collection[str] = ()) -> Groups:
+    """Return the groups of alike branches of wide forks. A group with a step of `opened` stays open."""
+    return tuple(group for group in _branches(plan, ()) if set(opened).isdisjoint(group))
+
+
+def _branches(plan: Plan, folded: Collection[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the groups of alike branches of wide forks, without branches that have steps of `folded`."""
+    sources: defaultdict[str, set[str]] = defaultdict(set)
+    wide = []
+    for name, step in plan.steps.items():
+        for case in step.cases:
+            wide += [(name, case.targets)] if len(case.targets) > MAX_BRANCHES else []
+            for target in case.targets:
+                sources[target].add(name)
+    for fork, targets in wide:
+        alike: defaultdict[tuple[int, frozenset[str]], list[tuple[str, ...]]] = defaultdict(list)
+        for target in targets:
+            branch, exits = _follow_branch(plan, fork, target, sources)
+            if branch and set(folded).isdisjoint(branch):
+                alike[len(branch), exits].append(branch)
+        for branches in alike.values():
+            if len(branches) > MAX_BRANCHES:
+                yield from _split(branches)
+
+
+def _follow_branch(
+    plan: Plan, fork: str, target: str, sources: Mapping[str, Collection[str]]
+) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Return the steps of a branch that no other step leads to, and the steps that it leads to."""
+    branch: list[str] = []
+    exits: set[str] = set()
+    before, name = fork, target
+    while sources[name] == {before} and plan.steps[name].join is None:
+        branch.append(name)
+        following: set[str] = set()
+        for case in plan.steps[name].cases:
+            (exits if is_error_path(case) else following).update(case.targets)
+        if len(following) != 1:
+            return tuple(branch), frozenset(exits | following)
+        before, name = name, next(iter(following))
+    return tuple(branch), frozenset(exits | {name})
+
+
+def _split(branches: list[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    """Yield the steps of branches in groups that have about the same size, at least two.
+
+    >>> [len(group) for group in _split([("a",)] * 100)], [len(group) for group in _split([("a",)] * 17)]
+    ([15, 15, 14, 14, 14, 14, 14], [9, 8])
+    """
+    parts = max(math.ceil(len(branches) / max(MAX_BRANCHES, math.isqrt(len(branches)))), 2)
+    size, larger = divmod(len(branches), parts)
+    first = 0
+    for part in range(parts):
+        last = first + size + (part < larger)
+        yield tuple(name for branch in branches[first:last] for name in branch)
+        first = last
 
 
 def _regions(plan: Plan) -> list[tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import re
 import struct
 import xml.etree.ElementTree as ET
@@ -23,7 +24,7 @@ from noetl.planner.draw import jumps as jumps_module
 from noetl.planner.draw.advances import FONTS, fit_text, text_width
 from noetl.planner.draw.chart import Chart, NodeKind, make_chart
 from noetl.planner.draw.colours import DARK, LIGHT
-from noetl.planner.draw.folding import fold_groups
+from noetl.planner.draw.folding import fold_branches, fold_groups
 from noetl.planner.draw.outline import step_notes
 from noetl.planner.draw.page import write_page
 from noetl.planner.draw.run_graph import describe_run_graph
@@ -522,6 +523,50 @@ def test_a_small_group_with_a_failure_is_open() -> None:
     plan = forks_plan(50)
     assert len(fold_groups(plan, ["a7"])) == 49
     assert len(fold_groups(chain_plan(300), ["step 7"])) == 1
+
+
+def wide_plan(number: int, *more: Step, length: int = 1) -> Plan:
+    """Return a fork of branches that are chains of the same length, and further steps of its fork."""
+    names = [f"b{index}" for index in range(number)]
+    chains = [[f"{name}.{place}" for place in range(length)] + ["meet"] for name in names]
+    steps = [
+        Step(name, cases=(case("default", following),))
+        for chain in chains
+        for name, following in itertools.pairwise(chain)
+    ]
+    targets = [chain[0] for chain in chains] + [step.name for step in more]
+    meet = Step("meet", join=Join("fork"))
+    return plan_of(Step("fork", cases=(case("default", *targets),)), *steps, *more, meet)
+
+
+def test_alike_branches_of_a_wide_fork_are_folded() -> None:
+    plan = wide_plan(100, length=2)
+    layout = lay_out(plan, catalogue(), LayoutRequest(has_states=True))
+    titles = [node.title for node in layout.chart.nodes if node.kind is NodeKind.GROUP]
+    assert titles == ["30 steps"] * 2 + ["28 steps"] * 5
+    assert layout.width < 1500
+    opened = lay_out(plan, catalogue(), LayoutRequest(opened=("b3.1",)))
+    assert opened.chart.folded == 170
+    assert lay_out(plan, catalogue(), LayoutRequest(unfolded=True)).chart.folded == 0
+    assert lay_out(wide_plan(folding.MAX_BRANCHES), catalogue()).chart.folded == 0
+    assert [len(group) for group in fold_groups(wide_plan(500))] == [22] * 17 + [21] * 6
+
+
+def test_branches_that_differ_are_not_folded() -> None:
+    unlike = (
+        Step("two", cases=(case("x", "meet"), case("default", "side"))),
+        Step("side", cases=(case("default", "meet"),)),
+        Step(
+            "handled", cases=(case("error", "side", aware=True), case("result.success", "meet", aware=True))
+        ),
+        Step("again", cases=(case("default", "again"),)),
+    )
+    (first, second) = fold_branches(wide_plan(20, *unlike))
+    assert (first, second) == (
+        tuple(f"b{index}.0" for index in range(10)),
+        tuple(f"b{index}.0" for index in range(10, 20)),
+    )
+    assert fold_branches(wide_plan(20), ["b1.0"]) == (second,)
 
 
 def test_a_group_that_a_person_opens_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
