@@ -10,6 +10,7 @@ from playwright.sync_api import APIResponse, Browser, Page, Route, expect
 
 from tests.ui.browser import find_barriers, open_page
 from tests.ui.conftest import CLOSE_MONTH, FAILING, ServedPage
+from tests.ui.test_run_view import make_long_playbook
 
 TWO_QUESTIONS = """\
 name: two_questions
@@ -115,6 +116,22 @@ def test_a_run_that_succeeded_has_the_number_of_its_steps(page: Page, service: S
     page.goto(f"{service.url}/ui/runs?q={run_id}")
     row = page.get_by_role("row").filter(has_text=run_id[:8])
     expect(row.get_by_title("The playbook has 1 step.")).to_have_text("1")
+
+
+def test_the_list_of_runs_fits_its_screen(browser: Browser, service: ServedPage) -> None:
+    run_id = service.start(make_long_playbook(999), "waiting")
+    with open_page(browser, viewport={"width": 390, "height": 844}) as phone:
+        phone.goto(f"{service.url}/ui/runs?q={run_id}")
+        expect(phone.get_by_role("row").filter(has_text="long")).to_be_visible()
+        assert phone.evaluate("document.documentElement.scrollWidth") == 390
+        expect(phone.get_by_text("Live", exact=True)).to_be_visible()
+        views = phone.get_by_role("navigation", name="Views")
+        assert views.evaluate("(element) => element.scrollWidth <= element.clientWidth")
+    with open_page(browser) as page:
+        page.goto(f"{service.url}/ui/runs?q={run_id}")
+        cell = page.get_by_role("gridcell", name="/1,000")
+        expect(cell).to_be_visible()
+        assert cell.evaluate("(element) => element.scrollWidth <= element.clientWidth")
 
 
 def test_a_run_that_the_filter_does_not_select_leaves_when_no_pointer_is_on_the_list(
