@@ -218,6 +218,14 @@ def test_another_version_is_not_overwritten(browser: Browser, service: ServedPag
     context.close()
 
 
+def test_another_text_of_the_same_plan_is_not_saved(page: Page, service: ServedPage) -> None:
+    open_editor(page, register(service, "commented"))
+    expect(page.get_by_text("Not saved: Nothing has changed.")).to_be_visible()
+    page.keyboard.press("Control+End")
+    page.keyboard.type("# why")
+    expect(page.get_by_text("Not saved: Only comments or the layout differ from 1.")).to_be_visible()
+
+
 def test_a_new_playbook_is_saved_under_its_name(page: Page, service: ServedPage) -> None:
     open_editor(page, f"{service.url}/ui/playbooks/new")
     go_to(page, "name: my_playbook")

@@ -134,6 +134,16 @@ def test_the_list_of_runs_fits_its_screen(browser: Browser, service: ServedPage)
         assert cell.evaluate("(element) => element.scrollWidth <= element.clientWidth")
 
 
+def test_forced_colours_mark_the_current_view(browser: Browser, service: ServedPage) -> None:
+    with open_page(browser, forced_colors="active") as page:
+        page.goto(f"{service.url}/ui/inbox")
+        views = page.get_by_role("navigation", name="Views").get_by_role("link")
+        expect(views.nth(2)).to_have_attribute("aria-current", "page")
+        read = "(links) => links.map((link) => getComputedStyle(link).borderBottomColor)"
+        colours = views.evaluate_all(read)
+        assert colours.count(colours[2]) == 1
+
+
 def test_a_run_that_the_filter_does_not_select_leaves_when_no_pointer_is_on_the_list(
     page: Page, service: ServedPage
 ) -> None:

@@ -517,6 +517,18 @@ def test_a_folded_group_opens_in_its_place(page: Page, service: ServedPage) -> N
     expect(group).to_be_visible()
 
 
+def test_a_group_that_stays_folded_says_so(page: Page, service: ServedPage) -> None:
+    run_id = service.start(make_long_playbook(240), "waiting")
+    page.route(
+        re.compile(r"include=graph&open="),
+        lambda route: route.continue_(url=route.request.url.replace("&open=s0", "")),
+    )
+    page.goto(f"{service.url}/ui/runs/{run_id}")
+    page.get_by_role("button", name=re.compile("^241 steps")).click()
+    expect(page.get_by_role("button", name="Fold s0")).to_be_visible()
+    expect(page.get_by_text("Some steps stay folded: to draw them takes too long.")).to_be_visible()
+
+
 def test_the_sign_of_an_arrow_for_errors_lies_along_the_arrow(page: Page, service: ServedPage) -> None:
     run = service.start(GUARDED, "succeeded")
     page.goto(f"{service.url}/ui/runs/{run}")

@@ -63,7 +63,9 @@ export function reasonAgainst(text: string, base: Registered | null, checked: Ch
   if (saving.refusal) return saving.refusal;
   if (saving.isSaving) return "The draft is being saved.";
   if (saving.conflict) return `Version ${saving.conflict.version} was saved meanwhile.`;
-  if (isSaved(text, base, checked)) return "Nothing has changed.";
+  if (base && isSaved(text, base, checked)) {
+    return text === base.source ? "Nothing has changed." : `Only comments or the layout differ from ${base.version}.`;
+  }
   if (!draft || checked.text !== text) return checked.problem || "The text is being checked.";
   if (!draft.is_parsed) return "The text cannot be read yet.";
   const errors = draft.diagnostics.filter(({ severity }) => severity === "error").length;

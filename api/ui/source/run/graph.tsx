@@ -17,18 +17,21 @@ interface Props {
   chosen: string | null;
   /** Steps whose groups a person has opened. */
   opened: readonly string[];
+  /** The same list as JSON, as the graph was drawn with it. */
+  drawn: string;
   /** The sub-run that is drawn inside. */
   sub: SubRun | null;
   onChoose: (step: string) => void;
   onOpen: (steps: readonly string[]) => void;
 }
 
-export function Graph({ graph, run, chosen, opened, sub, onChoose, onOpen }: Props) {
+export function Graph({ graph, run, chosen, opened, drawn, sub, onChoose, onOpen }: Props) {
   const shown = useWaits(graph, run);
   const [followed, setFollowed] = useState<Followed | null>(null);
   const child = useWaits(followed?.run?.graph ?? NOTHING, followed?.run ?? run);
   const { inner, words } = useInner(shown, sub, followed, child);
   const open = useOpener(run, sub, onChoose);
+  const isKeptFolded = drawn === JSON.stringify(opened) && graph.nodes.some(({ kind, steps }) => kind === "group" && opened.some((step) => steps.includes(step)));
   return (
     <Drawing graph={shown} chosen={chosen} onChoose={onChoose} onOpen={(step) => onOpen([...opened, step])} inner={inner} onInner={(step) => void open(step)}>
       <Legend />
@@ -42,6 +45,7 @@ export function Graph({ graph, run, chosen, opened, sub, onChoose, onOpen }: Pro
               </button>
             </li>
           ))}
+          {isKeptFolded && <li class="note" role="status">Some steps stay folded: to draw them takes too long.</li>}
           {sub && (
             <li>
               <a class="button" href={linkTo(["runs", sub.id])}>

@@ -18,6 +18,8 @@ const ENDED_MS = 15_000;
 
 export interface LiveRun {
   run: RunDetails | null;
+  /** The steps of open groups with which the run was read: a JSON list. */
+  drawn: string;
   history: RunHistory;
   /** Changes with the history. */
   version: number;
@@ -33,6 +35,7 @@ export interface LiveRun {
 export function useRun(id: string, open: string): LiveRun {
   const { service, setConnection } = useShared();
   const [run, setRun] = useState<RunDetails | null>(null);
+  const [drawn, setDrawn] = useState("[]");
   const [version, setVersion] = useState(0);
   const [problem, setProblem] = useState("");
   const [deletedAt, setDeletedAt] = useState<number | null>(null);
@@ -45,7 +48,10 @@ export function useRun(id: string, open: string): LiveRun {
     const wanted = shown.current;
     const path = `/workflows/${id}${query({ include: "graph", open: JSON.parse(wanted) as string[] })}`;
     const found = await service.read<RunDetails>(path, { signal: control.signal });
-    if (shown.current === wanted) setRun((old) => keepGraph(old, found));
+    if (shown.current === wanted) {
+      setRun((old) => keepGraph(old, found));
+      setDrawn(wanted);
+    }
     setProblem("");
   };
   const fail = (error: unknown) => {
@@ -130,7 +136,7 @@ export function useRun(id: string, open: string): LiveRun {
     read()
       .then(catchUp)
       .then(() => undefined, report);
-  return { run, history, version, problem, deletedAt, act, reload };
+  return { run, drawn, history, version, problem, deletedAt, act, reload };
 }
 
 /** Return why a run cannot continue in another version, whatever it is. */

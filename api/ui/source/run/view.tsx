@@ -131,6 +131,7 @@ function ShownRun({ id, live, run, tab, params }: ShownProps) {
                 run={shown}
                 chosen={step}
                 opened={params.getAll("open")}
+                drawn={live.drawn}
                 sub={subRunOf(params.get("sub"))}
                 onChoose={(name) => choose({ step: name })}
                 onOpen={(names) => setParams({ open: [...names] }, { replace: true })}
