@@ -16,7 +16,9 @@ their claim. So do those whose keys read more, and those behind a join whose key
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import count
+from operator import attrgetter
 
 from noetl.executor.engine.rate_units import count_rate_units
 from noetl.executor.engine.rendering import render_at_key
@@ -50,6 +52,8 @@ MAX_KEY_BYTES = 1024
 """How long the key of a limit may be, as UTF-8."""
 
 _MAX_SHOWN = 1e9
+
+_gate_of = attrgetter("gate")
 
 _NAMES_OF_VISIT = frozenset({"error", "now", "result", "step", "steps", "uuid"})
 """Names whose values a visit has only after its claim, or that need other visits."""
@@ -125,7 +129,11 @@ def request_for_following(store: Store, run: Run, commit: Commit, now: float) ->
     step = store.plans.step(run.plan_hash, branch.step)
     if not step.concurrency or step.rate:
         return ()
-    scope = _scope_of_following(run, commit.visit, branch, _names_in_limits(header, step), now)
+    priority = header.priority if step.priority is None else step.priority
+    if priority is None and not any(limit.key or limit.fair or limit.use for limit in step.concurrency):
+        return _fixed_requests(run, step, now)
+    names = _names_in_templates((priority, *_keys_of(step)))
+    scope = _scope_of_following(run, commit.visit, branch, names, now)
     if scope is None:
         return ()
     try:
@@ -135,10 +143,31 @@ def request_for_following(store: Store, run: Run, commit: Commit, now: float) ->
     return tuple(replace(slot.request, queues=False) for slot in wanted)
 
 
-def _names_in_limits(header: Header, step: Step) -> frozenset[str]:
-    """Return the names that the templates of the limits of a step read, and that of its priority."""
+def _fixed_requests(run: Run, step: Step, now: float) -> tuple[SlotRequest, ...]:
+    """Return what `request_for_following` does for a step whose limits and priority read nothing."""
+    rank = rank_of(now, _default_priority(run))
+    width = 1 if step.loop is None else step.loop.concurrency
+    place = (run.tenant, run.playbook, step.name)
+    requests = [
+        replace(_fixed_request(limit.units, place, position, width), rank=rank)
+        for position, limit in enumerate(step.concurrency)
+    ]
+    return tuple(sorted(requests, key=_gate_of)) if len(requests) > 1 else (*requests,)
+
+
+@lru_cache(maxsize=1024)
+def _fixed_request(units: int | None, place: tuple[str, str, str], position: int, width: int) -> SlotRequest:
+    """Return the request at an own limit without a key. `place` has tenant, playbook and step."""
+    tenant, playbook, step = place
+    gate, flow = own_gate(tenant, playbook, step, position, None), flow_name(playbook)
+    return SlotRequest(gate, f"{playbook}.{step}", units, width, queues=False, flow=flow)
+
+
+@lru_cache(maxsize=1024)
+def _names_in_templates(texts: tuple[float | str | None, ...]) -> frozenset[str]:
+    """Return the names that templates read. Other values read none."""
     names = frozenset[str]()
-    for text in (header.priority if step.priority is None else step.priority, *_keys_of(step)):
+    for text in texts:
         if isinstance(text, str) and has_template(text):
             names |= parse_template(text).names
     return names
@@ -270,13 +299,13 @@ def _rank_of_step(header: Header, step: Step, scope: Scope, now: float) -> float
 
 
 def _read_priority(written: float | str | None, scope: Scope) -> float:
-    """Return the value of a priority. Without one, runs of backfills have the least.
+    """Return the value of a priority, or the default one.
 
     Raises:
         ActionError: `ParameterError`.
     """
     if written is None:
-        return float(-MAX_PRIORITY if "backfill" in (scope.run.trigger or {}) else 0)
+        return _default_priority(scope.run)
     value = render_at_key("priority", written, scope.lookup("priority"))
     if isinstance(value, bool) or not isinstance(value, int | float):
         described = describe_kind_of(value)
@@ -286,6 +315,11 @@ def _read_priority(written: float | str | None, scope: Scope) -> float:
         described = f"{value:g}" if abs(value) < _MAX_SHOWN else "another number"
     message = f"`priority` must be a number from -{MAX_PRIORITY} to {MAX_PRIORITY}, not {described}"
     raise ActionError("ParameterError", message, retryable=False)
+
+
+def _default_priority(run: Run) -> float:
+    """Return the priority of a run whose playbook has none: runs of backfills have the least."""
+    return float(-MAX_PRIORITY if "backfill" in (run.trigger or {}) else 0)
 
 
 def _read_key(place: str, key: str, scope: Scope) -> str:

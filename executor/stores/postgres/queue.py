@@ -229,7 +229,8 @@ class PostgresQueue:
         next_visit = {f"next_{name}": value for name, value in visit_values(following).items()}
         del next_visit["next_run_id"]
         values = {**self._finished_values(commit), **next_visit, "events": encode_events(events)}
-        if commit.gives_back:
+        if commit.gives_back and commit.visit.fence > 1:
+            # Before its first claim, a visit has no slots that the worker of this claim does not know.
             values["held_slots"] = len(commit.held_slots)
         row, result = self._commit_slots(commit, following, values, now)
         if row is None or not row["entered"]:
@@ -254,8 +255,6 @@ class PostgresQueue:
         self, commit: Commit, following: Visit, values: Mapping[str, Any], now: float
     ) -> tuple[Row | None, CommitResult]:
         """Write a commit with `values`. Return the row of its statement, and what has become of slots."""
-        if not commit.held_slots and not commit.requests:
-            return self._database.execute_returning("queue.commit_step", **values), CommitResult()
         change, result = SlotChange.find(commit, following, now), CommitResult()
         if change is not None:
             row = self._database.execute_returning(change.query, **values, **change.values)

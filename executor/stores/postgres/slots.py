@@ -9,6 +9,9 @@ free unit, or others that wait, gets no slot here. It asks after its claim. Gate
 their keys: the query that must run first is one on whose result the other depends. At one gate, the slot gets
 another owner, and the gate is not written.
 
+There is a statement for each kind and order of the two gates. Own limits lose their gate with the last slot,
+limits of operators keep it. The server prepares all parts of a statement, also those that change nothing.
+
 Statements for several slots follow the commit in one pipeline, which is one transaction.
 
 Cost: no round trip. A pipeline has a statement for each slot that is given back or requested. If others wait
@@ -22,15 +25,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from noetl.executor.model.gates import GateKey, Slot, SlotOwner, SlotRequest, held_slot
+from noetl.executor.model.gates import OWN_PREFIX, GateKey, Slot, SlotOwner, SlotRequest, held_slot
 from noetl.executor.model.run import Commit, CommitResult, Visit
 from noetl.executor.stores.sql.rows import encode_json_or_null
 from noetl.planner.frozen import frozen, replace
 
 Row = Mapping[str, Any]
 
-_TAKEN = ("gate_id", "gate_tenant", "name", "value", "size", "units", "flow", "rank", "held_at")
-"""The values of `{taken}`."""
+_QUERIES_OF_ONE = {
+    (True, True): "queue.commit_step_give_own",
+    (True, False): "queue.commit_step_give_named",
+    (False, True): "queue.commit_step_take_own",
+    (False, False): "queue.commit_step_take_named",
+}
+"""Statements of commits that change one gate: whether they give back, and whether the limit is an own one."""
+
+_QUERIES_OF_TWO = {
+    (True, True, True): "queue.commit_step_give_own_take_own",
+    (True, True, False): "queue.commit_step_give_own_take_named",
+    (True, False, False): "queue.commit_step_give_named_take_named",
+    (False, True, True): "queue.commit_step_take_own_give_own",
+    (False, False, True): "queue.commit_step_take_own_give_named",
+    (False, False, False): "queue.commit_step_take_named_give_named",
+}
+"""Statements of commits that change two gates: whether they give back first, and whether the limit of the slot
+that is given back, and that of the other, are own ones. Keys of own limits are smaller.
+"""
 
 
 @frozen
@@ -80,7 +100,7 @@ class SlotChange:
     Both are parts of the statement of the commit.
     """
 
-    given_back: GateKey | None
+    held: Slot | None
     request: SlotRequest | None
     taken: Slot | None
 
@@ -90,44 +110,60 @@ class SlotChange:
         requests = commit.requests if following.worker is not None else ()
         if len(commit.held_slots) > 1 or len(requests) > 1:
             return None
-        request = requests[0] if requests else None
-        owner = SlotOwner(following.run_id, following.id)
-        taken = None if request is None else held_slot(request, owner, now)
-        return cls(commit.held_slots[0].gate if commit.held_slots else None, request, taken)
+        held = commit.held_slots[0] if commit.held_slots else None
+        if not requests:
+            return cls(held, None, None)
+        (request,) = requests
+        return cls(held, request, held_slot(request, SlotOwner(following.run_id, following.id), now))
 
     @property
     def is_passing(self) -> bool:
         """True if the next visit may take the slot of the committed one over."""
-        return self.request is not None and self.request.gate == self.given_back
+        return self.request is not None and self.held is not None and self.request.gate == self.held.gate
 
     @property
     def query(self) -> str:
         """The statement of the commit, which locks gates in the order of their keys."""
-        if self.is_passing:
+        gives = None if self.held is None else self.held.gate
+        takes = None if self.request is None else self.request.gate
+        if gives is None and takes is None:
+            return "queue.commit_step"
+        if gives is None or takes is None:
+            return _QUERIES_OF_ONE[gives is not None, _is_own(gives or takes)]
+        if gives == takes:
             return "queue.commit_step_passing"
-        is_taken_first = self.given_back and self.request and self.request.gate < self.given_back
-        return "queue.commit_step_taking_first" if is_taken_first else "queue.commit_step_giving_first"
+        return _QUERIES_OF_TWO[gives < takes, _is_own(gives), _is_own(takes)]
 
     @property
     def values(self) -> dict[str, Any]:
         """The values of the statement for slots."""
-        values = _values_of_taken(self.request, self.taken)
-        if self.is_passing:
-            del values["name"], values["value"]
-            return values
-        return values | _key_of_given(self.given_back)
+        values: dict[str, Any] = {}
+        if self.held is not None and not self.is_passing:
+            values = _key_of_given(self.held.gate)
+        if self.request is not None and self.taken is not None:
+            values |= _values_of_taken(self.request, self.taken)
+            if self.is_passing or not _is_own(self.request.gate):
+                del values["name"], values["value"]
+            if not self.is_passing and not _is_own(self.request.gate):
+                del values["size"]
+        return values
 
     def add_to(self, result: CommitResult, row: Row) -> CommitResult:
         """Return the result of the commit with what its row says about slots."""
-        if self.is_passing:
-            return replace(result, slots=() if self.taken is None else (self.taken,))
-        slots = (
-            ()
-            if self.taken is None or row["taken_units"] is None
-            else (replace(self.taken, units=row["taken_units"]),)
-        )
-        freed = (self.given_back,) if self.given_back is not None and row["may_grant"] else ()
-        return replace(result, slots=slots, freed=freed)
+        if self.taken is None:
+            slots: tuple[Slot, ...] = ()
+        elif self.is_passing or row["taken_units"] == self.taken.units:
+            slots = (self.taken,)
+        else:
+            units = row["taken_units"]
+            slots = () if units is None else (replace(self.taken, units=units),)
+        has_freed = self.held is not None and not self.is_passing and row["may_grant"]
+        return replace(result, slots=slots, freed=(self.held.gate,) if self.held and has_freed else ())
+
+
+def _is_own(gate: GateKey | None) -> bool:
+    """Return whether a gate is that of a playbook's or a step's own limit."""
+    return gate is not None and gate.id.startswith(OWN_PREFIX)
 
 
 def _give_back(gate: GateKey, visit: Visit) -> _GateStatement:
@@ -145,27 +181,21 @@ def _take(requests: Sequence[SlotRequest], visit: Visit, now: float) -> Iterator
         yield _GateStatement(request.gate, "gates.take_units", values, slot)
 
 
-def _key_of_given(gate: GateKey | None) -> dict[str, Any]:
-    """Return the values of `{given_back}`, which changes nothing without a gate."""
+def _key_of_given(gate: GateKey) -> dict[str, Any]:
+    """Return the gate at which a slot is given back."""
+    return {"held_id": gate.id, "held_tenant": gate.tenant}
+
+
+def _values_of_taken(request: SlotRequest, slot: Slot) -> dict[str, Any]:
+    """Return the values of the gate at which a slot is taken, and of the slot."""
     return {
-        "held_id": None if gate is None else gate.id,
-        "held_tenant": None if gate is None else gate.tenant,
+        "gate_id": slot.gate.id,
+        "gate_tenant": slot.gate.tenant,
+        "name": request.limit,
+        "value": encode_json_or_null(request.value),
+        "size": request.size,
+        "units": slot.units,
+        "flow": slot.flow,
+        "rank": slot.rank,
+        "held_at": slot.held_at,
     }
-
-
-def _values_of_taken(request: SlotRequest | None, slot: Slot | None) -> dict[str, Any]:
-    """Return the values of `{taken}`, which changes nothing without a request."""
-    if request is None or slot is None:
-        return dict.fromkeys(_TAKEN)
-    taken = (
-        slot.gate.id,
-        slot.gate.tenant,
-        request.limit,
-        encode_json_or_null(request.value),
-        request.size,
-        slot.units,
-        slot.flow,
-        slot.rank,
-        slot.held_at,
-    )
-    return dict(zip(_TAKEN, taken, strict=True))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import permutations
 from typing import Any
 from unittest.mock import ANY
 
@@ -62,6 +63,9 @@ FREE = own_gate("default", "play", "b", 0, None)
 
 CROWDED, FULL = (own_gate("default", "zoo", name, 0, None) for name in ("crowded", "full"))
 """A gate at which one slot waits, and one of which the only unit is held."""
+
+OTHER = named_gate("default", "other")
+"""The gate of another limit of an operator."""
 
 RATE = named_gate("default", "rate")
 """The gate of a rate of an operator."""
@@ -523,6 +527,30 @@ class GatesContract(ContractFixtures):
         assert acquire(store, again, wanted, now=2.0) == [expected] == store.gates.slots_of(claim.run.id)
         assert numbers_of(store, NAMED) == (taken, 0)
         assert store.gates.gate(NAMED) == replace(gate, held=taken, ceiling=limit, edition=ANY)
+
+    @pytest.mark.parametrize(("held", "wanted"), [*permutations([OWN, FREE, NAMED, OTHER], 2)])
+    def test_a_visit_takes_a_slot_at_another_gate(self, store: Store, held: GateKey, wanted: GateKey) -> None:
+        """Give one back, for which another run waits, and take one, in each order of their gates."""
+        for key in (NAMED, OTHER):
+            store.gates.set_limit(key, LimitKind.STEPS, 2)
+        sizes = {key: None if key in (NAMED, OTHER) else 2 for key in (held, wanted)}
+        hold(store, ask(held, sizes[held]))
+        claim = hold(store, ask(held, sizes[held]))
+        queue_up(store, ask(held, sizes[held]))
+        commit = replace(
+            succeed(store, claim),
+            gives_back=True,
+            held_slots=tuple(slots_of_visit(store, claim)),
+            requests=(ask(wanted, sizes[wanted], units=9, queues=False),),
+        )
+        result = store.queue.commit(commit, 2.0, LEASE)
+        assert result.following is not None
+        assert result.freed == (held,)
+        taken = [(wanted, 2, result.following.id)] if store.queue.takes_slots else []
+        assert [(slot.gate, slot.units, slot.owner.visit_id) for slot in result.slots] == taken
+        assert owners_at(store, wanted) == [claim.run.id for _ in taken]
+        unused = None if sizes[wanted] else (0, 0)
+        assert (numbers_of(store, held), numbers_of(store, wanted)) == ((1, 1), (2, 0) if taken else unused)
 
     def test_a_commit_gives_back_what_the_visit_has(self, store: Store) -> None:
         """Give it back, although the worker takes it for another number of units."""

@@ -118,7 +118,7 @@ done as (
 )
 
 -- name: entered_step
-select count(*) as entered, (select queue from run) as queue, (select tenant from run) as tenant from entered
+select {entered_columns} from entered
 
 -- `gates.give_back` of the slot of a visit that has ended, if `giving` has a row. A gate that is not used any
 -- more is removed.
@@ -165,8 +165,67 @@ own_gate as (
     returning units
 )
 
--- name: exchanged
-select count(*) as entered, (select queue from run) as queue, (select tenant from run) as tenant,
-    (select units from taken) as taken_units,
-    (select waiting > 0 and left_units < units from freed) as may_grant
-from entered
+-- The slot of the committed visit is deleted.
+-- name: deleted_slot
+deleted as (
+    delete from slots where gate_id = :held_id and gate_tenant = :held_tenant and run_id = :run_id
+        and visit_id = :visit_id and exists (select 1 from entered) returning units
+)
+
+-- `gates.give_back` of the units of `giving` at the gate of a playbook's or a step's own limit. The gate is
+-- locked first, so one statement can remove it or change it by its newest numbers.
+-- name: given_own
+given as (
+    select held - giving.units as left_units, waiting > 0 and held - giving.units < gates.units as may_grant,
+        kind is null and rate is null and held = giving.units and waiting = 0 as is_unused
+    from gates, giving where id = :held_id and tenant = :held_tenant
+    for update of gates
+), removed as (
+    delete from gates where id = :held_id and tenant = :held_tenant and (select is_unused from given)
+), changed as (
+    update gates set held = (select left_units from given), edition = edition + 1,
+        ceiling = greatest(units, (select left_units from given))
+    where id = :held_id and tenant = :held_tenant and not (select is_unused from given)
+)
+
+-- The same at the gate of an operator's limit, which stays.
+-- name: given_named
+given as (
+    update gates set held = held - giving.units, edition = edition + 1,
+        ceiling = greatest(gates.units, held - giving.units)
+    from giving where id = :held_id and tenant = :held_tenant
+    returning waiting > 0 and held < gates.units as may_grant
+)
+
+-- `gates.admit` at the gate of a playbook's or a step's own limit, if `taking` has a row and the owner need not
+-- wait.
+-- name: taken_own
+taken_gate as (
+    insert into gates (id, tenant, name, value, units, held, waiting, ceiling, edition, clock)
+    select :gate_id, :gate_tenant, :name, :value, :size, :units, 0, :size, 1, 0 from taking
+    on conflict (tenant, id) do update
+        set units = :size, held = gates.held + :units, ceiling = :size, edition = gates.edition + 1
+    where gates.rate is null and gates.waiting = 0 and gates.held + :units <= :size
+    returning :units::integer as taken_units
+)
+
+-- The same at the gate of an operator's limit.
+-- name: taken_named
+taken_gate as (
+    update gates set held = held + least(:units, units), edition = edition + 1
+    where id = :gate_id and tenant = :gate_tenant and rate is null
+        and waiting = 0 and units > 0 and held + least(:units, units) <= units
+        and exists (select 1 from taking)
+    returning least(:units, units) as taken_units
+)
+
+-- The next visit gets a slot at the gate where it has taken units.
+-- name: added_slot
+added as (
+    insert into slots (gate_id, gate_tenant, run_id, visit_id, units, flow, rank, queued_at, held_at)
+    select :gate_id, :gate_tenant, :run_id, :next_visit_id, taken_units, :flow, :rank, :held_at, :held_at
+    from taken_gate
+)
+
+-- name: entered_columns
+count(*) as entered, (select queue from run) as queue, (select tenant from run) as tenant

@@ -35,27 +35,115 @@ with running as (
 )
 {entered_step}
 
--- The same, and the visit gives a slot back at a gate. The next visit takes one at a gate with a greater key.
--- name: commit_step_giving_first
+-- The same, and the visit gives a slot back, or the next visit takes one, or both. Each gate is that of an
+-- own limit or of an operator's. Gates are locked in the order of their keys.
+-- name: commit_step_give_own
 with locked as (
     {lock_unstopped}
-), {committed_step}, giving as (
-    select 1 from done
-), {given_back}, taking as (
-    select 1 from entered where (select count(*) from freed) >= 0
-), {taken}
-{exchanged}
+), {committed_step}, {deleted_slot}, giving as (
+    select units from deleted
+), {given_own}
+select {entered_columns},
+    (select may_grant from given) as may_grant from entered
 
--- The same with a smaller key.
--- name: commit_step_taking_first
+-- name: commit_step_give_named
+with locked as (
+    {lock_unstopped}
+), {committed_step}, {deleted_slot}, giving as (
+    select units from deleted
+), {given_named}
+select {entered_columns},
+    (select may_grant from given) as may_grant from entered
+
+-- name: commit_step_take_own
 with locked as (
     {lock_unstopped}
 ), {committed_step}, taking as (
     select 1 from entered
-), {taken}, giving as (
-    select 1 from done where (select count(*) from taken) >= 0
-), {given_back}
-{exchanged}
+), {taken_own}, {added_slot}
+select {entered_columns},
+    (select taken_units from taken_gate) as taken_units from entered
+
+-- name: commit_step_take_named
+with locked as (
+    {lock_unstopped}
+), {committed_step}, taking as (
+    select 1 from entered
+), {taken_named}, {added_slot}
+select {entered_columns},
+    (select taken_units from taken_gate) as taken_units from entered
+
+-- name: commit_step_give_own_take_own
+with locked as (
+    {lock_unstopped}
+), {committed_step}, {deleted_slot}, giving as (
+    select units from deleted
+), {given_own}, taking as (
+    select 1 from given
+), {taken_own}, {added_slot}
+select {entered_columns},
+    (select taken_units from taken_gate) as taken_units,
+    (select may_grant from given) as may_grant from entered
+
+-- name: commit_step_give_own_take_named
+with locked as (
+    {lock_unstopped}
+), {committed_step}, {deleted_slot}, giving as (
+    select units from deleted
+), {given_own}, taking as (
+    select 1 from given
+), {taken_named}, {added_slot}
+select {entered_columns},
+    (select taken_units from taken_gate) as taken_units,
+    (select may_grant from given) as may_grant from entered
+
+-- name: commit_step_give_named_take_named
+with locked as (
+    {lock_unstopped}
+), {committed_step}, {deleted_slot}, giving as (
+    select units from deleted
+), {given_named}, taking as (
+    select 1 from given
+), {taken_named}, {added_slot}
+select {entered_columns},
+    (select taken_units from taken_gate) as taken_units,
+    (select may_grant from given) as may_grant from entered
+
+-- name: commit_step_take_own_give_own
+with locked as (
+    {lock_unstopped}
+), {committed_step}, taking as (
+    select 1 from entered
+), {taken_own}, {deleted_slot}, giving as (
+    select units from deleted where (select count(*) from taken_gate) >= 0
+), {given_own}, {added_slot}
+select {entered_columns},
+    (select taken_units from taken_gate) as taken_units,
+    (select may_grant from given) as may_grant from entered
+
+-- name: commit_step_take_own_give_named
+with locked as (
+    {lock_unstopped}
+), {committed_step}, taking as (
+    select 1 from entered
+), {taken_own}, {deleted_slot}, giving as (
+    select units from deleted where (select count(*) from taken_gate) >= 0
+), {given_named}, {added_slot}
+select {entered_columns},
+    (select taken_units from taken_gate) as taken_units,
+    (select may_grant from given) as may_grant from entered
+
+-- name: commit_step_take_named_give_named
+with locked as (
+    {lock_unstopped}
+), {committed_step}, taking as (
+    select 1 from entered
+), {taken_named}, {deleted_slot}, giving as (
+    select units from deleted where (select count(*) from taken_gate) >= 0
+), {given_named}, {added_slot}
+select {entered_columns},
+    (select taken_units from taken_gate) as taken_units,
+    (select may_grant from given) as may_grant from entered
 
 -- Commit of a branch that arrives at a join which other branches can still reach, and claim of the next due
 -- visit. The transaction must have locked the run. `:events_before` and `:events_after` are the text of the
