@@ -7,7 +7,8 @@ Algorithm: the requests of a claimed visit are made from its scope. Those of a f
 the commit that claims it, and the store takes the slots in the same transaction. This is done if the
 templates read only what the run was started with, and what the committed visit has saved.
 
-Cost: an evaluation of each template. A limit of an operator costs a read, of whether all tenants share it.
+Cost: an evaluation of each template. After a claim, a limit of an operator costs a read, of whether all
+tenants share it. Before it, the process uses what it has read last, and the store checks it.
 
 Limits: the first visit of a run, the further ones that a fork enters, and those with a rate request after
 their claim. So do those whose keys read more, and those behind a join whose keys read anything.
@@ -27,10 +28,8 @@ from noetl.executor.engine.work_context import FINALLY_STEP_SECONDS
 from noetl.executor.errors import ActionError
 from noetl.executor.model.flows import FIRST_RANK, flow_name, rank_of
 from noetl.executor.model.gates import (
-    SHARED_TENANT,
     GateKey,
     SlotRequest,
-    named_gate,
     own_gate,
     own_rate_gate,
 )
@@ -130,8 +129,8 @@ def request_for_following(store: Store, run: Run, commit: Commit, now: float) ->
     if not step.concurrency or step.rate:
         return ()
     priority = header.priority if step.priority is None else step.priority
-    if priority is None and not any(limit.key or limit.fair or limit.use for limit in step.concurrency):
-        return _fixed_requests(run, step, now)
+    if priority is None and not any(limit.key or limit.fair for limit in step.concurrency):
+        return _fixed_requests(store, run, step, now)
     names = _names_in_templates((priority, *_keys_of(step)))
     scope = _scope_of_following(run, commit.visit, branch, names, now)
     if scope is None:
@@ -143,24 +142,20 @@ def request_for_following(store: Store, run: Run, commit: Commit, now: float) ->
     return tuple(replace(slot.request, queues=False) for slot in wanted)
 
 
-def _fixed_requests(run: Run, step: Step, now: float) -> tuple[SlotRequest, ...]:
+def _fixed_requests(store: Store, run: Run, step: Step, now: float) -> tuple[SlotRequest, ...]:
     """Return what `request_for_following` does for a step whose limits and priority read nothing."""
     rank = rank_of(now, _default_priority(run))
     width = 1 if step.loop is None else step.loop.concurrency
-    place = (run.tenant, run.playbook, step.name)
-    requests = [
-        replace(_fixed_request(limit.units, place, position, width), rank=rank)
-        for position, limit in enumerate(step.concurrency)
-    ]
-    return tuple(sorted(requests, key=_gate_of)) if len(requests) > 1 else (*requests,)
-
-
-@lru_cache(maxsize=1024)
-def _fixed_request(units: int | None, place: tuple[str, str, str], position: int, width: int) -> SlotRequest:
-    """Return the request at an own limit without a key. `place` has tenant, playbook and step."""
-    tenant, playbook, step = place
-    gate, flow = own_gate(tenant, playbook, step, position, None), flow_name(playbook)
-    return SlotRequest(gate, f"{playbook}.{step}", units, width, queues=False, flow=flow)
+    requests = list[SlotRequest]()
+    for position, limit in enumerate(step.concurrency):
+        if limit.use is None:
+            gate = own_gate(run.tenant, run.playbook, step.name, position, None)
+            limit_name = f"{run.playbook}.{step.name}"
+        else:
+            gate, limit_name = store.gates.find_named(run.tenant, limit.use, is_hint=True), limit.use
+        flow = _name_flow(run, gate, run.playbook)
+        requests.append(SlotRequest(gate, limit_name, limit.units, width, queues=False, rank=rank, flow=flow))
+    return tuple(sorted(requests, key=_gate_of))
 
 
 @lru_cache(maxsize=1024)
@@ -240,7 +235,7 @@ def _request_slot(store: Store, limit: Limit, scope: Scope, position: int, terms
         fair = redact_for_storage(_read_key(f"{entry}.fair", limit.fair, scope))
     value = None
     if limit.use is not None:
-        name, gate = limit.use, _named_gate(store, run.tenant, limit.use)
+        name, gate = limit.use, store.gates.find_named(run.tenant, limit.use)
     else:
         name = run.playbook if step is None else f"{run.playbook}.{step}"
         value = None if limit.key is None else _read_key(f"{entry}.key", limit.key, scope)
@@ -270,12 +265,6 @@ def _name_flow(run: Run, gate: GateKey, fair: str) -> str:
     turns than the others.
     """
     return flow_name(fair if gate.tenant == run.tenant else run.tenant)
-
-
-def _named_gate(store: Store, tenant: str, name: str) -> GateKey:
-    """Return the key of the gate of an operator's limit: the shared one, if there is one of this name."""
-    shared = named_gate(SHARED_TENANT, name)
-    return named_gate(tenant, name) if store.gates.gate(shared) is None else shared
 
 
 def _hurry(wanted: WantedSlot, timeout_seconds: float | None) -> WantedSlot:

@@ -823,6 +823,14 @@ class GateStore(Protocol):
         """Return a gate, or None if it does not exist."""
         ...
 
+    def find_named(self, tenant: str, name: str, *, is_hint: bool = False) -> GateKey:
+        """Return the key of the gate of an operator's limit: the shared one, if there is one of this name.
+
+        With `is_hint`, a store may return what it has returned before. A commit takes no slot at the limit of
+        a tenant if there is a shared one.
+        """
+        ...
+
     def slots_at(
         self, key: GateKey, *, limit: int = 100, cursor: str | None = None
     ) -> tuple[list[Slot], str | None]:

@@ -25,6 +25,7 @@ from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.flows import Flow, join_flow
 from noetl.executor.model.gates import (
     NAMED_PREFIX,
+    SHARED_TENANT,
     Gate,
     GateKey,
     LimitKind,
@@ -35,6 +36,7 @@ from noetl.executor.model.gates import (
     change_limit,
     check_removable,
     check_request,
+    named_gate,
     new_gate,
 )
 from noetl.executor.model.rate_gates import reserve
@@ -139,6 +141,10 @@ class DynamoGates:
     def gate(self, key: GateKey) -> Gate | None:
         gate = self._read(key)
         return None if gate is None or gate.is_unused else gate
+
+    def find_named(self, tenant: str, name: str, *, is_hint: bool = False) -> GateKey:
+        shared = named_gate(SHARED_TENANT, name)
+        return named_gate(tenant, name) if self.gate(shared) is None else shared
 
     def slots_at(
         self, key: GateKey, *, limit: int = 100, cursor: str | None = None

@@ -18,6 +18,7 @@ from noetl.executor.model.flows import (
     serve_flow,
 )
 from noetl.executor.model.gates import (
+    SHARED_TENANT,
     Gate,
     GateKey,
     LimitKind,
@@ -31,6 +32,7 @@ from noetl.executor.model.gates import (
     give_back,
     grant,
     is_released_by_switch,
+    named_gate,
     new_gate,
 )
 from noetl.executor.model.rate_gates import reserve
@@ -136,6 +138,10 @@ class MemoryGates:
     def gate(self, key: GateKey) -> Gate | None:
         with self._state.lock:
             return self._state.gates.get(key)
+
+    def find_named(self, tenant: str, name: str, *, is_hint: bool = False) -> GateKey:
+        shared = named_gate(SHARED_TENANT, name)
+        return named_gate(tenant, name) if self.gate(shared) is None else shared
 
     def slots_at(
         self, key: GateKey, *, limit: int = 100, cursor: str | None = None
@@ -261,7 +267,8 @@ def take_requested(state: MemoryState, commit: Commit, claimed: Visit | None, no
     for request in commit.requests:
         gate = state.gates.get(request.gate) or (None if request.size is None else new_gate(request))
         slot = None
-        if gate is not None and gate.rate is None:
+        is_hidden = request.size is None and _has_shared(state, request.gate)
+        if gate is not None and gate.rate is None and not is_hidden:
             gate, slot = admit(gate, SlotOwner(claimed.run_id, claimed.id), request, now)
             put_gate(state, gate)
         if slot is None:
@@ -269,6 +276,11 @@ def take_requested(state: MemoryState, commit: Commit, claimed: Visit | None, no
         state.slots[slot.gate, slot.owner] = slot
         slots.append(slot)
     return tuple(slots)
+
+
+def _has_shared(state: MemoryState, key: GateKey) -> bool:
+    """Return whether a limit of all tenants hides that of a tenant."""
+    return key.tenant != SHARED_TENANT and key._replace(tenant=SHARED_TENANT) in state.gates
 
 
 def give_back_parked(state: MemoryState, record: RunRecord, parked: Sequence[Visit], now: float) -> None:

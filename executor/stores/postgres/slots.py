@@ -48,8 +48,8 @@ _QUERIES_OF_TWO = {
     (False, False, True): "queue.commit_step_take_own_give_named",
     (False, False, False): "queue.commit_step_take_named_give_named",
 }
-"""Statements of commits that change two gates: whether they give back first, and whether the limit of the slot
-that is given back, and that of the other, are own ones. Keys of own limits are smaller.
+"""Statements of commits that change two gates: whether they give back first, and whether the limit of the
+slot that is given back, and that of the other, are own ones. Keys of own limits are smaller.
 """
 
 
@@ -141,11 +141,10 @@ class SlotChange:
         if self.held is not None and not self.is_passing:
             values = _key_of_given(self.held.gate)
         if self.request is not None and self.taken is not None:
-            values |= _values_of_taken(self.request, self.taken)
-            if self.is_passing or not _is_own(self.request.gate):
-                del values["name"], values["value"]
-            if not self.is_passing and not _is_own(self.request.gate):
-                del values["size"]
+            if not self.is_passing:
+                return values | values_of_taken(self.request, self.taken)
+            values = _values_of_gate(self.request, self.taken)
+            del values["name"], values["value"]
         return values
 
     def add_to(self, result: CommitResult, row: Row) -> CommitResult:
@@ -177,7 +176,7 @@ def _take(requests: Sequence[SlotRequest], visit: Visit, now: float) -> Iterator
     owner = {"run_id": visit.run_id, "visit_id": visit.id, "next_visit_id": visit.id, "fence": visit.fence}
     for number, request in enumerate(requests):
         slot = held_slot(request, SlotOwner(visit.run_id, visit.id), now)
-        values = {**_values_of_taken(request, slot), **owner, "taken_before": number}
+        values = {**_values_of_gate(request, slot), **owner, "taken_before": number}
         yield _GateStatement(request.gate, "gates.take_units", values, slot)
 
 
@@ -186,7 +185,15 @@ def _key_of_given(gate: GateKey) -> dict[str, Any]:
     return {"held_id": gate.id, "held_tenant": gate.tenant}
 
 
-def _values_of_taken(request: SlotRequest, slot: Slot) -> dict[str, Any]:
+def values_of_taken(request: SlotRequest, slot: Slot) -> dict[str, Any]:
+    """Return the values of `{taken_own}` or `{taken_named}`, and of `{added_slot}`."""
+    values = _values_of_gate(request, slot)
+    if not _is_own(request.gate):
+        del values["name"], values["value"], values["size"]
+    return values
+
+
+def _values_of_gate(request: SlotRequest, slot: Slot) -> dict[str, Any]:
     """Return the values of the gate at which a slot is taken, and of the slot."""
     return {
         "gate_id": slot.gate.id,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.postgres.database import PostgresDatabase
 from noetl.executor.stores.postgres.facts import PostgresFacts
+from noetl.executor.stores.postgres.gates import PostgresGates
 from noetl.executor.stores.postgres.maintenance import PostgresMaintenance
 from noetl.executor.stores.postgres.message_tables import MessageTables
 from noetl.executor.stores.postgres.queue import PostgresQueue
@@ -50,6 +51,7 @@ class PostgresStore(SqlStore):
         context = SqlContext(self.postgres, limits, retention_seconds)
         super().__init__(context, PostgresFacts(context))
         self.runs = PostgresRuns(self.context, self.plans)
+        self.gates = PostgresGates(self.context, self.postgres)
         self.queue = PostgresQueue(self.context, self.plans, self.postgres)
         self.maintenance = PostgresMaintenance(self.maintenance, self.postgres)
         for part in (

@@ -26,6 +26,7 @@ from noetl.executor.model.flows import count_before, join_flow, serve_flow
 from noetl.executor.model.gates import (
     NAMED_PREFIX,
     OWN_PREFIX,
+    SHARED_TENANT,
     Gate,
     GateKey,
     LimitKind,
@@ -36,6 +37,7 @@ from noetl.executor.model.gates import (
     change_limit,
     check_removable,
     check_request,
+    named_gate,
     new_gate,
 )
 from noetl.executor.model.rate_gates import reserve
@@ -67,6 +69,9 @@ from noetl.executor.stores.sql.slots import (
 )
 from noetl.planner.frozen import replace
 
+MAX_HINTS = 1000
+"""For how many names of operators' limits a process remembers whether they are shared."""
+
 
 class _GrantResult(Enum):
     """The result of a try to grant units to the first slot of a queue."""
@@ -83,6 +88,8 @@ class SqlGates:
 
     def __init__(self, context: SqlContext) -> None:
         self._context = context
+        self._is_shared: dict[str, bool] = {}
+        """Whether all tenants share the operator's limit of a name, as of the last read."""
 
     def acquire(
         self, claim: Claim, owner: SlotOwner, requests: Sequence[SlotRequest], now: float
@@ -167,6 +174,15 @@ class SqlGates:
     def gate(self, key: GateKey) -> Gate | None:
         rows = self._context.database.fetch_all("gates.get", id=key.id, tenant=key.tenant)
         return gate_from_row(rows[0]) if rows else None
+
+    def find_named(self, tenant: str, name: str, *, is_hint: bool = False) -> GateKey:
+        shared = named_gate(SHARED_TENANT, name)
+        is_shared = self._is_shared.get(name) if is_hint else None
+        if is_shared is None:
+            if len(self._is_shared) >= MAX_HINTS:
+                self._is_shared.clear()
+            is_shared = self._is_shared[name] = self.gate(shared) is not None
+        return shared if is_shared else named_gate(tenant, name)
 
     def slots_at(
         self, key: GateKey, *, limit: int = 100, cursor: str | None = None

@@ -15,6 +15,7 @@ import pytest
 from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.flows import Flow
 from noetl.executor.model.gates import (
+    SHARED_TENANT,
     Gate,
     GateKey,
     LimitKind,
@@ -551,6 +552,26 @@ class GatesContract(ContractFixtures):
         assert owners_at(store, wanted) == [claim.run.id for _ in taken]
         unused = None if sizes[wanted] else (0, 0)
         assert (numbers_of(store, held), numbers_of(store, wanted)) == ((1, 1), (2, 0) if taken else unused)
+
+    @pytest.mark.parametrize("held", [OWN, NAMED])
+    def test_a_commit_takes_no_slot_at_a_limit_that_a_shared_one_hides(
+        self, store: Store, held: GateKey
+    ) -> None:
+        store.gates.set_limit(NAMED, LimitKind.STEPS, 2)
+        assert store.gates.find_named("default", "api") == NAMED
+        claim = hold(store, ask(held, None if held == NAMED else 2))
+        shared = named_gate(SHARED_TENANT, "api")
+        store.gates.set_limit(shared, LimitKind.STEPS, 2)
+        assert store.gates.find_named("default", "api", is_hint=True) in (NAMED, shared)
+        commit = replace(
+            succeed(store, claim),
+            gives_back=True,
+            held_slots=tuple(slots_of_visit(store, claim)),
+            requests=(ask(NAMED, None, queues=False),),
+        )
+        assert store.queue.commit(commit, 2.0, LEASE).slots == ()
+        assert (numbers_of(store, NAMED), store.gates.slots_of(claim.run.id)) == ((0, 0), [])
+        assert store.gates.find_named("default", "api") == shared
 
     def test_a_commit_gives_back_what_the_visit_has(self, store: Store) -> None:
         """Give it back, although the worker takes it for another number of units."""

@@ -154,7 +154,8 @@ own_gate as (
     returning :units::integer as taken_units
 ), named_gate as (
     update gates set held = held + least(:units, units), edition = edition + 1
-    where id = :gate_id and tenant = :gate_tenant and :size::integer is null and rate is null
+    where id = :gate_id and tenant = :gate_tenant and :size::integer is null and {is_not_hidden}
+        and rate is null
         and waiting = 0 and units > 0 and held + least(:units, units) <= units
         and exists (select 1 from taking)
     returning least(:units, units) as taken_units
@@ -197,8 +198,8 @@ given as (
     returning waiting > 0 and held < gates.units as may_grant
 )
 
--- `gates.admit` at the gate of a playbook's or a step's own limit, if `taking` has a row and the owner need not
--- wait.
+-- `gates.admit` at the gate of a playbook's or a step's own limit, if `taking` has a row and the owner need
+-- not wait.
 -- name: taken_own
 taken_gate as (
     insert into gates (id, tenant, name, value, units, held, waiting, ceiling, edition, clock)
@@ -213,7 +214,7 @@ taken_gate as (
 -- name: taken_named
 taken_gate as (
     update gates set held = held + least(:units, units), edition = edition + 1
-    where id = :gate_id and tenant = :gate_tenant and rate is null
+    where id = :gate_id and tenant = :gate_tenant and {is_not_hidden} and rate is null
         and waiting = 0 and units > 0 and held + least(:units, units) <= units
         and exists (select 1 from taking)
     returning least(:units, units) as taken_units
@@ -225,7 +226,18 @@ added as (
     insert into slots (gate_id, gate_tenant, run_id, visit_id, units, flow, rank, queued_at, held_at)
     select :gate_id, :gate_tenant, :run_id, :next_visit_id, taken_units, :flow, :rank, :held_at, :held_at
     from taken_gate
+    returning units, flow, rank, queued_at, held_at
 )
+
+-- name: owned_slot
+owned as (
+    select units, flow, rank, queued_at, held_at from slots
+    where gate_id = :gate_id and gate_tenant = :gate_tenant and run_id = :run_id
+        and visit_id = :next_visit_id and exists (select 1 from claimed)
+)
+
+-- name: acquired
+select * from owned where held_at is not null union all select * from added
 
 -- name: entered_columns
 count(*) as entered, (select queue from run) as queue, (select tenant from run) as tenant

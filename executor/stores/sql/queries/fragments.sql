@@ -145,9 +145,15 @@ gate_id = :gate_id and gate_tenant = :gate_tenant and run_id = :run_id and visit
 -- numbers of the gate stay the same.
 -- name: may_pass_on
 held_at is not null and slots.units = :units and exists (
-    select 1 from gates where id = :gate_id and tenant = :gate_tenant and rate is null
+    select 1 from gates where id = :gate_id and tenant = :gate_tenant and {is_not_hidden} and rate is null
     and waiting = 0 and held <= gates.units and coalesce(:size, gates.units) = gates.units
 )
+
+-- No limit of all tenants hides that of the tenant.
+-- name: is_not_hidden
+(tenant = '@shared' or not exists (
+    select 1 from gates as shared where shared.id = gates.id and shared.tenant = '@shared'
+))
 
 -- name: set_next_owner
 visit_id = :next_visit_id, flow = :flow, rank = :rank, queued_at = :held_at, held_at = :held_at

@@ -43,10 +43,10 @@ on conflict (tenant, id) do update
     set units = :size, held = gates.held + :units, ceiling = :size, edition = gates.edition + 1
 where gates.rate is null and gates.waiting = 0 and gates.held + :units <= :size
 
--- `gates.admit` at the gate of an operator's limit, if the owner need not wait.
+-- `gates.admit` at the gate of an operator's limit, if the owner need not wait and the limit is not hidden.
 -- name: hold_named
 update gates set edition = edition + 1, held = held + case when :units < units then :units else units end
-where id = :id and tenant = :tenant and rate is null and waiting = 0
+where id = :id and tenant = :tenant and {is_not_hidden} and rate is null and waiting = 0
     and units > 0 and held + case when :units < units then :units else units end <= units
 returning units
 
