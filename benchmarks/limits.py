@@ -1,8 +1,8 @@
 """The cost of limits: `python -m benchmarks.limits [--steps N] [--tickets N ...]`.
 
-Measures a chain of steps with a limit that is never full, and the same chain without limits, in turn. Then
-how long it takes from the end of a step until the next one in the queue has begun. Queues have several
-lengths, each in a store of its own, and they have their turns.
+Measures runs with limits that are never full, and the same runs without limits, in turn: chains of steps,
+runs of one step, and forks. Then how long it takes from the end of a step until the next one in the queue has
+begun. Queues have several lengths, each in a store of its own, and they have their turns.
 """
 
 from __future__ import annotations
@@ -18,19 +18,25 @@ from pathlib import Path
 from benchmarks.speed import DURABLE
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.slots import ask_for_slots
-from noetl.executor.model.run import END, Claim, Lease
+from noetl.executor.model.gates import LimitKind, named_gate
+from noetl.executor.model.run import DEFAULT_TENANT, END, Claim, Lease
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.sql.store import SqlStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.infra.migrations import upgrade
-from noetl.planner.frozen import replace
+from noetl.planner.frozen import frozen, replace
 from noetl.testing.run_harness import FakeClock, RunHarness
 from tests.postgres import empty_database, running_server
 
 REPETITIONS = 15
+SHORT_RUNS = 10
+"""How many runs of one step, or of a fork, are measured together."""
+
+BRANCHES = 8
 RELEASES = 200
 QUEUE = "benchmark"
+OPERATORS_LIMIT = "api"
 
 
 def main() -> None:
@@ -71,9 +77,76 @@ def open_postgres() -> Iterator[SqlStore]:
         yield store
 
 
-def chain(name: str, steps: int, limit: str) -> str:
+@frozen
+class LimitCase:
+    """Runs of a playbook, and the same runs of a playbook without limits. Each has so many steps."""
+
+    name: str
+    plain: str
+    limited: str
+    steps: int
+    runs: int = 1
+
+    @classmethod
+    def of_chain(cls, name: str, steps: int, limit: str, top: str = "") -> LimitCase:
+        """Return the case of a chain with a text for each step, or at the top of the playbook."""
+        return cls(name, chain("plain", steps, ""), chain("limited", steps, limit, top), steps)
+
+    @classmethod
+    def of_short_runs(cls, name: str, limit: str, top: str = "") -> LimitCase:
+        """Return the case of runs of one step."""
+        return cls(name, chain("plain", 1, ""), chain("limited", 1, limit, top), 1, SHORT_RUNS)
+
+    @classmethod
+    def of_fork(cls, name: str, limit: str) -> LimitCase:
+        """Return the case of a fork, whose branches have a text each."""
+        return cls(name, fork("plain", ""), fork("limited", limit), BRANCHES + 1, SHORT_RUNS)
+
+    def compare(self, store: Store) -> tuple[float, float]:
+        """Return how many seconds a step takes without limits and with them, in turn."""
+        return self._time(store, self.plain), self._time(store, self.limited)
+
+    def _time(self, store: Store, text: str) -> float:
+        runs = [RunHarness(store, text, queue=f"{QUEUE}-{number}") for number in range(self.runs)]
+        began = time.perf_counter()
+        for run in runs:
+            run.finish()
+        return (time.perf_counter() - began) / (self.steps * self.runs)
+
+
+def limit_cases(steps: int) -> list[LimitCase]:
+    """Return what is compared. `limit` and `rate` are never full."""
+    of_operator = f", concurrency: {{use: {OPERATORS_LIMIT}}}"
+    own, rate = ", concurrency: 1000", "rate: {limit: 10000, per: 1s}"
+    key = ', concurrency: {limit: 1000, key: "{{ input.customer }}"}'
+    customer = "input: {customer: {type: string, default: acme}}"
+    return [
+        LimitCase.of_chain("a limit", steps, own),
+        LimitCase.of_chain("a limit with a key", steps, key, customer),
+        LimitCase.of_chain("a limit of an operator", steps, of_operator),
+        LimitCase.of_chain("a rate", steps, f", {rate}"),
+        LimitCase.of_chain("a limit of the playbook", steps, "", "concurrency: 1000"),
+        LimitCase.of_short_runs("a limit, as the first step of a run", own),
+        LimitCase.of_short_runs(
+            "a limit of the playbook, as the only step of a run", "", "concurrency: 1000"
+        ),
+        LimitCase.of_short_runs("a rate of the playbook, as the only step of a run", "", rate),
+        LimitCase.of_fork(f"a limit, in a fork of {BRANCHES} branches", own),
+        LimitCase.of_fork(f"a limit of an operator, in a fork of {BRANCHES} branches", of_operator),
+    ]
+
+
+def fork(name: str, limit: str) -> str:
+    """Return a playbook of a step that logs, and branches of a step each behind it."""
+    log = "run: [{action: log, message: hello}]"
+    names = [f"b{number}" for number in range(BRANCHES)]
+    first = f"- {{name: fork, {log}, rule: [{{case: default, run: [{', '.join(names)}]}}]}}"
+    return "\n".join([f"name: {name}", "steps:", first, *(f"- {{name: {b}{limit}, {log}}}" for b in names)])
+
+
+def chain(name: str, steps: int, limit: str, top: str = "") -> str:
     """Return a playbook of steps that log, one after the other."""
-    lines = [f"name: {name}", "steps:"]
+    lines = [f"name: {name}", *([top] if top else []), "steps:"]
     for number in range(steps):
         following = f", rule: [{{case: default, run: [s{number + 1}]}}]" if number + 1 < steps else ""
         lines.append(f"- {{name: s{number}{limit}, run: [{{action: log, message: hello}}]{following}}}")
@@ -82,17 +155,17 @@ def chain(name: str, steps: int, limit: str) -> str:
 
 def measure_steps(name: str, store: Store, steps: int) -> None:
     """Print how much longer a step takes that has a limit."""
-    texts = {"plain": chain("plain", steps, ""), "limited": chain("limited", steps, ", concurrency: 1000")}
-    times: dict[str, list[float]] = {kind: [] for kind in texts}
+    store.gates.set_limit(named_gate(DEFAULT_TENANT, OPERATORS_LIMIT), LimitKind.STEPS, 1000)
+    cases = limit_cases(steps)
+    times: dict[str, list[tuple[float, float]]] = {case.name: [] for case in cases}
     for _ in range(REPETITIONS):
-        for kind, text in texts.items():
-            harness = RunHarness(store, text)
-            began = time.perf_counter()
-            harness.finish()
-            times[kind].append(time.perf_counter() - began)
-    plain, limited = (statistics.median(times[kind]) / steps for kind in ("plain", "limited"))
-    print(f"{name}: a step takes {1e3 * plain:.2f} ms, with a limit {1e3 * limited:.2f} ms,", end=" ")
-    print(f"{limited / plain:.2f} times as long")
+        for case in cases:
+            times[case.name].append(case.compare(store))
+    for kind, pairs in times.items():
+        plain, limited = (1e3 * statistics.median(seconds) for seconds in zip(*pairs, strict=True))
+        ratio = statistics.median(limited_time / plain_time for plain_time, limited_time in pairs)
+        print(f"{name}: a step takes {plain:.2f} ms, with {kind} {limited:.2f} ms,", end=" ")
+        print(f"{ratio:.2f} times as long", flush=True)
 
 
 class WaitingRuns:
