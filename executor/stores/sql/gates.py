@@ -52,7 +52,7 @@ from noetl.executor.stores.cursors import (
     write_slot_cursor,
 )
 from noetl.executor.stores.sql.context import SqlContext
-from noetl.executor.stores.sql.database import Writer
+from noetl.executor.stores.sql.database import Result, Writer
 from noetl.executor.stores.sql.rows import visit_from_row
 from noetl.executor.stores.sql.slots import (
     add_or_lock_gate,
@@ -61,6 +61,8 @@ from noetl.executor.stores.sql.slots import (
     gate_from_row,
     lock_gate,
     put_flow,
+    send_add_or_lock,
+    send_lock,
     slot_from_row,
     slot_key,
     slot_values,
@@ -100,6 +102,9 @@ class SqlGates:
             db.lock_run(visit.run_id)
             held = db.execute("gates.is_held", run_id=visit.run_id, visit_id=visit.id, fence=visit.fence)
             found = db.execute("gates.find_owned", run_id=owner.run_id, visit_id=owner.visit_id)
+            # Before its first claim, a visit has no slots. So all rates can be locked before a result is read.
+            is_first = visit.fence == 1 and all(request.is_rate for request in requests)
+            locked = [_send_lock(db, request) for request in requests] if is_first else []
             if held.fetchone() is None:
                 raise claim_lost(visit)
             earlier = {slot.gate: slot for slot in map(slot_from_row, found.fetchall())}
@@ -117,7 +122,8 @@ class SqlGates:
                 if slot is None or not slot.is_held:
                     return slots
             slots += [earlier[r.gate] for r in requests if r.is_rate and r.gate in earlier]
-            return slots + _reserve(db, owner, rates, now)
+            locks = locked if len(locked) == len(rates) else [_send_lock(db, request) for request in rates]
+            return slots + _reserve(db, owner, rates, locks, now)
 
     def grant(self, key: GateKey, now: float) -> int:
         granted, result = 0, _GrantResult.PASSED
@@ -235,7 +241,7 @@ def _ask(db: Writer, owner: SlotOwner, request: SlotRequest, now: float) -> Slot
     Raises:
         RejectedError: `unknown_limit`, `wrong_limit`.
     """
-    before = _lock_requested(db, request)
+    before = _read_locked(_send_lock(db, request), request)
     gate, slot = admit(before, owner, request, now)
     if gate is not before or gate.is_unused:
         write_gate(db, gate)
@@ -246,13 +252,15 @@ def _ask(db: Writer, owner: SlotOwner, request: SlotRequest, now: float) -> Slot
     return slot
 
 
-def _reserve(db: Writer, owner: SlotOwner, requests: Sequence[SlotRequest], now: float) -> list[Slot]:
-    """Return the slots that an owner gets at rates.
+def _reserve(
+    db: Writer, owner: SlotOwner, requests: Sequence[SlotRequest], locks: Sequence[Result], now: float
+) -> list[Slot]:
+    """Return the slots that an owner gets at rates. `locks` are the results of the locks of their gates.
 
     Raises:
         RejectedError: `unknown_limit`, `wrong_limit`.
     """
-    before = [_lock_requested(db, request) for request in requests]
+    before = [_read_locked(lock, request) for lock, request in zip(locks, requests, strict=True)]
     gates, slots = reserve(before, owner, requests, now)
     for gate, slot in zip(gates, slots, strict=True):
         if slot.units:
@@ -261,9 +269,17 @@ def _reserve(db: Writer, owner: SlotOwner, requests: Sequence[SlotRequest], now:
     return slots
 
 
-def _lock_requested(db: Writer, request: SlotRequest) -> Gate:
-    """Lock the gate of a request and return it. Add an own one that does not exist."""
-    gate = lock_gate(db, request.gate) if request.size is None else add_or_lock_gate(db, new_gate(request))
+def _send_lock(db: Writer, request: SlotRequest) -> Result:
+    """Lock the gate of a request, and add an own one that does not exist. Return the result."""
+    if request.size is None:
+        return send_lock(db, request.gate)
+    return send_add_or_lock(db, new_gate(request))
+
+
+def _read_locked(locked: Result, request: SlotRequest) -> Gate:
+    """Return the gate of a request from the result of its lock."""
+    row = locked.fetchone()
+    gate = None if row is None else gate_from_row(row)
     check_request(gate, request)
     assert gate is not None
     return gate

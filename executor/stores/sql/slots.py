@@ -36,7 +36,7 @@ from noetl.executor.model.gates import (
 )
 from noetl.executor.model.rates import RateLog
 from noetl.executor.model.run import Commit, Visit
-from noetl.executor.stores.sql.database import Writer
+from noetl.executor.stores.sql.database import Result, Writer
 from noetl.executor.stores.sql.rows import Row, decode_json, encode_json, encode_json_or_null
 from noetl.planner.frozen import replace
 
@@ -180,15 +180,24 @@ def is_queued(db: Writer, visit: Visit) -> bool:
 
 def lock_gate(db: Writer, key: GateKey) -> Gate | None:
     """Lock a gate until the end of the transaction and return it, or None if it does not exist."""
-    row = db.execute("gates.lock", id=key.id, tenant=key.tenant).fetchone()
+    row = send_lock(db, key).fetchone()
     return None if row is None else gate_from_row(row)
+
+
+def send_lock(db: Writer, key: GateKey) -> Result:
+    """Lock a gate until the end of the transaction, and return the result, which has its row."""
+    return db.execute("gates.lock", id=key.id, tenant=key.tenant)
 
 
 def add_or_lock_gate(db: Writer, gate: Gate) -> Gate:
     """Lock a gate and return it. If it does not exist, add it."""
+    return gate_from_row(send_add_or_lock(db, gate).fetchone())
+
+
+def send_add_or_lock(db: Writer, gate: Gate) -> Result:
+    """Lock a gate, or add it if it does not exist, and return the result, which has its row."""
     values = {"name": gate.limit, "value": None if gate.value is None else encode_json(gate.value)}
-    row = db.execute("gates.add_or_lock", **values, **_numbers_of(gate)).fetchone()
-    return gate_from_row(row)
+    return db.execute("gates.add_or_lock", **values, **_numbers_of(gate))
 
 
 def write_gate(db: Writer, gate: Gate) -> None:
