@@ -117,21 +117,21 @@ class LimitCase:
 def limit_cases(steps: int) -> list[LimitCase]:
     """Return what is compared. `limit` and `rate` are never full."""
     of_operator = f", concurrency: {{use: {OPERATORS_LIMIT}}}"
-    own, rate = ", concurrency: 1000", "rate: {limit: 10000, per: 1s}"
+    limit, rate = ", concurrency: 1000", "rate: {limit: 10000, per: 1s}"
     key = ', concurrency: {limit: 1000, key: "{{ input.customer }}"}'
     customer = "input: {customer: {type: string, default: acme}}"
     return [
-        LimitCase.of_chain("a limit", steps, own),
+        LimitCase.of_chain("a limit", steps, limit),
         LimitCase.of_chain("a limit with a key", steps, key, customer),
         LimitCase.of_chain("a limit of an operator", steps, of_operator),
         LimitCase.of_chain("a rate", steps, f", {rate}"),
         LimitCase.of_chain("a limit of the playbook", steps, "", "concurrency: 1000"),
-        LimitCase.of_short_runs("a limit, as the first step of a run", own),
+        LimitCase.of_short_runs("a limit, as the first step of a run", limit),
         LimitCase.of_short_runs(
             "a limit of the playbook, as the only step of a run", "", "concurrency: 1000"
         ),
         LimitCase.of_short_runs("a rate of the playbook, as the only step of a run", "", rate),
-        LimitCase.of_fork(f"a limit, in a fork of {BRANCHES} branches", own),
+        LimitCase.of_fork(f"a limit, in a fork of {BRANCHES} branches", limit),
         LimitCase.of_fork(f"a limit of an operator, in a fork of {BRANCHES} branches", of_operator),
     ]
 

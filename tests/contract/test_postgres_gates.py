@@ -208,8 +208,8 @@ def test_the_statements_of_a_commit_take_gates_in_the_order_of_their_keys() -> N
     commit = Commit(done, gives_back=True, held_slots=held, requests=requests)
     statements = SlotStatements(commit, following, 1.0).statements
     assert [(query, values.get("gate_id", values.get("held_id"))) for query, values in statements] == [
-        ("gates.take_units", first.id),
-        ("gates.give_back", second.id),
-        ("gates.take_units", second.id),
-        ("gates.give_back", third.id),
+        ("gates.take_own", first.id),
+        ("gates.give_own", second.id),
+        ("gates.take_own", second.id),
+        ("gates.give_own", third.id),
     ]

@@ -168,7 +168,8 @@ def _is_own(gate: GateKey | None) -> bool:
 def _give_back(gate: GateKey, visit: Visit) -> _GateStatement:
     """Return the statement that gives a slot of a visit back if the visit has ended."""
     owner = {"run_id": visit.run_id, "visit_id": visit.id, "fence": visit.fence}
-    return _GateStatement(gate, "gates.give_back", {**_key_of_given(gate), **owner})
+    query = "gates.give_own" if _is_own(gate) else "gates.give_named"
+    return _GateStatement(gate, query, {**_key_of_given(gate), **owner})
 
 
 def _take(requests: Sequence[SlotRequest], visit: Visit, now: float) -> Iterator[_GateStatement]:
@@ -176,8 +177,9 @@ def _take(requests: Sequence[SlotRequest], visit: Visit, now: float) -> Iterator
     owner = {"run_id": visit.run_id, "visit_id": visit.id, "next_visit_id": visit.id, "fence": visit.fence}
     for number, request in enumerate(requests):
         slot = held_slot(request, SlotOwner(visit.run_id, visit.id), now)
-        values = {**_values_of_gate(request, slot), **owner, "taken_before": number}
-        yield _GateStatement(request.gate, "gates.take_units", values, slot)
+        values = {**values_of_taken(request, slot), **owner, "taken_before": number}
+        query = "gates.take_own" if _is_own(request.gate) else "gates.take_named"
+        yield _GateStatement(request.gate, query, values, slot)
 
 
 def _key_of_given(gate: GateKey) -> dict[str, Any]:

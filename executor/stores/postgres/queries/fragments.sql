@@ -120,51 +120,9 @@ done as (
 -- name: entered_step
 select {entered_columns} from entered
 
--- `gates.give_back` of the slot of a visit that has ended, if `giving` has a row. A gate that is not used any
--- more is removed.
--- name: given_back
-given_gate as (
-    select * from gates where id = :held_id and tenant = :held_tenant and exists (select 1 from giving)
-    for update
-), given_slot as (
-    delete from slots where gate_id = :held_id and gate_tenant = :held_tenant
-    and run_id = :run_id and visit_id = :visit_id and exists (select 1 from given_gate) returning units
-), freed as (
-    select given_gate.*, given_gate.held - given_slot.units as left_units, kind is null and rate is null
-        and held = given_slot.units and waiting = 0 as is_unused
-    from given_gate, given_slot
-), removed as (
-    delete from gates using freed
-    where gates.id = freed.id and gates.tenant = freed.tenant and is_unused
-), changed as (
-    update gates
-    set held = left_units, ceiling = greatest(freed.units, left_units), edition = freed.edition + 1
-    from freed where gates.id = freed.id and gates.tenant = freed.tenant and not is_unused
-)
-
--- `gates.admit` of the next visit at a gate, if it need not wait, and `taking` has a row.
--- name: taken
-own_gate as (
-    insert into gates (id, tenant, name, value, units, held, waiting, ceiling, edition, clock)
-    select :gate_id, :gate_tenant, :name, :value, :size, :units, 0, :size, 1, 0
-    from taking where :size::integer is not null
-    on conflict (tenant, id) do update
-        set units = :size, held = gates.held + :units, ceiling = :size, edition = gates.edition + 1
-    where gates.rate is null and gates.waiting = 0 and gates.held + :units <= :size
-    returning :units::integer as taken_units
-), named_gate as (
-    update gates set held = held + least(:units, units), edition = edition + 1
-    where id = :gate_id and tenant = :gate_tenant and :size::integer is null and {is_not_hidden}
-        and rate is null
-        and waiting = 0 and units > 0 and held + least(:units, units) <= units
-        and exists (select 1 from taking)
-    returning least(:units, units) as taken_units
-), taken as (
-    insert into slots (gate_id, gate_tenant, run_id, visit_id, units, flow, rank, queued_at, held_at)
-    select :gate_id, :gate_tenant, :run_id, :next_visit_id, taken_units, :flow, :rank, :held_at, :held_at
-    from (select taken_units from own_gate union all select taken_units from named_gate) as gate
-    returning units
-)
+-- name: ended_visit
+select 1 from visits
+where run_id = :run_id and id = :visit_id and fence = :fence and finished_at is not null
 
 -- The slot of the committed visit is deleted.
 -- name: deleted_slot

@@ -1,19 +1,34 @@
 -- Slots in the transaction that commits a step.
 
 -- The slot of a visit that has ended is given back.
--- name: give_back
-with giving as (
-    select 1 from visits
-    where run_id = :run_id and id = :visit_id and fence = :fence and finished_at is not null
-), {given_back}
-select waiting > 0 and left_units < units as may_grant from freed
+-- name: give_own
+with entered as (
+    {ended_visit}
+), {deleted_slot}, giving as (
+    select units from deleted
+), {given_own}
+select may_grant from given
+
+-- name: give_named
+with entered as (
+    {ended_visit}
+), {deleted_slot}, giving as (
+    select units from deleted
+), {given_named}
+select may_grant from given
 
 -- A claimed visit takes a slot.
--- name: take_units
+-- name: take_own
 with taking as (
     select 1 from visits where {held} and {has_taken}
-), {taken}
-select units from taken
+), {taken_own}, {added_slot}
+select units from added
+
+-- name: take_named
+with taking as (
+    select 1 from visits where {held} and {has_taken}
+), {taken_named}, {added_slot}
+select units from added
 
 -- The slot that an owner holds at a gate, or gets there at once, if the claim of its visit is held. The
 -- transaction must have locked the run.
