@@ -48,8 +48,8 @@ _QUERIES_OF_TWO = {
     (False, False, True): "queue.commit_step_take_own_give_named",
     (False, False, False): "queue.commit_step_take_named_give_named",
 }
-"""Statements of commits that change two gates: whether they give back first, and whether the limit of the
-slot that is given back, and that of the other, are own ones. Keys of own limits are smaller.
+"""Statements of commits that change two gates. A key says whether the commit gives back first. Then it says
+which limits are own ones: that of the slot that is given back, and the other. Keys of own limits are smaller.
 """
 
 

@@ -102,7 +102,7 @@ class SqlGates:
             db.lock_run(visit.run_id)
             held = db.execute("gates.is_held", run_id=visit.run_id, visit_id=visit.id, fence=visit.fence)
             found = db.execute("gates.find_owned", run_id=owner.run_id, visit_id=owner.visit_id)
-            # Before its first claim, a visit has no slots. So all rates can be locked before a result is read.
+            # Before its first claim, a visit has no slots. So rates can be locked before a result is read.
             is_first = visit.fence == 1 and all(request.is_rate for request in requests)
             locked = [_send_lock(db, request) for request in requests] if is_first else []
             if held.fetchone() is None:
