@@ -99,7 +99,7 @@ def ignore_bytes(_run_id: str, _kind: ByteKind, _size: int) -> int:
 def line_size(message: str, fields: Mapping[str, Any], labels: Mapping[str, Any]) -> int:
     r"""Return how many bytes `noetl.executor.runtime.json_logs` writes for a line, or a few more.
 
-    >>> line_size("\\0", {}, {}) - line_size("x", {}, {})
+    >>> line_size("\0", {}, {}) - line_size("x", {}, {})
     5
     """
     return LINE_BYTES + len(json.dumps((message, fields, labels), default=str))
