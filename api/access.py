@@ -54,8 +54,8 @@ from noetl.planner.frozen import frozen
 
 _CALLER = "noetl.caller"
 
-_PUBLIC_BODIES = " public"
-"""Name under which the bodies of requests without a caller count. No tenant has it."""
+_PUBLIC = " public"
+"""Name under which bodies and answers of requests without a caller count. No tenant has it."""
 
 REFUSAL_SECONDS = 0.5
 """How long a caller beyond its limit of requests waits for its refusal."""
@@ -115,6 +115,12 @@ def caller_name(request: Request) -> str:
     """Return the name of the caller of a request to a route that needs a scope, as logs have it."""
     caller: Caller = request.scope[_CALLER]
     return caller.name
+
+
+def tenant_of_answer(scope: Scope) -> str:
+    """Return the name under which the answer to a request counts: the tenant of its caller, if it has one."""
+    caller: Caller | None = scope.get(_CALLER)
+    return _PUBLIC if caller is None else caller.tenant
 
 
 class StreamAccess(ScopeAccess):
@@ -290,7 +296,7 @@ class AccessControl:
             tenant = None if caller is None else caller.tenant
             if place is None:
                 place = await places.enter_async_context(self._shares.place(scope, tenant, route))
-            receive = self._bodies.limit(receive, _PUBLIC_BODIES if tenant is None else tenant, place)
+            receive = self._bodies.limit(receive, _PUBLIC if tenant is None else tenant, place)
             await self._app(scope, receive, send)
 
     def _familiar_tenant(self, scope: Scope, access: RouteAccess, credentials: _Credentials) -> str | None:

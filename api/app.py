@@ -26,7 +26,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from noetl.api import routes
-from noetl.api.access import AccessControl, AccessTable
+from noetl.api.access import AccessControl, AccessTable, tenant_of_answer
 from noetl.api.compute.firing_evaluator import create_firing_evaluator
 from noetl.api.compute.pool import read_compute_processes
 from noetl.api.context import AppContext
@@ -42,6 +42,7 @@ from noetl.api.http.negotiation import NegotiationMiddleware
 from noetl.api.http.responses import JsonResponse
 from noetl.api.http.root_path import RootPathMiddleware
 from noetl.api.http.security_headers import SecurityHeadersMiddleware
+from noetl.api.http.unsent_answers import AnswerBudget, UnsentAnswersMiddleware
 from noetl.executor.errors import SettingError, StoreError
 from noetl.planner.frozen import replace
 
@@ -138,6 +139,7 @@ def _middleware(context: AppContext, table: AccessTable, *, has_access_log: bool
         Middleware(HeadMiddleware),
         Middleware(FramingMiddleware),
         Middleware(CorsMiddleware, read_settings=read_settings),
+        Middleware(UnsentAnswersMiddleware, budget=AnswerBudget(), tenant_of=tenant_of_answer),
         Middleware(CompressionMiddleware, minimum_size=COMPRESSED_BYTES, compresslevel=COMPRESSION_LEVEL),
         Middleware(problems.InternalErrorMiddleware),
         Middleware(AccessControl, context=context, table=table),

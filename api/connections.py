@@ -7,12 +7,15 @@ read their responses.
 Algorithm: a connection waits while it has no request whose header is complete and whose response is not. A
 timer for each connection closes it if it has waited for HEADER_SECONDS, however slowly bytes drip in. If
 there are too many connections, a new one replaces the oldest that waits. A client that must be waited for
-before more can be sent has `send_seconds` to read MIN_SENT_BYTES, again and again.
+before more can be sent has `send_seconds` to read MIN_SENT_BYTES, again and again. Read is what its system
+has acknowledged.
 
 Cost: a timer each HEADER_SECONDS for each connection, and one each `send_seconds` for one that reads slowly.
 
 Limits: `max_connections`. If none of them waits, a new connection is answered with 503. The bodies of
-requests are limited by `noetl.api.http.open_bodies`.
+requests are limited by `noetl.api.http.open_bodies`. A system with a full buffer acknowledges in steps: Linux
+when a sixteenth of the buffer is free, which may be 400 KB. So a client that reads less in `send_seconds` may
+be closed although it reads.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -32,7 +36,7 @@ HEADER_SECONDS = 10.0
 DEFAULT_SEND_SECONDS = 30
 MAX_SEND_SECONDS = 3600
 MIN_SENT_BYTES = 16 * 1024
-"""How many bytes a slow client must read in the time of `NOETL_SEND_SECONDS`."""
+"""How many bytes the system of a slow client must take in the time of `NOETL_SEND_SECONDS`."""
 
 DEFAULT_CONNECTIONS = 2000
 MAX_CONNECTIONS = 60_000
@@ -122,21 +126,20 @@ class ConnectionTable:
             timer.cancel()
 
     def _schedule_send_check(self, connection: TimedConnection) -> None:
-        loop, unsent = asyncio.get_running_loop(), connection.unsent_bytes
-        timer = loop.call_later(self._send_seconds, self._check_sending, connection, unsent)
+        loop, unread = asyncio.get_running_loop(), connection.unread_bytes
+        timer = loop.call_later(self._send_seconds, self._check_sending, connection, unread)
         self._send_timers[connection] = timer
 
     def _check_sending(self, connection: TimedConnection, earlier_bytes: int) -> None:
-        unsent = connection.unsent_bytes
-        if unsent > max(earlier_bytes - MIN_SENT_BYTES, 0):
+        if not connection.unsent_bytes:
+            self.stop_send_timer(connection)
+        elif connection.unread_bytes > max(earlier_bytes - MIN_SENT_BYTES, 0):
             _log.warning(
                 "a client has not read its response for %g s (NOETL_SEND_SECONDS)", self._send_seconds
             )
             self._close(connection)
-        elif unsent:
-            self._schedule_send_check(connection)
         else:
-            self.stop_send_timer(connection)
+            self._schedule_send_check(connection)
 
     def _close_oldest(self) -> bool:
         for connection in self._timers:
@@ -193,6 +196,15 @@ class TimedConnection(asyncio.Protocol):
         return self.transport.get_write_buffer_size()
 
     @property
+    def unread_bytes(self) -> int:
+        """Return how many bytes of responses the system of the client has not acknowledged.
+
+        The buffer of this system takes more only when a third of it is free: megabytes. So a client may read
+        for long before `unsent_bytes` is less. Where the system does not count, it is `unsent_bytes`.
+        """
+        return self.unsent_bytes + _queued_bytes(self.transport.get_extra_info("socket"))
+
+    @property
     def is_waiting(self) -> bool:
         """Return whether the server waits for the header of a request, and the last response is sent."""
         return (self.cycle is None or self.cycle.response_complete) and not self.unsent_bytes
@@ -206,6 +218,18 @@ class TimedConnection(asyncio.Protocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+def _queued_bytes(connection: Any) -> int:
+    """Return how many bytes the system keeps for the client of a socket; 0 if it does not say."""
+    try:
+        import fcntl
+        import termios
+
+        queued = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
+    except (AttributeError, ImportError, OSError, ValueError):
+        return 0
+    return int.from_bytes(queued, sys.byteorder)
 
 
 def timed_protocol(table: ConnectionTable) -> type[asyncio.Protocol]:

@@ -248,8 +248,9 @@ SETTINGS = (
         "execution",
         "a whole number of seconds from 1 to 3600",
         "`30`",
-        "How long `noetl serve` waits for a client that does not read its response. In this time the client"
-        " must read 16 KiB, or all that is left.",
+        "How long `noetl serve` waits for a client that does not read its response. In this time its"
+        " system must take 16 KiB, or all that is left. A system whose buffer is full takes more in steps, on"
+        " Linux of up to 400 KB. A client that reads less in this time may be closed as well.",
     ),
     Setting(
         "NOETL_MAX_CONNECTIONS",

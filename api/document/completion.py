@@ -62,6 +62,7 @@ OF_ALL = (
     "run-damaged",
     "store-unavailable",
     "not-set-up",
+    "too-many-answers",
     "too-many-connections",
 )
 OF_CALLERS = ("unauthenticated", "insufficient-scope", "too-many-requests", "issuer-unavailable")

@@ -221,6 +221,9 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     ),
     "service-busy": ProblemType(503, "64 jobs wait already.", _RETRY),
     "store-unavailable": ProblemType(503, "The store cannot be reached.", _RETRY),
+    "too-many-answers": ProblemType(
+        503, "This tenant has 134,217,728 bytes of answers that were not read. Read them first.", _RETRY
+    ),
     "too-many-bodies": ProblemType(503, "512 unfinished bodies are open in this process.", _RETRY),
     "too-many-connections": ProblemType(
         503, "The service has as many requests as it accepts. Try again later.", _RETRY

@@ -27,6 +27,7 @@ from noetl.api.connections import (
 from noetl.api.http.open_bodies import OpenBodies
 from noetl.api.http.problems import Problem
 from noetl.api.http.request_shares import RequestPlace
+from noetl.api.http.unsent_answers import AnswerBudget, UnsentAnswersMiddleware
 from noetl.executor.errors import SettingError
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -165,6 +166,71 @@ def test_the_rest_of_a_response_that_is_not_read_is_closed() -> None:
         while len(table):
             time.sleep(0.01)
         assert table.closed == 1
+
+
+def test_answers_that_are_not_read_are_limited() -> None:
+    body = b"x" * LAST_PART
+
+    async def send_large(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            raise NotImplementedError
+        headers = [(b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    budget, table = AnswerBudget(3 * LAST_PART), ConnectionTable(100, send_seconds=1000.0)
+    app = UnsentAnswersMiddleware(send_large, budget, lambda _: "a")
+    with serve(app, table) as port, connect(port) as reader, connect(port) as other:
+        reader.sendall(REQUEST)
+        assert reader.recv(100).startswith(b"HTTP/1.1 200")
+        assert budget.reserved_bytes == LAST_PART
+        refusal = ask(other)
+        assert refusal.startswith(b"HTTP/1.1 503")
+        assert b"Retry-After: 5" in refusal or b"retry-after: 5" in refusal
+        while b"urn:noetl:problem:too-many-answers" not in refusal:
+            refusal += other.recv(4096)
+        received = 100
+        while received < LAST_PART:
+            received += len(reader.recv(1_000_000))
+        wait_until_sent(budget)
+        with connect(port) as later:
+            assert ask(later).startswith(b"HTTP/1.1 200")
+        wait_until_sent(budget)  # Its client has left.
+
+
+def wait_until_sent(budget: AnswerBudget) -> None:
+    while budget.reserved_bytes:
+        time.sleep(0.01)
+
+
+def test_what_the_system_has_sent_counts_as_read() -> None:
+    app, table = Endless(parts=0), ConnectionTable(100, send_seconds=1000.0)
+    with serve(app, table) as port, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        client.settimeout(60)
+        client.connect(("127.0.0.1", port))
+        client.sendall(REQUEST)
+        assert app.ended.wait(60)
+        (connection,) = table.connections
+        kept = connection.unsent_bytes
+        before = connection.unread_bytes
+        assert before > kept
+        read = 0
+        while connection.unread_bytes > before - connections_module.MIN_SENT_BYTES:
+            read += len(client.recv(4096))
+        assert read < 200_000
+        assert connection.unsent_bytes == kept  # The buffer of the system takes no more yet.
+
+
+def test_a_tenant_has_half_of_the_budget_of_answers() -> None:
+    budget = AnswerBudget(100)
+    with budget.reserve("a", 50), budget.reserve("b", 40):
+        for tenant, size, subject in (("a", 1, "This tenant has 50"), ("c", 11, "This process has 100")):
+            with pytest.raises(Problem, match=subject), budget.reserve(tenant, size):
+                pass
+        with budget.reserve("c", 10):
+            assert budget.reserved_bytes == 100
+    assert budget.reserved_bytes == 0
 
 
 @pytest.mark.parametrize("text", ["0", "x", "3601", "1.5"])
