@@ -52,7 +52,8 @@ class LayoutRequest:
     """The use of a layout: for a run or a plan, with these failed steps, and whether no step is folded.
 
     Groups with a step of `opened` are not folded, unless dot is too slow for that. The coordinates of a
-    request that `is_repeated` are kept. A chart of the same shape gets them again.
+    request that `is_repeated` are kept. A chart of the same shape gets them again. `seconds` limits the
+    layout of a folded plan.
     """
 
     has_states: bool = False
@@ -60,6 +61,7 @@ class LayoutRequest:
     unfolded: bool = False
     is_repeated: bool = False
     opened: Collection[str] = ()
+    seconds: float | None = None
 
 
 def lay_out(
@@ -124,7 +126,7 @@ def _list_attempts(plan: Plan, request: LayoutRequest) -> Iterator[tuple[Groups,
         yield () if request.unfolded else fold_branches(plan, request.opened), UNFOLDED_SECONDS
     if request.opened:
         yield fold_groups(plan, request.failed, request.opened), OPENED_SECONDS
-    yield fold_groups(plan, request.failed), graphviz.MAX_SECONDS
+    yield fold_groups(plan, request.failed), request.seconds or graphviz.MAX_SECONDS
 
 
 class _LayoutAttempt:
@@ -132,7 +134,7 @@ class _LayoutAttempt:
 
     def __init__(self, chart: Chart, seconds: float, *, is_repeated: bool) -> None:
         size = len(chart.nodes) + len(chart.edges)
-        self.is_last = seconds >= graphviz.MAX_SECONDS
+        self.is_last = seconds > UNFOLDED_SECONDS
         if size > MAX_PICTURE_SIZE and self.is_last:
             raise PictureError(
                 f"the picture has {size:,} nodes and edges; at most {MAX_PICTURE_SIZE:,} are drawn"

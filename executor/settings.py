@@ -267,7 +267,7 @@ SETTINGS = (
         "`2`",
         "How many processes compile long playbooks, draw graphs and evaluate the expressions of starts,"
         " firings and corrected runs. One more evaluates what schedules, folders, queues and ends of runs"
-        " fire. With `0` the service itself does.",
+        " fire. With `0` two threads of the service do, without limits of time and memory.",
     ),
     Setting(
         "NOETL_ALLOW_ACTIONS",

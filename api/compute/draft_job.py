@@ -106,11 +106,13 @@ class _PendingDrawing:
 
     def begin(self, plan: Plan) -> None:
         """Begin the layout of a plan."""
+        from noetl.api.compute.jobs import LAYOUT_SECONDS
         from noetl.api.graphviz import GraphvizError
         from noetl.api.pictures import LayoutRequest, PendingLayout, PictureError
 
+        request = LayoutRequest(is_repeated=True, seconds=LAYOUT_SECONDS)
         try:
-            self._layout = PendingLayout(plan, self._action_types, LayoutRequest(is_repeated=True))
+            self._layout = PendingLayout(plan, self._action_types, request)
         except (PictureError, GraphvizError) as error:
             self._problem = _as_sentence(error)
 

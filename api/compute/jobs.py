@@ -37,6 +37,8 @@ MAX_LIGHT_EDGES = 100
 STEPS_OF_PART = 50
 JOB_SECONDS = 10.0
 PICTURE_SECONDS = 5.0
+LAYOUT_SECONDS = 30.0
+"""How long dot may last, also where the CPU time of a job is not limited."""
 
 
 class Job(Protocol):
@@ -162,7 +164,9 @@ class LayoutJob:
     def perform(self, compiler: PlaybookCompiler) -> Layout:
         from noetl.api.pictures import LayoutRequest, lay_out
 
-        request = LayoutRequest(has_states=True, failed=self.failed, opened=self.opened)
+        request = LayoutRequest(
+            has_states=True, failed=self.failed, opened=self.opened, seconds=LAYOUT_SECONDS
+        )
         return lay_out(unpack_plan(self.packed_plan), compiler.catalogue, request)
 
 
@@ -275,11 +279,12 @@ class CompareJob:
 def _draw_plan(plan: Plan, compiler: PlaybookCompiler) -> tuple[dict[str, Any] | None, str | None]:
     """Return the drawing of a plan, or the problem if it has none."""
     from noetl.api import graphviz
-    from noetl.api.pictures import PictureError, lay_out
+    from noetl.api.pictures import LayoutRequest, PictureError, lay_out
     from noetl.planner.draw.run_graph import describe_plan_graph
 
     try:
-        return describe_plan_graph(lay_out(plan, compiler.catalogue)), None
+        layout = lay_out(plan, compiler.catalogue, LayoutRequest(seconds=LAYOUT_SECONDS))
+        return describe_plan_graph(layout), None
     except (PictureError, graphviz.GraphvizError) as error:
         message = str(error)
         return None, f"{message[:1].upper()}{message[1:]}."

@@ -13,7 +13,8 @@ a browser opens the page.
 
 Limits: `processes`, MAX_WAITING and MAX_TENANT_WAITING jobs, MAX_WAIT_SECONDS, CACHE_BYTES, and those of
 `noetl.api.compute.worker`. A tenant uses all processes but one. One more process serves the threads that fire
-triggers. Past a limit, `run` raises ServiceBusyError, TenantBusyError or WorkLimitError.
+triggers. Without processes, jobs on threads run to their end: only dot has a time limit. Past a limit, `run`
+raises ServiceBusyError, TenantBusyError or WorkLimitError.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ MAX_WAITING = 64
 
 MAX_TENANT_WAITING = 32
 """How many jobs of one tenant may wait for a process."""
+
+THREADS = 2
+"""How many jobs are performed at the same time on threads of a service without processes."""
 
 READERS = 2
 """How many threads read the data of jobs. The states of a large run take some 50 ms."""
@@ -103,10 +107,11 @@ def read_compute_processes(settings: Mapping[str, str]) -> int:
 
 
 class ComputePool:
-    """A pool of `processes` compute processes. With 0, jobs are performed on threads of the service."""
+    """A pool of `processes` compute processes. With 0, THREADS threads of the service perform the jobs."""
 
     def __init__(self, processes: int, compiler: PlaybookCompiler, settings: Mapping[str, str]) -> None:
-        self._queues = _TenantQueues(processes)
+        self._queues = _TenantQueues(processes or THREADS)
+        self._threads = CapacityLimiter(THREADS)
         self._firing_queues = _TenantQueues(1)
         self._processes = processes
         self._compiler = compiler
@@ -137,8 +142,11 @@ class ComputePool:
             WorkLimitError: the job takes too much time or memory.
             Exception: what the job raises.
         """
-        if job.is_light or not self._processes:
+        if job.is_light:
             return await run_in_threadpool(job.perform, self._compiler)
+        if not self._processes:
+            async with self._queues.place(tenant):
+                return await to_thread.run_sync(job.perform, self._compiler, limiter=self._threads)
         key = job.key  # a digest of the whole job
         if key is None:
             return _result_of(await self._perform(job, self._queues.place(tenant)))

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from anyio import to_thread
 
 from noetl.api.compute import jobs
 from noetl.api.compute import pool as pool_module
@@ -274,6 +275,27 @@ async def test_a_process_sees_no_secret(pool: ComputePool) -> None:
 async def test_without_processes_threads_perform_the_jobs(tmp_path: Path) -> None:
     pool = ComputePool(0, PlaybookCompiler(catalogue()), {})
     assert await pool.run(RecordingJob(path=str(tmp_path / "log")), "a") == os.getpid()
+
+
+async def test_jobs_on_threads_leave_the_shared_threads_to_others() -> None:
+    pool = ComputePool(0, PlaybookCompiler(catalogue()), {})
+    started, may_end = threading.Semaphore(0), threading.Event()
+
+    class HeldJob(EnvironmentJob):
+        def perform(self, compiler: PlaybookCompiler) -> dict[str, str]:
+            started.release()
+            may_end.wait(60)
+            return {}
+
+    held = [asyncio.ensure_future(pool.run(HeldJob(), tenant)) for tenant in "aaaaab"]
+    try:
+        for _ in range(2):
+            assert await asyncio.to_thread(started.acquire, timeout=60)
+        assert not started.acquire(blocking=False)
+        assert to_thread.current_default_thread_limiter().borrowed_tokens == 0
+    finally:
+        may_end.set()
+    assert await asyncio.gather(*held) == [{}] * 6
 
 
 def test_the_number_of_processes_is_checked() -> None:

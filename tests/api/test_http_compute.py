@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from noetl.api import pictures
 from noetl.api.compute import pool
 from noetl.api.compute.jobs import GraphJob, LayoutJob
-from noetl.api.pictures import PictureError
 from noetl.api.routes import dependencies, run_drawing
 from noetl.executor.engine.firing_expressions import FiringExpressions
 from noetl.executor.engine.initial_data import CorrectedEnvironment, InitialData
@@ -80,22 +80,23 @@ async def test_a_tenant_with_too_many_jobs_waits_for_its_refusal(
     assert_problem(response, 429, "tenant-busy")
 
 
-async def test_a_picture_that_is_too_large_is_refused(
-    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started = await http.post("/workflows/run", content=chain(300), headers=YAML)
-    path = started.json()["links"]["graph"]
+class TestWithoutProcesses:
+    @pytest.fixture
+    def settings(self, settings: dict[str, str]) -> dict[str, str]:
+        return settings | {"NOETL_COMPUTE_PROCESSES": "0"}
 
-    async def refuse(*arguments: object) -> None:
-        raise PictureError("too large")
-
-    monkeypatch.setattr(run_drawing, "perform", refuse)
-    response = await http.get(path, params={"format": "svg"})
-    assert_problem(response, 422, "graph-too-large")
-    assert "format=mermaid" in response.json()["detail"]
-    monkeypatch.undo()
-    assert len((await http.get(path, params={"format": "json"})).json()["edges"]) == 600
-    assert (await http.get(path, params={"format": "mermaid"})).text.startswith(("flowchart", "%%", "graph"))
+    async def test_a_picture_that_is_too_large_is_refused(
+        self, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        started = await http.post("/workflows/run", content=chain(300), headers=YAML)
+        path = started.json()["links"]["graph"]
+        monkeypatch.setattr(pictures, "MAX_PICTURE_SIZE", 1)
+        response = await http.get(path, params={"format": "svg"})
+        assert_problem(response, 422, "graph-too-large")
+        assert "format=mermaid" in response.json()["detail"]
+        assert len((await http.get(path, params={"format": "json"})).json()["edges"]) == 600
+        mermaid = (await http.get(path, params={"format": "mermaid"})).text
+        assert mermaid.startswith(("flowchart", "%%", "graph"))
 
 
 async def test_the_layout_of_a_plan_is_computed_once(
