@@ -225,9 +225,9 @@ def test_a_conversation_through_a_gateway(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(lambda_handler, "MAX_RESPONSE_BYTES", 820_000)
-    monkeypatch.setattr(lambda_handler, "MAX_BALANCER_BYTES", 810_000)
-    limit = "810,000" if front.event is alb_event else "820,000"
+    monkeypatch.setattr(lambda_handler, "MAX_RESPONSE_BYTES", 850_000)
+    monkeypatch.setattr(lambda_handler, "MAX_BALANCER_BYTES", 840_000)
+    limit = "840,000" if front.event is alb_event else "850,000"
     with gateway(front, monkeypatch, settings) as send:
         converse(send, front.prefix, {"authorization": f"Bearer {key}"}, limit, tmp_path / "token")
 
