@@ -4,8 +4,8 @@ Problem: Python runs one thread at a time. Ten threads that evaluate expressions
 intervals of the interpreter whenever it has waited for the store, some twenty times.
 
 Algorithm: a multilevel feedback queue (Corbató 1962) with two levels. A tenant has CPU time to spend, which
-refills at its fair share. The shares are those of the tenants that work now, and one for all requests.
-While it has any, and few threads, its visits are in the foreground, as are requests. Otherwise
+refills at its fair share: the tenants that work now share half of a processor, and requests have the rest.
+While it has any, and one thread, its visits are in the foreground, as are requests. Otherwise
 its threads are in the background, where one at a time has a slice of SLICE_SECONDS. Tenants get slices by
 start-time fair queueing (Goyal, Vin and Cheng 1996), whatever the number of their threads. A slice begins
 when the foreground has nothing to do, and ends early for it. A thread ends its slice before it
@@ -41,10 +41,10 @@ MAX_SLICE_SECONDS = 0.1
 """After which time a slice ends without such a point: the thread may block."""
 
 MAX_CREDIT_SECONDS = 0.05
-"""CPU time that a tenant with few threads may use before its visits are in the background."""
+"""CPU time that a tenant with one thread may use before its visits are in the background."""
 
-MAX_LIGHT_THREADS = 2
-"""Up to how many threads of a tenant are in the foreground: the end of a run overlaps with the next run."""
+SHARED_RATE = 0.5
+"""CPU seconds in a second that the tenants which work share."""
 
 MIN_CREDIT_RATE = 0.1
 """CPU seconds that a tenant gains in a second, however many tenants work."""
@@ -71,8 +71,8 @@ class CreditAccount:
 
     @property
     def is_spent(self) -> bool:
-        """Truth of: threads of the tenant are in the background, as it has no credit or many threads."""
-        return self.balance <= 0.0 or self.threads > MAX_LIGHT_THREADS
+        """Truth of: threads of the tenant are in the background, as it has no credit or several threads."""
+        return self.balance <= 0.0 or self.threads > 1
 
     def charge(self, seconds: float, now: float, rate: float = MIN_CREDIT_RATE) -> None:
         """Subtract CPU time, and add what the tenant has gained until now, at a rate.
@@ -120,7 +120,7 @@ class CreditAccounts:
     def charge(self, account: CreditAccount, seconds: float) -> bool:
         """Subtract CPU time from an account, and return whether its threads are in the background."""
         with self._lock:
-            rate = max(1.0 / (self._working + 1), MIN_CREDIT_RATE)
+            rate = max(SHARED_RATE / max(self._working, 1), MIN_CREDIT_RATE)
             account.charge(seconds, self._clock(), rate)
             return account.is_spent
 
