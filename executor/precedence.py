@@ -4,8 +4,8 @@ Problem: Python runs one thread at a time. Ten threads that evaluate expressions
 intervals of the interpreter whenever it has waited for the store, some twenty times.
 
 Algorithm: a multilevel feedback queue (Corbató 1962) with two levels. A tenant has CPU time to spend, which
-refills at its fair share: the tenants that work now share half of a processor, and requests have the rest.
-While it has any, and one thread, its visits are in the foreground, as are requests. Otherwise
+refills at its fair share. The tenants that work now share half of a processor, and requests have the rest.
+While a tenant has any, and one thread, its visits are in the foreground, as are requests. Otherwise
 its threads are in the background, where one at a time has a slice of SLICE_SECONDS. Tenants get slices by
 start-time fair queueing (Goyal, Vin and Cheng 1996), whatever the number of their threads. A slice begins
 when the foreground has nothing to do, and ends early for it. A thread ends its slice before it

@@ -60,8 +60,8 @@ READERS = 2
 SWITCHERS = 16
 """How many requests that let runs continue in another version are under way at the same time."""
 
-TENANT_SWITCHERS = 4
-"""How many of them one tenant may have. Each may hold its run for a minute."""
+TENANT_SWITCHERS = 2
+"""How many of them one tenant may have. Each may hold its run for a minute, and shares the processor."""
 
 MAX_WAIT_SECONDS = 60.0
 START_SECONDS = 60.0
