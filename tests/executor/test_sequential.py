@@ -315,6 +315,7 @@ class TestEarlierRun:
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[SqliteStore]:
         path = tmp_path / "earlier.db"
+        path.touch(0o600)
         with closing(sqlite3.connect(path)) as db:
             db.executescript(EARLIER_RUN.read_text())
         store = SqliteStore(str(path))
