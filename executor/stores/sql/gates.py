@@ -53,7 +53,7 @@ from noetl.executor.stores.cursors import (
 )
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Result, Writer
-from noetl.executor.stores.sql.rows import visit_from_row
+from noetl.executor.stores.sql.rows import Row, visit_from_row
 from noetl.executor.stores.sql.slots import (
     add_or_lock_gate,
     find_flow,
@@ -104,10 +104,12 @@ class SqlGates:
             found = db.execute("gates.find_owned", run_id=owner.run_id, visit_id=owner.visit_id)
             # Before its first claim, a visit has no slots. So rates can be locked before a result is read.
             is_first = visit.fence == 1 and all(request.is_rate for request in requests)
-            locked = [_send_lock(db, request) for request in requests] if is_first else []
-            if held.fetchone() is None:
-                raise claim_lost(visit)
+            sent_locks = [_send_lock(db, request) for request in requests] if is_first else []
+            is_lost = held.fetchone() is None
             earlier = {slot.gate: slot for slot in map(slot_from_row, found.fetchall())}
+            locked = [sent.fetchone() for sent in sent_locks]
+            if is_lost:
+                raise claim_lost(visit)
             rates = [request for request in requests if request.is_rate and request.gate not in earlier]
             if len(rates) not in (0, len(requests)):
                 # Rates are asked last, but gates are always locked in the order of their keys.
@@ -122,8 +124,9 @@ class SqlGates:
                 if slot is None or not slot.is_held:
                     return slots
             slots += [earlier[r.gate] for r in requests if r.is_rate and r.gate in earlier]
-            locks = locked if len(locked) == len(rates) else [_send_lock(db, request) for request in rates]
-            return slots + _reserve(db, owner, rates, locks, now)
+            if len(locked) != len(rates):
+                locked = [_send_lock(db, request).fetchone() for request in rates]
+            return slots + _reserve(db, owner, rates, locked, now)
 
     def grant(self, key: GateKey, now: float) -> int:
         granted, result = 0, _GrantResult.PASSED
@@ -241,7 +244,7 @@ def _ask(db: Writer, owner: SlotOwner, request: SlotRequest, now: float) -> Slot
     Raises:
         RejectedError: `unknown_limit`, `wrong_limit`.
     """
-    before = _read_locked(_send_lock(db, request), request)
+    before = _read_locked(_send_lock(db, request).fetchone(), request)
     gate, slot = admit(before, owner, request, now)
     if gate is not before or gate.is_unused:
         write_gate(db, gate)
@@ -253,14 +256,14 @@ def _ask(db: Writer, owner: SlotOwner, request: SlotRequest, now: float) -> Slot
 
 
 def _reserve(
-    db: Writer, owner: SlotOwner, requests: Sequence[SlotRequest], locks: Sequence[Result], now: float
+    db: Writer, owner: SlotOwner, requests: Sequence[SlotRequest], locked: Sequence[Row | None], now: float
 ) -> list[Slot]:
-    """Return the slots that an owner gets at rates. `locks` are the results of the locks of their gates.
+    """Return the slots that an owner gets at rates. `locked` has the rows of their gates, which are locked.
 
     Raises:
         RejectedError: `unknown_limit`, `wrong_limit`.
     """
-    before = [_read_locked(lock, request) for lock, request in zip(locks, requests, strict=True)]
+    before = [_read_locked(row, request) for row, request in zip(locked, requests, strict=True)]
     gates, slots = reserve(before, owner, requests, now)
     for gate, slot in zip(gates, slots, strict=True):
         if slot.units:
@@ -276,9 +279,8 @@ def _send_lock(db: Writer, request: SlotRequest) -> Result:
     return send_add_or_lock(db, new_gate(request))
 
 
-def _read_locked(locked: Result, request: SlotRequest) -> Gate:
-    """Return the gate of a request from the result of its lock."""
-    row = locked.fetchone()
+def _read_locked(row: Row | None, request: SlotRequest) -> Gate:
+    """Return the gate of a request from its row."""
     gate = None if row is None else gate_from_row(row)
     check_request(gate, request)
     assert gate is not None
