@@ -10,9 +10,10 @@ nested function or a generator expression calls counts as a call of the function
 
 Cost: One compilation, several times slower than usual.
 
-Limits: Accessors are left out: properties, operators and the generated methods of records. Checks before this
-one compute what the program caches, so that is left out too. What the planner caches by the text of a
-template is left out, because the example is compiled once before.
+Limits: Accessors are left out: properties, operators and the generated methods of records, and KEPT, which
+return what they have computed before. Checks before this one compute what the program caches, so that is left
+out too. What the planner caches by the text of a template is left out, because the example is compiled once
+before.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from typing import Any, NamedTuple
 from noetl.executor.actions import catalogue
 from noetl.infra.sizes import measure
 from noetl.planner.compile import compile_playbook
-from noetl.planner.templates.template import temporary_templates
+from noetl.planner.program.program import Program
+from noetl.planner.templates.template import Template, parse_template, temporary_templates
 
 PLANNER = Path(__file__).resolve().parents[1] / "planner"
 """Folder of the modules whose calls count."""
@@ -75,6 +77,12 @@ output: {total: "{{ total }}"}
 """A playbook with a branch, a join, a cycle, a loop and guards, in which every name is assigned."""
 
 
+KEPT = (Program.result_of, Template.result_of, parse_template)
+"""Functions that return a kept result. The first call computes it, for its caller."""
+
+_KEPT_CODE = frozenset(function.__code__ for function in KEPT)
+
+
 class ModuleCall(NamedTuple):
     """A call between two modules. A function is written as MODULE:NAME."""
 
@@ -118,7 +126,8 @@ def _recorded_calls() -> Iterator[set[ModuleCall]]:
 
 
 def _accessors() -> Iterator[CodeType]:
-    """Yield the code of all properties of the planner."""
+    """Yield the code of all properties of the planner, and of what returns kept results."""
+    yield from _KEPT_CODE
     for name, module in list(sys.modules.items()):
         if name.startswith("noetl.planner."):
             classes = [value for value in vars(module).values() if isinstance(value, type)]
@@ -146,7 +155,8 @@ def _outer_frames(frame: FrameType) -> Iterator[FrameType]:
 def _caller(frame: FrameType) -> FrameType | None:
     """Return the innermost frame of the planner around a frame."""
     folder = str(PLANNER)
-    return next((o for o in _outer_frames(frame) if o.f_code.co_filename.startswith(folder)), None)
+    callers = (o for o in _outer_frames(frame) if o.f_code not in _KEPT_CODE)
+    return next((o for o in callers if o.f_code.co_filename.startswith(folder)), None)
 
 
 def _describe(code: CodeType) -> str:

@@ -19,10 +19,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
 from noetl.planner.checks.name_usage import definition_span
-from noetl.planner.dataflow.assignment import analyse_assignment, solve_table
 from noetl.planner.dataflow.fact_encoding import FactTable, fact_key
 from noetl.planner.dataflow.narrowing import FAILED, narrow
-from noetl.planner.dataflow.solver import AssignmentSolution
+from noetl.planner.dataflow.solver import AssignmentSolution, analyse_assignment, solve_table
 from noetl.planner.dataflow.step_effects import output_effects, step_effects
 from noetl.planner.dataflow.transfer import (
     ALL_FACTS,

@@ -8,10 +8,9 @@ Read the modules in this order:
 4. `transfer`: the data types of the analysis: fact sets, the effects of steps, and the graph of their exits.
 5. `step_effects`, with `infallible`: what a visit requires and adds, whatever holds before.
 6. `solver`, with `sequential`: the facts that may and that must hold when a step is entered.
-7. `assignment`: all of that for a program.
-8. `unreachable` and `witness`: the results for checks, and a run that explains a missing fact.
+7. `unreachable` and `witness`: the results for checks, and a run that explains a missing fact.
 
-`assignment` calls them in this order. Each call returns a value that no later call changes:
+`solver.analyse_assignment` calls them in this order. Each call returns a value that no later call changes:
 `table = FactTable(program)`, `effects = step_effects(program, table)`, and
 `solution = solve(program, table, effects)`.
 

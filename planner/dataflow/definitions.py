@@ -31,9 +31,9 @@ class Definitions:
         self._bits: dict[str, int] = {}
         self.by_task: dict[str, int] = {}
         for task in reversed(list(nx.topological_sort(call_graph))):
-            self.by_task[task] = self.assigned_by_run(self.task_entries(symbols.tasks[task]))
+            self.by_task[task] = self._assigned_by_run(self.task_entries(symbols.tasks[task]))
         self.by_step = {
-            name: self.assigned_by_run(self.step_entries(step)) for name, step in symbols.steps.items()
+            name: self._assigned_by_run(self.step_entries(step)) for name, step in symbols.steps.items()
         }
 
     def _bit_of(self, name: str) -> int:
@@ -56,7 +56,7 @@ class Definitions:
                 if self.symbols.target(entry) is None:
                     yield path, entry
 
-    def assigned_by_run(self, run: Iterable[PlacedEntry]) -> int:
+    def _assigned_by_run(self, run: Iterable[PlacedEntry]) -> int:
         """Return the names that entries assign."""
         names = 0
         for _, entry in run:

@@ -44,12 +44,12 @@ _INFALLIBLE_TESTS = frozenset({"defined", "undefined", "none"})
 _INFALLIBLE_OPERATORS = frozenset({"eq", "ne"})
 
 
-def is_infallible(template: Template) -> bool:
+def _is_infallible(template: Template) -> bool:
     """Return whether a template has a value wherever all that it reads has one.
 
-    >>> is_infallible(parse_template("{{ a == 1 and b is defined }}"))
+    >>> _is_infallible(parse_template("{{ a == 1 and b is defined }}"))
     True
-    >>> is_infallible(parse_template("{{ a.b }}")), is_infallible(parse_template("{{ a + 1 }}"))
+    >>> _is_infallible(parse_template("{{ a.b }}")), _is_infallible(parse_template("{{ a + 1 }}"))
     (False, False)
     """
     return all(map(_reads_no_part, template.reads)) and (
@@ -83,10 +83,10 @@ def may_work_fail(run: Iterable[Entry], tasks: Mapping[str, TaskEffects]) -> boo
 
 def _is_infallible_text(text: str) -> bool:
     """Return the same for a text, which may contain no template."""
-    if not has_template(text):
+    if "{" not in text:
         return True
     try:
-        return parse_template(text).result_of(is_infallible)
+        return parse_template(text).result_of(_is_infallible)
     except TemplateProblem:
         return False
 

@@ -18,6 +18,10 @@ arrive.
 In sequential mode a branch also sees what earlier branches have assigned
 (`noetl.planner.dataflow.sequential`).
 
+Implications between facts make the result more precise. They follow from a first solution, so they cost a
+second one. It is made only if some step may lack what it requires. Checks and editors share the result of a
+program.
+
 Cost: Outside of cycles each step is evaluated once. On a cycle it is evaluated again when the facts of a step
 that it depends on change. That is at most once per fact and such step, in practice a few times. Each
 evaluation of a join evaluates its region. `noetl.planner.dataflow.transfer.MAX_EVALUATIONS` bounds the sum.
@@ -35,10 +39,12 @@ from typing import NamedTuple
 
 from noetl.planner.dataflow.fact_encoding import FactTable
 from noetl.planner.dataflow.sequential import SequentialMode
+from noetl.planner.dataflow.step_effects import NO_IMPLICATIONS, step_effects
 from noetl.planner.dataflow.transfer import (
     ALL_FACTS,
     EMPTY,
     AbstractState,
+    AnalysisLimitError,
     ExitGraph,
     FactSet,
     Implications,
@@ -67,6 +73,45 @@ class JoinContribution(NamedTuple):
 
 AT_JOIN = JoinContribution(EMPTY, may_arrive=True, facts_if_ended=EMPTY)
 OUTSIDE_REGION = JoinContribution(ALL_FACTS, must_arrive=False, facts_if_ended=EMPTY)
+
+
+class Assignment(NamedTuple):
+    """The facts of a program, and the solution with the implications that it uses."""
+
+    table: FactTable
+    solution: AssignmentSolution | None
+    implications: Implications = NO_IMPLICATIONS
+
+
+def analyse_assignment(program: Program) -> Assignment:
+    """Return the analysis of the names that templates of a program read.
+
+    There is no solution if there are no facts, or if the analysis is too large.
+    """
+    table = FactTable(program)
+    try:
+        return Assignment(table, *solve_table(program, table)) if table.bits else Assignment(table, None)
+    except AnalysisLimitError:
+        return Assignment(table, None)
+
+
+def solve_table(
+    program: Program, table: FactTable, *, assumes_worker_loss: bool = False
+) -> tuple[AssignmentSolution, Implications]:
+    """Return the solution of the facts of a program, and the implications that it uses.
+
+    There are none unless some step may lack what it requires.
+
+    Raises:
+        AnalysisLimitError: the analysis is too large.
+    """
+    effects = step_effects(program, table, assumes_worker_loss=assumes_worker_loss)
+    solution = solve(program, table, effects)
+    if not any(effects[step].required & ~must for step, must in solution.must.items()):
+        return solution, NO_IMPLICATIONS
+    implications = solution.implications()
+    effects = step_effects(program, table, implications, assumes_worker_loss=assumes_worker_loss)
+    return solve(program, table, effects), implications
 
 
 def solve(program: Program, table: FactTable, effects: Mapping[str, StepEffects]) -> AssignmentSolution:
@@ -334,7 +379,7 @@ class _AssignmentSolver:
             keeps_own = any(branch.keeps_own_facts for branch in certain)
         else:
             keeps_own = all(branch.keeps_own_facts for branch in arriving)
-        facts = meet_over_arrivals(branches)
+        facts = _meet_over_arrivals(branches)
         if keeps_own:
             facts |= after
         return JoinContribution(facts, True, bool(certain), keeps_own, facts | left if certain else left)
@@ -364,14 +409,14 @@ class _AssignmentSolver:
         return self.graph.solve_backward(ALL_FACTS, evaluate)[self.graph.cfg.start]
 
 
-def meet_over_arrivals(branches: Sequence[JoinContribution]) -> FactSet:
+def _meet_over_arrivals(branches: Sequence[JoinContribution]) -> FactSet:
     """Return the facts that hold at a join if at least one of these branches arrives, whichever it is.
 
     Where one branch arrives, each other branch adds at least its `facts_if_ended`.
 
     >>> first = JoinContribution(facts=FactSet(0b011), may_arrive=True, facts_if_ended=EMPTY)
     >>> second = JoinContribution(facts=FactSet(0b110), may_arrive=True, facts_if_ended=FactSet(0b100))
-    >>> bin(meet_over_arrivals([first, second]))
+    >>> bin(_meet_over_arrivals([first, second]))
     '0b110'
     """
     if len(branches) == 1:

@@ -24,9 +24,8 @@ from typing import Any
 import networkx as nx
 
 from noetl.planner.checks.references import KNOWN_BEFORE_START
-from noetl.planner.dataflow.assignment import analyse_assignment
 from noetl.planner.dataflow.fact_encoding import FactTable
-from noetl.planner.dataflow.solver import AssignmentSolution, solve
+from noetl.planner.dataflow.solver import AssignmentSolution, analyse_assignment, solve
 from noetl.planner.dataflow.step_effects import step_effects
 from noetl.planner.dataflow.transfer import EMPTY, AnalysisLimitError
 from noetl.planner.program.program import Program
