@@ -126,7 +126,8 @@ def _list_attempts(plan: Plan, request: LayoutRequest) -> Iterator[tuple[Groups,
         yield () if request.unfolded else fold_branches(plan, request.opened), UNFOLDED_SECONDS
     if request.opened:
         yield fold_groups(plan, request.failed, request.opened), OPENED_SECONDS
-    yield fold_groups(plan, request.failed), request.seconds or graphviz.MAX_SECONDS
+    seconds = graphviz.MAX_SECONDS if request.seconds is None else request.seconds
+    yield fold_groups(plan, request.failed), seconds
 
 
 class _LayoutAttempt:

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from noetl.api import graphviz, pictures
+from noetl.api.compute import jobs
 from noetl.api.compute.draft_job import TOO_SLOW, DraftJob
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.draft_views import CodeExplanation, LanguageWords, PlaybookDraft
@@ -15,6 +16,7 @@ from noetl.api.service.errors import WorkLimitError
 from noetl.executor.actions import catalogue
 from noetl.planner.continuation.verdict import TITLES
 from noetl.planner.diagnostics.codes import CODES
+from noetl.planner.weighted_cache import WeightedCache
 from tests.api.responses import assert_problem, read_view
 
 pytestmark = pytest.mark.anyio
@@ -96,12 +98,15 @@ async def test_a_draft_without_its_drawing_says_why(monkeypatch: pytest.MonkeyPa
     def fail(*_: object) -> None:
         raise graphviz.GraphvizError("the program is missing")
 
+    # Answers of dot to other tests are kept.
+    monkeypatch.setattr(pictures, "_answers", WeightedCache(pictures.KEPT_ANSWERS_BYTES))
     monkeypatch.setattr(graphviz, "Rendering", fail)
     body = json.loads(DraftJob(PLAYBOOK).perform(PlaybookCompiler(catalogue())))
     assert (body["drawing"], body["drawing_problem"]) == (None, "The program is missing.")
     monkeypatch.undo()
-    monkeypatch.setattr(graphviz, "MAX_SECONDS", 0.0)
-    monkeypatch.setattr(pictures, "UNFOLDED_SECONDS", 0.0)
+    monkeypatch.setattr(pictures, "_answers", WeightedCache(pictures.KEPT_ANSWERS_BYTES))
+    monkeypatch.setattr(jobs, "LAYOUT_SECONDS", 0.0)
+    monkeypatch.setattr(pictures, "UNFOLDED_SECONDS", -1.0)
     body = json.loads(DraftJob(PLAYBOOK).perform(PlaybookCompiler(catalogue())))
     assert body["drawing_problem"] == "Graphviz takes more than 0 s to draw the plan."
 
