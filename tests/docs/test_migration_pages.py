@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.response import StreamingBody
 
 from noetl.executor.clients import aws
 from noetl.executor.engine.invocation import VisitExecutor
@@ -84,7 +85,8 @@ class FakeAws:
         except ValueError as raised:
             answer, error = {"errorType": raised.args[0], "errorMessage": "it failed"}, "Unhandled"
         failure = {} if error is None else {"FunctionError": error}
-        return {"Payload": BytesIO(json.dumps(answer).encode()), **failure}
+        body = json.dumps(answer).encode()
+        return {"Payload": StreamingBody(BytesIO(body), len(body)), **failure}
 
     def send_message(self, QueueUrl: str, MessageBody: str, **options: Any) -> dict[str, str]:
         self.messages.append(json.loads(MessageBody))

@@ -399,7 +399,8 @@ def test_the_editor_has_no_barriers(
         page.keyboard.type("wrong: 1")
         expect(page.locator(".message")).to_be_visible()
         assert find_barriers(page, axe) == []
-        page.keyboard.press("Control+z")
+        page.keyboard.press("Shift+Home")
+        page.keyboard.press("Backspace")
         expect(page.locator(".message")).to_be_hidden()
 
 
