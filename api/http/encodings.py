@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from starlette.datastructures import Headers
-from starlette.middleware.gzip import GZipMiddleware, GZipResponder, IdentityResponder
-from starlette.types import Receive, Scope, Send
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from noetl.api.http.negotiation import read_weight
 
@@ -27,6 +27,10 @@ GZIP = "gzip"
 """Name of the encoding of gzip."""
 
 _MAX_ENCODINGS = 100
+_ACCEPTED = "accept-encoding"
+
+_SENT_HEADERS = "noetl.sent_headers"
+"""Key of a scope: the headers of the client, while those that choose an encoding replace them."""
 
 
 def choose_encoding(accepted: Iterable[str], encodings: Sequence[str]) -> str:
@@ -50,26 +54,27 @@ def choose_encoding(accepted: Iterable[str], encodings: Sequence[str]) -> str:
     return best if weight > 0 and weight >= weights.get(IDENTITY, 0.0) else IDENTITY
 
 
-class CompressionMiddleware(GZipMiddleware):
+class CompressionMiddleware:
     """Middleware that compresses the bodies of clients that prefer gzip.
 
-    That of Starlette finds the word `gzip` also in `gzip;q=0`, and does not find it in `GZIP` or `*`.
+    That of Starlette finds the word `gzip` also in `gzip;q=0`, and does not find it in `GZIP` or `*`. So it
+    sees the encoding that was chosen, and the application sees what the client has sent.
     """
+
+    def __init__(self, app: ASGIApp, minimum_size: int, compresslevel: int) -> None:
+        self._app = app
+        self._compression = GZipMiddleware(self._restore, minimum_size, compresslevel)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self._app(scope, receive, send)
             return
-        excluded = self.exclude_content_types
-        accepted = Headers(scope=scope).getlist("accept-encoding")
-        if choose_encoding(accepted, (GZIP,)) == GZIP:
-            responder: IdentityResponder = GZipResponder(
-                self.app,
-                self.minimum_size,
-                self.compresslevel,
-                thread_minimum_size=self.thread_minimum_size,
-                exclude_content_types=excluded,
-            )
-        else:
-            responder = IdentityResponder(self.app, self.minimum_size, exclude_content_types=excluded)
-        await responder(scope, receive, send)
+        sent = scope[_SENT_HEADERS] = scope["headers"]
+        chosen = choose_encoding(Headers(scope=scope).getlist(_ACCEPTED), (GZIP,))
+        others = [(name, value) for name, value in sent if name.lower() != _ACCEPTED.encode()]
+        scope["headers"] = [*others, (_ACCEPTED.encode(), chosen.encode())]
+        await self._compression(scope, receive, send)
+
+    async def _restore(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["headers"] = scope.pop(_SENT_HEADERS)
+        await self._app(scope, receive, send)
