@@ -71,8 +71,8 @@ class CompressionMiddleware:
             return
         sent = scope[_SENT_HEADERS] = scope["headers"]
         chosen = choose_encoding(Headers(scope=scope).getlist(_ACCEPTED), (GZIP,))
-        others = [(name, value) for name, value in sent if name.lower() != _ACCEPTED.encode()]
-        scope["headers"] = [*others, (_ACCEPTED.encode(), chosen.encode())]
+        kept_headers = [(name, value) for name, value in sent if name.lower() != _ACCEPTED.encode()]
+        scope["headers"] = [*kept_headers, (_ACCEPTED.encode(), chosen.encode())]
         await self._compression(scope, receive, send)
 
     async def _restore(self, scope: Scope, receive: Receive, send: Send) -> None:
