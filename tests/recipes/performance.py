@@ -33,7 +33,8 @@ from tests.recipes.recipe import (
 SHOWN_LINES = 25
 BINARIES = Path(sys.executable).parent
 IDENTITY = ("-c", "user.name=recipes", "-c", "user.email=recipes@example.com")
-PYTEST = ("pytest", "-q", "-n", "auto", "-p", "no:cacheprovider")
+PYTEST = ("pytest", "-q", "-n", "auto", "--dist", "loadgroup", "-p", "no:cacheprovider")
+"""With groups, one worker reads the repository for all rules of style, and another builds the site."""
 
 TESTS = (
     "tests/style",
