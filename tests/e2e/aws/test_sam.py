@@ -21,6 +21,19 @@ def sam(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environ, cwd=folder, check=False, capture_output=True, text=True)
 
 
+@pytest.fixture(scope="module")
+def packaged(account: str, built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the built template, whose packages are in a bucket.
+
+    To make the packages takes most of a deployment.
+    """
+    folder = tmp_path_factory.mktemp("packaged")
+    files = ["--template-file", str(built / "template.yaml"), "--output-template-file"]
+    done = sam("package", *files, str(folder / "template.yaml"), "--resolve-s3", folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
 def deploy(built: Path, folder: Path, *parameters: str) -> subprocess.CompletedProcess[str]:
     options = ["--stack-name", "by-hand", "--resolve-s3", "--no-confirm-changeset", "--no-progressbar"]
     capabilities = ["--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
@@ -40,9 +53,9 @@ def deploy(built: Path, folder: Path, *parameters: str) -> subprocess.CompletedP
     ],
 )
 def test_an_incomplete_deployment_is_refused(
-    account: str, built: Path, tmp_path: Path, parameters: list[str], message: str
+    account: str, packaged: Path, tmp_path: Path, parameters: list[str], message: str
 ) -> None:
-    done = deploy(built, tmp_path, *(parameters or ["JwtIssuer=https://issuer.test"]))
+    done = deploy(packaged, tmp_path, *(parameters or ["JwtIssuer=https://issuer.test"]))
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
