@@ -61,6 +61,17 @@ def test_texts_and_graphics_have_contrast(scheme: int) -> None:
     assert weak == {}
 
 
+@pytest.mark.parametrize("scheme", range(3), ids=["light", "dark by system", "dark by choice"])
+def test_the_parts_of_a_bar_have_contrast(scheme: int) -> None:
+    """Runs that were cancelled stand next to those that succeeded in a bar of the histogram."""
+    colours = read_schemes()[scheme]
+    style = (UI / "source" / "page.css").read_text("utf-8")
+    parts = dict(re.findall(r"\.histogram \.(\w+) \{ --part: var\(--([\w-]+)\)", style))
+    assert parts.keys() == {"rest", "open", "bad", "stopped"}
+    assert contrast(colours[parts["stopped"]], colours[parts["rest"]]) >= MIN_GRAPHIC
+    assert min(contrast(colours[part], colours["bg"]) for part in parts.values()) >= MIN_GRAPHIC
+
+
 def test_the_two_dark_schemes_are_one() -> None:
     _, by_system, by_choice = read_schemes()
     assert by_system == by_choice

@@ -134,6 +134,41 @@ def test_the_list_of_runs_fits_its_screen(browser: Browser, service: ServedPage)
         assert cell.evaluate("(element) => element.scrollWidth <= element.clientWidth")
 
 
+def test_a_list_on_a_phone_says_what_went_wrong(browser: Browser, service: ServedPage) -> None:
+    playbook = FAILING.replace("margins", "margins_on_a_phone")
+    runs = [service.start(playbook, "failed") for _ in range(2)]
+    with open_page(browser, viewport={"width": 390, "height": 844}) as phone:
+        phone.goto(f"{service.url}/ui/runs?playbook=margins_on_a_phone")
+        rows = phone.locator(".rows .row")
+        expect(rows).to_have_count(len(runs))
+        for row in rows.all():
+            expect(row.get_by_text("item 2 of 2: `set.margin`: division by zero")).to_be_visible()
+        boxes = rows.evaluate_all("(rows) => rows.map((row) => row.getBoundingClientRect().toJSON())")
+        cells = rows.first.get_by_role("gridcell").filter(visible=True)
+        bottoms = cells.evaluate_all("(cells) => cells.map((cell) => cell.getBoundingClientRect().bottom)")
+        assert max(bottoms) <= boxes[0]["bottom"] <= boxes[1]["top"]
+
+
+def test_the_bars_count_the_runs_that_were_cancelled(page: Page, service: ServedPage) -> None:
+    playbook = CLOSE_MONTH.replace("close_month", "counted_in_bars")
+    waiting = service.start(playbook, "waiting")
+    cancelled = service.start(playbook, "waiting")
+    assert service.http.post(f"/workflows/{cancelled}/cancel").status_code == 202
+    service.wait_for(cancelled, "cancelled")
+    page.goto(f"{service.url}/ui/runs?playbook=counted_in_bars")
+    expect(page.get_by_role("row").filter(has_text=waiting[:8])).to_be_visible()
+    bars = page.locator(".histogram")
+    words = "2 runs, 1 cancelled or skipped, 1 open or with errors"
+    expect(bars.get_by_role("img")).to_have_accessible_name(words)
+    expect(bars.get_by_role("listitem").filter(has_text="cancelled or skipped 1")).to_be_visible()
+    drawn = bars.locator("rect:not(.whole)")
+    heights = drawn.evaluate_all(
+        "(parts) => parts.map((part) => [part.className.baseVal, part.height.baseVal.value])"
+    )
+    assert Counter(name for name, height in heights if height) == {"stopped": 1, "open": 1}
+    assert bars.locator("title").filter(has_text=words).count() == 1
+
+
 def test_forced_colours_mark_the_current_view(browser: Browser, service: ServedPage) -> None:
     with open_page(browser, forced_colors="active") as page:
         page.goto(f"{service.url}/ui/inbox")

@@ -55,7 +55,7 @@ export function RunHead({ run, now, problem, deletedAt, act, history, reload }: 
       ) : (
         <div class="switched">
           <p class={problem ? "headline problem" : "headline"} role={problem ? "alert" : undefined}>
-            <bdi>{printable(problem || (run.headline ?? ""))}</bdi>
+            <bdi dir="ltr">{printable(problem || (run.headline ?? ""))}</bdi>
           </p>
           <SwitchUndo run={run} history={history} reload={reload} />
         </div>

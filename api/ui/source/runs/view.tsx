@@ -11,13 +11,16 @@ import { useKeys } from "../parts/keys";
 import { State, StateSign } from "../parts/state";
 import { useNow } from "../parts/times";
 import { printable } from "../parts/value";
+import { useWidth } from "../parts/width";
 import { follow } from "../stream";
 import { BulkBar } from "./bulk";
 import { filterQuery, GROUPS, isFiltered, OLDEST_FIRST, PERIODS, readFilter, type RunFilter } from "./filter";
 import { Histogram } from "./histogram";
 import { freshWords, PAGE_SIZE, RunRows } from "./store";
 
+/** The height of a row in pixels. On a phone it has a second line: what goes on, or what went wrong. */
 const ROW = 34;
+const TALL_ROW = 52;
 const EXTRA_ROWS = 12;
 
 /** How long a row stays that the filter does not select any more, if no person points at the list. */
@@ -187,6 +190,7 @@ function RunTable({ rows, filter, selected, onSelect }: TableProps) {
   const [height, setHeight] = useState(600);
   const [current, setCurrent] = useState(0);
   const runs = rows.rows;
+  const rowHeight = useWidth() === "phone" ? TALL_ROW : ROW;
   const now = useNow(true);
   const isOldestFirst = filter.sort === OLDEST_FIRST;
   useEffect(() => {
@@ -200,10 +204,10 @@ function RunTable({ rows, filter, selected, onSelect }: TableProps) {
   const sweep = () => {
     if (!rows.gone.size) return;
     const element = scroller.current as HTMLDivElement;
-    const [shown, marked] = [runs[Math.floor(element.scrollTop / ROW)], runs[current]];
+    const [shown, marked] = [runs[Math.floor(element.scrollTop / rowHeight)], runs[current]];
     rows.sweep(selected);
     const shift = shown ? rows.rows.indexOf(shown) - runs.indexOf(shown) : 0;
-    if (rows.rows.includes(shown as ListedRun)) element.scrollTop += shift * ROW;
+    if (rows.rows.includes(shown as ListedRun)) element.scrollTop += shift * rowHeight;
     setCurrent(Math.max(rows.rows.indexOf(marked as ListedRun), 0));
   };
   useEffect(() => {
@@ -211,8 +215,8 @@ function RunTable({ rows, filter, selected, onSelect }: TableProps) {
     const timer = setTimeout(() => isUsed.current || scroller.current?.contains(document.activeElement) || sweep(), GONE_MS);
     return () => clearTimeout(timer);
   }, [rows, rows.gone.size]);
-  const first = Math.max(Math.floor(top / ROW) - EXTRA_ROWS, 0);
-  const last = Math.min(Math.ceil((top + height) / ROW) + EXTRA_ROWS, runs.length);
+  const first = Math.max(Math.floor(top / rowHeight) - EXTRA_ROWS, 0);
+  const last = Math.min(Math.ceil((top + height) / rowHeight) + EXTRA_ROWS, runs.length);
   useEffect(() => {
     if (last >= runs.length - EXTRA_ROWS && runs.length) void rows.loadMore().catch(() => undefined);
   }, [last, runs.length]);
@@ -225,9 +229,9 @@ function RunTable({ rows, filter, selected, onSelect }: TableProps) {
     const chosen = Math.min(Math.max(place, 0), runs.length - 1);
     setCurrent(chosen);
     const element = scroller.current as HTMLDivElement;
-    if (chosen * ROW < element.scrollTop) element.scrollTop = chosen * ROW;
-    else if ((chosen + 1) * ROW > element.scrollTop + element.clientHeight) {
-      element.scrollTop = (chosen + 1) * ROW - element.clientHeight;
+    if (chosen * rowHeight < element.scrollTop) element.scrollTop = chosen * rowHeight;
+    else if ((chosen + 1) * rowHeight > element.scrollTop + element.clientHeight) {
+      element.scrollTop = (chosen + 1) * rowHeight - element.clientHeight;
     }
   };
   const open = (place: number) => {
@@ -276,12 +280,13 @@ function RunTable({ rows, filter, selected, onSelect }: TableProps) {
             </button>
           </span>
         </div>
-        <div class="rows" style={{ height: `${runs.length * ROW}px` }}>
+        <div class="rows" style={{ height: `${runs.length * rowHeight}px` }}>
           {runs.slice(first, last).map((run, index) => (
             <RunRow
               key={run.workflow_id}
               run={run}
               place={first + index}
+              top={(first + index) * rowHeight}
               now={now}
               isCurrent={first + index === current}
               isSelected={selected.has(run.workflow_id)}
@@ -305,6 +310,7 @@ function footing(loaded: number, isComplete: boolean, first: number, last: numbe
 interface RowProps {
   run: ListedRun;
   place: number;
+  top: number;
   now: number;
   isCurrent: boolean;
   isSelected: boolean;
@@ -312,7 +318,7 @@ interface RowProps {
   onToggle: (id: string) => void;
 }
 
-function RunRow({ run, place, now, isCurrent, isSelected, isGone, onToggle }: RowProps) {
+function RunRow({ run, place, top, now, isCurrent, isSelected, isGone, onToggle }: RowProps) {
   const end = run.finished_at ? Date.parse(run.finished_at) : now;
   const started = run.started_at ? Date.parse(run.started_at) : null;
   return (
@@ -322,7 +328,7 @@ function RunRow({ run, place, now, isCurrent, isSelected, isGone, onToggle }: Ro
       role="row"
       aria-rowindex={place + 2}
       aria-selected={isSelected}
-      style={{ transform: `translateY(${place * ROW}px)` }}
+      style={{ transform: `translateY(${top}px)` }}
     >
       <span role="gridcell" class="c0">
         <input type="checkbox" aria-label={`Select ${shortId(run.workflow_id)}`} checked={isSelected} onChange={() => onToggle(run.workflow_id)} />
@@ -340,7 +346,7 @@ function RunRow({ run, place, now, isCurrent, isSelected, isGone, onToggle }: Ro
         <code>{shortId(run.workflow_id)}</code>
       </span>
       <span role="gridcell" class="c4" title={printable(run.headline ?? "")}>
-        <bdi>{printable(run.headline ?? "")}</bdi>
+        <bdi dir="ltr">{printable(run.headline ?? "")}</bdi>
       </span>
       <span role="gridcell" class="c5">
         {run.trigger && (
