@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from types import TracebackType
 from typing import TypeVar
 
 from noetl.executor.errors import DamagedRunError
@@ -90,24 +91,39 @@ def damage_record(damage: str | None, *, has_ended: bool = False) -> ErrorRecord
     )
 
 
-@contextmanager
-def reading_run(run_id: str) -> Iterator[None]:
+def reading_run(run_id: str) -> _RunBlock:
     """Raise DamagedRunError if data of a run cannot be decoded within this block, which only reads."""
-    with naming_run(run_id):
-        try:
-            yield
-        except UNREADABLE as error:
-            raise unreadable_run(run_id, error) from error
+    return _RunBlock(run_id, UNREADABLE)
 
 
-@contextmanager
-def naming_run(run_id: str) -> Iterator[None]:
+def naming_run(run_id: str) -> _RunBlock:
     """Name a run in each DamagedRunError of this block. Any other error may be one of noetl itself."""
-    try:
-        yield
-    except DamagedRunError as error:
-        message = error.message.replace(_UNNAMED, f"Data of run {run_id}", 1)
-        raise DamagedRunError(message, error.run_id or run_id) from error
+    return _RunBlock(run_id, ())
+
+
+class _RunBlock:
+    """A block that handles data of a run, in which errors of the types `unreadable` are damage of the run.
+
+    A status of 4,000 visits has as many blocks, so it is no generator.
+    """
+
+    __slots__ = ("_run_id", "_unreadable")
+
+    def __init__(self, run_id: str, unreadable: tuple[type[Exception], ...]) -> None:
+        self._run_id = run_id
+        self._unreadable = unreadable
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, DamagedRunError):
+            message = error.message.replace(_UNNAMED, f"Data of run {self._run_id}", 1)
+            raise DamagedRunError(message, error.run_id or self._run_id) from error
+        if isinstance(error, self._unreadable):
+            raise unreadable_run(self._run_id, error) from error
 
 
 @contextmanager
