@@ -34,8 +34,11 @@ from types import TracebackType
 
 from noetl.planner.frozen import frozen
 
-SLICE_SECONDS = 0.01
-"""How long a thread runs before it gives way to others of the background."""
+SLICE_SECONDS = 0.003
+"""How long a thread runs before it gives way to others of the background.
+
+A request may wait for a whole slice some times, when the background has waited for MAX_PAUSE_SECONDS.
+"""
 
 MAX_SLICE_SECONDS = 0.1
 """After which time a slice ends without such a point: the thread may block."""
@@ -49,7 +52,7 @@ SHARED_RATE = 0.5
 MIN_CREDIT_RATE = 0.1
 """CPU seconds that a tenant gains in a second, however many tenants work."""
 
-MAX_PAUSE_SECONDS = 0.02
+MAX_PAUSE_SECONDS = 0.03
 """How long a slice waits for the foreground at most."""
 
 RECHECK_SECONDS = 1.0
