@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -27,6 +28,12 @@ def pytest_xdist_auto_num_workers() -> int:
     """Return twice the number of processors, up to a limit: tests wait half of the time."""
     processors = os.cpu_count() or 1
     return processors + min(processors, MAX_EXTRA_WORKERS)
+
+
+def pytest_collection_finish() -> None:
+    """Keep garbage collections from visiting what collecting the tests has made. It lives until the end."""
+    gc.collect()
+    gc.freeze()
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

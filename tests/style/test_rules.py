@@ -252,6 +252,7 @@ def test_the_rule_knows_every_action_type() -> None:
     assert catalogue().keys() == action_names.ACTION_TYPES
 
 
+@pytest.mark.xdist_group("style")  # One worker parses the repository.
 def test_every_other_meaning_of_a_name_of_an_action_type_is_used() -> None:
     repository = load_repository()
     violations = dict.fromkeys(action_names.OTHER_MEANINGS, 0)
