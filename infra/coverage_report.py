@@ -81,6 +81,11 @@ LEFT_OUT = (
     "tests/planner/test_hostile.py::test_the_cost_of_a_hostile_playbook_is_bounded",
     "tests/planner/test_weighted_cache.py::test_nothing_of_a_playbook_is_kept_after_its_compilation",
     "tests/planner/test_weighted_cache.py::test_parsed_templates_are_bounded_in_bytes",
+    # Many random playbooks, each of which is executed in many ways:
+    "tests/planner/test_agreement.py",
+    "tests/executor/test_switching.py::test_random_runs_end_in_their_new_plan[memory]",
+    "tests/executor/test_switching.py::test_random_switches_are_undone[memory]",
+    "tests/executor/test_sequential_switches.py::test_random_runs_in_sequential_mode_end_in_their_new_plan",
     # Texts of the sources:
     "tests/executor/test_transitions_once.py",
 )
