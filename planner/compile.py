@@ -90,10 +90,13 @@ def compile_program(
     catalogue: Catalogue,
     target: str | None = None,
     on_plan: Callable[[Plan], None] | None = None,
+    *,
+    for_editor: bool = False,
 ) -> tuple[Compilation, Program | None]:
     """Return the compilation of a playbook, and its program if the text could be parsed.
 
     `on_plan` gets the plan before the last checks run. These may find errors.
+    With `for_editor`, the analyses of the program have what the names in scope need.
     The caller pauses the garbage collector and keeps the templates for itself, as `compile_playbook` does.
     """
     diagnostics = Diagnostics()
@@ -116,6 +119,7 @@ def compile_program(
         parsed.lost_names,
         target,
         trigger_uses,
+        analyses_all_names=for_editor,
     )
     for check in CHECKS:
         check(program)

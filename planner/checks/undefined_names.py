@@ -55,7 +55,7 @@ ARROW = " → "
 def report_undefined_names(program: Program) -> Unreachable:
     """Report reads of names that are or may be undefined, and unreachable cases. Return what no run does."""
     table, solution, implications = program.result_of(analyse_assignment)
-    if not table.bits:
+    if not table.has_reads:
         return Unreachable()
     if solution is None:
         return Unreachable(table=table)

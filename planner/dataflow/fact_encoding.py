@@ -116,13 +116,14 @@ class FactTable:
     them. `closures` maps a key or condition to all facts that hold where it does. `at_start` holds when a run
     starts. `run_succeeded` is the fact that a run has succeeded.
 
-    `further_names` of the constructor are saved names that are facts although no template reads them.
+    `unread_names` are saved names that are facts although no template reads them. Only a program that
+    `analyses_all_names` has them. Their bits are behind those of the names that templates read.
 
     `templates` holds the templates of each entry, and of each other part of a step, by path. `saved` holds
     what each entry saves, `entry_conditions` the conditions that hold where it does its work, both by path.
     """
 
-    def __init__(self, program: Program, further_names: Iterable[str] = ()) -> None:
+    def __init__(self, program: Program) -> None:
         self.keys: list[str] = []
         self.bits: dict[str, FactSet] = {}
         self.closures: dict[Alternative, FactSet] = {}
@@ -138,7 +139,8 @@ class FactTable:
         self._resolution_cache: dict[FactSet, FactSet] = {}
         self._resolvable = self._weakenable = self._resolution_inputs = self._first_results = EMPTY
         self._combinable = EMPTY
-        self._number_names(program, further_names)
+        self.unread_names: tuple[str, ...] = ()
+        self._number_names(program)
         self.name_facts = FactSet((1 << len(self.keys)) - 1)
         self.run_succeeded = EMPTY
         if self.bits:
@@ -152,8 +154,8 @@ class FactTable:
         self.keys.append(key)
         return FactSet(1 << len(self.keys) - 1)
 
-    def _number_names(self, program: Program, further_names: Iterable[str]) -> None:
-        """Number each name that a template reads and the playbook assigns, and the further names.
+    def _number_names(self, program: Program) -> None:
+        """Number each name that a template reads and the playbook assigns, and the unread names.
 
         A name that is given, or that nothing assigns, is a fact only if a guard may test whether it is
         defined.
@@ -176,8 +178,9 @@ class FactTable:
                 if key not in self.bits:
                     self.bits[key] = self.closures[key] = self._new_bit(key)
                     self.at_start |= self.bits[key] if is_given else EMPTY
-        for name in further_names:
-            if name not in self.bits:
+        if program.analyses_all_names:
+            self.unread_names = tuple(sorted(saved - self.bits.keys()))
+            for name in self.unread_names:
                 self.bits[name] = self.closures[name] = self._new_bit(name)
 
     def _number_clauses(self, program: Program, correlation: ConditionCorrelation) -> None:
@@ -215,16 +218,22 @@ class FactTable:
                 self._first_results |= self._condition_bits[condition]
 
     def _number_correlated_clauses(self, program: Program, correlation: ConditionCorrelation) -> None:
-        """Number the clauses that one step may satisfy and a case of another step may resolve."""
+        """Number the clauses that one step may satisfy and a case of another step may resolve.
+
+        Those of unread names are behind the others, so that they change nothing for these.
+        """
         names = {saved.name for saved in program.saved_names if saved.name in self.bits}
         names -= {key for key, bit in self.bits.items() if bit & self.at_start}
         decided = correlation.guard_conditions | correlation.decided_conditions
-        for deciding in (decided, correlation.guard_conditions):
-            conditions = [condition for condition in self._condition_bits if condition.opposite in deciding]
-            if len(names) * len(conditions) <= MAX_CORRELATED_CLAUSES:
-                for name, condition in product(sorted(names), conditions):
-                    self._number_clause(name, frozenset((condition,)))
-                return
+        for group in (names.difference(self.unread_names), names.intersection(self.unread_names)):
+            for deciding in (decided, correlation.guard_conditions):
+                conditions = [
+                    condition for condition in self._condition_bits if condition.opposite in deciding
+                ]
+                if len(group) * len(conditions) <= MAX_CORRELATED_CLAUSES:
+                    for name, condition in product(sorted(group), conditions):
+                        self._number_clause(name, frozenset((condition,)))
+                    break
 
     def _clause_of(
         self, required: RequiredAccess, local_names: frozenset[str]
@@ -371,6 +380,11 @@ class FactTable:
                 facts |= self.saved.get(entry.path, EMPTY)
             facts |= tasks.get(called_task(entry) or "", EMPTY)
         return facts
+
+    @property
+    def has_reads(self) -> bool:
+        """True if a template reads one of the names and steps."""
+        return len(self.bits) > len(self.unread_names)
 
     def key(self, bit: FactSet) -> str:
         """Return the key of a bit."""

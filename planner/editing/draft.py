@@ -60,7 +60,7 @@ def read_draft(
     `on_plan` gets the plan before the last checks run, which may find errors.
     """
     with gc_paused(), temporary_templates(_templates):
-        compilation, program = compile_program(text, catalogue, on_plan=on_plan)
+        compilation, program = compile_program(text, catalogue, on_plan=on_plan, for_editor=True)
         if program is None:
             return Draft(compilation, is_parsed=False)
         playbook = program.playbook

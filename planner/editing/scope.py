@@ -9,7 +9,7 @@ Where the analysis is not possible, a name is in scope if a path of the control-
 that saves it. In a step to which no path leads yet, the names of all steps but those after it are in scope.
 Entries of the same step are compared by their order.
 
-Cost: that of the analysis. If templates read all saved names, the checks have done it.
+Cost: linear in the saved names. The checks have done the analysis.
 
 Limits: in a task, every saved name is in scope, because each caller differs.
 """
@@ -17,17 +17,15 @@ Limits: in a task, every saved name is in scope, because each caller differs.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import networkx as nx
 
 from noetl.planner.checks.references import KNOWN_BEFORE_START
-from noetl.planner.dataflow.fact_encoding import FactTable
-from noetl.planner.dataflow.solver import AssignmentSolution, analyse_assignment, solve
-from noetl.planner.dataflow.step_effects import step_effects
-from noetl.planner.dataflow.transfer import EMPTY, AnalysisLimitError
+from noetl.planner.dataflow.solver import AssignmentSolution, analyse_assignment
+from noetl.planner.dataflow.transfer import EMPTY, FactSet
 from noetl.planner.program.program import Program
 from noetl.planner.syntax.entries import find_called_tasks, find_saved_names
 from noetl.planner.syntax.models import ActionEntry, DocumentPath, Entry, Loop, Step, Task, TaskEntry
@@ -69,7 +67,10 @@ class NameScope:
 
 
 def find_scope(program: Program, line: int) -> NameScope:
-    """Return the names in scope at a line of the text, which counts from 1."""
+    """Return the names in scope at a line of the text, which counts from 1.
+
+    The program must be one that `analyses_all_names`.
+    """
     section = _last_at(line, ((program.document.key_span((key,)).line, key) for key in program.document.data))
     if section not in _SECTIONS_WITH_NAMES:
         return NameScope()
@@ -213,39 +214,33 @@ def _saved_on_paths(program: Program, target: str) -> Iterator[ScopeName]:
     elif not is_linked:
         sources -= {target}
     solution = _solve(program)
+    must = EMPTY if solution is None else solution.must.get(target, EMPTY)
     for step in program.symbols.steps.values():
         if step.name in sources:
             for name in _saved_by_step(program, step):
-                may_lack = _may_lack(program, solution, name, target)
+                may_lack = _may_lack(program, solution, name.name, must)
                 yield ScopeName(name.name, name.kind, name.step, name.line, may_lack)
 
 
 def _names_at_end(program: Program) -> Iterator[ScopeName]:
     solution = _solve(program)
+    must = EMPTY if solution is None else solution.end_must
     for name in _saved_anywhere(program):
-        bit = EMPTY if solution is None else solution.table.bits.get(name.name, EMPTY)
-        may_lack = solution is None or not bit & solution.end_must
-        yield ScopeName(name.name, name.kind, name.step, name.line, may_lack)
+        yield ScopeName(
+            name.name, name.kind, name.step, name.line, _may_lack(program, solution, name.name, must)
+        )
 
 
-def _may_lack(program: Program, solution: AssignmentSolution | None, name: ScopeName, target: str) -> bool:
-    """Return whether a saved name may be undefined when a step begins."""
-    if solution is not None and target in solution.must:
-        return not solution.table.bits.get(name.name, EMPTY) & solution.must[target]
-    return True
+def _may_lack(program: Program, solution: AssignmentSolution | None, name: str, must: FactSet) -> bool:
+    """Return whether a saved name may be undefined where these facts hold. A given name never is."""
+    playbook = program.playbook
+    if name in playbook.environment or name in playbook.variables or name in (playbook.input or {}):
+        return False
+    return solution is None or not solution.table.bits.get(name, EMPTY) & must
 
 
 def _solve(program: Program) -> AssignmentSolution | None:
     """Return the analysis of all saved names, or None if the program does not allow it."""
     if not program.is_well_formed:
         return None
-    given: Mapping[str, Any] = {**(program.playbook.input or {}), **program.playbook.variables}
-    saved = {saved.name: None for saved in program.saved_names if saved.name not in given}
-    assignment = program.result_of(analyse_assignment)
-    if saved.keys() <= assignment.table.bits.keys():
-        return assignment.solution
-    table = FactTable(program, saved)
-    try:
-        return solve(program, table, step_effects(program, table))
-    except AnalysisLimitError:
-        return None
+    return program.result_of(analyse_assignment).solution

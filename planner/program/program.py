@@ -80,6 +80,7 @@ class Program:
         lost_names: names that the parts which could not be parsed would have saved.
         target: the platform on which the playbook is to run, if known: `lambda`.
         trigger_uses: the templates of the triggers, which are evaluated before there is a run.
+        analyses_all_names: whether the assignment analysis has the names that no template reads, too.
     """
 
     playbook: Playbook
@@ -92,6 +93,7 @@ class Program:
     lost_names: frozenset[str] = frozenset()
     target: str | None = None
     trigger_uses: tuple[TemplateUse, ...] = ()
+    analyses_all_names: bool = False
 
     def report(
         self,

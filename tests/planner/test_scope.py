@@ -138,3 +138,23 @@ def test_each_explained_mistake_is_a_draft_at_each_line(code: str) -> None:
         for line in range(1, min(text.count("\n"), 40) + 2):
             draft = read_draft(text, catalogue(), line)
             assert draft.is_parsed is (draft.scope is not None)
+
+
+def test_a_given_name_that_a_step_saves_has_a_value_on_all_paths() -> None:
+    text = PLAYBOOK.replace("{from_left: 1}", "{tries: 1}")
+    assert names_at(text[: text.index("action: log")].count("\n") + 1, text)["tries"] is False
+
+
+def test_a_name_that_no_template_reads_has_a_value_under_the_guard_of_its_step() -> None:
+    text = """\
+name: unread
+input: {large: boolean}
+steps:
+  - name: first
+    run: [{action: set, set: {never_read: 1}, if: "{{ large }}"}]
+    rule: [{case: "{{ large }}", run: [second]}, {case: default, run: [third]}]
+  - {name: second, run: [{action: log, message: here}]}
+  - {name: third, run: [{action: log, message: there}]}
+"""
+    assert names_at(7, text) == {"never_read": False}
+    assert names_at(8, text) == {"never_read": True}
