@@ -10,8 +10,9 @@ templates read only what the run was started with, and what the committed visit 
 Cost: an evaluation of each template. After a claim, a limit of an operator costs a read, of whether all
 tenants share it. Before it, the process uses what it has read last, and the store checks it.
 
-Limits: the first visit of a run, the further ones that a fork enters, and those with a rate request after
-their claim. So do those whose keys read more, and those behind a join whose keys read anything.
+Limits: the first visit of a run, and the further ones that a fork enters, request after their claim. So do
+those with several rates, with a rate and a limit, and with a rate and a loop. So do those whose keys read
+more, and those behind a join whose keys read anything.
 """
 
 from __future__ import annotations
@@ -126,12 +127,17 @@ def request_for_following(store: Store, run: Run, commit: Commit, now: float) ->
         return ()
     branch = commit.branches[0]
     step = store.plans.step(run.plan_hash, branch.step)
-    if not step.concurrency or step.rate:
-        return ()
-    priority = header.priority if step.priority is None else step.priority
-    if priority is None and not any(limit.key or limit.fair for limit in step.concurrency):
+    limits = step.concurrency
+    if step.rate:
+        # Several rates agree on one time, and they are asked after the limits.
+        if limits or len(step.rate) > 1 or step.loop is not None:
+            return ()
+        limits, priority = step.rate, None
+    else:
+        priority = header.priority if step.priority is None else step.priority
+    if priority is None and not any(limit.key or limit.fair for limit in limits):
         return _fixed_requests(store, run, step, now)
-    names = _names_in_templates((priority, *_keys_of(step)))
+    names = _names_in_templates((priority, *_keys_of(limits)))
     scope = _scope_of_following(run, commit.visit, branch, names, now)
     if scope is None:
         return ()
@@ -144,17 +150,28 @@ def request_for_following(store: Store, run: Run, commit: Commit, now: float) ->
 
 def _fixed_requests(store: Store, run: Run, step: Step, now: float) -> tuple[SlotRequest, ...]:
     """Return what `request_for_following` does for a step whose limits and priority read nothing."""
-    rank = rank_of(now, _default_priority(run))
+    rank = now if step.rate else rank_of(now, _default_priority(run))
     width = 1 if step.loop is None else step.loop.concurrency
     requests = list[SlotRequest]()
-    for position, limit in enumerate(step.concurrency):
+    for position, limit in enumerate(step.concurrency or step.rate):
         if limit.use is None:
-            gate = own_gate(run.tenant, run.playbook, step.name, position, None)
+            make_key = own_rate_gate if limit.is_rate else own_gate
+            gate = make_key(run.tenant, run.playbook, step.name, position, None)
             limit_name = f"{run.playbook}.{step.name}"
         else:
             gate, limit_name = store.gates.find_named(run.tenant, limit.use, is_hint=True), limit.use
-        flow = _name_flow(run, gate, run.playbook)
-        requests.append(SlotRequest(gate, limit_name, limit.units, width, queues=False, rank=rank, flow=flow))
+        request = SlotRequest(
+            gate,
+            limit_name,
+            limit.units,
+            width,
+            queues=False,
+            rank=rank,
+            is_rate=limit.is_rate,
+            per=limit.per_seconds,
+            flow=_name_flow(run, gate, run.playbook),
+        )
+        requests.append(request)
     return tuple(sorted(requests, key=_gate_of))
 
 
@@ -168,8 +185,8 @@ def _names_in_templates(texts: tuple[float | str | None, ...]) -> frozenset[str]
     return names
 
 
-def _keys_of(step: Step) -> Iterator[str | None]:
-    for limit in step.concurrency:
+def _keys_of(limits: Sequence[Limit]) -> Iterator[str | None]:
+    for limit in limits:
         yield limit.key
         yield limit.fair
 

@@ -286,14 +286,14 @@ def held_slot(request: SlotRequest, owner: SlotOwner, now: float) -> Slot:
     """Return the slot that `admit` gives an owner that need not wait.
 
     A store whose statement finds that it need not writes this slot. At an operator's limit with fewer units
-    than the owner requests, it has all of them.
+    than the owner requests, it has all of them. A slot of a rate has no place in a queue.
 
     >>> request, owner = SlotRequest(GateKey("own:a.b:0", "acme"), "a.b", 2, units=9), SlotOwner("r1", "v1")
     >>> held_slot(request, owner, 5.0) == admit(new_gate(request), owner, request, 5.0)[1]
     True
     """
     units = request.units if request.size is None else min(request.units, request.size)
-    rank, flow = request.rank, request.flow
+    rank, flow = (0.0, "") if request.is_rate else (request.rank, request.flow)
     return Slot(request.gate, owner, request.limit, units, now, request.value, rank, held_at=now, flow=flow)
 
 

@@ -48,6 +48,24 @@ def reserve(
     return taken_gates, slots
 
 
+def reserve_now(gate: Gate, owner: SlotOwner, request: SlotRequest, now: float) -> tuple[Gate, Slot] | None:
+    """Return the gate of a rate with the reservation of an owner, and its slot, or None if it would wait.
+
+    It is None, too, if the gate is not that of a rate, or the other way around.
+
+    >>> from noetl.executor.model.gates import named_gate
+    >>> gate = Gate(named_gate("acme", "api"), "api", units=1, rate=RateLog(60.0))
+    >>> request = SlotRequest(gate.key, "api", None, is_rate=True, queues=False)
+    >>> gate, slot = reserve_now(gate, SlotOwner("r1", "v1"), request, 5.0)
+    >>> slot.held_at, reserve_now(gate, SlotOwner("r2", "v1"), request, 6.0)
+    (5.0, None)
+    """
+    if not request.is_rate or gate.rate is None:
+        return None
+    (changed,), (slot,) = reserve([gate], owner, [replace(request, queues=False)], now)
+    return (changed, slot) if slot.units else None
+
+
 def _find_common_time(gates: Sequence[Gate], units: Sequence[int], now: float) -> float:
     """Return the earliest time at which all rates have free units."""
     time, earlier = now, None

@@ -824,7 +824,11 @@ class TestFollowingVisits:
             ("concurrency: {limit: 2}\n      loop: {items: '{{ w }}', concurrency: 3}", []),
             ("concurrency: 1\n      priority: '{{ 3 if y else 0 }}'", []),
             ("concurrency: 1\n      rate: {limit: 5, per: 1m}", ["limited"]),
-            ("rate: {limit: 5, per: 1m}", ["limited"]),
+            ("rate: [{limit: 5, per: 1m}, {limit: 9, per: 1h}]", ["limited"]),
+            ("rate: {limit: 5, per: 1m}", []),
+            ("rate: {use: calls}", []),
+            ("rate: {limit: 5, per: 1m, key: '{{ y }}'}", []),
+            ("rate: {limit: 5, per: 1m, key: '{{ x }}'}", ["limited"]),
             ("on_error: continue", []),
         ],
     )
@@ -838,6 +842,7 @@ class TestFollowingVisits:
         of_run: str,
     ) -> None:
         store.gates.set_limit(named_gate("default", "api"), LimitKind.STEPS, 1)
+        store.gates.set_limit(named_gate("default", "calls"), LimitKind.STEPS, 1, per=60.0)
         harness = RunHarness(store, FOLLOWING % (of_run, limits))
         assert list(spy_on_requests(store, monkeypatch, harness)) == [
             *(["first"] if of_run else []),

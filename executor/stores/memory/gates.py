@@ -35,7 +35,7 @@ from noetl.executor.model.gates import (
     named_gate,
     new_gate,
 )
-from noetl.executor.model.rate_gates import reserve
+from noetl.executor.model.rate_gates import reserve, reserve_now
 from noetl.executor.model.run import Claim, Commit, Visit, VisitStatus
 from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.visit_states import may_hold
@@ -268,9 +268,16 @@ def take_requested(state: MemoryState, commit: Commit, claimed: Visit | None, no
         gate = state.gates.get(request.gate) or (None if request.size is None else new_gate(request))
         slot = None
         is_hidden = request.size is None and _has_shared(state, request.gate)
-        if gate is not None and gate.rate is None and not is_hidden:
-            gate, slot = admit(gate, SlotOwner(claimed.run_id, claimed.id), request, now)
-            put_gate(state, gate)
+        owner = SlotOwner(claimed.run_id, claimed.id)
+        if gate is None or is_hidden:
+            break
+        if request.is_rate:
+            reserved = reserve_now(gate, owner, request, now)
+            if reserved is not None:
+                gate, slot = reserved
+        elif gate.rate is None:
+            gate, slot = admit(gate, owner, request, now)
+        put_gate(state, gate)
         if slot is None:
             break
         state.slots[slot.gate, slot.owner] = slot

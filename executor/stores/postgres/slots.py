@@ -12,6 +12,9 @@ another owner, and the gate is not written.
 There is a statement for each kind and order of the two gates. Own limits lose their gate with the last slot,
 limits of operators keep it. The server prepares all parts of a statement, also those that change nothing.
 
+At a rate, the statement writes the log of reservations as `rate_gates.reserve` does, if the unit can be taken
+now. It leaves a log of many entries, and one that is newer than the commit, to Python.
+
 Statements for several slots follow the commit in one pipeline, which is one transaction.
 
 Cost: no round trip. A pipeline has a statement for each slot that is given back or requested. If others wait
@@ -32,25 +35,37 @@ from noetl.planner.frozen import frozen, replace
 
 Row = Mapping[str, Any]
 
-_QUERIES_OF_ONE = {
-    (True, True): "queue.commit_step_give_own",
-    (True, False): "queue.commit_step_give_named",
-    (False, True): "queue.commit_step_take_own",
-    (False, False): "queue.commit_step_take_named",
+_QUERIES = {
+    "give_own": "queue.commit_step_give_own",
+    "give_named": "queue.commit_step_give_named",
+    "take_own": "queue.commit_step_take_own",
+    "take_named": "queue.commit_step_take_named",
+    "take_own_rate": "queue.commit_step_take_own_rate",
+    "take_named_rate": "queue.commit_step_take_named_rate",
+    "give_own_take_own": "queue.commit_step_give_own_take_own",
+    "give_own_take_named": "queue.commit_step_give_own_take_named",
+    "give_named_take_named": "queue.commit_step_give_named_take_named",
+    "take_own_give_own": "queue.commit_step_take_own_give_own",
+    "take_own_give_named": "queue.commit_step_take_own_give_named",
+    "take_named_give_named": "queue.commit_step_take_named_give_named",
+    "give_own_take_own_rate": "queue.commit_step_give_own_take_own_rate",
+    "give_own_take_named_rate": "queue.commit_step_give_own_take_named_rate",
+    "give_named_take_named_rate": "queue.commit_step_give_named_take_named_rate",
+    "take_own_rate_give_own": "queue.commit_step_take_own_rate_give_own",
+    "take_own_rate_give_named": "queue.commit_step_take_own_rate_give_named",
+    "take_named_rate_give_named": "queue.commit_step_take_named_rate_give_named",
 }
-"""Statements of commits that change one gate: whether they give back, and whether the limit is an own one."""
-
-_QUERIES_OF_TWO = {
-    (True, True, True): "queue.commit_step_give_own_take_own",
-    (True, True, False): "queue.commit_step_give_own_take_named",
-    (True, False, False): "queue.commit_step_give_named_take_named",
-    (False, True, True): "queue.commit_step_take_own_give_own",
-    (False, False, True): "queue.commit_step_take_own_give_named",
-    (False, False, False): "queue.commit_step_take_named_give_named",
-}
-"""Statements of commits that change two gates. A key says whether the commit gives back first. Then it says
-which limits are own ones: that of the slot that is given back, and the other. Keys of own limits are smaller.
+"""Statements of commits that change one gate or two, by what they do in the order of the gates. Keys of own
+limits are smaller than those of operators' limits.
 """
+
+_TAKING = {
+    "take_own": "gates.take_own",
+    "take_named": "gates.take_named",
+    "take_own_rate": "gates.take_own_rate",
+    "take_named_rate": "gates.take_named_rate",
+}
+"""Statements that take a slot behind that of a commit."""
 
 
 @frozen
@@ -106,7 +121,10 @@ class SlotChange:
 
     @classmethod
     def find(cls, commit: Commit, following: Visit, now: float) -> SlotChange | None:
-        """Return the change of a commit, or None if it has several slots of one kind."""
+        """Return the change of a commit, or None if it has several slots of one kind.
+
+        It is None, too, if the commit takes a unit of the rate at which it gives a slot back.
+        """
         requests = commit.requests if following.worker is not None else ()
         if len(commit.held_slots) > 1 or len(requests) > 1:
             return None
@@ -114,6 +132,8 @@ class SlotChange:
         if not requests:
             return cls(held, None, None)
         (request,) = requests
+        if request.is_rate and held is not None and held.gate == request.gate:
+            return None
         return cls(held, request, held_slot(request, SlotOwner(following.run_id, following.id), now))
 
     @property
@@ -124,15 +144,16 @@ class SlotChange:
     @property
     def query(self) -> str:
         """The statement of the commit, which locks gates in the order of their keys."""
-        gives = None if self.held is None else self.held.gate
-        takes = None if self.request is None else self.request.gate
-        if gives is None and takes is None:
-            return "queue.commit_step"
-        if gives is None or takes is None:
-            return _QUERIES_OF_ONE[gives is not None, _is_own(gives or takes)]
-        if gives == takes:
+        held, request = self.held, self.request
+        if held is None:
+            return "queue.commit_step" if request is None else _QUERIES[_name_taking(request)]
+        gives = "give_own" if _is_own(held.gate) else "give_named"
+        if request is None:
+            return _QUERIES[gives]
+        if held.gate == request.gate:
             return "queue.commit_step_passing"
-        return _QUERIES_OF_TWO[gives < takes, _is_own(gives), _is_own(takes)]
+        parts = (gives, _name_taking(request))
+        return _QUERIES["_".join(parts if held.gate < request.gate else reversed(parts))]
 
     @property
     def values(self) -> dict[str, Any]:
@@ -160,9 +181,14 @@ class SlotChange:
         return replace(result, slots=slots, freed=(self.held.gate,) if self.held and has_freed else ())
 
 
-def _is_own(gate: GateKey | None) -> bool:
+def _is_own(gate: GateKey) -> bool:
     """Return whether a gate is that of a playbook's or a step's own limit."""
-    return gate is not None and gate.id.startswith(OWN_PREFIX)
+    return gate.id.startswith(OWN_PREFIX)
+
+
+def _name_taking(request: SlotRequest) -> str:
+    """Return which kind of statement takes what is requested."""
+    return f"take_{'own' if _is_own(request.gate) else 'named'}{'_rate' if request.is_rate else ''}"
 
 
 def _give_back(gate: GateKey, visit: Visit) -> _GateStatement:
@@ -178,8 +204,7 @@ def _take(requests: Sequence[SlotRequest], visit: Visit, now: float) -> Iterator
     for number, request in enumerate(requests):
         slot = held_slot(request, SlotOwner(visit.run_id, visit.id), now)
         values = {**values_of_taken(request, slot), **owner, "taken_before": number}
-        query = "gates.take_own" if _is_own(request.gate) else "gates.take_named"
-        yield _GateStatement(request.gate, query, values, slot)
+        yield _GateStatement(request.gate, _TAKING[_name_taking(request)], values, slot)
 
 
 def _key_of_given(gate: GateKey) -> dict[str, Any]:
@@ -188,11 +213,24 @@ def _key_of_given(gate: GateKey) -> dict[str, Any]:
 
 
 def values_of_taken(request: SlotRequest, slot: Slot) -> dict[str, Any]:
-    """Return the values of `{taken_own}` or `{taken_named}`, and of `{added_slot}`."""
+    """Return the values of `{taken_own}` or `{taken_named}` or those of rates, and of `{added_slot}`."""
     values = _values_of_gate(request, slot)
+    if request.is_rate:
+        values |= _values_of_rate(request, slot)
     if not _is_own(request.gate):
         del values["name"], values["value"], values["size"]
     return values
+
+
+def _values_of_rate(request: SlotRequest, slot: Slot) -> dict[str, Any]:
+    """Return the log of a rate, with one reservation, in parts. An operator's rate has its own window."""
+    now = slot.held_at
+    assert now is not None
+    log_end = f"[{now!r},"
+    if request.per is None:
+        return {"log_begin": f",{now!r},[", "log_end": log_end}
+    per = float(request.per)
+    return {"log_begin": f"[{per!r},{now!r},[", "log_end": log_end, "per": per, "idle_at": now + per}
 
 
 def _values_of_gate(request: SlotRequest, slot: Slot) -> dict[str, Any]:

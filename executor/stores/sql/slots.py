@@ -33,7 +33,9 @@ from noetl.executor.model.gates import (
     SlotRequest,
     give_back,
     held_slot,
+    new_gate,
 )
+from noetl.executor.model.rate_gates import reserve_now
 from noetl.executor.model.rates import RateLog
 from noetl.executor.model.run import Commit, Visit
 from noetl.executor.stores.sql.database import Result, Writer
@@ -91,21 +93,21 @@ def move_slot(db: Writer, commit: Commit, owner: SlotOwner, now: float) -> SlotE
     slot = held_slot(request, owner, now)
     row = {**slot_values(slot), "visit_id": commit.visit.id, "next_visit_id": owner.visit_id}
     del row["queued_at"]
-    if held.gate == request.gate:
+    if held.gate == request.gate and not request.is_rate:
         passed = db.execute("gates.pass_on", **row, size=request.size).rowcount
         return SlotExchange((slot,)) if passed else None
     before = {"held_id": held.gate.id, "held_tenant": held.gate.tenant, "held_units": held.units}
     if not db.execute("gates.move", **row, **before).rowcount:
         return None
     taken, freed = None, False
-    for key in sorted((held.gate, request.gate)):
+    for key in sorted({held.gate, request.gate}):
+        if key == held.gate:
+            freed = _give_back_at(db, key, [held])
         if key == request.gate:
             taken = _take_units(db, slot, request)
-        else:
-            freed = _give_back_at(db, key, [held])
     if taken is None:
         db.execute("gates.take", **slot_key(slot))
-    elif taken is not slot:
+    elif taken.units != slot.units:
         db.execute("gates.hold", units=taken.units, held_at=now, **slot_key(slot))
     return SlotExchange(() if taken is None else (taken,), (held.gate,) if freed else ())
 
@@ -153,6 +155,8 @@ def _hold(db: Writer, owner: SlotOwner, request: SlotRequest, now: float) -> Slo
 def _take_units(db: Writer, slot: Slot, request: SlotRequest) -> Slot | None:
     """Take the units of a slot at its gate. Return the slot, or None if its owner would have to wait."""
     key = {"id": slot.gate.id, "tenant": slot.gate.tenant}
+    if request.is_rate:
+        return _reserve_now(db, slot, request)
     if request.size is None:
         row = db.execute("gates.hold_named", **key, units=request.units).fetchone()
         if row is None or row["units"] >= slot.units:
@@ -161,6 +165,21 @@ def _take_units(db: Writer, slot: Slot, request: SlotRequest) -> Slot | None:
     gate = {"name": request.limit, "value": encode_json_or_null(request.value), "size": request.size}
     held = db.execute("gates.hold_own", **key, **gate, units=slot.units)
     return slot if held.rowcount else None
+
+
+def _reserve_now(db: Writer, slot: Slot, request: SlotRequest) -> Slot | None:
+    """Take the units of a slot at the gate of a rate, or return None if its owner would have to wait."""
+    assert slot.held_at is not None
+    if request.size is None:
+        row = db.execute("gates.lock_shown", id=slot.gate.id, tenant=slot.gate.tenant).fetchone()
+    else:
+        row = send_add_or_lock(db, new_gate(request)).fetchone()
+    reserved = None if row is None else reserve_now(gate_from_row(row), slot.owner, request, slot.held_at)
+    if reserved is None:
+        return None
+    gate, slot = reserved
+    write_gate(db, gate)
+    return slot
 
 
 def _leave_flows(db: Writer, key: GateKey, returned: Iterable[Slot]) -> None:

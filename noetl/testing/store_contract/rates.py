@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
+from unittest.mock import ANY
 
 import pytest
 
 from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.gates import (
     SHARED_TENANT,
+    Gate,
     GateKey,
     LimitKind,
+    SlotOwner,
     SlotRequest,
     named_gate,
+    new_gate,
+    own_gate,
     own_rate_gate,
 )
-from noetl.executor.model.rates import RateLog, Reservation
+from noetl.executor.model.rate_gates import reserve_now
+from noetl.executor.model.rates import MAX_ENTRIES, RateLog, Reservation
+from noetl.executor.model.run import Claim, CommitResult
 from noetl.executor.model.transition import wait_for_slot
 from noetl.executor.stores.interface import Store
 from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.gates import (
     NAMED,
     OWN,
+    RATE,
     acquire,
     ask,
     find_due,
@@ -31,21 +41,39 @@ from noetl.testing.store_contract.gates import (
     slots_of_visit,
 )
 from noetl.testing.store_contract.operations import (
+    LEASE,
     claim_visit,
     failed_checks,
     run_concurrently,
     start_run,
+    succeed,
     visit_states,
 )
 
 OWN_RATE = own_rate_gate("default", "play", "a", 0, None)
 """The gate of a step's own rate."""
 
+LAST_GATE = own_gate("default", "play", "z", 0, None)
+"""The gate of a limit that is locked after that of the rate."""
+
 
 def ask_rate(key: GateKey = OWN_RATE, size: int | None = 1, units: int = 1, per: float = 60.0) -> SlotRequest:
     """Return a request for units of a rate."""
     window = None if size is None else per
     return replace(ask(key, size, units), is_rate=True, per=window)
+
+
+def commit_with_request(store: Store, claim: Claim, request: SlotRequest, now: float) -> CommitResult:
+    """Commit a visit that gives its slot back, if it has one, and claim the next one with a request."""
+    held = tuple(slots_of_visit(store, claim))
+    commit = replace(succeed(store, claim), gives_back=bool(held), held_slots=held, requests=(request,))
+    return store.queue.commit(commit, now, LEASE)
+
+
+def is_free(gate: Gate) -> bool:
+    """Return whether a unit of a rate can be taken at 10 s."""
+    assert gate.rate is not None
+    return gate.rate.find_time(gate.units, 1, 10.0) == 10.0
 
 
 class RatesContract(ContractFixtures):
@@ -109,6 +137,86 @@ class RatesContract(ContractFixtures):
         # The own rate is not asked for a time before its last reservation.
         assert acquire(store, third, ask_rate(size=2), now=9.0)[0].held_at == 3605.0
         assert failed_checks(store) == []
+
+    @pytest.mark.parametrize(
+        ("held", "wanted", "taken"),
+        [
+            *product([OWN, LAST_GATE, NAMED], [OWN_RATE, RATE], [(9.0, 9.5)]),
+            *product(
+                [None], [OWN_RATE, RATE], [(), (1.0, 2.0), (9.0, 9.5), (9.0, 10.0), (9.0,) * 5, (9.0, 12.0)]
+            ),
+        ],
+    )
+    def test_a_commit_takes_units_of_a_rate(
+        self, store: Store, held: GateKey | None, wanted: GateKey, taken: Sequence[float]
+    ) -> None:
+        """Take those that are free at once, as the visit does after its claim."""
+        store.gates.set_limit(NAMED, LimitKind.STEPS, 2)
+        store.gates.set_limit(RATE, LimitKind.STEPS, 5, per=4.0)
+        wanted_rate = ask_rate(wanted, None if wanted == RATE else 5, per=4.0)
+        request = replace(wanted_rate, queues=False, limit="rate" if wanted == RATE else "api")
+        for time in taken:
+            give_back(store, hold(store, replace(request, queues=True), now=time), time)
+        before = store.gates.gate(wanted) or new_gate(request)
+        size = None if held == NAMED else 2
+        claim = claim_visit(store, start_run(store)) if held is None else hold(store, ask(held, size))
+        result = commit_with_request(store, claim, request, 10.0)
+        assert result.following is not None
+        owner = SlotOwner(claim.run.id, result.following.id)
+        reserved = reserve_now(before, owner, request, 10.0) if store.queue.takes_slots else None
+        gate, slots = (before, []) if reserved is None else (reserved[0], [reserved[1]])
+        assert list(result.slots) == slots == store.gates.slots_of(claim.run.id)
+        if taken or slots or wanted == RATE:
+            assert store.gates.gate(wanted) == replace(gate, edition=ANY)
+        assert numbers_of(store, held or NAMED) in {None, (0, 0)}
+        again = Claim(claim.run, result.following)
+        assert acquire(store, again, request, now=10.0)[0].units == (reserved is not None or is_free(before))
+        assert failed_checks(store) == []
+
+    def test_a_commit_leaves_a_long_log_to_the_visit(self, store: Store) -> None:
+        """Leave it, because entries have to be merged."""
+        request = replace(ask_rate(size=1000), queues=False)
+        for number in range(MAX_ENTRIES):
+            give_back(store, hold(store, request, now=1.0 + number / 10), 9.0)
+        claim = claim_visit(store, start_run(store))
+        result = commit_with_request(store, claim, request, 10.0)
+        assert result.following is not None
+        (slot,) = acquire(store, Claim(claim.run, result.following), request, now=10.0)
+        assert (slot.held_at, numbers_of(store, OWN_RATE)) == (10.0, (1, 0))
+        gate = store.gates.gate(OWN_RATE)
+        assert gate is not None
+        assert gate.rate is not None
+        assert gate.rate.count_taken(1000, 10.0) == MAX_ENTRIES + 1
+
+    @pytest.mark.parametrize("key", [OWN_RATE, RATE])
+    def test_a_visit_takes_the_next_unit_of_a_rate(self, store: Store, key: GateKey) -> None:
+        """Take it at the gate where the visit before gives its slot back, until none is free."""
+        store.gates.set_limit(RATE, LimitKind.STEPS, 2, per=60.0)
+        request = replace(ask_rate(key, None if key == RATE else 2), queues=False)
+        claim = hold(store, request)
+        for now in (2.0, 3.0):
+            result = commit_with_request(store, claim, request, now)
+            assert result.following is not None
+            claim = Claim(claim.run, result.following)
+            held = [now] if store.queue.takes_slots and now == 2.0 else []
+            assert [slot.held_at for slot in store.gates.slots_of(claim.run.id)] == held
+            assert numbers_of(store, key) == (len(held), 0)
+        assert failed_checks(store) == []
+
+    def test_a_commit_takes_no_unit_of_a_rate_that_a_shared_one_hides(self, store: Store) -> None:
+        store.gates.set_limit(RATE, LimitKind.STEPS, 2, per=60.0)
+        store.gates.set_limit(named_gate(SHARED_TENANT, "rate"), LimitKind.STEPS, 2, per=60.0)
+        request = replace(ask_rate(RATE, None), queues=False)
+        result = commit_with_request(store, claim_visit(store, start_run(store)), request, 2.0)
+        assert (result.slots, numbers_of(store, RATE)) == ((), (0, 0))
+
+    @pytest.mark.parametrize("is_rate", [True, False])
+    def test_a_commit_takes_nothing_at_a_gate_of_another_kind(self, store: Store, is_rate: bool) -> None:
+        """Take nothing. The visit reports it after its claim."""
+        store.gates.set_limit(NAMED, LimitKind.STEPS, 2, per=None if is_rate else 60.0)
+        request = replace(ask_rate(NAMED, None) if is_rate else ask(NAMED, None), queues=False)
+        result = commit_with_request(store, claim_visit(store, start_run(store)), request, 2.0)
+        assert (result.slots, numbers_of(store, NAMED)) == ((), (0, 0))
 
     def test_a_lost_claim_reserves_nothing(self, store: Store) -> None:
         claim = claim_visit(store, start_run(store))

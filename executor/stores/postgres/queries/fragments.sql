@@ -178,6 +178,65 @@ taken_gate as (
     returning least(:units, units) as taken_units
 )
 
+-- `rate_gates.reserve` at the gate of a playbook's or a step's own rate, if `taking` has a row and the units
+-- can be taken now.
+-- name: taken_own_rate
+taken_gate as (
+    insert into gates (id, tenant, name, value, units, held, waiting, ceiling, edition, clock, rate, idle_at)
+    select :gate_id, :gate_tenant, :name, :value, :size, :units, 0, :size, 1, 0,
+        :log_begin::text || :log_end::text || :units::integer || ']]]', :idle_at::double precision from taking
+    on conflict (tenant, id) do update
+        set units = :size, held = gates.held + :units, ceiling = greatest(:size, gates.held + :units),
+            edition = gates.edition + 1, idle_at = :idle_at, rate = :log_begin::text || coalesce((
+                select string_agg(entry::text || ',', '' order by place)
+                from json_array_elements(gates.rate::json -> 2) with ordinality as taken (entry, place)
+                where (entry ->> 0)::double precision + :per > :held_at
+                    and (entry ->> 0)::double precision < :held_at
+            ), '') || :log_end::text || (
+                select :units::integer + coalesce(sum((entry ->> 1)::integer), 0)
+                from json_array_elements(gates.rate::json -> 2) as taken (entry)
+                where (entry ->> 0)::double precision = :held_at
+            ) || ']]]'
+    where gates.rate is not null and (gates.rate::json ->> 1)::double precision <= :held_at and (
+        select count(*) < {most_entries} and coalesce(max((entry ->> 0)::double precision) <= :held_at, true)
+            and coalesce(sum((entry ->> 1)::integer), 0) + :units <= :size
+        from json_array_elements(gates.rate::json -> 2) as taken (entry)
+        where (entry ->> 0)::double precision + :per > :held_at
+    )
+    returning :units::integer as taken_units
+)
+
+-- The same at the gate of an operator's rate, whose window is in its log.
+-- name: taken_named_rate
+taken_gate as (
+    update gates set held = held + least(:units, units), edition = edition + 1,
+        ceiling = greatest(units, held + least(:units, units)),
+        rate = '[' || (rate::json ->> 0) || :log_begin::text || coalesce((
+            select string_agg(entry::text || ',', '' order by place)
+            from json_array_elements(rate::json -> 2) with ordinality as taken (entry, place)
+            where (entry ->> 0)::double precision + (rate::json ->> 0)::double precision > :held_at
+                and (entry ->> 0)::double precision < :held_at
+        ), '') || :log_end::text || (
+            select :units::integer + coalesce(sum((entry ->> 1)::integer), 0)
+            from json_array_elements(rate::json -> 2) as taken (entry)
+            where (entry ->> 0)::double precision = :held_at
+        ) || ']]]'
+    where id = :gate_id and tenant = :gate_tenant and {is_not_hidden} and rate is not null
+        and :units <= units and exists (select 1 from taking)
+        and (rate::json ->> 1)::double precision <= :held_at and (
+            select count(*) < {most_entries}
+                and coalesce(max((entry ->> 0)::double precision) <= :held_at, true)
+                and coalesce(sum((entry ->> 1)::integer), 0) + :units <= gates.units
+            from json_array_elements(rate::json -> 2) as taken (entry)
+            where (entry ->> 0)::double precision + (rate::json ->> 0)::double precision > :held_at
+        )
+    returning :units::integer as taken_units
+)
+
+-- How many entries the log of a rate has at most: `rates.MAX_ENTRIES`.
+-- name: most_entries
+60
+
 -- The next visit gets a slot at the gate where it has taken units.
 -- name: added_slot
 added as (

@@ -30,6 +30,19 @@ with taking as (
 ), {taken_named}, {added_slot}
 select units from added
 
+-- The same at a rate.
+-- name: take_own_rate
+with taking as (
+    select 1 from visits where {held} and {has_taken}
+), {taken_own_rate}, {added_slot}
+select units from added
+
+-- name: take_named_rate
+with taking as (
+    select 1 from visits where {held} and {has_taken}
+), {taken_named_rate}, {added_slot}
+select units from added
+
 -- The slot that an owner holds at a gate, or gets there at once, if the claim of its visit is held. The
 -- transaction must have locked the run.
 -- name: acquire_own

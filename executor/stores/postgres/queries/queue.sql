@@ -145,6 +145,97 @@ select {entered_columns},
     (select taken_units from taken_gate) as taken_units,
     (select may_grant from given) as may_grant from entered
 
+-- The same, and what the next visit takes is a unit of a rate.
+-- name: commit_step_take_own_rate
+with locked as (
+    {lock_unstopped}
+), {committed_step}, taking as (
+    select 1 from entered
+), {taken_own_rate}, {added_slot}
+select {entered_columns},
+    (select taken_units from taken_gate) as taken_units from entered
+
+-- name: commit_step_take_named_rate
+with locked as (
+    {lock_unstopped}
+), {committed_step}, taking as (
+    select 1 from entered
+), {taken_named_rate}, {added_slot}
+select {entered_columns},
+    (select taken_units from taken_gate) as taken_units from entered
+
+-- name: commit_step_give_own_take_own_rate
+with locked as (
+    {lock_unstopped}
+), {committed_step}, {deleted_slot}, giving as (
+    select units from deleted
+), {given_own}, taking as (
+    select 1 from given
+), {taken_own_rate}, {added_slot}
+select {entered_columns},
+    (select taken_units from taken_gate) as taken_units,
+    (select may_grant from given) as may_grant from entered
+
+-- name: commit_step_give_own_take_named_rate
+with locked as (
+    {lock_unstopped}
+), {committed_step}, {deleted_slot}, giving as (
+    select units from deleted
+), {given_own}, taking as (
+    select 1 from given
+), {taken_named_rate}, {added_slot}
+select {entered_columns},
+    (select taken_units from taken_gate) as taken_units,
+    (select may_grant from given) as may_grant from entered
+
+-- name: commit_step_give_named_take_named_rate
+with locked as (
+    {lock_unstopped}
+), {committed_step}, {deleted_slot}, giving as (
+    select units from deleted
+), {given_named}, taking as (
+    select 1 from given
+), {taken_named_rate}, {added_slot}
+select {entered_columns},
+    (select taken_units from taken_gate) as taken_units,
+    (select may_grant from given) as may_grant from entered
+
+-- name: commit_step_take_own_rate_give_own
+with locked as (
+    {lock_unstopped}
+), {committed_step}, taking as (
+    select 1 from entered
+), {taken_own_rate}, {deleted_slot}, giving as (
+    select units from deleted where (select count(*) from taken_gate) >= 0
+), {given_own}, {added_slot}
+select {entered_columns},
+    (select taken_units from taken_gate) as taken_units,
+    (select may_grant from given) as may_grant from entered
+
+-- name: commit_step_take_own_rate_give_named
+with locked as (
+    {lock_unstopped}
+), {committed_step}, taking as (
+    select 1 from entered
+), {taken_own_rate}, {deleted_slot}, giving as (
+    select units from deleted where (select count(*) from taken_gate) >= 0
+), {given_named}, {added_slot}
+select {entered_columns},
+    (select taken_units from taken_gate) as taken_units,
+    (select may_grant from given) as may_grant from entered
+
+-- name: commit_step_take_named_rate_give_named
+with locked as (
+    {lock_unstopped}
+), {committed_step}, taking as (
+    select 1 from entered
+), {taken_named_rate}, {deleted_slot}, giving as (
+    select units from deleted where (select count(*) from taken_gate) >= 0
+), {given_named}, {added_slot}
+select {entered_columns},
+    (select taken_units from taken_gate) as taken_units,
+    (select may_grant from given) as may_grant from entered
+
 -- Commit of a branch that arrives at a join which other branches can still reach, and claim of the next due
 -- visit. The transaction must have locked the run. `:events_before` and `:events_after` are the text of the
 -- history around step, number and attempt of a visit that is claimed.

@@ -6,6 +6,10 @@ select * from gates where id = :id and tenant = :tenant
 -- name: lock
 select * from gates where id = :id and tenant = :tenant {for_update}
 
+-- The gate of an operator's limit, unless it is hidden.
+-- name: lock_shown
+select * from gates where id = :id and tenant = :tenant and {is_not_hidden} {for_update}
+
 -- name: add_or_lock
 insert into gates
     (id, tenant, name, value, kind, units, held, waiting, ceiling, edition, rate, idle_at, clock)
