@@ -91,6 +91,7 @@ def _check_name(program: Program, trigger: TriggerDeclaration, first: dict[str, 
 
 def _check_schedule(program: Program, trigger: ScheduleDeclaration) -> None:
     _check_timing(program, trigger)
+    _check_catch_up(program, trigger)
     zone = _find_zone(program, trigger)
     cron = None if trigger.cron is None else _read_cron(program, trigger)
     if zone is None or (cron is None and trigger.interval is None):
@@ -109,6 +110,19 @@ def _check_timing(program: Program, trigger: ScheduleDeclaration) -> None:
         message = f"trigger `{abbreviate(trigger.name)}` has neither `cron` nor `every`"
         hint = "add a line such as `cron: 30 2 * * MON-FRI` or `every: 10m`"
         program.report("NP804", message, trigger.path, hint)
+
+
+def _check_catch_up(program: Program, trigger: ScheduleDeclaration) -> None:
+    """Report bounds of a mode that has none."""
+    policy = trigger.catch_up
+    if policy is None or policy.mode == "all":
+        return
+    for field, key in {"max_age": "within", "limit": "limit"}.items():
+        if field not in policy.model_fields_set:
+            continue
+        message = f"`{key}` of `catch_up` has no effect with mode `{policy.mode}`"
+        hint = f"remove it, or write `mode: all`, the only mode that `{key}` bounds"
+        program.report("NP805", message, (*trigger.path, "catch_up", key), hint, key=True)
 
 
 def _find_zone(program: Program, trigger: ScheduleDeclaration) -> ZoneInfo | None:
@@ -132,7 +146,7 @@ def _city(name: str) -> str:
 
 
 def _read_cron(program: Program, trigger: ScheduleDeclaration) -> Cron | None:
-    from noetl.planner.schedules.cron import Cron, CronError, NoDateError
+    from noetl.planner.schedules.cron import Cron, CronError, NoDateError, find_long_step
 
     path = (*trigger.path, "cron")
     assert trigger.cron is not None
@@ -143,6 +157,9 @@ def _read_cron(program: Program, trigger: ScheduleDeclaration) -> Cron | None:
         return None
     except CronError as problem:
         program.report("NP801", f"`cron` is invalid: {problem}", path)
+        return None
+    if (long_step := find_long_step(cron.text)) is not None:
+        program.report("NP801", f"`cron` is invalid: {long_step}", path)
         return None
     if cron.day_or_weekday:
         message = "`cron` matches a date if its day matches, or if its weekday does"

@@ -1,4 +1,4 @@
-"""Checks of webhooks: their addresses, and how they recognise a sender (NP010 to NP012, NP812 and NP813)."""
+"""Checks of webhooks: addresses, keys and senders (NP010 to NP012, NP805, NP812 and NP813)."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def check_webhooks(program: Program) -> None:
             _check_keys(program, trigger.auth)
             _check_secrets(program, trigger.auth)
             _check_header(program, trigger.auth)
+            _check_wait(program, trigger)
             if trigger.auth.scheme == "none":
                 message = f"webhook `{abbreviate(trigger.name)}` accepts requests of any sender"
                 hint = "choose a scheme such as `github`, `stripe`, `standard`, `hmac` or `api_key`"
@@ -59,6 +60,17 @@ def _check_address(program: Program, trigger: WebhookDeclaration, first: dict[st
     first.setdefault(address, program.document.span(path))
 
 
+def _check_wait(program: Program, trigger: WebhookDeclaration) -> None:
+    """Report how long the sender waits, if it gets the answer at once."""
+    if trigger.answer == "result" or _is_wrong(program, trigger, "answer"):
+        return
+    if trigger.model_fields_set.isdisjoint({"wait"}):
+        return
+    message = "`wait` has no effect without `answer: result`"
+    hint = "write `answer: result`, or remove it: the sender gets 202 at once"
+    program.report("NP805", message, (*trigger.path, "wait"), hint, key=True)
+
+
 def _check_keys(program: Program, auth: WebhookAuthDeclaration) -> None:
     """Report keys that the scheme does not have, and those that it requires."""
     allowed = _KEYS[auth.scheme]
@@ -77,9 +89,9 @@ def _check_keys(program: Program, auth: WebhookAuthDeclaration) -> None:
             program.report("NP011", message, (*auth.path, "scheme"), hint)
 
 
-def _is_wrong(program: Program, auth: WebhookAuthDeclaration, name: str) -> bool:
+def _is_wrong(program: Program, declared: WebhookAuthDeclaration | WebhookDeclaration, name: str) -> bool:
     """Return whether a key is in the text with a wrong value, which has a diagnostic of its own."""
-    return name in program.document.value_at(auth.path) and name not in auth.model_fields_set
+    return name in program.document.value_at(declared.path) and name not in declared.model_fields_set
 
 
 def _check_secrets(program: Program, auth: WebhookAuthDeclaration) -> None:

@@ -10,6 +10,9 @@ The matches of a time are counted by days: each day that matches has the same nu
 Cost: proportional to the matches that are read; some ms for a date that comes every four years. To count them
 costs a microsecond or two for each day.
 
+The library accepts a step past the end of its field, such as `*/61`, which matches the first value only.
+Texts of playbooks may not have one. Schedules that are stored may.
+
 Limits: nearest weekdays (`15W`), `?`, `H`, `@daily` and ranges past the end of the week are refused.
 """
 
@@ -32,6 +35,16 @@ _OTHER_DIALECTS = {
     r"\?": "`?` is written as `*`",
     r"\bH\b": "`H` is no value: write a number, and spread the firings by `jitter`",
     r"\d+W\b": "the weekday nearest to a date is not offered",
+}
+
+
+_FIELD_RANGES = {
+    "second": (0, 59),
+    "minute": (0, 59),
+    "hour": (0, 23),
+    "day": (1, 31),
+    "month": (1, 12),
+    "weekday": (0, 7),
 }
 
 
@@ -119,6 +132,22 @@ class _DayTimes:
             if minute in self._minutes:
                 counted += bisect_left(self._seconds, second)
         return counted
+
+
+def find_long_step(text: str) -> str | None:
+    """Return what is wrong with a valid expression that has a step past the end of its field, or None.
+
+    >>> find_long_step("*/61 * * * *")
+    'the step of the minute `*/61` must be at most 59, as its values are 0 to 59'
+    >>> find_long_step("*/59 */23 * * 1-5/2")
+    """
+    fields = text.split()
+    for (name, (first, last)), field in zip(list(_FIELD_RANGES.items())[-len(fields) :], fields, strict=True):
+        steps = [int(term.partition("/")[2]) for term in field.split(",") if "/" in term]
+        if any(step > last for step in steps):
+            values = f"its values are {first} to {last}"
+            return f"the step of the {name} `{field}` must be at most {last}, as {values}"
+    return None
 
 
 def _is_valid_in_any_month(text: str) -> bool:
