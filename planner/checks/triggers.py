@@ -91,7 +91,6 @@ def _check_name(program: Program, trigger: TriggerDeclaration, first: dict[str, 
 
 def _check_schedule(program: Program, trigger: ScheduleDeclaration) -> None:
     _check_timing(program, trigger)
-    _check_catch_up(program, trigger)
     zone = _find_zone(program, trigger)
     cron = None if trigger.cron is None else _read_cron(program, trigger)
     if zone is None or (cron is None and trigger.interval is None):
@@ -110,19 +109,6 @@ def _check_timing(program: Program, trigger: ScheduleDeclaration) -> None:
         message = f"trigger `{abbreviate(trigger.name)}` has neither `cron` nor `every`"
         hint = "add a line such as `cron: 30 2 * * MON-FRI` or `every: 10m`"
         program.report("NP804", message, trigger.path, hint)
-
-
-def _check_catch_up(program: Program, trigger: ScheduleDeclaration) -> None:
-    """Report bounds of a mode that has none."""
-    policy = trigger.catch_up
-    if policy is None or policy.mode == "all":
-        return
-    for field, key in {"max_age": "within", "limit": "limit"}.items():
-        if field not in policy.model_fields_set:
-            continue
-        message = f"`{key}` of `catch_up` has no effect with mode `{policy.mode}`"
-        hint = f"remove it, or write `mode: all`, the only mode that `{key}` bounds"
-        program.report("NP805", message, (*trigger.path, "catch_up", key), hint, key=True)
 
 
 def _find_zone(program: Program, trigger: ScheduleDeclaration) -> ZoneInfo | None:

@@ -108,8 +108,6 @@ def test_a_run_continues_in_a_version_with_other_triggers() -> None:
         ("cron: '@daily'", "NP801", "'@daily'"),
         (f"cron: '{'1,' * 300}1 * * * *'", "NP801", f"'{'1,' * 300}1 * * * *'"),
         ("cron: '*/60 * * * *'", "NP801", "'*/60 * * * *'"),
-        ("every: 1h, catch_up: {mode: last, within: 1d}", "NP805", "within"),
-        ("every: 1h, catch_up: {mode: none, limit: 5}", "NP805", "limit"),
         ("cron: '0 0 30 2 *'", "NP802", "'0 0 30 2 *'"),
         ("cron: '0 0 */30 2 MON#5'", "NP802", "'0 0 */30 2 MON#5'"),
         ("every: 1h, start: '2030-01-01', end: '2030-01-01'", "NP802", "'2030-01-01'"),
