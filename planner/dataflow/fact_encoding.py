@@ -118,6 +118,7 @@ class FactTable:
 
     `unread_names` are saved names that are facts although no template reads them. Only a program that
     `analyses_all_names` has them. Their bits are behind those of the names that templates read.
+    Nothing can be undefined unless the table `has_reads`: a template reads one of the names and steps.
 
     `templates` holds the templates of each entry, and of each other part of a step, by path. `saved` holds
     what each entry saves, `entry_conditions` the conditions that hold where it does its work, both by path.
@@ -141,6 +142,7 @@ class FactTable:
         self._combinable = EMPTY
         self.unread_names: tuple[str, ...] = ()
         self._number_names(program)
+        self.has_reads = len(self.bits) > len(self.unread_names)
         self.name_facts = FactSet((1 << len(self.keys)) - 1)
         self.run_succeeded = EMPTY
         if self.bits:
@@ -380,11 +382,6 @@ class FactTable:
                 facts |= self.saved.get(entry.path, EMPTY)
             facts |= tasks.get(called_task(entry) or "", EMPTY)
         return facts
-
-    @property
-    def has_reads(self) -> bool:
-        """True if a template reads one of the names and steps."""
-        return len(self.bits) > len(self.unread_names)
 
     def key(self, bit: FactSet) -> str:
         """Return the key of a bit."""
