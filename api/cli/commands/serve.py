@@ -17,7 +17,7 @@ from noetl.executor.runtime.json_logs import log_as_json_lines
 
 app = typer.Typer()
 
-SWITCH_SECONDS = 0.0002
+SWITCH_SECONDS = 0.0001
 """After which time a thread that computes lets another thread run, such as that of a request.
 
 A request waits for this time again and again, some twenty times.
