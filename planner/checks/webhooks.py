@@ -62,9 +62,9 @@ def _check_address(program: Program, trigger: WebhookDeclaration, first: dict[st
 
 def _check_wait(program: Program, trigger: WebhookDeclaration) -> None:
     """Report how long the sender waits, if it gets the answer at once."""
-    if trigger.answer == "result" or _is_wrong(program, trigger, "answer"):
+    if "wait" not in trigger.model_fields_set or trigger.answer == "result":
         return
-    if trigger.model_fields_set.isdisjoint({"wait"}):
+    if _is_wrong(program, trigger, "answer"):
         return
     message = "`wait` has no effect without `answer: result`"
     hint = "write `answer: result`, or remove it: the sender gets 202 at once"

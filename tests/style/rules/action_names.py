@@ -44,6 +44,7 @@ OTHER_MEANINGS = (
     OtherMeaning("wait", _JSON_KEY, "tokens and journals hold the id of a wait"),
     OtherMeaning("wait", "_DURATION_BOUNDS", "how long the sender of a webhook waits"),
     OtherMeaning("wait", "a collection", "a key of webhooks"),
+    OtherMeaning("wait", "trigger.model_fields_set", "a key of webhooks"),
     OtherMeaning("wait", "name.strip().lower()", "the preference of the HTTP header Prefer"),
     OtherMeaning("http", "*scheme*", "the scheme of a URL"),
     OtherMeaning("http", "scope*", "the kind of a connection in ASGI"),
