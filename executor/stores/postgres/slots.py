@@ -29,6 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from noetl.executor.model.gates import OWN_PREFIX, GateKey, Slot, SlotOwner, SlotRequest, held_slot
+from noetl.executor.model.rates import MAX_ENTRIES
 from noetl.executor.model.run import Commit, CommitResult, Visit
 from noetl.executor.stores.sql.rows import encode_json_or_null
 from noetl.planner.frozen import frozen, replace
@@ -226,11 +227,11 @@ def _values_of_rate(request: SlotRequest, slot: Slot) -> dict[str, Any]:
     """Return the log of a rate, with one reservation, in parts. An operator's rate has its own window."""
     now = slot.held_at
     assert now is not None
-    log_end = f"[{now!r},"
+    values = {"log_begin": f",{now!r},[", "log_end": f"[{now!r},", "most_entries": MAX_ENTRIES}
     if request.per is None:
-        return {"log_begin": f",{now!r},[", "log_end": log_end}
+        return values
     per = float(request.per)
-    return {"log_begin": f"[{per!r},{now!r},[", "log_end": log_end, "per": per, "idle_at": now + per}
+    return {**values, "log_begin": f"[{per!r},{now!r},[", "per": per, "idle_at": now + per}
 
 
 def _values_of_gate(request: SlotRequest, slot: Slot) -> dict[str, Any]:

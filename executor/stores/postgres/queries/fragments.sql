@@ -198,7 +198,7 @@ taken_gate as (
                 where (entry ->> 0)::double precision = :held_at
             ) || ']]]'
     where gates.rate is not null and (gates.rate::json ->> 1)::double precision <= :held_at and (
-        select count(*) < {most_entries} and coalesce(max((entry ->> 0)::double precision) <= :held_at, true)
+        select count(*) < :most_entries and coalesce(max((entry ->> 0)::double precision) <= :held_at, true)
             and coalesce(sum((entry ->> 1)::integer), 0) + :units <= :size
         from json_array_elements(gates.rate::json -> 2) as taken (entry)
         where (entry ->> 0)::double precision + :per > :held_at
@@ -224,7 +224,7 @@ taken_gate as (
     where id = :gate_id and tenant = :gate_tenant and {is_not_hidden} and rate is not null
         and :units <= units and exists (select 1 from taking)
         and (rate::json ->> 1)::double precision <= :held_at and (
-            select count(*) < {most_entries}
+            select count(*) < :most_entries
                 and coalesce(max((entry ->> 0)::double precision) <= :held_at, true)
                 and coalesce(sum((entry ->> 1)::integer), 0) + :units <= gates.units
             from json_array_elements(rate::json -> 2) as taken (entry)
@@ -232,10 +232,6 @@ taken_gate as (
         )
     returning :units::integer as taken_units
 )
-
--- How many entries the log of a rate has at most: `rates.MAX_ENTRIES`.
--- name: most_entries
-60
 
 -- The next visit gets a slot at the gate where it has taken units.
 -- name: added_slot
