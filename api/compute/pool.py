@@ -70,6 +70,9 @@ START_SECONDS = 60.0
 WALL_FACTOR = 6
 """How many times its CPU time a job may last on a machine that is busy."""
 
+PART_BYTES = 64 * 1024
+"""Size of a part of a job on its way to a process. Other requests have their turns between the parts."""
+
 CACHE_BYTES = 16 * 1024 * 1024
 """How many bytes of results are kept."""
 
@@ -190,10 +193,11 @@ class ComputePool:
                 self._cache.add(key, data, len(data))
         return data
 
-    async def read(self, function: Callable[[], T], tenant: str) -> T:
+    async def read(self, function: Callable[[], T], tenant: str, *, is_before_job: bool = False) -> T:
         """Return function(), which reads the data of a job on a thread. A tenant has all threads but one.
 
-        It uses the credit of the tenant, and pauses where it calls `wait_for_slice`.
+        It uses the credit of the tenant, and pauses where it calls `wait_for_slice`. If a job follows, the
+        function is not called while no further job may wait.
 
         Raises:
             ServiceBusyError, TenantBusyError: as `run` does.
@@ -205,6 +209,8 @@ class ComputePool:
                 return function()
 
         async with self._readers.place(tenant):
+            if is_before_job:
+                self._queues.refuse_if_full(tenant)
             return await run_in_threadpool(read)
 
     async def switch(self, function: Callable[[], T], tenant: str) -> T:
@@ -340,11 +346,12 @@ class _ComputeProcess:
 
     async def perform(self, job: Job) -> tuple[bool, bytes]:
         """Return whether the process is worn, and the pickled outcome of the job."""
-        data = pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
-        self._input.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
-        await self._input.drain()
-        outcome: tuple[bool, bytes] = await self._read()
-        return outcome
+        data = memoryview(pickle.dumps(job, pickle.HIGHEST_PROTOCOL))
+        self._input.write(len(data).to_bytes(LENGTH_BYTES, "big"))
+        for start in range(0, len(data), PART_BYTES):
+            self._input.write(data[start : start + PART_BYTES])
+            await self._input.drain()
+        return await self._read()
 
     async def stop(self) -> None:
         """Kill the process and its children, and wait until it has ended."""
@@ -358,9 +365,10 @@ class _ComputeProcess:
         self._input.close()
         await asyncio.shield(self._process.wait())
 
-    async def _read(self) -> Any:
-        length = int.from_bytes(await self._output.readexactly(LENGTH_BYTES), "big")
-        return pickle.loads(await self._output.readexactly(length))  # noqa: S301
+    async def _read(self) -> tuple[bool, bytes]:
+        head = await self._output.readexactly(LENGTH_BYTES + 1)
+        length = int.from_bytes(head[:LENGTH_BYTES], "big")
+        return bool(head[LENGTH_BYTES]), await self._output.readexactly(length)
 
 
 @dataclass(slots=True, eq=False)
@@ -391,12 +399,21 @@ class _TenantQueues:
             self._running[tenant] -= 1
             self._give()
 
-    async def _take(self, tenant: str) -> None:
-        queue = self._waiting.setdefault(tenant, deque())
-        if len(queue) >= MAX_TENANT_WAITING:
+    def refuse_if_full(self, tenant: str) -> None:
+        """Raise an error if no further job of a tenant may wait.
+
+        Raises:
+            ServiceBusyError: too many jobs wait.
+            TenantBusyError: too many jobs of the tenant wait.
+        """
+        if len(self._waiting.get(tenant, ())) >= MAX_TENANT_WAITING:
             raise TenantBusyError(f"{MAX_TENANT_WAITING} jobs of this tenant wait already.")
         if sum(map(len, self._waiting.values())) >= MAX_WAITING:
             raise ServiceBusyError(f"{MAX_WAITING} jobs wait already.")
+
+    async def _take(self, tenant: str) -> None:
+        self.refuse_if_full(tenant)
+        queue = self._waiting.setdefault(tenant, deque())
         ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.append(ticket)
         self._give()

@@ -1,8 +1,9 @@
 """The program of a compute process: `python -m noetl.api.compute.worker`, or with the argument `draft`.
 
 With it, the process performs a small draft first, because its first one takes 0.15 s more. It reads jobs from
-standard input, and writes their results to standard output. A message is its length in 8 bytes and a pickle.
-The parent created the process, so it is trusted. The process ends with its input.
+standard input, and writes their outcomes to standard output. A job is its length in 8 bytes and a pickle. An
+outcome has one byte more between them: whether the process is worn, so that the parent replaces it. The first
+outcome is empty. The parent created the process, so it is trusted. The process ends with its input.
 
 The cyclic garbage collector runs after an answer, because it would take up to a third of the time of a draft.
 
@@ -59,10 +60,11 @@ def main() -> None:
         DraftJob(_SAMPLE, 3).perform(compiler)
     gc.collect()
     gc.freeze()
-    _write(results, None)
+    _write(results, is_worn=False, outcome=b"")
     while (job := _read(jobs)) is not None:
         with gc_paused():
-            _write(results, _outcome(job, compiler))
+            is_worn, outcome = _outcome(job, compiler)
+            _write(results, is_worn=is_worn, outcome=outcome)
         _collect_garbage()
 
 
@@ -93,9 +95,9 @@ def _read(stream: BinaryIO) -> Job | None:
     return job
 
 
-def _write(stream: BinaryIO, message: object) -> None:
-    data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    stream.write(len(data).to_bytes(LENGTH_BYTES, "big") + data)
+def _write(stream: BinaryIO, *, is_worn: bool, outcome: bytes) -> None:
+    stream.write(len(outcome).to_bytes(LENGTH_BYTES, "big") + bytes([is_worn]))
+    stream.write(outcome)
     stream.flush()
 
 

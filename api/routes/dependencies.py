@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import pickle
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -92,8 +92,18 @@ async def perform(request: Request, services: TenantServices, job: Job) -> Any:
     compute = opened_services(request).compute
     if job.is_light:
         return await compute.run(job, services.tenant)
-    async with place_of(request).given_up():
+    async with waiting_elsewhere(request):
         return await _perform_elsewhere(request, compute.run(job, services.tenant))
+
+
+async def read_for_job(request: Request, services: TenantServices, function: Callable[[], Result]) -> Result:
+    """Return function(), which reads the data of a job on a thread.
+
+    Raises:
+        Exception: as `ComputePool.read` does.
+    """
+    async with waiting_elsewhere(request):
+        return await opened_services(request).compute.read(function, services.tenant, is_before_job=True)
 
 
 def perform_on_thread(request: Request, services: TenantServices, job: Job) -> Any:
@@ -145,17 +155,29 @@ async def _perform_elsewhere(request: Request, call: Coroutine[Any, Any, Any]) -
         if work.done():
             return work.result()
         raise ClientDisconnect
-    except TenantBusyError:
-        await delay_refusal()
-        raise
     finally:
         for task in (work, departure):
             task.cancel()
         await asyncio.gather(work, departure, return_exceptions=True)
 
 
+@asynccontextmanager
+async def waiting_elsewhere(request: Request) -> AsyncIterator[None]:
+    """Give up the place of a request among those of its tenant while it waits for a thread or a process.
+
+    A tenant that has too many such requests waits for its refusal. So one that sends the next request at
+    once sends fewer.
+    """
+    async with place_of(request).given_up():
+        try:
+            yield
+        except TenantBusyError:
+            await delay_refusal()
+            raise
+
+
 async def delay_refusal() -> None:
-    """Let a tenant wait for its refusal, so that one that asks again at once asks less often."""
+    """Wait for REFUSAL_SECONDS."""
     await asyncio.sleep(REFUSAL_SECONDS)
 
 
@@ -182,5 +204,5 @@ async def compile_elsewhere(request: Request, services: TenantServices, text: st
     """
     job = CompileJob(text, may_be_light=False)
     packed_plan = await perform(request, services, job)
-    async with place_of(request).given_up():
+    async with waiting_elsewhere(request):
         return await opened_services(request).compute.read(lambda: unpack_plan(packed_plan), services.tenant)

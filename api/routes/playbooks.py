@@ -18,7 +18,6 @@ from starlette.responses import Response
 from noetl.api.access import caller_name
 from noetl.api.http.openapi import playbook_body, problems, required_body, response_body
 from noetl.api.http.parameters import PlaybookCount, PlaybookQuery
-from noetl.api.http.request_shares import place_of
 from noetl.api.http.requests import read_alias_version, read_playbook
 from noetl.api.http.responses import JsonResponse, PlaybookDocument, PlaybookLinks
 from noetl.api.routes.dependencies import (
@@ -27,6 +26,7 @@ from noetl.api.routes.dependencies import (
     ReadServices,
     compile_long,
     opened_services,
+    waiting_elsewhere,
 )
 from noetl.api.routes.switching import compile_change, judge_elsewhere, switch_on_thread
 from noetl.api.service.compiler import InlinePlaybook
@@ -279,7 +279,7 @@ def remove_playbook(name: Name, services: AdminServices) -> Response:
 
 async def _change_registry(request: Request, services: TenantServices, change: Callable[[], T]) -> T:
     """Return change(). Its checks among the registered playbooks read and examine many plans."""
-    async with place_of(request).given_up():
+    async with waiting_elsewhere(request):
         return await opened_services(request).compute.read(change, services.tenant)
 
 

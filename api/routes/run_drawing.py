@@ -12,9 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from noetl.api import graphviz
 from noetl.api.compute.jobs import GraphJob, LayoutJob, graph_key, layout_key, pack_plan
 from noetl.api.http.problems import Problem
-from noetl.api.http.request_shares import place_of
 from noetl.api.pictures import MAX_PICTURE_SIZE, PictureError
-from noetl.api.routes.dependencies import opened_services, perform
+from noetl.api.routes.dependencies import opened_services, perform, read_for_job, waiting_elsewhere
 from noetl.api.service.errors import WorkLimitError
 from noetl.api.service.past_runs import PastMoment
 from noetl.api.service.services import TenantServices
@@ -68,10 +67,7 @@ async def find_moment(
     """
     if place is None:
         return None
-    async with place_of(request).given_up():
-        read = partial(services.past_runs.find, workflow_id, place)
-        moment: PastMoment = await opened_services(request).compute.read(read, services.tenant)
-    return moment
+    return await read_for_job(request, services, partial(services.past_runs.find, workflow_id, place))
 
 
 async def draw_run(request: Request, services: TenantServices, wanted: DrawingRequest) -> bytes:
@@ -94,12 +90,11 @@ async def draw_run(request: Request, services: TenantServices, wanted: DrawingRe
     async def read_plan() -> bytes:
         return await compute.read(lambda: pack_plan(services.runs.plan(workflow_id)), services.tenant)
 
-    async with place_of(request).given_up():
-        plan_hash, run, key = await compute.read(read_run, services.tenant)
+    plan_hash, run, key = await read_for_job(request, services, read_run)
     drawing: bytes | None = compute.cached(key)
     if drawing is None:
         # A plan of 1 MiB takes a second to read.
-        async with place_of(request).given_up():
+        async with waiting_elsewhere(request):
             packed_plan = await compute.remembered(f"plan:{plan_hash}", read_plan)
         try:
             layout = None

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, TypeVar
 from fastapi import Request
 
 from noetl.api.compute.jobs import SwitchJob, pack_plan
-from noetl.api.http.request_shares import place_of
 from noetl.api.routes.dependencies import (
     compile_elsewhere,
-    delay_refusal,
     evaluated_elsewhere,
     opened_services,
     perform_on_thread,
+    waiting_elsewhere,
 )
 from noetl.api.service.compiler import InlinePlaybook
-from noetl.api.service.errors import TenantBusyError
 from noetl.api.service.services import TenantServices
 from noetl.api.service.switches import PlaybookChange
 from noetl.planner.plan import Plan
@@ -66,10 +64,6 @@ async def switch_on_thread(request: Request, services: TenantServices, function:
     Raises:
         ServiceBusyError, TenantBusyError: too many requests switch runs.
     """
-    async with place_of(request).given_up():
-        try:
-            call = evaluated_elsewhere(request, services, function)
-            return await opened_services(request).compute.switch(call, services.tenant)
-        except TenantBusyError:
-            await delay_refusal()
-            raise
+    async with waiting_elsewhere(request):
+        call = evaluated_elsewhere(request, services, function)
+        return await opened_services(request).compute.switch(call, services.tenant)

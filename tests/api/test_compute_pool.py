@@ -258,6 +258,11 @@ async def test_few_jobs_of_a_tenant_wait(
 
     first, refused = await outcomes("first", 6)
     assert refused == [TenantBusyError, TenantBusyError]
+    reads: list[str] = []
+    with pytest.raises(TenantBusyError):
+        await pool.read(partial(reads.append, "before a job"), "first", is_before_job=True)
+    await pool.read(partial(reads.append, "after a job"), "first")
+    assert reads == ["after a job"]
     second, refused = await outcomes("second", 3)
     assert refused == [ServiceBusyError]
     for task in (*first, *second):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.types import Message
 
 from noetl.api import access
 from noetl.api import connections as connections_module
@@ -27,7 +28,7 @@ from noetl.api.connections import (
 from noetl.api.http.open_bodies import OpenBodies
 from noetl.api.http.problems import Problem
 from noetl.api.http.request_shares import RequestPlace
-from noetl.api.http.unsent_answers import AnswerBudget, UnsentAnswersMiddleware
+from noetl.api.http.unsent_answers import PART_BYTES, AnswerBudget, UnsentAnswersMiddleware
 from noetl.executor.errors import SettingError
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -196,6 +197,37 @@ def test_answers_that_are_not_read_are_limited() -> None:
         with connect(port) as later:
             assert ask(later).startswith(b"HTTP/1.1 200")
         wait_until_sent(budget)  # Its client has left.
+
+
+@pytest.mark.anyio
+async def test_other_requests_have_their_turns_between_the_parts_of_an_answer() -> None:
+    passes = 0
+    passes_before: list[int] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send_large(scope: Any, receive: Any, send: Any) -> None:
+        body = b"x" * (5 * PART_BYTES)
+        headers = [(b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def send_at_once(message: Message) -> None:
+        if "body" in message:
+            passes_before.append(passes)
+
+    async def pass_often() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await asyncio.sleep(0)
+
+    app = UnsentAnswersMiddleware(send_large, AnswerBudget(), lambda _: "a")
+    other = asyncio.ensure_future(pass_often())
+    await app({"type": "http", "path": "/"}, receive, send_at_once)
+    other.cancel()
+    assert len(set(passes_before)) == 5
 
 
 def wait_until_sent(budget: AnswerBudget) -> None:
