@@ -390,7 +390,7 @@ class _Segment:
         if result.following is None:
             return None
         following = _prefetch(executor.store, run, result.following, commit.visit)
-        has_all = len(result.slots) == len(commit.requests)
+        has_all = len(result.slots) >= len(commit.requests)
         return replace(
             following, slots=result.slots if has_all else (), is_admitted=self.admission.is_run_admitted
         )

@@ -10,30 +10,25 @@ templates read only what the run was started with, and what the committed visit 
 Cost: an evaluation of each template. After a claim, a limit of an operator costs a read, of whether all
 tenants share it. Before it, the process uses what it has read last, and the store checks it.
 
-Limits: the first visit of a run, and the further ones that a fork enters, request after their claim. So do
-those with several rates, with a rate and a limit, and with a rate and a loop. So do those whose keys read
-more, and those behind a join whose keys read anything.
+Limits: visits with several rates, with a rate and a limit, or with a rate and a loop request after their
+claim. So do those whose keys read more, and those behind a join whose keys read anything. Of the first visit
+of a run, and the further ones that a fork enters, those with templates do (`model.claim_requests`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
-from operator import attrgetter
 
 from noetl.executor.engine.rate_units import count_rate_units
 from noetl.executor.engine.rendering import render_at_key
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import FINALLY_STEP_SECONDS
 from noetl.executor.errors import ActionError
-from noetl.executor.model.flows import FIRST_RANK, flow_name, rank_of
-from noetl.executor.model.gates import (
-    GateKey,
-    SlotRequest,
-    own_gate,
-    own_rate_gate,
-)
+from noetl.executor.model.claim_requests import LimitPlace, fixed_requests, name_flow
+from noetl.executor.model.flows import FIRST_RANK, rank_of
+from noetl.executor.model.gates import SlotRequest, own_gate, own_rate_gate
 from noetl.executor.model.json_values import round_trip_json, write_json
 from noetl.executor.model.run import Branch, Commit, Run, Visit
 from noetl.executor.model.special_visits import START_CLOCK
@@ -52,8 +47,6 @@ MAX_KEY_BYTES = 1024
 """How long the key of a limit may be, as UTF-8."""
 
 _MAX_SHOWN = 1e9
-
-_gate_of = attrgetter("gate")
 
 _NAMES_OF_VISIT = frozenset({"error", "now", "result", "step", "steps", "uuid"})
 """Names whose values a visit has only after its claim, or that need other visits."""
@@ -152,27 +145,8 @@ def _fixed_requests(store: Store, run: Run, step: Step, now: float) -> tuple[Slo
     """Return what `request_for_following` does for a step whose limits and priority read nothing."""
     rank = now if step.rate else rank_of(now, _default_priority(run))
     width = 1 if step.loop is None else step.loop.concurrency
-    requests = list[SlotRequest]()
-    for position, limit in enumerate(step.concurrency or step.rate):
-        if limit.use is None:
-            make_key = own_rate_gate if limit.is_rate else own_gate
-            gate = make_key(run.tenant, run.playbook, step.name, position, None)
-            limit_name = f"{run.playbook}.{step.name}"
-        else:
-            gate, limit_name = store.gates.find_named(run.tenant, limit.use, is_hint=True), limit.use
-        request = SlotRequest(
-            gate,
-            limit_name,
-            limit.units,
-            width,
-            queues=False,
-            rank=rank,
-            is_rate=limit.is_rate,
-            per=limit.per_seconds,
-            flow=_name_flow(run, gate, run.playbook),
-        )
-        requests.append(request)
-    return tuple(sorted(requests, key=_gate_of))
+    place = LimitPlace(run.tenant, run.playbook, step.name, width, rank)
+    return fixed_requests(place, step.concurrency or step.rate, partial(store.gates.find_named, is_hint=True))
 
 
 @lru_cache(maxsize=1024)
@@ -271,17 +245,8 @@ def _request_slot(store: Store, limit: Limit, scope: Scope, position: int, terms
         is_rate=limit.is_rate,
         per=limit.per_seconds,
         max_wait=limit.max_wait_seconds,
-        flow=_name_flow(run, gate, fair),
+        flow=name_flow(run.tenant, gate, fair),
     )
-
-
-def _name_flow(run: Run, gate: GateKey, fair: str) -> str:
-    """Return the name of the flow of a run or its visits at a gate.
-
-    At a limit that all tenants share, each tenant is one flow. Otherwise one with many flows would have more
-    turns than the others.
-    """
-    return flow_name(fair if gate.tenant == run.tenant else run.tenant)
 
 
 def _hurry(wanted: WantedSlot, timeout_seconds: float | None) -> WantedSlot:

@@ -10,9 +10,9 @@ The process that gives units back grants them to the next in the queue. This mak
 Its claim asks again, and finds what it has. A unit of a rate is reserved at a time, at which the suspended
 visit is due (`noetl.executor.engine.rate_units`).
 
-Cost: a visit that the commit before it claims has its slots already, if their keys are known then
-(`noetl.executor.engine.slot_requests`). Any other costs one transaction before its work. So does the first
-step that a worker performs of a run with limits. Steps without limits cost nothing.
+Cost: a claimed visit may have its slots already. A store takes them with the claim if the commit knows their
+keys (`noetl.executor.engine.slot_requests`), or if they read nothing (`noetl.executor.model.claim_requests`).
+Any other visit costs one transaction before its work. Steps without limits cost nothing.
 
 A run that has begun nothing ends as `skipped` if a limit of its playbook refuses it. With `cancel_oldest`,
 older runs at the limit are cancelled until the newest ones fit (see `_cancel_older`).

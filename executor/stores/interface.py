@@ -424,6 +424,8 @@ class WorkQueue(Protocol):
 
         Claims take the tenants in turn. Of a tenant they take the visit that has been due longest, and in
         turn the one of those that wait for nothing. No visit of a tenant in `passed_over` is claimed.
+
+        The claim may take the slots of the visit, or of its run (`noetl.executor.model.claim_requests`).
         """
         ...
 

@@ -844,10 +844,7 @@ class TestFollowingVisits:
         store.gates.set_limit(named_gate("default", "api"), LimitKind.STEPS, 1)
         store.gates.set_limit(named_gate("default", "calls"), LimitKind.STEPS, 1, per=60.0)
         harness = RunHarness(store, FOLLOWING % (of_run, limits))
-        assert list(spy_on_requests(store, monkeypatch, harness)) == [
-            *(["first"] if of_run else []),
-            *requesting,
-        ]
+        assert list(spy_on_requests(store, monkeypatch, harness)) == requesting
 
     def test_a_wrong_key_fails_the_step(self, store: SqliteStore) -> None:
         harness = RunHarness(store, FOLLOWING % ("", "concurrency: {limit: 1, key: '{{ [y] }}'}"))
@@ -883,9 +880,18 @@ class TestFollowingVisits:
         harness = RunHarness(store, FOLLOWING % ("", "concurrency: 1"))
         assert list(spy_on_requests(store, monkeypatch, harness)) == ["second", "limited"]
 
-    def test_the_further_branches_behind_a_fork_ask(
-        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        ("limits", "requesting"),
+        [
+            ("concurrency: 1", []),
+            ("concurrency: [{limit: 1}, {use: api}]", []),
+            ("concurrency: {limit: 1, key: '{{ x }}'}", ["right"]),
+        ],
+    )
+    def test_the_further_branches_behind_a_fork_ask_if_a_template_decides(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, limits: str, requesting: list[str]
     ) -> None:
+        store.gates.set_limit(named_gate("default", "api"), LimitKind.STEPS, 1)
         text = """
             name: fork
             steps:
@@ -897,12 +903,33 @@ class TestFollowingVisits:
               run: [{action: set, set: {l: 1}}]
               rule: [{case: default, run: [both]}]
             - name: right
-              concurrency: 1
+              LIMITS
               run: [{action: set, set: {r: 1}}]
               rule: [{case: default, run: [both]}]
             - {name: both, join: all, concurrency: 1, run: [{action: set, set: {b: 1}}]}
         """
-        assert list(spy_on_requests(store, monkeypatch, RunHarness(store, text))) == ["right"]
+        harness = RunHarness(store, text.replace("LIMITS", limits))
+        assert list(spy_on_requests(store, monkeypatch, harness)) == requesting
+
+    def test_a_further_branch_takes_no_part_of_its_slots(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that finds a full gate asks for all of its slots."""
+        text = """
+            name: fork
+            steps:
+            - {name: first, run: [{action: log, message: a}], rule: [{case: default, run: [left, right]}]}
+            - {name: left, run: [{action: log, message: b}]}
+            - {name: right, concurrency: [{limit: 1}, {use: api}], run: [{action: log, message: c}]}
+        """
+        key = named_gate("default", "api")
+        store.gates.set_limit(key, LimitKind.STEPS, 0)
+        harness = RunHarness(store, text)
+        execute_all(harness)
+        assert [slot.is_held for slot in store.gates.slots_of(harness.id)] == [True, False]
+        store.gates.set_limit(key, LimitKind.STEPS, 1)
+        assert grant_stalled(store) == 1
+        assert harness.finish().status == "succeeded"
 
     def test_one_behind_a_join_asks_if_its_key_has_a_template(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
@@ -920,6 +947,78 @@ class TestFollowingVisits:
               run: [{action: set, set: {b: 1}}]
         """
         assert list(spy_on_requests(store, monkeypatch, RunHarness(store, text))) == ["both"]
+
+
+FIRST = """
+    name: call
+    %s
+    steps:
+    - {name: first, run: [{action: log, message: a}], rule: [{case: default, run: [second]}], %s}
+    - {name: second, concurrency: 3, run: [{action: log, message: a}]}
+"""
+
+
+class TestFirstVisits:
+    """First visits of runs, whose claims take the slots of the run or of the visit."""
+
+    @pytest.mark.parametrize(
+        ("of_run", "of_step", "requesting"),
+        [
+            ("", "concurrency: 1", []),
+            ("", "concurrency: [{limit: 2}, {use: api}]", []),
+            ("", "concurrency: 1, priority: 3", []),
+            ("", "concurrency: 1, priority: '{{ 3 }}'", ["first"]),
+            ("", "concurrency: {limit: 1, key: '{{ step.visit }}'}", ["first"]),
+            ("", "concurrency: {limit: 1, fair: '{{ step.visit }}'}", ["first"]),
+            ("", "rate: {limit: 5, per: 1m}", []),
+            ("", "rate: {limit: 5, per: 1m}, loop: {items: [1], batch: 1}", ["first"]),
+            ("", "concurrency: 1, rate: {limit: 5, per: 1m}", ["first"]),
+            ("", "concurrency: 2, loop: {items: [1, 2, 3], concurrency: 3}", []),
+            ("concurrency: 1", "", []),
+            ("rate: {limit: 5, per: 1m}", "", []),
+            ("concurrency: 1\n    priority: '{{ 1 }}'", "", ["first"]),
+            ("concurrency: 1", "concurrency: 1", ["first"]),
+        ],
+    )
+    def test_one_asks_if_a_template_or_several_rates_decide(
+        self,
+        store: SqliteStore,
+        monkeypatch: pytest.MonkeyPatch,
+        of_run: str,
+        of_step: str,
+        requesting: list[str],
+    ) -> None:
+        store.gates.set_limit(named_gate("default", "api"), LimitKind.STEPS, 1)
+        harness = RunHarness(store, FIRST % (of_run, of_step))
+        assert list(spy_on_requests(store, monkeypatch, harness)) == requesting
+
+    @pytest.mark.parametrize("is_shared", [True, False])
+    def test_one_asks_if_a_limit_is_hidden(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, is_shared: bool
+    ) -> None:
+        """Ask once: after this, the process knows that all tenants share the limit."""
+        for tenant in ("default", *([SHARED_TENANT] if is_shared else [])):
+            store.gates.set_limit(named_gate(tenant, "api"), LimitKind.STEPS, 1)
+        text = FIRST % ("", "concurrency: {use: api}")
+        with monkeypatch.context() as patch:
+            requesting = list(spy_on_requests(store, patch, RunHarness(store, text)))
+        assert requesting == (["first"] if is_shared else [])
+        assert list(spy_on_requests(store, monkeypatch, RunHarness(store, text))) == []
+
+    def test_a_run_of_which_a_slot_is_held_takes_no_second_one(self, store: SqliteStore) -> None:
+        text = """
+            name: fork
+            concurrency: 1
+            steps:
+            - {name: first, run: [{action: log, message: a}], rule: [{case: default, run: [left, right]}]}
+            - {name: left, run: [{action: log, message: b}]}
+            - {name: right, run: [{action: log, message: c}]}
+        """
+        harness = RunHarness(store, text)
+        harness.execute_next()
+        assert [slot.units for slot in store.gates.slots_of(harness.id)] == [1]
+        harness.execute_next()
+        assert harness.finish().status == "succeeded"
 
 
 def spy_on_requests(

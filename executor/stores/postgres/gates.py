@@ -1,7 +1,7 @@
 """The gates of a Postgres store: one statement for the most frequent request.
 
-Problem: the transaction that asks for slots takes three round trips. The first visit of a run and the further
-branches of a fork ask after their claim, and most of them need not wait.
+Problem: the transaction that asks for slots takes three round trips. Most visits that ask after their claim
+need not wait.
 
 Algorithm: a request for one slot is sent with the lock of the run in one pipeline, which is one transaction.
 The statement returns the slot if its owner holds it already, or takes units by the conditions of
@@ -16,13 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from noetl.executor.model.gates import OWN_PREFIX, Slot, SlotOwner, SlotRequest, held_slot
+from noetl.executor.model.gates import Slot, SlotOwner, SlotRequest
 from noetl.executor.model.run import Claim
 from noetl.executor.stores.postgres.database import PostgresDatabase
-from noetl.executor.stores.postgres.slots import values_of_taken
+from noetl.executor.stores.postgres.slots import AcquiringStatement
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.gates import SqlGates
-from noetl.planner.frozen import replace
 
 
 class PostgresGates(SqlGates):
@@ -43,16 +42,6 @@ class PostgresGates(SqlGates):
 
     def _acquire_one(self, claim: Claim, owner: SlotOwner, request: SlotRequest, now: float) -> Slot | None:
         """Return the slot that an owner holds or gets at once, or None if it has to wait or is refused."""
-        visit, slot = claim.visit, held_slot(request, owner, now)
-        is_own = request.gate.id.startswith(OWN_PREFIX)
-        row = self._database.execute_returning_locked(
-            "gates.acquire_own" if is_own else "gates.acquire_named",
-            **values_of_taken(request, slot),
-            run_id=visit.run_id,
-            visit_id=visit.id,
-            fence=visit.fence,
-            next_visit_id=owner.visit_id,
-        )
-        if row is None:
-            return None
-        return replace(slot, **row)
+        acquiring = AcquiringStatement(claim.visit, owner, request, now)
+        query, values = acquiring.statement
+        return acquiring.slot(self._database.execute_returning_locked(query, **values))

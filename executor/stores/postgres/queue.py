@@ -9,6 +9,8 @@ branches can still reach. Each checks in its
 conditions that the fast path applies; if it changes no row, the transaction of `SqlQueue` decides. Rows that
 change while a statement waits for the lock of the run are checked again (`read committed`).
 
+A claim that takes one slot is two statements in one pipeline, which is one transaction.
+
 Cost: one round trip for each of these operations.
 
 Limits: any other commit takes the general transaction: forks, ends of branches, retries, suspensions,
@@ -22,6 +24,7 @@ from functools import lru_cache
 from typing import Any
 
 from noetl.executor.errors import FencedError
+from noetl.executor.model.gates import Slot
 from noetl.executor.model.metrics import FactKind, loses_lease, timed_fact
 from noetl.executor.model.read_memory import is_counting_reads, reserve_read
 from noetl.executor.model.run import (
@@ -37,7 +40,7 @@ from noetl.executor.model.run import (
 from noetl.executor.model.visit_transition import MAX_CLAIMS, claim, enter_step, is_due, start_events
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.postgres.database import PostgresDatabase
-from noetl.executor.stores.postgres.slots import SlotChange, SlotStatements
+from noetl.executor.stores.postgres.slots import AcquiringStatement, SlotChange, SlotStatements
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.facts import fact_values
 from noetl.executor.stores.sql.plans import SqlPlans
@@ -93,7 +96,7 @@ class PostgresQueue:
             if give_up and visit.claims < MAX_CLAIMS:
                 self._send_later(message, now + GIVE_UP_DELAY_SECONDS, rows[0]["tenant"])
                 return MessageOutcome.DONE
-            claimed = self._write_claim(visit, claim(visit, lease, now), now)
+            claimed = self._write_claim(rows[0], visit, claim(visit, lease, now), now)
             return claimed or MessageOutcome.HELD
         if visit.status is VisitStatus.RUNNING:
             return MessageOutcome.HELD
@@ -131,21 +134,34 @@ class PostgresQueue:
                 return CommitResult(None if row["id"] is None else visit_from_row(row))
         return self._shared.commit(commit, now, claim_for)
 
-    def _write_claim(self, before: Visit, claimed: Visit, now: float) -> Claim | None:
+    def _write_claim(self, due: Row, before: Visit, claimed: Visit, now: float) -> Claim | None:
         events = start_events(before, claimed)
-        row = self._database.execute_returning(
-            "queue.claim_at_once",
+        values = {
             **claim_condition(before, claimed, now),
-            events=encode_events(events),
-            starts=bool(events),
-            lost_lease=FactKind.LOST_LEASE,
-            loses_lease=loses_lease(before),
-        )
+            "events": encode_events(events),
+            "starts": bool(events),
+            "lost_lease": FactKind.LOST_LEASE,
+            "loses_lease": loses_lease(before),
+        }
+        wanted = self._shared.find_requests(due, claimed, now)
+        slot: Slot | None = None
+        if wanted is None or len(wanted.requests) > 1 or wanted.requests[0].is_rate:
+            wanted = None
+            row = self._database.execute_returning("queue.claim_at_once", **values)
+        else:
+            # The plan that has the limits must still be that of the run.
+            values["plan_hash"] = due["plan_hash"]
+            acquiring = AcquiringStatement(claimed, wanted.owner, wanted.requests[0], now)
+            row, acquired = self._database.execute_together(
+                [("queue.claim_at_once", values), acquiring.statement]
+            )
+            slot = acquiring.slot(acquired)
         if row is None:
             return None
         if is_counting_reads():
             reserve_read(_count_payload(row))
-        return Claim(run_from_row(row), with_saved(claimed, row["saved"]))
+        written = Claim(run_from_row(row), with_saved(claimed, row["saved"]))
+        return written if wanted is None else wanted.complete(written, () if slot is None else (slot,))
 
     def _only_branch(self, commit: Commit) -> Branch | None:
         """Return the only branch of a commit that a fast path may write, or None.

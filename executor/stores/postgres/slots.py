@@ -182,6 +182,32 @@ class SlotChange:
         return replace(result, slots=slots, freed=(self.held.gate,) if self.held and has_freed else ())
 
 
+class AcquiringStatement:
+    """The statement by which an owner gets one slot at once, while the claim of a visit is held.
+
+    Its transaction must have locked the run.
+    """
+
+    def __init__(self, claimed: Visit, owner: SlotOwner, request: SlotRequest, now: float) -> None:
+        self._claimed = claimed
+        self._owner = owner
+        self._request = request
+        self._slot = held_slot(request, owner, now)
+
+    @property
+    def statement(self) -> tuple[str, Mapping[str, Any]]:
+        """The statement and its values."""
+        visit = self._claimed
+        key = {"run_id": visit.run_id, "visit_id": visit.id, "fence": visit.fence}
+        values = values_of_taken(self._request, self._slot)
+        query = "gates.acquire_own" if _is_own(self._request.gate) else "gates.acquire_named"
+        return query, {**values, **key, "next_visit_id": self._owner.visit_id}
+
+    def slot(self, row: Row | None) -> Slot | None:
+        """Return the slot of the row of the statement. None means that the owner must ask for it."""
+        return None if row is None else replace(self._slot, **row)
+
+
 def _is_own(gate: GateKey) -> bool:
     """Return whether a gate is that of a playbook's or a step's own limit."""
     return gate.id.startswith(OWN_PREFIX)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from noetl.executor.model.gates import SHARED_TENANT, GateKey, named_gate
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.sql.database import Database, Writer
@@ -30,6 +31,8 @@ class SqlContext:
         self.floor = DueFloor(database.clock)
         self.changes = ChangeSignal()
         self.work = ChangeSignal()
+        self.is_shared: dict[str, bool] = {}
+        """Whether all tenants share the operator's limit of a name, as of the last read."""
 
     @contextmanager
     def transaction(self) -> Iterator[Writer]:
@@ -40,6 +43,10 @@ class SqlContext:
         with self.database.transaction(self.changes.notify) as db:
             yield db
             give_back_slots(db)
+
+    def assume_named(self, tenant: str, name: str) -> GateKey:
+        """Return the gate of an operator's limit, without a read. The store checks whether it is hidden."""
+        return named_gate(SHARED_TENANT if self.is_shared.get(name) else tenant, name)
 
     def announce_due(self, count: int | None = None) -> None:
         """Signal workers that `count` visits have become due, or that some may have if it is None."""

@@ -90,8 +90,6 @@ class SqlGates:
 
     def __init__(self, context: SqlContext) -> None:
         self._context = context
-        self._is_shared: dict[str, bool] = {}
-        """Whether all tenants share the operator's limit of a name, as of the last read."""
 
     def acquire(
         self, claim: Claim, owner: SlotOwner, requests: Sequence[SlotRequest], now: float
@@ -186,11 +184,12 @@ class SqlGates:
 
     def find_named(self, tenant: str, name: str, *, is_hint: bool = False) -> GateKey:
         shared = named_gate(SHARED_TENANT, name)
-        is_shared = self._is_shared.get(name) if is_hint else None
+        hints = self._context.is_shared
+        is_shared = hints.get(name) if is_hint else None
         if is_shared is None:
-            if len(self._is_shared) >= MAX_HINTS:
-                self._is_shared.clear()
-            is_shared = self._is_shared[name] = self.gate(shared) is not None
+            if len(hints) >= MAX_HINTS:
+                hints.clear()
+            is_shared = hints[name] = self.gate(shared) is not None
         return shared if is_shared else named_gate(tenant, name)
 
     def slots_at(

@@ -15,6 +15,9 @@ Claims take the tenants in turn: round robin (Nagle 1987, "On packet switches wi
 tenants, by due time within a tenant. Each process remembers the tenant that it has served last, so turns need
 no write and no lock. A loose index scan finds the next tenant with a due visit.
 
+A claim takes the slots of its visit, or of the run that it begins, if they are free and their limits read
+nothing (`model.claim_requests`).
+
 Cost: one transaction for a claim and one for a commit, each of a few statements. A claim costs two index
 look-ups for each tenant that it steps over: those with active visits of which none is due.
 
@@ -28,17 +31,21 @@ import json
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, NamedTuple, TypeAlias
 
+from noetl.executor.errors import StoreError
 from noetl.executor.model.bounded_counter import BoundedCounter
 from noetl.executor.model.branch_stack import is_turn_over
+from noetl.executor.model.claim_requests import ClaimRequests, LimitPlace, find_claim_requests
 from noetl.executor.model.events import Event
 from noetl.executor.model.gates import SlotOwner
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.metrics import LEASE_LOST, fact_of_end, fact_of_outcome, loses_lease
 from noetl.executor.model.run import Claim, Commit, CommitResult, Lease, RunEnding, RunStatus, Visit
 from noetl.executor.model.run_transition import finish_run, run_finished
+from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.visit_transition import (
     claim,
     claim_lost,
@@ -73,6 +80,7 @@ from noetl.executor.stores.sql.slots import (
     may_move_slot,
     move_slot,
     take_slots,
+    take_with_claim,
 )
 from noetl.executor.stores.sql.waits import give_answer, is_any_answered, unlist_waits
 from noetl.planner.frozen import replace
@@ -80,9 +88,9 @@ from noetl.planner.frozen import replace
 MAX_CANDIDATES = 64
 """Number of due visits among which a worker chooses after other workers were faster."""
 
-ClaimWriter: TypeAlias = Callable[[Visit, Visit, float], Claim | None]
-"""A function that writes a claim: the visit before and after it, and the time. It returns None if the visit
-has changed since it was read.
+ClaimWriter: TypeAlias = Callable[[Row, Visit, Visit, float], Claim | None]
+"""A function that writes a claim: the row of the due visit, the visit before and after it, and the time. It
+returns None if the visit has changed since it was read.
 """
 
 
@@ -108,8 +116,9 @@ class SqlQueue:
         since = self._context.floor.begin(queue, now)
         while due := self._find_due(queue, now, since, limit=candidates, **skipped):
             self._last_tenant = due[0]["tenant"]
-            visit = visit_from_row(random.choice(self._share(due)))
-            claimed = self._write(visit, claim(visit, lease, now), now)
+            row = random.choice(self._share(due))
+            visit = visit_from_row(row)
+            claimed = self._write(row, visit, claim(visit, lease, now), now)
             if claimed is not None:
                 return claimed
             if candidates == MAX_CANDIDATES and not database.fetch_all("queue.read_run", run_id=visit.run_id):
@@ -136,7 +145,19 @@ class SqlQueue:
         ready = [row for row in due if row["is_ready"]]
         return ready if ready and claims % 2 else [row for row in due if not row["is_ready"]]
 
-    def _write_claim(self, before: Visit, claimed: Visit, now: float) -> Claim | None:
+    def find_requests(self, run: Row, claimed: Visit, now: float) -> ClaimRequests | None:
+        """Return what is requested with a claim. `run` has the tenant, the playbook and the plan of a run."""
+        if is_pseudo_step(claimed.step):
+            return None
+        with suppress(StoreError):  # A plan that cannot be read is reported when the visit is executed.
+            header = self._plans.header(run["plan_hash"])
+            if header.has_limits:
+                step = self._plans.step(run["plan_hash"], claimed.step)
+                place = LimitPlace(run["tenant"], run["playbook"], rank=now)
+                return find_claim_requests(place, header, step, claimed, self._context.assume_named)
+        return None
+
+    def _write_claim(self, _: Row, before: Visit, claimed: Visit, now: float) -> Claim | None:
         with self._context.database.transaction() as db:
             db.lock_run(before.run_id)
             row = db.execute("queue.write_claim", **claim_condition(before, claimed, now)).fetchone()
@@ -149,7 +170,10 @@ class SqlQueue:
                 add_fact(db, before.run_id, LEASE_LOST)
             if events := start_events(before, claimed):
                 append_events(db, before.run_id, run["seq"], events)
-        return Claim(run_from_row(run), with_saved(claimed, row["saved"]))
+            wanted = self.find_requests(run, claimed, now)
+            slots = () if wanted is None else take_with_claim(db, wanted, now)
+        claim = Claim(run_from_row(run), with_saved(claimed, row["saved"]))
+        return claim if wanted is None else wanted.complete(claim, slots)
 
     def count_active(self, queue: str, tenant: str, limit: int) -> int:
         # The visits of a tenant have a floor of their own. A process that claims none learns it too.
@@ -222,6 +246,9 @@ class SqlQueue:
             _write_batch_results(db, visit, outputs.parts)
             run = db.execute("queue.read_run", run_id=visit.run_id).fetchone()
             _require_claim(visit, written)
+            if moves_slot and not commit.requests and run["live"] == 0:
+                moves_slot = False  # No other branch is left whose visit may take it.
+                take_slots(db, "gates.take_of_visit", run_id=visit.run_id, visit_id=visit.id)
             add_fact(db, visit.run_id, fact_of_outcome(visit, now))
             branches = BranchTransaction(db, self._plans, run, now, claim_for)
             branches.claims_since = self._context.floor.known(run["queue"], now)
@@ -230,10 +257,35 @@ class SqlQueue:
             if events:
                 append_events(db, visit.run_id, run["seq"], events)
             keep_times(db, visit.run_id, run["seq"], now)
-            slots = _exchange_slots(db, commit, branches.claimed, now, moves_slot=moves_slot)
+            slots = self._exchange_slots(branches, commit, moves_slot=moves_slot)
         is_suspended = visit.finished_at is None
         self._context.announce_due(max(branches.count + is_suspended - (branches.claimed is not None), 0))
         return CommitResult(branches.claimed, *slots)
+
+    def _exchange_slots(
+        self, branches: BranchTransaction, commit: Commit, *, moves_slot: bool
+    ) -> SlotExchange:
+        """Give back slots, and let the visit that was claimed take what is requested for it.
+
+        The commit requests it for the visit that its first branch enters. With `moves_slot`, the only slot of
+        the committed visit has not been deleted yet.
+        """
+        db, visit, claimed, now = branches.db, commit.visit, branches.claimed, branches.now
+        owner = SlotOwner(visit.run_id, "" if claimed is None else claimed.id)
+        requests = commit.requests if is_requested_for(commit, claimed) else ()
+        wanted = None
+        if claimed is not None and not is_requested_for(commit, claimed):
+            wanted = self.find_requests(branches.run, claimed, now)
+            if wanted is not None and wanted.owner == owner:
+                requests = wanted.requests
+        exchange = None
+        if moves_slot:
+            exchange = move_slot(db, commit, owner, requests[0], now) if len(requests) == 1 else None
+            if exchange is None:
+                take_slots(db, "gates.take_of_visit", run_id=visit.run_id, visit_id=visit.id)
+        exchange = exchange or exchange_slots(db, owner, requests, now)
+        is_partial = wanted is not None and len(exchange.slots) < len(requests)
+        return exchange._replace(slots=()) if is_partial else exchange
 
     def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
         run = finish_run(claim.run, ending, now)
@@ -349,24 +401,6 @@ def _require_claim(visit: Visit, written: Result) -> None:
     """Raise FencedError if nothing was written because the claim of the visit is lost."""
     if written.rowcount == 0:
         raise claim_lost(visit)
-
-
-def _exchange_slots(
-    db: Writer, commit: Commit, claimed: Visit | None, now: float, *, moves_slot: bool
-) -> SlotExchange:
-    """Give back slots, and let the visit that was claimed take what the commit requests for it.
-
-    With `moves_slot`, the only slot of the committed visit has not been deleted yet.
-    """
-    visit = commit.visit
-    is_requested = is_requested_for(commit, claimed)
-    owner = SlotOwner(visit.run_id, "" if claimed is None else claimed.id)
-    if moves_slot:
-        exchange = move_slot(db, commit, owner, now) if is_requested else None
-        if exchange is not None:
-            return exchange
-        take_slots(db, "gates.take_of_visit", run_id=visit.run_id, visit_id=visit.id)
-    return exchange_slots(db, owner, commit.requests if is_requested else (), now)
 
 
 def _write_batch_results(db: Writer, visit: Visit, parts: Iterable[tuple[str, int, str]]) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
+from noetl.executor.model.claim_requests import ClaimRequests
 from noetl.executor.model.flows import Flow, leave_flow
 from noetl.executor.model.gates import (
     OWN_PREFIX,
@@ -79,17 +80,36 @@ def exchange_slots(db: Writer, owner: SlotOwner, requests: Sequence[SlotRequest]
     return SlotExchange(tuple(slots), tuple(freed))
 
 
+def take_with_claim(db: Writer, wanted: ClaimRequests, now: float) -> Sequence[Slot]:
+    """Let an owner take what is requested with the claim of a visit, without waiting. Return its slots.
+
+    A run that has slots already takes none.
+    """
+    if not wanted.owner.visit_id:
+        owned = db.execute("gates.find_owned", **wanted.owner._asdict()).fetchone()
+        if owned is not None:
+            return ()
+    return exchange_slots(db, wanted.owner, wanted.requests, now).slots
+
+
 def may_move_slot(commit: Commit) -> bool:
-    """Return whether a commit gives one slot back and requests one, so that its row may get another owner."""
-    return len(commit.held_slots) == 1 and len(commit.requests) == 1
+    """Return whether the row of the only slot of a commit may get another owner.
+
+    The commit requests one slot, or it ends a branch and may claim a visit of another one.
+    """
+    if len(commit.held_slots) != 1 or not commit.gives_back:
+        return False
+    return len(commit.requests) == 1 or (commit.visit.finished_at is not None and not commit.branches)
 
 
-def move_slot(db: Writer, commit: Commit, owner: SlotOwner, now: float) -> SlotExchange | None:
+def move_slot(
+    db: Writer, commit: Commit, owner: SlotOwner, request: SlotRequest, now: float
+) -> SlotExchange | None:
     """Return the exchange of a commit with one slot and one request, which changes one row of slots.
 
     Return None if the visit has no such slot, or if it must be given back first. Nothing is changed then.
     """
-    (held,), (request,) = commit.held_slots, commit.requests
+    (held,) = commit.held_slots
     slot = held_slot(request, owner, now)
     row = {**slot_values(slot), "visit_id": commit.visit.id, "next_visit_id": owner.visit_id}
     del row["queued_at"]

@@ -28,7 +28,7 @@ from noetl.executor.model.gates import (
 from noetl.executor.model.run import NEVER, Claim, Commit, Lease, Run, RunStatus, WaitKey
 from noetl.executor.model.transition import abandon, skip_run, wait_for_slot
 from noetl.executor.stores.interface import Store
-from noetl.testing.run_harness import RunHarness
+from noetl.testing.run_harness import FakeClock, RunHarness
 from noetl.testing.store_contract.damage import GateDamage
 from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.operations import (
@@ -503,6 +503,37 @@ class GatesContract(ContractFixtures):
         again = Claim(claim.run, result.following)
         known = [request for request, _ in zip(wanted, result.slots, strict=False)]
         assert acquire(store, again, *known, now=3.0) == slots if known else not slots
+
+    @pytest.mark.parametrize(
+        ("of_run", "of_step"),
+        [
+            ("", "concurrency: 1"),
+            ("", "concurrency: {use: api}"),
+            ("", "concurrency: [{limit: 1}, {use: api}]"),
+            ("", "rate: {limit: 1, per: 1m}"),
+            ("", "rate: {use: rate}"),
+            ("concurrency: 1", ""),
+            ("concurrency: {use: runs}", "concurrency: 2"),
+            ("rate: {limit: 1, per: 1m}", ""),
+        ],
+    )
+    def test_a_claim_says_which_slots_it_has(self, store: Store, of_run: str, of_step: str) -> None:
+        """Take free slots with a claim, or none. A later run gets none of them, and waits for its turn."""
+        store.gates.set_limit(NAMED, LimitKind.STEPS, 1)
+        store.gates.set_limit(RATE, LimitKind.STEPS, 1, per=60.0)
+        store.gates.set_limit(named_gate("default", "runs"), LimitKind.RUNS, 1)
+        steps = f"steps: [{{name: a, run: [{{action: log, message: a}}], {of_step}}}]"
+        clock = FakeClock()
+        runs = [RunHarness(store, f"name: play\n{of_run}\n{steps}", clock=clock) for _ in range(2)]
+        claims = [claim for run in runs if (claim := run.claim())]
+        held = [store.gates.slots_of(run.id) for run in runs]
+        assert not held[1] or not (held[0] and held[1][-1].gate == held[0][-1].gate)
+        for claim, slots in zip(claims, held, strict=True):
+            assert list(claim.slots) in ([], slots)
+            assert slots or not claim.is_admitted
+        for run, claim in zip(runs, claims, strict=True):
+            run.executor().execute(claim)
+        assert [run.finish().status for run in runs] == ["succeeded", "succeeded"]
 
     @pytest.mark.parametrize(("units", "limit", "taken"), [(2, 3, 2), (9, 2, 2), (2, 1, 1)])
     def test_a_visit_takes_the_slot_over_of_the_one_before(

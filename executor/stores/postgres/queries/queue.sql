@@ -3,7 +3,9 @@
 -- Claim of a visit. The run is locked only while this statement runs.
 -- name: claim_at_once
 with locked as (
-    select 1 from runs where id = :run_id for update
+    select 1 from runs where id = :run_id
+    and plan_hash = :plan_hash -- optional
+    for update
 ), claimed as (
     update visits set {set_claim} where {is_unchanged_and_due} and exists (select 1 from locked)
     returning saved
@@ -265,7 +267,8 @@ with done as (
 select following.* from done left join following on true
 
 -- name: find_active
-select {visit_columns}, tenant from visits where run_id = :run_id and id = :visit_id and {active_in_run}
+select {visit_columns}, tenant, {run_of_due} from visits
+where run_id = :run_id and id = :visit_id and {active_in_run}
 and not exists (select 1 from damaged_runs where damaged_runs.run_id = visits.run_id)
 
 -- name: read_queue

@@ -22,6 +22,11 @@ run_id = :run_id and id = :visit_id and fence = :fence and {is_running}
 run_id, id, step, status, clock, names, number, attempt, claims, fence, worker, due_at, started_at, piece_at,
     finished_at, "case", error, failure, progress
 
+-- The playbook and the plan of the run of a due visit.
+-- name: run_of_due
+(select playbook from runs where runs.id = run_id) as playbook,
+(select plan_hash from runs where runs.id = run_id) as plan_hash
+
 -- Columns that a visit has when a branch enters its step.
 -- name: new_visit_columns
 run_id, id, step, queue, tenant, status, position, clock, names, number, claims, fence, worker, due_at,
@@ -29,7 +34,7 @@ run_id, id, step, queue, tenant, status, position, clock, names, number, claims,
 
 -- Columns of a run that decide how its branches continue.
 -- name: run_columns
-id, plan_hash, queue, seq, live, stop, resumes, stack
+id, tenant, playbook, plan_hash, queue, seq, live, stop, resumes, stack
 
 -- A claim that `visit_transition.claim` decided.
 -- name: set_claim

@@ -27,13 +27,13 @@ with recursive head (due_at) as (
     and not (key {in_ids}) -- optional
     limit 1
 )
-select * from (
+select ready.*, {run_of_due} from (
     select 1 as is_ready, (select due_at from head) as first_due, {visit_columns}, tenant from visits
     where {turn} = (select key from next_turn) and status = 'ready' and due_at >= :since and due_at <= :now
     order by due_at, position limit :limit
 ) as ready
 union all
-select * from (
+select longest_due.*, {run_of_due} from (
     select 0 as is_ready, (select due_at from head) as first_due, {visit_columns}, tenant from visits
     where {turn} = (select key from next_turn) and {active} and due_at >= :since and due_at <= :now
     order by due_at, position limit :limit
