@@ -222,6 +222,19 @@ def own_rate_gate(tenant: str, playbook: str, step: str | None, position: int, v
     return key._replace(id=f"{key.id}{RATE_SUFFIX}")
 
 
+def is_removable(key: GateKey) -> bool:
+    """Return whether a gate is removed with its last slot: that of a playbook's or a step's own limit.
+
+    An operator's limit stays. So does a rate, until its units have left the window.
+
+    >>> is_removable(own_gate("acme", "import", "load", 0, None)), is_removable(named_gate("acme", "api"))
+    (True, False)
+    >>> is_removable(own_rate_gate("acme", "import", "load", 0, None))
+    False
+    """
+    return key.id.startswith(OWN_PREFIX) and not key.id.endswith(RATE_SUFFIX)
+
+
 def named_gate(tenant: str, name: str) -> GateKey:
     """Return the key of the gate of an operator's limit.
 

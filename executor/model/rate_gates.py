@@ -62,8 +62,13 @@ def reserve_now(gate: Gate, owner: SlotOwner, request: SlotRequest, now: float) 
     """
     if not request.is_rate or gate.rate is None:
         return None
-    (changed,), (slot,) = reserve([gate], owner, [replace(request, queues=False)], now)
-    return (changed, slot) if slot.units else None
+    # What `reserve` does for one gate, in a third of the time: it is part of the commits of steps.
+    check_request(gate, request)
+    changed, units = _as_requested(gate, request, now), min(request.units, gate.units)
+    if _log_of(changed).find_time(changed.units, units, now) > now:
+        return None
+    slot = Slot(gate.key, owner, gate.limit, units, now, gate.value, held_at=now)
+    return (_take(changed, units, now, now), slot) if units else None
 
 
 def _find_common_time(gates: Sequence[Gate], units: Sequence[int], now: float) -> float:
@@ -81,9 +86,10 @@ def _as_requested(gate: Gate, request: SlotRequest, now: float) -> Gate:
     log = _log_of(gate)
     if request.size is not None and request.size != gate.units:
         gate = resize(gate, request.size)
-    if request.per is not None:
+    if request.per is not None and request.per != log.per:
         log = replace(log, per=request.per)
-    return replace(gate, rate=log.turn_back(now))
+    log = log.turn_back(now)
+    return gate if log is gate.rate else replace(gate, rate=log)
 
 
 def _is_accepted(request: SlotRequest, seconds: float) -> bool:

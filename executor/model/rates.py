@@ -36,6 +36,8 @@ from noetl.planner.frozen import frozen, replace
 MAX_ENTRIES = 60
 """How many entries a log has before entries are merged."""
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class Reservation(NamedTuple):
     """A number of units that were taken at a time, or will be."""
@@ -109,7 +111,7 @@ class RateLog:
 
     def to_text(self) -> str:
         """Return the log as JSON."""
-        return json.dumps([self.per, self.read_at, self.taken], separators=(",", ":"))
+        return _encode([self.per, self.read_at, self.taken])
 
     @classmethod
     def from_text(cls, text: str) -> RateLog:

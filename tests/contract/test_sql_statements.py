@@ -15,6 +15,7 @@ import pytest
 
 import noetl.executor.stores
 from noetl.executor.stores.postgres import database as postgres
+from noetl.executor.stores.postgres.slots import COMMITS
 from noetl.executor.stores.sql.statements import (
     Statement,
     Statements,
@@ -36,6 +37,9 @@ SENDERS = {
     "execute_returning_locked",
 }
 """Methods that take a query."""
+
+MAX_CACHED_BYTES = 4096
+"""How long a statement may be that psycopg parses only once."""
 
 ON_A_TABLE = re.compile(r"\b(?:from|into|update|join)\s+(?:runs|visits|joins|plans|waits|keys|playbooks)\b")
 
@@ -81,7 +85,7 @@ def test_each_statement_is_used() -> None:
 def test_each_fragment_is_used() -> None:
     paths = [path for part in ("sql", "sqlite", "postgres") for path in (FOLDER / part / "queries").glob("*")]
     texts = [text for path in paths for text in parse_file(path.read_text("utf-8")).values()]
-    used = {name for text in texts for name in re.findall(r"\{(\w+)\}", text)}
+    used = {name for text in (*texts, *COMMITS.values()) for name in re.findall(r"\{(\w+)\}", text)}
     fragments = {
         name for path in paths if path.stem == "fragments" for name in parse_file(path.read_text("utf-8"))
     }
@@ -115,13 +119,24 @@ def test_each_statement_is_valid_in_sqlite(tmp_path: Path) -> None:
 
 def test_each_statement_is_valid_in_postgres(postgres_store_dsn: str) -> None:
     with psycopg.connect(postgres_store_dsn, autocommit=True) as connection:
-        for name in sorted(postgres.STATEMENTS.names()):
+        for name in postgres_queries():
             for text, parameters in variants(postgres.STATEMENTS.find(name)):
                 numbered = to_psycopg(text).decode().replace("%%", "%")
                 for number, parameter in enumerate(sorted(parameters), 1):
                     numbered = numbered.replace(f"%({parameter})s", f"${number}")
                 connection.execute(f"prepare checked as {numbered}".encode())
                 connection.execute("deallocate checked")
+
+
+def test_the_driver_parses_each_statement_of_postgres_once() -> None:
+    for name in postgres_queries():
+        statement = postgres.STATEMENTS.find(name)
+        assert len(to_psycopg(statement.text_without(statement.optional))) <= MAX_CACHED_BYTES, name
+
+
+def postgres_queries() -> list[str]:
+    """Return the names of all statements of Postgres, and the texts of those that are composed."""
+    return [*sorted(postgres.STATEMENTS.names()), *COMMITS.values()]
 
 
 def variants(statement: Statement) -> Iterator[tuple[str, frozenset[str]]]:
@@ -165,3 +180,4 @@ class TestStatements:
 
     def test_text_is_a_statement_of_its_own(self, statements: Statements[str]) -> None:
         assert statements.text("select :n", {"n": 1}) == "select :n"
+        assert statements.text("select {mine}", {"owner": 1}) == "select owner = :owner"

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noetl.executor.model.gates import Gate, GateKey, SlotOwner, SlotRequest
-from noetl.executor.model.rate_gates import reserve
+from noetl.executor.model.rate_gates import reserve, reserve_now
 from noetl.executor.model.rates import MAX_ENTRIES, RateLog, Reservation
+from noetl.planner.frozen import replace
 from tests.property_settings import examples
 
 OWNER = SlotOwner("run", "visit")
@@ -42,6 +43,19 @@ def earliest(taken: list[Reservation], limit: int, per: float, units: int, now: 
     return min(
         time for time in candidates if most_in_a_window([*taken, Reservation(time, units)], per) <= limit
     )
+
+
+@given(
+    st.integers(1, 3), st.sampled_from([None, 1, 3]), st.sampled_from([None, 4.0, 9.0]), st.integers(0, 30)
+)
+@examples(1.0)
+def test_one_rate_gives_what_is_free_now(limit: int, size: int | None, per: float | None, now: int) -> None:
+    """Give what `reserve` gives to an owner that does not wait."""
+    gate, _ = reserve_one(rate_gate(3, 4.0), 2, 10.0)
+    gate = replace(gate, units=limit)
+    wanted = replace(request(gate, queues=False), size=size, per=per)
+    (reserved,), (slot,) = reserve([gate], OWNER, [wanted], float(now))
+    assert reserve_now(gate, OWNER, wanted, float(now)) == ((reserved, slot) if slot.units else None)
 
 
 steps = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 5)), min_size=1, max_size=120)

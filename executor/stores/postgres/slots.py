@@ -9,8 +9,9 @@ free unit, or others that wait, gets no slot here. It asks after its claim. Gate
 their keys: the query that must run first is one on whose result the other depends. At one gate, the slot gets
 another owner, and the gate is not written.
 
-There is a statement for each kind and order of the two gates. Own limits lose their gate with the last slot,
-limits of operators keep it. The server prepares all parts of a statement, also those that change nothing.
+There is a statement for each kind and order of the two gates, composed of fragments. Own limits lose their
+gate with the last slot; those of operators and rates keep it. The server prepares all parts of a statement,
+also those that change nothing.
 
 At a rate, the statement writes the log of reservations as `rate_gates.reserve` does, if the unit can be taken
 now. It leaves a log of many entries, and one that is newer than the commit, to Python.
@@ -26,9 +27,18 @@ Limits: those of `PostgresQueue`: other commits decide in Python, between severa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
-from noetl.executor.model.gates import OWN_PREFIX, GateKey, Slot, SlotOwner, SlotRequest, held_slot
+from noetl.executor.model.gates import (
+    OWN_PREFIX,
+    GateKey,
+    Slot,
+    SlotOwner,
+    SlotRequest,
+    held_slot,
+    is_removable,
+)
 from noetl.executor.model.rates import MAX_ENTRIES
 from noetl.executor.model.run import Commit, CommitResult, Visit
 from noetl.executor.stores.sql.rows import encode_json_or_null
@@ -36,35 +46,52 @@ from noetl.planner.frozen import frozen, replace
 
 Row = Mapping[str, Any]
 
-_QUERIES = {
-    "give_own": "queue.commit_step_give_own",
-    "give_named": "queue.commit_step_give_named",
-    "take_own": "queue.commit_step_take_own",
-    "take_named": "queue.commit_step_take_named",
-    "take_own_rate": "queue.commit_step_take_own_rate",
-    "take_named_rate": "queue.commit_step_take_named_rate",
-    "give_own_take_own": "queue.commit_step_give_own_take_own",
-    "give_own_take_named": "queue.commit_step_give_own_take_named",
-    "give_named_take_named": "queue.commit_step_give_named_take_named",
-    "take_own_give_own": "queue.commit_step_take_own_give_own",
-    "take_own_give_named": "queue.commit_step_take_own_give_named",
-    "take_named_give_named": "queue.commit_step_take_named_give_named",
-    "give_own_take_own_rate": "queue.commit_step_give_own_take_own_rate",
-    "give_own_take_named_rate": "queue.commit_step_give_own_take_named_rate",
-    "give_named_take_named_rate": "queue.commit_step_give_named_take_named_rate",
-    "take_own_rate_give_own": "queue.commit_step_take_own_rate_give_own",
-    "take_own_rate_give_named": "queue.commit_step_take_own_rate_give_named",
-    "take_named_rate_give_named": "queue.commit_step_take_named_rate_give_named",
+
+def _compose(*changes: str) -> str:
+    """Return the statement of a commit that changes one gate or two, in their order, from its fragments.
+
+    >>> print(_compose("taken_named", "given_own"))
+    with locked as ({lock_unstopped}), {committed_step},
+    {taking_first}, {taken_named}, {deleted_slot}, {giving_last}, {given_own}, {added_slot}
+    select {entered_columns}, (select taken_units from taken_gate) as taken_units,
+    (select may_grant from given) as may_grant from entered
+    """
+    parts, results = list[str](), list[str]()
+    for change, place in zip(changes, ("first", "last"), strict=False):
+        if change.startswith("given"):
+            parts += ["{deleted_slot}", f"{{giving_{place}}}", f"{{{change}}}"]
+        else:
+            parts += [f"{{taking_{place}}}", f"{{{change}}}"]
+    if any(change.startswith("taken") for change in changes):
+        parts.append("{added_slot}")
+        results.append("(select taken_units from taken_gate) as taken_units")
+    if any(change.startswith("given") for change in changes):
+        results.append("(select may_grant from given) as may_grant")
+    return (
+        f"with locked as ({{lock_unstopped}}), {{committed_step}},\n{', '.join(parts)}\n"
+        f"select {{entered_columns}}, {f',{chr(10)}'.join(results)} from entered"
+    )
+
+
+_GIVEN = ("given_own", "given_kept")
+_TAKEN = ("taken_own", "taken_named", "taken_own_rate", "taken_named_rate")
+
+COMMITS: Mapping[tuple[str, ...], str] = {
+    changes: _compose(*changes)
+    for changes in (
+        *product(_GIVEN),
+        *product(_TAKEN),
+        *product(_GIVEN, _TAKEN),
+        *product(_TAKEN, _GIVEN),
+    )
 }
-"""Statements of commits that change one gate or two, by what they do in the order of the gates. Keys of own
-limits are smaller than those of operators' limits.
-"""
+"""Statements of commits that change one gate or two, by what they do in the order of the gates."""
 
 _TAKING = {
-    "take_own": "gates.take_own",
-    "take_named": "gates.take_named",
-    "take_own_rate": "gates.take_own_rate",
-    "take_named_rate": "gates.take_named_rate",
+    "taken_own": "gates.take_own",
+    "taken_named": "gates.take_named",
+    "taken_own_rate": "gates.take_own_rate",
+    "taken_named_rate": "gates.take_named_rate",
 }
 """Statements that take a slot behind that of a commit."""
 
@@ -145,16 +172,16 @@ class SlotChange:
     @property
     def query(self) -> str:
         """The statement of the commit, which locks gates in the order of their keys."""
-        held, request = self.held, self.request
-        if held is None:
-            return "queue.commit_step" if request is None else _QUERIES[_name_taking(request)]
-        gives = "give_own" if _is_own(held.gate) else "give_named"
-        if request is None:
-            return _QUERIES[gives]
-        if held.gate == request.gate:
+        if self.is_passing:
             return "queue.commit_step_passing"
-        parts = (gives, _name_taking(request))
-        return _QUERIES["_".join(parts if held.gate < request.gate else reversed(parts))]
+        changes = list[tuple[GateKey, str]]()
+        if self.held is not None:
+            changes.append((self.held.gate, "given_own" if is_removable(self.held.gate) else "given_kept"))
+        if self.request is not None:
+            changes.append((self.request.gate, _name_taking(self.request)))
+        if not changes:
+            return "queue.commit_step"
+        return COMMITS[tuple(name for _, name in sorted(changes))]
 
     @property
     def values(self) -> dict[str, Any]:
@@ -214,14 +241,14 @@ def _is_own(gate: GateKey) -> bool:
 
 
 def _name_taking(request: SlotRequest) -> str:
-    """Return which kind of statement takes what is requested."""
-    return f"take_{'own' if _is_own(request.gate) else 'named'}{'_rate' if request.is_rate else ''}"
+    """Return which fragment takes what is requested."""
+    return f"taken_{'own' if _is_own(request.gate) else 'named'}{'_rate' if request.is_rate else ''}"
 
 
 def _give_back(gate: GateKey, visit: Visit) -> _GateStatement:
     """Return the statement that gives a slot of a visit back if the visit has ended."""
     owner = {"run_id": visit.run_id, "visit_id": visit.id, "fence": visit.fence}
-    query = "gates.give_own" if _is_own(gate) else "gates.give_named"
+    query = "gates.give_own" if is_removable(gate) else "gates.give_kept"
     return _GateStatement(gate, query, {**_key_of_given(gate), **owner})
 
 

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 from noetl.executor.model.claim_requests import ClaimRequests
 from noetl.executor.model.flows import Flow, leave_flow
 from noetl.executor.model.gates import (
-    OWN_PREFIX,
     Gate,
     GateKey,
     LimitKind,
@@ -34,6 +33,7 @@ from noetl.executor.model.gates import (
     SlotRequest,
     give_back,
     held_slot,
+    is_removable,
     new_gate,
 )
 from noetl.executor.model.rate_gates import reserve_now
@@ -148,7 +148,7 @@ def _give_back_at(db: Writer, key: GateKey, slots: Sequence[Slot]) -> bool:
     if all(slot.is_held for slot in slots):
         gate_key = {"id": key.id, "tenant": key.tenant}
         units = sum(slot.units for slot in slots)
-        if key.id.startswith(OWN_PREFIX) and db.execute("gates.give_last", **gate_key, units=units).rowcount:
+        if is_removable(key) and db.execute("gates.give_last", **gate_key, units=units).rowcount:
             return False
         row = db.execute("gates.give_units", **gate_key, units=units).fetchone()
         if row is not None and row["is_unused"]:
@@ -193,7 +193,8 @@ def _reserve_now(db: Writer, slot: Slot, request: SlotRequest) -> Slot | None:
     if request.size is None:
         row = db.execute("gates.lock_shown", id=slot.gate.id, tenant=slot.gate.tenant).fetchone()
     else:
-        row = send_add_or_lock(db, new_gate(request)).fetchone()
+        # Most gates exist, and an insertion that finds its gate costs more than a read.
+        row = send_lock(db, slot.gate).fetchone() or send_add_or_lock(db, new_gate(request)).fetchone()
     reserved = None if row is None else reserve_now(gate_from_row(row), slot.owner, request, slot.held_at)
     if reserved is None:
         return None

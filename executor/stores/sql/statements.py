@@ -11,6 +11,7 @@ Parameters are `:name`. A dialect adds a folder of its own. Each text is transla
 driver.
 
 Cost: a file is read when one of its statements is used first. After that, a use is a dictionary look-up.
+psycopg parses a text of more than 4,096 bytes at each use, so lines lose their indentation.
 
 Limits: a comment has a line of its own. A statement must not hold `{word}` or `--` inside of quotes.
 Parameters and values are compared when a statement is used first.
@@ -52,7 +53,7 @@ class Statement:
             code, _, _ = line.partition("--")
             if code.strip():
                 is_optional = line.rstrip().endswith(_OPTIONAL)
-                lines.append((code.rstrip(), find_parameters(code) if is_optional else frozenset[str]()))
+                lines.append((code.strip(), find_parameters(code) if is_optional else frozenset[str]()))
         return cls(tuple(lines))
 
     @property
@@ -86,7 +87,7 @@ class Statements(Generic[Text]):
     def text(self, query: str, values: Mapping[str, Any]) -> Text:
         """Return the translated text of a statement for some values.
 
-        `query` is its name, or SQL with blanks.
+        `query` is its name, or SQL with blanks, which may have fragments.
 
         Raises:
             ValueError: the values are not those of its parameters.
@@ -114,7 +115,7 @@ class Statements(Generic[Text]):
             KeyError: no file has a statement with this name.
         """
         if " " in query:
-            return Statement.parse(query)
+            return Statement.parse(self._replace_fragments(query))
         file, _, name = query.partition(".")
         return Statement.parse(self._replace_fragments(self._read(file)[name]))
 

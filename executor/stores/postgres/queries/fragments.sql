@@ -131,6 +131,20 @@ deleted as (
         and visit_id = :visit_id and exists (select 1 from entered) returning units
 )
 
+-- What is given back, if it need not wait for the other gate, and if it must.
+-- name: giving_first
+giving as (select units from deleted)
+
+-- name: giving_last
+giving as (select units from deleted where (select count(*) from taken_gate) >= 0)
+
+-- Whether something is taken: alone or before something is given back, and behind that.
+-- name: taking_first
+taking as (select 1 from entered)
+
+-- name: taking_last
+taking as (select 1 from given)
+
 -- `gates.give_back` of the units of `giving` at the gate of a playbook's or a step's own limit. The gate is
 -- locked first, so one statement can remove it or change it by its newest numbers.
 -- name: given_own
@@ -147,8 +161,8 @@ given as (
     where id = :held_id and tenant = :held_tenant and not (select is_unused from given)
 )
 
--- The same at the gate of an operator's limit, which stays.
--- name: given_named
+-- The same at a gate that stays: that of an operator's limit, or of a rate.
+-- name: given_kept
 given as (
     update gates set held = held - giving.units, edition = edition + 1,
         ceiling = greatest(gates.units, held - giving.units)
@@ -165,7 +179,7 @@ taken_gate as (
     on conflict (tenant, id) do update
         set units = :size, held = gates.held + :units, ceiling = :size, edition = gates.edition + 1
     where gates.rate is null and gates.waiting = 0 and gates.held + :units <= :size
-    returning :units::integer as taken_units
+    returning :units::int as taken_units
 )
 
 -- The same at the gate of an operator's limit.
@@ -184,26 +198,17 @@ taken_gate as (
 taken_gate as (
     insert into gates (id, tenant, name, value, units, held, waiting, ceiling, edition, clock, rate, idle_at)
     select :gate_id, :gate_tenant, :name, :value, :size, :units, 0, :size, 1, 0,
-        :log_begin::text || :log_end::text || :units::integer || ']]]', :idle_at::double precision from taking
+        :log_begin::text || :log_end::text || :units::int || ']]]', :idle_at::float8 from taking
     on conflict (tenant, id) do update
         set units = :size, held = gates.held + :units, ceiling = greatest(:size, gates.held + :units),
-            edition = gates.edition + 1, idle_at = :idle_at, rate = :log_begin::text || coalesce((
-                select string_agg(entry::text || ',', '' order by place)
-                from json_array_elements(gates.rate::json -> 2) with ordinality as taken (entry, place)
-                where (entry ->> 0)::double precision + :per > :held_at
-                    and (entry ->> 0)::double precision < :held_at
-            ), '') || :log_end::text || (
-                select :units::integer + coalesce(sum((entry ->> 1)::integer), 0)
-                from json_array_elements(gates.rate::json -> 2) as taken (entry)
-                where (entry ->> 0)::double precision = :held_at
+            edition = gates.edition + 1, idle_at = :idle_at, rate = :log_begin::text || (
+                select {new_log} from ({reservations}) as taken where time + :per > :held_at
             ) || ']]]'
-    where gates.rate is not null and (gates.rate::json ->> 1)::double precision <= :held_at and (
-        select count(*) < :most_entries and coalesce(max((entry ->> 0)::double precision) <= :held_at, true)
-            and coalesce(sum((entry ->> 1)::integer), 0) + :units <= :size
-        from json_array_elements(gates.rate::json -> 2) as taken (entry)
-        where (entry ->> 0)::double precision + :per > :held_at
+    where gates.rate is not null and (gates.rate::json ->> 1)::float8 <= :held_at and (
+        select {has_room} and coalesce(sum(number), 0) + :units <= :size
+        from ({reservations}) as taken where time + :per > :held_at
     )
-    returning :units::integer as taken_units
+    returning :units::int as taken_units
 )
 
 -- The same at the gate of an operator's rate, whose window is in its log.
@@ -211,27 +216,33 @@ taken_gate as (
 taken_gate as (
     update gates set held = held + least(:units, units), edition = edition + 1,
         ceiling = greatest(units, held + least(:units, units)),
-        rate = '[' || (rate::json ->> 0) || :log_begin::text || coalesce((
-            select string_agg(entry::text || ',', '' order by place)
-            from json_array_elements(rate::json -> 2) with ordinality as taken (entry, place)
-            where (entry ->> 0)::double precision + (rate::json ->> 0)::double precision > :held_at
-                and (entry ->> 0)::double precision < :held_at
-        ), '') || :log_end::text || (
-            select :units::integer + coalesce(sum((entry ->> 1)::integer), 0)
-            from json_array_elements(rate::json -> 2) as taken (entry)
-            where (entry ->> 0)::double precision = :held_at
+        rate = '[' || (rate::json ->> 0) || :log_begin::text || (
+            select {new_log} from ({reservations}) as taken
+            where time + (rate::json ->> 0)::float8 > :held_at
         ) || ']]]'
     where id = :gate_id and tenant = :gate_tenant and {is_not_hidden} and rate is not null
         and :units <= units and exists (select 1 from taking)
-        and (rate::json ->> 1)::double precision <= :held_at and (
-            select count(*) < :most_entries
-                and coalesce(max((entry ->> 0)::double precision) <= :held_at, true)
-                and coalesce(sum((entry ->> 1)::integer), 0) + :units <= gates.units
-            from json_array_elements(rate::json -> 2) as taken (entry)
-            where (entry ->> 0)::double precision + (rate::json ->> 0)::double precision > :held_at
+        and (rate::json ->> 1)::float8 <= :held_at and (
+            select {has_room} and coalesce(sum(number), 0) + :units <= gates.units
+            from ({reservations}) as taken where time + (rate::json ->> 0)::float8 > :held_at
         )
-    returning :units::integer as taken_units
+    returning :units::int as taken_units
 )
+
+-- The log of a rate, oldest first.
+-- name: reservations
+select value, (value ->> 0)::float8 as time, (value ->> 1)::int as number
+from json_array_elements(gates.rate::json -> 2)
+
+-- Whether the reservations of one window need not be merged, and none is later than the new one.
+-- name: has_room
+count(*) < :most_entries and (max(time) <= :held_at) is not false
+
+-- The reservations of one window and the new one, which is added to one of the same time. The function that
+-- reads them returns them in their order.
+-- name: new_log
+coalesce(string_agg(value::text || ',', '') filter (where time < :held_at), '') || :log_end::text
+|| :units + coalesce(sum(number) filter (where time = :held_at), 0)
 
 -- The next visit gets a slot at the gate where it has taken units.
 -- name: added_slot

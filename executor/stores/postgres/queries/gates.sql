@@ -9,12 +9,13 @@ with entered as (
 ), {given_own}
 select may_grant from given
 
--- name: give_named
+-- The same at a gate that stays.
+-- name: give_kept
 with entered as (
     {ended_visit}
 ), {deleted_slot}, giving as (
     select units from deleted
-), {given_named}
+), {given_kept}
 select may_grant from given
 
 -- A claimed visit takes a slot.
