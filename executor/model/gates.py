@@ -232,7 +232,16 @@ def is_removable(key: GateKey) -> bool:
     >>> is_removable(own_rate_gate("acme", "import", "load", 0, None))
     False
     """
-    return key.id.startswith(OWN_PREFIX) and not key.id.endswith(RATE_SUFFIX)
+    return key.id.startswith(OWN_PREFIX) and not is_own_rate(key)
+
+
+def is_own_rate(key: GateKey) -> bool:
+    """Return whether a gate is that of a rate of a playbook or a step. No slot waits there.
+
+    >>> is_own_rate(own_rate_gate("acme", "import", "load", 0, None)), is_own_rate(named_gate("acme", "a"))
+    (True, False)
+    """
+    return key.id.startswith(OWN_PREFIX) and key.id.endswith(RATE_SUFFIX)
 
 
 def named_gate(tenant: str, name: str) -> GateKey:

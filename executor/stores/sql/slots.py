@@ -33,6 +33,7 @@ from noetl.executor.model.gates import (
     SlotRequest,
     give_back,
     held_slot,
+    is_own_rate,
     is_removable,
     new_gate,
 )
@@ -148,6 +149,9 @@ def _give_back_at(db: Writer, key: GateKey, slots: Sequence[Slot]) -> bool:
     if all(slot.is_held for slot in slots):
         gate_key = {"id": key.id, "tenant": key.tenant}
         units = sum(slot.units for slot in slots)
+        if is_own_rate(key):  # No slot waits there, so no result is needed, which SQLite would store first.
+            db.execute("gates.give_units_of_rate", **gate_key, units=units)
+            return False
         if is_removable(key) and db.execute("gates.give_last", **gate_key, units=units).rowcount:
             return False
         row = db.execute("gates.give_units", **gate_key, units=units).fetchone()

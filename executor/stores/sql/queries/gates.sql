@@ -39,6 +39,12 @@ where id = :id and tenant = :tenant
 returning waiting > 0 and held < units as may_grant,
     kind is null and rate is null and held = 0 and waiting = 0 as is_unused
 
+-- The same at the gate of a playbook's or a step's own rate, where no slot waits.
+-- name: give_units_of_rate
+update gates set held = held - :units, edition = edition + 1,
+    ceiling = case when held - :units > units then held - :units else units end
+where id = :id and tenant = :tenant
+
 -- `gates.admit` at the gate of a playbook's or a step's own limit, if the owner need not wait.
 -- name: hold_own
 insert into gates (id, tenant, name, value, units, held, waiting, ceiling, edition, clock)
