@@ -206,7 +206,7 @@ class StateSpaceExplorer:
         stop = state.stop or commit.stop
         visit = commit.visit
         if stop is not None and visit.status in (VisitStatus.RETRYING, VisitStatus.WAITING):
-            visit = park(visit, 0.0)
+            visit = park(visit)
         state = replace(
             state,
             visits={**state.visits, visit.id: visit},
@@ -218,7 +218,7 @@ class StateSpaceExplorer:
         elif is_turn_over(visit):
             state = self.begin_turn(state, finish_turn(state.stack, visit, self.plan.steps.__getitem__))
         if stop is not None:
-            parked = {visit.id: park(visit, 0.0) for visit in state.visits_with_status(*PARKABLE)}
+            parked = {visit.id: park(visit) for visit in state.visits_with_status(*PARKABLE)}
             state = replace(state, visits={**state.visits, **parked})
         return state
 

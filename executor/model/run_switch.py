@@ -95,7 +95,7 @@ def switch_run(records: RunRecords, carried: CarriedRun, target: SwitchTarget, n
         )
         known = {visit.id for visit in records.visits}
         visits = tuple(
-            park(visit, now) if run.is_paused and visit.id not in known and _is_ready(visit) else visit
+            park(visit) if run.is_paused and visit.id not in known and _is_ready(visit) else visit
             for visit in carried.visits
         )
         events = (changed,)

@@ -183,10 +183,9 @@ def end_lease(visit: Visit, now: float) -> Visit:
     return replace(visit, status=next_status(visit.status, VisitTrigger.END_LEASE), due_at=now)
 
 
-def park(visit: Visit, now: float) -> Visit:
+def park(visit: Visit) -> Visit:
     """Return a visit as its stopping or paused run parks it. A time that it waits for is kept."""
-    due_at = now if visit.status is VisitStatus.READY else visit.due_at
-    return replace(visit, status=next_status(visit.status, VisitTrigger.PARK), due_at=due_at)
+    return replace(visit, status=next_status(visit.status, VisitTrigger.PARK))
 
 
 def revoke_claim(before: Visit, claimed: Visit, now: float) -> Visit:
@@ -218,14 +217,17 @@ def unpark(visit: Visit, now: float) -> Visit:
 def unpause(visit: Visit, now: float) -> Visit:
     """Return a parked visit of a run that was paused, as it was before, and due at once if its time has come.
 
-    >>> parked = park(enter_step(Branch("v1", "a", clock=1, names={}), "r1", due_at=5.0), now=6.0)
-    >>> unpause(parked, now=8.0).status.value, unpause(parked, now=8.0).due_at
-    ('ready', 8.0)
+    A visit without progress that is due later is the first one of a run with `debounce`.
+
+    >>> parked = park(enter_step(Branch("v1", "a", clock=1, names={}), "r1", due_at=5.0))
+    >>> [(visit.status.value, visit.due_at) for visit in (unpause(parked, now=4.0), unpause(parked, now=8.0))]
+    [('ready', 5.0), ('ready', 8.0)]
     """
     if visit.error is not None:
         trigger = VisitTrigger.UNPAUSE_RETRYING
     else:
-        trigger = VisitTrigger.UNPAUSE_WAITING if visit.due_at > now else VisitTrigger.UNPAUSE
+        is_suspended = visit.due_at > now and visit.progress is not None
+        trigger = VisitTrigger.UNPAUSE_WAITING if is_suspended else VisitTrigger.UNPAUSE
     return replace(visit, status=next_status(visit.status, trigger), due_at=max(visit.due_at, now))
 
 

@@ -107,7 +107,7 @@ def _is_abandoned(before: Visit, after: Visit) -> bool:
 
 def _is_parked(before: Visit, after: Visit) -> bool:
     # A claim that crossed the stop may have raised the fence.
-    parked = park(before, after.due_at)
+    parked = park(before)
     return replace(parked, fence=after.fence) == after and after.fence >= before.fence
 
 

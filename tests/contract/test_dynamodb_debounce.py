@@ -70,6 +70,16 @@ def test_a_long_wait_is_in_the_index(store: DynamoStore, queue: str, aws: Client
     assert claim.run.input["n"] == 2
 
 
+def test_a_long_wait_is_in_the_index_after_a_pause(store: DynamoStore, queue: str, aws: Client) -> None:
+    now = time.time()
+    run = start(store, 1, now, text=LONG)
+    store.pauses.pause(run.id, now + 1.0)
+    store.pauses.unpause(run.id, now + 2.0)
+    assert count_messages(aws, queue, delayed=True) == 0
+    store.maintenance.sweep(now + 3601.0)
+    assert isinstance(store.queue.claim_message(receive_message(aws, queue), LEASE, now + 3601.0), Claim)
+
+
 def test_a_sweep_sends_what_a_process_has_not(store: DynamoStore, queue: str, aws: Client) -> None:
     aws("sqs").delete_queue(QueueUrl=queue)
     run = start(store, 1, 1.0)

@@ -69,7 +69,7 @@ READY = enter_step(BRANCH, "r1", due_at=90.0)
 RUNNING = claim(READY, Lease("w1", 5.0), 91.0)
 PROGRESS = Progress(journal={"run": {"at": 0}})
 SUSPENDED = replace(RUNNING, status=VisitStatus.WAITING, claims=0, due_at=200.0, progress=PROGRESS)
-PARKED = park(SUSPENDED, NOW)
+PARKED = park(SUSPENDED)
 ERROR = error_record(RUNNING, "Failed", "no")
 
 times = st.floats(0, 1000)
@@ -243,16 +243,16 @@ class TestLease:
 
 
 class TestPark:
-    def test_a_ready_visit_is_due_when_it_is_parked(self) -> None:
-        assert park(READY, NOW) == replace(READY, status=VisitStatus.PARKED, due_at=NOW)
+    def test_a_ready_visit_keeps_the_time_when_it_is_due(self) -> None:
+        assert park(READY) == replace(READY, status=VisitStatus.PARKED)
 
     def test_a_suspended_visit_keeps_the_time_that_it_waits_for(self) -> None:
-        assert park(SUSPENDED, NOW) == replace(SUSPENDED, status=VisitStatus.PARKED)
+        assert park(SUSPENDED) == replace(SUSPENDED, status=VisitStatus.PARKED)
 
     @pytest.mark.parametrize("status", [VisitStatus.RUNNING, VisitStatus.PARKED, *FINISHED])
     def test_other_visits_are_not_parked(self, status: VisitStatus) -> None:
         with pytest.raises(IllegalTransitionError):
-            park(replace(READY, status=status), NOW)
+            park(replace(READY, status=status))
 
 
 class TestRevokeClaim:
@@ -279,7 +279,7 @@ class TestReopen:
     @pytest.mark.parametrize(
         "visit",
         [
-            park(READY, NOW),
+            park(READY),
             replace(PARKED, due_at=NOW),
             replace(PARKED, progress=None),
             replace(PARKED, error=ERROR),
@@ -352,7 +352,7 @@ class TestEnd:
             lambda: renew(visit, NOW),
             lambda: release(visit, NOW, counts=True),
             lambda: end_lease(visit, NOW),
-            lambda: park(visit, NOW),
+            lambda: park(visit),
             lambda: unpark(visit, NOW),
             lambda: finish_end(visit, NOW),
         ]

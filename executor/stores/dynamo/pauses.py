@@ -206,8 +206,10 @@ class Pauses:
         visit, queue = unpause(item.visit, now), head["queue"]
         sets: Item = {"status": visit.status.value, "due": visit.due_at}
         home, counted = end_counted_wait(item, visit)
-        if is_waiting(visit) and self._context.announcer.is_indexed(queue, visit.due_at):
-            # Its counter may count it as one that waits long, although it is due soon.
+        announcer = self._context.announcer
+        # The counter of one that waits may count it as one that waits long, although it is due soon.
+        is_long = is_waiting(visit) or announcer.is_long_wait(queue, visit.due_at, now)
+        if is_long and announcer.is_indexed(queue, visit.due_at):
             sets["wakes"] = keys.due_shard(visit.run_id)
         if counted:
             sets["paused"] = None

@@ -140,7 +140,7 @@ class Stops:
         Its slots are given back. It asks for them again when its run continues. So does one that waits for
         the slot of its run.
         """
-        visit, parked = item.visit, park(item.visit, now)
+        visit, parked = item.visit, park(item.visit)
         if is_owner or "queued" in item.attributes:
             parked = replace(parked, due_at=now)
         key = keys.visit(visit.run_id, visit.id, spread_of(head))

@@ -187,7 +187,7 @@ class MemoryBranches:
     def _park_visits(self) -> None:
         finally_step = self.plan.header.finally_step
         parked = [
-            park(visit, self.now)
+            park(visit)
             for visit in self.record.find_active()
             if visit.status in PARKABLE and is_branch_visit(visit, finally_step)
         ]
@@ -274,7 +274,7 @@ class MemoryBranches:
             self._enter_as(branch, turn.number)
             return True
         visit = resume_visit(self.record.visits[branch.id], branch, self.now)
-        self._claim_or_put(visit if self.record.run.stop is None else park(visit, self.now))
+        self._claim_or_put(visit if self.record.run.stop is None else park(visit))
         return True
 
     def _enter_as(self, branch: Branch, number: int) -> None:

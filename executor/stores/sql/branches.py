@@ -242,7 +242,7 @@ class BranchTransaction:
         row = self.db.execute("branches.read_visit", run_id=run_id, visit_id=branch.id).fetchone()
         visit = resume_visit(visit_from_row(row), branch, self.now)
         if self.run["stop"] is not None:
-            visit = park(visit, self.now)
+            visit = park(visit)
         if self.claim_for is not None and self.claimed is None and is_due(visit, self.now):
             visit = self._claim(visit, self.claim_for)
         self.db.execute("branches.reopen_visit", **_reopened_values(visit))

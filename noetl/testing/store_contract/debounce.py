@@ -10,7 +10,7 @@ import pytest
 
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import RejectedError, TriggerChangedError
-from noetl.executor.model.run import Claim, Run, RunEnding, RunStatus, Visit
+from noetl.executor.model.run import Claim, Run, RunEnding, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.triggers import Advance
@@ -124,6 +124,29 @@ class DebounceContract(ContractFixtures):
         store.runs.stop(run.id, status, 101.0)
         assert start(store, 2, 102.0).id != run.id
         assert current_run(store, run).input["n"] == 1
+
+    @pytest.mark.parametrize("unpaused_at", [104.0, 112.0])
+    def test_a_pause_keeps_the_time_when_a_run_begins(self, store: Store, unpaused_at: float) -> None:
+        run = start(store, 1, 100.0)
+        store.pauses.pause(run.id, 101.0)
+        assert claim(store, 111.0) is None
+        store.pauses.unpause(run.id, unpaused_at)
+        begins_at = max(unpaused_at, 110.0)
+        (visit,) = store.runs.visits(run.id)
+        assert (visit.status, visit.due_at) == (VisitStatus.READY, begins_at)
+        assert store.queue.next_due(QUEUE) == begins_at
+        assert claim(store, begins_at - 0.1) is None
+        claimed = claim(store, begins_at)
+        assert claimed is not None
+        assert claimed.run.id == run.id
+        assert failed_checks(store) == []
+
+    def test_a_start_joins_a_run_after_its_pause(self, store: Store) -> None:
+        run = start(store, 1, 100.0)
+        store.pauses.pause(run.id, 101.0)
+        store.pauses.unpause(run.id, 102.0)
+        assert start(store, 2, 105.0).id == run.id
+        assert due_time(store, run) == 115.0
 
     def test_a_run_that_was_set_aside_is_joined_by_no_start(self, store: Store) -> None:
         run = start(store, 1, 100.0)

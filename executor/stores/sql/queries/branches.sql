@@ -52,7 +52,7 @@ on conflict (run_id, step) do update
 -- Parked visits give their slots back, and ask again when their run continues: they are due then.
 -- name: park_visits
 update visits set status = 'parked', due_at = case
-    when status = 'ready' or {is_queued} or {has_slot} then :now else due_at end
+    when {is_queued} or {has_slot} then :now else due_at end
 where run_id = :run_id and {active_in_run} and status <> 'running' and {of_a_step} and id <> :finally_visit
 
 -- name: is_any_running
