@@ -58,7 +58,7 @@ class PlaybookDraft(View, schema_name="PlaybookDraft"):
     """Draft of a playbook, which may have errors: its findings, its steps and tasks, and its drawing.
 
     A text that cannot be parsed has findings only. `hash` and `drawing` are null if it has errors
-    by itself. Limits of operators and registered playbooks that it names may be wrong, too.
+    by itself. Channels, limits and registered playbooks that it names may be wrong, too.
     `schedules` are those without errors. `drawing_problem` says why a plan without errors has no drawing.
     `scope` is null without a line.
     """

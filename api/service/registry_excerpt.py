@@ -1,4 +1,4 @@
-"""The part of a registry that the checks of one text read: the playbooks that it uses, and the limits.
+"""The part of a registry that the checks of one text read: used playbooks, limits and channels.
 
 Problem: a text is checked in another process, which has no store, and before it is registered.
 
@@ -6,10 +6,9 @@ Algorithm: the text is compiled to find the playbooks that it uses. Their header
 operator allows. All that can be pickled, so it travels with the job that checks the text.
 
 Cost: nothing for a text without uses. Otherwise two reads for each used playbook, and one of its plan if it
-declares no `output` and its result is read.
+declares no `output` and its result is read. One read of the channels for a text that may have `notify`.
 
-Limits: MAX_PLAYBOOKS playbooks are compared. Callers, circles and channels are only checked at the
-registration.
+Limits: MAX_PLAYBOOKS playbooks are compared. Callers and circles are only checked at the registration.
 """
 
 from __future__ import annotations
@@ -59,6 +58,7 @@ class RegistryExcerpt:
         tenant: the tenant that would register it.
         sources: the sources that the tenant may read, or None if that is not known.
         known_limits: the limits that it may use.
+        known_channels: the names of its channels.
         playbooks: the versions that its calls name; None if there is none. What cannot be read is missing.
         words: the names of playbooks, versions and aliases that may have been meant by an unknown one.
         own_aliases: the aliases that a new version would have.
@@ -67,6 +67,7 @@ class RegistryExcerpt:
     tenant: str
     sources: AllowedSources | None = None
     known_limits: Mapping[str, KnownLimit] = field(default_factory=dict)
+    known_channels: Sequence[str] = ()
     playbooks: Mapping[PlaybookCall, ExcerptVersion | None] = field(default_factory=dict)
     words: Mapping[str, Sequence[str]] = field(default_factory=dict)
     own_aliases: tuple[str, ...] = (LIVE,)
@@ -78,14 +79,17 @@ class RegistryExcerpt:
             (tuple(call), version and (version.registered.plan_hash, version.registered.version))
             for call, version in self.playbooks.items()
         ]
-        limits = sorted(self.known_limits.items())
-        return repr((self.tenant, limits, versions, sorted(self.words.items()), self.own_aliases))
+        rules = sorted(self.known_limits.items()), tuple(self.known_channels)
+        return repr((self.tenant, rules, versions, sorted(self.words.items()), self.own_aliases))
 
     def missing_rule(self, source: TriggerSource) -> str | None:
         return None if self.sources is None else self.sources.missing_rule(self.tenant, source)
 
     def limits(self) -> Mapping[str, KnownLimit]:
         return self.known_limits
+
+    def channels(self) -> Sequence[str]:
+        return self.known_channels
 
     def find(self, call: PlaybookCall) -> RegisteredPlan | None:
         from noetl.planner.registration.registry import UnreadablePlanError
@@ -126,7 +130,11 @@ class RegistryExcerpt:
 
 def may_use_playbooks(text: str | bytes) -> bool:
     """Return whether a text may name other playbooks. Most texts need not be compiled to know."""
-    return b"playbook" in text if isinstance(text, bytes) else "playbook" in text
+    return _has_word(text, "playbook")
+
+
+def _has_word(text: str | bytes, word: str) -> bool:
+    return word.encode() in text if isinstance(text, bytes) else word in text
 
 
 def find_used_names(plan: Plan, action_types: Catalogue) -> UsedNames:
@@ -147,10 +155,10 @@ def read_registry_excerpt(
     from noetl.api.service.registered_plans import StoredPlaybooks
 
     stored = StoredPlaybooks(context.store, context.tenant)
-    may_use_limits = b"use" in text if isinstance(text, bytes) else "use" in text
-    limits = stored.limits() if may_use_limits else {}
+    limits = stored.limits() if _has_word(text, "use") else {}
+    channels = stored.channels() if _has_word(text, "notify") else ()
     if used is None or not used.calls:
-        return RegistryExcerpt(context.tenant, context.sources, limits)
+        return RegistryExcerpt(context.tenant, context.sources, limits, channels)
     playbooks = _read_versions(stored, used.calls)
     unknown = [call for call, version in playbooks.items() if version is None]
     is_pinned = LIVE in stored.aliases(used.name)
@@ -158,6 +166,7 @@ def read_registry_excerpt(
         context.tenant,
         context.sources,
         limits,
+        channels,
         playbooks,
         _read_words(stored, unknown),
         () if is_pinned else (LIVE,),

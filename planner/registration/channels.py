@@ -5,16 +5,16 @@ from __future__ import annotations
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings
-from noetl.planner.registration.registry import RegisteredPlaybooks
+from noetl.planner.registration.registry import OperatorRules
 from noetl.planner.syntax.models import DocumentPath
 
 
-def check_channels(findings: RegistrationFindings, registered: RegisteredPlaybooks) -> None:
+def check_channels(findings: RegistrationFindings, rules: OperatorRules) -> None:
     """Report each channel that does not exist, once."""
     notify = findings.plan.header.notify
     if notify is None:
         return
-    known = registered.channels()
+    known = rules.channels()
     reported = set(known)
     for event, names in notify.channels.items():
         path: DocumentPath = ("notify", "late", "to") if event == "late" else ("notify", event)

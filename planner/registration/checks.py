@@ -89,12 +89,14 @@ def check_registration(
 def preview_registration(
     plan: Plan, registry: KnownRegistry, action_types: Catalogued, aliases: Collection[str] = (LIVE,)
 ) -> tuple[Diagnostic, ...]:
-    """Return the findings of a registration about what a plan itself names: sources, limits and playbooks.
+    """Return the findings of a registration about what a plan itself names.
 
-    An editor shows them before. `aliases` would name the new version.
+    It names sources, channels, limits and playbooks. An editor shows these findings before. `aliases` would
+    name the new version.
     """
     findings = RegistrationFindings(plan)
     check_sources_allowed(findings, registry)
+    check_channels(findings, registry)
     check_used_limits(findings, registry)
     _check_used_playbooks(findings, registry, find_uses(plan, action_types), aliases)
     return findings.to_diagnostics()

@@ -68,6 +68,10 @@ class OperatorRules(Protocol):
         """
         ...
 
+    def channels(self) -> Sequence[str]:
+        """Return the names of all channels of the tenant."""
+        ...
+
 
 class UsedPlaybooks(Protocol):
     """The playbooks that a playbook may use: registered ones, or those of files."""
@@ -118,10 +122,6 @@ class RegisteredPlaybooks(KnownRegistry, Protocol):
 
     def awaiting(self, name: str) -> Iterable[AwaitingTrigger]:
         """Return the triggers that fire at the end of runs of a playbook."""
-        ...
-
-    def channels(self) -> Sequence[str]:
-        """Return the names of all channels of the tenant."""
         ...
 
     def live_versions(self) -> Iterable[RegisteredPlan]:

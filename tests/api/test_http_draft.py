@@ -242,6 +242,16 @@ async def test_a_draft_that_calls_itself_is_compared_with_itself(http: httpx.Asy
     assert await find_lines(http, renamed) == [("NP818", 11), ("NP818", 11)]
 
 
+async def test_a_draft_names_channels_that_exist(http: httpx.AsyncClient) -> None:
+    text = PLAYBOOK + "notify: {failed: opps}\n"
+    assert await find_lines(http, text) == [("NP851", text.count("\n"))]
+    made = await http.put("/channels/ops", json={"url": "https://hooks.test/T/secret"})
+    assert made.status_code == 201, made.text
+    (finding,) = (await check(http, text)).diagnostics
+    assert (finding.code, finding.hint) == ("NP851", "did you mean `ops`?")
+    assert await find_lines(http, text.replace("opps", "ops")) == []
+
+
 async def test_a_draft_is_compared_with_the_rules_of_the_operator(http: httpx.AsyncClient) -> None:
     made = await http.put("/limits/crm", json={"units": 1, "kind": "steps"})
     assert made.status_code == 201, made.text
