@@ -1,4 +1,4 @@
-"""The headline of a run: in one line, why it failed, what it waits for or does, or that it is paused."""
+"""The headline of a run: in one line, why it has ended, what it waits for or does, or that it is paused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def describe_run(report: RunReport) -> str:
     """Return the headline of a run, at most MAX_LENGTH characters without control characters.
 
     It is the first error, else what the run waits for, else the steps at work, else the status. That of a
-    paused run says so.
+    paused run says so, and that of a cancelled run without an error, too.
     """
     wait, work = _find_wait(report.steps), _find_work(report.steps)
     state = wait or work or _describe_status(report)
@@ -91,7 +91,8 @@ def _describe_status(report: RunReport) -> str:
     progress = report.progress
     if report.status is RunStatus.QUEUED:
         return "waits for a worker" if report.begins_at is None else _describe_begin(report, report.begins_at)
-    return f"{progress.finished} of {progress.steps} steps"
+    count = f"{progress.finished} of {progress.steps} steps"
+    return f"cancelled after {count}" if report.status is RunStatus.CANCELLED else count
 
 
 def _describe_begin(report: RunReport, begins_at: str) -> str:

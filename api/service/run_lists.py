@@ -8,8 +8,8 @@ The headlines of the others are computed, up to MAX_HEADLINES for a page. A curs
 filter of its list.
 
 Cost: one read of the steps of each run with a headline, which has the numbers of its steps too. Runs that
-have succeeded or were cancelled have none. The number of steps of a run that has succeeded is that of its
-plan. It is read once for each plan, and not for more than MAX_PLANS plans of a page.
+have succeeded have none. The number of their steps is that of their plan. It is read once for each plan, and
+not for more than MAX_PLANS plans of a page.
 
 Limits: a page ends early after MAX_HEADLINES headlines, or after MAX_READS reads of a search; its cursor
 continues there. `since` and `until` are not in the checksum, because they are bounds in the order of the
@@ -258,8 +258,6 @@ class RunListService:
 
     def _count_steps(self, run: RunSummary, counts: dict[str, int | None]) -> Headline:
         """Return the number of steps of a run that has succeeded. `counts` has those of plans of the page."""
-        if run.status is not RunStatus.SUCCEEDED:
-            return Headline()
         if run.plan_hash not in counts and len(counts) < MAX_PLANS:
             try:
                 counts[run.plan_hash] = len(self.context.step_names(run.plan_hash)) or None

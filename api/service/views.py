@@ -110,8 +110,8 @@ class RunEntry(View, schema_name="Summary"):
     """Run of a list.
 
     `headline` is present in lists: at most 120 characters with the first error, what the run waits for, or
-    the step at work. It is empty if the run has succeeded or was cancelled. Otherwise, `steps` is present in
-    lists too. For most runs that have succeeded, `step_count` is: the number of steps of the playbook.
+    the step at work. It is empty if the run has succeeded. Otherwise, `steps` is present in lists too.
+    For most runs that have succeeded, `step_count` is: the number of steps of the playbook.
     `trigger` is the name of the trigger that has started the run.
     """
 

@@ -13,7 +13,7 @@ MAX_RUNS_PER_PAGE = 1000
 """The greatest `limit` of a list of runs that a client may request."""
 
 OPEN_STATUSES = frozenset(status for status in RunStatus if not status.is_final)
-WITHOUT_HEADLINE = frozenset({RunStatus.SUCCEEDED, RunStatus.CANCELLED})
+WITHOUT_HEADLINE = frozenset({RunStatus.SUCCEEDED})
 """Statuses of runs that have no headline, so that no text is found in it."""
 
 _LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")

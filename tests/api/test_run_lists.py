@@ -18,7 +18,8 @@ from noetl.api.service.services import TenantServices, create_services
 from noetl.api.service.views import RunHistogram, RunPage, StatusCounts, StepCounts
 from noetl.executor.actions import catalogue
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.run import RunStatus
+from noetl.executor.model.outcome import error_record
+from noetl.executor.model.run import RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores.damage import missing_plan
@@ -289,6 +290,27 @@ def test_the_steps_of_few_plans_are_counted_once_for_a_page(
     counts = {item.workflow_id: item.step_count for item in lists.page(RunFilter()).items}
     assert [counts[run.id] for run in runs] == [None, None, 2, None, 2]
     assert read == [runs[place].plan_hash for place in (4, 3, 1)]
+
+
+def test_a_cancelled_run_has_a_headline(services: TenantServices) -> None:
+    text = """
+        steps:
+        - {name: a, run: [{action: log, message: a}], rule: [{case: default, run: [b]}]}
+        - {name: b, run: [{action: log, message: b}]}
+    """
+    store = services.store
+    reason = error_record(Visit("v", "r", "a", VisitStatus.READY, 1, {}), "RunSuperseded", "r2 is newer")
+    found = []
+    for error in (None, reason | {"step": None}):
+        playing = RunHarness(store, text)
+        assert playing.execute_next()
+        store.runs.stop(playing.id, RunStatus.CANCELLED, playing.clock(), error)
+        assert playing.finish().status is RunStatus.CANCELLED
+        (entry,) = services.lists.page(RunFilter(id_prefix=playing.id)).items
+        found.append((entry.headline, entry.steps))
+    steps = StepCounts(done=1, total=2)
+    assert found == [("cancelled after 1 of 2 steps", steps), ("r2 is newer", steps)]
+    assert services.lists.counts(RunFilter(text="cancelled after")).total == 1
 
 
 def test_a_run_that_is_deleted_meanwhile_has_an_empty_headline(services: TenantServices) -> None:

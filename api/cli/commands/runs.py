@@ -95,8 +95,8 @@ def list_runs(
 ) -> None:
     """List runs, the newest first: id, status, start, duration, steps, playbook, tags and headline.
 
-    The headline is the first error, what the run waits for, or the step at work. A run that has succeeded or
-    was cancelled has none, and no number of finished steps.
+    The headline is the first error, what the run waits for, or the step at work. A run that has succeeded has
+    none, and no number of finished steps.
     """
     from noetl.api.cli.display.run_list import format_counts, format_runs
     from noetl.api.service.views import to_json

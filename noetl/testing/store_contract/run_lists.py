@@ -206,32 +206,33 @@ class RunListsContract(ContractFixtures):
         assert store.runs.count(wanted, None, 100).total == 3
         assert list_ids(store, replace(wanted, tenant="another")) == []
 
-    def test_a_text_leaves_runs_with_a_headline_in_question(self, store: Store) -> None:
+    @pytest.mark.parametrize("status", [RunStatus.FAILED, RunStatus.CANCELLED])
+    def test_a_text_leaves_runs_with_a_headline_in_question(self, store: Store, status: RunStatus) -> None:
         """Exclude only runs that have no headline. A store does not know headlines."""
-        failed, ended = start_run(store, now=1.0), start_run(store, now=2.0)
+        stopped, ended = start_run(store, now=1.0), start_run(store, now=2.0)
         named = start_run(store, "name: '50%_Ökö'" + dedent(CHAIN), now=3.0)
-        end_with(store, failed, RunStatus.FAILED)
+        end_with(store, stopped, status)
         for run in (ended, named):
             end_with(store, run, RunStatus.SUCCEEDED)
         open_run = start_run(store, now=5.0)
-        may_have = [open_run.id, failed.id]
+        may_have = [open_run.id, stopped.id]
         for text, found in (
-            ("", [open_run.id, named.id, ended.id, failed.id]),
-            (ended.id[:8], [open_run.id, ended.id, failed.id]),
-            (ended.id.upper(), [open_run.id, ended.id, failed.id]),
+            ("", [open_run.id, named.id, ended.id, stopped.id]),
+            (ended.id[:8], [open_run.id, ended.id, stopped.id]),
+            (ended.id.upper(), [open_run.id, ended.id, stopped.id]),
             (ended.id[1:], may_have),
-            ("50%_", [open_run.id, named.id, failed.id]),
-            ("_ÖK", [open_run.id, named.id, failed.id]),
+            ("50%_", [open_run.id, named.id, stopped.id]),
+            ("_ÖK", [open_run.id, named.id, stopped.id]),
             ("_ök", may_have),
-            ("%", [open_run.id, named.id, failed.id]),
+            ("%", [open_run.id, named.id, stopped.id]),
             ("5.*", may_have),
-            ("PLAY", [open_run.id, ended.id, failed.id]),
+            ("PLAY", [open_run.id, ended.id, stopped.id]),
             ("x" * 300, may_have),
         ):
             for limit in (1, 100):
                 assert list_ids(store, RunFilter(text=text, limit=limit)) == found, text
         oldest = RunFilter(text="PLAY", is_oldest_first=True, limit=1)
-        assert list_ids(store, oldest) == [failed.id, ended.id, open_run.id]
+        assert list_ids(store, oldest) == [stopped.id, ended.id, open_run.id]
 
     def test_runs_are_counted_by_status_and_by_time(self, store: Store) -> None:
         runs = start_runs_of_all_statuses(store)

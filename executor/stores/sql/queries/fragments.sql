@@ -134,9 +134,9 @@ and :is_waiting and runs.finished_at is null and {all_wait} and not {is_paused} 
 and :is_paused and {is_paused} -- optional
 and :is_unfinished and runs.finished_at is null -- optional
 
--- A run without these statuses may have a headline.
+-- A run without this status may have a headline.
 -- name: not_silent
-not in ('succeeded', 'cancelled')
+<> 'succeeded'
 
 -- The run has the tag of a row of `{given_tags}`.
 -- name: has_given_tag
