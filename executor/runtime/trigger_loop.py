@@ -54,8 +54,9 @@ logger = logging.getLogger("noetl.executor")
 class TriggerLoop:
     """A loop that performs due firings until `stopping` is set.
 
-    Every process of a service has one. They perform the due triggers in random orders, so that they rarely
-    meet at the same one.
+    Every process of a service has one. They perform the same list of due triggers, but begin at random
+    positions in it. So a process meets what another one has performed when it reaches the position of the
+    other, not before.
     """
 
     def __init__(self, store: Store, stopping: threading.Event) -> None:
@@ -108,9 +109,9 @@ class TriggerLoop:
     def _perform_turn(self, tenant: str, due: list[DueWork]) -> int:
         """Perform due work of a tenant, up to the end of its turn. Return how much was performed."""
         store, ends_at, count = self._store, time.monotonic() + TURN_SECONDS, 0
-        random.shuffle(due)
-        for work in due:
-            # After the first conflict the others have probably been performed, too, so they are read again.
+        first = random.randrange(len(due))
+        for work in (*due[first:], *due[:first]):
+            # After the first conflict the next ones have probably been performed, too. Others are read.
             if self._stopping.is_set() or not _perform(store, work):
                 break
             count += 1
