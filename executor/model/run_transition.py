@@ -49,9 +49,13 @@ SUPERSEDED_ORDER = (
 
 
 def run_started(run: Run) -> Event:
-    """Return the event of the start of a run."""
-    resumed_from = {"resumed_from": run.resumed_from} if run.resumed_from else {}
-    return Event("workflow.started", run.created_at, payload={"playbook": run.playbook, **resumed_from})
+    """Return the event of the start of a run. It names what else the run follows from: a trigger, a run."""
+    payload: dict[str, Any] = {"playbook": run.playbook}
+    if run.resumed_from:
+        payload["resumed_from"] = run.resumed_from
+    if run.trigger is not None:
+        payload["trigger"] = {name: value for name, value in run.trigger.items() if value is not None}
+    return Event("workflow.started", run.created_at, payload=payload)
 
 
 def check_same_request(earlier_hash: str, request_hash: str) -> None:

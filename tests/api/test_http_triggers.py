@@ -95,6 +95,8 @@ async def test_a_firing_at_an_instant_starts_one_run(service: httpx.AsyncClient)
     }
     details = (await service.get(f"/workflows/{first.json()['workflow_id']}")).json()
     assert details["trigger"] == report["trigger"]
+    events = (await service.get(f"/workflows/{first.json()['workflow_id']}/events")).json()
+    assert events["items"][0]["payload"] == {"playbook": report["playbook"], "trigger": report["trigger"]}
 
 
 async def test_a_trigger_is_paused_and_resumed(service: httpx.AsyncClient) -> None:

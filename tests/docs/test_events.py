@@ -124,6 +124,12 @@ def join_starts(store: SqliteStore) -> RunHarness:
     return first.finish()
 
 
+def fire_run(store: SqliteStore) -> RunHarness:
+    """Return a run that a trigger has fired."""
+    text = "steps: [{name: a, run: [{action: log, message: a}]}]"
+    return RunHarness(store, text, trigger={"name": "pushed", "type": "webhook"}).finish()
+
+
 def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     failed = RunHarness(store, TEXT).finish()
     failed.resume(why="none").finish()
@@ -138,11 +144,12 @@ def test_the_page_lists_all_events_and_their_keys(store: SqliteStore) -> None:
     assert (failed.status, late.status, cancelled.status) == ("succeeded", "timed_out", "cancelled")
     given_up = give_up_notification(store)
     limited = (wait_for_limit(store), skip_run(store), leave_out_step(store), join_starts(store), given_up)
-    plays = (failed, late, cancelled, skipped, switch_run(store), undo_switch(store), *limited)
+    changed = (switch_run(store), undo_switch(store), fire_run(store))
+    plays = (failed, late, cancelled, skipped, *changed, *limited)
     events = [event for play in plays for event in play.events]
     found = {
         type: set[str]().union(*(e.payload for e in events if e.type == type))
         for type in {e.type for e in events}
     }
-    assert found == {**documented_events(), "workflow.started": {"playbook"}}
-    assert documented_events()["workflow.started"] == {"playbook", "resumed_from"}
+    assert found == {**documented_events(), "workflow.started": {"playbook", "trigger"}}
+    assert documented_events()["workflow.started"] == {"playbook", "resumed_from", "trigger"}

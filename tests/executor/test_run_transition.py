@@ -71,6 +71,11 @@ class TestStart:
         event = run_started(replace(QUEUED, resumed_from="r0"))
         assert event.payload == {"playbook": "p", "resumed_from": "r0"}
 
+    def test_a_run_that_a_trigger_has_fired_names_the_firing(self) -> None:
+        trigger = {"name": "nightly", "type": "schedule", "scheduled_at": "2026-01-31T00:00:00Z"}
+        event = run_started(replace(QUEUED, trigger={**trigger, "workflow_id": None, "backfill": None}))
+        assert event.payload == {"playbook": "p", "trigger": trigger}
+
     def test_the_first_claim_sets_the_start(self) -> None:
         assert replace(QUEUED, status=RunStatus.RUNNING, started_at=10.0) == RUNNING
         assert begin_run(RUNNING, 20.0) == RUNNING

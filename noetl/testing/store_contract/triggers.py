@@ -128,6 +128,8 @@ class TriggersContract(ContractFixtures):
         assert list_firings(second) == list(advance.firings)
         assert [visit.step for visit in store.runs.visits(run.id)] == ["a"]
         assert claim_visit(second, run, 61.0).run.trigger == run.trigger
+        started = next(iter(second.runs.events(run.id)))
+        assert started.payload == {"playbook": run.playbook, "trigger": run.trigger}
         assert failed_checks(store) == []
 
     def test_a_firing_starts_one_run(self, store: Store) -> None:
