@@ -184,6 +184,12 @@ def test_an_input_without_a_value_is_rejected(template: str, reason: str) -> Non
     assert outcome == "rejected"
     assert reason in str(shown)
     assert service.trigger().next_at == START + 2 * HOUR
+    # The record keeps no data, and the instant is all that is needed to fire again.
+    service.register(HOURLY)
+    again = HandFiring("k", START + HOUR)
+    run, is_new = fire_by_hand(service.store, service.trigger(), again, service.clock())
+    assert (run.input, is_new) == ({"day": instant_key(START + HOUR)}, True)
+    assert service.outcomes()[1:] == [("started", None, 1)]
 
 
 def test_no_run_starts_while_the_last_one_is_open() -> None:

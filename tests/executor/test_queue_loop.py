@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.source_firing import fire_item
 from noetl.executor.errors import RejectedError, SettingError, StoreAwayError, StoreError
 from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.run import Lease
 from noetl.executor.model.triggers import Advance, pause_trigger
 from noetl.executor.runtime import queue_loop
 from noetl.executor.runtime.queue_loop import QueueLoop, view_message
@@ -103,6 +105,22 @@ def test_each_message_starts_one_run_and_is_deleted(aws: Client) -> None:
         },
     ]
     assert queue.messages() == 0
+
+
+def test_a_message_above_the_queue_of_its_playbook_has_a_skipped_run(aws: Client) -> None:
+    head = "concurrency: {limit: 1, max_queued: 1}"
+    queue = ReadQueue(aws, head + TEXT.replace("log, message: ", "callback, title: "))
+    for body in "123":
+        queue.send(body)
+    while queue.messages():
+        queue.read()
+    lease, store = Lease("one", 30.0), queue.store
+    executor = VisitExecutor(store, lease, Capabilities(), store.clock)
+    while (claim := store.queue.claim("service", lease, store.clock())) is not None:
+        executor.execute(claim)
+    runs = [store.runs.get("default", firing.run_id) for firing in queue.firings()]
+    shown = sorted((str(run.status), run.error and run.error["type"]) for run in runs if run is not None)
+    assert shown == [("skipped", "RunSkipped"), ("waiting", None), ("waiting", None)]
 
 
 def test_a_process_that_dies_before_the_deletion_starts_no_second_run(
