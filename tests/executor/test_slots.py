@@ -457,6 +457,18 @@ class TestSteps:
         runs.clock.now += LEASE_SECONDS + 1
         assert first.finish().status == "succeeded"
 
+    @pytest.mark.parametrize("of_step", [False, True])
+    def test_parallel_items_share_the_place_of_their_visit(self, store: SqliteStore, of_step: bool) -> None:
+        loop, units = "loop: {items: [1, 2], concurrency: 2}", 2 if of_step else 1
+        key = f"parallel: true\n      {loop}" if of_step else "parallel: true"
+        work = NOTHING if of_step else f"{{action: set, set: {{z: 3}}, {loop}}}"
+        runs = Runs(store, step_text("9", key, work), count=1)
+        (first,) = runs
+        self.claim_limited(first)
+        assert runs.units() == [("call.limited", units, 0)]
+        runs.clock.now += LEASE_SECONDS + 1
+        assert first.finish().status == "succeeded"
+
     @pytest.mark.parametrize(
         ("key", "message"),
         [
