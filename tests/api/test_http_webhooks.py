@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from noetl.executor.engine import quotas
 from noetl.executor.security.webhook_signatures import sign_standard
 from noetl.executor.stores.sql.triggers import SqlTriggers
 from tests.api.responses import assert_problem
@@ -198,6 +199,23 @@ async def test_a_paused_webhook_lets_its_sender_try_again(service: httpx.AsyncCl
     assert_problem(await push(service, b"{}", **{"X-Hub-Signature-256": "x"}), 401, "unsigned")
     await service.post("/triggers/shop/orders/pushed/resume")
     assert (await push(service, b'{"number": 9}')).status_code == 202
+
+
+async def test_a_tenant_with_too_many_branches_lets_its_sender_try_again(
+    service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quotas, "COUNT_SECONDS", 0.0)
+    waiting = "name: waiting\nsteps: [{name: a, run: [{action: wait, seconds: 3600}]}]\n"
+    await service.post("/workflows/run", json={"playbook": waiting})
+    with monkeypatch.context() as patched:
+        patched.setenv("NOETL_MAX_BRANCHES", "1")
+        refused = await push(service, b'{"number": 9}')
+        assert_problem(refused, 429, "quota-exceeded")
+        assert (refused.json()["limit"], refused.headers["Retry-After"]) == (1, "5")
+        # Nothing is recorded, so the request may be repeated.
+        assert await read_history(service, "pushed") == []
+    accepted = await push(service, b'{"number": 9}')
+    assert (accepted.status_code, "Idempotency-Replayed" in accepted.headers) == (202, False)
 
 
 async def test_a_missing_secret_is_not_named_to_the_sender(

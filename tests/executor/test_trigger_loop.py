@@ -85,6 +85,33 @@ def test_the_loop_performs_what_is_due_and_waits_for_the_next(monkeypatch: pytes
     assert [loop.perform_all() for _ in range(2)] == [0.0, POLL_SECONDS]
 
 
+def test_each_of_many_due_firings_starts_one_run_in_bounded_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    playbooks, triggers = 120, 25
+    monkeypatch.setattr(trigger_loop, "TURN_SECONDS", 3600.0)
+    clock = FakeClock(START)
+    store: Any = TimedStore(clock)
+    declared = "".join(f"- {{name: t{number}, type: schedule, every: 40s}}\n" for number in range(triggers))
+    plan = compile_text(
+        f"triggers:\n{declared}steps: [{{name: a, run: [{{action: log, message: hello}}]}}]\n"
+    )
+    store.plans.save(plan)
+    for number in range(playbooks):
+        playbook = RegisteredPlaybook("default", f"play{number}", None, plan.hash, START)
+        store.registry.register(playbook, triggers=plan.header.triggers)
+    clock.advance(20)
+    loop, rounds = TriggerLoop(store, threading.Event()), 0
+    while loop.perform_all() == 0.0:
+        rounds += 1
+    # Each turn performs MAX_DUE firings, and the tenant is passed over once after each.
+    assert rounds <= 2 * playbooks * triggers // MAX_DUE + 1
+    assert len(store.triggers.due(START + 60, 10_001)) == playbooks * triggers
+    for number in range(playbooks):
+        for trigger in plan.header.triggers:
+            firings, _ = store.triggers.firings("default", f"play{number}", trigger.name)
+            assert [firing.scheduled_at for firing in firings] == [START + 20]
+    assert count_runs(store) == playbooks * triggers
+
+
 @pytest.mark.parametrize("most", [2, 100])
 def test_tenants_fire_in_turn(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = FakeClock(START)
