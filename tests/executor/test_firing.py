@@ -151,6 +151,26 @@ def test_all_missed_firings_are_performed_in_order() -> None:
     assert service.trigger().next_at == START + 4 * HOUR
 
 
+def test_a_clock_that_goes_back_repeats_no_firing() -> None:
+    service = ScheduledPlaybook(HOURLY.replace("every: 1h", "every: 20m"))
+    for _ in range(6):
+        service.clock.advance(HOUR / 3)
+        service.perform()
+    before = service.trigger()
+    service.clock.advance(-HOUR)
+    # A version with the same timing is registered meanwhile, and the next instant stays.
+    service.register(HOURLY.replace("every: 1h", "every: 20m") + "description: second\n")
+    for _ in range(3):
+        service.clock.advance(HOUR / 3)
+        service.perform()
+        assert service.trigger().next_at == before.next_at
+    service.clock.advance(HOUR / 3)
+    service.perform()
+    fired = sorted(firing.scheduled_at for firing in service.firings())
+    assert fired == [START + number * HOUR / 3 for number in range(1, 8)]
+    assert [outcome for outcome, _, _ in service.outcomes()] == ["started"] * 7
+
+
 def test_a_false_condition_starts_no_run() -> None:
     service = ScheduledPlaybook(
         HOURLY.replace("every: 1h", 'every: 1h, if: "{{ trigger.previous_at is none }}"')

@@ -86,6 +86,11 @@ class Runs:
         return [(gate.limit, gate.held, gate.waiting) for gate in gates]
 
 
+def holds_unit(harness: RunHarness) -> bool:
+    """Return whether a run holds a unit of a limit."""
+    return any(slot.is_held for slot in harness.store.gates.slots_of(harness.id))
+
+
 def execute_all(harness: RunHarness) -> None:
     """Execute the visits that are due now. A second later they have another place in a queue."""
     while harness.execute_next(chained=True):
@@ -166,6 +171,27 @@ class TestRuns:
         assert limit_visit(second, "clean").status is VisitStatus.SUCCEEDED
         assert runs.units() == [("import", 1, 0)]
         assert first.finish().status == "succeeded"
+
+    def test_a_queue_goes_on_after_the_clock_went_back(self, store: SqliteStore) -> None:
+        runs = Runs(store, RUNS)
+        first, second = runs
+        execute_all(first)
+        execute_all(second)
+        runs.clock.advance(-3600)
+        runs.harnesses.append(RunHarness(store, RUNS, clock=runs.clock))
+        execute_all(runs.harnesses[-1])
+        assert runs.units() == [("import", 1, 2)]
+        order = []
+        for _ in runs:
+            (holder,) = [harness for harness in runs if holds_unit(harness)]
+            order.append(holder)
+            store.runs.stop(holder.id, RunStatus.CANCELLED, runs.clock())
+            assert holder.finish().status == "cancelled"
+        assert order[0] is first
+        assert {harness.id for harness in order} == {harness.id for harness in runs}
+        assert runs.units() == []
+        # The time of the cancelled runs did not pass meanwhile.
+        assert runs.clock() < 1_000_000.0
 
     def test_the_next_run_starts_if_its_predecessor_is_cancelled(self, store: SqliteStore) -> None:
         runs = Runs(store, RUNS)
