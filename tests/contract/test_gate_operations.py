@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -18,11 +19,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.gates import (
+    Gate,
     GateKey,
     LimitKind,
     Slot,
     SlotOwner,
     SlotRequest,
+    admit,
+    give_back,
     named_gate,
     own_gate,
 )
@@ -30,6 +34,7 @@ from noetl.executor.model.run import END, NEVER, Claim, Commit, Lease, RunEnding
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import abandon, wait_for_slot
 from noetl.executor.stores.interface import Store
+from noetl.executor.stores.memory import gates as memory_gates
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import compile_text
@@ -246,3 +251,70 @@ def test_stores_agree_about_random_operations() -> None:
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(GateMachine, settings=machine_settings)
+
+
+def _count_without_slot(gate: Gate, slot: Slot) -> Gate:
+    """Give back one unit too few, so that the gate counts a unit that no slot holds."""
+    given_back = give_back(gate, slot)
+    return replace(given_back, held=given_back.held + 1) if slot.is_held else given_back
+
+
+def _forget_holders(gate: Gate, slot: Slot) -> Gate:
+    """Give back all units of the gate, though other owners still work."""
+    return replace(give_back(gate, slot), held=0)
+
+
+def _admit_one_more(
+    gate: Gate, owner: SlotOwner, request: SlotRequest, now: float
+) -> tuple[Gate, Slot | None]:
+    """Admit an owner at a full gate."""
+    wider = replace(gate, units=gate.units + 1, waiting=0)
+    admitted, slot = admit(wider, owner, replace(request, size=None), now)
+    return replace(admitted, units=gate.units, waiting=gate.waiting), slot
+
+
+class OneStoreMachine(GateMachine):
+    """The same operations on the store in memory alone, so that only the invariant can find a bug."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stores[1].close()
+        self.stores = (MemoryStore(), MemoryStore())
+
+
+MUTANTS = {
+    "counts without a slot": ("give_back", _count_without_slot),
+    "releases those who still work": ("give_back", _forget_holders),
+    "admits one more": ("admit", _admit_one_more),
+}
+"""Wrong transitions: the function of `noetl.executor.model.gates`, and what replaces it."""
+
+
+def play_two_holders() -> None:
+    """Let two visits hold the units of a gate, a third one wait, and one of the first two end."""
+    machine = OneStoreMachine()
+    machine.start()
+    for run_id in RUNS[:3]:
+        machine.claim(run_id, 100.0)
+        machine.acquire(run_id, {GATES[0]}, False, 2, units=1, queues=True, rank=0.0, flow="")
+        machine.is_sound()
+    assert list(machine.queued) == [RUNS[2]]
+    machine.wait(RUNS[2], NEVER)
+    machine.is_sound()
+    machine.succeed(RUNS[0])
+    machine.is_sound()
+    machine.grant_stalled()
+    machine.is_sound()
+    machine.teardown()
+
+
+def test_the_invariant_holds_for_the_right_transitions() -> None:
+    play_two_holders()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_the_invariant_finds_a_wrong_transition(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_gates, *MUTANTS[mutant])
+    with pytest.raises(AssertionError) as found:
+        play_two_holders()
+    assert found.traceback[-1].name == "is_sound"

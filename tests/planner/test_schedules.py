@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
+from cronsim import CronSim
 
 from noetl.planner.schedules.cron import Cron, CronError, NoDateError
 from noetl.planner.schedules.zone import count_instants, next_instant
@@ -151,6 +152,20 @@ def test_firings_around_each_change_equal_the_rule() -> None:
             for text in texts if change.year <= 2026 else later_texts:
                 found = list(firings(Cron(text), zone, start, end))
                 assert found == brute_force(text, zone, start, end), (name, change, text)
+
+
+@pytest.mark.parametrize("text", ["0 30 2 * * *", "*/20 0-3 * * *", "0 */2 * * *"])
+def test_cronsim_with_a_zone_differs_from_the_rule(text: str) -> None:
+    """The reason why `Cron` gives it local times without a zone."""
+    zone = ZoneInfo("Europe/Berlin")
+    differences = []
+    for change in find_changes(zone, 2025, 2025):
+        start, end = change - timedelta(hours=6), change + timedelta(hours=36)
+        instants = (local.astimezone(UTC) for local in CronSim(text, start.astimezone(zone)))
+        found = list(takewhile(end.__ge__, instants))
+        differences.append(found != brute_force(text, zone, start, end))
+        assert list(firings(Cron(text), zone, start, end)) == brute_force(text, zone, start, end)
+    assert any(differences)
 
 
 @pytest.mark.parametrize(
