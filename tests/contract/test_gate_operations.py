@@ -267,7 +267,7 @@ def _forget_holders(gate: Gate, slot: Slot) -> Gate:
 def _admit_one_more(
     gate: Gate, owner: SlotOwner, request: SlotRequest, now: float
 ) -> tuple[Gate, Slot | None]:
-    """Admit an owner at a full gate."""
+    """Let an owner hold units of a full gate."""
     wider = replace(gate, units=gate.units + 1, waiting=0)
     admitted, slot = admit(wider, owner, replace(request, size=None), now)
     return replace(admitted, units=gate.units, waiting=gate.waiting), slot
