@@ -18,6 +18,7 @@
 | I16 | An instant of a trigger is performed once, and its record names the run. |
 | I17 | An entry of the outbox exists if and only if the run has started, or has ended. |
 | I18 | The visits of a step with a rate of one unit take a window each, but for the last. |
+| I19 | The numbers of a gate are those of its slots, and no more units are held than its ceiling. |
 
 With `at_most_once`, I10 requires that an attempt is done once at most.
 """
@@ -99,7 +100,7 @@ def history_of(play: FinishedPlay) -> list[tuple[Any, ...]]:
 
 
 class HistoryWatch:
-    """A check of the invariants I1 and I17 after every round."""
+    """A check of the invariants I1, I17 and I19 after every round."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -113,6 +114,8 @@ class HistoryWatch:
         self.events = events
         if world.scenario.has_entries:
             _check_entries(world)
+        if world.scenario.has_limits:
+            _check_gates(world)
 
 
 def _check_entries(world: SimulatedWorld) -> None:
@@ -127,6 +130,20 @@ def _check_entries(world: SimulatedWorld) -> None:
     require(found == ended, "I17", f"the ends {ended} have the entries {found}")
     late, _ = store.outbox.find("default", OutboxKind.LATE)
     require(late == list(entries_of_start(replace(run, late_at=LATE_AT))), "I17", f"late entries: {late}")
+
+
+def _check_gates(world: SimulatedWorld) -> None:
+    """Check each gate of the playbook's and its steps' limits against its slots."""
+    gates = world.raw_store.gates
+    found, _ = gates.find("default", named=False)
+    for gate in found:
+        slots, _ = gates.slots_at(gate.key)
+        held = sum(slot.units for slot in slots if slot.is_held)
+        waiting = sum(not slot.is_held for slot in slots)
+        numbers = gate.held, gate.waiting
+        require(numbers == (held, waiting), "I19", f"{numbers} at `{gate.limit}`, not {(held, waiting)}")
+        is_bounded = gate.rate is not None or gate.held <= gate.ceiling
+        require(is_bounded, "I19", f"{gate.held} units of `{gate.limit}` are held, not {gate.ceiling}")
 
 
 def check_invariants(

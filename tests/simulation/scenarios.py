@@ -46,8 +46,8 @@ class Scenario:
     With `may_interrupt` (`at_most_once`), the end depends on faults, and only the invariants are checked.
     With `renews_claims`, the claim of a step is renewed during each of its actions. With `is_fired`, the
     trigger of the playbook starts the run. With `has_entries`, the start and each end of the run write an
-    entry into the outbox. With `earlier_input`, a start with this input comes before that of the run, which
-    joins it.
+    entry into the outbox. With `has_limits`, gates are checked after every round. With `earlier_input`, a
+    start with this input comes before that of the run, which joins it.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Scenario:
     renews_claims: bool = False
     is_fired: bool = False
     has_entries: bool = False
+    has_limits: bool = False
     earlier_input: Mapping[str, Any] | None = None
 
     @cached_property
@@ -553,6 +554,8 @@ SCENARIOS = (
         output: {visits: "{{ steps.d.visits }}"}
         """,
         result={"visits": 2},
+        acts=(CANCEL, OperatorAct(RunStatus.CANCELLED, "resume")),
+        has_limits=True,
     ),
     Scenario(
         "debounced",
