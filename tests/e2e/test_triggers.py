@@ -25,7 +25,7 @@ from tests.e2e.processes import start_silently
 
 KILLS = 8
 TRIGGERS = 10
-COMMANDS = (("serve", "--port", "0"), ("serve", "--port", "0"), ("worker",), ("worker",))
+COMMANDS = (*[("serve", "--port", "0")] * 2, *[("worker",)] * 4)
 TEXT = (
     "name: ticking\ntriggers:\n"
     + "".join(
