@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zoneinfo
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -169,6 +170,24 @@ def test_a_clock_that_goes_back_repeats_no_firing() -> None:
     fired = sorted(firing.scheduled_at for firing in service.firings())
     assert fired == [START + number * HOUR / 3 for number in range(1, 8)]
     assert [outcome for outcome, _, _ in service.outcomes()] == ["started"] * 7
+
+
+def test_new_rules_of_a_zone_repeat_no_firing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next instant is stored, and the rules of the zone are those of Athens between two firings."""
+    service = ScheduledPlaybook(
+        HOURLY.replace("every: 1h", 'cron: "30 2 * * *", timezone: Europe/Berlin'),
+        datetime(2025, 1, 10, tzinfo=UTC).timestamp(),
+    )
+    service.clock.advance(2 * HOUR)
+    service.perform()
+    athens = zoneinfo.ZoneInfo("Europe/Athens")
+    monkeypatch.setattr(zoneinfo, "ZoneInfo", lambda _: athens)
+    for _ in range(48):
+        service.clock.advance(HOUR)
+        service.perform()
+    fired = sorted(firing.scheduled_at for firing in service.firings())
+    expected = ["2025-01-10T01:30:00Z", "2025-01-11T01:30:00Z", "2025-01-12T00:30:00Z"]
+    assert [instant_key(instant) for instant in fired] == expected
 
 
 def test_a_false_condition_starts_no_run() -> None:

@@ -450,6 +450,16 @@ class TestSteps:
         assert runs.units() == [("call.limited", 1, 1)]
         assert (first.finish().status, second.finish().status) == ("succeeded", "succeeded")
 
+    def test_a_wait_at_a_limit_does_not_count_in_the_timeout_of_the_step(self, store: SqliteStore) -> None:
+        runs = Runs(store, step_text("1", "timeout: 30s"))
+        first, second = runs
+        self.claim_limited(first)
+        execute_all(second)
+        runs.clock.now += 3600
+        assert first.finish().status == "succeeded"
+        assert second.finish().status == "succeeded"
+        assert [harness.visit("limited").attempt for harness in runs] == [1, 1]
+
     def test_a_visit_that_is_given_up_gives_its_unit_back(self, store: SqliteStore) -> None:
         runs = Runs(store, step_text())
         first, second = runs
