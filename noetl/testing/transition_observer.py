@@ -106,9 +106,10 @@ def _is_abandoned(before: Visit, after: Visit) -> bool:
 
 
 def _is_parked(before: Visit, after: Visit) -> bool:
-    # A claim that crossed the stop may have raised the fence.
-    parked = park(before)
-    return replace(parked, fence=after.fence) == after and after.fence >= before.fence
+    # A claim that crossed the stop may have raised the fence. A visit that gives back its place at a limit is
+    # due at once.
+    parked = replace(park(before), fence=after.fence, due_at=min(before.due_at, after.due_at))
+    return parked == after and after.fence >= before.fence
 
 
 def _is_reopened(before: Visit, after: Visit) -> bool:
