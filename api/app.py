@@ -12,7 +12,7 @@ import pkgutil
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib import import_module
 from importlib.metadata import version
@@ -23,6 +23,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
+from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from noetl.api import routes
@@ -41,6 +42,7 @@ from noetl.api.http.methods import HeadMiddleware, MethodMiddleware
 from noetl.api.http.negotiation import NegotiationMiddleware
 from noetl.api.http.responses import JsonResponse
 from noetl.api.http.root_path import RootPathMiddleware
+from noetl.api.http.route_match import FoundRoute
 from noetl.api.http.security_headers import SecurityHeadersMiddleware
 from noetl.api.http.unsent_answers import AnswerBudget, UnsentAnswersMiddleware
 from noetl.executor.errors import SettingError, StoreError
@@ -119,9 +121,19 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
     app.state.has_streams = not has_gateway
     app.state.list_stream_seconds = MAX_STREAM_SECONDS
     problems.install_handlers(app)
-    for router in routers:
-        app.include_router(router)
+    _include(app, routers)
     return app
+
+
+def _include(app: FastAPI, routers: Sequence[APIRouter]) -> None:
+    """Let an app have the routes of routers, behind one that finds the router of a request."""
+    parts: dict[int, Router] = {}
+    for router in routers:
+        count = len(app.routes)
+        app.include_router(router)
+        part = Router(app.routes[count:], redirect_slashes=False)
+        parts |= {id(route): part for route in router.routes}
+    app.router.routes.insert(0, FoundRoute(parts))
 
 
 def _middleware(context: AppContext, table: AccessTable, *, has_access_log: bool) -> list[Middleware]:

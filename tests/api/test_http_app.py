@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
 
 from noetl.api.app import create_app, find_routers
 from noetl.api.http.openapi import JSON_TYPE, YAML_TYPES
@@ -30,6 +32,29 @@ async def test_the_app_is_healthy_without_a_store(settings: dict[str, str]) -> N
     transport = httpx.ASGITransport(create_app(settings))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_a_request_is_compared_with_the_routes_of_its_router_only(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(settings)
+    compared: list[BaseRoute] = []
+    for route in app.routes[1:]:
+
+        def matches(scope: Scope, route: BaseRoute = route) -> tuple[Match, Scope]:
+            compared.append(route)
+            return type(route).matches(route, scope)
+
+        monkeypatch.setattr(route, "matches", matches)
+    (router,) = [router for router in find_routers() if any(has_path(r, "/healthz") for r in router.routes)]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        assert (await client.get("/healthz")).status_code == 200
+    assert 0 < len(compared) <= len(router.routes)
+
+
+def has_path(route: BaseRoute, path: str) -> bool:
+    """Return whether a route is that of a path without parameters."""
+    return isinstance(route, APIRoute) and route.path == path
 
 
 async def test_the_openapi_document_has_all_routes_and_schemas(http: httpx.AsyncClient) -> None:
