@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from queue import SimpleQueue
@@ -15,6 +16,7 @@ from noetl.executor.model.channels import Channel
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind
 from noetl.executor.model.run import RunStatus
 from noetl.executor.stores.postgres.listener import MISSED, read_payloads, write_payload
+from noetl.executor.stores.postgres.notifier import Notifier, add_numbers
 from noetl.executor.stores.postgres.store import PostgresStore
 from noetl.testing.store_contract.operations import end_run, run_concurrently, start_run
 from noetl.testing.store_contract.outbox import add
@@ -80,8 +82,9 @@ def test_a_process_receives_how_many_visits_others_made_due(stores: list[Postgre
     first.notify(3)
     assert received[1].get(timeout=60.0) == 3
     second.notify(None)
+    assert received[0].get(timeout=60.0) is None
     second.notify(0)
-    assert [received[0].get(timeout=60.0) for _ in range(2)] == [None, 0]
+    assert received[0].get(timeout=60.0) == 0
 
 
 def test_a_notification_of_an_earlier_version_names_no_number() -> None:
@@ -93,6 +96,49 @@ def test_the_end_of_a_run_is_signalled_to_processes_without_workers(stores: list
     stores[1].postgres.listen(received.put)
     assert received.get(timeout=60.0) is None
     run = start_run(stores[0])
+    assert received.get(timeout=60.0) == 1
     stores[0].runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+    assert received.get(timeout=60.0) is None
     assert end_run(stores[0], run, RunStatus.CANCELLED).status == "cancelled"
-    assert [received.get(timeout=60.0) for _ in range(3)] == [1, None, 0]
+    assert received.get(timeout=60.0) == 0
+
+
+def test_a_process_that_ends_sends_its_notifications_first(stores: list[PostgresStore]) -> None:
+    received: SimpleQueue[int | None] = SimpleQueue()
+    stores[1].postgres.listen(received.put)
+    assert received.get(timeout=60.0) is None
+    start_run(stores[0])
+    stores[0].close()
+    assert received.get(timeout=60.0) == 1
+
+
+class TestNotifier:
+    def test_what_is_announced_during_a_notification_goes_into_the_next_one(self) -> None:
+        sent: SimpleQueue[int | None] = SimpleQueue()
+        is_sending, may_end = threading.Event(), threading.Event()
+
+        def send(due: int | None) -> None:
+            sent.put(due)
+            is_sending.set()
+            assert may_end.wait(60.0)
+
+        notifier = Notifier(send)
+        notifier.notify(1)
+        assert is_sending.wait(60.0)
+        for due in (2, 0, 3):
+            notifier.notify(due)
+        may_end.set()
+        notifier.close(60.0)
+        assert [sent.get_nowait(), sent.get_nowait()] == [1, 5]
+        assert sent.empty()
+
+    def test_an_unknown_number_makes_the_sum_unknown(self) -> None:
+        assert add_numbers([1, None, 2]) is None
+        assert add_numbers([1, 0, 2]) == 3
+
+    def test_a_closed_notifier_sends_at_once(self) -> None:
+        sent: list[int | None] = []
+        notifier = Notifier(sent.append)
+        notifier.close(60.0)
+        notifier.notify(4)
+        assert sent == [4]

@@ -42,6 +42,7 @@ from noetl.executor.stores.postgres.listener import (
     read_payloads,
     write_payload,
 )
+from noetl.executor.stores.postgres.notifier import Notifier
 from noetl.executor.stores.postgres.pooler import Pooler, find_pooler
 from noetl.executor.stores.sql.database import Result, UnwrittenError, unstorable_text
 from noetl.executor.stores.sql.statements import Statements, to_psycopg
@@ -66,6 +67,9 @@ MAX_CONNECTIONS_WITH_QUEUE = 4
 
 MAX_IDLE_SECONDS = 60.0
 """How long a connection is kept that nothing needs: a restart of the server makes many at once."""
+
+CLOSE_SECONDS = 5.0
+"""How long `close` waits for threads that still use a connection."""
 
 PREPARE_AFTER = 5
 """Number of executions of a statement after which a connection prepares it."""
@@ -155,6 +159,7 @@ class PostgresDatabase:
         self._prepare_after: int | None = PREPARE_AFTER
         self._pooler = Pooler.NONE
         self._listeners: list[Listener] = []
+        self._notifier = Notifier(self._send_notification)
         self._has_failed_disk = False
         self._process = secrets.token_hex(8)
         """The sender of the notifications of this process, which needs none of them itself."""
@@ -198,7 +203,8 @@ class PostgresDatabase:
     def close(self) -> None:
         for listener in self._listeners:
             listener.close()
-        self._pool.close(timeout=5)
+        self._notifier.close(CLOSE_SECONDS)
+        self._pool.close(timeout=CLOSE_SECONDS)
 
     @contextmanager
     def transaction(self, after_commit: Callable[[], object] = lambda: None) -> Iterator[PostgresWriter]:
@@ -312,13 +318,15 @@ class PostgresDatabase:
             )
 
     def notify(self, due: int | None) -> None:
-        """Notify other processes that runs changed, and how many visits became due. A failure is ignored,
-        since they also poll.
-        """
+        """Let a thread notify other processes that runs changed, and how many visits became due."""
         if self.message_queue is None:
-            with suppress(StoreError):
-                message = write_payload(self._process, due)
-                self.execute_returning("database.notify", channel=CHANNEL, message=message)
+            self._notifier.notify(due)
+
+    def _send_notification(self, due: int | None) -> None:
+        """Notify other processes. A failure is ignored, since they also poll."""
+        with suppress(StoreError):
+            message = write_payload(self._process, due)
+            self.execute_returning("database.notify", channel=CHANNEL, message=message)
 
     def listen(self, on_notify: Callable[[int | None], object]) -> None:
         """Start a thread that calls `on_notify` for each notification of another process, until the database
