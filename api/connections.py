@@ -233,10 +233,14 @@ def _queued_bytes(connection: Any) -> int:
 
 
 def timed_protocol(table: ConnectionTable) -> type[asyncio.Protocol]:
-    """Return the protocol of uvicorn with the limits of a table."""
-    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+    """Return the protocol of uvicorn with the limits of a table.
 
-    return type("TimedProtocol", (TimedConnection, AutoHTTPProtocol), {"table": table})
+    It parses with h11, which limits the bytes of a header. httptools does not, and uvicorn would take it
+    where it is installed.
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    return type("TimedProtocol", (TimedConnection, H11Protocol), {"table": table})
 
 
 def allow_connections(wanted: int) -> int:

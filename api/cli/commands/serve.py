@@ -138,6 +138,7 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
     config = uvicorn.Config(
         create_app(environ),
         http=timed_protocol(connections),
+        loop="asyncio",  # uvloop, which uvicorn would take if it is installed, is not tested.
         ws="none",
         log_level="warning",
         log_config=None,

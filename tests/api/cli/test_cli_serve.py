@@ -87,6 +87,20 @@ def test_a_request_with_two_lengths_is_refused_and_ends_the_connection(address: 
     assert b'"status":"ok"' not in received
 
 
+def test_a_long_header_is_refused_whatever_parsers_are_installed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # uvicorn takes them where they can be imported. They would pass a header of any length.
+    for name in ("httptools", "uvloop"):
+        (folder / f"{name}.py").write_text(f"raise RuntimeError('{name} is imported')")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    with serving() as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 70_000)
+            assert client.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
 def test_a_wrong_origin_is_a_sentence(noetl: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_CORS_ORIGINS", "app.example.com")
     outcome = noetl("serve", "--port", "0")
