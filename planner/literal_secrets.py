@@ -15,9 +15,10 @@ _SECRET_KEYS = re.compile(
 _SECRET_SHAPES = re.compile(
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_\w{22,}\b|\bglpat-[\w-]{20,}"
     r"|\bxox[abprs]-[\w-]{10,}|\bsk-[\w-]{20,}|\bsk_live_\w{16,}|\bAIza[\w-]{35}\b"
-    r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"|(?<![\w-])eyJ[\w-]{8,}+\.eyJ[\w-]{8,}+\.[\w-]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
-_URL_PASSWORD = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/?#:@]*:(?P<secret>[^\s/?#@]+)@", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"[a-z0-9+.-]://[^\s/?#:@]*:(?P<secret>[^\s/?#@]+)@", re.IGNORECASE)
+"""The password of a URL. Only the end of its scheme is read, as a scheme may be searched from each letter."""
 _DSN_PASSWORD = re.compile(r"(?:^|\s)password\s*=\s*(?P<secret>'[^']+'|\S+)", re.IGNORECASE)
 _AUTHORIZATION_SCHEME = re.compile(r"(?:bearer|basic|token)\s+", re.IGNORECASE)
 _PLACEHOLDER = re.compile(

@@ -9,7 +9,7 @@ from jinja2 import nodes
 
 from noetl.planner.program.program import Program
 from noetl.planner.templates.access_paths import child_nodes
-from noetl.planner.templates.budget import LimitExceeded
+from noetl.planner.templates.budget import LimitExceeded, start_budget
 from noetl.planner.templates.patterns import MAX_PATTERN, MAX_PROGRAM, PatternProblem, compile_pattern
 
 MAX_CHECKED = 5 * MAX_PROGRAM
@@ -66,6 +66,7 @@ def _pattern_arguments(node: nodes.Filter) -> Iterator[nodes.Const]:
 
 def _find_problem(pattern: str) -> tuple[tuple[str, str | None] | None, int]:
     """Return message and hint for a pattern that cannot run, and the instructions that compiling it took."""
+    start_budget()
     try:
         return None, compile_pattern(pattern, is_ascii=True).positions
     except PatternProblem as problem:

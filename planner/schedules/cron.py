@@ -2,13 +2,14 @@
 
 Problem: dialects of cron differ in their characters, and in what a day and a weekday mean together.
 
-Algorithm: `cronsim` enumerates the matches as Debian's cron does. It gets times without a zone, because its
-own rule for changes of the offset depends on the number of fields. `noetl.planner.schedules.zone` maps them.
+Algorithm: `cronsim` parses an expression, and decides which days match as Debian's cron does. Each day that
+matches has the same times, so the matches are enumerated and counted by days. They are times without a zone.
+`noetl.planner.schedules.zone` maps them.
 
-The matches of a time are counted by days: each day that matches has the same number of them.
+Only days that the fields name are compared. So an expression that never matches costs about a millisecond.
+A text is parsed once, because each instant of a schedule asks for its expression again.
 
-Cost: proportional to the matches that are read; some ms for a date that comes every four years. To count them
-costs a microsecond or two for each day.
+Cost: proportional to the matches that are read. To count them costs a microsecond or two for each day.
 
 The library accepts a step past the end of its field, such as `*/61`, which matches the first value only.
 Texts of playbooks may not have one. Schedules that are stored may.
@@ -21,8 +22,10 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left
+from calendar import monthrange
 from collections.abc import Iterable, Iterator
-from datetime import datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
+from functools import lru_cache
 
 from cronsim import CronSim, CronSimError
 
@@ -30,6 +33,9 @@ _SAMPLE = datetime(2024, 1, 1)  # noqa: DTZ001  Matches are wall-clock times, wi
 _DAY = timedelta(days=1)
 _DAY_SECONDS = 86_400
 _MAX_LENGTH = 500
+_LAST_YEAR = 9999
+_SEARCHED_YEARS = 50
+"""In how many further years a date must match, as in `cronsim`."""
 _OTHER_DIALECTS = {
     r"^@": "a schedule such as `@daily` is written in five fields, `0 0 * * *`",
     r"\?": "`?` is written as `*`",
@@ -68,17 +74,11 @@ class Cron:
         self.text = text.strip()
         if len(self.text) > _MAX_LENGTH:
             raise CronError(f"it has more than {_MAX_LENGTH} characters")
-        for pattern, message in _OTHER_DIALECTS.items():
-            if re.search(pattern, self.text.upper()):
-                raise CronError(message)
-        try:
-            parsed = CronSim(self.text, _SAMPLE)
-        except CronSimError as problem:
-            if str(problem) == "Bad day-of-month" and _is_valid_in_any_month(self.text):
-                raise NoDateError("none of its months has the day") from None
-            raise CronError(_describe(str(problem), self.text)) from None
-        self._parsed = parsed
+        self._parsed = parsed = _parse(self.text)
         self._times = _DayTimes(parsed.hours, parsed.minutes, parsed.seconds)
+        # Negative numbers stand for the last day and the last weekday of a month.
+        has_fixed_days = parsed.day_and and min(parsed.days) > 0
+        self._days = sorted(parsed.days) if has_fixed_days else range(1, 32)
         self.is_hourly = len(parsed.hours) == 24
         """Whether the expression matches in every hour of the day."""
         self.day_or_weekday = not parsed.day_and
@@ -92,9 +92,26 @@ class Cron:
         >>> next(Cron("30 2 * * MON").matches_from(datetime(2024, 1, 8, 2, 30)))
         datetime.datetime(2024, 1, 8, 2, 30)
         """
-        second = local.replace(microsecond=0)
-        # It yields the times after the given one.
-        return iter(CronSim(self.text, second if local.microsecond else second - timedelta(seconds=1)))
+        first = local
+        for day in self._dates_from(local.date()):
+            midnight = datetime.combine(day, time())
+            for passed in self._times.from_second((first - midnight).total_seconds()):
+                yield midnight + timedelta(seconds=passed)
+            first = midnight
+
+    def _dates_from(self, first: date) -> Iterator[date]:
+        """Yield the dates that match from `first` on, in ascending order, until fifty years have none."""
+        latest = first
+        for year in range(first.year, _LAST_YEAR + 1):
+            if year > latest.year + _SEARCHED_YEARS:
+                return
+            for month in sorted(self._parsed.months):
+                _, length = monthrange(year, month)
+                days = [date(year, month, number) for number in self._days if number <= length]
+                for day in days:
+                    if day >= first and self._parsed.match_day(day):
+                        latest = day
+                        yield day
 
     def count_between(self, first: datetime, end: datetime) -> int:
         """Return how many wall-clock times match, from `first` on and before `end`.
@@ -121,6 +138,24 @@ class _DayTimes:
         self._minutes = sorted(minutes)
         self._seconds = sorted(seconds)
 
+    def from_second(self, first: float) -> Iterator[int]:
+        """Yield the seconds after midnight of the times that are at `first` or later, in ascending order.
+
+        >>> list(_DayTimes([0, 2], [0, 30], [0]).from_second(1800.5))
+        [7200, 9000]
+        """
+        rest = min(max(math.ceil(first), 0), _DAY_SECONDS)
+        first_hour, rest = divmod(rest, 3600)
+        first_minute, first_second = divmod(rest, 60)
+        for hour in self._hours[bisect_left(self._hours, first_hour) :]:
+            is_first_hour = hour == first_hour
+            start = bisect_left(self._minutes, first_minute) if is_first_hour else 0
+            for minute in self._minutes[start:]:
+                is_first_minute = is_first_hour and minute == first_minute
+                start = bisect_left(self._seconds, first_second) if is_first_minute else 0
+                for second in self._seconds[start:]:
+                    yield 3600 * hour + 60 * minute + second
+
     def count_before(self, passed: timedelta) -> int:
         """Return how many of the times are less than `passed` after midnight."""
         rest = min(max(math.ceil(passed.total_seconds()), 0), _DAY_SECONDS)
@@ -132,6 +167,25 @@ class _DayTimes:
             if minute in self._minutes:
                 counted += bisect_left(self._seconds, second)
         return counted
+
+
+@lru_cache(maxsize=256)
+def _parse(text: str) -> CronSim:
+    """Return a parsed expression, which no caller may change.
+
+    Raises:
+        CronError: the text is none.
+        NoDateError: no month of it has the day.
+    """
+    for pattern, message in _OTHER_DIALECTS.items():
+        if re.search(pattern, text.upper()):
+            raise CronError(message)
+    try:
+        return CronSim(text, _SAMPLE)
+    except CronSimError as problem:
+        if str(problem) == "Bad day-of-month" and _is_valid_in_any_month(text):
+            raise NoDateError("none of its months has the day") from None
+        raise CronError(_describe(str(problem), text)) from None
 
 
 def find_long_step(text: str) -> str | None:

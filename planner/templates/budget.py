@@ -106,6 +106,8 @@ DIGIT_PAIRS_PER_UNIT = 64
 """How many pairs of decimal digits one unit pays for, where a text is converted to an integer."""
 MAX_DIGITS = 4300
 """How many decimal digits Python converts to an integer."""
+HASH_BOUND = 2**60
+"""The first integer that may have the hash of another one. Below it, each has a hash of its own."""
 
 SCALARS = frozenset({int, float, bool, type(None)})
 _NUMBERS = frozenset({int, float, bool})

@@ -22,6 +22,7 @@ from typing import Any
 
 from jinja2.utils import _PassArg
 
+from noetl.planner.templates.attributes import path_units
 from noetl.planner.templates.budget import (
     LIST_ITEM_UNITS,
     NUMBER_UNITS,
@@ -59,6 +60,8 @@ REFUSED_VALUE_UNITS = 1536
 """The price of the errors that `int` and `float` catch where they return their default."""
 CHARACTER_PAIRS_PER_UNIT = 64
 """How many comparisons of two characters one unit pays for, where a filter may compare each with each."""
+SLICE_UNITS = 192
+"""The price of a list that `slice` creates, without its items."""
 CALL_UNITS = 1024
 """The price of a filter or test that another filter calls for an item."""
 
@@ -75,6 +78,8 @@ SIMPLE_FILTERS = _CONSTANT_FILTERS | {
 """The filters that take at most about a microsecond for a short text, or charge for more themselves."""
 _STEEP_FILTERS = frozenset({"title", "wordwrap"})
 """The filters that take long for each character, even of a short text: a line or a word may have one."""
+_CREATING_FILTERS = frozenset({"batch", "slice"})
+"""The filters that create as many items as an option says, even of a short text."""
 _CONVERSIONS = frozenset({"float", "int"})
 """The filters that return a default for what they cannot convert."""
 _CONSTANTS = frozenset({float, bool, type(None)})
@@ -92,11 +97,14 @@ def charge_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]
     first = 0 if marker is None else 1
     charge_arguments = _charge_arguments(name)
     is_steep = name in _STEEP_FILTERS
+    charge_short = _CHARGES[name] if name in _CREATING_FILTERS else None
 
     def charge_and_call(*args: Any, **kwargs: Any) -> Any:
         value = args[first]
         is_short = type(value) is int and -_SHORT_NUMBER < value < _SHORT_NUMBER
         if not (is_steep or kwargs) and all(map(_is_short, args[first + is_short :])):
+            if charge_short is not None:
+                charge_short(*args)
             return _charge_result(function(*args))
         charge(LONG_CALL_UNITS)
         value = charge_arguments(value, *args[first + 1 :], **kwargs)
@@ -141,12 +149,13 @@ def _is_short(value: Any) -> bool:
 
 def _charge_arguments(name: str) -> Callable[..., Any]:
     """Return a function that charges for the arguments of a filter, and returns the value to filter."""
-    units = _ITEM_UNITS.get(name, 1)
+    item_units = _ITEM_UNITS.get(name, 1)
     converts = name in _TEXT_FILTERS
     width_bound = _WIDTH_BOUNDS.get(name)
     charge_work = _CHARGES.get(name)
 
     def charge_arguments(value: Any, *args: Any, **kwargs: Any) -> Any:
+        units = item_units + (path_units(args[0]) if args and name in _PATH_FILTERS else 0)
         if hasattr(type(value), "__next__"):
             value = charge_each(value, units)
         elif type(value) is range:
@@ -192,6 +201,8 @@ _ITEM_UNITS = {
     "slice": 96,
 }
 """What a filter pays for each item of its value, if it does more than to copy it."""
+_PATH_FILTERS = frozenset({"rejectattr", "selectattr"})
+"""The filters of Jinja2 whose first argument is the path of an attribute."""
 
 _TEXT_FILTERS = frozenset(
     [
@@ -232,8 +243,6 @@ def _wordwrap_bound(value: Any, options: tuple[Any, ...]) -> int:
 _WIDTH_BOUNDS: dict[str, Callable[[Any, tuple[Any, ...]], int]] = {
     "center": lambda _, options: _largest_option(options),
     "indent": _indent_bound,
-    "batch": lambda _, options: _largest_option(options),
-    "slice": lambda _, options: _largest_option(options),
     "truncate": lambda _, options: _largest_option(options),
     "wordwrap": _wordwrap_bound,
 }
@@ -253,10 +262,21 @@ def _charge_wordwrap(text: Any, width: Any = 79, break_long_words: bool = True, 
     )
     width = max(width, 1)
     if break_long_words and width < len(text):
-        for word in re.finditer(rf"\S{{{width + 1},}}", text):
-            # For each line, the filter copies the rest of the word.
+        for word in re.finditer(r"\S+", text):
             length = len(word[0])
-            charge(length * length // (COPIED_PAIRS_PER_UNIT * width))
+            if length > width:
+                # For each line, the filter copies the rest of the word.
+                charge(length * length // (COPIED_PAIRS_PER_UNIT * width))
+
+
+def _charge_batch(_: Any, linecount: Any = 0, *__: Any, **___: Any) -> None:
+    if isinstance(linecount, int):
+        charge_items(max(linecount, 0), LIST_ITEM_UNITS)
+
+
+def _charge_slice(_: Any, slices: Any = 0, *__: Any, **___: Any) -> None:
+    if isinstance(slices, int):
+        charge_items(max(slices, 0), SLICE_UNITS)
 
 
 def _charge_characters(text: Any, *_: Any, **__: Any) -> None:
@@ -312,6 +332,7 @@ def _charge_dictsort(
 
 
 _CHARGES: dict[str, Callable[..., None]] = {
+    "batch": _charge_batch,
     "dictsort": _charge_dictsort,
     "capitalize": _charge_case,
     "filesizeformat": _charge_float,
@@ -319,6 +340,7 @@ _CHARGES: dict[str, Callable[..., None]] = {
     "int": _charge_int,
     "lower": _charge_case,
     "round": _charge_round,
+    "slice": _charge_slice,
     "e": _charge_escape,
     "escape": _charge_escape,
     "forceescape": _charge_escape,

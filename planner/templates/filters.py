@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import Environment
@@ -42,6 +44,8 @@ from noetl.planner.templates.ordering import ORDER_FILTERS
 from noetl.planner.templates.patterns import replace_matches, search
 
 MAX_TIME_TEXT = 200
+NEW_PATTERN_UNITS = 400_000
+"""The price of a pattern of `to_datetime` that Python has to compile, of any length."""
 CALL_UNITS = 1024
 """The price of a filter of NoETL that calls a parser or an encoder."""
 DIRECTIVE_UNITS = 416
@@ -230,14 +234,27 @@ def _to_datetime(value: str | float | datetime, pattern: str | None = None) -> d
         return value
     if len(value) > MAX_TIME_TEXT or len(pattern or "") > MAX_TIME_TEXT:
         raise LimitExceeded("the text or the pattern of `to_datetime` is too long")
+    if pattern:
+        _charge_new_pattern(pattern)
     moment = datetime.strptime(value, pattern) if pattern else datetime.fromisoformat(value)  # noqa: DTZ007
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@lru_cache(maxsize=4)
+def _charge_new_pattern(pattern: str) -> None:
+    """Charge for a pattern that was not used lately. Python keeps the last five that it has compiled."""
+    charge(NEW_PATTERN_UNITS)
+
+
+_WIDTH = re.compile(r"%[^a-zA-Z%]*?([0-9]+)")
+"""The width of a directive, to which the C library of Linux pads its value."""
 
 
 def _strftime(value: str | float | datetime, pattern: str) -> str:
     charge(CALL_UNITS + len(pattern) + DIRECTIVE_UNITS * pattern.count("%"))
     if len(pattern) > MAX_TIME_TEXT:
         raise LimitExceeded("the pattern of `strftime` is too long")
+    charge_text(sum(map(int, _WIDTH.findall(pattern))))
     return _to_datetime(value).strftime(pattern)
 
 

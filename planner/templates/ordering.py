@@ -17,16 +17,27 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from jinja2 import Environment
-from jinja2.filters import _GroupTuple, ignore_case, make_attrgetter
+from jinja2.filters import _GroupTuple, ignore_case
 from jinja2.utils import pass_environment
 
-from noetl.planner.templates.attributes import ATTRIBUTE_UNITS, attribute_getter
-from noetl.planner.templates.budget import LIST_ITEM_UNITS, charge, charge_sort, read_items
+from noetl.planner.templates.attributes import ATTRIBUTE_UNITS, MAX_PATH, attribute_getter
+from noetl.planner.templates.budget import (
+    HASH_BOUND,
+    LIST_ITEM_UNITS,
+    LimitExceeded,
+    charge,
+    charge_sort,
+    read_items,
+)
 
 GROUPED_ITEM_UNITS = 256
 """The price of the place of one value in a group."""
 ENTRY_UNITS = 128
 """The price of the entry of one value in the table of `unique`."""
+
+
+_LARGE_INTEGER = object()
+"""What begins the key of a table that stands for a large integer. Nothing else begins with it."""
 
 
 class _Keyed(NamedTuple):
@@ -78,6 +89,8 @@ def _sort(
     get_key: Callable[[Any], Any] | None = None
     attributes = 1
     if isinstance(attribute, str) and "," in attribute:
+        if attribute.count(",") >= MAX_PATH:
+            raise LimitExceeded(f"`sort` has more than {MAX_PATH} attributes")
         getters = [attribute_getter(environment, part) for part in attribute.split(",")]
         attributes = len(getters)
         get_key = lambda item: _Keys([get(item) for get in getters])  # noqa: E731
@@ -102,11 +115,7 @@ def _group(
     default: Any = None,
     case_sensitive: bool = False,
 ) -> list[Any]:
-    get_key = (
-        attribute_getter(environment, attribute)
-        if default is None
-        else make_attrgetter(environment, attribute, default=default)
-    )
+    get_key = attribute_getter(environment, attribute, default)
     values, keys, shown = _read(value, get_key, case_sensitive=case_sensitive)
     charge(GROUPED_ITEM_UNITS * len(keys))
     groups = (list(numbers) for _, numbers in groupby(_order(keys), keys.__getitem__))
@@ -125,8 +134,19 @@ def _unique(
     charge(ENTRY_UNITS * len(keys))
     first: dict[Any, Any] = {}
     for key, item in zip(keys, values, strict=True):
-        first.setdefault(key, item)
+        first.setdefault(key if type(key) in (str, bool) else _table_key(key), item)
     return iter(first.values())
+
+
+def _table_key(key: Any) -> Any:
+    """Return a key of a table that stands for a key. Python gives many large integers one hash.
+
+    >>> _table_key(2**64) == _table_key(2.0**64), _table_key(1)
+    (True, 1)
+    """
+    if isinstance(key, int | float) and not -HASH_BOUND < key < HASH_BOUND and key % 1 == 0:
+        return _LARGE_INTEGER, f"{int(key):x}"
+    return key
 
 
 def _select(select: Callable[..., int]) -> Callable[..., Any]:

@@ -182,12 +182,14 @@ def _to_problem(source: str, error: TemplateSyntaxError) -> TemplateProblem:
 
 def _unclosed_block(source: str, tag: str) -> TemplateProblem:
     open_blocks: list[re.Match[str]] = []
-    for block in re.finditer(rf"\{{%[-+]?\s*(end)?({tag})\b.*?%\}}", source, re.DOTALL):
+    for block in re.finditer(rf"\{{%[-+]?\s*(end)?({tag})\b", source):
         if not block[1]:
             open_blocks.append(block)
         elif open_blocks:
             open_blocks.pop()
     start, end = (open_blocks[-1].start(2), open_blocks[-1].end()) if open_blocks else (0, len(source))
+    closing = source.find("%}", end)
+    end = end if closing < 0 else closing + 2
     hint = f"add `{{% end{tag} %}}` at the end of the block"
     return TemplateProblem("NP401", f"`{{% {tag} %}}` is not closed", start, end, hint)
 

@@ -46,6 +46,11 @@ _FEW_POSITIONS = 8
 _INSTRUCTIONS_PER_POSITION = 100
 _STEPS_PER_UNIT = 4
 _MATCH_UNITS = 2048
+_PART_UNITS = 128
+"""The price of a part of a replacement: of reading it, and of inserting it for a match."""
+_COMPILATION_UNITS = 40_000
+_INSTRUCTION_UNITS = 400
+"""The price of an instruction of a pattern that RE2 compiles, in addition to that of the compilation."""
 _MATCHES_PER_CLOCK_CHECK = 4
 _SECONDS = 0.04
 _SECONDS_PER_MATCH = 30e-6
@@ -242,6 +247,7 @@ def compile_pattern(pattern: str, *, is_ascii: bool) -> Pattern:
         positions = regexp.programsize
     if positions > _FEW_POSITIONS:
         positions += regexp.programsize // _INSTRUCTIONS_PER_POSITION
+    charge(_COMPILATION_UNITS + _INSTRUCTION_UNITS * regexp.programsize)
     return Pattern(_matcher(regexp), _matcher(spans), regexp.groups, regexp.groupindex, positions)
 
 
@@ -302,15 +308,17 @@ def replace_matches(text: Any, pattern: Any, replacement: Any = "") -> str:
     end = size = 0
     longest = MAX_TEXT if text.isascii() and replacement.isascii() else 4 * MAX_TEXT
     for match in _find_all(compiled, data):
+        charge(_MATCH_UNITS * (1 + compiled.groups) + _PART_UNITS * len(parts))
         # The span (-1, -1) of a group that matches nothing is empty.
-        inserted = b"".join(p if isinstance(p, bytes) else data[slice(*match[p])] for p in parts)
+        length = sum(len(p) if isinstance(p, bytes) else match[p][1] - match[p][0] for p in parts)
         start = match[0][0]
-        parts_of_text += (data[end:start], inserted)
-        size += start - end + len(inserted)
-        end = match[0][1]
-        charge(_MATCH_UNITS * (1 + compiled.groups) + len(inserted))
+        size += start - end + length
+        charge(length)
         if size > longest:
             charge_text(MAX_TEXT + 1)
+        inserted = b"".join(p if isinstance(p, bytes) else data[slice(*match[p])] for p in parts)
+        parts_of_text += (data[end:start], inserted)
+        end = match[0][1]
     parts_of_text.append(data[end:])
     charge_text(len(data))
     return b"".join(parts_of_text).decode()
@@ -366,6 +374,7 @@ def _split_replacement(replacement: str, compiled: Pattern) -> list[bytes | int]
     Raises:
         ValueError: it names an unknown group, or has an unknown escape.
     """
+    charge(len(replacement) + 3 * _PART_UNITS * replacement.count("\\"))
     parts: list[bytes | int] = []
     end = 0
     for part in _REPLACEMENT_PART.finditer(replacement):

@@ -32,10 +32,12 @@ from jinja2.utils import _PassArg, missing
 
 from noetl.planner.templates.attributes import map_items
 from noetl.planner.templates.budget import (
+    HASH_BOUND,
     MAPPING_UNITS,
     MAX_ITEMS,
     SCALARS,
     SHORT,
+    LimitExceeded,
     charge,
     charge_comparison,
     charge_items,
@@ -340,8 +342,17 @@ _SEARCHING_METHODS = frozenset(
 ENTRY_UNITS = 64
 
 
+COLLISION_UNITS = 8
+"""The price of the comparison of two keys of an object that may have the same hash."""
+
+MAX_RANGE_BITS = 64
+"""How many bits a number of `range` may have, so that each number has a constant price."""
+
+
 def _range(*bounds: int) -> range:
     numbers = range(*bounds)
+    if max(bound.bit_length() for bound in bounds) > MAX_RANGE_BITS:
+        raise LimitExceeded("a number of `range` is too large")
     charge_items(len(numbers))
     return numbers
 
@@ -349,7 +360,21 @@ def _range(*bounds: int) -> range:
 def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
     parts = [arg if isinstance(arg, Mapping) else charge_comparison(read_items(arg)) for arg in args]
     charge(MAPPING_UNITS + ENTRY_UNITS * (len(kwargs) + sum(map(len, parts))))
+    for part in parts:
+        if not isinstance(part, Mapping):
+            unusual = sum(map(_may_collide, part))
+            charge(COLLISION_UNITS * unusual * unusual)
     return dict(*parts, **kwargs)
+
+
+def _may_collide(pair: Any) -> bool:
+    """Return whether the key of a pair may be one of many that have the same hash."""
+    key = pair[0] if isinstance(pair, list | tuple) and pair else None
+    return not (key is None or type(key) in _SAFE_KEYS or (type(key) is int and abs(key) < HASH_BOUND))
+
+
+_SAFE_KEYS = frozenset({str, float, bool})
+"""The types of keys of which few may have one hash, whatever an author chooses."""
 
 
 _COMPARISON_TESTS = frozenset(

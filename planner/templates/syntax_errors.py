@@ -6,6 +6,7 @@ The executor parses templates too, but imports this module only after an error.
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from typing import NamedTuple
 
 from noetl.planner.templates.foreign_syntax import find_operator_hint
@@ -24,8 +25,11 @@ _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 _CODE_ENDS = {"{{": "}}", "{%": "%}", "{#": "#}"}
 _UNCLOSED_HINT = "close `{{` with `}}`, and `{%` with `%}`"
 _TOKEN = re.compile(
-    r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\{\{|\}\}|\{%|%\}|\w+|[=!<>]=|//|\*\*|\S""", re.DOTALL
+    r"""'(?:\\.|[^'\\])*+(?:'|\\?\Z)|"(?:\\.|[^"\\])*+(?:"|\\?\Z)"""
+    r"""|\{\{|\}\}|\{%|%\}|\w+|[=!<>]=|//|\*\*|\S""",
+    re.DOTALL,
 )
+"""A token. A text that never ends extends to the end, so no text is scanned twice."""
 _ENDS = ("}}", "%}", ")", "]", "}", ",", "")
 _MISSING_AFTER = {
     "|": ("filter", "write the name of a filter, such as `value | upper`"),
@@ -49,7 +53,7 @@ _FOREIGN_WORDS = {
 def explain_syntax_error(source: str, offset: int, message: str) -> TemplateSyntaxProblem:
     """Return the problem for an error of the parser of Jinja2 at an offset of the text."""
     opening = max((source.rfind(word, 0, offset + 1) for word in _CODE_ENDS), default=-1)
-    tokens = [match for match in _TOKEN.finditer(source, max(opening, 0)) if match.start() < offset]
+    tokens = list(takewhile(lambda match: match.start() < offset, _TOKEN.finditer(source, max(opening, 0))))
     found = _TOKEN.match(source, offset)
     word = found[0] if found else ""
     end = found.end() if found else offset + 1

@@ -16,7 +16,10 @@ from benchmarks.hostile import TEXTS, logging_steps, text_of
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import Compilation, compile_playbook
 from noetl.planner.diagnostics.diagnostic import MAX_RATED_WORDS, closest
+from noetl.planner.literal_secrets import find_literal_secret
 from noetl.planner.program import template_uses
+from noetl.planner.templates.syntax_errors import explain_syntax_error
+from noetl.planner.templates.template import TemplateProblem, parse_template
 
 MAX_CALLS = 2_000_000
 MAX_CALLS_PER_BYTE = 14
@@ -92,3 +95,26 @@ def test_a_misspelt_name_is_compared_with_few_similar_names(monkeypatch: pytest.
     names = [f"step_with_a_long_name_{index}" for index in range(4_000)]
     assert closest("step_with_a_long_nam_1", [*names, "step_with_a_long_name"]) is not None
     assert compared == [MAX_RATED_WORDS]
+
+
+@pytest.mark.parametrize("beginning", ["a.", "eyJ-", "-----BEGIN ", "x://", "password ", "ghp_"])
+def test_a_text_with_many_beginnings_of_secrets_is_read_once(beginning: str) -> None:
+    """A search from each beginning to the end would take an hour."""
+    assert find_literal_secret("message", beginning * 50_000, is_connection_string=True) is None
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_quotes_after_a_syntax_error_are_read_once(quote: str) -> None:
+    """A search from each quote to the end would take an hour."""
+    source = "{{ 1 1 }} " + quote + f"\\{quote}" * 300_000
+    problem = explain_syntax_error(source, source.index("1 }}"), "expected end of print statement")
+    assert problem.end <= len("{{ 1 1 }}")
+    unclosed = "{{ " + quote + f"\\{quote}" * 300_000
+    assert explain_syntax_error(unclosed, 3, "unexpected char").message == "missing closing quote"
+
+
+def test_a_block_that_is_not_closed_is_shown_with_its_end() -> None:
+    source = "{% if x %}{{ '" + "{% if } " * 2 + "' }}{% if y %}"
+    with pytest.raises(TemplateProblem, match="is not closed") as caught:
+        parse_template(source)
+    assert source[caught.value.start : caught.value.end] == "if y %}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache, lru_cache
-from itertools import pairwise, takewhile
+from itertools import islice, pairwise, takewhile
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -201,3 +201,44 @@ def test_dates_that_never_come() -> None:
     assert next_instant(Cron("0 0 29 2 *"), ZoneInfo("UTC"), datetime(2096, 3, 1, tzinfo=UTC)) == datetime(
         2104, 2, 29, tzinfo=UTC
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "*/7 3-5 * * *",
+        "*/20 59 23 * * *",
+        "0 0 L * *",
+        "0 12 LW 2,6 *",
+        "0 0 31 * *",
+        "0 0 13 * FRI",
+        "0 0 * * MON#5",
+        "0 0 * 2 7L",
+        "0 0 29 2 *",
+        "0 0 */28 2 MON#5",
+        "30 */7 */10 */5 */2",
+    ],
+)
+@pytest.mark.parametrize("shown_start", ["2024-02-28T23:59:59.500000", "2099-12-31T04:00:00"])
+def test_the_matches_are_those_of_cronsim(text: str, shown_start: str) -> None:
+    start = datetime.fromisoformat(shown_start)
+    expected = CronSim(text, (start - timedelta(microseconds=1)).replace(microsecond=0))
+    assert list(islice(Cron(text).matches_from(start), 5)) == list(islice(expected, 5))
+
+
+@pytest.mark.parametrize("text", ["0 0 */31 * MON#5", "0 0 29 2 */7", "0 0 */30 2 */2"])
+def test_a_rare_date_is_found_with_few_comparisons(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    days: list[date] = []
+    match_day = CronSim.match_day
+
+    def count_and_match(cron: CronSim, day: date) -> bool:
+        days.append(day)
+        return match_day(cron, day)
+
+    monkeypatch.setattr(CronSim, "match_day", count_and_match)
+    list(islice(Cron(text).matches_from(datetime(2024, 3, 1)), 3))  # noqa: DTZ001
+    assert len(days) <= 12 * 50 * 3
+
+
+def test_the_last_dates_of_the_calendar_end_a_search() -> None:
+    assert list(Cron("0 0 31 12 *").matches_from(datetime(9990, 1, 1)))[-1].year == 9999  # noqa: DTZ001

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -20,7 +21,12 @@ from noetl.testing.run_harness import compile_text
 from tests.action_calls import perform_action
 
 ROWS = [{"id": n, "name": f"n{n}"} for n in range(20_000)]
-NAMES: dict[str, Any] = {"rows": ROWS, "object": {str(n): n for n in range(100_000)}, "text": "a" * 1_000_000}
+NAMES: dict[str, Any] = {
+    "rows": ROWS,
+    "object": {str(n): n for n in range(100_000)},
+    "text": "a" * 1_000_000,
+    "same_hash": [[number * sys.hash_info.modulus, 1] for number in range(10_000)],
+}
 
 LONG_TEXT = "'x' * 8000000"
 OTHER_TEXT = "'x' * 7999999 ~ 'y'"
@@ -98,6 +104,31 @@ def find_error(text: str) -> EvaluationError:
         "{{ '2026' | to_datetime('%Y' ~ 'x' * 8000000) }}",
         "{{ '2026' | to_datetime(' a' * 1000000) }}",
         "{{ ('2' * 8000000) | to_datetime }}",
+        "{% for i in range(6000) %}{% set x = ('2026' ~ i) | to_datetime('%Y' ~ i) %}{% endfor %}",
+        # So are regular expressions.
+        "{% for i in range(9000) %}{% set x = 'a' | regex_search('(?:x{900})' ~ i) %}{% endfor %}",
+        # Each name of a path is read, and each attribute of a sort.
+        "{{ [1] | sort(attribute='a,' * 4000000) }}",
+        "{{ [{'a': 1}] | map(attribute='a.' * 4000000) | list }}",
+        "{{ [{'a': 1}] | map(attribute='a.' * 4000000, default=1) | list }}",
+        "{{ [{'a': 1}] | selectattr('a.' * 4000000) | list }}",
+        "{{ [{'a': 1}] | groupby('a.' * 4000000, default=1) }}",
+        "{{ (['x'] * 9000) | map(attribute='0.' * 90 ~ '0') | list }}",
+        "{{ (['x'] * 9000) | map(attribute='0.' * 90 ~ '0', default=1) | list }}",
+        "{{ (['x'] * 9000) | selectattr('0.' * 90 ~ '0') | list }}",
+        "{{ (['x'] * 9000) | groupby('0.' * 90 ~ '0', default=1) }}",
+        "{{ (['x'] * 9000) | join(attribute='0.' * 90 ~ '0') }}",
+        # An option asks for more than the value has.
+        "{{ ([0] * 15000) | map('strftime', '%50000d' ~ ' ' * 190) | list }}",
+        "{{ ['abc' | slice(400000) | list, 'abc' | slice(400000) | list] }}",
+        "{{ range(6000) | map('string') | map('slice', 1000) | map('list') | list }}",
+        "{{ range(14000) | map('string') | map('batch', 1000, 'x') | map('list') | list }}",
+        # A replacement has many parts, or inserts a long group many times.
+        "{{ 'a' | regex_replace('(a)', '\\\\1' * 4000000) }}",
+        "{{ ('b' * 300000) | regex_replace('(b+)', '\\\\1' * 1000) }}",
+        # Large numbers take more memory, and many of them have one hash.
+        "{{ range(0, 2**2000 * 1000000, 2**2000) | list }}",
+        "{{ dict(same_hash) }}",
     ],
 )  # fmt: skip
 def test_the_work_exceeds_the_budget(text: str) -> None:
@@ -137,6 +168,15 @@ def test_the_work_exceeds_the_budget(text: str) -> None:
         ("[1, 'a', none] | join('-')", "1-a-None"),
         ("'A' is upper and 'a' is lower and 5 is not lower", True),
         ("'<b>x</b>' | striptags", "x"),
+        ("(('x' * 1000 ~ ' ') * 500) | wordwrap(1000) | length", 500_499),
+        ("same_hash | map('first') | unique | list | length", 10_000),
+        ("[2 ** 64, 2.0 ** 64, 1, true, 1.0] | unique | list", [2**64, 1]),
+        ("dict([[2 ** 64, 'a']])[2 ** 64]", "a"),
+        ("range(2 ** 40, 2 ** 40 + 3) | list | length", 3),
+        ("[{'a': {'b': {'c': 1}}}] | map(attribute='a.b.c') | list", [1]),
+        ("[{'a': {}}] | map(attribute='a.b', default=7) | list", [7]),
+        ("'2026-01-31' | to_datetime | strftime('%4Y-%m')", "2026-01"),
+        ("'abc' | slice(5) | list | length", 5),
     ],
 )
 def test_ordinary_work_is_within_the_budget(
