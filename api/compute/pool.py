@@ -13,8 +13,9 @@ a browser opens the page.
 
 Limits: `processes`, MAX_WAITING and MAX_TENANT_WAITING jobs, MAX_WAIT_SECONDS, CACHE_BYTES, and those of
 `noetl.api.compute.worker`. A tenant uses all processes but one. One more process serves the threads that fire
-triggers. Without processes, jobs on threads run to their end: only dot has a time limit. Past a limit, `run`
-raises ServiceBusyError, TenantBusyError or WorkLimitError.
+triggers. Without processes, jobs run on threads. There only dot and expressions have a time limit, and only
+expressions stop with their client; a compilation runs to its end. Past a limit, `run` raises
+ServiceBusyError, TenantBusyError or WorkLimitError.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -149,11 +151,26 @@ class ComputePool:
             return await run_in_threadpool(job.perform, self._compiler)
         if not self._processes:
             async with self._queues.place(tenant):
-                return await to_thread.run_sync(job.perform, self._compiler, limiter=self._threads)
+                return await self._perform_on_thread(job)
         key = job.key  # a digest of the whole job
         if key is None:
             return _result_of(await self._perform(job, self._queues.place(tenant)))
         return _result_of(self._cache.find(key) or await self._shared(key, job, tenant))
+
+    async def _perform_on_thread(self, job: Job) -> Any:
+        """Return the result of a job. If the caller is cancelled, the expressions of the job stop."""
+        from noetl.planner.templates.template import stop_when
+
+        has_left = threading.Event()
+
+        def perform() -> Any:
+            with stop_when(lambda: ServiceBusyError("The client has left.") if has_left.is_set() else None):
+                return job.perform(self._compiler)
+
+        try:
+            return await to_thread.run_sync(perform, limiter=self._threads)
+        finally:
+            has_left.set()
 
     async def run_firing(self, job: Job, tenant: str) -> Any:
         """Return the result of a job of a thread that fires triggers. One more process performs these.
@@ -356,11 +373,12 @@ class _ComputeProcess:
     async def stop(self) -> None:
         """Kill the process and its children, and wait until it has ended."""
         with suppress(ProcessLookupError, PermissionError):
-            if self._process.returncode is not None:
-                pass
-            elif hasattr(os, "killpg"):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            else:
+            if hasattr(os, "killpg"):
+                # While a child lives, the number of the group belongs to no other process. One that is idle
+                # has no children, and may have ended long ago.
+                if self._process.returncode is None or not self.is_reusable:
+                    os.killpg(self._process.pid, signal.SIGKILL)
+            elif self._process.returncode is None:
                 self._process.kill()
         self._input.close()
         await asyncio.shield(self._process.wait())

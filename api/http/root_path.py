@@ -8,6 +8,9 @@ Algorithm: find the prefix that clients see: the path of NOETL_PUBLIC_URL, or el
 request arrived. Then write the scope as ASGI defines it: `root_path` is the prefix, and `path` begins with
 it. The router, access control and the links of responses follow.
 
+A request may name the service as well (`GET http://host/path`, RFC 9112, section 3.2.2), as one to a proxy
+does. Then its path is the part behind the host, and its host is the one that it names.
+
 Cost: a few comparisons of strings for each request.
 
 Limits: a prefix may only be removed a second time if no path of the service begins with its first segment.
@@ -18,7 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from starlette._utils import get_route_path
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,6 +32,9 @@ from noetl.executor.errors import SettingError
 _GREEDY_PARAMETER = re.compile(r"\{(?P<name>[^{}]+)\+\}$")
 """The last part of a resource or route of API Gateway that stands for all paths: `/{proxy+}`."""
 
+
+_ABSOLUTE_TARGET = re.compile(r"https?://(?P<host>[^/]*)(?P<path>/.*)?", re.IGNORECASE | re.DOTALL)
+"""The target of a request that names the service, too. A path begins with a slash."""
 
 _OWN_RESOURCES = ("/hooks/{tenant}/{path+}", "/ui/{address+}")
 """The routes of the stack that have paths of the service, and of which the last part stands for several."""
@@ -49,9 +55,27 @@ class RootPathMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
+            scope = to_origin_form(scope)
             public_path = read_public_path(self._read_settings())
             scope = locate_request(scope, public_path, self._own_segments)
         await self._app(scope, receive, send)
+
+
+def to_origin_form(scope: Scope) -> Scope:
+    """Return the scope of a request whose target is a path.
+
+    >>> located = to_origin_form({"path": "http://a.test/healthz", "headers": [(b"host", b"b.test")]})
+    >>> located["path"], located["headers"]
+    ('/healthz', [(b'host', b'a.test')])
+    """
+    root_path = scope.get("root_path", "")
+    target = _ABSOLUTE_TARGET.fullmatch(scope["path"].removeprefix(root_path))
+    if target is None:
+        return scope
+    path = root_path + (target["path"] or "/")
+    headers = [header for header in scope["headers"] if header[0] != b"host"]
+    host = target["host"].encode("utf-8", "surrogateescape")
+    return {**scope, "path": path, "raw_path": quote(path).encode(), "headers": [(b"host", host), *headers]}
 
 
 def read_public_path(settings: Mapping[str, str]) -> str:

@@ -152,7 +152,8 @@ async def _receive(request: Request, services: TenantServices, path: str) -> Res
         webhook = firer.declared.webhook
         if request.method != webhook.method:
             detail = f"{request.method} is not allowed at this webhook."
-            raise Problem(405, detail, slug="wrong-method", headers={"Allow": webhook.method})
+            headers = {"Allow": f"OPTIONS, {webhook.method}"}
+            raise Problem(405, detail, slug="wrong-method", headers=headers)
         caller = await _check_caller(request, services, webhook)
         body = await read_limited_body(request, webhook.max_bytes)
         await _check_signature(request, services, firer, headers, body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -64,6 +65,18 @@ class RecordingJob(TestedJob):
             file.write(f"{os.getpid()} {self.name}\n")
         time.sleep(self.pause)
         return os.getpid()
+
+
+@frozen
+class OrphanJob(TestedJob):
+    """A job whose process ends, and leaves a child that holds the write end of a pipe."""
+
+    path: str = ""
+
+    def perform(self, compiler: PlaybookCompiler) -> None:
+        with Path(self.path).open("w") as pipe:
+            subprocess.Popen(["sleep", "600"], stdout=pipe)
+        os._exit(1)
 
 
 @frozen

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from anyio import to_thread
@@ -30,6 +31,7 @@ from noetl.executor.precedence import ACCOUNTS
 from noetl.executor.stores.sql import plans as sql_plans
 from noetl.executor.stores.sql import runs as sql_runs
 from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.planner.templates.template import parse_template
 from noetl.testing.run_harness import compile_text
 from tests.api.compute_jobs import (
     CollectionsJob,
@@ -37,6 +39,7 @@ from tests.api.compute_jobs import (
     FailingJob,
     GrowingJob,
     HiddenJob,
+    OrphanJob,
     RecordingJob,
     SpinningJob,
 )
@@ -156,6 +159,16 @@ async def test_a_job_whose_caller_leaves_is_killed(pool: ComputePool, tmp_path: 
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await asyncio.to_thread(wait_for_end, int(pid))
+
+
+async def test_the_children_of_a_process_that_has_ended_are_killed(pool: ComputePool, tmp_path: Path) -> None:
+    """The kernel may end a process while Graphviz works for it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = asyncio.create_task(asyncio.to_thread(pipe.read_bytes))
+    with pytest.raises(WorkLimitError):
+        await pool.run(OrphanJob(path=str(pipe)), "a")
+    assert await reading == b""  # Its last writer has ended.
 
 
 async def test_equal_jobs_are_performed_once(pool: ComputePool, tmp_path: Path) -> None:
@@ -280,6 +293,26 @@ async def test_a_process_sees_no_secret(pool: ComputePool) -> None:
 async def test_without_processes_threads_perform_the_jobs(tmp_path: Path) -> None:
     pool = ComputePool(0, PlaybookCompiler(catalogue()), {})
     assert await pool.run(RecordingJob(path=str(tmp_path / "log")), "a") == os.getpid()
+
+
+async def test_expressions_on_threads_stop_with_their_caller() -> None:
+    pool = ComputePool(0, PlaybookCompiler(catalogue()), {})
+    has_started, has_stopped = threading.Event(), threading.Event()
+
+    class EndlessJob(EnvironmentJob):
+        def perform(self, compiler: PlaybookCompiler) -> dict[str, str]:
+            try:
+                while True:
+                    parse_template("{{ range(9) | list | length }}").evaluate(dict[str, Any]().__getitem__)
+                    has_started.set()
+            finally:
+                has_stopped.set()
+
+    task = asyncio.create_task(pool.run(EndlessJob(), "a"))
+    assert await asyncio.to_thread(has_started.wait, 60)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await asyncio.to_thread(has_stopped.wait, 60)
 
 
 async def test_jobs_on_threads_leave_the_shared_threads_to_others() -> None:

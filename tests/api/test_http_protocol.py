@@ -355,6 +355,13 @@ async def test_pages_of_a_configured_origin_may_send_requests(cross_origin: http
     assert refused.headers["access-control-allow-origin"] == ORIGIN
 
 
+async def test_pages_may_send_every_method_of_a_route(cross_origin: httpx.AsyncClient) -> None:
+    for path, methods in methods_by_path().items():
+        for method in methods:
+            headers = PREFLIGHT | {"Access-Control-Request-Method": method}
+            assert (await cross_origin.options(path, headers=headers)).status_code == 200, (method, path)
+
+
 async def test_pages_of_a_configured_origin_may_read_responses(cross_origin: httpx.AsyncClient) -> None:
     response = await cross_origin.get("/workflows", headers={"Origin": ORIGIN})
     assert response.status_code == 200

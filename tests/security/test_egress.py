@@ -76,6 +76,8 @@ def test_the_setting_that_the_error_names_allows_networks() -> None:
         "169.254.169.254",
         "100.100.100.200",
         "fd00:ec2::254",
+        "fd00:c1::a9fe:a9fe",
+        "fd20:ce::254",
         "64:ff9b::a9fe:a9fe",
         "::ffff:a9fe:a9fe",
         "2002:a9fe:a9fe::",

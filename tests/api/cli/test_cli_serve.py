@@ -101,6 +101,17 @@ def test_a_long_header_is_refused_whatever_parsers_are_installed(
             assert client.recv(65536).startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.parametrize(("host", "status"), [("", 200), ("http://other.test", 403)])
+def test_a_request_may_name_the_service(address: str, host: str, status: int) -> None:
+    """Then its header Host does not count (RFC 9112, section 3.2.2)."""
+    target = f"{host or address.upper()}/workflows?limit=1"
+    name, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((name, int(port)), timeout=30) as client:
+        client.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        received = b"".join(iter(lambda: client.recv(65536), b""))
+    assert received.startswith(b"HTTP/1.1 %d " % status)
+
+
 def test_a_wrong_origin_is_a_sentence(noetl: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_CORS_ORIGINS", "app.example.com")
     outcome = noetl("serve", "--port", "0")
