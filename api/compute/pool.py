@@ -345,9 +345,6 @@ class _ComputeProcess:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env=environ,
-                # Not a session: Linux shares the processors among sessions, whatever their priorities
-                # (`sched_autogroup`).
-                process_group=0,
             )
         )
         try:
@@ -372,14 +369,15 @@ class _ComputeProcess:
 
     async def stop(self) -> None:
         """Kill the process and its children, and wait until it has ended."""
-        with suppress(ProcessLookupError, PermissionError):
-            if hasattr(os, "killpg"):
-                # While a child lives, the number of the group belongs to no other process. One that is idle
-                # has no children, and may have ended long ago.
-                if self._process.returncode is None or not self.is_reusable:
-                    os.killpg(self._process.pid, signal.SIGKILL)
-            elif self._process.returncode is None:
+        is_alive = self._process.returncode is None
+        if is_alive:
+            with suppress(ProcessLookupError):
                 self._process.kill()
+        # While a child lives, the number of the group belongs to no other process. One that is idle has no
+        # children, and may have ended long ago.
+        if hasattr(os, "killpg") and (is_alive or not self.is_reusable):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._input.close()
         await asyncio.shield(self._process.wait())
 

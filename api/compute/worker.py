@@ -47,6 +47,10 @@ MAX_KEPT_MEMORY = 256 * 1024 * 1024
 
 def main() -> None:
     hide_process()
+    if hasattr(os, "setpgid"):
+        # A group, so that its children end with it. Not a session: Linux shares the processors among
+        # sessions, whatever their priorities (`sched_autogroup`).
+        os.setpgid(0, 0)
     results, jobs = os.fdopen(os.dup(1), "wb"), os.fdopen(os.dup(0), "rb")
     os.dup2(2, 1)  # so that no output becomes a part of a message
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -101,6 +101,19 @@ async def test_a_process_starts_before_its_first_job(pool: ComputePool, tmp_path
     assert (len(pool._idle), pool._starting) == (1, None)
 
 
+async def test_a_process_needs_nothing_that_only_asyncio_has(
+    pool: ComputePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other servers may run the app with uvloop, which has no process groups."""
+    start = asyncio.create_subprocess_exec
+
+    async def start_with_uvloop(*command: str, stdin: int, stdout: int, env: dict[str, str]) -> Any:
+        return await start(*command, stdin=stdin, stdout=stdout, env=env)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_with_uvloop)
+    assert await pool.run(RecordingJob(path=str(tmp_path / "log")), "a")
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs prctl of Linux")
 async def test_a_process_hides_from_the_commands_of_playbooks(pool: ComputePool) -> None:
     assert not await pool.run(HiddenJob(), "a")
