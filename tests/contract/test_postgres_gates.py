@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from itertools import count
 from random import Random
+from types import ModuleType
 from typing import Any
 
+import psycopg
 import pytest
 
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.gates import Slot, SlotOwner, SlotRequest, own_gate
 from noetl.executor.model.run import END, NEVER, Claim, Commit, Run, RunEnding, RunStatus, Visit, VisitStatus
 from noetl.executor.model.transition import wait_for_slot
+from noetl.executor.stores.postgres import slots as statements_of_slots
 from noetl.executor.stores.postgres.database import STATEMENTS
 from noetl.executor.stores.postgres.slots import SlotStatements
 from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.executor.stores.sql import slots as shared_slots
 from noetl.planner.frozen import replace
 from noetl.testing.store_contract.gates import OWN, hold, queue_up
 from noetl.testing.store_contract.operations import (
@@ -28,6 +34,7 @@ from noetl.testing.store_contract.operations import (
     succeed,
     wait_key,
 )
+from tests.contract.lock_observer import LockObserver
 
 SIZES = {own_gate("default", "p", step, 0, None): size for step, size in (("a", 3), ("b", 2), ("c", 1))}
 OF_RUNS = own_gate("default", "p", None, 0, None)
@@ -38,7 +45,9 @@ MAX_ROUNDS = 5_000
 @pytest.fixture
 def stores(postgres_store_dsn: str) -> Iterator[list[PostgresStore]]:
     """Stores with their own connections to one database, which repeat nothing that has failed."""
-    stores = [PostgresStore(postgres_store_dsn) for _ in range(4)]
+    # A session that waits searches for a deadlock after this time. The default is a second.
+    dsn = postgres_store_dsn + "&options=-c%20deadlock_timeout%3D50ms"
+    stores = [PostgresStore(dsn) for _ in range(4)]
     for store in stores:
         for part in (store.gates, store.queue, store.runs, store.pauses):
             for name, operation in list(vars(part).items()):
@@ -165,6 +174,67 @@ def test_a_parent_stops_while_its_child_runs_get_slots(stores: list[PostgresStor
         assert slots == []
         assert VisitStatus.WAITING not in {visit.status for visit in visits}
         assert stores[0].gates.gate(key) is None
+
+
+GIVING_BACK = {"statements": (statements_of_slots, True), "transaction": (shared_slots, False)}
+"""The modules that order the gates of a commit, and whether their commits name the slots that are held."""
+
+
+def commit_in_pairs(
+    stores: Sequence[PostgresStore], observer: LockObserver, *, names_slots: bool
+) -> list[BaseException | None]:
+    """Let two visits give back slots at the same three gates at once. Return the errors of their commits.
+
+    Both commits wait for a gate while the one in the middle is locked. So each has locked what is before it.
+    """
+    commits = []
+    for store in stores:
+        claim = store.queue.claim(start_run(store).id, LEASE, 1.0)
+        assert claim is not None
+        requests = [SlotRequest(key, "l", 2) for key in SIZES]
+        slots = store.gates.acquire(claim, SlotOwner(claim.run.id, claim.visit.id), requests, 1.0)
+        assert all(slot.is_held for slot in slots)
+        held = tuple(slots) if names_slots else ()
+        commits.append(replace(succeed(store, claim), gives_back=True, held_slots=held))
+    observer.lock_gate(sorted(SIZES)[1])
+    with ThreadPoolExecutor() as pool:
+        pairs = zip(stores, commits, strict=True)
+        futures = [pool.submit(store.queue.commit, commit, 2.0) for store, commit in pairs]
+        observer.wait_for_blocked(len(futures))
+        observer.release_locks()
+        return [future.exception() for future in futures]
+
+
+def make_unsorted() -> Callable[..., list[Any]]:
+    """Return a wrong `sorted`: every second call returns the reverse order."""
+    calls = count()
+
+    def sort(values: Any, **options: Any) -> list[Any]:
+        return sorted(values, reverse=next(calls) % 2 == 1, **options)
+
+    return sort
+
+
+@pytest.mark.parametrize("is_sorted", [True, False])
+@pytest.mark.parametrize("giving_back", GIVING_BACK.values(), ids=GIVING_BACK)
+def test_the_order_of_gates_excludes_a_deadlock(
+    stores: list[PostgresStore],
+    postgres_store_dsn: str,
+    giving_back: tuple[ModuleType, bool],
+    is_sorted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The control is a commit that locks its gates in the reverse order."""
+    module, names_slots = giving_back
+    if not is_sorted:
+        monkeypatch.setattr(module, "sorted", make_unsorted(), raising=False)
+    observer = LockObserver(postgres_store_dsn)
+    with closing(observer.connection):
+        errors = commit_in_pairs(stores[:2], observer, names_slots=names_slots)
+    causes = [type(error.__cause__) for error in errors if error is not None]
+    assert causes == ([] if is_sorted else [psycopg.errors.DeadlockDetected])
+    assert [stores[0].gates.gate(key) is None for key in SIZES] == [is_sorted] * 3
+    assert failed_checks(stores[0]) == []
 
 
 def test_a_full_gate_reads_no_slot_of_a_long_queue(stores: list[PostgresStore]) -> None:

@@ -52,6 +52,7 @@ from noetl.testing.store_contract.operations import (
 )
 from noetl.testing.store_contract.plan_deletion import save_plan, start_saved
 from noetl.testing.store_contract.triggers import declare, register
+from tests.contract.lock_observer import LockObserver
 from tests.contract.sql_damage import SqlDamage
 
 ROUNDS = 12
@@ -70,35 +71,6 @@ def stores(postgres_store_dsn: str) -> Iterator[list[PostgresStore]]:
 @pytest.fixture
 def store(stores: list[PostgresStore]) -> PostgresStore:
     return stores[0]
-
-
-class LockObserver:
-    """A separate session, which holds locks and observes the sessions that wait for them."""
-
-    def __init__(self, dsn: str) -> None:
-        self.connection = psycopg.connect(dsn, autocommit=True)
-        self.connection.execute("set deadlock_timeout = '60s'")
-
-    def lock_run(self, run: Run) -> None:
-        """Lock a run until `release_locks`."""
-        if self.connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
-            self.connection.execute("begin")
-        self.connection.execute("select 1 from runs where id = %s for update", [run.id])
-
-    def release_locks(self) -> None:
-        self.connection.execute("rollback")
-
-    def wait_for_blocked(self, count: int = 1) -> list[int]:
-        """Wait until `count` sessions wait for a lock, and return their process ids."""
-        query = (
-            "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-        )
-        with psycopg.connect(self.connection.info.dsn, autocommit=True) as connection:
-            while True:
-                blocked = [pid for (pid,) in connection.execute(query)]
-                if len(blocked) >= count:
-                    return blocked
-                connection.execute("select pg_sleep(0.01)")
 
 
 @pytest.fixture
