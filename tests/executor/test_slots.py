@@ -1053,19 +1053,35 @@ class TestFirstVisits:
         assert requesting == (["first"] if is_shared else [])
         assert list(spy_on_requests(store, monkeypatch, RunHarness(store, text))) == []
 
-    def test_a_run_of_which_a_slot_is_held_takes_no_second_one(self, store: SqliteStore) -> None:
-        text = """
+    @pytest.mark.parametrize(
+        ("limits", "requesting"),
+        [
+            ("concurrency: 1", []),
+            ("concurrency: [{limit: 1}, {use: api}]", []),
+            ("rate: {limit: 5, per: 1m}", []),
+            ("concurrency: {limit: 1, key: '{{ run.id }}'}", ["first", "left", "right"]),
+        ],
+    )
+    def test_a_run_of_which_a_slot_is_held_takes_no_second_one(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, limits: str, requesting: list[str]
+    ) -> None:
+        """Each branch is claimed by itself. It asks only if a template decides at which gate."""
+        store.gates.set_limit(named_gate("default", "api"), LimitKind.RUNS, 1)
+        text = f"""
             name: fork
-            concurrency: 1
+            {limits}
             steps:
-            - {name: first, run: [{action: log, message: a}], rule: [{case: default, run: [left, right]}]}
-            - {name: left, run: [{action: log, message: b}]}
-            - {name: right, run: [{action: log, message: c}]}
+            - name: first
+              run: [{{action: log, message: a}}]
+              rule: [{{case: default, run: [left, right]}}]
+            - {{name: left, run: [{{action: log, message: b}}]}}
+            - {{name: right, run: [{{action: log, message: c}}]}}
         """
-        harness = RunHarness(store, text)
-        harness.execute_next()
-        assert [slot.units for slot in store.gates.slots_of(harness.id)] == [1]
-        harness.execute_next()
+        harness, steps = RunHarness(store, text), record_requests(store, monkeypatch)
+        for _ in range(3):
+            assert harness.execute_next()
+            assert len(store.gates.slots_of(harness.id)) == (2 if "use" in limits else 1)
+        assert steps == requesting
         assert harness.finish().status == "succeeded"
 
 
@@ -1073,6 +1089,13 @@ def spy_on_requests(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch, harness: RunHarness
 ) -> Iterator[str]:
     """Finish a run, and yield the steps of the claims that have asked for slots."""
+    steps = record_requests(store, monkeypatch)
+    assert harness.finish().status == "succeeded"
+    yield from steps
+
+
+def record_requests(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which the steps of the claims are added that ask for slots from now on."""
     acquire, steps = store.gates.acquire, list[str]()
 
     def note(claim: Any, *rest: Any) -> Any:
@@ -1080,8 +1103,7 @@ def spy_on_requests(
         return acquire(claim, *rest)
 
     monkeypatch.setattr(store.gates, "acquire", note)
-    assert harness.finish().status == "succeeded"
-    yield from steps
+    return steps
 
 
 def stop_before(harness: RunHarness, step: str) -> None:

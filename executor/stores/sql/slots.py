@@ -84,12 +84,14 @@ def exchange_slots(db: Writer, owner: SlotOwner, requests: Sequence[SlotRequest]
 def take_with_claim(db: Writer, wanted: ClaimRequests, now: float) -> Sequence[Slot]:
     """Let an owner take what is requested with the claim of a visit, without waiting. Return its slots.
 
-    A run that has slots already takes none.
+    A run that has slots already takes none. Those are returned that it holds and requests.
     """
     if not wanted.owner.visit_id:
-        owned = db.execute("gates.find_owned", **wanted.owner._asdict()).fetchone()
-        if owned is not None:
-            return ()
+        rows = db.execute("gates.find_owned", **wanted.owner._asdict()).fetchall()
+        if rows:
+            requested = {request.gate for request in wanted.requests}
+            owned = (slot for slot in map(slot_from_row, rows) if slot.gate in requested)
+            return tuple(slot for slot in owned if slot.is_held_by(now))
     return exchange_slots(db, wanted.owner, wanted.requests, now).slots
 
 
