@@ -172,21 +172,31 @@ def test_a_clock_that_goes_back_repeats_no_firing() -> None:
     assert [outcome for outcome, _, _ in service.outcomes()] == ["started"] * 7
 
 
-def test_new_rules_of_a_zone_repeat_no_firing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next instant is stored, and the rules of the zone are those of Athens between two firings."""
+@pytest.mark.parametrize(
+    ("zone", "following"),
+    [
+        ("Europe/Athens", "2025-01-12T00:30:00Z"),
+        # It is 02:30 once more, an hour after the firing that was stored.
+        ("Europe/London", "2025-01-11T02:30:00Z"),
+    ],
+)
+def test_new_rules_of_a_zone_repeat_no_instant(
+    zone: str, following: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next instant is stored, and the zone moves to the east or to the west between two firings."""
     service = ScheduledPlaybook(
         HOURLY.replace("every: 1h", 'cron: "30 2 * * *", timezone: Europe/Berlin'),
         datetime(2025, 1, 10, tzinfo=UTC).timestamp(),
     )
     service.clock.advance(2 * HOUR)
     service.perform()
-    athens = zoneinfo.ZoneInfo("Europe/Athens")
-    monkeypatch.setattr(zoneinfo, "ZoneInfo", lambda _: athens)
+    moved = zoneinfo.ZoneInfo(zone)
+    monkeypatch.setattr(zoneinfo, "ZoneInfo", lambda _: moved)
     for _ in range(48):
         service.clock.advance(HOUR)
         service.perform()
     fired = sorted(firing.scheduled_at for firing in service.firings())
-    expected = ["2025-01-10T01:30:00Z", "2025-01-11T01:30:00Z", "2025-01-12T00:30:00Z"]
+    expected = ["2025-01-10T01:30:00Z", "2025-01-11T01:30:00Z", following]
     assert [instant_key(instant) for instant in fired] == expected
 
 
