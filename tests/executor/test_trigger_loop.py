@@ -66,7 +66,7 @@ def open_timed_store(interval: str, playbooks: int = 1) -> tuple[Any, FakeClock]
 
 
 def count_runs(store: Any) -> int:
-    return len(store.runs.find(RunFilter("default", limit=10_000))[0])
+    return len(store.runs.find(RunFilter("default", limit=20_000))[0])
 
 
 def test_the_loop_performs_what_is_due_and_waits_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_the_loop_performs_what_is_due_and_waits_for_the_next(monkeypatch: pytes
 
 
 def test_each_of_many_due_firings_starts_one_run_in_bounded_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    playbooks, triggers = 120, 25
+    playbooks, triggers = 400, 25
     monkeypatch.setattr(trigger_loop, "TURN_SECONDS", 3600.0)
     clock = FakeClock(START)
     store: Any = TimedStore(clock)
