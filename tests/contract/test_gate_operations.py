@@ -1,4 +1,4 @@
-"""Random operations of gates in the store in memory and in SQLite: both do the same, and stay sound.
+"""Random operations of gates in the store in memory and in a SQL store: both do the same, and stay sound.
 
 Workers claim visits, ask for slots, wait, succeed, fail and lose their claims. Operators stop, pause and
 resume runs, and change a limit. After each operation the numbers of each gate are those of its slots. No more
@@ -8,7 +8,9 @@ is held than its ceiling, and each visit that waits for no time has a slot in a 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -39,6 +41,7 @@ from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract.operations import CHAIN, fail, failed_checks, succeed, suspend_claim
+from tests.simulation.backends import SqlBackend, postgres_backend
 
 RUNS = ("r0", "r1", "r2", "r3")
 NAMED = named_gate("default", "api")
@@ -52,9 +55,9 @@ sizes = st.integers(0, 3)
 class GateMachine(RuleBasedStateMachine):
     """Two stores on which the same operations are performed at the same times."""
 
-    def __init__(self) -> None:
+    def __init__(self, *stores: Store) -> None:
         super().__init__()
-        self.stores: tuple[Store, Store] = (MemoryStore(), SqliteStore(":memory:"))
+        self.stores = stores or (MemoryStore(), SqliteStore(":memory:"))
         self.now = 1.0
         self.claims: dict[str, tuple[Claim, Claim]] = {}
         """The last claim of each run, in both stores."""
@@ -210,10 +213,15 @@ class GateMachine(RuleBasedStateMachine):
             assert gate.held <= gate.ceiling
             assert gate.ceiling >= gate.units
             assert not gate.is_unused
+        self.check_consistency()
         for store in self.stores:
-            assert failed_checks(store) == []
             for run_id in RUNS:
                 self.check_queued(store, run_id)
+
+    def check_consistency(self) -> None:
+        """Check the contents of all tables."""
+        for store in self.stores:
+            assert failed_checks(store) == []
 
     def check_queued(self, store: Store, run_id: str) -> None:
         """Check that each visit that waits for no time has a slot that waits, or its run has."""
@@ -253,6 +261,29 @@ def test_stores_agree_about_random_operations() -> None:
     run_state_machine_as_test(GateMachine, settings=machine_settings)
 
 
+class PostgresMachine(GateMachine):
+    """The same operations in memory and on Postgres. The tables are checked at the end of an example."""
+
+    def __init__(self, backend: SqlBackend) -> None:
+        super().__init__(MemoryStore(), backend.clear())
+
+    def check_consistency(self) -> None:
+        """Check nothing: a check takes as long as some operations."""
+
+    def teardown(self) -> None:
+        super().check_consistency()
+        self.stores[0].close()
+
+
+def test_postgres_agrees_about_random_operations(reused_postgres_dsn: str) -> None:
+    machine_settings = settings(
+        max_examples=4, stateful_step_count=40, suppress_health_check=list(HealthCheck)
+    )
+    with closing(postgres_backend(reused_postgres_dsn)) as backend:
+        machine: Any = partial(PostgresMachine, backend)
+        run_state_machine_as_test(machine, settings=machine_settings)
+
+
 def _count_without_slot(gate: Gate, slot: Slot) -> Gate:
     """Give back one unit too few, so that the gate counts a unit that no slot holds."""
     given_back = give_back(gate, slot)
@@ -277,9 +308,7 @@ class OneStoreMachine(GateMachine):
     """The same operations on the store in memory alone, so that only the invariant can find a bug."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.stores[1].close()
-        self.stores = (MemoryStore(), MemoryStore())
+        super().__init__(MemoryStore(), MemoryStore())
 
 
 MUTANTS = {
