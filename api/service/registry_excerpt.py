@@ -8,7 +8,8 @@ operator allows. All that can be pickled, so it travels with the job that checks
 Cost: nothing for a text without uses. Otherwise two reads for each used playbook, and one of its plan if it
 declares no `output` and its result is read. One read of the channels for a text that may have `notify`.
 
-Limits: MAX_PLAYBOOKS playbooks are compared. Callers and circles are only checked at the registration.
+Limits: MAX_PLAYBOOKS playbooks are compared. Callers, and circles of several playbooks, are only checked at
+the registration.
 """
 
 from __future__ import annotations

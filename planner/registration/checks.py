@@ -29,7 +29,7 @@ from noetl.planner.frozen import replace
 from noetl.planner.plan import Header, Plan
 from noetl.planner.registration.call_sites import Catalogued, may_call
 from noetl.planner.registration.channels import check_channels
-from noetl.planner.registration.circles import PlaybookSearch, check_circles
+from noetl.planner.registration.circles import PlaybookSearch, check_circles, check_own_recursion
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings, key_of
 from noetl.planner.registration.fit import Misfit, list_versions
 from noetl.planner.registration.registry import (
@@ -91,14 +91,15 @@ def preview_registration(
 ) -> tuple[Diagnostic, ...]:
     """Return the findings of a registration about what a plan itself names.
 
-    It names sources, channels, limits and playbooks. An editor shows these findings before. `aliases` would
-    name the new version.
+    It names sources, channels, limits and playbooks, and may call itself without end. An editor shows these
+    findings before. `aliases` would name the new version.
     """
     findings = RegistrationFindings(plan)
     check_sources_allowed(findings, registry)
     check_channels(findings, registry)
     check_used_limits(findings, registry)
     _check_used_playbooks(findings, registry, find_uses(plan, action_types), aliases)
+    check_own_recursion(findings, action_types, aliases)
     return findings.to_diagnostics()
 
 

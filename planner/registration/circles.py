@@ -266,11 +266,39 @@ def _report_recursion(
         if called is None or called.plan_hash not in endless or own_hash not in endless:
             continue
         path = nx.shortest_path(search.calls.subgraph(endless), called.plan_hash, own_hash)
-        circle = _show_circle([search.labels[plan_hash] for plan_hash in (own_hash, *path)])
-        message = f"recursion without end: every path of the playbook leads to another run of it ({circle})"
-        hint = "add an `if` to a call, or a case that ends without one"
-        findings.report("NP819", message, PlanPlace((*site.path, "playbook")), hint)
+        _report_endless(findings, site, [search.labels[plan_hash] for plan_hash in (own_hash, *path)])
         return
+
+
+def _report_endless(findings: RegistrationFindings, site: CallSite, labels: Sequence[str]) -> None:
+    """Report a call of a circle of playbooks with these labels."""
+    circle = _show_circle(labels)
+    message = f"recursion without end: every path of the playbook leads to another run of it ({circle})"
+    hint = "add an `if` to a call, or a case that ends without one"
+    findings.report("NP819", message, PlanPlace((*site.path, "playbook")), hint)
+
+
+def check_own_recursion(
+    findings: RegistrationFindings, action_types: Catalogued, aliases: Collection[str]
+) -> None:
+    """Report recursion without end of a new plan that calls itself. No other playbook is read.
+
+    `aliases` name the new version.
+    """
+    plan = findings.plan
+    if not may_call(plan.header.statistics, action_types):
+        return
+    new = AliasedVersion(RegisteredPlan(plan.hash, plan.header, plan.header.version), aliases)
+
+    def is_own(action: Action) -> bool:
+        called = called_playbook(action, action_types) if is_unconditional(action) else None
+        return called is not None and new.is_called(called)
+
+    calls = (site for site in find_call_sites(plan, action_types) if is_own(site.action))
+    call = next(calls, None)
+    if call is not None and always_calls(plan, is_own):
+        name = abbreviate(plan.header.name)
+        _report_endless(findings, call, [name, name])
 
 
 def _report_trigger_circle(

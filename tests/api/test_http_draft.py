@@ -242,6 +242,12 @@ async def test_a_draft_that_calls_itself_is_compared_with_itself(http: httpx.Asy
     assert await find_lines(http, renamed) == [("NP818", 11), ("NP818", 11)]
 
 
+async def test_a_draft_that_calls_itself_on_every_path_has_no_end(http: httpx.AsyncClient) -> None:
+    text = "name: two\nsteps:\n  - name: a\n    run: [{action: workflow, playbook: two}]\n"
+    assert await find_lines(http, text) == [("NP819", 4)]
+    assert await find_lines(http, text.replace("two}", "two, if: '{{ run.id }}'}")) == []
+
+
 async def test_a_draft_names_channels_that_exist(http: httpx.AsyncClient) -> None:
     text = PLAYBOOK + "notify: {failed: opps}\n"
     assert await find_lines(http, text) == [("NP851", text.count("\n"))]

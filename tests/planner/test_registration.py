@@ -18,7 +18,7 @@ from noetl.planner.plan import Action, Case, Header, Plan, Retry, Step, Task, Ta
 from noetl.planner.registration import checks, circles
 from noetl.planner.registration import findings as findings_module
 from noetl.planner.registration.certain_calls import always_calls
-from noetl.planner.registration.checks import check_calls, find_alias_callers
+from noetl.planner.registration.checks import check_calls, find_alias_callers, preview_registration
 from tests.planner.registered import KnownPlaybooks, compiled, diagnose_among, findings_among
 
 IMPORT = """\
@@ -379,8 +379,11 @@ class TestRecursion:
     )
     def test_a_call_of_itself(self, rest: str, is_endless: bool) -> None:
         text = caller(rest, name="a", head="version: '1'\n")
-        found = findings_among(KnownPlaybooks(f"name: other\n{QUIET}"), text)
+        registered = KnownPlaybooks(f"name: other\n{QUIET}")
+        found = findings_among(registered, text)
         assert found == ([("NP819", "a")] if is_endless else [])
+        of_draft = preview_registration(compiled(text), registered, catalogue())
+        assert of_draft == diagnose_among(registered, text)
 
     @pytest.mark.parametrize(
         ("rule", "is_endless"),
@@ -439,6 +442,8 @@ class TestRecursion:
             "recursion without end: every path of the playbook leads to another run of it "
             "(`a` → `b` → `c` → `a`)"
         )
+        # A draft is compared with itself only: the plans of others are not read for each state of a text.
+        assert preview_registration(compiled(caller(CALL % "b", name="a")), registered, catalogue()) == ()
         registered.add(compiled(caller("{action: log, message: x}", name="b")))
         assert diagnose_among(registered, caller(CALL % "b", name="a")) == ()
 
