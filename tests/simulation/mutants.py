@@ -367,6 +367,10 @@ def _forget_reservation(log: RateLog, *_: float) -> RateLog:
     return log
 
 
+def _keep_slots(*_: Any, **_values: Any) -> None:
+    return None
+
+
 JOINS = ("fork and join", "joins in joins")
 _FLUSH_BATCH = "noetl.executor.engine.event_buffer.EventBuffer.flush_batch"
 MUTANTS = (
@@ -422,6 +426,12 @@ MUTANTS = (
         ("limits and rates",),
         frozenset({"I18"}),
         patches={"noetl.executor.model.rates.RateLog.take": _forget_reservation},
+    ),
+    Mutant(
+        "a run keeps its place at a limit",
+        ("a queue of runs",),
+        frozenset({"I6", "I7"}),
+        patches={"noetl.executor.stores.sql.queue.take_slots": _keep_slots},
     ),
     Mutant(
         "a joined start is lost",

@@ -47,7 +47,8 @@ class Scenario:
     With `renews_claims`, the claim of a step is renewed during each of its actions. With `is_fired`, the
     trigger of the playbook starts the run. With `has_entries`, the start and each end of the run write an
     entry into the outbox. With `has_limits`, gates are checked after every round. With `earlier_input`, a
-    start with this input comes before that of the run, which joins it.
+    start with this input comes before that of the run, which joins it. With `has_earlier_run`, another run of
+    the playbook is started before.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Scenario:
     has_entries: bool = False
     has_limits: bool = False
     earlier_input: Mapping[str, Any] | None = None
+    has_earlier_run: bool = False
 
     @cached_property
     def plan(self) -> Plan:
@@ -556,6 +558,20 @@ SCENARIOS = (
         result={"visits": 2},
         acts=(CANCEL, OperatorAct(RunStatus.CANCELLED, "resume")),
         has_limits=True,
+    ),
+    Scenario(
+        "a queue of runs",
+        """
+        name: queued
+        concurrency: {limit: 1}
+        steps:
+        - {name: a, run: [WORK, {action: wait, seconds: 7}], rule: [{case: default, run: [b]}]}
+        - {name: b, run: [WORK, {action: set, set: {x: 1}}]}
+        output: {x: "{{ x }}"}
+        """,
+        result={"x": 1},
+        has_limits=True,
+        has_earlier_run=True,
     ),
     Scenario(
         "debounced",

@@ -216,6 +216,9 @@ class SimulatedWorld:
             self._create_run(self.scenario.earlier_input, "earlier key", "service")
             stored_run = self._create_run(self.scenario.input, "key", "service")
         else:
+            if self.scenario.has_earlier_run:
+                self._create_run(self.scenario.input, "earlier key", "local")
+                self.clock.advance(1.0)  # So that it is claimed first.
             stored_run = self._create_run(self.scenario.input, "key", "local")
         self.run_id, self.queue = stored_run.id, stored_run.queue
 
