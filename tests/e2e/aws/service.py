@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from textwrap import dedent
 from typing import Any
 
 import httpx
 
+from tests.e2e.aws.stack import CONTENT
+
 SECONDS = 90.0
 FINAL = ("succeeded", "completed_with_errors", "failed", "cancelled", "timed_out")
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """Call a function until it returns a value that is true, and return that."""
+    deadline = time.monotonic() + SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < deadline, value
+        time.sleep(0.2)
+    return value
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,16 @@ class DeployedService:
         answer = self.http.post("/workflows/run", json=body, headers=headers)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["workflow_id"])
+
+    def register(self, text: str) -> dict[str, Any]:
+        """Register a playbook, and return the answer."""
+        answer = self.http.post("/playbooks", content=text, headers=CONTENT)
+        assert answer.status_code in (200, 201), answer.text
+        return dict(answer.json())
+
+    def firings(self, trigger: str) -> list[dict[str, Any]]:
+        """Return the firings of a trigger, the oldest first."""
+        return list(self.http.get(f"/triggers/{trigger}/firings").json()["items"][::-1])
 
     def result(self, id: str, seconds: float = SECONDS) -> dict[str, Any]:
         """Wait for the end of a run, and return its result."""

@@ -134,6 +134,12 @@ class DeployedStack:
             for event in logs.filter_log_events(logGroupName=f"/noetl/{self.name}/{function}")["events"]
         )
 
+    def sweep(self) -> dict[str, Any]:
+        """Invoke the sweep as its schedule does, and return its answer."""
+        answer = self.client("lambda").invoke(FunctionName=self.outputs["SweepFunctionName"], Payload=b"{}")
+        assert "FunctionError" not in answer, self.read_log("sweep")
+        return dict(json.loads(answer["Payload"].read()))
+
     def set_visibility_timeout(self, seconds: int) -> None:
         """Set the visibility timeout of both queues."""
         for queue in ("QueueUrl", "DeadLetterQueueUrl"):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 from tests.e2e.aws.conftest import BUCKET, DEAD_QUEUE, TRIGGER_QUEUE
-from tests.e2e.aws.service import SECONDS, DeployedService
-from tests.e2e.aws.stack import CONTENT, DeployedStack
+from tests.e2e.aws.service import DeployedService, wait_for
+from tests.e2e.aws.stack import DeployedStack
 
 AWAITING = f"""
 name: awaiting
@@ -28,27 +26,9 @@ steps: [{{name: a, run: [{{action: set, set: {{got: "{{{{ input.seen }}}}"}}}}]}
 """
 
 
-def register(service: DeployedService) -> dict[str, Any]:
-    answer = service.http.post("/playbooks", content=AWAITING, headers=CONTENT)
-    assert answer.status_code in (200, 201), answer.text
-    return dict(answer.json())
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    return found
-
-
-def firings(service: DeployedService, trigger: str) -> list[dict[str, Any]]:
-    return list(service.http.get(f"/triggers/awaiting/{trigger}/firings").json()["items"])
-
-
 def output_of_firing(service: DeployedService, trigger: str) -> Any:
     """Wait for the only firing of a trigger, and return the output of its run."""
-    [firing] = wait_for(lambda: firings(service, trigger))
+    [firing] = wait_for(lambda: service.firings(f"awaiting/{trigger}"))
     assert firing["outcome"] == "started", firing
     return service.output(firing["workflow_id"])["got"]
 
@@ -56,7 +36,7 @@ def output_of_firing(service: DeployedService, trigger: str) -> Any:
 def test_an_object_an_event_and_a_message_each_start_a_run(
     service: DeployedService, stack: DeployedStack
 ) -> None:
-    warnings = register(service)["diagnostics"]
+    warnings = service.register(AWAITING)["diagnostics"]
     assert [(finding["code"], finding["line"]) for finding in warnings] == [("NP820", 12)]
     s3 = stack.client("s3")
     s3.create_bucket(Bucket=BUCKET)
@@ -83,7 +63,7 @@ def test_an_object_an_event_and_a_message_each_start_a_run(
 def test_a_message_that_cannot_fire_is_in_the_dead_letter_queue(
     service: DeployedService, stack: DeployedStack
 ) -> None:
-    register(service)
+    service.register(AWAITING)
     sqs = stack.client("sqs")
     url = sqs.get_queue_url(QueueName=TRIGGER_QUEUE)["QueueUrl"]
     [mapping] = [
@@ -96,12 +76,12 @@ def test_a_message_that_cannot_fire_is_in_the_dead_letter_queue(
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     for queue in (url, stack.outputs["EventQueueUrl"]):
         sqs.set_queue_attributes(QueueUrl=queue, Attributes={"VisibilityTimeout": "1"})
-    before = len(firings(service, "ordered"))
+    before = len(service.firings("awaiting/ordered"))
     # Its condition cannot be evaluated.
     sqs.send_message(QueueUrl=url, MessageBody="no JSON")
     sqs.send_message(QueueUrl=url, MessageBody=json.dumps({"id": 9}))
     sqs.send_message(QueueUrl=stack.outputs["EventQueueUrl"], MessageBody="no event")
-    wait_for(lambda: len(firings(service, "ordered")) == before + 2)
+    wait_for(lambda: len(service.firings("awaiting/ordered")) == before + 2)
     dead = sqs.get_queue_url(QueueName=DEAD_QUEUE)["QueueUrl"]
 
     def read_dead() -> list[str]:
@@ -111,5 +91,5 @@ def test_a_message_that_cannot_fire_is_in_the_dead_letter_queue(
     assert wait_for(read_dead) == ["no JSON"]
     wait_for(lambda: stack.count_messages("EventDeadLetterQueueUrl") == 1)
     assert "is no event of EventBridge" in stack.read_log("trigger")
-    outcomes = sorted(firing["outcome"] for firing in firings(service, "ordered"))[:2]
+    outcomes = sorted(firing["outcome"] for firing in service.firings("awaiting/ordered"))[:2]
     assert outcomes == ["rejected", "started"]

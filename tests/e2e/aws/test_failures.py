@@ -8,11 +8,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.aws.service import DeployedService
+from tests.e2e.aws.service import SECONDS, DeployedService, wait_for
 from tests.e2e.aws.stack import RUNTIME, DeployedStack
 from tests.http_server import StubExchange, serve
 from tests.tool_environments import tool_environment
@@ -23,6 +25,23 @@ CALL = (
 )
 LIMITED_CALL = CALL.replace("name: a,", "name: a, concurrency: 1, rate: {{limit: 2, per: 1s}},")
 """A call whose step has a place and a unit, which a lost worker must neither keep nor take twice."""
+
+TICKING = """
+name: ticking
+concurrency: 1
+triggers:
+- name: often
+  type: schedule
+  every: 2s
+  catch_up: all
+  timezone: Europe/Berlin
+  input: {local: "{{ trigger.local }}"}
+input: {local: {type: string}}
+steps:
+- {name: a, run: [{action: http, url: "URL{{ run.id }}"}], rule: [{case: default, run: [b]}]}
+- {name: b, run: [{action: http, url: "URL{{ run.id }}"}, {action: set, set: {seen: "{{ local }}"}}]}
+"""
+"""A schedule whose runs wait for each other. Each of them sends two requests with its id."""
 
 VISIBILITY_SECONDS = 6
 """Visibility timeout. Five times as long is enough to start a function on a busy machine."""
@@ -151,6 +170,44 @@ def test_a_case_handles_a_lost_step(service: DeployedService) -> None:
         assert service.output(service.start(text), seconds=110.0) == {"status": 200}
 
 
+@pytest.mark.timeout(400)
+def test_a_schedule_fires_once_and_keeps_its_limit_while_functions_are_killed(
+    service: DeployedService, stack: DeployedStack
+) -> None:
+    """A schedule of runs that wait for each other. Functions are killed twice while a run has the place."""
+    is_awaited = threading.Event()
+
+    def answer(exchange: StubExchange) -> None:
+        paths = [request.target for request in server.requests]
+        if paths.count(exchange.path) == 1 and len(set(paths)) in (1, 3):
+            is_awaited.wait(SECONDS)
+            signal_workers(signal.SIGKILL)
+        else:
+            exchange.reply(200, connection="close")
+
+    with serve(answer) as server:
+        service.register(TICKING.replace("URL", server.url()))
+        assert stack.sweep()["triggers"] == 1
+        # The messages after the first follow from each other, so a second run finds the place taken.
+        wait_for(lambda: service.http.get("/limits/own:ticking:0").json().get("waiting"))
+        is_awaited.set()
+        wait_for(lambda: len({request.target for request in server.requests}) > 3)
+        assert service.http.post("/triggers/ticking/often/pause").status_code == 200
+        firings = service.firings("ticking/often")
+        assert [firing["outcome"] for firing in firings] == ["started"] * len(firings)
+        ids = [firing["workflow_id"] for firing in firings]
+        # If a function is killed between a commit and its message, a sweep sends it after two minutes.
+        assert [service.result(id, seconds=240.0)["status"] for id in ids] == ["succeeded"] * len(ids)
+        paths = [request.target for request in server.requests]
+    instants = [datetime.fromisoformat(firing["scheduled_at"]) for firing in firings]
+    assert {later - earlier for earlier, later in pairwise(instants)} == {timedelta(seconds=2)}
+    runs = service.http.get("/workflows", params={"playbook": "ticking", "limit": 200}).json()["items"]
+    assert sorted(run["workflow_id"] for run in runs) == sorted(ids)
+    # No request of another run lies between those of one run, some of which were repeated.
+    assert sorted(path for path, _ in groupby(paths)) == sorted(f"/{id}" for id in ids)
+    assert len(paths) >= 2 * len(ids) + 2
+
+
 def test_a_foreign_message_ends_in_the_dead_letter_queue(
     service: DeployedService, stack: DeployedStack
 ) -> None:
@@ -236,9 +293,7 @@ def test_the_sweep_may_read_what_is_due_and_leaves_runs_that_sleep(
 ) -> None:
     id = service.start("steps: [{name: a, run: [{action: wait, seconds: 3600}]}]")
     service.wait_for_step(id, "a", "waiting")
-    answer = stack.client("lambda").invoke(FunctionName=stack.outputs["SweepFunctionName"], Payload=b"{}")
-    assert "FunctionError" not in answer
-    assert json.loads(answer["Payload"].read())["sent_again"] == 0
+    assert stack.sweep()["sent_again"] == 0
     assert service.status(id)["status"] == "waiting"
     service.http.post(f"/workflows/{id}/cancel")
     assert service.result(id)["status"] == "cancelled"

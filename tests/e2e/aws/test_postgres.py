@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Iterator
@@ -90,7 +89,6 @@ def test_a_sweep_finds_visits_without_a_message(service: DeployedService, stack:
     playbook = InlinePlaybook("name: x\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n")
     id = services.runs.start(playbook, StartRequest()).id
     assert service.status(id)["status"] == "queued"
-    answer = stack.client("lambda").invoke(FunctionName=stack.outputs["SweepFunctionName"], Payload=b"{}")
-    assert json.loads(answer["Payload"].read())["sent_again"] == 1
+    assert stack.sweep()["sent_again"] == 1
     assert service.output(id) == {"n": 1}
     store.close()

@@ -1,29 +1,11 @@
-"""Triggers, rates and debounced starts through the deployed sweep, queue, table and functions."""
+"""Starts by ended runs, rates and debounced starts through the deployed queue, table and functions."""
 
 from __future__ import annotations
 
-import json
-import time
 from datetime import datetime
 from itertools import pairwise
-from typing import Any
 
-from tests.e2e.aws.service import SECONDS, DeployedService
-from tests.e2e.aws.stack import CONTENT, DeployedStack
-
-TICKING = """
-name: ticking
-triggers:
-- name: often
-  type: schedule
-  every: 3s
-  catch_up: all
-  timezone: Europe/Berlin
-  input: {scheduled: "{{ trigger.scheduled_at }}", local: "{{ trigger.local }}"}
-input: {scheduled: {type: string}, local: {type: string}}
-steps: [{name: a, run: [{action: set, set: {seen: "{{ scheduled }} {{ local }}"}}]}]
-"""
-
+from tests.e2e.aws.service import DeployedService, wait_for
 
 AFTER = """
 name: after
@@ -46,41 +28,13 @@ steps: [{name: a, run: [{action: set, set: {seen: "{{ input.order }} {{ input.ch
 """
 
 
-def find_firings(service: DeployedService, trigger: str = "ticking/often") -> list[dict[str, Any]]:
-    """Return the firings of a trigger, the oldest first."""
-    return list(service.http.get(f"/triggers/{trigger}/firings").json()["items"][::-1])
-
-
-def test_the_sweep_and_messages_fire_a_schedule(service: DeployedService, stack: DeployedStack) -> None:
-    answer = service.http.post("/playbooks", content=TICKING, headers=CONTENT)
-    assert answer.status_code == 201, answer.text
-    # The messages after the first follow from each other.
-    swept = stack.client("lambda").invoke(FunctionName=stack.outputs["SweepFunctionName"], Payload=b"{}")
-    assert json.loads(swept["Payload"].read())["triggers"] == 1
-    deadline = time.monotonic() + SECONDS
-    while len(firings := find_firings(service)) < 4:
-        assert time.monotonic() < deadline, firings
-        time.sleep(0.5)
-    paused = service.http.post("/triggers/ticking/often/pause")
-    assert paused.status_code == 200, paused.text
-    assert [firing["outcome"] for firing in firings] == ["started"] * len(firings)
-    assert len({firing["scheduled_at"] for firing in firings}) == len(firings)
-    for firing in firings:
-        assert service.result(firing["workflow_id"])["status"] == "succeeded"
-
-
 def test_the_end_of_a_run_starts_the_run_that_awaits_it(service: DeployedService) -> None:
     for text in (SINGLE, AFTER):
-        answer = service.http.post("/playbooks", content=text, headers=CONTENT)
-        assert answer.status_code == 201, answer.text
+        service.register(text)
     started = service.start(SINGLE)
     assert service.result(started)["status"] == "succeeded"
-    deadline = time.monotonic() + SECONDS
-    # No sweep runs meanwhile: the invocation that has ended the run sends the message.
-    while not (firings := find_firings(service, "after/ended")):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    [firing] = firings
+    # It needs no sweep: the invocation that has ended the run sends the message.
+    [firing] = wait_for(lambda: service.firings("after/ended"))
     assert firing["outcome"] == "started"
     result = service.result(firing["workflow_id"])
     assert result["result"]["seen"] == f"{started} 7"

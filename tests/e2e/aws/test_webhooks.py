@@ -8,7 +8,7 @@ import json
 
 from tests.e2e.aws.conftest import SECRETS_PREFIX
 from tests.e2e.aws.service import DeployedService
-from tests.e2e.aws.stack import CONTENT, DeployedStack
+from tests.e2e.aws.stack import DeployedStack
 
 SECRET = "a-secret-of-github"
 PUSHED = """
@@ -28,8 +28,7 @@ def test_a_signed_request_through_the_gateway_starts_one_run(
     service: DeployedService, stack: DeployedStack
 ) -> None:
     stack.client("secretsmanager").create_secret(Name=f"{SECRETS_PREFIX}GITHUB", SecretString=SECRET)
-    answer = service.http.post("/playbooks", content=PUSHED, headers=CONTENT)
-    assert answer.status_code == 201, answer.text
+    service.register(PUSHED)
     body = b'{ "number":  5, "text": "\xc3\xa4" }\n'
     signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
     headers = {"X-Hub-Signature-256": f"sha256={signature}", "Content-Type": "application/json"}
