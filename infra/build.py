@@ -91,6 +91,7 @@ PACKAGES = {
             "fastapi",
             "google-re2",
             "graphviz-pure",
+            "httpx",
             "jinja2",
             "mangum",
             "networkx",

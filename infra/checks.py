@@ -111,6 +111,9 @@ COMMON_SETTINGS = {
     "NOETL_KEEP_INPUTS": "KeepInputs",
     "NOETL_RETENTION_DAYS": "RetentionDays",
 }
+CHANNEL_SETTINGS = {"NOETL_ALLOW_NETWORKS": "AllowedNetworks", "NOETL_SECRETS_HOSTS": "SecretsHosts"}
+"""The settings of a function that sends a test message to a channel."""
+
 ISSUER_SETTINGS = {"NOETL_JWT_ISSUER": "JwtIssuer", "NOETL_JWT_AUDIENCE": "JwtAudience"}
 FORBIDDEN_SETTINGS = ("NOETL_ALLOW_SHELL", "NOETL_FILES_ROOT")
 PUBLIC_ACCESS_BLOCKS = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
@@ -455,6 +458,9 @@ def check_settings(template: Template) -> Iterator[str]:
             if variables.get(setting) != {"Ref": parameter}:
                 yield f"{name} lacks the setting of {parameter}"
         if function["Handler"].startswith(API_HANDLER_PREFIX):
+            for setting, parameter in CHANNEL_SETTINGS.items():
+                if variables.get(setting) != {"Ref": parameter}:
+                    yield f"{name} lacks the setting of {parameter}"
             for setting, parameter in ISSUER_SETTINGS.items():
                 if variables.get(setting, {}).get("Fn::If", [None, None])[1] != {"Ref": parameter}:
                     yield f"{name} lacks the setting of {parameter}"

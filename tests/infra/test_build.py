@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from noetl.infra.build import PACKAGES, ROOT, read_architecture
 
@@ -41,6 +44,9 @@ def test_the_architecture_is_that_of_the_parameters(
         file.write_text(configuration)
     assert read_architecture(file) == architecture
 
+
+IMPORT = re.compile(r"^\s*(?:from|import) (\w+)", re.MULTILINE)
+"""The first part of the name of a module in a line that imports it."""
 
 LOAD = """
 import sys
@@ -87,6 +93,22 @@ def test_a_function_loads_and_refuses_inputs_without_what_its_package_leaves_out
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_package_of_the_api_has_what_its_modules_import() -> None:
+    """Imports within functions count, too. Lambda has botocore, and no route needs the last two."""
+    package, imported = PACKAGES["api"], set[str]()
+    for source in (path for folder in package.packages for path in (ROOT / folder).rglob("*.py")):
+        if not source.relative_to(ROOT).as_posix().startswith(package.excluded):
+            imported.update(IMPORT.findall(source.read_text("utf-8")))
+    lock = (ROOT / "requirements" / "api.txt").read_text("utf-8")
+    locked = set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE))
+    missing = {
+        module
+        for module, names in packages_distributions().items()
+        if module in imported and locked.isdisjoint(map(canonicalize_name, names))
+    }
+    assert missing == {"noetl", "botocore", "resvg_py", "uvicorn"}
 
 
 def test_the_executor_must_not_import_what_the_package_of_steps_leaves_out() -> None:

@@ -248,6 +248,10 @@ def test_the_template_has_no_problems(template: dict[str, Any]) -> None:
             "lacks the setting of AllowedActions",
         ),
         (
+            lambda t: variables(t, "ApiFunction").pop("NOETL_SECRETS_HOSTS"),
+            "lacks the setting of SecretsHosts",
+        ),
+        (
             lambda t: variables(t, "SweepFunction").pop("NOETL_RETENTION_DAYS"),
             "lacks the setting of RetentionDays",
         ),

@@ -21,6 +21,12 @@ TRIGGER_QUEUE = "e2e-orders"
 DEAD_QUEUE = "e2e-dead-orders"
 """The bucket and the queue that start runs, and the dead-letter queue of the latter."""
 
+PUT_EVENTS = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": "events:PutEvents", "Resource": "*"}],
+}
+"""The policy that an operator gives the functions for a channel of type `eventbridge`."""
+
 REPORT_LINES = pytest.StashKey[list[str]]()
 
 
@@ -75,13 +81,17 @@ def stack(account: str, built: Path) -> DeployedStack:
     attributes = {"VisibilityTimeout": "180", "RedrivePolicy": json.dumps(redrive)}
     url = sqs.create_queue(QueueName=TRIGGER_QUEUE, Attributes=attributes)["QueueUrl"]
     names = {"QueueUrl": url, "AttributeNames": ["QueueArn"]}
+    policy = {"PolicyName": "e2e-notifications", "PolicyDocument": json.dumps(PUT_EVENTS)}
     return deploy(
         account,
         built,
+        ActionsPolicyArn=DeployedStack(account, {}).client("iam").create_policy(**policy)["Policy"]["Arn"],
         AllowedNetworks="127.0.0.0/8",
+        NotificationBuses="default",
+        SecretsHosts="HOOK: 127.0.0.1",
         SecretsPrefix=SECRETS_PREFIX,
         TriggerBuckets=BUCKET,
-        TriggerEvents="com.example.shop",
+        TriggerEvents="com.example.shop,noetl",
         TriggerQueueArn=sqs.get_queue_attributes(**names)["Attributes"]["QueueArn"],
     )
 
