@@ -11,13 +11,14 @@ from noetl.executor.engine.final_state import FinalState, final_names, final_ste
 from noetl.executor.engine.rendering import render
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError, PayloadTooLargeError
+from noetl.executor.model.gates import GateKey
 from noetl.executor.model.outcome import error_record, place_error
 from noetl.executor.model.read_memory import BYTES_OF_RESULT, reserve_result, strict_reads
 from noetl.executor.model.run import Claim, Commit, ErrorRecord, Run, RunEnding, RunStatus, Visit, VisitStatus
 from noetl.executor.model.transition import final_status
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
-from noetl.planner.frozen import replace
+from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Header, Step
 from noetl.planner.templates.template import shared_budget
 
@@ -43,11 +44,19 @@ def stop_at_deadline(store: Store, claim: Claim, now: float) -> None:
     store.queue.commit(Commit(done, stop=RunStatus.TIMED_OUT), now)
 
 
-def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[Run, RunEnding]:
+@frozen
+class EndedRun:
+    """A run as it was before its end, its ending, and the gates at which others wait for its slots."""
+
+    run: Run
+    ending: RunEnding
+    freed: tuple[GateKey, ...]
+
+
+def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> EndedRun:
     """Evaluate the output of a run and store its final status.
 
-    A result that is too large for the store or the memory fails the run. Return the run as it was before, and
-    its ending.
+    A result that is too large for the store or the memory fails the run.
     """
     run = _reload_run(store, claim)
     try:
@@ -55,22 +64,20 @@ def finish_run(store: Store, claim: Claim, clock: Callable[[], float]) -> tuple[
             ending = _evaluate_ending(store, claim.visit, run)
         result, errors = redact_for_storage(ending.result), redact_for_storage(ending.errors)
         reserve_result(result)
-        ending = _write_ending(store, claim, run, replace(ending, result=result, errors=errors), clock())
+        return _write_ending(store, claim, run, replace(ending, result=result, errors=errors), clock())
     except (ActionError, PayloadTooLargeError) as problem:
         too_large = error_record(claim.visit, "PayloadTooLarge", str(problem)) | {"step": None}
-        ending = _write_ending(store, claim, run, RunEnding(RunStatus.FAILED, None, [too_large]), clock())
-    return run, ending
+        return _write_ending(store, claim, run, RunEnding(RunStatus.FAILED, None, [too_large]), clock())
 
 
-def _write_ending(store: Store, claim: Claim, run: Run, ending: RunEnding, now: float) -> RunEnding:
-    """Write the end of a run with the entries of the outbox that follow from it. Return the ending with them.
+def _write_ending(store: Store, claim: Claim, run: Run, ending: RunEnding, now: float) -> EndedRun:
+    """Write the end of a run with the entries of the outbox that follow from it.
 
     Raises:
         FencedError, PayloadTooLargeError: as `finish` of the store does.
     """
     written = replace(ending, outbox=find_entries(store, run, ending, now))
-    store.queue.finish(claim, written, now)
-    return written
+    return EndedRun(run, written, store.queue.finish(claim, written, now))
 
 
 def _evaluate_ending(store: Store, visit: Visit, run: Run) -> RunEnding:

@@ -38,7 +38,7 @@ from noetl.executor.engine.quotas import read_limit
 from noetl.executor.engine.result_cache import ResultCache, read_longest_ttl
 from noetl.executor.engine.scope import Scope, load_scope
 from noetl.executor.engine.slot_requests import request_for_following
-from noetl.executor.engine.slots import Admission, ask_for_slots, find_gates, grant_next, slots_of_refused
+from noetl.executor.engine.slots import Admission, ask_for_slots, grant_next, slots_of_refused
 from noetl.executor.engine.step_work import StepResult, StepWork, make_rule_tests
 from noetl.executor.engine.visit_counts import continue_actions, with_counts
 from noetl.executor.engine.work_context import InvocationTime, WorkContext, until_stopped
@@ -150,13 +150,12 @@ class VisitExecutor:
 
     def _finish_run(self, claim: Claim, cancelled: threading.Event) -> None:
         """End a run. If it is cancelled while its output is evaluated, it is claimed and ended again."""
-        gates = find_gates(self.store, claim.run)
         ended = until_stopped(lambda: finish_run(self.store, claim, self.clock), cancelled)
         if isinstance(ended, Cancelled):
             self.store.queue.release(claim.visit, self.clock(), counts=False)
         else:
-            grant_next(self.store, gates, self.clock())
-            self.on_run_end(*ended)
+            grant_next(self.store, ended.freed, self.clock())
+            self.on_run_end(ended.run, ended.ending)
 
     def _execute_step(self, claim: Claim, cancelled: threading.Event, events: EventBuffer) -> Claim | None:
         run, visit = claim.run, claim.visit

@@ -484,8 +484,10 @@ class WorkQueue(Protocol):
         """
         ...
 
-    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> tuple[GateKey, ...]:
         """Set the final status of a run, answer the wait of its parent, and write the entries of the outbox.
+
+        Its slots are given back. Return the gates at which others wait for them.
 
         Raises:
             FencedError, PayloadTooLargeError: as `commit` does.

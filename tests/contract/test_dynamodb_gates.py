@@ -169,9 +169,13 @@ def test_the_end_of_a_run_gives_back_more_slots_than_a_transaction_may(store: Dy
     for start in range(0, len(gates), 20):
         acquire(store, claim, *(ask(key) for key in gates[start : start + 20]))
     acquire_for_run(store, claim)
+    waiting = queue_up(store, ask(gates[0]))
     store.queue.commit(succeed(store, claim), 2.0)
     claim = finish_steps(store, claim.run)
-    store.queue.finish(claim, RunEnding(RunStatus.SUCCEEDED, None, []), 2.0)
+    freed = store.queue.finish(claim, RunEnding(RunStatus.SUCCEEDED, None, []), 2.0)
+    assert gates[0] in freed
+    assert store.gates.grant(gates[0], 3.0) == 1
+    give_back(store, claim_visit(store, waiting.run, 4.0), 5.0)
     assert list_items(store) == []
     assert failed_checks(store) == []
 

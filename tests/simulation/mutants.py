@@ -17,6 +17,7 @@ from unittest import mock
 from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.errors import TriggerChangedError
 from noetl.executor.model.events import Event
+from noetl.executor.model.gates import GateKey
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.rates import RateLog
 from noetl.executor.model.run import (
@@ -187,10 +188,10 @@ class MarksThenChecks(SqlQueue):
                     db.execute("branches.change_live", change=merged, run_id=run_id)
         return CommitResult()
 
-    def finish(self, claim: Claim, *rest: Any) -> None:
+    def finish(self, claim: Claim, *rest: Any) -> tuple[GateKey, ...]:
         with self._context.database.transaction() as db:
             db.execute("delete from arrivals where run_id = :id", id=claim.run.id)
-        super().finish(claim, *rest)
+        return super().finish(claim, *rest)
 
 
 class StopsFinishedRuns(SqlRuns):
@@ -298,29 +299,30 @@ class WritesEventsOfLostClaims(SqlQueue):
 class WritesEntriesSeparately(SqlQueue):
     """A queue that writes the end of a run and its entries of the outbox in two transactions."""
 
-    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
-        super().finish(claim, replace(ending, outbox=()), now)
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> tuple[GateKey, ...]:
+        freed = super().finish(claim, replace(ending, outbox=()), now)
         with self._context.database.transaction() as db:
             add_entries(db, ending.outbox)
+        return freed
 
 
 class WritesEntriesBeforeTheEnd(SqlQueue):
     """A queue that writes the entries of the outbox before the end of a run."""
 
-    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> tuple[GateKey, ...]:
         with self._context.database.transaction() as db:
             add_entries(db, ending.outbox)
-        super().finish(claim, ending, now)
+        return super().finish(claim, ending, now)
 
 
 class EndsInTwoTransactions(SqlQueue):
     """A queue that writes the end of a run and of its last visit in two transactions."""
 
-    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> tuple[GateKey, ...]:
         with self._context.database.transaction() as db:
             query = "update runs set status = :status, finished_at = :now where id = :id"
             db.execute(query, status=ending.status, now=now, id=claim.run.id)
-        super().finish(claim, ending, now)
+        return super().finish(claim, ending, now)
 
 
 _COUNT = itertools.count()

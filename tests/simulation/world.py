@@ -463,10 +463,10 @@ class _EntryAddingPart:
         attribute = getattr(self._part, name)
         return _EntryAddingPart(attribute) if name == "queue" else attribute
 
-    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> Any:
         """End a run with an entry."""
         entry = ended_entry(claim.run, ending.status, now)
-        self._part.finish(claim, replace(ending, outbox=(entry,)), now)
+        return self._part.finish(claim, replace(ending, outbox=(entry,)), now)
 
 
 def _is_claim_after(newer: Visit, committed: Visit) -> bool:

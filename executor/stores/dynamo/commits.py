@@ -129,10 +129,10 @@ class Commits:
         self._delete_loop_parts(visit, claim)
         return committed
 
-    def finish(self, claim: Claim, ending: RunEnding, now: float) -> Item:
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> tuple[Item, tuple[GateKey, ...]]:
         """Write the end of a run, the answer to its parent, and its entries of the outbox.
 
-        Return the head as it was before.
+        Return the head as it was before, and the gates at which others may wait for the slots of the run.
 
         Raises:
             FencedError: the claim is lost.
@@ -152,17 +152,19 @@ class Commits:
             key = keys.wait(parent.run_id, parent.visit_id, parent.id, spread)
             writes.append(Update(key, {"answer": b"null", "answered": now}))
         try:
-            self._write_end(head, claim.visit, writes, ending, now)
+            freed = self._write_end(head, claim.visit, writes, ending, now)
         except ConditionFailed:
             raise FencedError(f"the claim of the end of run {run.id} is lost") from None
         self._context.claims.remove(claim.visit)
         self._context.heads.remember(head | {"finished": now})
-        return head
+        return head, freed
 
     def _write_end(
         self, head: Item, visit: Visit, writes: Sequence[Write], ending: RunEnding, now: float
-    ) -> None:
+    ) -> tuple[GateKey, ...]:
         """Write the end of a run with its entries of the outbox, and give back all slots of the run.
+
+        Return the gates at which others may wait for them.
 
         Raises:
             ConditionFailed: the claim is lost.
@@ -170,11 +172,12 @@ class Commits:
         table = self._context.table
         if not has_slots(head):
             write_with_entries(table, writes, ending.outbox)
-            return
+            return ()
         returns = SlotReturns(table, visit.run_id)
         is_claimed = ConditionCheck(keys.visit(visit.run_id, visit.id, spread_of(head)), is_held(visit.fence))
+        freed = set[GateKey]()
         for tries in range(MAX_CONFLICTS):
-            returns.give_back_early(is_claimed, now)
+            freed |= returns.give_back_early(is_claimed, now)
             all_writes = [*writes, *returns.writes(now)]
             try:
                 write_with_entries(table, all_writes, ending.outbox)
@@ -184,7 +187,7 @@ class Commits:
                 returns.learn(all_writes, refusal)
                 time.sleep(pause_seconds(min(tries, 4)))
             else:
-                return
+                return tuple(sorted(freed | {*returns.freed}))
         raise StoreError(f"Run {visit.run_id} could not be ended: too many concurrent writers.")
 
     def _finish_visit(self, head: Item, visit: Visit, now: float) -> Update:

@@ -14,6 +14,7 @@ from typing import Any
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import DamagedRunError, MessageError
 from noetl.executor.model.events import Event
+from noetl.executor.model.gates import GateKey
 from noetl.executor.model.run import (
     Claim,
     Commit,
@@ -213,14 +214,15 @@ class DynamoQueue:
             self._receiver.finish(visit.run_id, visit.id, following)
         return CommitResult(following, freed=committed.freed)
 
-    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> tuple[GateKey, ...]:
         """Set the final status of a run, and answer the wait of its parent."""
-        head = self._commits.finish(claim, ending, now)
+        head, freed = self._commits.finish(claim, ending, now)
         self._followups.complete_end(head, now)
         if self._receiver is not None:
             self._receiver.finish(claim.run.id, claim.visit.id)
         self._context.changes.notify()
         self._context.announcer.work.notify(0 if claim.run.parent is None else 1)
+        return freed
 
     def _claim_or_announce(
         self, due: DueVisits, committed: WrittenOutcome, now: float, claim_for: Lease | None

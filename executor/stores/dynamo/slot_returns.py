@@ -84,21 +84,23 @@ class SlotReturns:
     @property
     def freed(self) -> tuple[GateKey, ...]:
         """The gates at which others may wait: those that are not removed with their only slot."""
-        by_gate = _group_by_gate(self.slots)
-        return tuple(gate for gate in sorted(by_gate) if not self._is_removed(gate, by_gate[gate]))
+        return tuple(sorted(self._find_freed(self.slots)))
 
     def writes(self, now: float) -> list[Write]:
         """Return the writes that give back all slots."""
         return self._writes_of(self.slots, now)
 
-    def give_back_early(self, guard: ConditionCheck, now: float) -> None:
+    def give_back_early(self, guard: ConditionCheck, now: float) -> set[GateKey]:
         """Give back so many slots that one transaction can give back the rest.
+
+        Return the gates of those that were given back, at which others may wait.
 
         Raises:
             ConditionFailed: that of the guard does not hold.
         """
-        while len(slots := self.slots) > MAX_RETURNED:
-            writes = [guard, *self._writes_of(slots[:MAX_RETURNED], now)]
+        freed = set[GateKey]()
+        while len(slots := self.slots[:MAX_RETURNED]) < len(self.slots):
+            writes = [guard, *self._writes_of(slots, now)]
             try:
                 self._table.write(writes)
             except ConditionFailed as refusal:
@@ -106,7 +108,9 @@ class SlotReturns:
                     raise
                 self.learn(writes, refusal)
             else:
+                freed |= self._find_freed(slots)
                 self._read()
+        return freed
 
     def learn(self, writes: Sequence[Write], refusal: ConditionFailed) -> None:
         """Read the slots again after a refusal. A gate that others use, too, is not deleted any more."""
@@ -135,6 +139,11 @@ class SlotReturns:
             else:
                 writes.append(returning_update(gate, returned, now))
         return writes
+
+    def _find_freed(self, slots: Sequence[Slot]) -> set[GateKey]:
+        """Return the gates of slots that are not removed with them."""
+        by_gate = _group_by_gate(slots)
+        return {gate for gate, returned in by_gate.items() if not self._is_removed(gate, returned)}
 
     def _is_removed(self, gate: GateKey, returned: Sequence[Slot]) -> bool:
         """Return whether a gate is removed with the slots that are given back there, as no other has one."""

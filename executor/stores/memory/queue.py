@@ -14,6 +14,7 @@ from dataclasses import asdict
 from noetl.executor.model.bounded_counter import BoundedCounter
 from noetl.executor.model.branch_stack import is_turn_over
 from noetl.executor.model.events import Event
+from noetl.executor.model.gates import GateKey
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.metrics import LEASE_LOST, fact_of_end, fact_of_outcome, loses_lease
 from noetl.executor.model.run import (
@@ -172,7 +173,7 @@ class MemoryQueue:
             slots = take_requested(self._state, commit, branches.claimed, now)
             return CommitResult(branches.claimed, slots, find_freed(self._state, returned))
 
-    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> tuple[GateKey, ...]:
         texts = [_encode(ending.result), _encode(list(ending.errors))]
         self._state.limits.check_result(*texts)
         with self._state.change_runs(0 if claim.run.parent is None else 1):
@@ -182,7 +183,8 @@ class MemoryQueue:
             record, visit = held
             record.put(finish_end(visit, now))
             record.delete_visits(DEADLINE)
-            give_back_slots(self._state, find_slots(self._state, record.run.id))
+            returned = find_slots(self._state, record.run.id)
+            give_back_slots(self._state, returned)
             result, errors = map(json.loads, texts)
             record.run = finish_run(record.run, replace(ending, result=result, errors=errors), now)
             record.append([run_finished(record.run)])
@@ -190,6 +192,7 @@ class MemoryQueue:
             if record.run.parent is not None:
                 give_answer(self._state, record.run.parent, None, now)
             add_entries(self._state, ending.outbox)
+            return find_freed(self._state, returned)
 
 
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode

@@ -40,7 +40,7 @@ from noetl.executor.model.bounded_counter import BoundedCounter
 from noetl.executor.model.branch_stack import is_turn_over
 from noetl.executor.model.claim_requests import ClaimRequests, LimitPlace, find_claim_requests
 from noetl.executor.model.events import Event
-from noetl.executor.model.gates import SlotOwner
+from noetl.executor.model.gates import GateKey, SlotOwner
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.metrics import LEASE_LOST, fact_of_end, fact_of_outcome, loses_lease
 from noetl.executor.model.run import Claim, Commit, CommitResult, Lease, RunEnding, RunStatus, Visit
@@ -76,6 +76,7 @@ from noetl.executor.stores.sql.run_times import keep_times
 from noetl.executor.stores.sql.slots import (
     SlotExchange,
     exchange_slots,
+    give_back_slots,
     is_queued,
     may_move_slot,
     move_slot,
@@ -287,7 +288,7 @@ class SqlQueue:
         is_partial = wanted is not None and len(exchange.slots) < len(requests)
         return exchange._replace(slots=()) if is_partial else exchange
 
-    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> tuple[GateKey, ...]:
         run = finish_run(claim.run, ending, now)
         visit = finish_end(claim.visit, now)
         result_text, errors_text = encode_json(ending.result), encode_json(list(ending.errors))
@@ -316,8 +317,10 @@ class SqlQueue:
             if run.parent is not None:
                 give_answer(db, run.parent, "null", now)
             add_entries(db, ending.outbox)
+            freed = give_back_slots(db)
         # What waits for the slots of the run is announced when they are granted.
         self._context.announce_end(0 if run.parent is None else 1)
+        return freed
 
 
 class EncodedOutputs(NamedTuple):

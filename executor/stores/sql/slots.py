@@ -50,10 +50,12 @@ def take_slots(db: Writer, query: str, **values: Any) -> None:
     db.returned_slots.append(db.execute(query, **values))
 
 
-def give_back_slots(db: Writer) -> None:
-    """Give the units of all slots back that the transaction has deleted."""
-    if db.returned_slots:
-        exchange_slots(db, SlotOwner(""), (), 0.0)
+def give_back_slots(db: Writer) -> tuple[GateKey, ...]:
+    """Give the units of all slots back that the transaction has deleted.
+
+    Return the gates at which others wait for them.
+    """
+    return exchange_slots(db, SlotOwner(""), (), 0.0).freed if db.returned_slots else ()
 
 
 class SlotExchange(NamedTuple):

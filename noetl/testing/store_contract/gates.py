@@ -25,7 +25,7 @@ from noetl.executor.model.gates import (
     named_gate,
     own_gate,
 )
-from noetl.executor.model.run import NEVER, Claim, Commit, Lease, Run, RunStatus, WaitKey
+from noetl.executor.model.run import NEVER, Claim, Commit, Lease, Run, RunEnding, RunStatus, WaitKey
 from noetl.executor.model.transition import abandon, skip_run, wait_for_slot
 from noetl.executor.stores.interface import Store
 from noetl.testing.run_harness import FakeClock, RunHarness
@@ -117,6 +117,11 @@ def hold(store: Store, *requests: SlotRequest, now: float = 1.0) -> Claim:
 def give_back(store: Store, claim: Claim, now: float = 2.0) -> tuple[GateKey, ...]:
     """Let a visit succeed, so that it gives its slots back. Return the gates at which others may wait."""
     return store.queue.commit(replace(succeed(store, claim), gives_back=True), now).freed
+
+
+def finish_claimed(store: Store, run: Run, now: float) -> tuple[GateKey, ...]:
+    """Claim the visit that ends a run, and end it as failed. Return the gates at which others may wait."""
+    return store.queue.finish(claim_visit(store, run, now), RunEnding(RunStatus.FAILED, None, []), now)
 
 
 def slots_of_visit(store: Store, claim: Claim) -> list[Slot]:
@@ -710,6 +715,18 @@ class GatesContract(ContractFixtures):
         assert store.gates.slots_of(run.id) == []
         assert numbers_of(store, OF_RUNS) is None
         assert numbers_of(store) == (1, 1)
+
+    def test_the_end_of_a_run_names_the_gates_at_which_others_wait(self, store: Store) -> None:
+        runs = [start_run(store) for _ in range(2)]
+        first, second = (claim_visit(store, run) for run in runs)
+        assert acquire_for_run(store, first)[0].is_held
+        suspend_queued(store, second, acquire_for_run(store, second)[0])
+        store.queue.commit(fail(store, first), 2.0)
+        assert finish_claimed(store, runs[0], 3.0) == (OF_RUNS,)
+        assert store.gates.grant(OF_RUNS, 3.0) == 1
+        store.queue.commit(fail(store, claim_visit(store, runs[1], 4.0)), 4.0)
+        assert finish_claimed(store, runs[1], 5.0) == ()
+        assert numbers_of(store, OF_RUNS) is None
 
     @pytest.mark.parametrize("status", [RunStatus.CANCELLED, RunStatus.FAILED])
     def test_a_stop_gives_back_slots_of_parked_visits(self, store: Store, status: RunStatus) -> None:
