@@ -101,7 +101,7 @@ def _is_accepted(request: SlotRequest, seconds: float) -> bool:
 
 def _take(gate: Gate, units: int, time: float, now: float) -> Gate:
     held = gate.held + units
-    log = _log_of(gate).take(units, time, now)
+    log = _log_of(gate).take(gate.units, units, time, now)
     return replace(gate, held=held, ceiling=max(gate.units, held), edition=gate.edition + 1, rate=log)
 
 

@@ -8,8 +8,9 @@ times at which units were taken, and times in the future that are reserved. A re
 than the one before it. So the window that ends at its time has all units that count. The earliest time is
 that at which enough of the oldest units have left the window.
 
-The log is bounded. If it has more than `MAX_ENTRIES` entries, those in the same sixtieth of the window are
-merged at the latest of their times. So a window may get fewer units than its limit, but never more.
+The log is bounded. A limit of at most `MAX_ENTRIES` units has no more entries in a window. At a greater one,
+a reservation is merged with those in the same sixtieth of the window, at the latest of their times. So a
+window may get fewer units than its limit, but never more.
 
 | method of `RateLog` | what it returns |
 | --- | --- |
@@ -27,14 +28,13 @@ log, so after an outage more than the limit may begin at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from itertools import groupby
+import math
 from typing import NamedTuple
 
 from noetl.planner.frozen import frozen, replace
 
 MAX_ENTRIES = 60
-"""How many entries a log has before entries are merged."""
+"""The greatest limit whose reservations are exact, and in how many parts a window is divided above it."""
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -90,13 +90,13 @@ class RateLog:
             time = max(time, entry.time + self.per)
         return time
 
-    def take(self, units: int, time: float, now: float) -> RateLog:
+    def take(self, limit: int, units: int, time: float, now: float) -> RateLog:
         """Return the log with a reservation, which is not earlier than the others."""
+        since = merged_since(limit, self.per, time)
         counted = [entry for entry in self.taken if entry.time + self.per > time]
-        entries = _add_up([*counted, Reservation(time, units)], lambda entry: entry.time)
-        if len(entries) > MAX_ENTRIES:
-            entries = _add_up(entries, lambda entry: entry.time // (self.per / MAX_ENTRIES))
-        return replace(self, taken=tuple(entries), read_at=max(self.read_at, now))
+        kept = [entry for entry in counted if entry.time < since]
+        merged = units + sum(entry.units for entry in counted[len(kept) :])
+        return replace(self, taken=(*kept, Reservation(time, merged)), read_at=max(self.read_at, now))
 
     def turn_back(self, now: float) -> RateLog:
         """Return the log as of now. A clock that was moved back by more than a window moves all entries.
@@ -120,7 +120,13 @@ class RateLog:
         return cls(per, tuple(Reservation(*entry) for entry in taken), read_at)
 
 
-def _add_up(entries: Sequence[Reservation], find_group: Callable[[Reservation], float]) -> list[Reservation]:
-    """Return one reservation for each group of successive ones, at the last of their times."""
-    groups = [list(group) for _, group in groupby(entries, find_group)]
-    return [Reservation(group[-1].time, sum(entry.units for entry in group)) for group in groups]
+def merged_since(limit: int, per: float, time: float) -> float:
+    """Return the time from which on reservations are merged with one at a time.
+
+    >>> merged_since(60, 120.0, 7.5), merged_since(61, 120.0, 7.5)
+    (7.5, 6.0)
+    """
+    if limit <= MAX_ENTRIES:
+        return time
+    part = per / MAX_ENTRIES
+    return min(math.floor(time / part) * part, time)

@@ -14,7 +14,7 @@ gate with the last slot; those of operators and rates keep it. The server prepar
 also those that change nothing.
 
 At a rate, the statement writes the log of reservations as `rate_gates.reserve` does, if the unit can be taken
-now. It leaves a log of many entries, and one that is newer than the commit, to Python.
+now. It leaves a log that is newer than the commit to Python.
 
 Statements for several slots follow the commit in one pipeline, which is one transaction.
 
@@ -39,7 +39,7 @@ from noetl.executor.model.gates import (
     held_slot,
     is_removable,
 )
-from noetl.executor.model.rates import MAX_ENTRIES
+from noetl.executor.model.rates import MAX_ENTRIES, merged_since
 from noetl.executor.model.run import Commit, CommitResult, Visit
 from noetl.executor.stores.sql.rows import encode_json_or_null
 from noetl.planner.frozen import frozen, replace
@@ -280,11 +280,18 @@ def _values_of_rate(request: SlotRequest, slot: Slot) -> dict[str, Any]:
     """Return the log of a rate, with one reservation, in parts. An operator's rate has its own window."""
     now = slot.held_at
     assert now is not None
-    values = {"log_begin": f",{now!r},[", "log_end": f"[{now!r},", "most_entries": MAX_ENTRIES}
+    log_end = f"[{now!r},"
     if request.per is None:
-        return values
+        return {"log_begin": f",{now!r},[", "log_end": log_end, "exact": MAX_ENTRIES}
+    assert request.size is not None
     per = float(request.per)
-    return {**values, "log_begin": f"[{per!r},{now!r},[", "per": per, "idle_at": now + per}
+    return {
+        "log_begin": f"[{per!r},{now!r},[",
+        "log_end": log_end,
+        "per": per,
+        "idle_at": now + per,
+        "since": merged_since(request.size, per, now),
+    }
 
 
 def _values_of_gate(request: SlotRequest, slot: Slot) -> dict[str, Any]:

@@ -173,20 +173,23 @@ class RatesContract(ContractFixtures):
         assert acquire(store, again, request, now=10.0)[0].units == (reserved is not None or is_free(before))
         assert failed_checks(store) == []
 
-    def test_a_commit_leaves_a_long_log_to_the_visit(self, store: Store) -> None:
-        """Leave it, because entries have to be merged."""
-        request = replace(ask_rate(size=1000), queues=False)
-        for number in range(MAX_ENTRIES):
-            give_back(store, hold(store, request, now=1.0 + number / 10), 9.0)
+    @pytest.mark.parametrize("key", [OWN_RATE, RATE])
+    def test_reservations_of_a_great_rate_are_merged(self, store: Store, key: GateKey) -> None:
+        """Merge those in the same sixtieth of the window, here a second."""
+        store.gates.set_limit(RATE, LimitKind.STEPS, MAX_ENTRIES + 1, per=60.0)
+        wanted = ask_rate(key, None if key == RATE else MAX_ENTRIES + 1)
+        request = replace(wanted, queues=False, limit="rate" if key == RATE else "api")
+        for time in (3.0, 8.75, 9.25, 9.5):
+            give_back(store, hold(store, request, now=time), time)
         claim = claim_visit(store, start_run(store))
-        result = commit_with_request(store, claim, request, 10.0)
+        result = commit_with_request(store, claim, request, 9.75)
         assert result.following is not None
-        (slot,) = acquire(store, Claim(claim.run, result.following), request, now=10.0)
-        assert (slot.held_at, numbers_of(store, OWN_RATE)) == (10.0, (1, 0))
-        gate = store.gates.gate(OWN_RATE)
+        (slot,) = acquire(store, Claim(claim.run, result.following), request, now=9.75)
+        assert list(result.slots) == ([slot] if store.queue.takes_slots else [])
+        gate = store.gates.gate(key)
         assert gate is not None
-        assert gate.rate is not None
-        assert gate.rate.count_taken(1000, 10.0) == MAX_ENTRIES + 1
+        taken = (Reservation(3.0, 1), Reservation(8.75, 1), Reservation(9.75, 3))
+        assert gate.rate == RateLog(60.0, taken, 9.75)
 
     @pytest.mark.parametrize("key", [OWN_RATE, RATE])
     def test_a_visit_takes_the_next_unit_of_a_rate(self, store: Store, key: GateKey) -> None:

@@ -154,11 +154,10 @@ given as (
     from gates, giving where id = :held_id and tenant = :held_tenant
     for update of gates
 ), removed as (
-    delete from gates where id = :held_id and tenant = :held_tenant and (select is_unused from given)
+    delete from gates using given where id = :held_id and tenant = :held_tenant and is_unused
 ), changed as (
-    update gates set held = (select left_units from given), edition = edition + 1,
-        ceiling = greatest(units, (select left_units from given))
-    where id = :held_id and tenant = :held_tenant and not (select is_unused from given)
+    update gates set held = left_units, edition = edition + 1, ceiling = greatest(units, left_units)
+    from given where id = :held_id and tenant = :held_tenant and not is_unused
 )
 
 -- The same at a gate that stays: that of an operator's limit, or of a rate.
@@ -202,10 +201,11 @@ taken_gate as (
     on conflict (tenant, id) do update
         set units = :size, held = gates.held + :units, ceiling = greatest(:size, gates.held + :units),
             edition = gates.edition + 1, idle_at = :idle_at, rate = :log_begin::text || (
-                select {new_log} from ({reservations}) as taken where time + :per > :held_at
+                select {new_log} from ({reservations}) as taken, (select :since::float8 as since) as part
+                where time + :per > :held_at
             ) || ']]]'
     where gates.rate is not null and (gates.rate::json ->> 1)::float8 <= :held_at and (
-        select {has_room} and coalesce(sum(number), 0) + :units <= :size
+        select {is_latest} and coalesce(sum(number), 0) + :units <= :size
         from ({reservations}) as taken where time + :per > :held_at
     )
     returning :units::int as taken_units
@@ -216,14 +216,14 @@ taken_gate as (
 taken_gate as (
     update gates set held = held + least(:units, units), edition = edition + 1,
         ceiling = greatest(units, held + least(:units, units)),
-        rate = '[' || (rate::json ->> 0) || :log_begin::text || (
-            select {new_log} from ({reservations}) as taken
+        rate = '[' || (rate::json ->> 0) || :log_begin || (
+            select {new_log} from ({reservations}) as taken, ({merged_since}) as part
             where time + (rate::json ->> 0)::float8 > :held_at
         ) || ']]]'
     where id = :gate_id and tenant = :gate_tenant and {is_not_hidden} and rate is not null
         and :units <= units and exists (select 1 from taking)
         and (rate::json ->> 1)::float8 <= :held_at and (
-            select {has_room} and coalesce(sum(number), 0) + :units <= gates.units
+            select {is_latest} and coalesce(sum(number), 0) + :units <= gates.units
             from ({reservations}) as taken where time + (rate::json ->> 0)::float8 > :held_at
         )
     returning :units::int as taken_units
@@ -234,15 +234,20 @@ taken_gate as (
 select value, (value ->> 0)::float8 as time, (value ->> 1)::int as number
 from json_array_elements(gates.rate::json -> 2)
 
--- Whether the reservations of one window need not be merged, and none is later than the new one.
--- name: has_room
-count(*) < :most_entries and (max(time) <= :held_at) is not false
+-- Whether no reservation of one window is later than the new one.
+-- name: is_latest
+(max(time) <= :held_at) is not false
 
--- The reservations of one window and the new one, which is added to one of the same time. The function that
--- reads them returns them in their order.
+-- `rates.merged_since` of the gate of an operator's rate.
+-- name: merged_since
+select case when units > :exact then least(:held_at, floor(:held_at / width) * width) else :held_at end
+    as since from (select (rate::json ->> 0)::float8 / :exact as width) as part
+
+-- The reservations of one window and the new one, which is merged with those from `since` on. The function
+-- that reads them returns them in their order.
 -- name: new_log
-coalesce(string_agg(value::text || ',', '') filter (where time < :held_at), '') || :log_end::text
-|| :units + coalesce(sum(number) filter (where time = :held_at), 0)
+coalesce(string_agg(value::text || ',', '') filter (where time < since), '') || :log_end
+|| :units + coalesce(sum(number) filter (where time >= since), 0)
 
 -- The next visit gets a slot at the gate where it has taken units.
 -- name: added_slot
