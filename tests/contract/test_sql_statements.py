@@ -15,7 +15,7 @@ import pytest
 
 import noetl.executor.stores
 from noetl.executor.stores.postgres import database as postgres
-from noetl.executor.stores.postgres.slots import COMMITS
+from noetl.executor.stores.postgres.slots import COMMITS, MOVES
 from noetl.executor.stores.sql.statements import (
     Statement,
     Statements,
@@ -85,7 +85,11 @@ def test_each_statement_is_used() -> None:
 def test_each_fragment_is_used() -> None:
     paths = [path for part in ("sql", "sqlite", "postgres") for path in (FOLDER / part / "queries").glob("*")]
     texts = [text for path in paths for text in parse_file(path.read_text("utf-8")).values()]
-    used = {name for text in (*texts, *COMMITS.values()) for name in re.findall(r"\{(\w+)\}", text)}
+    used = {
+        name
+        for text in (*texts, *COMMITS.values(), *MOVES.values())
+        for name in re.findall(r"\{(\w+)\}", text)
+    }
     fragments = {
         name for path in paths if path.stem == "fragments" for name in parse_file(path.read_text("utf-8"))
     }
@@ -136,7 +140,7 @@ def test_the_driver_parses_each_statement_of_postgres_once() -> None:
 
 def postgres_queries() -> list[str]:
     """Return the names of all statements of Postgres, and the texts of those that are composed."""
-    return [*sorted(postgres.STATEMENTS.names()), *COMMITS.values()]
+    return [*sorted(postgres.STATEMENTS.names()), *COMMITS.values(), *MOVES.values()]
 
 
 def variants(statement: Statement) -> Iterator[tuple[str, frozenset[str]]]:

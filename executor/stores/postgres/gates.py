@@ -5,11 +5,11 @@ need not wait.
 
 Algorithm: a request for one slot is sent with the lock of the run in one pipeline, which is one transaction.
 The statement returns the slot if its owner holds it already, or takes units by the conditions of
-`gates.admit`. If it returns nothing, the transaction of `SqlGates` decides.
+`gates.admit` or `rate_gates.reserve`. If it returns nothing, the transaction of `SqlGates` decides.
 
 Cost: one round trip, and those of `SqlGates` if the owner has to wait.
 
-Limits: owners with several limits, and rates, take the transaction.
+Limits: owners with several limits or rates take the transaction.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PostgresGates(SqlGates):
     def acquire(
         self, claim: Claim, owner: SlotOwner, requests: Sequence[SlotRequest], now: float
     ) -> list[Slot]:
-        if len(requests) == 1 and not requests[0].is_rate:
+        if len(requests) == 1:
             slot = self._acquire_one(claim, owner, requests[0], now)
             if slot is not None:
                 return [slot]

@@ -40,7 +40,7 @@ from noetl.executor.model.run import (
 from noetl.executor.model.visit_transition import MAX_CLAIMS, claim, enter_step, is_due, start_events
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.postgres.database import PostgresDatabase
-from noetl.executor.stores.postgres.slots import AcquiringStatement, SlotChange, SlotStatements
+from noetl.executor.stores.postgres.slots import AcquiringStatement, SlotChange, SlotStatements, move_slot
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.facts import fact_values
 from noetl.executor.stores.sql.plans import SqlPlans
@@ -70,7 +70,7 @@ class PostgresQueue:
         self._plans = plans
         self._database = database
         self.message_queue = database.message_queue
-        self._shared = SqlQueue(context, plans, self._write_claim)
+        self._shared = SqlQueue(context, plans, self._write_claim, move_slot)
         self.claim = self._shared.claim
         self.count_active = self._shared.count_active
         self.next_due = self._shared.next_due
@@ -145,7 +145,7 @@ class PostgresQueue:
         }
         wanted = self._shared.find_requests(due, claimed, now)
         slot: Slot | None = None
-        if wanted is None or len(wanted.requests) > 1 or wanted.requests[0].is_rate:
+        if wanted is None or len(wanted.requests) > 1:
             wanted = None
             row = self._database.execute_returning("queue.claim_at_once", **values)
         else:

@@ -18,8 +18,12 @@ now. It leaves a log that is newer than the commit to Python.
 
 Statements for several slots follow the commit in one pipeline, which is one transaction.
 
-Cost: no round trip. A pipeline has a statement for each slot that is given back or requested. If others wait
-for a slot that was to be passed on, the statement has changed nothing, and the pipeline follows.
+A fork and the end of a branch are committed by a transaction of several statements. One of them moves a slot
+from a gate to another one (`move_slot`). It has the same fragments as a commit.
+
+Cost: no round trip for a step of a chain, and one for a slot that moves. A pipeline has a statement for each
+slot that is given back or requested. If others wait for a slot that was to be passed on, the statement has
+changed nothing, and the pipeline follows.
 
 Limits: those of `PostgresQueue`: other commits decide in Python, between several round trips.
 """
@@ -41,16 +45,22 @@ from noetl.executor.model.gates import (
 )
 from noetl.executor.model.rates import MAX_ENTRIES, merged_since
 from noetl.executor.model.run import Commit, CommitResult, Visit
+from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.rows import encode_json_or_null
+from noetl.executor.stores.sql.slots import SlotExchange
+from noetl.executor.stores.sql.slots import move_slot as move_in_order
 from noetl.planner.frozen import frozen, replace
 
 Row = Mapping[str, Any]
 
+_STEP = "locked as ({lock_unstopped}), {committed_step}"
+_MOVED = "entered as ({moved_slot})"
 
-def _compose(*changes: str) -> str:
-    """Return the statement of a commit that changes one gate or two, in their order, from its fragments.
 
-    >>> print(_compose("taken_named", "given_own"))
+def _compose(begin: str, columns: str, changes: Sequence[str]) -> str:
+    """Return a statement that changes one gate or two, in their order, from its fragments.
+
+    >>> print(_compose(_STEP, "{entered_columns}", ["taken_named", "given_own"]))
     with locked as ({lock_unstopped}), {committed_step},
     {taking_first}, {taken_named}, {deleted_slot}, {giving_last}, {given_own}, {added_slot}
     select {entered_columns}, (select taken_units from taken_gate) as taken_units,
@@ -67,25 +77,24 @@ def _compose(*changes: str) -> str:
         results.append("(select taken_units from taken_gate) as taken_units")
     if any(change.startswith("given") for change in changes):
         results.append("(select may_grant from given) as may_grant")
-    return (
-        f"with locked as ({{lock_unstopped}}), {{committed_step}},\n{', '.join(parts)}\n"
-        f"select {{entered_columns}}, {f',{chr(10)}'.join(results)} from entered"
-    )
+    return f"with {begin},\n{', '.join(parts)}\nselect {columns}, {f',{chr(10)}'.join(results)} from entered"
 
 
 _GIVEN = ("given_own", "given_kept")
 _TAKEN = ("taken_own", "taken_named", "taken_own_rate", "taken_named_rate")
 
+_PAIRS = (*product(_GIVEN, _TAKEN), *product(_TAKEN, _GIVEN))
+
 COMMITS: Mapping[tuple[str, ...], str] = {
-    changes: _compose(*changes)
-    for changes in (
-        *product(_GIVEN),
-        *product(_TAKEN),
-        *product(_GIVEN, _TAKEN),
-        *product(_TAKEN, _GIVEN),
-    )
+    changes: _compose(_STEP, "{entered_columns}", changes)
+    for changes in (*product(_GIVEN), *product(_TAKEN), *_PAIRS)
 }
 """Statements of commits that change one gate or two, by what they do in the order of the gates."""
+
+MOVES: Mapping[tuple[str, ...], str] = {
+    changes: _compose(_MOVED, "count(*) as entered", changes) for changes in _PAIRS
+}
+"""Statements that move a slot from one gate to another, by what they do in the order of the gates."""
 
 _TAKING = {
     "taken_own": "gates.take_own",
@@ -94,6 +103,14 @@ _TAKING = {
     "taken_named_rate": "gates.take_named_rate",
 }
 """Statements that take a slot behind that of a commit."""
+
+_ACQUIRING = {
+    "taken_own": "gates.acquire_own",
+    "taken_named": "gates.acquire_named",
+    "taken_own_rate": "gates.acquire_own_rate",
+    "taken_named_rate": "gates.acquire_named_rate",
+}
+"""Statements by which the owner of a claimed visit gets a slot."""
 
 
 @frozen
@@ -174,14 +191,17 @@ class SlotChange:
         """The statement of the commit, which locks gates in the order of their keys."""
         if self.is_passing:
             return "queue.commit_step_passing"
+        return COMMITS[self.changes] if self.changes else "queue.commit_step"
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """The changes of the statement at its gates, in their order."""
         changes = list[tuple[GateKey, str]]()
         if self.held is not None:
             changes.append((self.held.gate, "given_own" if is_removable(self.held.gate) else "given_kept"))
         if self.request is not None:
             changes.append((self.request.gate, _name_taking(self.request)))
-        if not changes:
-            return "queue.commit_step"
-        return COMMITS[tuple(name for _, name in sorted(changes))]
+        return tuple(name for _, name in sorted(changes))
 
     @property
     def values(self) -> dict[str, Any]:
@@ -209,6 +229,25 @@ class SlotChange:
         return replace(result, slots=slots, freed=(self.held.gate,) if self.held and has_freed else ())
 
 
+def move_slot(
+    db: Writer, commit: Commit, owner: SlotOwner, request: SlotRequest, now: float
+) -> SlotExchange | None:
+    """Return the exchange of a commit with one slot and one request, as `sql.slots.move_slot` does.
+
+    One statement changes both gates. The transaction must have locked the run.
+    """
+    (held,) = commit.held_slots
+    if held.gate == request.gate:
+        return move_in_order(db, commit, owner, request, now)
+    change = SlotChange(held, request, held_slot(request, owner, now))
+    key = {"run_id": owner.run_id, "visit_id": commit.visit.id, "next_visit_id": owner.visit_id}
+    row = db.execute(MOVES[change.changes], held_units=held.units, **key, **change.values).fetchone()
+    if row is None or not row["entered"]:
+        return None
+    result = change.add_to(CommitResult(), row)
+    return SlotExchange(result.slots, result.freed)
+
+
 class AcquiringStatement:
     """The statement by which an owner gets one slot at once, while the claim of a visit is held.
 
@@ -227,7 +266,7 @@ class AcquiringStatement:
         visit = self._claimed
         key = {"run_id": visit.run_id, "visit_id": visit.id, "fence": visit.fence}
         values = values_of_taken(self._request, self._slot)
-        query = "gates.acquire_own" if _is_own(self._request.gate) else "gates.acquire_named"
+        query = _ACQUIRING[_name_taking(self._request)]
         return query, {**values, **key, "next_visit_id": self._owner.visit_id}
 
     def slot(self, row: Row | None) -> Slot | None:

@@ -40,7 +40,7 @@ from noetl.executor.model.bounded_counter import BoundedCounter
 from noetl.executor.model.branch_stack import is_turn_over
 from noetl.executor.model.claim_requests import ClaimRequests, LimitPlace, find_claim_requests
 from noetl.executor.model.events import Event
-from noetl.executor.model.gates import GateKey, SlotOwner
+from noetl.executor.model.gates import GateKey, SlotOwner, SlotRequest
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.metrics import LEASE_LOST, fact_of_end, fact_of_outcome, loses_lease
 from noetl.executor.model.run import Claim, Commit, CommitResult, Lease, RunEnding, RunStatus, Visit
@@ -95,17 +95,28 @@ returns None if the visit has changed since it was read.
 """
 
 
+SlotMover: TypeAlias = Callable[[Writer, Commit, SlotOwner, SlotRequest, float], SlotExchange | None]
+"""A function that does what `sql.slots.move_slot` does."""
+
+
 class SqlQueue:
-    """The work queue of a SQL store. `write_claim` may be a faster way to write a claim."""
+    """The work queue of a SQL store. `write_claim` and `move` may be faster ways to do it."""
 
     claims_in_turn = True
     counts_active = True
     takes_slots = True
 
-    def __init__(self, context: SqlContext, plans: SqlPlans, write_claim: ClaimWriter | None = None) -> None:
+    def __init__(
+        self,
+        context: SqlContext,
+        plans: SqlPlans,
+        write_claim: ClaimWriter | None = None,
+        move: SlotMover = move_slot,
+    ) -> None:
         self._context = context
         self._plans = plans
         self._write = write_claim or self._write_claim
+        self._move_slot = move
         self._claims = BoundedCounter()
         """The number of claims of each tenant."""
         self._last_tenant = ""
@@ -281,7 +292,7 @@ class SqlQueue:
                 requests = wanted.requests
         exchange = None
         if moves_slot:
-            exchange = move_slot(db, commit, owner, requests[0], now) if len(requests) == 1 else None
+            exchange = self._move_slot(db, commit, owner, requests[0], now) if len(requests) == 1 else None
             if exchange is None:
                 take_slots(db, "gates.take_of_visit", run_id=visit.run_id, visit_id=visit.id)
         exchange = exchange or exchange_slots(db, owner, requests, now)

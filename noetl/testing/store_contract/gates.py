@@ -32,6 +32,7 @@ from noetl.testing.run_harness import FakeClock, RunHarness
 from noetl.testing.store_contract.damage import GateDamage
 from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.operations import (
+    CHAIN,
     DIAMOND,
     LEASE,
     claim_visit,
@@ -107,9 +108,9 @@ def queue_up(store: Store, *requests: SlotRequest, text: str | None = None, now:
     return claim
 
 
-def hold(store: Store, *requests: SlotRequest, now: float = 1.0) -> Claim:
+def hold(store: Store, *requests: SlotRequest, text: str = CHAIN, now: float = 1.0) -> Claim:
     """Start a run whose visit holds slots. Return its claim."""
-    claim = claim_visit(store, start_run(store))
+    claim = claim_visit(store, start_run(store, text))
     assert acquire(store, claim, *requests, now=now)[-1].is_held
     return claim
 
@@ -565,14 +566,17 @@ class GatesContract(ContractFixtures):
         assert numbers_of(store, NAMED) == (taken, 0)
         assert store.gates.gate(NAMED) == replace(gate, held=taken, ceiling=limit, edition=ANY)
 
+    @pytest.mark.parametrize("text", [CHAIN, DIAMOND], ids=["chain", "fork"])
     @pytest.mark.parametrize(("held", "wanted"), [*permutations([OWN, FREE, NAMED, OTHER], 2)])
-    def test_a_visit_takes_a_slot_at_another_gate(self, store: Store, held: GateKey, wanted: GateKey) -> None:
+    def test_a_visit_takes_a_slot_at_another_gate(
+        self, store: Store, held: GateKey, wanted: GateKey, text: str
+    ) -> None:
         """Give one back, for which another run waits, and take one, in each order of their gates."""
         for key in (NAMED, OTHER):
             store.gates.set_limit(key, LimitKind.STEPS, 2)
         sizes = {key: None if key in (NAMED, OTHER) else 2 for key in (held, wanted)}
         hold(store, ask(held, sizes[held]))
-        claim = hold(store, ask(held, sizes[held]))
+        claim = hold(store, ask(held, sizes[held]), text=text)
         queue_up(store, ask(held, sizes[held]))
         commit = replace(
             succeed(store, claim),

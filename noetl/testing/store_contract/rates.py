@@ -41,6 +41,8 @@ from noetl.testing.store_contract.gates import (
     slots_of_visit,
 )
 from noetl.testing.store_contract.operations import (
+    CHAIN,
+    DIAMOND,
     LEASE,
     claim_visit,
     failed_checks,
@@ -139,16 +141,19 @@ class RatesContract(ContractFixtures):
         assert failed_checks(store) == []
 
     @pytest.mark.parametrize(
-        ("held", "wanted", "taken"),
+        ("held", "wanted", "taken", "text"),
         [
-            *product([OWN, LAST_GATE, NAMED], [OWN_RATE, RATE], [(9.0, 9.5)]),
+            *product([OWN, LAST_GATE, NAMED], [OWN_RATE, RATE], [(9.0, 9.5)], [CHAIN, DIAMOND]),
             *product(
-                [None], [OWN_RATE, RATE], [(), (1.0, 2.0), (9.0, 9.5), (9.0, 10.0), (9.0,) * 5, (9.0, 12.0)]
+                [None],
+                [OWN_RATE, RATE],
+                [(), (1.0, 2.0), (9.0, 9.5), (9.0, 10.0), (9.0,) * 5, (9.0, 12.0)],
+                [CHAIN],
             ),
         ],
     )
     def test_a_commit_takes_units_of_a_rate(
-        self, store: Store, held: GateKey | None, wanted: GateKey, taken: Sequence[float]
+        self, store: Store, held: GateKey | None, wanted: GateKey, taken: Sequence[float], text: str
     ) -> None:
         """Take those that are free at once, as the visit does after its claim."""
         store.gates.set_limit(NAMED, LimitKind.STEPS, 2)
@@ -159,7 +164,10 @@ class RatesContract(ContractFixtures):
             give_back(store, hold(store, replace(request, queues=True), now=time), time)
         before = store.gates.gate(wanted) or new_gate(request)
         size = None if held == NAMED else 2
-        claim = claim_visit(store, start_run(store)) if held is None else hold(store, ask(held, size))
+        if held is None:
+            claim = claim_visit(store, start_run(store))
+        else:
+            claim = hold(store, ask(held, size), text=text)
         result = commit_with_request(store, claim, request, 10.0)
         assert result.following is not None
         owner = SlotOwner(claim.run.id, result.following.id)

@@ -124,6 +124,11 @@ select {entered_columns} from entered
 select 1 from visits
 where run_id = :run_id and id = :visit_id and fence = :fence and finished_at is not null
 
+-- The slot that a visit gives back, in a transaction that has locked its run.
+-- name: moved_slot
+select 1 from slots where gate_id = :held_id and gate_tenant = :held_tenant and run_id = :run_id
+    and visit_id = :visit_id and held_at is not null and units = :held_units
+
 -- The slot of the committed visit is deleted.
 -- name: deleted_slot
 deleted as (
@@ -258,15 +263,21 @@ added as (
     returning units, flow, rank, queued_at, held_at
 )
 
--- name: owned_slot
-owned as (
+-- The claim is held, and its owner takes a slot if it has none.
+-- name: acquiring
+claimed as (
+    select 1 from visits where {held}
+), owned as (
     select units, flow, rank, queued_at, held_at from slots
     where gate_id = :gate_id and gate_tenant = :gate_tenant and run_id = :run_id
         and visit_id = :next_visit_id and exists (select 1 from claimed)
+), taking as (
+    select 1 from claimed where not exists (select 1 from owned)
 )
 
+-- A slot that waits, or is reserved for later, is left to the owner's request.
 -- name: acquired
-select * from owned where held_at is not null union all select * from added
+select * from owned where held_at <= :held_at union all select * from added
 
 -- name: entered_columns
 count(*) as entered, (select queue from run) as queue, (select tenant from run) as tenant

@@ -47,18 +47,19 @@ select units from added
 -- The slot that an owner holds at a gate, or gets there at once, if the claim of its visit is held. The
 -- transaction must have locked the run.
 -- name: acquire_own
-with claimed as (
-    select 1 from visits where {held}
-), {owned_slot}, taking as (
-    select 1 from claimed where not exists (select 1 from owned)
-), {taken_own}, {added_slot}
+with {acquiring}, {taken_own}, {added_slot}
 {acquired}
 
 -- The same at the gate of an operator's limit.
 -- name: acquire_named
-with claimed as (
-    select 1 from visits where {held}
-), {owned_slot}, taking as (
-    select 1 from claimed where not exists (select 1 from owned)
-), {taken_named}, {added_slot}
+with {acquiring}, {taken_named}, {added_slot}
+{acquired}
+
+-- The same at a rate. A slot may be reserved for later.
+-- name: acquire_own_rate
+with {acquiring}, {taken_own_rate}, {added_slot}
+{acquired}
+
+-- name: acquire_named_rate
+with {acquiring}, {taken_named_rate}, {added_slot}
 {acquired}
