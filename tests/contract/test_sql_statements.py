@@ -39,7 +39,8 @@ SENDERS = {
 """Methods that take a query."""
 
 MAX_CACHED_BYTES = 4096
-"""How long a statement may be that psycopg parses only once."""
+MAX_CACHED_PARAMETERS = 50
+"""How long a statement may be that psycopg parses only once, and how many parameters it may have."""
 
 ON_A_TABLE = re.compile(r"\b(?:from|into|update|join)\s+(?:runs|visits|joins|plans|waits|keys|playbooks)\b")
 
@@ -135,7 +136,9 @@ def test_each_statement_is_valid_in_postgres(postgres_store_dsn: str) -> None:
 def test_the_driver_parses_each_statement_of_postgres_once() -> None:
     for name in postgres_queries():
         statement = postgres.STATEMENTS.find(name)
-        assert len(to_psycopg(statement.text_without(statement.optional))) <= MAX_CACHED_BYTES, name
+        text = statement.text_without(statement.optional)
+        assert len(to_psycopg(text)) <= MAX_CACHED_BYTES, name
+        assert len(find_parameters(text)) <= MAX_CACHED_PARAMETERS, name
 
 
 def postgres_queries() -> list[str]:
