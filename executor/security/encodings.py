@@ -9,7 +9,8 @@ base64 at three offsets (the position in a group of three bytes), base32 at five
 with commas. The raw bytes are also encoded twice. A break of lines within these forms is left out. Each layer
 knows the positions of its parts in the layer before, so that a finding can be located in the text.
 
-Cost: linear in the text for each layer, at most `MAX_LAYERS`. Positions are computed only on demand.
+Cost: linear in the text for each layer, at most `MAX_LAYERS`. Positions are computed only on demand. A search
+for escapes holds the lock of the interpreter for a part of the text only, whatever the text is.
 
 Limits: other encodings, such as compression, encryption, base58, base85 and ciphers of letters. Three
 encodings of bytes, one within another. Numbers that are items of a list instead of one text.
@@ -32,21 +33,36 @@ from urllib.parse import quote
 MAX_LAYERS = 6
 """How often the escapes of a text are undone: JSON in JSON in JSON has three layers."""
 
+PART_BYTES = 16 * 1024
+"""How much of a text is searched at once. Between the parts, other threads may run."""
+LONGEST_MATCH = 8 * 1024
+_MAX_REPEATS = b"1000"
+"""How many escapes, or signs of a break, are one match. Each has at most six bytes."""
+
 _HEX = rb"[0-9A-Fa-f]"
-_ESCAPE = re.compile(
-    rb"(?:%HH)+|(?:\\\\)+|(?:\\u00[0-7]H)+"
-    rb"|[\\%]u[dD][89abAB]HH[\\%]u[dD][c-fC-F]HH"
-    rb"|[\\%]uHHHH|\\UHHHHHHHH|\\u\{H{1,6}\}"
-    rb"|(?:\\x[0-7]H)+|\\x[c-fC-F]H(?:\\x[89abAB]H){1,3}|\\xHH"
-    rb"|(?:\\[01][0-7]{2})+|\\3[0-7]{2}(?:\\2[0-7]{2}){1,3}"
-    rb"|&(?:#[0-9]{1,7};?|#[xX]H{1,6};?|[A-Za-z][A-Za-z0-9]{1,31};)".replace(b"H", _HEX)
+
+
+def _compile(pattern: bytes) -> re.Pattern[bytes]:
+    """Return a pattern in which H is a hexadecimal digit, and N the most repeats."""
+    return re.compile(pattern.replace(b"H", _HEX).replace(b"N", _MAX_REPEATS))
+
+
+ESCAPE = _compile(
+    rb"[%\\&](?:"
+    rb"(?<=%)(?:HH(?:%HH){0,N}|u[dD][89abAB]HH[\\%]u[dD][c-fC-F]HH|uHHHH)"
+    rb"|(?<=\\)(?:\\(?:\\\\){0,N}|u00[0-7]H(?:\\u00[0-7]H){0,N}"
+    rb"|u[dD][89abAB]HH[\\%]u[dD][c-fC-F]HH|uHHHH|UHHHHHHHH|u\{H{1,6}\}"
+    rb"|x[0-7]H(?:\\x[0-7]H){0,N}|x[c-fC-F]H(?:\\x[89abAB]H){1,3}|xHH"
+    rb"|[01][0-7]{2}(?:\\[01][0-7]{2}){0,N}|3[0-7]{2}(?:\\2[0-7]{2}){1,3})"
+    rb"|(?<=&)(?:#[0-9]{1,7};?|#[xX]H{1,6};?|[A-Za-z][A-Za-z0-9]{1,31};))"
 )
 """An escape, or a run of escapes of equal width.
 
-The canonical form has no backslash, so that other escapes with one need no case.
+The canonical form has no backslash, so that other escapes with one need no case. The pattern begins with a
+set of characters, for which `re` searches twenty times as fast as for the alternatives.
 """
 
-_BREAK = re.compile(rb"(?:\\+[rn]?|[\r\n\t :])+")
+_BREAK = _compile(rb"(?:\\[rn]?|[\r\n\t :]){1,N}")
 """What may stand between two characters of base64 or hexadecimal: breaks of lines, blanks and colons."""
 
 _CONTROLS = bytes.maketrans(b"\n\r\t\b\f", b"nrtbf")
@@ -122,11 +138,22 @@ def undo_all(data: bytes) -> Iterator[bytes]:
     for _ in range(MAX_LAYERS):
         if not may_have_escapes(data):
             return
-        undone = _ESCAPE.sub(_unescape, data)
+        undone = _undo_escapes(data)
         if undone == data:
             return
         data = undone
         yield data
+
+
+def _undo_escapes(data: bytes) -> bytes:
+    # To free a list of millions of parts would hold the lock, too.
+    undone = bytearray()
+    end = 0
+    for match in find_all(ESCAPE, data):
+        undone += data[end : match.start()]
+        undone += _unescape(match)
+        end = match.end()
+    return bytes(undone + data[end:])
 
 
 def may_have_escapes(data: bytes) -> bool:
@@ -148,7 +175,7 @@ def join_lines(data: bytes) -> bytes:
 
 def undo_escapes_with_positions(data: bytes) -> tuple[bytes, Positions]:
     """Return a text with one layer of escapes undone, and where its parts come from."""
-    return _edit(data, _ESCAPE, _unescape)
+    return _edit(data, ESCAPE, _unescape)
 
 
 def to_canonical_with_positions(data: bytes) -> tuple[bytes, Positions]:
@@ -168,12 +195,25 @@ def _edit(
     edits: list[tuple[int, int, int]] = []
     parts: list[bytes] = []
     end = 0
-    for match in pattern.finditer(data):
+    for match in find_all(pattern, data):
         new = replacement(match)
         parts += (data[end : match.start()], new)
         end = match.end()
         edits.append((match.start(), end, len(new)))
     return b"".join((*parts, data[end:])), Positions(edits)
+
+
+def find_all(pattern: re.Pattern[bytes], data: bytes) -> Iterator[re.Match[bytes]]:
+    """Yield the matches of a pattern, none of which is longer than LONGEST_MATCH, in their order."""
+    start = 0
+    while start < len(data):
+        end = following = start + PART_BYTES
+        for match in pattern.finditer(data, start, end + LONGEST_MATCH):
+            if match.start() >= end:
+                break
+            yield match
+            following = max(end, match.end())
+        start = following
 
 
 def _nothing(match: re.Match[bytes]) -> bytes:

@@ -56,8 +56,10 @@ _TOKEN_LENGTH = 48
 _TOKEN_REACH = 8 * _TOKEN_LENGTH
 """How many characters around the end of a head are searched for tokens. A token may be in base64."""
 _HEXADECIMAL = re.compile(rf"[0-9a-f]{{{_TOKEN_LENGTH},}}")
-_TOKEN_CANDIDATE = re.compile(rf"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{{{_TOKEN_LENGTH},}}")
+_TOKEN_CANDIDATE = re.compile(rf"[A-Za-z0-9+/_-]{{{_TOKEN_LENGTH},}}")
 """A run of characters that may contain a token, as it is or in base64."""
+PART_CHARACTERS = 64 * 1024
+"""How many characters are searched for tokens at once. Between the parts, other threads may run."""
 _STANDARD_BASE64 = str.maketrans("-_", "+/")
 _KEY_LINE = re.compile(r"\S{16,}")
 """A line of a multi-line secret that is a secret by itself, such as a line of a private key."""
@@ -251,22 +253,37 @@ class CallbackTokens:
         return _map_leaves(value, self._redact_text, _unchanged) if self._tokens else value
 
     def _redact_text(self, text: str) -> str:
-        for candidate in set(_TOKEN_CANDIDATE.findall(text)):
-            for token in self._find_tokens(candidate):
-                text = text.replace(token, MASK)
+        spans = [
+            span for start in range(0, len(text), PART_CHARACTERS) for span in self._find_spans(text, start)
+        ]
+        if not spans:
+            return text
+        parts: list[str] = []
+        end = 0
+        for start, stop in _merge(sorted(spans)):
+            parts += (text[end:start], MASK)
+            end = stop
+        return "".join((*parts, text[end:]))
+
+    def _find_spans(self, text: str, start: int) -> Iterator[Span]:
+        """Yield the spans of tokens that begin in a part of a text, and those of base64 that contains one."""
+        for found in _TOKEN_CANDIDATE.finditer(text, start, start + PART_CHARACTERS + _TOKEN_REACH):
+            candidate, begin = found[0], found.start()
             standard = candidate.translate(_STANDARD_BASE64)
             # Four base64 characters are three bytes, and the token may start at any of the four characters.
-            if any(self._find_tokens(_decode_base64(standard[offset:])) for offset in range(4)):
-                text = text.replace(candidate, MASK)
-        return text
+            decoded = (_decode_base64(standard[offset:]) for offset in range(4))
+            if any(True for part in decoded for _ in self._find_tokens(part)):
+                yield begin, found.end()
+                continue
+            for place in self._find_tokens(candidate):
+                yield begin + place, begin + place + _TOKEN_LENGTH
 
-    def _find_tokens(self, text: str) -> list[str]:
-        windows = (
-            run[start : start + _TOKEN_LENGTH]
-            for run in _HEXADECIMAL.findall(text)
-            for start in range(len(run) - _TOKEN_LENGTH + 1)
-        )
-        return [window for window in windows if window in self._tokens]
+    def _find_tokens(self, text: str) -> Iterator[int]:
+        """Yield where tokens begin in a text."""
+        for run in _HEXADECIMAL.finditer(text):
+            for place in range(run.start(), run.end() - _TOKEN_LENGTH + 1):
+                if text[place : place + _TOKEN_LENGTH] in self._tokens:
+                    yield place
 
 
 REVEALED_SECRETS = RevealedSecrets()

@@ -14,6 +14,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
+from noetl.executor.security.encodings import ESCAPE, LONGEST_MATCH, PART_BYTES, find_all, undo_all
 from noetl.executor.security.redaction import MASK, RevealedSecrets
 
 SECRETS = {
@@ -237,6 +238,20 @@ def test_only_what_has_a_secret_is_copied() -> None:
     redacted = revealed.redact(value)
     assert redacted == {"clean": clean, "secret": ["x", MASK], MASK: 1}
     assert redacted["clean"] is clean
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["%41", "%25", r"\\", r"\u0041", r"\x41", r"\101", r"\xc3\xa9", r"\ud83d\ude00", "&amp;", "%zz", "252"],
+)
+def test_escapes_are_undone_in_parts(unit: str) -> None:
+    """A search holds the lock of the interpreter, so a match and a part are bounded."""
+    count = 5 * PART_BYTES // len(unit)
+    data = unit.encode() * count
+    layers = list(undo_all(unit.encode()))[:2]
+    assert list(undo_all(data))[:2] == [layer * count for layer in layers]
+    matches = find_all(ESCAPE, data)
+    assert max((len(match[0]) for match in matches), default=0) <= LONGEST_MATCH
 
 
 def test_a_large_text_is_searched_once_for_all_secrets() -> None:

@@ -175,6 +175,23 @@ def test_tokens_are_redacted_in_any_context(before: str, encode: Callable[[Any],
     assert token not in redacted[0] and len(redacted[0]) < len(encoded) - 40
 
 
+@pytest.mark.parametrize("encode", [str.encode, base64.b64encode])
+def test_tokens_are_redacted_where_the_parts_of_a_text_meet(encode: Callable[[Any], bytes]) -> None:
+    tokens = CallbackTokens()
+    token = tokens.create()
+    encoded = (encode(token) if encode is str.encode else encode(token.encode())).decode()
+    part = redaction.PART_CHARACTERS
+    for before in (part - len(encoded) - 1, part - 30, part - 1, part, part + 1):
+        assert tokens.redact(f"{' ' * before} {encoded} end") == f"{' ' * before} {MASK} end"
+    assert tokens.redact("f" * part + token) == "f" * part + MASK
+
+
+def test_many_tokens_in_one_text_are_redacted_one_by_one() -> None:
+    tokens = CallbackTokens()
+    made = [tokens.create() for _ in range(3000)]
+    assert tokens.redact(" ".join(made)) == " ".join([MASK] * len(made))
+
+
 def test_the_oldest_token_is_discarded_beyond_the_limit() -> None:
     tokens = CallbackTokens(limit=2)
     made = [tokens.create() for _ in range(3)]
