@@ -46,7 +46,7 @@ from noetl.planner.program import template_uses
 from noetl.planner.syntax import limits, models, names, reader
 from noetl.planner.syntax import parser as playbook_parser
 from noetl.planner.syntax.json_schema import build_json_schema
-from noetl.planner.templates import budget, filter_costs, patterns, prices, sandbox
+from noetl.planner.templates import attributes, budget, filter_costs, patterns, prices, sandbox
 from noetl.planner.templates import parser as template_parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -349,7 +349,16 @@ def _template_limits() -> list[LimitRow]:
         ("a list that an expression creates", f"{budget.MAX_ITEMS:,} items", _EXCEEDED),
         ("an expression, and all templates of an action together", work, _EXCEEDED),
         ("`environment` and `variables` at the start", start_data, "the run is refused"),
-        ("a whole number", f"{budget.MAX_INTEGER_BITS:,} bits", _EXCEEDED),
+        (
+            "a whole number; one of `range`",
+            f"{budget.MAX_INTEGER_BITS:,} bits; {sandbox.MAX_RANGE_BITS} bits",
+            _EXCEEDED,
+        ),
+        (
+            "the names of `attribute`, such as `a.b.c`; the attributes of `sort`",
+            str(attributes.MAX_PATH),
+            _EXCEEDED,
+        ),
         ("a regular expression", f"{patterns.MAX_PATTERN:,} characters", _EXCEEDED),
         (
             "bytes of a text, times positions of a regular expression with more than 8",

@@ -122,11 +122,13 @@ class Agreement:
 
 def measure(playbooks: Iterable[CorpusPlaybook]) -> Agreement:
     """Compare the diagnostics of playbooks with their runs."""
-    logging.disable(logging.CRITICAL)
     agreement = Agreement()
-    for playbook in playbooks:
-        _compare(playbook, agreement)
-    logging.disable(logging.NOTSET)
+    logging.disable(logging.CRITICAL)
+    try:
+        for playbook in playbooks:
+            _compare(playbook, agreement)
+    finally:
+        logging.disable(logging.NOTSET)
     return agreement
 
 

@@ -35,6 +35,7 @@ from noetl.executor.engine.item_threads import HelperCount
 from noetl.executor.engine.rendering import render_parameters
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import ActionError, RejectedError
+from noetl.executor.model.gates import GateKey
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.outbox import Subscribers
 from noetl.executor.model.run import (
@@ -258,8 +259,9 @@ class RunStateStore:
         self.commits.append(commit)
         return CommitResult()
 
-    def finish(self, claim: Claim, ending: RunEnding, now: float) -> None:
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> tuple[GateKey, ...]:
         self.results.append((ending.status, ending.result, ending.errors))
+        return ()
 
 
 @dataclass(frozen=True)

@@ -353,16 +353,18 @@ def measure(
 
     Return also the mutants that the compiler misses, reports at a wrong place, or reports without a fault.
     """
-    logging.disable(logging.CRITICAL)
     rows = {name: OperatorCounts(name) for name in OPERATORS}
     misjudged = []
-    for playbook in playbooks:
-        original = Original.compile(playbook)
-        for mutant in original.mutants(sites) if original is not None else ():
-            rows[mutant.operator].count(mutant)
-            if mutant.is_wrong != mutant.is_detected or (
-                mutant.is_wrong and not mutant.is_at_the_right_place
-            ):
-                misjudged.append(mutant)
-    logging.disable(logging.NOTSET)
+    logging.disable(logging.CRITICAL)
+    try:
+        for playbook in playbooks:
+            original = Original.compile(playbook)
+            for mutant in original.mutants(sites) if original is not None else ():
+                rows[mutant.operator].count(mutant)
+                if mutant.is_wrong != mutant.is_detected or (
+                    mutant.is_wrong and not mutant.is_at_the_right_place
+                ):
+                    misjudged.append(mutant)
+    finally:
+        logging.disable(logging.NOTSET)
     return list(rows.values()), misjudged
