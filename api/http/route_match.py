@@ -2,8 +2,7 @@
 
 Access control, the methods of a path, the negotiation of a media type and the app itself need the route of a
 request. A middleware finds it and leaves it in the scope of the request, under `ROUTE_MATCH`. `FoundRoute` is
-the first route of the app, so that its router compares no others. That would be a quarter of the processor
-time of a short request.
+the first route of the app, so that its router compares no others.
 """
 
 from __future__ import annotations
