@@ -1,8 +1,7 @@
 """A thread that notifies other processes, so that no commit waits for the notification.
 
 Problem: other processes learn by `NOTIFY` what a commit has changed. As a part of the transaction it lets
-commits of all databases of the server wait for each other. After the commit it is one more round trip, which
-would be a tenth of the time of a start.
+commits of all databases of the server wait for each other. After the commit it is one more round trip.
 
 Algorithm: a thread sends it, and the caller goes on. What is announced while the thread sends goes into the
 next notification, with the sum of the numbers.
