@@ -18,6 +18,9 @@ compute at the same time anyway.
 Limits: work between two points is not interrupted. A slice waits at most MAX_PAUSE_SECONDS for the
 foreground, and then does not end early for it. So a flood of requests does not stop the work. Only the
 threads of one process are counted.
+
+Store operations have no slices, because they block. While requests come, the background has one operation at
+a time. The code around it runs between two points.
 """
 
 from __future__ import annotations
@@ -54,6 +57,12 @@ MIN_CREDIT_RATE = 0.1
 
 MAX_PAUSE_SECONDS = 0.03
 """How long a slice waits for the foreground at most."""
+
+REQUEST_MEMORY_SECONDS = 0.5
+"""How long after a request the background has one store operation at a time."""
+
+MAX_OPERATION_WAIT_SECONDS = 0.05
+"""How long a store operation of the background waits for the one before it at most."""
 
 RECHECK_SECONDS = 1.0
 MAX_ACCOUNTS = 10_000
@@ -244,11 +253,39 @@ class TimeSlices:
             self._waiting[0][2].release()
 
 
+class BackgroundOperations:
+    """The store operations of the background. While requests come, one runs at a time."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._requested_at = float("-inf")
+        self._running = threading.RLock()
+        """Held by the thread of an operation, which may begin others within it."""
+
+    def note_request(self) -> None:
+        """Remember that there is a request now."""
+        self._requested_at = self._clock()
+
+    def begin(self) -> bool:
+        """Wait for the operation before this one if requests come, and return whether to call `end`.
+
+        No operation waits longer than MAX_OPERATION_WAIT_SECONDS: the one before may wait for a lock of the
+        store that this thread holds.
+        """
+        if self._clock() - self._requested_at > REQUEST_MEMORY_SECONDS:
+            return False
+        return self._running.acquire(timeout=MAX_OPERATION_WAIT_SECONDS)
+
+    def end(self) -> None:
+        """Let the next operation begin."""
+        self._running.release()
+
+
 class _ThreadState(threading.local):
     """Until when the thread runs without a check, its CPU time at the last check, and its slice, if any.
 
     `executes_visits` within `working_for`. `counts` while the thread is counted in the foreground.
-    `has_precedence` except within `without_precedence`.
+    `has_precedence` except within `without_precedence`. `operations` is how many store operations contain it.
     """
 
     until = 0.0
@@ -257,10 +294,12 @@ class _ThreadState(threading.local):
     executes_visits = False
     counts = False
     has_precedence = True
+    operations = 0
 
 
 ACCOUNTS = CreditAccounts()
 SLICES = TimeSlices()
+OPERATIONS = BackgroundOperations()
 _ACCOUNT: ContextVar[CreditAccount | None] = ContextVar("noetl_credit_account", default=None)
 _state = _ThreadState()
 
@@ -293,9 +332,12 @@ def is_background() -> bool:
 
 
 def wait_for_slice() -> None:
-    """Let other threads run first if this one is in the background. Return at once for most calls."""
+    """Let other threads run first if this one is in the background. Return at once for most calls.
+
+    A store operation does not wait, since it may hold a lock of the store.
+    """
     account = _ACCOUNT.get()
-    if account is None:
+    if account is None or _state.operations:
         return
     now = time.monotonic()
     must_pause = _state.slice is not None and _state.slice.yields and SLICES.foreground
@@ -352,6 +394,7 @@ class ForegroundWork:
     __slots__ = ()
 
     def __enter__(self) -> None:
+        OPERATIONS.note_request()
         SLICES.enter_foreground()
 
     def __exit__(
@@ -361,22 +404,31 @@ class ForegroundWork:
 
 
 class StoreOperation:
-    """A block that uses the store: the background pauses for it, or it ends the slice of its thread."""
+    """A block that uses the store.
 
-    __slots__ = ("_is_counted",)
+    The background pauses for an operation of the foreground. One of the background ends the slice of its
+    thread, and waits for the one before it while requests come.
+    """
+
+    __slots__ = ("_is_alone", "_is_counted")
 
     def __enter__(self) -> None:
+        _state.operations += 1
         self._is_counted = _state.has_precedence and not is_background()
         if self._is_counted:
             SLICES.enter_foreground()
-        else:
-            end_slice()
+            return
+        end_slice()
+        self._is_alone = _state.has_precedence and OPERATIONS.begin()
 
     def __exit__(
         self, type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        _state.operations -= 1
         if self._is_counted:
             SLICES.leave_foreground()
+        elif self._is_alone:
+            OPERATIONS.end()
 
 
 class PrecedenceLock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from contextvars import copy_context
 from functools import partial
@@ -17,6 +18,7 @@ from noetl.executor.precedence import (
     MAX_PAUSE_SECONDS,
     MAX_SLICE_SECONDS,
     MIN_CREDIT_RATE,
+    BackgroundOperations,
     CreditAccounts,
     ForegroundWork,
     PrecedenceLock,
@@ -300,6 +302,67 @@ def test_a_store_operation_of_the_background_ends_its_slice(spent_credit: None) 
     with StoreOperation():
         assert precedence.SLICES.foreground == 1
     assert precedence.SLICES.foreground == 0
+
+
+def test_while_requests_come_the_background_has_one_store_operation_at_a_time(
+    spent_credit: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precedence, "MAX_OPERATION_WAIT_SECONDS", 60.0)
+    now = 100.0
+    monkeypatch.setattr(precedence, "OPERATIONS", BackgroundOperations(lambda: now))
+    running = threading.Barrier(2)
+
+    def meet(_: int) -> bool:
+        with working_for("a"), StoreOperation():
+            try:
+                running.wait(timeout=0.2)
+            except threading.BrokenBarrierError:
+                return False
+        return True
+
+    def operations_meet() -> set[bool]:
+        running.reset()
+        with ThreadPoolExecutor(2) as threads:
+            return set(threads.map(meet, range(2)))
+
+    assert operations_meet() == {True}
+    with ForegroundWork():
+        assert operations_meet() == {False}
+    assert operations_meet() == {False}
+    now += precedence.REQUEST_MEMORY_SECONDS + 0.01
+    assert operations_meet() == {True}
+
+
+def test_a_store_operation_of_the_background_waits_for_a_bounded_time(
+    spent_credit: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precedence, "OPERATIONS", BackgroundOperations())
+    monkeypatch.setattr(precedence, "MAX_OPERATION_WAIT_SECONDS", 0.01)
+    precedence.OPERATIONS.note_request()
+    with ThreadPoolExecutor(1) as threads, working_for("a"), StoreOperation():
+        assert not threads.submit(precedence.OPERATIONS.begin).result(timeout=60.0)
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(precedence.OPERATIONS.begin).result(timeout=60.0)
+
+
+def test_a_store_operation_of_the_background_contains_others(
+    spent_credit: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precedence, "OPERATIONS", BackgroundOperations())
+    monkeypatch.setattr(precedence, "MAX_OPERATION_WAIT_SECONDS", 0.0)
+    precedence.OPERATIONS.note_request()
+    with working_for("a"), StoreOperation(), StoreOperation(), ThreadPoolExecutor(1) as threads:
+        assert not threads.submit(precedence.OPERATIONS.begin).result(timeout=60.0)
+    assert precedence.OPERATIONS.begin()
+
+
+def test_a_store_operation_does_not_wait_for_a_slice(spent_credit: None) -> None:
+    with working_for("a"), StoreOperation():
+        wait_for_slice()
+        assert precedence.SLICES._slice is None
+    with working_for("a"):
+        wait_for_slice()
+        assert precedence.SLICES._slice is not None
 
 
 @pytest.mark.parametrize(
