@@ -639,6 +639,17 @@ def test_close_while_a_thread_reads_the_store(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_folder_that_another_thread_has_closed_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "noetl.db"
+    path.touch()
+    identity = file_identity.FileIdentity(path)
+    folder = identity._folder
+    identity.close()
+    identity._folder = folder
+    identity.check()
+    assert identity._folder_time is None
+
+
 @pytest.mark.parametrize(
     ("data", "saved", "stored"),
     [

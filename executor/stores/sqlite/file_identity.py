@@ -98,7 +98,13 @@ class FileIdentity:
 
     def _read_folder_time(self) -> int | None:
         """Return when an entry of the folder was created, deleted or renamed last, or None if not known."""
-        return None if self._folder is None else os.fstat(self._folder).st_mtime_ns
+        folder = self._folder
+        if folder is None:
+            return None
+        try:
+            return os.fstat(folder).st_mtime_ns
+        except OSError:  # Another thread has closed the store since.
+            return None
 
 
 def read_identity(path: str) -> Identity:
