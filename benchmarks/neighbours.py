@@ -103,6 +103,33 @@ LARGE = (
     + "- {name: s4000, run: [{action: log, message: x}]}\n"
 )
 
+LARGE_VALUE = """
+name: large_value
+steps:
+- name: a
+  run:
+  - {action: set, set: {x: "{{ range(200000) | list }}"}}
+  - {action: set, set: {x: "{{ [x, x, x, x, x] }}"}}
+output: {x: "{{ x }}"}
+"""
+"""A playbook whose result has 7 MB."""
+
+LARGE_STEPS = """
+name: large_steps
+steps:
+- name: a
+  max_visits: 10000
+  run:
+  - {action: set, set: {x: "{{ range(200000) | list }}"}}
+  - {action: set, set: {x: "{{ [x, x, x] }}"}}
+  rule: [{case: default, run: [b]}]
+- name: b
+  max_visits: 10000
+  run: [{action: set, set: {y: "{{ x[0] }}"}}]
+  rule: [{case: default, run: [a]}]
+"""
+"""A playbook whose steps save 4 MB and read it, again and again."""
+
 SLOW = "{{ ('a b ' * 5000) | wordcount }} " * 58
 """A text that takes some 50 ms, nearly the budget of a section."""
 SLOW_DATA = f'environment: {{e: "{SLOW}"}}\nvariables: {{v: "{SLOW}"}}\n'
@@ -323,6 +350,25 @@ def statuses(connect: Connect) -> None:
     _repeat_request(connect, 45, "GET", f"/workflows/status/{(started or {}).get('workflow_id', 'none')}")
 
 
+def large_results(connect: Connect) -> None:
+    """Ask for the result of a run, of 7 MB, from 45 connections."""
+    _repeat_request(connect, 45, "GET", f"/workflows/result/{_ended_run(connect())}")
+
+
+def large_steps(connect: Connect) -> None:
+    """Ask for a step that has saved 7 MB from 45 connections. The answer has the beginning of the value."""
+    _repeat_request(connect, 45, "GET", f"/workflows/{_ended_run(connect())}/step?name=a")
+
+
+def _ended_run(client: Client) -> str:
+    """Return the id of a run with a large value, which has ended."""
+    started = client.start(LARGE_VALUE)[1]
+    id = str((started or {}).get("workflow_id", "none"))
+    status, _ = client.request("GET", f"/workflows/result/{id}", prefer="wait=8")
+    assert status == 200, status
+    return id
+
+
 def plans(connect: Connect) -> None:
     """Send a large playbook from 12 connections, each time another one."""
     numbers = itertools.count()
@@ -450,6 +496,9 @@ CASES: Mapping[str, Case] = {
     "20,000 waits": starts(WAITS, 4),
     "45 graphs": graphs,
     "45 statuses": statuses,
+    "45 results of 7 MB": large_results,
+    "45 steps of 7 MB": large_steps,
+    "steps that save 4 MB": starts(LARGE_STEPS, 8),
     "12 large plans": plans,
     "1,000 wrong keys a second": wrong_keys,
     "12 large drafts": drafts,

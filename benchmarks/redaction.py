@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import secrets
 import sys
-import threading
-import time
 from collections.abc import Callable, Mapping
 
 from benchmarks import report
+from benchmarks.waits import measure_wait
 from noetl.api.cli.commands.serve import SWITCH_SECONDS
 from noetl.executor.security.redaction import CALLBACK_TOKENS, REVEALED_SECRETS, redact_for_storage
 
 SIZE = 8 * 1024 * 1024
 TOKENS = 3000
-PAUSE_SECONDS = 0.0005
 
 TEXTS: Mapping[str, Callable[[], str]] = {
     "%252525...": lambda: "%" + "25" * (SIZE // 2),
@@ -47,25 +45,8 @@ def main() -> None:
 
 def measure(name: str, text: str) -> dict[str, object]:
     """Return how long a text is searched, and how long another thread waits at most."""
-    has_ended = threading.Event()
-    waits: list[float] = []
-
-    def wait() -> None:
-        before = time.perf_counter()
-        while not has_ended.is_set():
-            time.sleep(PAUSE_SECONDS)
-            now = time.perf_counter()
-            waits.append(now - before - PAUSE_SECONDS)
-            before = now
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    began = time.thread_time()
-    redact_for_storage(text)
-    seconds = time.thread_time() - began
-    has_ended.set()
-    thread.join()
-    return {"text": name, "bytes": len(text), "seconds": seconds, "wait": max(waits)}
+    seconds, wait = measure_wait(lambda: redact_for_storage(text))
+    return {"text": name, "bytes": len(text), "seconds": seconds, "wait": wait}
 
 
 if __name__ == "__main__":
