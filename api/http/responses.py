@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 from noetl.api.service.playbooks import PlaybookText
 from noetl.api.service.views import PlaybookEntry, Timestamp, View, members, starts_of
 from noetl.executor.model.run import Run, RunStatus
+from noetl.executor.model.run_summary import ResultText
 from noetl.executor.model.triggers import FiringOutcome
 
 
@@ -23,10 +24,27 @@ class JsonResponse(JSONResponse):
     """
 
     def render(self, content: Any) -> bytes:
-        text = json.dumps(
-            content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=members
-        )
-        return text.encode("utf-8", "backslashreplace")
+        return _write(content).encode("utf-8", "backslashreplace")
+
+
+def _write(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=members)
+
+
+class JsonTextResponse(JSONResponse):
+    """A response whose body is JSON text that a store has written."""
+
+    def render(self, content: str) -> bytes:
+        return content.encode("utf-8", "backslashreplace")
+
+
+def result_response(
+    result: ResultText, status: int, headers: Mapping[str, str] | None = None
+) -> JsonTextResponse:
+    """Return a response with the result of a run, a `RunResult`. Its text is not decoded."""
+    begin = _write({"workflow_id": result.run_id, "status": result.status})
+    end = _write({"errors": result.errors})
+    return JsonTextResponse(f'{begin[:-1]},"result":{result.text},{end[1:]}', status, headers)
 
 
 class HealthReport(View, schema_name="Health"):

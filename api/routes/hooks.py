@@ -34,7 +34,7 @@ from noetl.api.http.openapi import (
 from noetl.api.http.problems import Problem, unsigned
 from noetl.api.http.request_shares import move_to_tenant, note_tenant
 from noetl.api.http.requests import parse_webhook_body, read_limited_body
-from noetl.api.http.responses import JsonResponse, WebhookReceipt
+from noetl.api.http.responses import JsonResponse, JsonTextResponse, WebhookReceipt
 from noetl.api.routes.dependencies import (
     PublicTenantServices,
     TenantThreads,
@@ -262,18 +262,18 @@ async def _answer(
         return JsonResponse(receipt)
     headers = REPLAYED if delivery.is_repeat else {}
     if webhook.answer == "result":
-        run = await run_in_threadpool(services.runs.get, delivery.run_id)
         seconds = math.ceil(webhook.wait_seconds)
         async with place_to_wait(request, services.tenant, seconds) as may_wait:
-            if may_wait:
-                run = await wait_until_finished(request, services, run, webhook.wait_seconds)
-        if run.status in _ANSWERED:
-            return JsonResponse(run.result, headers=headers)
-        if run.status is RunStatus.SKIPPED:
-            skipped = WebhookReceipt(outcome=FiringOutcome.SKIPPED, workflow_id=run.id)
+            wait_seconds = webhook.wait_seconds if may_wait else 0
+            result = await wait_until_finished(request, services, delivery.run_id, wait_seconds)
+        if result.status in _ANSWERED:
+            return await run_in_threadpool(JsonTextResponse, result.text, headers=headers)
+        if result.status is RunStatus.SKIPPED:
+            skipped = WebhookReceipt(outcome=FiringOutcome.SKIPPED, workflow_id=delivery.run_id)
             return JsonResponse(skipped, headers=headers)
-        if run.status.is_final:
-            raise Problem(502, f"The run {run.id} ended as {run.status}.", slug="run-failed", headers=headers)
+        if result.status.is_final:
+            detail = f"The run {delivery.run_id} ended as {result.status}."
+            raise Problem(502, detail, slug="run-failed", headers=headers)
     return JsonResponse(receipt, 202, headers=headers | RETRY_AFTER)
 
 

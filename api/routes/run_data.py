@@ -17,6 +17,7 @@ from noetl.api.routes.run_drawing import COORDINATES, DrawingRequest, draw_run, 
 from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
 from noetl.api.service.past_runs import PastMoment
 from noetl.api.service.services import TenantServices
+from noetl.executor.precedence import working_for
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_class=JsonResponse)
 
@@ -61,12 +62,13 @@ def _read_details(services: TenantServices, workflow_id: str, moment: PastMoment
 )
 def get_step(workflow_id: RunId, services: ReadServices, query: Annotated[StepQuery, Query()]) -> Response:
     """Return one visit of a step: what it received, did, saved and wrote, and which case followed."""
-    if query.event is not None:
-        moment = services.past_runs.find(workflow_id, query.event)
-        data = services.past_runs.step(moment, query.name, query.visit, is_complete=query.complete)
-    else:
-        data = services.data.step(workflow_id, query.name, query.visit, is_complete=query.complete)
-    return JsonResponse(data)
+    with working_for(services.tenant):  # Its values may be large.
+        if query.event is not None:
+            moment = services.past_runs.find(workflow_id, query.event)
+            data = services.past_runs.step(moment, query.name, query.visit, is_complete=query.complete)
+        else:
+            data = services.data.step(workflow_id, query.name, query.visit, is_complete=query.complete)
+        return JsonResponse(data)
 
 
 @router.get(
@@ -76,7 +78,8 @@ def get_step(workflow_id: RunId, services: ReadServices, query: Annotated[StepQu
 )
 def get_items(workflow_id: RunId, services: ReadServices, query: Annotated[ItemsQuery, Query()]) -> Response:
     """Return items of a loop with their states and errors, and the counts of all states."""
-    return JsonResponse(services.items.page(workflow_id, query.to_query()))
+    with working_for(services.tenant):
+        return JsonResponse(services.items.page(workflow_id, query.to_query()))
 
 
 @router.get(
@@ -97,7 +100,8 @@ def get_log(workflow_id: RunId, services: ReadServices, query: Annotated[LogQuer
 )
 def get_input(workflow_id: RunId, services: ReadServices) -> Response:
     """Return the input of the run."""
-    return JsonResponse(services.data.input(workflow_id))
+    with working_for(services.tenant):
+        return JsonResponse(services.data.input(workflow_id))
 
 
 @router.get(

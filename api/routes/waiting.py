@@ -17,8 +17,7 @@ from noetl.api.http.entity_tags import entity_tag, has_tag
 from noetl.api.http.request_shares import place_of
 from noetl.api.routes.dependencies import opened_services
 from noetl.api.service.services import TenantServices
-from noetl.executor.model.run import Run
-from noetl.planner.frozen import replace
+from noetl.executor.model.run_summary import ResultText
 
 RETRY_AFTER = {"Retry-After": "1"}
 
@@ -49,19 +48,19 @@ async def place_to_wait(request: Request, tenant: str, seconds: int | None) -> A
         await run_in_threadpool(place.__exit__, None, None, None)
 
 
-async def wait_until_finished(request: Request, services: TenantServices, run: Run, seconds: float) -> Run:
-    """Return the record of the run once it has finished, but after `seconds` or a stop signal at the latest.
+async def wait_until_finished(
+    request: Request, services: TenantServices, run_id: str, seconds: float
+) -> ResultText:
+    """Return the result of a run once it has ended, but after `seconds` or a stop signal at the latest.
 
     Nothing polls for this request, and no thread waits: the watcher asks the store for all followed runs.
     """
-    if run.status.is_final or not seconds:
-        return run
+    result = await run_in_threadpool(services.runs.result_text, run_id)
+    if result.status.is_final or not seconds:
+        return result
     async with place_of(request).given_up():
-        has_ended = await opened_services(request).watchers.current().wait_until_ended(run.id, seconds)
-    if has_ended:
-        return await run_in_threadpool(services.runs.get, run.id)
-    summary = await run_in_threadpool(services.runs.summary, run.id)
-    return replace(run, status=summary.status)
+        await opened_services(request).watchers.current().wait_until_ended(run_id, seconds)
+    return await run_in_threadpool(services.runs.result_text, run_id)
 
 
 async def wait_until_changed(

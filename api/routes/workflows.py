@@ -16,7 +16,7 @@ from noetl.api.compute.jobs import InitialDataJob
 from noetl.api.http.openapi import optional_body, playbook_body, problems, required_body, response_body
 from noetl.api.http.parameters import IdempotencyKey, InputText, RunQuery, StartHeaders, WaitHeaders
 from noetl.api.http.requests import read_resume_request, read_submission, read_tag_change
-from noetl.api.http.responses import AcceptedRun, JsonResponse, RunLinks
+from noetl.api.http.responses import AcceptedRun, JsonResponse, RunLinks, result_response
 from noetl.api.routes.dependencies import (
     ReadServices,
     RunId,
@@ -146,9 +146,10 @@ async def start_run(
     async with place_to_wait(request, services.tenant, wait_seconds) as may_wait:
         if may_wait:
             headers["Preference-Applied"] = f"wait={wait_seconds}"
-            run = await wait_until_finished(request, services, run, wait_seconds or 0)
-    if may_wait and run.status.is_final:
-        return JsonResponse(RunResult.from_run(run), headers=headers)
+            result = await wait_until_finished(request, services, run.id, wait_seconds or 0)
+            if result.status.is_final:
+                return await run_in_threadpool(result_response, result, 200, headers)
+            run = replace(run, status=result.status)
     return JsonResponse(AcceptedRun.from_run(run, links), 202, headers=headers | RETRY_AFTER)
 
 
@@ -194,18 +195,15 @@ async def get_run_result(
     workflow_id: RunId, request: Request, services: ReadServices, sent: Annotated[WaitHeaders, Header()]
 ) -> Response:
     """Return the result of the run; 202 while it has not finished. `Prefer: wait=N` waits for it."""
-    run = await run_in_threadpool(services.runs.get, workflow_id)
     headers = {}
     async with place_to_wait(request, services.tenant, sent.wait_seconds) as may_wait:
         if may_wait:
             headers["Preference-Applied"] = f"wait={sent.wait_seconds}"
-            run = await wait_until_finished(request, services, run, sent.wait_seconds or 0)
-    body = RunResult.from_run(run)
-    return JsonResponse(
-        body,
-        200 if run.status.is_final else 202,
-        headers=headers | (RETRY_AFTER if not run.status.is_final else {}),
-    )
+        seconds = sent.wait_seconds if may_wait else None
+        result = await wait_until_finished(request, services, workflow_id, seconds or 0)
+    if result.status.is_final:
+        return await run_in_threadpool(result_response, result, 200, headers)
+    return result_response(result, 202, headers | RETRY_AFTER)
 
 
 @router.get(

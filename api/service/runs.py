@@ -36,7 +36,7 @@ from noetl.executor.errors import DamagedRunError, RejectedError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
-from noetl.executor.model.run_summary import RunOverview, RunSummary
+from noetl.executor.model.run_summary import ResultText, RunOverview, RunSummary
 from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.run_transition import check_same_request
 from noetl.executor.model.start_request import StartRequest
@@ -298,6 +298,17 @@ class RunService:
             NotFoundError: the tenant has no such run.
         """
         return RunResult.from_run(self.get(run_id))
+
+    def result_text(self, run_id: str) -> ResultText:
+        """Return the result of a run as its store keeps it. It is null until the run has finished.
+
+        Raises:
+            NotFoundError: the tenant has no such run.
+        """
+        found = self.context.store.runs.result_text(self.context.tenant, run_id)
+        if found is None:
+            raise _unknown_run(run_id)
+        return found
 
     def plan(self, run_id: str) -> Plan:
         """Return the plan of a run, with its source.

@@ -9,6 +9,8 @@ from itertools import accumulate
 from math import isfinite
 from typing import Any
 
+from noetl.executor.model.large_json import write_large_json
+
 MAX_DEPTH = 100
 """The most levels of arrays and objects in data that enters a run."""
 
@@ -108,7 +110,7 @@ def write_json(value: Any) -> str:
         ValueError: JSON cannot represent the value.
     """
     try:
-        return _encode(value)
+        return write_large_json(value, _encode)
     except TypeError as error:
         raise ValueError(str(error)) from None
     except RecursionError:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from noetl.executor.model.json_values import write_json
 from noetl.executor.model.run import ErrorRecord, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
 from noetl.planner.frozen import frozen
 
@@ -42,6 +43,16 @@ class RunSummary:
     resumes: int
     trigger: Mapping[str, Any] | None = None
     starts: int = 1
+
+
+@frozen
+class ResultText:
+    """Result of a run. `text` is its JSON, which was not decoded. It is `null` until the end."""
+
+    run_id: str
+    status: RunStatus
+    text: str
+    errors: Sequence[ErrorRecord]
 
 
 @frozen
@@ -116,6 +127,11 @@ def summarize(run: Run) -> RunSummary:
         trigger=run.trigger,
         starts=run.starts,
     )
+
+
+def write_result(run: Run) -> ResultText:
+    """Return the result of a run as text."""
+    return ResultText(run.id, run.status, write_json(run.result), run.errors)
 
 
 def summarize_visit(visit: Visit) -> VisitSummary:

@@ -58,7 +58,7 @@ from noetl.executor.model.run import (
 )
 from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_history import RunRecords
-from noetl.executor.model.run_summary import RunOverview, RunSummary, StartedVisit
+from noetl.executor.model.run_summary import ResultText, RunOverview, RunSummary, StartedVisit
 from noetl.executor.model.run_switch import SwitchedRun
 from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.triggers import Advance, Firing, LiveTrigger
@@ -185,6 +185,13 @@ class RunStore(Protocol):
 
     def summary(self, tenant: str, run_id: str) -> RunSummary | None:
         """Return the summary of a run of a tenant, or None if the tenant has no such run."""
+        ...
+
+    def result_text(self, tenant: str, run_id: str) -> ResultText | None:
+        """Return the result of a run of a tenant, or None if the tenant has no such run.
+
+        A store that keeps its text does not decode it, since this delays other threads.
+        """
         ...
 
     def overview(self, tenant: str, run_id: str) -> RunOverview | None:

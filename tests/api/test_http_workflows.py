@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from noetl.api.service.preview_views import ResumePreview
 from noetl.api.service.views import PlanGraph, RunEntry, RunPage, RunReport, RunResult, members
+from noetl.executor import precedence
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.start_request import StartRequest
@@ -46,6 +49,21 @@ steps:
   - name: last
     run:
       - {action: set, set: {b: 2}}
+"""
+
+YAML_OF_VALUES = """\
+name: values
+steps:
+  - name: first
+    loop: {items: "{{ [1, 2] }}", as: n}
+    run:
+      - {action: log, message: "{{ n }}"}
+    rule:
+      - {case: default, run: [second]}
+  - name: second
+    run:
+      - {action: set, set: {numbers: "{{ [1, 2] }}"}}
+output: {numbers: "{{ numbers }}", text: é}
 """
 
 PICKY = """\
@@ -219,6 +237,33 @@ async def test_a_bad_query_is_refused(http: httpx.AsyncClient, query: str) -> No
     response = await http.get(f"/workflows?{query}")
     assert response.status_code == 400
     assert response.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("path", ["step?name=first", "items?step=first", "input"])
+async def test_values_are_read_with_the_credit_of_the_tenant(
+    http: httpx.AsyncClient, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted = (await http.post("/workflows/run", content=YAML_OF_VALUES, headers=YAML | PATIENT)).json()
+    tenants: list[str] = []
+
+    @contextmanager
+    def working_for(tenant: str) -> Iterator[None]:
+        tenants.append(tenant)
+        with precedence.working_for(tenant):
+            yield
+
+    monkeypatch.setattr("noetl.api.routes.run_data.working_for", working_for)
+    answer = await http.get(f"/workflows/{accepted['workflow_id']}/{path}")
+    assert (answer.status_code, tenants) == (200, ["default"])
+
+
+async def test_a_result_is_sent_as_it_is_stored(http: httpx.AsyncClient) -> None:
+    begun = await http.post("/workflows/run", content=YAML_OF_VALUES, headers=YAML | PATIENT)
+    ended = await http.get(f"/workflows/result/{begun.json()['workflow_id']}")
+    result = {"numbers": [1, 2], "text": "é"}
+    assert [answer.json()["result"] for answer in (begun, ended)] == [result, result]
+    assert list(ended.json()) == ["workflow_id", "status", "result", "errors"]
+    assert rb'"text":"\u00e9"' in ended.content
 
 
 async def test_a_cancelled_run_starts_nothing_new(http: httpx.AsyncClient, gate: Path) -> None:

@@ -31,7 +31,14 @@ from noetl.executor.model.run import (
 )
 from noetl.executor.model.run_entries import entries_of_start
 from noetl.executor.model.run_filter import RunCounts, RunFilter
-from noetl.executor.model.run_summary import RunOverview, RunSummary, latest_visits, summarize
+from noetl.executor.model.run_summary import (
+    ResultText,
+    RunOverview,
+    RunSummary,
+    latest_visits,
+    summarize,
+    write_result,
+)
 from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.run_transition import (
     check_same_request,
@@ -175,6 +182,10 @@ class MemoryRuns:
     def summary(self, tenant: str, run_id: str) -> RunSummary | None:
         run = self.get(tenant, run_id)
         return None if run is None else summarize(run)
+
+    def result_text(self, tenant: str, run_id: str) -> ResultText | None:
+        run = self.get(tenant, run_id)
+        return None if run is None else write_result(run)
 
     def overview(self, tenant: str, run_id: str) -> RunOverview | None:
         with self._state.lock:

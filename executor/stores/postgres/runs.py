@@ -14,10 +14,10 @@ Limits: errors and the progress of visits are not counted. They are small.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from noetl.executor.model.large_json import read_large_json
 from noetl.executor.model.read_memory import dropped_on_error, is_counting_reads, reserve_read
 from noetl.executor.model.run import Visit
 from noetl.executor.stores.sql.rows import Row, visit_from_row
@@ -52,7 +52,9 @@ class PostgresRuns(SqlRuns):
         rows = self._find("runs.counted_batch_results", **key)
         with dropped_on_error():
             return [
-                json.loads(self._complete(row, "runs.batch_result", **key, position=row["position"])["body"])
+                read_large_json(
+                    self._complete(row, "runs.batch_result", **key, position=row["position"])["body"]
+                )
                 for row in rows
             ]
 

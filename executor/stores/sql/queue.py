@@ -27,7 +27,6 @@ MAX_CANDIDATES.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -41,6 +40,7 @@ from noetl.executor.model.branch_stack import is_turn_over
 from noetl.executor.model.claim_requests import ClaimRequests, LimitPlace, find_claim_requests
 from noetl.executor.model.events import Event
 from noetl.executor.model.gates import GateKey, SlotOwner, SlotRequest
+from noetl.executor.model.large_json import read_large_json
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.metrics import LEASE_LOST, fact_of_end, fact_of_outcome, loses_lease
 from noetl.executor.model.run import Claim, Commit, CommitResult, Lease, RunEnding, RunStatus, Visit
@@ -68,6 +68,7 @@ from noetl.executor.stores.sql.rows import (
     claim_values,
     encode_json,
     encode_json_or_null,
+    encode_payload,
     encode_result,
     run_from_row,
     visit_from_row,
@@ -302,7 +303,7 @@ class SqlQueue:
     def finish(self, claim: Claim, ending: RunEnding, now: float) -> tuple[GateKey, ...]:
         run = finish_run(claim.run, ending, now)
         visit = finish_end(claim.visit, now)
-        result_text, errors_text = encode_json(ending.result), encode_json(list(ending.errors))
+        result_text, errors_text = encode_payload(ending.result), encode_json(list(ending.errors))
         self._context.limits.check_result(result_text, errors_text)
         with self._context.transaction() as db:
             if run.parent is not None:
@@ -355,9 +356,11 @@ def encode_outputs(commit: Commit, limits: PayloadLimits) -> EncodedOutputs:
     with REJECT_UNSTORABLE_OUTPUTS:
         saved = encode_json_or_null(dict(visit.saved))
         result = encode_result(visit.result, visit.saved)
-        failures = encode_json(list(visit.failures)) if visit.failures else None
+        failures = encode_payload(list(visit.failures)) if visit.failures else None
         progress = None if visit.progress is None else encode_json(asdict(visit.progress))
-        parts = [(part.loop, part.first, encode_json(list(part.outcomes))) for part in commit.batch_results]
+        parts = [
+            (part.loop, part.first, encode_payload(list(part.outcomes))) for part in commit.batch_results
+        ]
     limits.check_outputs((saved, result, failures, progress, *(text for _, _, text in parts)))
     return EncodedOutputs(saved, result, failures, progress, parts)
 
@@ -375,7 +378,7 @@ def claim_condition(before: Visit, claimed: Visit, now: float) -> dict[str, Any]
 
 def with_saved(visit: Visit, saved: str | None) -> Visit:
     """Return a visit with the names that it has saved before it was suspended, as JSON."""
-    return visit if saved is None else replace(visit, saved=json.loads(saved))
+    return visit if saved is None else replace(visit, saved=read_large_json(saved))
 
 
 def write_outcome(db: Writer, visit: Visit, outputs: EncodedOutputs, *, may_park: bool) -> Result:

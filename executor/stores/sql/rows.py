@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import find_saved_result, take_saved_result
+from noetl.executor.model.large_json import read_large_json, write_large_json
 from noetl.executor.model.registry import ApiKey, PlaybookAlias, RegisteredPlaybook
 from noetl.executor.model.run import FailureState, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
-from noetl.executor.model.run_summary import RunSummary, VisitSummary
+from noetl.executor.model.run_summary import ResultText, RunSummary, VisitSummary
 from noetl.executor.stores.cursors import write_event_id
 from noetl.executor.stores.damage import UNREADABLE, unreadable_run
 
@@ -24,14 +25,19 @@ encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 """Encode a value as compact JSON in ASCII, which can also hold text with half a surrogate pair."""
 
 
+def encode_payload(value: Any) -> str:
+    """Return the same text as `encode_json` for a value that may be large."""
+    return write_large_json(value, encode_json)
+
+
 def encode_json_or_null(value: Any) -> str | None:
     """Return the JSON of a value, or None (NULL) for None and for {}."""
-    return None if value is None or value == {} else encode_json(value)
+    return None if value is None or value == {} else encode_payload(value)
 
 
 def decode_json(text: str | None) -> Any:
     """Return the value of a JSON text, or None for NULL."""
-    return None if text is None else json.loads(text)
+    return None if text is None else read_large_json(text)
 
 
 def encode_result(result: Any, saved: Mapping[str, Any]) -> str | None:
@@ -47,7 +53,7 @@ def encode_result(result: Any, saved: Mapping[str, Any]) -> str | None:
     if result is None:
         return None
     name = find_saved_result(result, saved)
-    return encode_json(result) if name is None else f"={name}"
+    return encode_payload(result) if name is None else f"={name}"
 
 
 def decode_result(text: str | None, saved: Mapping[str, Any]) -> Any:
@@ -79,9 +85,9 @@ def _decode_run(row: Row) -> Run:
         status=RunStatus(row["status"]),
         origin=row["origin"],
         queue=row["queue"],
-        input=json.loads(row["input"]),
-        environment=json.loads(row["environment"]),
-        variables=json.loads(row["variables"]),
+        input=read_large_json(row["input"]),
+        environment=read_large_json(row["environment"]),
+        variables=read_large_json(row["variables"]),
         tags=tuple(json.loads(row["tags"])),
         folder=row["folder"],
         source=row["source"],
@@ -129,6 +135,12 @@ def summary_from_row(row: Row) -> RunSummary:
         trigger=decode_json(row["trigger"]),
         starts=row["starts"],
     )
+
+
+def result_text_from_row(run_id: str, row: Row) -> ResultText:
+    """Return the result of the run of a row, as its text."""
+    text = "null" if row["result"] is None else row["result"]
+    return ResultText(run_id, RunStatus(row["shown"]), text, tuple(json.loads(row["errors"])))
 
 
 def parent_from_row(row: Row) -> WaitKey | None:

@@ -15,6 +15,7 @@ from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
 from noetl.executor.model.debounce import identify_firing
 from noetl.executor.model.events import Event
+from noetl.executor.model.large_json import read_large_json
 from noetl.executor.model.metrics import RUN_STARTED
 from noetl.executor.model.run import (
     SERVICE_QUEUE,
@@ -28,7 +29,7 @@ from noetl.executor.model.run import (
 )
 from noetl.executor.model.run_entries import entries_of_start
 from noetl.executor.model.run_filter import RunCounts, RunFilter
-from noetl.executor.model.run_summary import RunOverview, RunSummary, StepVisits
+from noetl.executor.model.run_summary import ResultText, RunOverview, RunSummary, StepVisits
 from noetl.executor.model.run_tags import TagChange, tag_keys
 from noetl.executor.model.run_transition import (
     check_same_request,
@@ -66,7 +67,9 @@ from noetl.executor.stores.sql.rows import (
     decode_json,
     encode_json,
     encode_json_or_null,
+    encode_payload,
     encode_result,
+    result_text_from_row,
     run_from_row,
     summary_from_row,
     visit_from_row,
@@ -201,6 +204,11 @@ class SqlRuns:
         with reading_run(run_id):
             return summary_from_row(rows[0]) if rows else None
 
+    def result_text(self, tenant: str, run_id: str) -> ResultText | None:
+        rows = self._context.database.fetch_all("runs.result_text", tenant=tenant, run_id=run_id)
+        with reading_run(run_id):
+            return result_text_from_row(run_id, rows[0]) if rows else None
+
     def overview(self, tenant: str, run_id: str) -> RunOverview | None:
         rows = self._context.database.fetch_all("runs.summary", tenant=tenant, run_id=run_id)
         if not rows:
@@ -250,7 +258,7 @@ class SqlRuns:
         rows = self._context.database.fetch_all(
             "runs.batch_results", run_id=run_id, visit_id=visit_id, loop=loop
         )
-        return [json.loads(row["body"]) for row in rows]
+        return [read_large_json(row["body"]) for row in rows]
 
     def events(self, run_id: str, after: str | None = None, limit: int = 1000) -> list[Event]:
         seq, index = read_event_id(run_id, after)
@@ -409,9 +417,9 @@ def _insert_run(db: Writer, run: Run, stack: BranchStack | None) -> bool:
         status=run.status,
         origin=run.origin,
         queue=run.queue,
-        input=encode_json(dict(run.input)),
-        environment=encode_json(dict(run.environment)),
-        variables=encode_json(dict(run.variables)),
+        input=encode_payload(dict(run.input)),
+        environment=encode_payload(dict(run.environment)),
+        variables=encode_payload(dict(run.variables)),
         tags=encode_json(list(run.tags)),
         folder=run.folder,
         source=run.source,
@@ -463,7 +471,7 @@ def _insert_finished(db: Writer, run: Run, visit: Visit, position: int) -> None:
         case=visit.case,
         error=encode_json_or_null(visit.error),
         failure=visit.failure,
-        failures=encode_json(list(visit.failures)) if visit.failures else None,
+        failures=encode_payload(list(visit.failures)) if visit.failures else None,
     )
 
 
@@ -491,6 +499,6 @@ def _write_resumed(db: Writer, run: Run) -> Any:
         error=encode_json_or_null(run.error),
         errors=encode_json(list(run.errors)),
         deadline_at=run.deadline_at,
-        input=encode_json(dict(run.input)),
-        environment=encode_json(dict(run.environment)),
+        input=encode_payload(dict(run.input)),
+        environment=encode_payload(dict(run.environment)),
     ).fetchone()

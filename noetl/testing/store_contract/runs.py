@@ -23,7 +23,7 @@ from noetl.executor.model.run import (
     WaitKey,
 )
 from noetl.executor.model.run_filter import RunFilter
-from noetl.executor.model.run_summary import RunSummary, latest_visits, summarize
+from noetl.executor.model.run_summary import ResultText, RunSummary, latest_visits, summarize
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.transition import abandon, suspend
 from noetl.executor.stores.interface import Store
@@ -489,6 +489,22 @@ class RunsContract(ContractFixtures):
         for tenant, run_id in (("other", run.id), ("default", "unknown")):
             assert store.runs.summary(tenant, run_id) is None
             assert store.runs.overview(tenant, run_id) is None
+
+    @pytest.mark.parametrize("returned", [None, {"n": 1.5, "é": ["\u2028", "a\n"]}, [], "null"])
+    def test_the_result_of_a_run_is_read_as_text(self, store: Store, returned: Any) -> None:
+        run = start_run(store)
+        assert store.runs.result_text("default", run.id) == ResultText(run.id, RunStatus.QUEUED, "null", ())
+        for _ in range(3):
+            store.queue.commit(succeed(store, claim_visit(store, run, 100.0)), 100.0)
+        claim = claim_visit(store, run, 100.0)
+        errors = [error_record(claim.visit, "Failed", "no")]
+        store.queue.finish(claim, RunEnding(RunStatus.FAILED, returned, errors), 100.0)
+        result = store.runs.result_text("default", run.id)
+        assert result is not None
+        assert json.loads(result.text) == returned
+        assert replace(result, text="") == ResultText(run.id, RunStatus.FAILED, "", tuple(errors))
+        for tenant, run_id in (("other", run.id), ("default", "unknown")):
+            assert store.runs.result_text(tenant, run_id) is None
 
     def test_pages_of_waiting_runs_are_full(self, store: Store) -> None:
         """Let every third run wait. A run that waits has another status in its row."""

@@ -63,6 +63,9 @@ select {summary_columns}, runs.error,
     (select reason from damaged_runs where damaged_runs.run_id = runs.id) as damage
 from runs where id = :run_id and tenant = :tenant
 
+-- name: result_text
+select {shown_status} as shown, result, errors from runs where id = :run_id and tenant = :tenant
+
 -- name: add_tag
 insert into run_tags select tenant, {tag}, created_at, id from runs where id = :run_id on conflict do nothing
 

@@ -1,0 +1,237 @@
+"""JSON texts of megabytes, which are read and written in parts.
+
+Problem: the parser and the writer of Python hold the lock of the interpreter until they have finished. With
+eight megabytes this takes 100 ms, in which all requests and all other runs of the process wait.
+
+Algorithm: a container is read in windows of PART characters. The text up to the last comma of a window that
+may end an element is read as a container of its own. If it is one, the comma was between two elements: inside
+a string or an inner container, the text would not be complete. Otherwise the elements of the window are read
+one by one. An element that does not fit into a window is read in the same way. A value is written in batches
+of elements that are short together. Threads of the background give way between two parts.
+
+Cost: texts of one part are read and written as before. For larger ones, the text of a window is copied, and
+at most parsed three times.
+
+Limits: one string is read and written in one piece. A text with an error is read again as a whole, which
+finds its place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from noetl.executor.precedence import wait_for_slice
+
+PART = 64 * 1024
+"""Characters of a window, which are read within a millisecond."""
+
+BATCH = 512
+"""Elements that are written together."""
+
+_DECODER = json.JSONDecoder()
+_SPACE = re.compile(r"[ \t\n\r]*")
+_CONTAINERS = (dict, list, tuple)
+_SCALARS = {str, int, float, bool, type(None)}
+_ELEMENT_SIZE = 4
+
+
+def read_large_json(text: str, part: int = PART) -> Any:
+    """Return the value of a JSON text, as `json.loads` does.
+
+    Raises:
+        json.JSONDecodeError: the text is not JSON.
+    """
+    if len(text) > part:
+        try:
+            value, end = _TextReader(text, part).read_value(_skip_space(text, 0))
+            if _skip_space(text, end) == len(text):
+                return value
+        except (ValueError, IndexError, RecursionError):
+            pass  # What is wrong, and where, is found below.
+    return json.loads(text)
+
+
+class _TextReader:
+    """Reader of the values of a text. Its methods return the index behind what they have read."""
+
+    def __init__(self, text: str, part: int) -> None:
+        self._text = text
+        self._part = part
+
+    def read_value(self, start: int) -> tuple[Any, int]:
+        """Return the value at an index."""
+        opening = self._text[start]
+        if opening == "[":
+            items: list[Any] = []
+            return items, self._read_container(start + 1, "]", items, self._read_items)
+        if opening == "{":
+            members: dict[str, Any] = {}
+            return members, self._read_container(start + 1, "}", members, self._read_members)
+        return _DECODER.raw_decode(self._text, start)
+
+    def _read_container(self, index: int, closing: str, found: Any, read: Callable[[int, Any], int]) -> int:
+        """Add the elements of a container to `found`, with a function that adds those of a window."""
+        index = _skip_space(self._text, index)
+        while self._text[index] != closing or found:
+            wait_for_slice()
+            index = _skip_space(self._text, read(index, found))
+            if self._text[index] == closing:
+                break
+            if self._text[index] != ",":
+                raise ValueError("a comma is missing")
+            index = _skip_space(self._text, index + 1)
+        return index + 1
+
+    def _read_items(self, index: int, items: list[Any]) -> int:
+        end = self._find_end(index)
+        batch = self._read_together(f"[{self._text[index:end]}]")
+        if batch is not None:
+            items += batch
+            return end
+        window, start, done = self._text[index : index + self._part], 0, 0
+        with suppress(ValueError, IndexError):  # The next one does not end in the window.
+            while True:
+                value, end = _DECODER.raw_decode(window, start)
+                separator = _find_separator(window, end)
+                items.append(value)
+                done = end
+                if window[separator] != ",":
+                    break
+                start = _skip_space(window, separator + 1)
+        if done:
+            return index + done
+        value, end = self.read_value(index)
+        items.append(value)
+        return end
+
+    def _read_members(self, index: int, members: dict[str, Any]) -> int:
+        end = self._find_end(index)
+        batch = self._read_together(f"{{{self._text[index:end]}}}")
+        if batch is not None:
+            members.update(batch)
+            return end
+        window, start, done = self._text[index : index + self._part], 0, 0
+        with suppress(ValueError, IndexError):
+            while True:
+                name, start = _read_name(window, start)
+                value, end = _DECODER.raw_decode(window, start)
+                separator = _find_separator(window, end)
+                members[name] = value
+                done = end
+                if window[separator] != ",":
+                    break
+                start = _skip_space(window, separator + 1)
+        if done:
+            return index + done
+        name, start = _read_name(self._text, index)
+        members[name], end = self.read_value(start)
+        return end
+
+    def _find_end(self, index: int) -> int:
+        """Return the index of the last comma of a window that may be between two elements, or `at`."""
+        text, limit = self._text, index + self._part
+        for opening, closing in (("{", "},"), ("[", "],")):
+            if text.find(opening, index, limit) >= 0:
+                return max(text.rfind(closing, index, limit) + 1, index)
+        return max(text.rfind(",", index, limit), index)
+
+    @staticmethod
+    def _read_together(text: str) -> Any:
+        """Return the value of the whole text, which has elements, or None if it is not JSON."""
+        if len(text) == len("[]"):
+            return None
+        try:
+            value, end = _DECODER.raw_decode(text, 0)
+        except ValueError:
+            return None
+        return value if end == len(text) else None
+
+
+def _skip_space(text: str, index: int) -> int:
+    found = _SPACE.match(text, index)
+    assert found is not None
+    return found.end()
+
+
+def _find_separator(text: str, index: int) -> int:
+    """Return the index of the comma or bracket that follows an element, whose end is at an index.
+
+    Raises:
+        ValueError: neither of them follows. A number may continue.
+    """
+    index = _skip_space(text, index)
+    if text[index] not in ",]}":
+        raise ValueError("a comma is missing")
+    return index
+
+
+def _read_name(text: str, index: int) -> tuple[str, int]:
+    """Return the name of a member, and the index of its value."""
+    if text[index] != '"':
+        raise ValueError("a name is missing")
+    name, end = _DECODER.raw_decode(text, index)
+    colon = _skip_space(text, end)
+    if text[colon] != ":":
+        raise ValueError("a colon is missing")
+    return name, _skip_space(text, colon + 1)
+
+
+def write_large_json(value: Any, encode: Callable[[Any], str], part: int = PART) -> str:
+    """Return the text that `encode` returns for a value, which is compact JSON."""
+    return "".join(_write_parts(value, encode, part)) if is_large(value, part) else encode(value)
+
+
+def _write_parts(value: Any, encode: Callable[[Any], str], part: int) -> Iterator[str]:
+    """Yield the text of a value in parts."""
+    wait_for_slice()
+    is_object = isinstance(value, dict)
+    if not (is_object or isinstance(value, list | tuple)) or not is_large(value, part):
+        yield encode(value)
+        return
+    elements, separator = iter(value.items() if is_object else value), ""
+    yield "{" if is_object else "["
+    while batch := list(islice(elements, BATCH)):
+        joined = dict(batch) if is_object else batch
+        if not is_large(joined, part):
+            wait_for_slice()
+            yield separator + encode(joined)[1:-1]
+            separator = ","
+            continue
+        for element in batch:
+            name = encode({element[0]: 0})[1:-2] if is_object else ""
+            yield separator + name
+            yield from _write_parts(element[1] if is_object else element, encode, part)
+            separator = ","
+    yield "}" if is_object else "]"
+
+
+def is_large(value: Any, part: int = PART) -> bool:
+    """Return whether a value has more than `part` characters of JSON, or nearly.
+
+    >>> is_large(["abc"] * 4, 10), is_large({"a": [1, 2]}, 100)
+    (True, False)
+    """
+    size, level = 0, [value]
+    while level and size <= part:
+        kinds = {*map(type, level)}
+        if str in kinds:
+            size += sum(len(text) for text in level if isinstance(text, str))
+        containers = (
+            [] if kinds <= _SCALARS else [element for element in level if isinstance(element, _CONTAINERS)]
+        )
+        size += _ELEMENT_SIZE * sum(map(len, containers))
+        if size > part:
+            break
+        level = []
+        for container in containers:
+            if isinstance(container, dict):
+                size += sum(len(name) for name in container if isinstance(name, str))
+                level += container.values()
+            else:
+                level += container
+    return size > part
