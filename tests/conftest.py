@@ -14,7 +14,7 @@ from hypothesis import settings
 from noetl.executor.stores.sqlite.store import SqliteStore
 from tests.log_handlers import restored_handlers
 
-pytest_plugins = ("tests.aws", "tests.moto_aws", "tests.postgres")
+pytest_plugins = ("tests.aws", "tests.moto_aws", "tests.postgres", "tests.second_tries")
 
 settings.register_profile("same every time", deadline=None, database=None, derandomize=True, max_examples=40)
 settings.register_profile("brief", deadline=None, database=None, derandomize=True, max_examples=20)

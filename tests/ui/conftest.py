@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,29 +102,16 @@ def open_client(url: str) -> httpx.Client:
     return httpx.Client(base_url=url, timeout=30)
 
 
-@pytest.fixture(scope="session")
-def service_on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPage]:
-    with run_service(tmp_path_factory.mktemp("service")) as (_, url), open_client(url) as http:
-        yield ServedPage(url, http)
-
-
-@pytest.fixture(scope="session")
-def service_on_postgres(
-    tmp_path_factory: pytest.TempPathFactory, postgres_server: str
-) -> Iterator[ServedPage]:
-    with empty_database(postgres_server) as dsn:
-        upgrade(dsn)
-        folder = tmp_path_factory.mktemp("service")
-        with run_service(folder, dsn) as (_, url), open_client(url) as http:
-            yield ServedPage(url, http)
-
-
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])
-def service(request: pytest.FixtureRequest) -> ServedPage:
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPage]:
     """A running service, on each store that one machine or many use."""
-    served = request.getfixturevalue(f"service_on_{request.param}")
-    assert isinstance(served, ServedPage)
-    return served
+    with ExitStack() as stack:
+        dsn = ""
+        if request.param == "postgres":
+            dsn = stack.enter_context(empty_database(request.getfixturevalue("postgres_server")))
+            upgrade(dsn)
+        _, url = stack.enter_context(run_service(tmp_path_factory.mktemp("service"), dsn))
+        yield ServedPage(url, stack.enter_context(open_client(url)))
 
 
 @pytest.fixture(scope="session")
