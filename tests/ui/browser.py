@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect, sync_playwright
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 WAIT_MS = 20_000
@@ -97,6 +97,21 @@ def open_page(browser: Browser, **options: Any) -> Iterator[Page]:
         assert shifts == [], shifts
     finally:
         context.close()
+
+
+@contextmanager
+def hold_request(page: Page, pattern: str) -> Iterator[None]:
+    """Keep the next request with this address from the service until the block ends."""
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route(pattern, hold, times=1)
+    yield
+    while not held:
+        page.wait_for_timeout(20)
+    held[0].continue_()
 
 
 def find_barriers(page: Page, axe: str) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Dialog, Locator, Page, expect
 
-from tests.ui.browser import find_barriers, open_page
+from tests.ui.browser import find_barriers, hold_request, open_page
 from tests.ui.conftest import YAML, ServedPage
 
 PLAYBOOK = """\
@@ -170,7 +170,7 @@ def test_a_finding_appears_and_its_fix_is_applied(page: Page, service: ServedPag
 
 
 def test_a_draft_is_saved_and_its_changes_are_shown(page: Page, service: ServedPage) -> None:
-    open_editor(page, register(service, "save_it"))
+    text = open_editor(page, register(service, "save_it"))
     go_to(page, "set: {total: 3}")
     page.keyboard.press("ArrowLeft")
     page.keyboard.type("0")
@@ -184,14 +184,69 @@ def test_a_draft_is_saved_and_its_changes_are_shown(page: Page, service: ServedP
     expect(page.locator(".reason")).to_have_text("Not saved: Nothing has changed.")
     saved = page.get_by_role("button", name="Already saved as v2")
     expect(saved).to_be_disabled()
+    expect(page.locator(".cm-line.added")).to_contain_text("total: 30")
+    expect(page.get_by_role("button", name="Compare with 1", pressed=True)).to_be_visible()
+    text.focus()
     page.keyboard.press("Control+End")
     page.keyboard.type("# a comment that changes no plan")
+    expect(page.locator(".reason")).to_have_text("Not saved: Only comments or the layout differ from 2.")
     expect(saved).to_be_visible()
     newest = service.http.get("/playbooks/save_it").json()
     assert (newest["version"], "total: 30" in newest["source"]) == ("2", True)
     expect(page.get_by_role("link", name="Start with…")).to_have_attribute(
         "href", "/ui/playbooks/save_it/start?version=2"
     )
+
+
+def test_the_key_for_saving_waits_for_the_check(page: Page, service: ServedPage) -> None:
+    open_editor(page, register(service, "save_early"))
+    go_to(page, "set: {total: 3}")
+    page.keyboard.press("ArrowLeft")
+    with hold_request(page, "**/plan/draft"):
+        page.keyboard.type("0")
+        page.keyboard.press("Control+s")
+        expect(page.locator(".reason")).to_have_text("Not saved: The text is being checked.")
+    expect(page.locator("header .tag")).to_have_text("draft, from 2")
+    assert "total: 30" in service.http.get("/playbooks/save_early").json()["source"]
+    with hold_request(page, "**/playbooks?newest=2"):
+        page.keyboard.type("1")
+        page.keyboard.press("Control+s")
+        expect(page.locator(".reason")).to_have_text("Not saved: The draft is being saved.")
+        page.keyboard.type("2")
+        page.keyboard.press("Control+s")
+    expect(page.locator("header .tag")).to_have_text("draft, from 4")
+    assert "total: 3012" in service.http.get("/playbooks/save_early").json()["source"]
+
+
+def test_a_text_that_changes_after_the_key_is_not_saved(page: Page, service: ServedPage) -> None:
+    open_editor(page, register(service, "save_changed"))
+    go_to(page, "set: {total: 3}")
+    page.keyboard.press("ArrowLeft")
+    with hold_request(page, "**/plan/draft"):
+        page.keyboard.type("0")
+        page.keyboard.press("Control+s")
+        page.keyboard.type("1")
+    expect(page.get_by_role("button", name="Save as v2")).to_be_enabled()
+    assert service.http.get("/playbooks/save_changed").json()["version"] == "1"
+
+
+def test_what_is_typed_during_saving_is_a_draft(page: Page, service: ServedPage, leaving: list[str]) -> None:
+    text = open_editor(page, f"{service.url}/ui/playbooks/new")
+    page.get_by_label("Keep the draft in this browser").check()
+    go_to(page, "name: my_playbook")
+    page.keyboard.type("_being_saved")
+    expect(page.get_by_role("button", name="Save as v1")).to_be_enabled()
+    with hold_request(page, "**/playbooks?newest="):
+        page.keyboard.press("Control+s")
+        expect(page.locator(".reason")).to_have_text("Not saved: The draft is being saved.")
+        page.keyboard.type("_typed")
+    expect(page.locator("header .tag")).to_have_text("draft, from 1")
+    expect(page).to_have_url(re.compile("/ui/playbooks/new$"))
+    assert "my_playbook_being_saved_typed" in page.evaluate("localStorage['noetl-draft:']")
+    page.get_by_label("Keep the draft in this browser").uncheck()
+    page.get_by_role("link", name="Runs", exact=True).click()
+    expect(text).to_have_count(0)
+    assert leaving == ["The draft is not saved. Leave the editor, and lose it?"]
 
 
 def test_another_version_is_not_overwritten(browser: Browser, service: ServedPage) -> None:

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from benchmarks.page import chain
-from tests.ui.browser import find_barriers, open_page
+from tests.ui.browser import find_barriers, hold_request, open_page
 from tests.ui.conftest import CLOSE_MONTH, FAILING, YAML, ServedPage
 
 RETRIED = """\
@@ -515,6 +515,15 @@ def test_a_folded_group_opens_in_its_place(page: Page, service: ServedPage) -> N
     assert view.get_attribute("transform") != shown
     page.get_by_role("button", name="Fold s0").click()
     expect(group).to_be_visible()
+
+
+def test_a_group_opens_while_the_history_is_read(page: Page, service: ServedPage) -> None:
+    run_id = service.start(make_long_playbook(200), "waiting")
+    with hold_request(page, "**/events?*"):
+        page.goto(f"{service.url}/ui/runs/{run_id}")
+        page.get_by_role("button", name=re.compile("^201 steps")).click()
+        expect(page.get_by_role("button", name="Fold s0")).to_be_visible()
+    expect(page.get_by_role("button", name=re.compile("^s0 "))).to_be_visible()
 
 
 def test_a_group_that_stays_folded_says_so(page: Page, service: ServedPage) -> None:

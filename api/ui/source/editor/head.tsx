@@ -1,7 +1,7 @@
 /** The head of the editor: what is edited, when it was checked, and what can be done with it. */
 
 import type { EditorView as TextView } from "@codemirror/view";
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 
 import { linkTo } from "../address";
 import { clock } from "../format";
@@ -10,7 +10,7 @@ import { printable } from "../parts/value";
 import type { Registered } from "./answers";
 import type { Checked } from "./checking";
 import { showChanges } from "./changes";
-import { reasonAgainst, saveLabel, type Saving } from "./saving";
+import { isTemporary, reasonAgainst, saveLabel, type Saving } from "./saving";
 import { readStored, store } from "./storage";
 
 interface Props {
@@ -19,7 +19,7 @@ interface Props {
   base: Registered | null;
   checked: Checked;
   saving: Saving;
-  /** What the key for saving does. */
+  /** What the key for saving does. While the text is checked or saved, the key takes effect afterwards. */
   saveRef: { current: () => void };
   view: { current: TextView | null };
   isStored: boolean;
@@ -29,16 +29,26 @@ interface Props {
 
 export function EditorHead(props: Props) {
   const { name, text, base, checked, saving, saveRef, view } = props;
-  const [compares, setCompares] = useState(false);
+  const [compared, setCompared] = useState<Registered | null>(null);
+  // The text for which the key was pressed too early.
+  const [wanted, setWanted] = useState<string | null>(null);
   const reason = reasonAgainst(text, base, checked, saving);
   const title = base?.name ?? checked.draft?.name ?? name;
   saveRef.current = () => {
     if (!reason) void saving.save(text);
+    else if (isTemporary(reason)) setWanted(text);
   };
+  useEffect(() => {
+    if (wanted === null || (wanted === text && isTemporary(reason))) return;
+    setWanted(null);
+    if (wanted === text) saveRef.current();
+  }, [wanted, text, reason]);
   const compare = () => {
-    if (view.current && base) showChanges(view.current, compares ? null : base.source);
-    setCompares(!compares);
+    const other = compared ? null : base;
+    if (view.current) showChanges(view.current, other?.source ?? null);
+    setCompared(other);
   };
+  const shown = compared ?? base;
   return (
     <header class="head">
       <nav class="trail" aria-label="Place">
@@ -59,8 +69,8 @@ export function EditorHead(props: Props) {
         <span class="tag">{base ? `draft, from ${printable(base.version)}` : "draft"}</span>
         <div class="actions">
           <CheckTime checked={checked} text={text} />
-          <button type="button" aria-pressed={compares} disabled={!base} title={base ? undefined : "Nothing is saved yet."} onClick={compare}>
-            Compare{base ? ` with ${printable(base.version)}` : ""}
+          <button type="button" aria-pressed={compared !== null} disabled={!base} title={base ? undefined : "Nothing is saved yet."} onClick={compare}>
+            Compare{shown ? ` with ${printable(shown.version)}` : ""}
           </button>
           {base ? (
             <a class="button" href={linkTo(["playbooks", base.name, "start"], new URLSearchParams({ version: base.version }))}>

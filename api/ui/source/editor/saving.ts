@@ -57,16 +57,24 @@ export function useSaving(base: Registered | null, draft: Draft | null, onSaved:
   return { isSaving, conflict, problem, refusal, save, accept };
 }
 
+const SAVING = "The draft is being saved.";
+const CHECKING = "The text is being checked.";
+
+/** Return whether a reason against saving ends without an act of the person. */
+export function isTemporary(reason: string): boolean {
+  return reason === SAVING || reason === CHECKING;
+}
+
 /** Return why a draft cannot be saved, or an empty text. */
 export function reasonAgainst(text: string, base: Registered | null, checked: Checked, saving: Saving): string {
   const { draft } = checked;
   if (saving.refusal) return saving.refusal;
-  if (saving.isSaving) return "The draft is being saved.";
+  if (saving.isSaving) return SAVING;
   if (saving.conflict) return `Version ${saving.conflict.version} was saved meanwhile.`;
   if (base && isSaved(text, base, checked)) {
     return text === base.source ? "Nothing has changed." : `Only comments or the layout differ from ${base.version}.`;
   }
-  if (!draft || checked.text !== text) return checked.problem || "The text is being checked.";
+  if (!draft || checked.text !== text) return checked.problem || CHECKING;
   if (!draft.is_parsed) return "The text cannot be read yet.";
   const errors = draft.diagnostics.filter(({ severity }) => severity === "error").length;
   if (errors) return `${plural(errors, "error")} ${errors > 1 ? "are" : "is"} left.`;

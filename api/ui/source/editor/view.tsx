@@ -71,8 +71,10 @@ function Editor({ name, opened }: { name: string; opened: Registered | null }) {
   if (draft?.is_parsed) known.current.draft = draft;
   const saving = useSaving(base, draft, (registered) => {
     setBase(registered);
-    if (registered.source === text) store(name, null);
-    if (opened === null && registered.source === text) {
+    // A person may have typed since the text was sent.
+    if (registered.source !== view.current?.state.doc.toString()) return;
+    store(name, null);
+    if (opened === null) {
       askBeforeLeaving(null);
       history.replaceState(history.state, "", linkTo(["playbooks", registered.name, "edit"]));
     }

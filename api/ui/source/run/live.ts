@@ -77,8 +77,9 @@ export function useRun(id: string, open: string): LiveRun {
     return () => control.abort();
   }, [id]);
   useEffect(() => {
-    if (isLoaded) void read().catch(report);
-  }, [open]);
+    // A person may open a group while the history is read for the first time.
+    if (isLoaded && drawn !== open) void read().catch(report);
+  }, [open, isLoaded]);
   const isOver = run !== null && hasEnded(run.status);
   const isOpen = isLoaded && run !== null && !isOver && deletedAt === null;
   useEffect(() => {
