@@ -218,6 +218,19 @@ def test_the_key_for_saving_waits_for_the_check(page: Page, service: ServedPage)
     assert "total: 3012" in service.http.get("/playbooks/save_early").json()["source"]
 
 
+def test_nothing_moves_when_a_save_is_answered_late(page: Page, service: ServedPage) -> None:
+    open_editor(page, register(service, "save_late"))
+    go_to(page, "set: {total: 3}")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.type("0")
+    expect(page.get_by_role("button", name="Save as v2")).to_be_enabled()
+    with hold_request(page, "**/playbooks?newest=*"):
+        page.keyboard.press("Control+s")
+        page.wait_for_timeout(700)  # what moves within 500 ms after a key is no layout shift
+    expect(page.get_by_role("button", name="Already saved as v2")).to_be_visible()
+    expect(page.get_by_role("link", name="Runs in flight")).to_be_visible()
+
+
 def test_a_text_that_changes_after_the_key_is_not_saved(page: Page, service: ServedPage) -> None:
     open_editor(page, register(service, "save_changed"))
     go_to(page, "set: {total: 3}")

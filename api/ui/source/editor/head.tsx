@@ -33,6 +33,7 @@ export function EditorHead(props: Props) {
   // The text for which the key was pressed too early.
   const [wanted, setWanted] = useState<string | null>(null);
   const reason = reasonAgainst(text, base, checked, saving);
+  const label = saveLabel(text, base, checked);
   const title = base?.name ?? checked.draft?.name ?? name;
   saveRef.current = () => {
     if (!reason) void saving.save(text);
@@ -82,7 +83,7 @@ export function EditorHead(props: Props) {
             </button>
           )}
           <button type="button" class="primary save" disabled={reason !== ""} title={reason || "Ctrl S"} onClick={() => saveRef.current()}>
-            {saveLabel(text, base, checked)}
+            <span key={label}>{label}</span>
           </button>
         </div>
       </div>
@@ -153,8 +154,8 @@ function Notice(props: Props & { reason: string }) {
         <input type="checkbox" checked={isStored} onChange={(event) => onStored(event.currentTarget.checked)} /> Keep the draft in this browser
       </label>
       <span class="reason">{reason && `Not saved: ${reason}`}</span>
-      <span class="faint">Tab indents. Esc, then Tab leaves the text.</span>
       {base && text === base.source && <a href={linkTo(["playbooks", base.name, "versions", base.version, "flight"])}>Runs in flight</a>}
+      <span class="faint">Tab indents. Esc, then Tab leaves the text.</span>
     </p>
   );
 }
