@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-FIXTURES = frozenset({"service", "url", "aws_server"})
-"""The names of fixtures that start a service, or the emulator into which it is deployed."""
+FIXTURES = frozenset({"service", "url"})
+"""The names of fixtures that start a service. In `tests/e2e/aws`, only the client of the service is new."""
 
 _started = pytest.StashKey[list[tuple[pytest.FixtureDef[Any], Any]]]()
 _was_tried = pytest.StashKey[bool]()
