@@ -40,6 +40,7 @@ from noetl.api.http.framing import FramingMiddleware
 from noetl.api.http.list_stream import MAX_STREAM_SECONDS
 from noetl.api.http.methods import HeadMiddleware, MethodMiddleware
 from noetl.api.http.negotiation import NegotiationMiddleware
+from noetl.api.http.request_shares import is_contended
 from noetl.api.http.responses import JsonResponse
 from noetl.api.http.root_path import RootPathMiddleware
 from noetl.api.http.route_match import FoundRoute
@@ -151,8 +152,14 @@ def _middleware(context: AppContext, table: AccessTable, *, has_access_log: bool
         Middleware(HeadMiddleware),
         Middleware(FramingMiddleware),
         Middleware(CorsMiddleware, read_settings=read_settings),
-        Middleware(UnsentAnswersMiddleware, budget=AnswerBudget(), tenant_of=tenant_of_answer),
+        # The parts of a large answer are compressed one by one, since the event loop waits meanwhile.
         Middleware(CompressionMiddleware, minimum_size=COMPRESSED_BYTES, compresslevel=COMPRESSION_LEVEL),
+        Middleware(
+            UnsentAnswersMiddleware,
+            budget=AnswerBudget(),
+            tenant_of=tenant_of_answer,
+            is_contended=is_contended,
+        ),
         Middleware(problems.InternalErrorMiddleware),
         Middleware(AccessControl, context=context, table=table),
         Middleware(MethodMiddleware),

@@ -38,9 +38,13 @@ def main() -> None:
         ("MB", lambda row: f"{row['bytes'] / 1e6:.1f}"),
     ]
     for key in ("read", "read in parts", "written", "written in parts"):
-        columns.append((f"wait, {key}", lambda row, key=key: f"{row[key][1] * 1e3:.0f} ms"))
-        columns.append(("processor", lambda row, key=key: f"{row[key][0] * 1e3:.0f} ms"))
+        columns += [(f"wait, {key}", milliseconds(key, 1)), ("processor", milliseconds(key, 0))]
     print(report.table("JSON of megabytes, and how long another thread waits", columns, rows))
+
+
+def milliseconds(key: str, index: int) -> Callable[[report.Row], str]:
+    """Return a function that shows one of the times of a way."""
+    return lambda row: f"{row[key][index] * 1e3:.0f} ms"
 
 
 def measure(name: str, make: Callable[[], Any]) -> report.Row:

@@ -267,7 +267,7 @@ class CompareJob:
 
     @property
     def is_light(self) -> bool:
-        return self.pair.size <= MAX_LIGHT_LENGTH
+        return self.pair.size <= MAX_LIGHT_LENGTH and not self.pair.has_large_values
 
     def perform(self, compiler: PlaybookCompiler) -> bytes:
         from noetl.api.http.responses import JsonResponse

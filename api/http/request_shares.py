@@ -204,12 +204,15 @@ class RequestShares:
         """Note a request of a tenant, which has fewer places while others send requests."""
         self._active.add(tenant)
 
+    def is_contended(self, tenant: str) -> bool:
+        """Return whether tenants other than this one send requests."""
+        return self._active.has_others(tenant)
+
     def _places_of(self, holder: str, tenant: str) -> TenantPlaces:
         """Return the places of a holder, which are fewer while other tenants send requests."""
 
         def limit() -> int:
-            is_contended = self._active.has_others(tenant)
-            return max(self._number // CONTENDED_PART, 1) if is_contended else self._number
+            return max(self._number // CONTENDED_PART, 1) if self.is_contended(tenant) else self._number
 
         places = self._places.get(holder)
         if places is None:
@@ -221,6 +224,12 @@ def place_of(request: Request) -> RequestPlace:
     """Return the place of a request. One that has not passed the access control has places of its own."""
     place: RequestPlace | None = request.scope.get(_PLACE)
     return RequestPlace(asyncio.Semaphore()) if place is None else place
+
+
+def is_contended(scope: Scope, tenant: str) -> bool:
+    """Return whether tenants other than this one send requests, for a scope that has had a place."""
+    shares: RequestShares | None = scope.get(_SHARES)
+    return shares is not None and shares.is_contended(tenant)
 
 
 async def move_to_tenant(request: Request, tenant: str) -> None:

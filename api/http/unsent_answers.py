@@ -7,7 +7,8 @@ Algorithm: a large answer is sent after its route has ended, in parts of PART_BY
 part when the client has read enough (flow control). Until the last part the answer counts, for its tenant and
 for the process. An answer beyond the budget is dropped, and its request is answered with 503.
 
-Cost: a copy of each part. Other requests have their turns between the parts.
+Cost: a copy of each part. Other requests have their turns between the parts. While other tenants send
+requests, all large answers together send one part in PART_SECONDS.
 
 Limits: MAX_UNSENT_BYTES, of which a tenant has half. Answers of one part are not counted, nor are
 streams, whose parts are made one after the other. How long a client may take is up to the server.
@@ -31,6 +32,9 @@ MAX_UNSENT_BYTES = 256 * 1024 * 1024
 
 PART_BYTES = 64 * 1024
 """Size of a part. A server takes about as much without waiting for its client."""
+
+PART_SECONDS = 0.001
+"""How long large answers wait after each part while other tenants send requests: 64 MB in a second."""
 
 RETRY_SECONDS = 5
 
@@ -71,13 +75,22 @@ class AnswerBudget:
 class UnsentAnswersMiddleware:
     """Middleware that sends large answers in parts, within a budget.
 
-    `tenant_of` returns under which name the answer to a request counts.
+    `tenant_of` returns under which name the answer to a request counts. `is_contended` returns whether
+    tenants other than one send requests.
     """
 
-    def __init__(self, app: ASGIApp, budget: AnswerBudget, tenant_of: Callable[[Scope], str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        budget: AnswerBudget,
+        tenant_of: Callable[[Scope], str],
+        is_contended: Callable[[Scope, str], bool] = lambda _scope, _tenant: False,
+    ) -> None:
         self._app = app
         self._budget = budget
         self._tenant_of = tenant_of
+        self._is_contended = is_contended
+        self._pausing = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -88,9 +101,10 @@ class UnsentAnswersMiddleware:
         body = answer.body
         if answer.start is None or body is None:
             return
+        tenant = self._tenant_of(scope)
         with ExitStack() as places:
             try:
-                places.enter_context(self._budget.reserve(self._tenant_of(scope), len(body)))
+                places.enter_context(self._budget.reserve(tenant, len(body)))
             except Problem as problem:
                 answer.body = body = None
                 await problem.response(scope["path"])(scope, receive, send)
@@ -100,7 +114,15 @@ class UnsentAnswersMiddleware:
                 end = start + PART_BYTES
                 more_body = end < len(body)
                 await send({"type": "http.response.body", "body": body[start:end], "more_body": more_body})
-                await asyncio.sleep(0)  # A server takes all parts at once if the client reads fast.
+                await self._pause(scope, tenant)
+
+    async def _pause(self, scope: Scope, tenant: str) -> None:
+        """Let other requests run. A server takes all parts at once if the client reads fast."""
+        if not self._is_contended(scope, tenant):
+            await asyncio.sleep(0)
+            return
+        async with self._pausing:
+            await asyncio.sleep(PART_SECONDS)
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from difflib import SequenceMatcher
 from typing import Any, Literal, NamedTuple
 
 from noetl.api.service.views import View
+from noetl.executor.model.large_json import is_large
 from noetl.executor.model.run import RunStatus
 from noetl.planner.plan import canonical_json
 
@@ -84,6 +85,13 @@ class ComparedPair(NamedTuple):
     def size(self) -> int:
         """A number to which the work of a comparison is about proportional."""
         return len(self.a.source) + len(self.b.source) + 100 * (len(self.a.visits) + len(self.b.visits))
+
+    @property
+    def has_large_values(self) -> bool:
+        """Truth of: an input, a result or the outputs of a visit are large."""
+        runs = (self.a, self.b)
+        outputs = [visit.outputs for run in runs for visit in run.visits.values()]
+        return is_large([*((run.input, run.result) for run in runs), *outputs])
 
 
 class ValueDifference(View, schema_name="ValueDifference"):

@@ -9,7 +9,7 @@ from itertools import accumulate
 from math import isfinite
 from typing import Any
 
-from noetl.executor.model.large_json import write_large_json
+from noetl.executor.model.large_json import read_large_json, write_large_json
 
 MAX_DEPTH = 100
 """The most levels of arrays and objects in data that enters a run."""
@@ -39,6 +39,9 @@ def _parse_finite(text: str) -> float:
     return number
 
 
+_STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_finite)
+
+
 class TooDeepError(ValueError):
     """A JSON text or value with more levels than `MAX_DEPTH`."""
 
@@ -57,7 +60,7 @@ def read_json(text: str) -> Any:
     if brackets > MAX_DEPTH and nests_deeper(text.encode("utf-8", "surrogatepass"), MAX_DEPTH):
         raise TooDeepError
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_finite)
+        value = read_large_json(text, decoder=_STRICT_DECODER)
         if "\\ud" in text.lower():
             write_json(value).encode()
     except RecursionError:

@@ -34,34 +34,37 @@ BATCH = 512
 """Elements that are written together."""
 
 _DECODER = json.JSONDecoder()
+"""The parser of `json.loads`."""
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _CONTAINERS = (dict, list, tuple)
 _SCALARS = {str, int, float, bool, type(None)}
 _ELEMENT_SIZE = 4
 
 
-def read_large_json(text: str, part: int = PART) -> Any:
-    """Return the value of a JSON text, as `json.loads` does.
+def read_large_json(text: str, part: int = PART, decoder: json.JSONDecoder = _DECODER) -> Any:
+    """Return the value of a JSON text, as `decoder.decode` does.
 
     Raises:
         json.JSONDecodeError: the text is not JSON.
     """
     if len(text) > part:
         try:
-            value, end = _TextReader(text, part).read_value(_skip_space(text, 0))
+            value, end = _TextReader(text, part, decoder).read_value(_skip_space(text, 0))
             if _skip_space(text, end) == len(text):
                 return value
         except (ValueError, IndexError, RecursionError):
             pass  # What is wrong, and where, is found below.
-    return json.loads(text)
+    return decoder.decode(text)
 
 
 class _TextReader:
     """Reader of the values of a text. Its methods return the index behind what they have read."""
 
-    def __init__(self, text: str, part: int) -> None:
+    def __init__(self, text: str, part: int, decoder: json.JSONDecoder) -> None:
         self._text = text
         self._part = part
+        self._decoder = decoder
 
     def read_value(self, start: int) -> tuple[Any, int]:
         """Return the value at an index."""
@@ -72,7 +75,7 @@ class _TextReader:
         if opening == "{":
             members: dict[str, Any] = {}
             return members, self._read_container(start + 1, "}", members, self._read_members)
-        return _DECODER.raw_decode(self._text, start)
+        return self._decoder.raw_decode(self._text, start)
 
     def _read_container(self, index: int, closing: str, found: Any, read: Callable[[int, Any], int]) -> int:
         """Add the elements of a container to `found`, with a function that adds those of a window."""
@@ -96,7 +99,7 @@ class _TextReader:
         window, start, done = self._text[index : index + self._part], 0, 0
         with suppress(ValueError, IndexError):  # The next one does not end in the window.
             while True:
-                value, end = _DECODER.raw_decode(window, start)
+                value, end = self._decoder.raw_decode(window, start)
                 separator = _find_separator(window, end)
                 items.append(value)
                 done = end
@@ -119,7 +122,7 @@ class _TextReader:
         with suppress(ValueError, IndexError):
             while True:
                 name, start = _read_name(window, start)
-                value, end = _DECODER.raw_decode(window, start)
+                value, end = self._decoder.raw_decode(window, start)
                 separator = _find_separator(window, end)
                 members[name] = value
                 done = end
@@ -140,13 +143,12 @@ class _TextReader:
                 return max(text.rfind(closing, index, limit) + 1, index)
         return max(text.rfind(",", index, limit), index)
 
-    @staticmethod
-    def _read_together(text: str) -> Any:
+    def _read_together(self, text: str) -> Any:
         """Return the value of the whole text, which has elements, or None if it is not JSON."""
         if len(text) == len("[]"):
             return None
         try:
-            value, end = _DECODER.raw_decode(text, 0)
+            value, end = self._decoder.raw_decode(text, 0)
         except ValueError:
             return None
         return value if end == len(text) else None

@@ -28,7 +28,7 @@ from noetl.api.connections import (
 from noetl.api.http.open_bodies import OpenBodies
 from noetl.api.http.problems import Problem
 from noetl.api.http.request_shares import RequestPlace
-from noetl.api.http.unsent_answers import PART_BYTES, AnswerBudget, UnsentAnswersMiddleware
+from noetl.api.http.unsent_answers import PART_BYTES, PART_SECONDS, AnswerBudget, UnsentAnswersMiddleware
 from noetl.executor.errors import SettingError
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -228,6 +228,36 @@ async def test_other_requests_have_their_turns_between_the_parts_of_an_answer() 
     await app({"type": "http", "path": "/"}, receive, send_at_once)
     other.cancel()
     assert len(set(passes_before)) == 5
+
+
+@pytest.mark.anyio
+async def test_large_answers_share_their_pauses_while_other_tenants_send_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pausing = 0
+    pauses: list[tuple[float, int]] = []
+    sleep = asyncio.sleep
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send_large(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * (5 * PART_BYTES)})
+
+    async def send_at_once(message: Message) -> None: ...
+
+    async def count_pauses(seconds: float) -> None:
+        nonlocal pausing
+        pausing += 1
+        pauses.append((seconds, pausing))
+        await sleep(0.001)
+        pausing -= 1
+
+    app = UnsentAnswersMiddleware(send_large, AnswerBudget(), lambda _: "a", lambda _, tenant: tenant == "a")
+    monkeypatch.setattr("noetl.api.http.unsent_answers.asyncio.sleep", count_pauses)
+    await asyncio.gather(*(app({"type": "http", "path": "/"}, receive, send_at_once) for _ in range(3)))
+    assert pauses == [(PART_SECONDS, 1)] * 15
 
 
 def wait_until_sent(budget: AnswerBudget) -> None:
