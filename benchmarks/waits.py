@@ -1,4 +1,4 @@
-"""How long other threads of a process wait while one of them works."""
+"""The wait of other threads of a process while one of them works."""
 
 from __future__ import annotations
 
