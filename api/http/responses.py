@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 
 from noetl.api.service.playbooks import PlaybookText
 from noetl.api.service.views import PlaybookEntry, Timestamp, View, members, starts_of
+from noetl.executor.model.large_json import write_large_json
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.run_summary import ResultText
 from noetl.executor.model.triggers import FiringOutcome
@@ -29,6 +30,22 @@ class JsonResponse(JSONResponse):
 
 def _write(content: Any) -> str:
     return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=members)
+
+
+class LargeJsonResponse(JsonResponse):
+    """A response with a view whose values may be large. Other threads run while it is written."""
+
+    def render(self, content: Any) -> bytes:
+        return write_large_json(_to_objects(content), _write).encode("utf-8", "backslashreplace")
+
+
+def _to_objects(value: Any) -> Any:
+    """Return a value whose views, and lists of views, are objects."""
+    if isinstance(value, View):
+        return {name: _to_objects(member) for name, member in members(value).items()}
+    if isinstance(value, list | tuple) and value and isinstance(value[0], View):
+        return [_to_objects(element) for element in value]
+    return value
 
 
 class JsonTextResponse(JSONResponse):

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from noetl.api.http.openapi import problems, response_body
 from noetl.api.http.parameters import DrawingQuery, ItemsQuery, LogQuery, StepQuery
 from noetl.api.http.problems import Problem
-from noetl.api.http.responses import JsonResponse
+from noetl.api.http.responses import JsonResponse, LargeJsonResponse
 from noetl.api.routes.dependencies import ReadServices, RunId
 from noetl.api.routes.run_drawing import COORDINATES, DrawingRequest, draw_run, find_moment
 from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
@@ -68,7 +68,7 @@ def get_step(workflow_id: RunId, services: ReadServices, query: Annotated[StepQu
             data = services.past_runs.step(moment, query.name, query.visit, is_complete=query.complete)
         else:
             data = services.data.step(workflow_id, query.name, query.visit, is_complete=query.complete)
-        return JsonResponse(data)
+        return LargeJsonResponse(data)
 
 
 @router.get(
@@ -101,7 +101,7 @@ def get_log(workflow_id: RunId, services: ReadServices, query: Annotated[LogQuer
 def get_input(workflow_id: RunId, services: ReadServices) -> Response:
     """Return the input of the run."""
     with working_for(services.tenant):
-        return JsonResponse(services.data.input(workflow_id))
+        return LargeJsonResponse(services.data.input(workflow_id))
 
 
 @router.get(

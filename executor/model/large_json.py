@@ -33,6 +33,9 @@ PART = 64 * 1024
 BATCH = 512
 """Elements that are written together."""
 
+LEVELS = 32
+"""Levels of containers that are written in parts. A list that contains itself has no end."""
+
 _DECODER = json.JSONDecoder()
 """The parser of `json.loads`."""
 
@@ -188,11 +191,12 @@ def write_large_json(value: Any, encode: Callable[[Any], str], part: int = PART)
     return "".join(_write_parts(value, encode, part)) if is_large(value, part) else encode(value)
 
 
-def _write_parts(value: Any, encode: Callable[[Any], str], part: int) -> Iterator[str]:
-    """Yield the text of a value in parts."""
+def _write_parts(value: Any, encode: Callable[[Any], str], part: int, levels: int = LEVELS) -> Iterator[str]:
+    """Yield the text of a value in parts. Containers below so many levels are in one part."""
     wait_for_slice()
     is_object = isinstance(value, dict)
-    if not (is_object or isinstance(value, list | tuple)) or not is_large(value, part):
+    is_container = is_object or isinstance(value, list | tuple)
+    if not levels or not is_container or not is_large(value, part):
         yield encode(value)
         return
     elements, separator = iter(value.items() if is_object else value), ""
@@ -207,7 +211,7 @@ def _write_parts(value: Any, encode: Callable[[Any], str], part: int) -> Iterato
         for element in batch:
             name = encode({element[0]: 0})[1:-2] if is_object else ""
             yield separator + name
-            yield from _write_parts(element[1] if is_object else element, encode, part)
+            yield from _write_parts(element[1] if is_object else element, encode, part, levels - 1)
             separator = ","
     yield "}" if is_object else "]"
 

@@ -77,6 +77,13 @@ def test_large_values_are_read_and_written_in_parts(value: Any, monkeypatch: pyt
     assert min(written, len(pauses) - written) >= len(text) // (16 * PART)
 
 
+def test_a_list_that_contains_itself_is_an_error() -> None:
+    circular: list[Any] = [1]
+    circular.append(circular)
+    with pytest.raises(ValueError, match="Circular reference"):
+        write_large_json(circular, encode, 10)
+
+
 def test_members_that_are_repeated_have_the_last_value() -> None:
     text = '{"a": 1, "b": [2, 3], "a": {"c": 4}}'
     assert read_large_json(text, 4) == json.loads(text)
