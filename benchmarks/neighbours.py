@@ -344,6 +344,13 @@ def graphs(connect: Connect) -> None:
     _repeat_request(connect, 45, "GET", path)
 
 
+def runs_with_graphs(connect: Connect) -> None:
+    """Ask for a large run with its graph, as the page does, from 45 connections."""
+    started = connect().start(LARGE)[1]
+    path = f"/workflows/{(started or {}).get('workflow_id', 'none')}?include=graph"
+    _repeat_request(connect, 45, "GET", path)
+
+
 def statuses(connect: Connect) -> None:
     """Ask for the status of a run from 45 connections."""
     started = connect().start(HONEST)[1]
@@ -495,6 +502,7 @@ CASES: Mapping[str, Case] = {
     "logs 10 GB": starts(LOGS, 8),
     "20,000 waits": starts(WAITS, 4),
     "45 graphs": graphs,
+    "45 runs with graphs": runs_with_graphs,
     "45 statuses": statuses,
     "45 results of 7 MB": large_results,
     "45 steps of 7 MB": large_steps,

@@ -40,9 +40,11 @@ class LargeJsonResponse(JsonResponse):
 
 
 def _to_objects(value: Any) -> Any:
-    """Return a value whose views, and lists of views, are objects."""
+    """Return a value whose views, and containers of views, are objects."""
     if isinstance(value, View):
         return {name: _to_objects(member) for name, member in members(value).items()}
+    if isinstance(value, dict) and isinstance(next(iter(value.values()), None), View):
+        return {name: _to_objects(member) for name, member in value.items()}
     if isinstance(value, list | tuple) and value and isinstance(value[0], View):
         return [_to_objects(element) for element in value]
     return value

@@ -24,7 +24,7 @@ from noetl.api.service.errors import TenantBusyError
 from noetl.api.service.registry_excerpt import RegistryExcerpt, may_use_playbooks
 from noetl.api.service.services import TenantServices
 from noetl.executor.engine.evaluation import Evaluation, evaluated_by
-from noetl.executor.precedence import end_slice
+from noetl.executor.precedence import end_slice, working_for
 from noetl.planner.plan import Plan
 
 Result = TypeVar("Result")
@@ -67,13 +67,37 @@ class TenantThreads:
 
         So a thread that waits for a place finds one: no request holds a place while it waits for a thread.
         """
+        async with AsyncExitStack() as stack:
+            async with place_of(request).given_up():
+                await stack.enter_async_context(self._limiter_of(tenant))
+            return await to_thread.run_sync(function, limiter=self._threads)
+
+    async def run_with_credit(self, request: Request, tenant: str, function: Callable[[], Result]) -> Result:
+        """Return function(), called on a thread of a tenant, which uses the credit of the tenant.
+
+        The request gives up its place until then. Else the thread would wait for its own request.
+        """
+
+        def work() -> Result:
+            with working_for(tenant):
+                return function()
+
+        async with place_of(request).given_up(), self._limiter_of(tenant):
+            return await to_thread.run_sync(work, limiter=self._threads)
+
+    def _limiter_of(self, tenant: str) -> CapacityLimiter:
         limiter = self._limiters.get(tenant)
         if limiter is None:
             limiter = self._limiters[tenant] = CapacityLimiter(self._number)
-        async with AsyncExitStack() as stack:
-            async with place_of(request).given_up():
-                await stack.enter_async_context(limiter)
-            return await to_thread.run_sync(function, limiter=self._threads)
+        return limiter
+
+
+_value_readers = TenantThreads(2)
+
+
+async def read_values(request: Request, services: TenantServices, function: Callable[[], Result]) -> Result:
+    """Return function(), which reads values of runs on a thread. They may have megabytes."""
+    return await _value_readers.run_with_credit(request, services.tenant, function)
 
 
 def opened_services(request: Request) -> AppServices:

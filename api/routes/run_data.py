@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -12,12 +13,9 @@ from noetl.api.http.openapi import problems, response_body
 from noetl.api.http.parameters import DrawingQuery, ItemsQuery, LogQuery, StepQuery
 from noetl.api.http.problems import Problem
 from noetl.api.http.responses import JsonResponse, LargeJsonResponse
-from noetl.api.routes.dependencies import ReadServices, RunId
+from noetl.api.routes.dependencies import ReadServices, RunId, read_values
 from noetl.api.routes.run_drawing import COORDINATES, DrawingRequest, draw_run, find_moment
 from noetl.api.service.data_views import LogPage, LoopItems, RunDetails, RunInput, RunSource, StepData
-from noetl.api.service.past_runs import PastMoment
-from noetl.api.service.services import TenantServices
-from noetl.executor.precedence import working_for
 
 router = APIRouter(prefix="/workflows", tags=["workflows"], default_response_class=JsonResponse)
 
@@ -32,13 +30,17 @@ async def get_run(
 ) -> Response:
     """Return the run at a glance: its status and that of its steps, its tags, and a headline."""
     moment = await find_moment(request, services, workflow_id, query.event)
+
+    def read_details() -> RunDetails:
+        return services.items.details(workflow_id) if moment is None else services.past_runs.details(moment)
+
     if query.include is None:
-        return JsonResponse(await run_in_threadpool(_read_details, services, workflow_id, moment))
+        return JsonResponse(await read_values(request, services, read_details))
     # Events that follow the cursor may be in the rest already. None is missing.
     cursor = None
     if moment is None:
         cursor = await run_in_threadpool(services.runs.last_event, workflow_id)
-    details = await run_in_threadpool(_read_details, services, workflow_id, moment)
+    details = await read_values(request, services, read_details)
     drawing, problem = None, None
     try:
         drawing = await draw_run(
@@ -48,11 +50,12 @@ async def get_run(
         if error.slug not in ("graph-too-large", "not-supported"):
             raise
         problem = error.detail
-    return JsonResponse(services.data.with_graph(details, drawing, problem, cursor or details.cursor))
 
+    def respond() -> Response:
+        shown = services.data.with_graph(details, drawing, problem, cursor or details.cursor)
+        return LargeJsonResponse(shown)
 
-def _read_details(services: TenantServices, workflow_id: str, moment: PastMoment | None) -> RunDetails:
-    return services.items.details(workflow_id) if moment is None else services.past_runs.details(moment)
+    return await read_values(request, services, respond)
 
 
 @router.get(
@@ -60,9 +63,12 @@ def _read_details(services: TenantServices, workflow_id: str, moment: PastMoment
     responses={200: response_body(StepData, description="The visit with its data.")},
     openapi_extra=problems("not-found", "unknown-event", "no-past"),
 )
-def get_step(workflow_id: RunId, services: ReadServices, query: Annotated[StepQuery, Query()]) -> Response:
+async def get_step(
+    workflow_id: RunId, request: Request, services: ReadServices, query: Annotated[StepQuery, Query()]
+) -> Response:
     """Return one visit of a step: what it received, did, saved and wrote, and which case followed."""
-    with working_for(services.tenant):  # Its values may be large.
+
+    def read() -> Response:
         if query.event is not None:
             moment = services.past_runs.find(workflow_id, query.event)
             data = services.past_runs.step(moment, query.name, query.visit, is_complete=query.complete)
@@ -70,16 +76,20 @@ def get_step(workflow_id: RunId, services: ReadServices, query: Annotated[StepQu
             data = services.data.step(workflow_id, query.name, query.visit, is_complete=query.complete)
         return LargeJsonResponse(data)
 
+    return await read_values(request, services, read)
+
 
 @router.get(
     "/{workflow_id}/items",
     responses={200: response_body(LoopItems, description="A page of items.")},
     openapi_extra=problems("not-found", "no-loop", "invalid-cursor"),
 )
-def get_items(workflow_id: RunId, services: ReadServices, query: Annotated[ItemsQuery, Query()]) -> Response:
+async def get_items(
+    workflow_id: RunId, request: Request, services: ReadServices, query: Annotated[ItemsQuery, Query()]
+) -> Response:
     """Return items of a loop with their states and errors, and the counts of all states."""
-    with working_for(services.tenant):
-        return JsonResponse(services.items.page(workflow_id, query.to_query()))
+    page = await read_values(request, services, partial(services.items.page, workflow_id, query.to_query()))
+    return JsonResponse(page)
 
 
 @router.get(
@@ -98,10 +108,13 @@ def get_log(workflow_id: RunId, services: ReadServices, query: Annotated[LogQuer
     responses={200: response_body(RunInput, description="The input of the run.")},
     openapi_extra=problems("not-found"),
 )
-def get_input(workflow_id: RunId, services: ReadServices) -> Response:
+async def get_input(workflow_id: RunId, request: Request, services: ReadServices) -> Response:
     """Return the input of the run."""
-    with working_for(services.tenant):
+
+    def read() -> Response:
         return LargeJsonResponse(services.data.input(workflow_id))
+
+    return await read_values(request, services, read)
 
 
 @router.get(

@@ -14,7 +14,6 @@ Limits: a store may have no times of a long run with parallel branches.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -49,6 +48,7 @@ from noetl.executor.engine.run_events import read_events
 from noetl.executor.model.durations import Durations, measure, visit_intervals
 from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.json_values import write_json
+from noetl.executor.model.large_json import read_large_json
 from noetl.executor.model.run import Run, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter, fold_case
 from noetl.executor.model.run_summary import RunSummary, StartedVisit
@@ -154,7 +154,7 @@ class RunDataService:
         """Return the details of a run with its drawing as JSON, or with the problem if it has none."""
         added: dict[str, Any] = {"cursor": cursor, "graph_problem": problem}
         if drawing is not None:
-            drawn = json.loads(drawing)
+            drawn = read_large_json(drawing.decode())
             reachable, joins = drawn["reachable"], drawn["joins"]
             added["graph"] = RunGraph(**drawn["graph"])
             added["steps"] = {

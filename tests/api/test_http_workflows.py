@@ -239,7 +239,7 @@ async def test_a_bad_query_is_refused(http: httpx.AsyncClient, query: str) -> No
     assert response.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize("path", ["step?name=first", "items?step=first", "input"])
+@pytest.mark.parametrize("path", ["/step?name=first", "/items?step=first", "/input", ""])
 async def test_values_are_read_with_the_credit_of_the_tenant(
     http: httpx.AsyncClient, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,8 +252,8 @@ async def test_values_are_read_with_the_credit_of_the_tenant(
         with precedence.working_for(tenant):
             yield
 
-    monkeypatch.setattr("noetl.api.routes.run_data.working_for", working_for)
-    answer = await http.get(f"/workflows/{accepted['workflow_id']}/{path}")
+    monkeypatch.setattr("noetl.api.routes.dependencies.working_for", working_for)
+    answer = await http.get(f"/workflows/{accepted['workflow_id']}{path}")
     assert (answer.status_code, tenants) == (200, ["default"])
 
 
