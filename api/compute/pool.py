@@ -360,7 +360,8 @@ class _ComputeProcess:
 
     async def perform(self, job: Job) -> tuple[bool, bytes]:
         """Return whether the process is worn, and the pickled outcome of the job."""
-        data = memoryview(pickle.dumps(job, pickle.HIGHEST_PROTOCOL))
+        # To pack the states of a large run takes some 100 ms, in which the event loop must not wait.
+        data = memoryview(await run_in_threadpool(pickle.dumps, job, pickle.HIGHEST_PROTOCOL))
         self._input.write(len(data).to_bytes(LENGTH_BYTES, "big"))
         for start in range(0, len(data), PART_BYTES):
             self._input.write(data[start : start + PART_BYTES])
