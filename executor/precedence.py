@@ -262,6 +262,11 @@ class BackgroundOperations:
         self._running = threading.RLock()
         """Held by the thread of an operation, which may begin others within it."""
 
+    @property
+    def has_requests(self) -> bool:
+        """Truth of: a request has come within REQUEST_MEMORY_SECONDS."""
+        return self._clock() - self._requested_at <= REQUEST_MEMORY_SECONDS
+
     def note_request(self) -> None:
         """Remember that there is a request now."""
         self._requested_at = self._clock()
@@ -272,7 +277,7 @@ class BackgroundOperations:
         No operation waits longer than MAX_OPERATION_WAIT_SECONDS: the one before may wait for a lock of the
         store that this thread holds.
         """
-        if self._clock() - self._requested_at > REQUEST_MEMORY_SECONDS:
+        if not self.has_requests:
             return False
         return self._running.acquire(timeout=MAX_OPERATION_WAIT_SECONDS)
 

@@ -177,12 +177,15 @@ def _check_settings(environ: dict[str, str]) -> None:
 
 
 def _exempt_from_collection() -> None:
-    """Let the garbage collector ignore the objects of the start, such as modules, from now on.
+    """Let the garbage collector ignore the objects of the start, such as modules, and leave requests alone.
 
-    Otherwise it examines them again and again. No thread runs meanwhile, for a tenth of a second.
+    Otherwise it examines all objects again and again. No thread runs meanwhile, for a tenth of a second.
     """
+    from noetl.executor.runtime.quiet_collections import QuietCollections
+
     gc.collect()
     gc.freeze()
+    QuietCollections().start()
 
 
 def _address(listener: socket.socket) -> str:
