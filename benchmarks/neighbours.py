@@ -130,6 +130,15 @@ steps:
 """
 """A playbook whose steps save 4 MB and read it, again and again."""
 
+LONG_EVENTS = """
+name: long_events
+steps:
+- name: a
+  loop: {items: "{{ range(1000) | list }}"}
+  run: [{action: log, message: "{{ 'x' * 8000 }}"}]
+"""
+"""A playbook whose events have 8 MB, in one page."""
+
 SLOW = "{{ ('a b ' * 5000) | wordcount }} " * 58
 """A text that takes some 50 ms, nearly the budget of a section."""
 SLOW_DATA = f'environment: {{e: "{SLOW}"}}\nvariables: {{v: "{SLOW}"}}\n'
@@ -362,14 +371,19 @@ def large_results(connect: Connect) -> None:
     _repeat_request(connect, 45, "GET", f"/workflows/result/{_ended_run(connect())}")
 
 
+def large_pages(connect: Connect) -> None:
+    """Ask for a page of events, of 8 MB, from 45 connections."""
+    _repeat_request(connect, 45, "GET", f"/workflows/{_ended_run(connect(), LONG_EVENTS)}/events")
+
+
 def large_steps(connect: Connect) -> None:
     """Ask for a step that has saved 7 MB from 45 connections. The answer has the beginning of the value."""
     _repeat_request(connect, 45, "GET", f"/workflows/{_ended_run(connect())}/step?name=a")
 
 
-def _ended_run(client: Client) -> str:
-    """Return the id of a run with a large value, which has ended."""
-    started = client.start(LARGE_VALUE)[1]
+def _ended_run(client: Client, playbook: str = LARGE_VALUE) -> str:
+    """Return the id of a run of a playbook, which has ended."""
+    started = client.start(playbook)[1]
     id = str((started or {}).get("workflow_id", "none"))
     status, _ = client.request("GET", f"/workflows/result/{id}", prefer="wait=8")
     assert status == 200, status
@@ -505,6 +519,7 @@ CASES: Mapping[str, Case] = {
     "45 runs with graphs": runs_with_graphs,
     "45 statuses": statuses,
     "45 results of 7 MB": large_results,
+    "45 pages of events of 8 MB": large_pages,
     "45 steps of 7 MB": large_steps,
     "steps that save 4 MB": starts(LARGE_STEPS, 8),
     "12 large plans": plans,

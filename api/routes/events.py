@@ -5,15 +5,20 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from noetl.api.http.event_stream import EventStreamResponse, StreamRequest
 from noetl.api.http.negotiation import accepted_media_type
 from noetl.api.http.openapi import JSON_TYPE, problems, response_body
 from noetl.api.http.parameters import EventQuery, LastEventId
-from noetl.api.http.responses import EventTicket, JsonResponse
-from noetl.api.routes.dependencies import ReadServices, RunId, StreamServices, opened_services
+from noetl.api.http.responses import EventTicket, JsonResponse, LargeJsonResponse
+from noetl.api.routes.dependencies import (
+    ReadServices,
+    RunId,
+    StreamServices,
+    opened_services,
+    read_values,
+)
 from noetl.api.service.views import EventPage
 from noetl.executor.model.events import timestamp
 
@@ -42,9 +47,11 @@ async def get_run_events(
     """Return the events after the one whose id is `cursor` (in a stream, also `Last-Event-ID`)."""
     media_types = (JSON_TYPE, EventStreamResponse.media_type)
     if accepted_media_type(request, media_types) == JSON_TYPE:
-        return JsonResponse(
-            await run_in_threadpool(services.runs.events, workflow_id, query.cursor, query.limit)
-        )
+
+        def read() -> Response:
+            return LargeJsonResponse(services.runs.events(workflow_id, query.cursor, query.limit))
+
+        return await read_values(request, services, read)
     state = request.app.state
     stream = StreamRequest(
         workflow_id, last_event or query.cursor, bool(last_event), state.stream_seconds, state.stream_bytes

@@ -97,10 +97,16 @@ async def get_items(
     responses={200: response_body(LogPage, description="A page of lines.")},
     openapi_extra=problems("not-found", "invalid-cursor"),
 )
-def get_log(workflow_id: RunId, services: ReadServices, query: Annotated[LogQuery, Query()]) -> Response:
+async def get_log(
+    workflow_id: RunId, request: Request, services: ReadServices, query: Annotated[LogQuery, Query()]
+) -> Response:
     """Return the lines that the run has written, in order: of the action `log` and of commands."""
-    page = services.data.log(workflow_id, query.step, query.cursor, query.limit, text=query.q)
-    return JsonResponse(page)
+
+    def read() -> Response:
+        page = services.data.log(workflow_id, query.step, query.cursor, query.limit, text=query.q)
+        return LargeJsonResponse(page)
+
+    return await read_values(request, services, read)
 
 
 @router.get(

@@ -239,7 +239,7 @@ async def test_a_bad_query_is_refused(http: httpx.AsyncClient, query: str) -> No
     assert response.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize("path", ["/step?name=first", "/items?step=first", "/input", ""])
+@pytest.mark.parametrize("path", ["/step?name=first", "/items?step=first", "/input", "", "/events", "/logs"])
 async def test_values_are_read_with_the_credit_of_the_tenant(
     http: httpx.AsyncClient, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
