@@ -152,14 +152,13 @@ def _middleware(context: AppContext, table: AccessTable, *, has_access_log: bool
         Middleware(HeadMiddleware),
         Middleware(FramingMiddleware),
         Middleware(CorsMiddleware, read_settings=read_settings),
-        # The parts of a large answer are compressed one by one, since the event loop waits meanwhile.
-        Middleware(CompressionMiddleware, minimum_size=COMPRESSED_BYTES, compresslevel=COMPRESSION_LEVEL),
         Middleware(
             UnsentAnswersMiddleware,
             budget=AnswerBudget(),
             tenant_of=tenant_of_answer,
             is_contended=is_contended,
         ),
+        Middleware(CompressionMiddleware, minimum_size=COMPRESSED_BYTES, compresslevel=COMPRESSION_LEVEL),
         Middleware(problems.InternalErrorMiddleware),
         Middleware(AccessControl, context=context, table=table),
         Middleware(MethodMiddleware),

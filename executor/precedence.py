@@ -19,8 +19,8 @@ Limits: work between two points is not interrupted. A slice waits at most MAX_PA
 foreground, and then does not end early for it. So a flood of requests does not stop the work. Only the
 threads of one process are counted.
 
-Store operations have no slices, because they block. While requests come, the background has one operation at
-a time. The code around it runs between two points.
+Store operations have no slices, because they block. While requests come, tenants without credit have one
+operation at a time. The code around it runs between two points.
 """
 
 from __future__ import annotations
@@ -259,8 +259,7 @@ class BackgroundOperations:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._requested_at = float("-inf")
-        self._running = threading.RLock()
-        """Held by the thread of an operation, which may begin others within it."""
+        self._running = threading.Lock()
 
     @property
     def has_requests(self) -> bool:
@@ -408,6 +407,16 @@ class ForegroundWork:
         SLICES.leave_foreground()
 
 
+def _is_busy() -> bool:
+    """Return whether an operation that begins now is one at a time: the tenant has used its CPU time.
+
+    A tenant that only has several threads does not wait, nor does a part of another operation.
+    """
+    account = _ACCOUNT.get()
+    has_used_all = account is not None and account.balance <= 0.0
+    return has_used_all and _state.has_precedence and not _state.operations
+
+
 class StoreOperation:
     """A block that uses the store.
 
@@ -418,13 +427,13 @@ class StoreOperation:
     __slots__ = ("_is_alone", "_is_counted")
 
     def __enter__(self) -> None:
-        _state.operations += 1
         self._is_counted = _state.has_precedence and not is_background()
         if self._is_counted:
             SLICES.enter_foreground()
-            return
-        end_slice()
-        self._is_alone = _state.has_precedence and OPERATIONS.begin()
+        else:
+            end_slice()
+            self._is_alone = _is_busy() and OPERATIONS.begin()
+        _state.operations += 1
 
     def __exit__(
         self, type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -8,7 +8,7 @@ part when the client has read enough (flow control). Until the last part the ans
 for the process. An answer beyond the budget is dropped, and its request is answered with 503.
 
 Cost: a copy of each part. Other requests have their turns between the parts. While other tenants send
-requests, all large answers together send one part in PART_SECONDS.
+requests, all large answers of a tenant together send one part in PART_SECONDS.
 
 Limits: MAX_UNSENT_BYTES, of which a tenant has half. Answers of one part are not counted, nor are
 streams, whose parts are made one after the other. How long a client may take is up to the server.
@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,7 +35,7 @@ PART_BYTES = 64 * 1024
 """Size of a part. A server takes about as much without waiting for its client."""
 
 PART_SECONDS = 0.001
-"""How long large answers wait after each part while other tenants send requests: 64 MB in a second."""
+"""How long the large answers of a tenant wait after each part while others send requests: 64 MB in a second."""
 
 RETRY_SECONDS = 5
 
@@ -90,7 +91,7 @@ class UnsentAnswersMiddleware:
         self._budget = budget
         self._tenant_of = tenant_of
         self._is_contended = is_contended
-        self._pausing = asyncio.Lock()
+        self._pausing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -121,7 +122,10 @@ class UnsentAnswersMiddleware:
         if not self._is_contended(scope, tenant):
             await asyncio.sleep(0)
             return
-        async with self._pausing:
+        pausing = self._pausing.get(tenant)
+        if pausing is None:
+            pausing = self._pausing[tenant] = asyncio.Lock()
+        async with pausing:
             await asyncio.sleep(PART_SECONDS)
 
 

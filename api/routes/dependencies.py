@@ -82,7 +82,9 @@ class TenantThreads:
             with working_for(tenant):
                 return function()
 
-        async with place_of(request).given_up(), self._limiter_of(tenant):
+        async with AsyncExitStack() as stack, place_of(request).given_up():
+            await stack.enter_async_context(self._limiter_of(tenant))
+            # The next read begins when this request has its place again, so few results are held at once.
             return await to_thread.run_sync(work, limiter=self._threads)
 
     def _limiter_of(self, tenant: str) -> CapacityLimiter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -35,7 +34,7 @@ async def get_run(
         return services.items.details(workflow_id) if moment is None else services.past_runs.details(moment)
 
     if query.include is None:
-        return JsonResponse(await read_values(request, services, read_details))
+        return await read_values(request, services, lambda: LargeJsonResponse(read_details()))
     # Events that follow the cursor may be in the rest already. None is missing.
     cursor = None
     if moment is None:
@@ -88,8 +87,11 @@ async def get_items(
     workflow_id: RunId, request: Request, services: ReadServices, query: Annotated[ItemsQuery, Query()]
 ) -> Response:
     """Return items of a loop with their states and errors, and the counts of all states."""
-    page = await read_values(request, services, partial(services.items.page, workflow_id, query.to_query()))
-    return JsonResponse(page)
+
+    def read() -> Response:
+        return LargeJsonResponse(services.items.page(workflow_id, query.to_query()))
+
+    return await read_values(request, services, read)
 
 
 @router.get(

@@ -9,8 +9,9 @@ a string or an inner container, the text would not be complete. Otherwise the el
 one by one. An element that does not fit into a window is read in the same way. A value is written in batches
 of elements that are short together. Threads of the background give way between two parts.
 
-Cost: texts of one part are read and written as before. For larger ones, the text of a window is copied, and
-at most parsed three times.
+Cost: texts of one part are read and written as before. For larger ones, windows that are parsed again are
+counted. After four times the length of the text, or of what was written, the rest is done in one piece. So
+containers that are nested on purpose take a few times as long as before, and not a hundred times.
 
 Limits: one string is read and written in one piece. A text with an error is read again as a whole, which
 finds its place.
@@ -28,13 +29,16 @@ from typing import Any
 from noetl.executor.precedence import wait_for_slice
 
 PART = 64 * 1024
-"""Characters of a window, which are read within a millisecond."""
+"""Characters of a window. Most are read within a millisecond."""
 
 BATCH = 512
 """Elements that are written together."""
 
-LEVELS = 32
-"""Levels of containers that are written in parts. A list that contains itself has no end."""
+REPETITIONS = 4
+"""How many times its length a text may be read again."""
+
+FIRST_DESCENTS = 16
+"""Into how many containers the writer may look before it has written anything."""
 
 _DECODER = json.JSONDecoder()
 """The parser of `json.loads`."""
@@ -51,6 +55,8 @@ def read_large_json(text: str, part: int = PART, decoder: json.JSONDecoder = _DE
     Raises:
         json.JSONDecodeError: the text is not JSON.
     """
+    if text.startswith("\ufeff"):
+        raise json.JSONDecodeError("Unexpected UTF-8 BOM (decode using utf-8-sig)", text, 0)
     if len(text) > part:
         try:
             value, end = _TextReader(text, part, decoder).read_value(_skip_space(text, 0))
@@ -68,10 +74,13 @@ class _TextReader:
         self._text = text
         self._part = part
         self._decoder = decoder
+        self._budget = REPETITIONS * len(text)
+        """Characters that may be read again."""
 
     def read_value(self, start: int) -> tuple[Any, int]:
         """Return the value at an index."""
-        opening = self._text[start]
+        self._budget -= 2 * self._part
+        opening = self._text[start] if self._budget >= 0 else ""
         if opening == "[":
             items: list[Any] = []
             return items, self._read_container(start + 1, "]", items, self._read_items)
@@ -94,11 +103,11 @@ class _TextReader:
         return index + 1
 
     def _read_items(self, index: int, items: list[Any]) -> int:
-        end = self._find_end(index)
-        batch = self._read_together(f"[{self._text[index:end]}]")
-        if batch is not None:
-            items += batch
-            return end
+        for end in self._find_ends(index):
+            batch = self._read_together(f"[{self._text[index:end]}]")
+            if batch is not None:
+                items += batch
+                return end
         window, start, done = self._text[index : index + self._part], 0, 0
         with suppress(ValueError, IndexError):  # The next one does not end in the window.
             while True:
@@ -116,11 +125,11 @@ class _TextReader:
         return end
 
     def _read_members(self, index: int, members: dict[str, Any]) -> int:
-        end = self._find_end(index)
-        batch = self._read_together(f"{{{self._text[index:end]}}}")
-        if batch is not None:
-            members.update(batch)
-            return end
+        for end in self._find_ends(index):
+            batch = self._read_together(f"{{{self._text[index:end]}}}")
+            if batch is not None:
+                members.update(batch)
+                return end
         window, start, done = self._text[index : index + self._part], 0, 0
         with suppress(ValueError, IndexError):
             while True:
@@ -138,18 +147,21 @@ class _TextReader:
         members[name], end = self.read_value(start)
         return end
 
-    def _find_end(self, index: int) -> int:
-        """Return the index of the last comma of a window that may be between two elements, or `at`."""
+    def _find_ends(self, index: int) -> Iterator[int]:
+        """Yield the indices of up to two commas of a window that may be between two elements."""
         text, limit = self._text, index + self._part
+        last = text.rfind(",", index, limit)
         for opening, closing in (("{", "},"), ("[", "],")):
             if text.find(opening, index, limit) >= 0:
-                return max(text.rfind(closing, index, limit) + 1, index)
-        return max(text.rfind(",", index, limit), index)
+                end = text.rfind(closing, index, limit) + 1
+                if index < end < last:
+                    yield end
+                break
+        if last > index:
+            yield last
 
     def _read_together(self, text: str) -> Any:
         """Return the value of the whole text, which has elements, or None if it is not JSON."""
-        if len(text) == len("[]"):
-            return None
         try:
             value, end = self._decoder.raw_decode(text, 0)
         except ValueError:
@@ -188,32 +200,46 @@ def _read_name(text: str, index: int) -> tuple[str, int]:
 
 def write_large_json(value: Any, encode: Callable[[Any], str], part: int = PART) -> str:
     """Return the text that `encode` returns for a value, which is compact JSON."""
-    return "".join(_write_parts(value, encode, part)) if is_large(value, part) else encode(value)
+    return "".join(_TextWriter(encode, part).write(value)) if is_large(value, part) else encode(value)
 
 
-def _write_parts(value: Any, encode: Callable[[Any], str], part: int, levels: int = LEVELS) -> Iterator[str]:
-    """Yield the text of a value in parts. Containers below so many levels are in one part."""
-    wait_for_slice()
-    is_object = isinstance(value, dict)
-    is_container = is_object or isinstance(value, list | tuple)
-    if not levels or not is_container or not is_large(value, part):
-        yield encode(value)
-        return
-    elements, separator = iter(value.items() if is_object else value), ""
-    yield "{" if is_object else "["
-    while batch := list(islice(elements, BATCH)):
-        joined = dict(batch) if is_object else batch
-        if not is_large(joined, part):
-            wait_for_slice()
-            yield separator + encode(joined)[1:-1]
-            separator = ","
-            continue
-        for element in batch:
-            name = encode({element[0]: 0})[1:-2] if is_object else ""
-            yield separator + name
-            yield from _write_parts(element[1] if is_object else element, encode, part, levels - 1)
-            separator = ","
-    yield "}" if is_object else "]"
+class _TextWriter:
+    """Writer of values in parts."""
+
+    def __init__(self, encode: Callable[[Any], str], part: int) -> None:
+        self._encode = encode
+        self._part = part
+        self._budget = FIRST_DESCENTS * 2 * part
+        """Characters that may be counted again. A list that contains itself has no end."""
+
+    def write(self, value: Any) -> Iterator[str]:
+        """Yield the text of a value in parts."""
+        wait_for_slice()
+        is_object = isinstance(value, dict)
+        is_container = is_object or isinstance(value, list | tuple)
+        self._budget -= 2 * self._part
+        if self._budget < 0 or not is_container or not is_large(value, self._part):
+            yield self._write_together(value)
+            return
+        elements, separator = iter(value.items() if is_object else value), ""
+        yield "{" if is_object else "["
+        while batch := list(islice(elements, BATCH)):
+            joined = dict(batch) if is_object else batch
+            if not is_large(joined, self._part):
+                wait_for_slice()
+                yield separator + self._write_together(joined)[1:-1]
+                separator = ","
+                continue
+            for element in batch:
+                yield separator + (self._encode({element[0]: 0})[1:-2] if is_object else "")
+                yield from self.write(element[1] if is_object else element)
+                separator = ","
+        yield "}" if is_object else "]"
+
+    def _write_together(self, value: Any) -> str:
+        text = self._encode(value)
+        self._budget += REPETITIONS * len(text)
+        return text
 
 
 def is_large(value: Any, part: int = PART) -> bool:

@@ -30,6 +30,9 @@ MAX_GROWTH_BYTES = 128 * 1024 * 1024
 MIN_COLLECTIONS = 100
 """After how many collections of young objects a full one may have something to do."""
 
+PAUSE_FACTOR = 20
+"""How many times the duration of a full collection the next one waits for."""
+
 NEVER = 1_000_000
 """A threshold of the interpreter that it does not reach."""
 
@@ -60,6 +63,7 @@ class QuietCollections:
         self._has_requests = has_requests
         self._clock = clock
         self._measure = measure
+        self._duration = 0.0
         self._note()
 
     def start(self) -> None:
@@ -70,13 +74,16 @@ class QuietCollections:
 
     def collect_if_due(self) -> bool:
         """Collect if it is time for it, and return whether it was."""
-        if young_collections() - self._young < MIN_COLLECTIONS:
+        seconds = self._clock() - self._collected_at
+        if young_collections() - self._young < MIN_COLLECTIONS or seconds < PAUSE_FACTOR * self._duration:
             return False
-        is_late = self._clock() - self._collected_at > MAX_WAIT_SECONDS
+        is_late = seconds > MAX_WAIT_SECONDS
         if not is_late and self._has_requests() and self._measure() - self._memory <= MAX_GROWTH_BYTES:
             return False
+        began = self._clock()
         gc.collect()
         self._note()
+        self._duration = self._collected_at - began
         return True
 
     def _note(self) -> None:

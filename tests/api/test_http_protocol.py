@@ -16,7 +16,6 @@ from noetl.api.auth.api_keys import create_api_key
 from noetl.api.http.cors import read_cors_origins
 from noetl.api.http.entity_tags import has_tag
 from noetl.api.http.negotiation import choose_media_type
-from noetl.api.http.unsent_answers import PART_BYTES
 from noetl.executor.errors import SettingError
 from noetl.executor.stores import open_store
 from tests.api.conformance import described
@@ -81,8 +80,8 @@ async def test_a_path_of_no_route_has_no_methods(http: httpx.AsyncClient) -> Non
     ],
 )
 async def test_head_has_the_headers_of_get(http: httpx.AsyncClient, run_id: str, path: str) -> None:
-    target, headers = path.format(run_id), {"Accept-Encoding": "identity"}
-    get, head = await http.get(target, headers=headers), await http.head(target, headers=headers)
+    target = path.format(run_id)
+    get, head = await http.get(target), await http.head(target)
     assert (head.status_code, head.content) == (get.status_code, b"")
     assert head.headers == get.headers
     assert int(head.headers["content-length"]) > 0
@@ -249,15 +248,6 @@ async def test_a_problem_has_no_tag(http: httpx.AsyncClient) -> None:
 def test_a_tag_is_compared_weakly() -> None:
     assert has_tag(['"a"', 'W/"b"'], '"b"')
     assert not has_tag([], '"b"')
-
-
-async def test_a_large_body_is_compressed_in_parts(http: httpx.AsyncClient) -> None:
-    """A body that is compressed at once keeps the event loop busy, and has a length."""
-    plain = await http.get("/openapi.json", headers={"Accept-Encoding": "identity"})
-    packed = await http.get("/openapi.json", headers={"Accept-Encoding": "gzip"})
-    assert len(plain.content) > PART_BYTES
-    assert packed.content == plain.content
-    assert ("content-length" in plain.headers, "content-length" in packed.headers) == (True, False)
 
 
 async def test_large_bodies_are_compressed(http: httpx.AsyncClient, run_id: str) -> None:

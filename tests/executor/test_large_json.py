@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from noetl.executor.model import large_json
 from noetl.executor.model.large_json import PART, is_large, read_large_json, write_large_json
 
 TEXTS = st.text(st.sampled_from('a,"[]{}:\\ é\ud800'), max_size=8)
@@ -74,7 +75,49 @@ def test_large_values_are_read_and_written_in_parts(value: Any, monkeypatch: pyt
     assert text == encode(value)
     written = len(pauses)
     assert encode(read_large_json(text)) == text
-    assert min(written, len(pauses) - written) >= len(text) // (16 * PART)
+    assert min(written, len(pauses) - written) >= len(text) // (2 * PART)
+
+
+def nested(levels: int, innermost: Any) -> Any:
+    """Return objects within each other, each with a short member before the next one."""
+    value = innermost
+    for _ in range(levels):
+        value = {"a": {}, "b": value}
+    return value
+
+
+def test_a_text_of_nested_containers_is_read_few_times() -> None:
+    text = encode([nested(90, [{}, {}] * 100) for _ in range(50)])
+    part, parsed = 100, []
+
+    class CountingDecoder(json.JSONDecoder):
+        def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
+            if not idx:
+                parsed.append(len(s))
+            value, end = super().raw_decode(s, idx)
+            if len(s) == len(text):
+                parsed.append(end - idx)
+            return value, end
+
+        def decode(self, s: str, _w: Any = None) -> Any:
+            raise AssertionError("the text was read as a whole")
+
+    assert encode(read_large_json(text, part, CountingDecoder())) == text
+    assert sum(parsed) < 8 * len(text)
+
+
+def test_a_value_of_nested_containers_is_counted_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = [nested(30, [{"": {"": {"": {}}}}] * 300) for _ in range(10)]
+    part, counted = 200, []
+
+    def count(value: Any, part: int) -> bool:
+        counted.append(part)
+        return is_large(value, part)
+
+    monkeypatch.setattr(large_json, "is_large", count)
+    text = write_large_json(value, encode, part)
+    assert text == encode(value)
+    assert sum(counted) < 8 * len(text)
 
 
 def test_a_list_that_contains_itself_is_an_error() -> None:

@@ -356,6 +356,21 @@ def test_a_store_operation_of_the_background_contains_others(
     assert precedence.OPERATIONS.begin()
 
 
+def test_only_operations_of_tenants_without_credit_are_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precedence, "OPERATIONS", BackgroundOperations())
+    monkeypatch.setattr(precedence, "ACCOUNTS", CreditAccounts())
+    precedence.OPERATIONS.note_request()
+    account = precedence.ACCOUNTS.find("a")
+    account.threads = 1  # Another thread of the tenant.
+    with working_for("a"):
+        for balance, is_alone in ((1.0, False), (-1.0, True)):
+            account.balance = balance
+            assert is_background()
+            assert precedence._is_busy() is is_alone
+            with StoreOperation():
+                assert not precedence._is_busy()
+
+
 def test_a_store_operation_does_not_wait_for_a_slice(spent_credit: None) -> None:
     with working_for("a"), StoreOperation():
         wait_for_slice()

@@ -12,6 +12,7 @@ from noetl.executor.runtime.quiet_collections import (
     MAX_GROWTH_BYTES,
     MAX_WAIT_SECONDS,
     MIN_COLLECTIONS,
+    PAUSE_FACTOR,
     QuietCollections,
     resident_bytes,
 )
@@ -64,6 +65,22 @@ def test_a_collection_waits_for_a_pause_of_requests(
 ) -> None:
     vars(process).update(vars(later), young=MIN_COLLECTIONS)
     assert collections.collect_if_due() is is_due
+
+
+def test_a_collection_that_takes_long_is_rare(
+    process: Process, collections: QuietCollections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def collect() -> None:
+        process.now += 1.0
+
+    monkeypatch.setattr(gc, "collect", collect)
+    process.young = MIN_COLLECTIONS
+    assert collections.collect_if_due()
+    process.young += MIN_COLLECTIONS
+    process.now += PAUSE_FACTOR - 1.0
+    assert not collections.collect_if_due()
+    process.now += 2.0
+    assert collections.collect_if_due()
 
 
 def test_cycles_are_freed(process: Process, collections: QuietCollections) -> None:
