@@ -360,7 +360,7 @@ class _ComputeProcess:
 
     async def perform(self, job: Job) -> tuple[bool, bytes]:
         """Return whether the process is worn, and the pickled outcome of the job."""
-        # The states of a large run are packed by calls of Python, some 100 ms long. Other threads run between them.
+        # The states of a large run are packed by 100 ms of calls of Python. Other threads run between them.
         data = memoryview(await run_in_threadpool(pickle.dumps, job, pickle.HIGHEST_PROTOCOL))
         self._input.write(len(data).to_bytes(LENGTH_BYTES, "big"))
         for start in range(0, len(data), PART_BYTES):

@@ -35,7 +35,7 @@ PART_BYTES = 64 * 1024
 """Size of a part. A server takes about as much without waiting for its client."""
 
 PART_SECONDS = 0.001
-"""How long the large answers of a tenant wait after each part while others send requests: 64 MB in a second."""
+"""How long the large answers of a tenant wait after a part while others send requests: 64 MB a second."""
 
 RETRY_SECONDS = 5
 

@@ -17,7 +17,7 @@ from noetl.api.routes.dependencies import TenantThreads
 pytestmark = pytest.mark.anyio
 
 
-class Place:
+class LatePlace:
     """A place of a request, which is given back when `is_free` is set."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Place:
 async def test_a_value_is_read_when_the_request_before_has_its_place_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    place, threads = Place(), TenantThreads(2)
+    place, threads = LatePlace(), TenantThreads(2)
     read: list[int] = []
     begun = threading.Semaphore(0)
     request: Any = None
