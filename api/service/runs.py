@@ -305,7 +305,7 @@ class RunService:
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        found = self.context.store.runs.result_text(self.context.tenant, run_id)
+        found = self.context.store.visits.result_text(self.context.tenant, run_id)
         if found is None:
             raise _unknown_run(run_id)
         return found

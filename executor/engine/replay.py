@@ -62,7 +62,7 @@ from noetl.executor.model.transition import (
 )
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.model.visit_transition import claim, enter_step, unpark
-from noetl.executor.stores.memory.runs import shown_run
+from noetl.executor.stores.memory.state import shown_run
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Plan, Step

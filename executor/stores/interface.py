@@ -187,13 +187,6 @@ class RunStore(Protocol):
         """Return the summary of a run of a tenant, or None if the tenant has no such run."""
         ...
 
-    def result_text(self, tenant: str, run_id: str) -> ResultText | None:
-        """Return the result of a run of a tenant, or None if the tenant has no such run.
-
-        A store that keeps its text does not decode it, since this delays other threads.
-        """
-        ...
-
     def overview(self, tenant: str, run_id: str) -> RunOverview | None:
         """Return what the status of a run shows, or None if the tenant has no such run.
 
@@ -319,7 +312,7 @@ class RunStore(Protocol):
 
 
 class VisitReader(Protocol):
-    """Visits of runs, read one at a time. The cost does not grow with the other visits of the run."""
+    """Visits and results of runs, read one at a time. The cost does not grow with the visits of the run."""
 
     def find(self, run_id: str, step: str, number: int | None = None) -> StartedVisit | None:
         """Return the visit of a step with a number, or the latest, or None if no such visit has started.
@@ -341,6 +334,13 @@ class VisitReader(Protocol):
         """Return the work, waiting and queued time of a run up to `now`. `created_at` is that of the run.
 
         Return None if the cost would grow with the ended visits of the run, and these are many.
+        """
+        ...
+
+    def result_text(self, tenant: str, run_id: str) -> ResultText | None:
+        """Return the result of a run of a tenant, or None if the tenant has no such run.
+
+        A store that keeps its text does not decode it, since this delays other threads.
         """
         ...
 

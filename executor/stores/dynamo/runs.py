@@ -18,7 +18,7 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.run import DEADLINE, END, ErrorRecord, HistoryPosition, Run, RunStatus, Visit
 from noetl.executor.model.run_entries import entries_of_start
 from noetl.executor.model.run_filter import RunCounts, RunFilter
-from noetl.executor.model.run_summary import ResultText, RunOverview, RunSummary, write_result
+from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.run_transition import check_same_request
 from noetl.executor.model.triggers import Advance, name_run, trigger_changed
@@ -252,11 +252,6 @@ class DynamoRuns:
     def summary(self, tenant: str, run_id: str) -> RunSummary | None:
         """Return the summary of a run of a tenant, or None if the tenant has no such run."""
         return self._list.summary(tenant, run_id)
-
-    def result_text(self, tenant: str, run_id: str) -> ResultText | None:
-        """Return the result of a run of a tenant, or None if the tenant has no such run."""
-        run = self._list.get(tenant, run_id)
-        return None if run is None else write_result(run)
 
     def overview(self, tenant: str, run_id: str) -> RunOverview | None:
         """Return what the status of a run shows, or None if the tenant has no such run."""

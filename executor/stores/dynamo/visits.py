@@ -17,7 +17,7 @@ from contextlib import suppress
 from noetl.executor.errors import PayloadLostError
 from noetl.executor.model.durations import RunTimes, begin_times
 from noetl.executor.model.events import Event
-from noetl.executor.model.run_summary import StartedVisit
+from noetl.executor.model.run_summary import ResultText, StartedVisit, write_result
 from noetl.executor.model.special_visits import finally_visit_id
 from noetl.executor.stores.damage import reading_run
 from noetl.executor.stores.dynamo import keys
@@ -27,6 +27,7 @@ from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.history import RunHistory
 from noetl.executor.stores.dynamo.measured_times import MeasuredTimes
 from noetl.executor.stores.dynamo.run_items import SUMMARY_ATTRIBUTES
+from noetl.executor.stores.dynamo.run_list import RunList
 from noetl.executor.stores.dynamo.run_overview import read_latest_visits
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot
 from noetl.executor.stores.dynamo.step_visits import find_visit, read_visit
@@ -44,6 +45,7 @@ class DynamoVisits:
         self._context = context
         self._history = RunHistory(context)
         self._measured = MeasuredTimes(context, self._history)
+        self._list = RunList(context)
 
     def find(self, run_id: str, step: str, number: int | None = None) -> StartedVisit | None:
         """Return the visit of a step with a number, or the latest."""
@@ -77,6 +79,11 @@ class DynamoVisits:
             if times is not None:
                 return times
             return self._measured.measure(head, snapshot, created_at, now)
+
+    def result_text(self, tenant: str, run_id: str) -> ResultText | None:
+        """Return the result of a run of a tenant, or None if the tenant has no such run."""
+        run = self._list.get(tenant, run_id)
+        return None if run is None else write_result(run)
 
     def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
         """Return a part of the JSON of the failed items of a visit. Of an object, only this part is read."""

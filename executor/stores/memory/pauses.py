@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from noetl.executor.model.run import Run
 from noetl.executor.stores.memory.branches import MemoryBranches
-from noetl.executor.stores.memory.runs import shown_run
-from noetl.executor.stores.memory.state import MemoryState
+from noetl.executor.stores.memory.state import MemoryState, shown_run
 
 
 class MemoryPauses:

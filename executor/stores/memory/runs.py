@@ -32,12 +32,10 @@ from noetl.executor.model.run import (
 from noetl.executor.model.run_entries import entries_of_start
 from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_summary import (
-    ResultText,
     RunOverview,
     RunSummary,
     latest_visits,
     summarize,
-    write_result,
 )
 from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.run_transition import (
@@ -46,17 +44,16 @@ from noetl.executor.model.run_transition import (
     resume_run,
     run_resumed,
     run_started,
-    shown_status,
     stop_run,
 )
-from noetl.executor.model.special_visits import deadline_visit, is_pseudo_step
+from noetl.executor.model.special_visits import deadline_visit
 from noetl.executor.model.triggers import Advance, name_run
-from noetl.executor.model.visit_transition import enter_step, is_waiting, mark_skipped, reopen
+from noetl.executor.model.visit_transition import enter_step, mark_skipped, reopen
 from noetl.executor.stores.cursors import read_cursor, read_event_id, write_cursor
 from noetl.executor.stores.memory.branches import MemoryBranches
 from noetl.executor.stores.memory.facts import add_fact
 from noetl.executor.stores.memory.outbox import add_entries
-from noetl.executor.stores.memory.state import MemoryState, RunRecord
+from noetl.executor.stores.memory.state import MemoryState, RunRecord, shown_run
 from noetl.executor.stores.memory.triggers import check_advance, write_advance
 from noetl.executor.stores.memory.waits import delete_answer
 from noetl.planner.frozen import replace
@@ -182,10 +179,6 @@ class MemoryRuns:
     def summary(self, tenant: str, run_id: str) -> RunSummary | None:
         run = self.get(tenant, run_id)
         return None if run is None else summarize(run)
-
-    def result_text(self, tenant: str, run_id: str) -> ResultText | None:
-        run = self.get(tenant, run_id)
-        return None if run is None else write_result(run)
 
     def overview(self, tenant: str, run_id: str) -> RunOverview | None:
         with self._state.lock:
@@ -355,11 +348,3 @@ def _join(record: RunRecord, start: Run, first: Visit) -> Run:
     due_at = start.debounce.due_at(start.created_at, joined.created_at)
     record.put(replace(record.visits[first.id], due_at=due_at))
     return joined
-
-
-def shown_run(record: RunRecord) -> Run:
-    """Return the run with the status that readers see."""
-    active = [visit for visit in record.find_active() if not is_pseudo_step(visit.step)]
-    waiting = sum(map(is_waiting, active))
-    run = record.run
-    return replace(run, status=shown_status(run.status, run.stop, len(active), waiting))

@@ -26,10 +26,11 @@ from noetl.executor.model.metrics import FactTotal
 from noetl.executor.model.outbox import OutboxEntry
 from noetl.executor.model.registry import ApiKey, PlaybookAlias, RegisteredPlaybook
 from noetl.executor.model.run import Branch, Pointers, Run, Visit, Wait, WaitKey
-from noetl.executor.model.run_transition import unknown_run
+from noetl.executor.model.run_transition import shown_status, unknown_run
+from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.triggers import Firing, LiveTrigger
 from noetl.executor.model.visit_states import ACTIVE
-from noetl.executor.model.visit_transition import is_held
+from noetl.executor.model.visit_transition import is_held, is_waiting
 from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.cursors import write_event_id
@@ -204,3 +205,11 @@ class MemoryState:
         records = (r for r in open_runs if r.run.queue == queue and r.damage is None)
         active = ((record, visit) for record in records for visit in record.find_active())
         return sorted(active, key=lambda entry: entry[1].due_at)
+
+
+def shown_run(record: RunRecord) -> Run:
+    """Return the run with the status that readers see."""
+    active = [visit for visit in record.find_active() if not is_pseudo_step(visit.step)]
+    waiting = sum(map(is_waiting, active))
+    run = record.run
+    return replace(run, status=shown_status(run.status, run.stop, len(active), waiting))

@@ -9,8 +9,8 @@ from collections.abc import Collection
 
 from noetl.executor.model.durations import RunTimes, begin_times, extend_times
 from noetl.executor.model.events import Event
-from noetl.executor.model.run_summary import StartedVisit
-from noetl.executor.stores.memory.state import MemoryState
+from noetl.executor.model.run_summary import ResultText, StartedVisit, write_result
+from noetl.executor.stores.memory.state import MemoryState, shown_run
 from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.frozen import replace
 
@@ -54,6 +54,12 @@ class MemoryVisits:
             history = [] if record is None else list(record.history)
             active = [] if record is None else record.find_active()
         return extend_times(begin_times(created_at), history, active, len(history), now)
+
+    def result_text(self, tenant: str, run_id: str) -> ResultText | None:
+        with self._state.lock:
+            record = self._state.runs.get(run_id)
+            run = None if record is None or record.run.tenant != tenant else shown_run(record)
+        return None if run is None else write_result(run)
 
     def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
         with self._state.lock:

@@ -29,7 +29,7 @@ from noetl.executor.model.run import (
 )
 from noetl.executor.model.run_entries import entries_of_start
 from noetl.executor.model.run_filter import RunCounts, RunFilter
-from noetl.executor.model.run_summary import ResultText, RunOverview, RunSummary, StepVisits
+from noetl.executor.model.run_summary import RunOverview, RunSummary, StepVisits
 from noetl.executor.model.run_tags import TagChange, tag_keys
 from noetl.executor.model.run_transition import (
     check_same_request,
@@ -69,7 +69,6 @@ from noetl.executor.stores.sql.rows import (
     encode_json_or_null,
     encode_payload,
     encode_result,
-    result_text_from_row,
     run_from_row,
     summary_from_row,
     visit_from_row,
@@ -203,11 +202,6 @@ class SqlRuns:
         rows = self._context.database.fetch_all("runs.summary", tenant=tenant, run_id=run_id)
         with reading_run(run_id):
             return summary_from_row(rows[0]) if rows else None
-
-    def result_text(self, tenant: str, run_id: str) -> ResultText | None:
-        rows = self._context.database.fetch_all("runs.result_text", tenant=tenant, run_id=run_id)
-        with reading_run(run_id):
-            return result_text_from_row(run_id, rows[0]) if rows else None
 
     def overview(self, tenant: str, run_id: str) -> RunOverview | None:
         rows = self._context.database.fetch_all("runs.summary", tenant=tenant, run_id=run_id)

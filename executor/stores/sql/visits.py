@@ -23,10 +23,17 @@ from typing import Any
 from noetl.executor.model.durations import RunTimes
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import VisitStatus
-from noetl.executor.model.run_summary import StartedVisit
+from noetl.executor.model.run_summary import ResultText, StartedVisit
 from noetl.executor.stores.cursors import write_event_id
+from noetl.executor.stores.damage import reading_run
 from noetl.executor.stores.sql.context import SqlContext
-from noetl.executor.stores.sql.rows import Row, decode_event, encode_json, visit_from_row
+from noetl.executor.stores.sql.rows import (
+    Row,
+    decode_event,
+    encode_json,
+    result_text_from_row,
+    visit_from_row,
+)
 from noetl.executor.stores.sql.run_times import read_times
 
 _MAX_NUMBER = (1 << 31) - 1
@@ -65,6 +72,11 @@ class SqlVisits:
 
     def times(self, run_id: str, created_at: float, now: float) -> RunTimes:
         return read_times(self._context, run_id, created_at, now)
+
+    def result_text(self, tenant: str, run_id: str) -> ResultText | None:
+        rows = self._context.database.fetch_all("runs.result_text", tenant=tenant, run_id=run_id)
+        with reading_run(run_id):
+            return result_text_from_row(run_id, rows[0]) if rows else None
 
     def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
         return self._context.database.failures_part(run_id, visit_id, start, length)

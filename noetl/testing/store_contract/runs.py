@@ -493,18 +493,18 @@ class RunsContract(ContractFixtures):
     @pytest.mark.parametrize("returned", [None, {"n": 1.5, "é": ["\u2028", "a\n"]}, [], "null"])
     def test_the_result_of_a_run_is_read_as_text(self, store: Store, returned: Any) -> None:
         run = start_run(store)
-        assert store.runs.result_text("default", run.id) == ResultText(run.id, RunStatus.QUEUED, "null", ())
+        assert store.visits.result_text("default", run.id) == ResultText(run.id, RunStatus.QUEUED, "null", ())
         for _ in range(3):
             store.queue.commit(succeed(store, claim_visit(store, run, 100.0)), 100.0)
         claim = claim_visit(store, run, 100.0)
         errors = [error_record(claim.visit, "Failed", "no")]
         store.queue.finish(claim, RunEnding(RunStatus.FAILED, returned, errors), 100.0)
-        result = store.runs.result_text("default", run.id)
+        result = store.visits.result_text("default", run.id)
         assert result is not None
         assert json.loads(result.text) == returned
         assert replace(result, text="") == ResultText(run.id, RunStatus.FAILED, "", tuple(errors))
         for tenant, run_id in (("other", run.id), ("default", "unknown")):
-            assert store.runs.result_text(tenant, run_id) is None
+            assert store.visits.result_text(tenant, run_id) is None
 
     def test_pages_of_waiting_runs_are_full(self, store: Store) -> None:
         """Let every third run wait. A run that waits has another status in its row."""
