@@ -108,10 +108,14 @@ def hold_request(page: Page, pattern: str) -> Iterator[None]:
         held.append(route)
 
     page.route(pattern, hold, times=1)
-    yield
-    while not held:
-        page.wait_for_timeout(20)
-    held[0].continue_()
+    try:
+        yield
+        while not held:
+            page.wait_for_timeout(20)
+    finally:
+        # A browser does not close while a request is held.
+        for route in held:
+            route.continue_()
 
 
 def find_barriers(page: Page, axe: str) -> list[str]:

@@ -362,6 +362,24 @@ def test_lines_are_found_on_the_service(page: Page, service: ServedPage) -> None
     expect(page.get_by_text("No line has this text.")).to_be_visible()
 
 
+def test_lines_that_the_service_finds_late_do_not_move(page: Page, service: ServedPage) -> None:
+    run_id = service.start(TALKING, "succeeded")
+    with hold_request(page, "**/workflows/*/logs"):
+        page.goto(f"{service.url}/ui/runs/{run_id}/logs")
+        field = page.get_by_label("Text", exact=True)
+        expect(field).to_be_visible()
+        expect(page.get_by_text("No line was logged.")).to_have_count(0)
+    lines = page.locator(".log li")
+    expect(lines).to_have_count(1000)
+    with hold_request(page, "**/workflows/*/logs?q=*"):
+        field.fill("LINE 104")
+        page.keyboard.press("Enter")
+        # What moves within half a second of a key is not counted.
+        page.wait_for_timeout(600)
+        expect(lines).to_have_count(1000)
+    expect(lines).to_have_count(11)
+
+
 def test_items_above_ten_thousand_are_read_on_demand(page: Page, service: ServedPage) -> None:
     run_id = service.start(MANY, "succeeded")
     page.goto(f"{service.url}/ui/runs/{run_id}?step=many&item=10042#items")

@@ -55,37 +55,45 @@ interface LogPage extends Page<LogLine> {
   last_event: string | null;
 }
 
+interface ShownLogs {
+  /** The parameters of the request that was answered. */
+  filter: string;
+  text: string;
+  lines: LogLine[];
+  cursor: string | null;
+}
+
 export function Logs({ id, version }: { id: string; version: string }) {
   const { service } = useShared();
   const { params, hash } = useAddress();
   const step = params.get("step") ?? "";
   const text = params.get("q") ?? "";
-  const [lines, setLines] = useState<LogLine[]>([]);
-  const [cursor, setCursor] = useState<string | null>(null);
+  const filter = query({ step, q: text });
+  const [shown, setShown] = useState<ShownLogs | null>(null);
   const [problem, setProblem] = useState("");
   useEffect(() => {
     const control = new AbortController();
     service
-      .read<LogPage>(`/workflows/${id}/logs${query({ step, q: text })}`, { signal: control.signal })
+      .read<LogPage>(`/workflows/${id}/logs${filter}`, { signal: control.signal })
       .then((page) => {
-        setLines(page.items);
-        setCursor(page.next_cursor);
+        setShown({ filter, text, lines: page.items, cursor: page.next_cursor });
         setProblem("");
       })
       .catch((error: unknown) => {
         if (!control.signal.aborted) setProblem(describe(error));
       });
     return () => control.abort();
-  }, [id, step, text, version]);
-  const more = async () => {
+  }, [id, filter, version]);
+  const more = async ({ cursor }: ShownLogs) => {
     try {
       const page = await service.read<LogPage>(`/workflows/${id}/logs${query({ step, q: text, cursor })}`);
-      setLines([...lines, ...page.items]);
-      setCursor(page.next_cursor);
+      // The lines may be those of another filter, or more lines, by now.
+      setShown((now) => (now?.filter === filter && now.cursor === cursor ? { ...now, lines: [...now.lines, ...page.items], cursor: page.next_cursor } : now));
     } catch (error) {
       setProblem(describe(error));
     }
   };
+  const lines = shown?.lines ?? [];
   useEffect(() => document.getElementById(hash)?.scrollIntoView({ block: "center" }), [hash, lines.length > 0]);
   return (
     <div class="tab">
@@ -98,13 +106,14 @@ export function Logs({ id, version }: { id: string; version: string }) {
           <span class="hidden">Text</span>
           <FilterInput name="q" placeholder="Text" value={text} onApply={(wanted) => setParams({ q: wanted }, { replace: true })} />
         </label>
-        <small>{text && `${plural(lines.length, "line")}${cursor ? " so far" : ""}`}</small>
+        <small>{shown?.text && `${plural(lines.length, "line")}${shown.cursor ? " so far" : ""}`}</small>
       </form>
       {problem && <p class="problem">{problem}</p>}
-      {!lines.length && !problem && <p class="empty">{!text ? "No line was logged." : cursor ? "No line so far has this text." : "No line has this text."}</p>}
-      <LogLines lines={lines} withStep marked={hash} />
-      {cursor && (
-        <button type="button" onClick={() => void more()}>
+      {shown && !lines.length && !problem && <p class="empty">{!shown.text ? "No line was logged." : shown.cursor ? "No line so far has this text." : "No line has this text."}</p>}
+      {/* Lines of another filter are other elements: none of them moves. */}
+      <LogLines key={shown?.filter} lines={lines} withStep marked={hash} />
+      {shown?.cursor && (
+        <button type="button" onClick={() => void more(shown)}>
           More lines
         </button>
       )}
