@@ -125,6 +125,7 @@ class SqlRuns:
 
         `complete` adds the last writes of the transaction, for the id of the run.
         """
+        values, finished = _encode_values(run), _encode_finished(run, history)
         with self._starting(run) as db:
             pending = find_pending(db, run, first)
             if pending is not None:
@@ -137,11 +138,10 @@ class SqlRuns:
             step = self._plans.step(run.plan_hash, first.step)
             is_sequential = self._plans.header(run.plan_hash).sequential
             stack = first_stack(step) if is_sequential else None
-            earlier = _begin(db, run, stack, idempotency)
+            earlier = _begin(db, run, values, stack, idempotency)
             if earlier is not None:
                 return earlier
-            for position, visit in enumerate(history):
-                _insert_finished(db, run, visit, position)
+            db.executemany("runs.add_finished_visit", finished)
             if not is_sequential:
                 count_live(db, run.id, dict.fromkeys(step.regions, 1))
             branch = Branch(first.id, first.step, first.clock, first.names, is_counted=step.cyclic)
@@ -157,13 +157,13 @@ class SqlRuns:
 
     def create_continued(self, continued: ContinuedRun, idempotency: tuple[str, str] | None = None) -> Run:
         run, carried, history = continued.run, continued.carried, continued.history
+        values, finished = _encode_values(run), _encode_finished(run, history)
         with self._starting(run) as db:
             is_sequential = self._plans.header(run.plan_hash).sequential
-            earlier = _begin(db, run, carried.stack if is_sequential else None, idempotency)
+            earlier = _begin(db, run, values, carried.stack if is_sequential else None, idempotency)
             if earlier is not None:
                 return earlier
-            for position, visit in enumerate(history):
-                _insert_finished(db, run, visit, position)
+            db.executemany("runs.add_finished_visit", finished)
             for position, visit in enumerate(carried.visits, len(history)):
                 insert_visit(db, visit, run.queue, position)
             if not is_sequential:
@@ -352,15 +352,28 @@ class SqlRuns:
         return (rows[0]["request_hash"], rows[0]["run_id"]) if rows else None
 
 
+def _encode_values(run: Run) -> dict[str, str]:
+    """Return the columns of a run that may be large. They are encoded before its transaction."""
+    return {
+        "input": encode_payload(dict(run.input)),
+        "environment": encode_payload(dict(run.environment)),
+        "variables": encode_payload(dict(run.variables)),
+    }
+
+
 def _begin(
-    db: Writer, run: Run, stack: BranchStack | None, idempotency: tuple[str, str] | None
+    db: Writer,
+    run: Run,
+    values: Mapping[str, str],
+    stack: BranchStack | None,
+    idempotency: tuple[str, str] | None,
 ) -> Run | None:
-    """Add a run, or return the run of an earlier request with the same key or id."""
+    """Add a run with its encoded `values`, or return the run of an earlier request with the same key or id."""
     if idempotency is not None:
         earlier_id = add_request(db, run, idempotency)
         if earlier_id is not None:
             return read_run(db, earlier_id)
-    if not _insert_run(db, run, stack):
+    if not _insert_run(db, run, values, stack):
         return read_run(db, run.id)
     db.mark_run_written(run.id)
     return None
@@ -398,7 +411,7 @@ def add_request(db: Writer, run: Run, idempotency: tuple[str, str]) -> str | Non
     return str(earlier["run_id"])
 
 
-def _insert_run(db: Writer, run: Run, stack: BranchStack | None) -> bool:
+def _insert_run(db: Writer, run: Run, values: Mapping[str, str], stack: BranchStack | None) -> bool:
     """Add a run, and return False if a run with its id exists. In sequential mode it has a `stack`."""
     parent = run.parent
     added = db.execute(
@@ -411,9 +424,7 @@ def _insert_run(db: Writer, run: Run, stack: BranchStack | None) -> bool:
         status=run.status,
         origin=run.origin,
         queue=run.queue,
-        input=encode_payload(dict(run.input)),
-        environment=encode_payload(dict(run.environment)),
-        variables=encode_payload(dict(run.variables)),
+        **values,
         tags=encode_json(list(run.tags)),
         folder=run.folder,
         source=run.source,
@@ -443,30 +454,32 @@ def _count_child_run(db: Writer, root: str, now: float, limit: int) -> None:
         raise too_many_child_runs(root, limit)
 
 
-def _insert_finished(db: Writer, run: Run, visit: Visit, position: int) -> None:
-    """Add a visit that another run has finished."""
-    db.execute(
-        "runs.add_finished_visit",
-        run_id=run.id,
-        visit_id=visit.id,
-        step=visit.step,
-        queue=run.queue,
-        status=visit.status,
-        position=position,
-        clock=visit.clock,
-        names=encode_json(visit.names),
-        number=visit.number,
-        attempt=visit.attempt,
-        due_at=visit.due_at,
-        started_at=visit.started_at,
-        finished_at=visit.finished_at,
-        saved=encode_json_or_null(dict(visit.saved)),
-        result=encode_result(visit.result, visit.saved),
-        case=visit.case,
-        error=encode_json_or_null(visit.error),
-        failure=visit.failure,
-        failures=encode_payload(list(visit.failures)) if visit.failures else None,
-    )
+def _encode_finished(run: Run, history: Sequence[Visit]) -> list[dict[str, Any]]:
+    """Return the rows of visits that another run has finished."""
+    return [
+        {
+            "run_id": run.id,
+            "visit_id": visit.id,
+            "step": visit.step,
+            "queue": run.queue,
+            "status": visit.status,
+            "position": position,
+            "clock": visit.clock,
+            "names": encode_json(visit.names),
+            "number": visit.number,
+            "attempt": visit.attempt,
+            "due_at": visit.due_at,
+            "started_at": visit.started_at,
+            "finished_at": visit.finished_at,
+            "saved": encode_json_or_null(dict(visit.saved)),
+            "result": encode_result(visit.result, visit.saved),
+            "case": visit.case,
+            "error": encode_json_or_null(visit.error),
+            "failure": visit.failure,
+            "failures": encode_payload(list(visit.failures)) if visit.failures else None,
+        }
+        for position, visit in enumerate(history)
+    ]
 
 
 def _mark_skipped(db: Writer, run: Run, skips: Mapping[str, Any]) -> None:
