@@ -262,6 +262,24 @@ def test_what_is_typed_during_saving_is_a_draft(page: Page, service: ServedPage,
     assert leaving == ["The draft is not saved. Leave the editor, and lose it?"]
 
 
+def test_a_save_that_is_answered_after_the_editor_was_left_changes_no_address(
+    page: Page, service: ServedPage, leaving: list[str]
+) -> None:
+    text = open_editor(page, f"{service.url}/ui/playbooks/new")
+    page.get_by_label("Keep the draft in this browser").check()
+    go_to(page, "name: my_playbook")
+    page.keyboard.type("_left")
+    expect(page.get_by_role("button", name="Save as v1")).to_be_enabled()
+    with hold_request(page, "**/playbooks?newest="):
+        page.keyboard.press("Control+s")
+        expect(page.locator(".reason")).to_have_text("Not saved: The draft is being saved.")
+        page.get_by_role("link", name="Runs", exact=True).click()
+        expect(text).to_have_count(0)
+    while page.evaluate("localStorage.length"):
+        page.wait_for_timeout(20)
+    expect(page).to_have_url(re.compile("/ui/runs"))
+
+
 def test_another_version_is_not_overwritten(browser: Browser, service: ServedPage) -> None:
     context = browser.new_context()
     page = context.new_page()

@@ -71,6 +71,12 @@ export function go(link: string, { replace = false } = {}): void {
   dispatchEvent(new Event(CHANGED));
 }
 
+/** Give the view that is shown another address. It is not drawn again. */
+export function replaceAddress(link: string): void {
+  history.replaceState(history.state, "", link);
+  shown = currentLink();
+}
+
 /** Change parameters of the address. An empty value removes one. */
 export function setParams(
   changes: Record<string, string | string[] | null>,

@@ -4,7 +4,7 @@ import type { EditorState } from "@codemirror/state";
 import type { EditorView as TextView } from "@codemirror/view";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 
-import { askBeforeLeaving, linkTo, useAddress } from "../address";
+import { askBeforeLeaving, linkTo, replaceAddress, useAddress } from "../address";
 import type { DrawnGraph } from "../answers";
 import { useAnswer } from "../parts/context";
 import { printable } from "../parts/value";
@@ -62,6 +62,7 @@ function Editor({ name, opened }: { name: string; opened: Registered | null }) {
   const [code, setCode] = useState<string | null>(null);
   const [isStored, setIsStored] = useState(() => readStored(name) !== null);
   const view = useRef<TextView | null>(null);
+  const isShown = useRef(true);
   const host = useRef<HTMLDivElement>(null);
   const language = useAnswer<Language>("/language");
   const checked = useChecks(text, line);
@@ -74,9 +75,9 @@ function Editor({ name, opened }: { name: string; opened: Registered | null }) {
     // A person may have typed since the text was sent.
     if (registered.source !== view.current?.state.doc.toString()) return;
     store(name, null);
-    if (opened === null) {
+    if (opened === null && isShown.current) {
       askBeforeLeaving(null);
-      history.replaceState(history.state, "", linkTo(["playbooks", registered.name, "edit"]));
+      replaceAddress(linkTo(["playbooks", registered.name, "edit"]));
     }
   });
   const isChanged = text !== (base?.source ?? EMPTY);
@@ -94,7 +95,10 @@ function Editor({ name, opened }: { name: string; opened: Registered | null }) {
     view.current = shown;
     goToLine(shown, line);
     shown.focus();
-    return () => shown.destroy();
+    return () => {
+      isShown.current = false;
+      shown.destroy();
+    };
   }, []);
   useEffect(() => {
     if (draft && checked.text === view.current?.state.doc.toString()) view.current?.dispatch({ effects: [setFindings.of(draft.diagnostics), setSchedules.of(draft.schedules)] });

@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-GUU6R67R.js";import"./chunk-6X725VJ2.js";import"./chunk-VHEB2KMC.js";import"./chunk-5MUB5E3F.js";import"./chunk-IOBGFB75.js";import"./chunk-RTIDTJFH.js";import"./chunk-VVV4RHHF.js";import"./chunk-2K7ST6YO.js";import"./chunk-6SNTGYYJ.js";import"./chunk-3MFA6QVI.js";export{a as Drawer,b as LogLines};
