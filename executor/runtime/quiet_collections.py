@@ -33,6 +33,12 @@ MIN_COLLECTIONS = 100
 PAUSE_FACTOR = 20
 """How many times the duration of a full collection the next one waits for."""
 
+MIDDLE = 2
+"""After how many collections of the youngest objects those that survived them are collected, too.
+
+The fewer there are, the shorter is the pause. They were examined twice then, and wait for a full collection.
+"""
+
 NEVER = 1_000_000
 """A threshold of the interpreter that it does not reach."""
 
@@ -68,8 +74,7 @@ class QuietCollections:
 
     def start(self) -> None:
         """Begin to collect on a thread, which ends with the process."""
-        young, middle, _ = gc.get_threshold()
-        gc.set_threshold(young, middle, NEVER)
+        gc.set_threshold(gc.get_threshold()[0], MIDDLE, NEVER)
         threading.Thread(target=self._run, name="noetl-garbage", daemon=True).start()
 
     def collect_if_due(self) -> bool:

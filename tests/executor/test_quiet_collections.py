@@ -113,7 +113,7 @@ def test_only_a_thread_collects_old_objects(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("threading.Thread.start", start)
     try:
         QuietCollections().start()
-        assert gc.get_threshold() == (*thresholds[:2], quiet_collections.NEVER)
+        assert gc.get_threshold() == (thresholds[0], quiet_collections.MIDDLE, quiet_collections.NEVER)
     finally:
         gc.set_threshold(*thresholds)
     assert len(started) == 1
