@@ -105,6 +105,8 @@ EXPRESSIONS = {
         " wordcount }}"
     ),
     "time formats": "{{ '2026' | to_datetime(' a' * 1000000) }}",
+    "name of a filter": "{{ [1] | map(('\\0' * 8000000,) * 20) | list }}",
+    "missing item": "{{ [1].index(['\\0' * 8000000] * 20) }}",
     "powers": "{{ 2 ** 10000000 }}",
     "digits": "{{ ('f' * 8000) | int(base=16) }}",
     "padding": "{{ ('x\n' * 100000) | indent('y' * 1000000) }}",

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 from jinja2.exceptions import TemplateRuntimeError
+
+MAX_SHOWN_NAME = 100
+MAX_SHOWN_BITS = 64
+MAX_SHOWN_KEYS = 8
 
 
 class Function:
@@ -28,6 +33,20 @@ class Function:
     __repr__ = __str__
 
 
+def show_name(name: object) -> str:
+    """Return the name of a value as text: the beginning of a text, a number, or what else it is.
+
+    No other value is written as text, since that could take all memory.
+
+    >>> show_name("total"), show_name(2), show_name(["total"])
+    ('total', '2', 'a list')
+    """
+    if isinstance(name, str):
+        return name[:MAX_SHOWN_NAME]
+    is_short = isinstance(name, float) or (isinstance(name, int) and name.bit_length() <= MAX_SHOWN_BITS)
+    return str(name) if is_short else describe(name)
+
+
 def describe(value: object) -> str:
     """Return the type of a value in the words of the language, with the keys of an object.
 
@@ -37,8 +56,8 @@ def describe(value: object) -> str:
     if value is None:
         return "none"
     if isinstance(value, Mapping):
-        keys = [str(key)[:100] for key in list(value)[:8]]
-        return f"an object with {', '.join(f'`{key}`' for key in keys)}" if keys else "an empty object"
+        keys = [f"`{show_name(key)}`" for key in islice(value, MAX_SHOWN_KEYS)]
+        return f"an object with {', '.join(keys)}" if keys else "an empty object"
     if isinstance(value, bool):
         return "a boolean"
     if isinstance(value, int | float):

@@ -18,13 +18,13 @@ Limits: those of `budget`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from functools import cached_property, partial
 from typing import Any
 
 from jinja2 import StrictUndefined, nodes
-from jinja2.exceptions import TemplateSyntaxError
+from jinja2.exceptions import TemplateRuntimeError, TemplateSyntaxError
 from jinja2.lexer import Lexer
 from jinja2.runtime import LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -49,10 +49,8 @@ from noetl.planner.templates.budget import (
 from noetl.planner.templates.code_generator import ChargingGenerator
 from noetl.planner.templates.filter_costs import CASE_CHARACTER_UNITS, CHARACTER_PAIRS_PER_UNIT, charge_filter
 from noetl.planner.templates.filters import FILTERS, REPLACED_FILTERS, join_texts, replace
-from noetl.planner.templates.functions import Function, describe
+from noetl.planner.templates.functions import Function, describe, show_name
 from noetl.planner.templates.operators import modulo
-
-MAX_SHOWN_NAME = 100
 
 
 class SandboxUndefined(StrictUndefined):
@@ -62,8 +60,7 @@ class SandboxUndefined(StrictUndefined):
 
     @property
     def _undefined_message(self) -> str:
-        name: object = self._undefined_name
-        shown = str(name)[:MAX_SHOWN_NAME] if isinstance(name, str | int | float) else describe(name)
+        shown = show_name(self._undefined_name)
         if self._undefined_obj is missing:
             return f"`{shown}` is undefined"
         return f"`{shown}` is undefined in {describe(self._undefined_obj)}"
@@ -259,12 +256,36 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 return self.getattr(obj, argument)
             return self.undefined(obj=obj, name=argument)
 
+    def call_filter(self, name: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().call_filter(_require_name("filter", name, self.filters), *args, **kwargs)
+
+    def call_test(self, name: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().call_test(_require_name("test", name, self.tests), *args, **kwargs)
+
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         if type(function) is Function:
             return function.function(*args, **kwargs)
         if isinstance(function, Undefined):
             function._fail_with_undefined_error()
         raise TypeError(f"{describe(function)} cannot be called")
+
+
+def _require_name(kind: str, name: Any, known: Mapping[str, Any]) -> Any:
+    """Return the name of a filter or test that was computed.
+
+    The message of Jinja2 for an unknown one shows the whole value, which may be anything.
+
+    Raises:
+        TemplateRuntimeError: it is not known.
+        UndefinedError: it is undefined.
+    """
+    if isinstance(name, Undefined):
+        name._fail_with_undefined_error()
+    if not isinstance(name, str):
+        raise TemplateRuntimeError(f"the name of a {kind} must be a text, not {describe(name)}")
+    if name not in known:
+        raise TemplateRuntimeError(f"unknown {kind} `{show_name(name)}`")
+    return name
 
 
 def _charge_key(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -291,7 +312,7 @@ def _charge_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable[
         elif name == "splitlines":
             charge(len(_LINE_BREAKS) // 2 * len(obj))
             charge_items(1 + _count(obj, _LINE_BREAKS), PART_UNITS)
-        result = method(*args)
+        result = method(*args) if name != "index" or isinstance(obj, str) else _find_item(obj, *args)
         if isinstance(result, str) and len(result) > SHORT:
             charge_text(len(result), is_ascii=result.isascii())
         elif isinstance(result, tuple):
@@ -299,6 +320,20 @@ def _charge_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable[
         return result
 
     return charged
+
+
+def _find_item(items: Sequence[Any], *args: Any) -> int:
+    """Return the index of an item, as the method `index` of a list does.
+
+    The message of a list for a missing item shows the whole item, which may be anything; that of a tuple does not.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    try:
+        return tuple(items).index(*args)
+    except ValueError:
+        raise ValueError(f"the list does not contain `{show_name(args[0])}`") from None
 
 
 PART_UNITS = 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from noetl.executor.model.start_request import StartRequest
 from noetl.planner.templates import budget
 from noetl.planner.templates.budget import BUDGET, shared_budget
 from noetl.planner.templates.evaluator import MAX_MESSAGE
+from noetl.planner.templates.sandbox import SANDBOX
 from noetl.planner.templates.template import EvaluationError, parse_template
 from noetl.testing.run_harness import compile_text
 from tests.action_calls import perform_action
@@ -133,6 +135,40 @@ def find_error(text: str) -> EvaluationError:
 )  # fmt: skip
 def test_the_work_exceeds_the_budget(text: str) -> None:
     assert find_error(text).type == "LimitExceeded"
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("[1] | map(large) | list", "the name of a filter must be a text, not a list"),
+        ("[1] | select(large) | list", "the name of a test must be a text, not a list"),
+        ("[1] | reject(large) | list", "the name of a test must be a text, not a list"),
+        ("[{'a': 1}] | selectattr('a', large) | list", "the name of a test must be a text, not a list"),
+        ("[{'a': 1}] | rejectattr('a', large) | list", "the name of a test must be a text, not a list"),
+        ("[1] | map(large | first) | list", f"unknown filter `{chr(0) * 100}`"),
+        ("[1] | map(absent) | list", "`absent` is undefined"),
+        ("[1].index(large)", "the list does not contain `a list`"),
+        ("[1, 2].index(2, 0, 1)", "the list does not contain `2`"),
+        ("{large: 1}.q", "`q` is undefined in an object with `a list`"),
+        ("{}[large]", "`a list` is undefined in an empty object"),
+    ],
+)
+def test_a_message_shows_the_beginning_of_a_value(expression: str, message: str) -> None:
+    """Written as text, `large` takes 640 MB."""
+    names = {"large": ("\0" * 8_000_000,) * 20}
+
+    def read(name: str) -> Any:
+        return names[name] if name in names else SANDBOX.undefined(name=name)
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(EvaluationError) as caught:
+            parse_template("{{ " + expression + " }}").evaluate(read)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert caught.value.message == message
+    assert peak < 10_000_000
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,11 @@ def test_the_sandbox_calls_its_functions_and_nothing_else() -> None:
         "range | truncate(3)",
         "range | wordcount",
         "range | indent",
+        "xs | map(xs | batch(2)) | list",
+        "xs | select(xs | batch(2)) | list",
+        "xs | rejectattr('a', xs | batch(2)) | list",
+        "xs.index(xs | batch(2))",
+        "xs.index([xs | map('string')])",
     ],
 )
 @pytest.mark.parametrize("form", ["{{ %s }}", "a {{ %s }}", "{%% if true %%}{{ %s }}{%% endif %%}"])
