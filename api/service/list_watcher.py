@@ -38,7 +38,7 @@ from noetl.api.service.run_lists import ListedRun, RunListService
 from noetl.api.service.views import RunEntry
 from noetl.executor.errors import StoreError
 from noetl.executor.model.run import HistoryPosition
-from noetl.executor.model.run_filter import WITHOUT_HEADLINE, RunFilter
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.precedence import without_precedence
 from noetl.executor.stores.change_signal import ChangeSignal
@@ -141,8 +141,7 @@ class HeadlineCache:
 
     def prepare(self, runs: Sequence[RunSummary]) -> None:
         """Read the positions of runs, before their headlines are computed."""
-        run_ids = [run.id for run in runs if run.status not in WITHOUT_HEADLINE]
-        self._positions = self._runs.positions(run_ids) if run_ids else {}
+        self._positions = self._runs.positions([run.id for run in runs]) if runs else {}
 
     def headline(self, run: RunSummary) -> Headline:
         known, position, now = self._known.get(run.id), self._positions.get(run.id), self._clock()

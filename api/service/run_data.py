@@ -51,7 +51,7 @@ from noetl.executor.model.json_values import write_json
 from noetl.executor.model.large_json import read_large_json
 from noetl.executor.model.run import Run, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter, fold_case
-from noetl.executor.model.run_summary import RunSummary, StartedVisit
+from noetl.executor.model.run_summary import RunOverview, RunSummary, StartedVisit
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.stores.damage import RUN_DAMAGED
 from noetl.planner.diagnostics.diagnostic import did_you_mean
@@ -182,10 +182,13 @@ class RunDataService:
         summary = self.runs.summary(run_id)
         return summary.plan_hash, draw_visits(self.report(run_id), self.context.store.runs.visits(summary.id))
 
-    def headline(self, run_id: str) -> Headline:
-        """Return the headline of a run of a list. It is empty if the run was deleted."""
+    def headline(self, run_id: str, overview: RunOverview | None = None) -> Headline:
+        """Return the headline of a run of a list, from its overview if that was read.
+
+        It is empty if the run was deleted.
+        """
         try:
-            return summarize_report(self.runs.outline(run_id))
+            return summarize_report(self.runs.outline(overview or self.runs.overview(run_id)))
         except NotFoundError:
             return Headline()  # It was deleted after the list was read.
 

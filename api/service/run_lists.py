@@ -4,16 +4,17 @@ Problem: a headline follows from the steps of a run, and no store knows it. A li
 and a search looks into it.
 
 Algorithm: a store excludes the runs that cannot match, and reads a bounded number of them (`RunFilter.text`).
-The headlines of the others are computed, up to MAX_HEADLINES for a page. A cursor carries a checksum of the
+The headlines of the others are computed, for a search up to MAX_HEADLINES. A cursor carries a checksum of the
 filter of its list.
 
-Cost: one read of the steps of each run with a headline, which has the numbers of its steps too. Runs that
-have succeeded have none. The number of their steps is that of their plan. It is read once for each plan, and
-not for more than MAX_PLANS plans of a page.
+Cost: the steps of all runs with a headline are read together, and give the numbers of steps, too. Runs with
+very many steps or long journals are read one by one. Runs that have succeeded have no headline. The number of
+their steps is that of their plan. It is read once for each plan, and not for more than MAX_PLANS plans of a
+page.
 
-Limits: a page ends early after MAX_HEADLINES headlines, or after MAX_READS reads of a search; its cursor
-continues there. `since` and `until` are not in the checksum, because they are bounds in the order of the
-list. A client may compute them anew for each page.
+Limits: the page of a search ends early after MAX_HEADLINES headlines or MAX_READS reads; its cursor continues
+there. `since` and `until` are not in the checksum, because they are bounds in the order of the list. A client
+may compute them anew for each page.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import json
 import math
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from noetl.api.service.headlines import Headline
@@ -40,13 +41,13 @@ from noetl.executor.model.run_filter import (
     fold_case,
     has_text,
 )
-from noetl.executor.model.run_summary import RunSummary
+from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.stores.cursors import write_cursor
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.syntax.durations import parse_duration
 
 MAX_HEADLINES = 200
-"""The number of headlines that are computed for one page."""
+"""The number of headlines that are computed for one page of a search."""
 
 MAX_PLANS = 20
 """The number of plans of which a page of runs shows how many steps they have."""
@@ -101,17 +102,19 @@ class HeadlineSource(Protocol):
         ...
 
 
-@frozen
 class ComputedHeadlines:
     """The headlines of runs, each computed from the steps of its run."""
 
-    data: RunDataService
+    def __init__(self, data: RunDataService) -> None:
+        self._data = data
+        self._overviews: Mapping[str, RunOverview] = {}
 
     def prepare(self, runs: Sequence[RunSummary]) -> None:
-        """Return nothing: each headline is computed when it is requested."""
+        """Read the steps of these runs together."""
+        self._overviews = self._data.runs.overviews(runs)
 
     def headline(self, run: RunSummary) -> Headline:
-        return self.data.headline(run.id)
+        return self._data.headline(run.id, self._overviews.get(run.id))
 
 
 @frozen
@@ -233,16 +236,18 @@ class RunListService:
         """Return the runs of one page, and the cursor of the store after them or None."""
         found: list[ListedRun] = []
         headline_count, last = 0, None
+        max_headlines = wanted.limit if wanted.text is None else MAX_HEADLINES
         counts: dict[str, int | None] = {}
         batch = wanted
         if wanted.text is not None:
             batch = replace(wanted, limit=min(max(wanted.limit, MAX_HEADLINES), MAX_RUNS_PER_PAGE))
         for _ in range(MAX_READS):
             runs, cursor = self.context.store.runs.find(batch)
-            headlines.prepare(runs)
+            with_headline = [run for run in runs if run.status not in WITHOUT_HEADLINE]
+            headlines.prepare(with_headline[: max_headlines - headline_count])
             for position, run in enumerate(runs):
                 has_headline = run.status not in WITHOUT_HEADLINE
-                if has_headline and headline_count == MAX_HEADLINES and last is not None:
+                if has_headline and headline_count == max_headlines and last is not None:
                     return found, write_cursor(last.created_at, last.id)
                 headline_count, last = headline_count + has_headline, run
                 headline = headlines.headline(run) if has_headline else self._count_steps(run, counts)

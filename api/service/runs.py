@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,9 @@ if TYPE_CHECKING:
 
 EVENTS_PER_PAGE = 1000
 _ALL_EVENTS = 10**9
+
+MAX_READ_STEPS = 5_000
+"""How many steps the runs of a list may have of which the latest visits are read together."""
 _MAX_SHOWN_STEPS = 10
 _UNNAMED_STATES = frozenset({StepState.PENDING, StepState.SUCCEEDED, StepState.CANCELLED})
 """States of steps that no headline names."""
@@ -231,6 +235,21 @@ class RunService:
             raise _unknown_run(run_id)
         return overview
 
+    def overviews(self, runs: Sequence[RunSummary]) -> Mapping[str, RunOverview]:
+        """Return what `overview` returns for the first runs of a list that are read together.
+
+        Together they have at most MAX_READ_STEPS steps. Those that are damaged, or have much data, are missing.
+        """
+        wanted, steps = [], 0
+        for run in runs:
+            with suppress(DamagedRunError):
+                steps += len(self.context.step_names(run.plan_hash))
+                if steps > MAX_READ_STEPS:
+                    break
+                wanted.append(run.id)
+        found = self.context.store.visits.overviews(self.context.tenant, wanted) if wanted else {}
+        return {id: overview for id, overview in found.items() if overview.damage is None}
+
     def report(self, run_id: str) -> RunReport:
         """Return the status of a run and of its steps.
 
@@ -244,15 +263,11 @@ class RunService:
         steps = self._step_reports(overview, self._step_names(overview))
         return self._describe(overview, steps, Counter(step.status for step in steps.values()))
 
-    def outline(self, run_id: str) -> RunReport:
-        """Return the status of a run, and only of those of its steps that a headline may name.
+    def outline(self, overview: RunOverview) -> RunReport:
+        """Return the status of the run of an overview, and only of those steps that a headline may name.
 
         Most steps of a long run have succeeded or not started. Their reports take most of the time.
-
-        Raises:
-            NotFoundError: the tenant has no such run.
         """
-        overview = self.overview(run_id)
         states = step_states(overview.summary.status, self._step_names(overview), overview.steps)
         names = [name for name, state in states.items() if state not in _UNNAMED_STATES]
         return self._describe(overview, self._step_reports(overview, names), Counter(states.values()))

@@ -71,6 +71,10 @@ class VisitSummary:
     progress: Progress | None
 
 
+MAX_READ_JOURNAL = 64 * 1024
+"""How many characters the journal of a waiting step may have if its run is read together with others."""
+
+
 @frozen
 class StepVisits:
     """The visits of one step of a run: the latest, and the number that have started."""

@@ -312,7 +312,10 @@ class RunStore(Protocol):
 
 
 class VisitReader(Protocol):
-    """Visits and results of runs, read one at a time. The cost does not grow with the visits of the run."""
+    """Visits and results of runs, read one at a time. The cost does not grow with the visits of the run.
+
+    Only `overviews` reads several runs.
+    """
 
     def find(self, run_id: str, step: str, number: int | None = None) -> StartedVisit | None:
         """Return the visit of a step with a number, or the latest, or None if no such visit has started.
@@ -341,6 +344,14 @@ class VisitReader(Protocol):
         """Return the result of a run of a tenant, or None if the tenant has no such run.
 
         A store that keeps its text does not decode it, since this delays other threads.
+        """
+        ...
+
+    def overviews(self, tenant: str, run_ids: Sequence[str]) -> Mapping[str, RunOverview]:
+        """Return what `RunStore.overview` returns for several runs of a tenant, which are read together.
+
+        A run is left out if it does not exist, cannot be read, or has a journal of more than MAX_READ_JOURNAL
+        characters. So one run neither fails the page of all others nor takes the memory of them.
         """
         ...
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from noetl.api.service import run_lists
+from noetl.api.service import run_lists, runs
 from noetl.api.service.headlines import Headline
 from noetl.api.service.run_lists import RunListService
 from noetl.api.service.services import TenantServices, create_services
@@ -19,15 +19,16 @@ from noetl.api.service.views import RunHistogram, RunPage, StatusCounts, StepCou
 from noetl.executor.actions import catalogue
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.outcome import error_record
-from noetl.executor.model.run import RunStatus, Visit, VisitStatus
+from noetl.executor.model.run import Claim, Lease, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores.damage import missing_plan
-from noetl.executor.stores.sql import run_list
+from noetl.executor.stores.sql import run_list, visits
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.compile import compile_playbook
 from noetl.planner.frozen import replace
 from noetl.testing.run_harness import FakeClock, RunHarness
+from noetl.testing.store_contract.operations import suspend_claim
 from tests.api.responses import assert_problem, read_view
 
 pytestmark = pytest.mark.anyio
@@ -217,16 +218,57 @@ def read_all(lists: RunListService, wanted: RunFilter) -> list[list[str]]:
         )
 
 
-def test_a_page_ends_before_it_has_too_many_headlines(
+def test_the_page_of_a_search_ends_before_it_has_too_many_headlines(
     services: TenantServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_lists, "MAX_HEADLINES", 3)
     ids = start_stored(services, 8)
-    pages = read_all(services.lists, RunFilter(limit=5))
+    pages = read_all(services.lists, RunFilter(limit=5, text="fine"))
     assert [len(page) for page in pages] == [3, 3, 2]
     assert [id for page in pages for id in page] == ids
+    assert [len(page) for page in read_all(services.lists, RunFilter(limit=5))] == [5, 3]
     oldest = read_all(services.lists, RunFilter(limit=2, is_oldest_first=True))
     assert [id for page in oldest for id in page] == ids[::-1]
+
+
+def test_a_page_of_open_runs_takes_the_same_statements_for_any_number_of_them(
+    services: TenantServices,
+) -> None:
+    store = services.store
+    assert isinstance(store, SqliteStore)
+    counts = []
+    for _ in range(3):
+        start_stored(services, 10)
+        services.lists.page(RunFilter())  # the plan is read now
+        statements: list[str] = []
+        store.file.connection().set_trace_callback(statements.append)
+        page = services.lists.page(RunFilter(limit=1000))
+        store.file.connection().set_trace_callback(None)
+        assert {item.headline for item in page.items} == {"waits for a worker"}
+        counts.append((len(page.items), len(statements)))
+    assert counts == [(10, 3), (20, 3), (30, 3)]
+
+
+def test_runs_with_many_steps_are_read_one_by_one(
+    services: TenantServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "MAX_READ_STEPS", 2)
+    start_stored(services, 4)
+    page = services.lists.page(RunFilter())
+    assert [item.headline for item in page.items] == ["waits for a worker"] * 4
+
+
+def test_runs_with_long_journals_are_read_one_by_one(
+    services: TenantServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visits, "MAX_READ_JOURNAL", 10)
+    ids, store = start_stored(services, 2), services.store
+    claim = store.queue.claim("service", Lease("worker", 60.0), store.clock())
+    assert isinstance(claim, Claim)
+    store.queue.commit(suspend_claim(claim), store.clock())
+    assert len(store.visits.overviews("default", ids)) == 1
+    headlines = {item.headline for item in services.lists.page(RunFilter()).items}
+    assert len(headlines) == 2 and "waits for a worker" in headlines
 
 
 @pytest.mark.parametrize("is_oldest_first", [False, True])

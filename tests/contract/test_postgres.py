@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from typing import Any
 from uuid import uuid4
 
@@ -396,10 +398,13 @@ class TestQueries:
         self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A loop over steps within a loop over visits would take seconds for a large run."""
-        plans = self.explain_queries(
-            store, lambda: store.runs.overview("t0", "run3"), monkeypatch, "visits where run_id"
+        reads = (
+            partial(store.runs.overview, "t0", "run3"),
+            partial(store.visits.overviews, "t0", ["run3", "run6"]),
         )
-        for plan in plans:
+        for plan in chain.from_iterable(
+            self.explain_queries(store, read, monkeypatch, "visits where run_id") for read in reads
+        ):
             assert "Seq Scan" not in plan, plan
             assert "Join" not in plan and "Nested Loop" not in plan, plan
 

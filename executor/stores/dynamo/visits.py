@@ -11,13 +11,13 @@ Cost: constant, except for the times of a run that has forked.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
-from noetl.executor.errors import PayloadLostError
+from noetl.executor.errors import DamagedRunError, PayloadLostError
 from noetl.executor.model.durations import RunTimes, begin_times
 from noetl.executor.model.events import Event
-from noetl.executor.model.run_summary import ResultText, StartedVisit, write_result
+from noetl.executor.model.run_summary import ResultText, RunOverview, StartedVisit, write_result
 from noetl.executor.model.special_visits import finally_visit_id
 from noetl.executor.stores.damage import reading_run
 from noetl.executor.stores.dynamo import keys
@@ -84,6 +84,17 @@ class DynamoVisits:
         """Return the result of a run of a tenant, or None if the tenant has no such run."""
         run = self._list.get(tenant, run_id)
         return None if run is None else write_result(run)
+
+    def overviews(self, tenant: str, run_ids: Sequence[str]) -> dict[str, RunOverview]:
+        """Return the overviews of runs. Each takes requests of its own, of which several run in parallel."""
+
+        def read(run_id: str) -> RunOverview | None:
+            with suppress(DamagedRunError):
+                return self._list.overview(tenant, run_id)
+            return None
+
+        found = zip(run_ids, self._context.in_parallel(read, run_ids), strict=True)
+        return {run_id: overview for run_id, overview in found if overview is not None}
 
     def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
         """Return a part of the JSON of the failed items of a visit. Of an object, only this part is read."""

@@ -5,11 +5,18 @@ The author of a store decides how one visit and its events are found among those
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from noetl.executor.model.durations import RunTimes, begin_times, extend_times
 from noetl.executor.model.events import Event
-from noetl.executor.model.run_summary import ResultText, StartedVisit, write_result
+from noetl.executor.model.run_summary import (
+    ResultText,
+    RunOverview,
+    StartedVisit,
+    latest_visits,
+    summarize,
+    write_result,
+)
 from noetl.executor.stores.memory.state import MemoryState, shown_run
 from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.frozen import replace
@@ -60,6 +67,20 @@ class MemoryVisits:
             record = self._state.runs.get(run_id)
             run = None if record is None or record.run.tenant != tenant else shown_run(record)
         return None if run is None else write_result(run)
+
+    def overviews(self, tenant: str, run_ids: Sequence[str]) -> dict[str, RunOverview]:
+        with self._state.lock:
+            records = {id: self._state.runs[id] for id in run_ids if id in self._state.runs}
+            return {
+                id: RunOverview(
+                    summarize(shown_run(record)),
+                    record.run.error,
+                    latest_visits(list(record.visits.values())),
+                    record.damage,
+                )
+                for id, record in records.items()
+                if record.run.tenant == tenant
+            }
 
     def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
         with self._state.lock:

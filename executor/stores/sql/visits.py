@@ -1,4 +1,4 @@
-"""Visits of a run in a SQL store, read one at a time.
+"""Visits of a run in a SQL store, read one at a time, and the latest visits of the runs of a page.
 
 Problem: a run may have thousands of visits and a history of megabytes. A page that shows one visit must not
 read the others.
@@ -17,22 +17,35 @@ Limits: the events of a visit that has failed or has not ended are looked for up
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Any
 
+from noetl.executor.errors import DamagedRunError
 from noetl.executor.model.durations import RunTimes
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import VisitStatus
-from noetl.executor.model.run_summary import ResultText, StartedVisit
+from noetl.executor.model.run_summary import (
+    MAX_READ_JOURNAL,
+    ResultText,
+    RunOverview,
+    StartedVisit,
+    StepVisits,
+)
+from noetl.executor.precedence import wait_for_slice
 from noetl.executor.stores.cursors import write_event_id
 from noetl.executor.stores.damage import reading_run
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.rows import (
     Row,
     decode_event,
+    decode_json,
     encode_json,
     result_text_from_row,
+    summary_from_row,
     visit_from_row,
+    visit_summary_from_row,
 )
 from noetl.executor.stores.sql.run_times import read_times
 
@@ -77,6 +90,28 @@ class SqlVisits:
         rows = self._context.database.fetch_all("runs.result_text", tenant=tenant, run_id=run_id)
         with reading_run(run_id):
             return result_text_from_row(run_id, rows[0]) if rows else None
+
+    def overviews(self, tenant: str, run_ids: Sequence[str]) -> dict[str, RunOverview]:
+        database = self._context.database
+        ids = database.encode_list(run_ids)
+        rows = {row["id"]: row for row in database.fetch_all("runs.summaries", ids=ids, tenant=tenant)}
+        visits = defaultdict[str, list[Row]](list)
+        query = {"ids": database.encode_list(list(rows)), "max_journal": MAX_READ_JOURNAL}
+        for row in database.fetch_all("runs.latest_visits_of_runs", **query) if rows else ():
+            visits[row["run_id"]].append(row)
+        overviews = {}
+        for run_id, row in rows.items():
+            wait_for_slice()
+            if any(visit["is_long"] for visit in visits[run_id]):
+                continue
+            with suppress(DamagedRunError), reading_run(run_id):
+                steps = {
+                    visit["step"]: StepVisits(visit_summary_from_row(visit), visit["started"])
+                    for visit in visits[run_id]
+                }
+                error = decode_json(row["error"])
+                overviews[run_id] = RunOverview(summary_from_row(row), error, steps, row["damage"])
+        return overviews
 
     def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
         return self._context.database.failures_part(run_id, visit_id, start, length)

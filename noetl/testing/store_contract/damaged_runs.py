@@ -63,6 +63,8 @@ class DamagedRunsContract:
         assert "was set aside" in record.getMessage()
         assert "set aside" in failed_checks(store)
         overview = store.runs.overview("default", damaged.id)
+        ids = [damaged.id, *(run.id for run in sound)]
+        assert {run.id for run in sound} <= set(store.visits.overviews("default", ids))
         assert overview is not None
         assert overview.damage is not None
         assert "lost" in overview.damage
@@ -89,6 +91,7 @@ class DamagedRunsContract:
             return
         self.damage.update_run(store, runs[2], **self.damage.unreadable_run)
         assert self._list_runs(store) == self._list_runs(store) == [runs[4], runs[3], runs[1], runs[0]]
+        assert set(store.visits.overviews("default", runs)) == {*runs} - {runs[2]}
         (record,) = [record for record in caplog.records if runs[2] in record.getMessage()]
         assert "lists leave it out" in record.getMessage()
 

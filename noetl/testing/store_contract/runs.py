@@ -483,6 +483,18 @@ class RunsContract(ContractFixtures):
         retried = overview.steps["a"]
         assert (retried.latest.attempt, retried.started) == (2, 4)
 
+    def test_overviews_of_several_runs_are_read_together(self, store: Store) -> None:
+        runs = [start_run(store, CYCLE, now=float(number)) for number in range(4)]
+        for number, run in enumerate(runs[:3]):
+            for _ in range(2 * number):
+                store.queue.commit(succeed(store, claim_visit(store, run, 100.0)), 1.0)
+        store.queue.commit(suspend_claim(claim_visit(store, runs[0], 100.0)), 100.0)
+        ids = [run.id for run in runs]
+        expected = {id: store.runs.overview("default", id) for id in ids}
+        assert store.visits.overviews("default", [*ids, "unknown"]) == expected
+        assert store.visits.overviews("default", []) == {}
+        assert store.visits.overviews("other", ids) == {}
+
     def test_the_tenant_of_a_run_alone_reads_its_summary_and_overview(self, store: Store) -> None:
         run = start_run(store)
         assert store.runs.summary("default", run.id) == summarize(run)

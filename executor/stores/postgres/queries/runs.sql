@@ -43,3 +43,14 @@ from (
     ) over same_step as started
     from visits where run_id = :run_id window same_step as (partition by step)
 ) as counted where position = last
+
+-- name: latest_visits_of_runs
+select run_id, id, step, status, number, attempt, due_at, started_at, finished_at, "case", error, started,
+    case when length(progress) <= :max_journal then progress end as progress,
+    length(progress) > :max_journal as is_long
+from (
+    select *, max(position) over same_step as last, count(*) filter (
+        where started_at is not null or attempt > 1 or progress is not null
+    ) over same_step as started
+    from visits where run_id {in_ids} window same_step as (partition by run_id, step)
+) as counted where position = last

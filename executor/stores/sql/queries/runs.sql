@@ -63,6 +63,11 @@ select {summary_columns}, runs.error,
     (select reason from damaged_runs where damaged_runs.run_id = runs.id) as damage
 from runs where id = :run_id and tenant = :tenant
 
+-- name: summaries
+select {summary_columns}, runs.error,
+    (select reason from damaged_runs where damaged_runs.run_id = runs.id) as damage
+from runs where id {in_ids} and tenant = :tenant
+
 -- name: result_text
 select {shown_status} as shown, result, errors from runs where id = :run_id and tenant = :tenant
 
@@ -155,6 +160,21 @@ from (
     select step as name, max(position) as last, count(*) as entered, count(started_at) as claimed
     from visits where run_id = :run_id group by step
 ) as steps cross join visits where run_id = :run_id and step = name and position = last
+
+-- The latest visits of several runs. Long journals are left out.
+-- name: latest_visits_of_runs
+select run_id, id, step, status, number, attempt, due_at, started_at, finished_at, "case", error,
+    case when length(progress) <= :max_journal then progress end as progress,
+    length(progress) > :max_journal as is_long,
+    claimed + case when claimed = entered then 0 else (
+        select count(*) from visits as unclaimed where unclaimed.run_id = owner and unclaimed.step = name
+        and unclaimed.started_at is null and (unclaimed.attempt > 1 or unclaimed.progress is not null)
+    ) end as started
+from (
+    select run_id as owner, step as name, max(position) as last, count(*) as entered,
+        count(started_at) as claimed
+    from visits where run_id {in_ids} group by run_id, step
+) as steps cross join visits where run_id = owner and step = name and position = last
 
 -- name: visits
 select {visit_columns} from visits where run_id = :run_id order by position
