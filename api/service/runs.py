@@ -238,7 +238,7 @@ class RunService:
     def overviews(self, runs: Sequence[RunSummary]) -> Mapping[str, RunOverview]:
         """Return what `overview` returns for the first runs of a list that are read together.
 
-        Together they have at most MAX_READ_STEPS steps. Those that are damaged, or have much data, are missing.
+        Together they have at most MAX_READ_STEPS steps. Those that are damaged or have much data are missing.
         """
         wanted, steps = [], 0
         for run in runs:

@@ -325,7 +325,8 @@ def _charge_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable[
 def _find_item(items: Sequence[Any], *args: Any) -> int:
     """Return the index of an item, as the method `index` of a list does.
 
-    The message of a list for a missing item shows the whole item, which may be anything; that of a tuple does not.
+    The message of a list for a missing item shows the whole item, which may be anything. That of a tuple does
+    not.
 
     Raises:
         ValueError: it is missing.

@@ -259,14 +259,14 @@ def test_the_status_of_a_run_reads_its_visits_from_an_index(tmp_path: Path) -> N
     with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
         run = start_run(store)
         db = store.file.connection()
-        one = partial(store.runs.overview, "default", run.id)
-        several = partial(store.visits.overviews, "default", [run.id])
-        for read in (one, several):
+        status = partial(store.runs.overview, "default", run.id)
+        page = partial(store.visits.overviews, "default", [run.id])
+        for read in (status, page):
             _, query = trace_queries(db, read)
             plan = [row["detail"] for row in db.execute(f"explain query plan {query}")]
             assert any("COVERING INDEX visits_of_steps (run_id=?)" in line for line in plan), plan
             assert any("visits_of_steps (run_id=? AND step=? AND position=?)" in line for line in plan), plan
-            assert read is several or not [line for line in plan if "TEMP B-TREE" in line], plan
+            assert read is page or not [line for line in plan if "TEMP B-TREE" in line], plan
 
 
 def test_a_page_of_open_waits_uses_an_index(tmp_path: Path) -> None:

@@ -368,7 +368,7 @@ def _begin(
     stack: BranchStack | None,
     idempotency: tuple[str, str] | None,
 ) -> Run | None:
-    """Add a run with its encoded `values`, or return the run of an earlier request with the same key or id."""
+    """Add a run with its encoded values, or return the run of an earlier request with the same key or id."""
     if idempotency is not None:
         earlier_id = add_request(db, run, idempotency)
         if earlier_id is not None:
