@@ -39,7 +39,7 @@ from noetl.api.service.views import RunEntry
 from noetl.executor.errors import StoreError
 from noetl.executor.model.run import HistoryPosition
 from noetl.executor.model.run_filter import RunFilter
-from noetl.executor.model.run_summary import RunSummary
+from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.precedence import without_precedence
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.executor.stores.interface import RunStore
@@ -125,6 +125,10 @@ class KnownHeadline:
     pause: float
     expires_at: float
 
+    def is_due(self, now: float) -> bool:
+        """Return whether the headline has to be computed again."""
+        return not self.run.status.is_final and now >= self.expires_at
+
 
 class HeadlineCache:
     """The headlines of the runs of a feed, which are computed again if a run may have another one."""
@@ -136,23 +140,32 @@ class HeadlineCache:
         self._data = data
         self._clock = clock
         self._positions: dict[str, HistoryPosition] = {}
+        self._overviews: Mapping[str, RunOverview] = {}
         self._known: dict[str, KnownHeadline] = {}
         self._used: dict[str, KnownHeadline] = {}
 
     def prepare(self, runs: Sequence[RunSummary]) -> None:
-        """Read the positions of runs, before their headlines are computed."""
+        """Read the positions of runs, and together the steps of those whose headlines may have changed."""
         self._positions = self._runs.positions([run.id for run in runs]) if runs else {}
+        now = self._clock()
+        changed = [run for run in runs if (known := self._find(run)) is None or known.is_due(now)]
+        self._overviews = self._data.runs.overviews(changed)
 
     def headline(self, run: RunSummary) -> Headline:
-        known, position, now = self._known.get(run.id), self._positions.get(run.id), self._clock()
-        is_unchanged = known is not None and (known.run, known.position) == (run, position)
-        if known is None or not is_unchanged or not (run.status.is_final or now < known.expires_at):
-            headline, pause = self._data.headline(run.id), MIN_HEADLINE_SECONDS
-            if known is not None and is_unchanged and headline == known.headline:
+        known, now = self._find(run), self._clock()
+        if known is None or known.is_due(now):
+            headline, pause = self._data.headline(run.id, self._overviews.get(run.id)), MIN_HEADLINE_SECONDS
+            if known is not None and headline == known.headline:
                 pause = min(known.pause * 2, MAX_HEADLINE_SECONDS)
-            known = KnownHeadline(run, position, headline, pause, now + pause)
+            known = KnownHeadline(run, self._positions.get(run.id), headline, pause, now + pause)
         self._used[run.id] = known
         return known.headline
+
+    def _find(self, run: RunSummary) -> KnownHeadline | None:
+        """Return the headline that was computed for this state of a run."""
+        known = self._known.get(run.id)
+        is_same = known is not None and (known.run, known.position) == (run, self._positions.get(run.id))
+        return known if is_same else None
 
     def forget_unused(self) -> None:
         """Drop the headlines that were not used since the last call."""

@@ -16,6 +16,7 @@ from noetl.api.service.views import StepCounts
 from noetl.executor.actions import catalogue
 from noetl.executor.model.run import HistoryPosition, Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.testing.store_contract.operations import start_run
 
@@ -154,14 +155,21 @@ class StubRuns:
 
 
 class StubHeadlines:
-    """The headlines of runs, counted."""
+    """The headlines of runs, counted. Their overviews are read before."""
 
     def __init__(self) -> None:
         self.text = "a"
         self.done = 0
         self.count = 0
+        self.read_count = 0
+        self.runs = self
 
-    def headline(self, run_id: str) -> Headline:
+    def overviews(self, runs: list[RunSummary]) -> dict[str, RunOverview]:
+        self.read_count += len(runs)
+        return {run.id: RunOverview(run, None, {}, None) for run in runs}
+
+    def headline(self, run_id: str, overview: RunOverview | None) -> Headline:
+        assert overview is not None and overview.summary.id == run_id
         self.count += 1
         return Headline(self.text, StepCounts(done=self.done, total=5))
 
@@ -182,6 +190,7 @@ def test_a_headline_is_computed_again_only_if_its_run_may_have_another_one(
         cache.prepare([summary])
         assert cache.headline(summary).text == headlines.text
         cache.forget_unused()
+        assert headlines.read_count == headlines.count
         return headlines.count - before
 
     assert read(0.0, 1) == 1
