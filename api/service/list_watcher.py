@@ -33,6 +33,7 @@ from anyio import CapacityLimiter, to_thread
 
 from noetl.api.service.headlines import Headline
 from noetl.api.service.loop_watchers import LoopWatchers
+from noetl.api.service.overviews import read_overviews
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.run_lists import ListedRun, RunListService
 from noetl.api.service.views import RunEntry
@@ -42,7 +43,6 @@ from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
 from noetl.executor.precedence import without_precedence
 from noetl.executor.stores.change_signal import ChangeSignal
-from noetl.executor.stores.interface import RunStore
 from noetl.planner.frozen import frozen, replace
 
 MAX_THREADS = 2
@@ -133,10 +133,8 @@ class KnownHeadline:
 class HeadlineCache:
     """The headlines of the runs of a feed, which are computed again if a run may have another one."""
 
-    def __init__(
-        self, runs: RunStore, data: RunDataService, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._runs = runs
+    def __init__(self, data: RunDataService, clock: Callable[[], float] = time.monotonic) -> None:
+        self._context = data.runs.context
         self._data = data
         self._clock = clock
         self._positions: dict[str, HistoryPosition] = {}
@@ -146,10 +144,10 @@ class HeadlineCache:
 
     def prepare(self, runs: Sequence[RunSummary]) -> None:
         """Read the positions of runs, and together the steps of those whose headlines may have changed."""
-        self._positions = self._runs.positions([run.id for run in runs]) if runs else {}
+        self._positions = self._context.store.runs.positions([run.id for run in runs]) if runs else {}
         now = self._clock()
         changed = [run for run in runs if (known := self._find(run)) is None or known.is_due(now)]
-        self._overviews = self._data.runs.overviews(changed)
+        self._overviews = read_overviews(self._context, changed)
 
     def headline(self, run: RunSummary) -> Headline:
         known, now = self._find(run), self._clock()
@@ -184,7 +182,7 @@ class ListFeed:
         self._lists = lists
         self._filter = run_filter
         self._encoder = encoder
-        self._headlines = HeadlineCache(lists.context.store.runs, lists.data)
+        self._headlines = HeadlineCache(lists.data)
         self._numbers = itertools.count(1)
         self._updates: dict[int, FeedUpdate] = {}
 

@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from noetl.api.service.headlines import Headline
+from noetl.api.service.overviews import read_overviews
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import HistogramBucket, RunEntry, RunHistogram, RunPage, StatusCounts
@@ -111,7 +112,7 @@ class ComputedHeadlines:
 
     def prepare(self, runs: Sequence[RunSummary]) -> None:
         """Read the steps of these runs together."""
-        self._overviews = self._data.runs.overviews(runs)
+        self._overviews = read_overviews(self._data.runs.context, runs)
 
     def headline(self, run: RunSummary) -> Headline:
         return self._data.headline(run.id, self._overviews.get(run.id))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -59,9 +58,6 @@ if TYPE_CHECKING:
 
 EVENTS_PER_PAGE = 1000
 _ALL_EVENTS = 10**9
-
-MAX_READ_STEPS = 5_000
-"""How many steps the runs of a list may have of which the latest visits are read together."""
 _MAX_SHOWN_STEPS = 10
 _UNNAMED_STATES = frozenset({StepState.PENDING, StepState.SUCCEEDED, StepState.CANCELLED})
 """States of steps that no headline names."""
@@ -234,21 +230,6 @@ class RunService:
         if overview is None:
             raise _unknown_run(run_id)
         return overview
-
-    def overviews(self, runs: Sequence[RunSummary]) -> Mapping[str, RunOverview]:
-        """Return what `overview` returns for the first runs of a list that are read together.
-
-        Together they have at most MAX_READ_STEPS steps. Those that are damaged or have much data are missing.
-        """
-        wanted, steps = [], 0
-        for run in runs:
-            with suppress(DamagedRunError):
-                steps += len(self.context.step_names(run.plan_hash))
-                if steps > MAX_READ_STEPS:
-                    break
-                wanted.append(run.id)
-        found = self.context.store.visits.overviews(self.context.tenant, wanted) if wanted else {}
-        return {id: overview for id, overview in found.items() if overview.damage is None}
 
     def report(self, run_id: str) -> RunReport:
         """Return the status of a run and of its steps.

@@ -5,8 +5,8 @@ Problem: a person wants to know whether a failure is new, and which step makes r
 Algorithm: the newest runs and the latest visit of each of their steps are read and counted. Percentiles are
 nearest ranks (Hyndman and Fan 1996, definition 1): each is a duration that was measured.
 
-Cost: one page of the list of runs, and one read for each run that has ended, at most MAX_RUNS. A summary in
-the registry takes one page of SUMMARY_RUNS runs for each playbook, and does not read their steps.
+Cost: one page of the list of runs, and one read of those that have ended, at most MAX_RUNS. A summary in the
+registry takes one page of SUMMARY_RUNS runs for each playbook, and does not read their steps.
 
 Limits: of a step that was visited several times in a run, only the latest visit has a duration here. Metrics
 count all visits (`noetl.executor.model.metrics`), but not by step.
@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 
+from noetl.api.service.overviews import read_overviews
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import PlaybookEntry, PlaybookPage, PlaybookSummary, Timestamp, View
 from noetl.executor.model.events import timestamp
@@ -131,10 +132,12 @@ class StatisticsService:
         found: defaultdict[str, list[StepVisits]] = defaultdict(list)
         for name in self.context.step_names(runs[0].plan_hash) if runs else ():
             found[name] = []
-        for run in runs:
-            if not run.status.is_final:
-                continue
-            overview = self.context.store.runs.overview(self.context.tenant, run.id)
+        ended = [run for run in runs if run.status.is_final]
+        overviews = read_overviews(self.context, ended)
+        for run in ended:
+            overview = overviews.get(run.id)
+            if overview is None:
+                overview = self.context.store.runs.overview(self.context.tenant, run.id)
             for name, visits in () if overview is None else overview.steps.items():
                 if not is_pseudo_step(name):
                     found[name].append(visits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,12 +13,15 @@ from noetl.api.service import list_watcher
 from noetl.api.service.headlines import Headline
 from noetl.api.service.list_watcher import FeedState, HeadlineCache, ListFeed, ListWatcher, ListWatchers
 from noetl.api.service.services import TenantServices, create_services
+from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import StepCounts
 from noetl.executor.actions import catalogue
 from noetl.executor.model.run import HistoryPosition, Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_summary import RunOverview, RunSummary
+from noetl.executor.stores.interface import PlanStore
 from noetl.executor.stores.memory.store import MemoryStore
+from noetl.planner.frozen import replace
 from noetl.testing.store_contract.operations import start_run
 
 pytestmark = pytest.mark.anyio
@@ -145,28 +149,31 @@ async def test_a_stop_ends_all_followers(store: MemoryStore, services: TenantSer
 
 
 class StubRuns:
-    """A store of runs with positions that a test sets."""
+    """A store with a run whose position a test sets. Overviews are counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, plans: PlanStore, run: RunSummary) -> None:
+        self.plans = plans
+        self.runs = self.visits = self
+        self.run = run
         self.position: HistoryPosition | None = None
+        self.read_count = 0
 
     def positions(self, run_ids: list[str]) -> dict[str, HistoryPosition]:
         return {} if self.position is None else dict.fromkeys(run_ids, self.position)
+
+    def overviews(self, tenant: str, run_ids: list[str]) -> dict[str, RunOverview]:
+        self.read_count += len(run_ids)
+        return {run_id: RunOverview(self.run, None, {}) for run_id in run_ids}
 
 
 class StubHeadlines:
     """The headlines of runs, counted. Their overviews are read before."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: TenantContext) -> None:
+        self.runs = SimpleNamespace(context=context)
         self.text = "a"
         self.done = 0
         self.count = 0
-        self.read_count = 0
-        self.runs = self
-
-    def overviews(self, runs: list[RunSummary]) -> dict[str, RunOverview]:
-        self.read_count += len(runs)
-        return {run.id: RunOverview(run, None, {}, None) for run in runs}
 
     def headline(self, run_id: str, overview: RunOverview | None) -> Headline:
         assert overview is not None and overview.summary.id == run_id
@@ -180,8 +187,10 @@ def test_a_headline_is_computed_again_only_if_its_run_may_have_another_one(
 ) -> None:
     run: Run = start_run(store)
     summary = services.runs.summary(run.id)
-    runs, headlines, now = StubRuns(), StubHeadlines(), [0.0]
-    cache = HeadlineCache(runs, headlines, lambda: now[0])  # type: ignore[arg-type]
+    runs, now = StubRuns(store.plans, summary), [0.0]
+    context = replace(services.lists.context, store=runs)  # type: ignore[arg-type]
+    headlines = StubHeadlines(context)
+    cache = HeadlineCache(headlines, lambda: now[0])  # type: ignore[arg-type]
 
     def read(seconds: float, entry: int) -> int:
         now[0] += seconds
@@ -190,7 +199,7 @@ def test_a_headline_is_computed_again_only_if_its_run_may_have_another_one(
         cache.prepare([summary])
         assert cache.headline(summary).text == headlines.text
         cache.forget_unused()
-        assert headlines.read_count == headlines.count
+        assert runs.read_count == headlines.count
         return headlines.count - before
 
     assert read(0.0, 1) == 1

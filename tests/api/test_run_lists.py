@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from noetl.api.service import run_lists, runs
+from noetl.api.service import overviews, run_lists
 from noetl.api.service.headlines import Headline
 from noetl.api.service.run_lists import RunListService
 from noetl.api.service.services import TenantServices, create_services
@@ -252,7 +252,7 @@ def test_a_page_of_open_runs_takes_the_same_statements_for_any_number_of_them(
 def test_runs_with_many_steps_are_read_one_by_one(
     services: TenantServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "MAX_READ_STEPS", 2)
+    monkeypatch.setattr(overviews, "MAX_READ_STEPS", 2)
     start_stored(services, 4)
     page = services.lists.page(RunFilter())
     assert [item.headline for item in page.items] == ["waits for a worker"] * 4

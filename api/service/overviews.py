@@ -1,0 +1,35 @@
+"""The steps of several runs of a list, read together.
+
+Problem: a page of runs shows what follows from their steps. Two statements for each run take most of its time.
+
+Algorithm: the first runs are read together, as long as they have at most MAX_READ_STEPS steps.
+
+Cost: two statements on SQL stores, whatever the number of runs. On DynamoDB, requests for each run.
+
+Limits: a reader reads runs with more steps, with much data or with damage one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from noetl.api.service.tenant import TenantContext
+from noetl.executor.errors import DamagedRunError
+from noetl.executor.model.run_summary import RunOverview, RunSummary
+
+MAX_READ_STEPS = 5_000
+"""How many steps runs may have that are read together."""
+
+
+def read_overviews(context: TenantContext, runs: Sequence[RunSummary]) -> Mapping[str, RunOverview]:
+    """Return the overviews of those runs of a tenant that were read together, by id."""
+    wanted, steps = [], 0
+    for run in runs:
+        with suppress(DamagedRunError):
+            steps += len(context.step_names(run.plan_hash))
+            if steps > MAX_READ_STEPS:
+                break
+            wanted.append(run.id)
+    found = context.store.visits.overviews(context.tenant, wanted) if wanted else {}
+    return {id: overview for id, overview in found.items() if overview.damage is None}
