@@ -103,6 +103,8 @@ LARGE = (
     + "- {name: s4000, run: [{action: log, message: x}]}\n"
 )
 
+WITH_INPUT = "name: with_input\ninput: {rows: array}\nsteps: [{name: a, run: [{action: set, set: {x: 1}}]}]\n"
+
 LARGE_VALUE = """
 name: large_value
 steps:
@@ -480,6 +482,111 @@ def _failed_run(client: Client) -> str:
     return id
 
 
+def large_inputs(connect: Connect) -> None:
+    """Start runs with an input of 1 MB from 45 connections."""
+    body = json.dumps({"playbook": WITH_INPUT, "input": {"rows": ["x" * 90] * 10_000}}).encode()
+    _repeat_request(connect, 45, "POST", "/workflows/run", body)
+
+
+def versions(connect: Connect) -> None:
+    """Register a large playbook from 12 connections, each time in another version."""
+    numbers = itertools.count()
+    local = threading.local()
+
+    def register() -> None:
+        body = LARGE.replace("message: x", f"message: x{next(numbers)}", 1).encode()
+        _client(local, connect).request("POST", "/playbooks", body, "application/yaml")
+
+    repeat(register, 12)
+
+
+def lists(connect: Connect) -> None:
+    """Ask for lists and figures of many runs from 45 connections."""
+    starts(HONEST, 2000)(connect)
+    paths = (
+        "/workflows?limit=100&q=x",
+        "/workflows/counts?q=x",
+        "/workflows/histogram?q=x",
+        "/workflows/statistics?playbook=honest",
+    )
+    numbers = itertools.count()
+    local = threading.local()
+    repeat(lambda: _client(local, connect).request("GET", paths[next(numbers) % len(paths)]), 45)
+
+
+def comparisons(connect: Connect) -> None:
+    """Compare two large runs from 45 connections."""
+    client = connect()
+    a, b = (client.start(LARGE)[1]["workflow_id"] for _ in range(2))
+    _repeat_request(connect, 45, "GET", f"/workflows/comparison?a={a}&b={b}")
+
+
+def searches(connect: Connect) -> None:
+    """Search a log of 8 MB for a text that it does not have, from 45 connections."""
+    _repeat_request(connect, 45, "GET", f"/workflows/{_ended_run(connect(), LONG_EVENTS)}/logs?q=nothing")
+
+
+def items(connect: Connect) -> None:
+    """Ask for pages of items from 45 connections."""
+    text = MANY_ITEMS.replace("3000", "10000")
+    id = _ended_run(connect(), text)
+    _repeat_request(connect, 45, "GET", f"/workflows/{id}/items?step=a&limit=1000")
+
+
+def streams(connect: Connect) -> None:
+    """Read the events of a run that logs, from 45 connections."""
+    id = connect().start(LOGS.replace("100000", "2000"))[1]["workflow_id"]
+    local = threading.local()
+
+    def read() -> None:
+        client = _client(local, connect)
+        connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=TIMEOUT_SECONDS)
+        try:
+            connection.request(
+                "GET",
+                f"/workflows/{id}/events",
+                headers={"Authorization": f"Bearer {client._key}", "Accept": "text/event-stream"},
+            )
+            response = connection.getresponse()
+            while response.read(65536):
+                pass
+        except (OSError, http.client.HTTPException):
+            time.sleep(0.1)
+        finally:
+            connection.close()
+
+    repeat(read, 45)
+
+
+def bulk(connect: Connect) -> None:
+    """Pause and continue many runs from 12 connections."""
+    starts(WAITS.replace("20000", "2"), 1000)(connect)
+    paths = ("/workflows/bulk/pause?playbook=waits", "/workflows/bulk/unpause?playbook=waits")
+    numbers = itertools.count()
+    local = threading.local()
+    repeat(lambda: _client(local, connect).request("POST", paths[next(numbers) % 2]), 12)
+
+
+def calendars(connect: Connect) -> None:
+    """Ask for the firings of a month from 45 connections."""
+    schedules(connect)
+    _repeat_request(
+        connect,
+        45,
+        "GET",
+        "/triggers/calendar?since=2026-12-01T00:00:00Z&until=2026-12-31T00:00:00Z&limit=1000",
+    )
+
+
+def backfills(connect: Connect) -> None:
+    """Begin backfills over a month of seconds from 12 connections."""
+    schedules(connect)
+    body = json.dumps(
+        {"playbook": "every0", "trigger": "nightly", "from": "2026-01-01", "to": "2026-01-02", "limit": 2}
+    ).encode()
+    _repeat_request(connect, 12, "POST", "/backfills", body)
+
+
 def wrong_keys(connect: Connect) -> None:
     """Send about a thousand requests a second with wrong keys."""
     port = connect().port
@@ -493,9 +600,9 @@ def wrong_keys(connect: Connect) -> None:
     repeat(ask, 10)
 
 
-def _repeat_request(connect: Connect, threads: int, method: str, path: str) -> None:
+def _repeat_request(connect: Connect, threads: int, method: str, path: str, body: bytes = b"") -> None:
     local = threading.local()
-    repeat(lambda: _client(local, connect).request(method, path), threads)
+    repeat(lambda: _client(local, connect).request(method, path, body), threads)
 
 
 def _client(local: threading.local, connect: Connect) -> Client:
@@ -530,6 +637,16 @@ CASES: Mapping[str, Case] = {
     "20 schedules each second": schedules,
     "45 corrected inputs": corrected_inputs,
     "45 plan switches": switches,
+    "45 starts with 1 MB": large_inputs,
+    "12 large versions": versions,
+    "45 lists": lists,
+    "45 comparisons": comparisons,
+    "45 searches of a log": searches,
+    "45 pages of items": items,
+    "45 streams": streams,
+    "bulk": bulk,
+    "calendars": calendars,
+    "backfills": backfills,
 }
 
 

@@ -1,6 +1,7 @@
 """The steps of several runs of a list, read together.
 
-Problem: a page of runs shows what follows from their steps. Two statements for each run take most of its time.
+Problem: a page of runs shows what follows from their steps. Two statements for each run take most of its
+time.
 
 Algorithm: the first runs are read together, as long as they have at most MAX_READ_STEPS steps.
 
