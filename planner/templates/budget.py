@@ -46,6 +46,8 @@ from typing import Any
 from jinja2.exceptions import TemplateRuntimeError
 from jinja2.runtime import Undefined
 
+from noetl.planner.templates.functions import describe
+
 MAX_TEXT = 8 * 1024 * 1024
 """How many characters a text may have."""
 MAX_ITEMS = 1_000_000
@@ -92,6 +94,10 @@ ORDER_UNITS = 14
 """The price of the comparison of one number with the next, which shows how far a list is in order."""
 SORTED_TEXT_UNITS = 224
 """The price of the key of one value that is a text, where values are sorted."""
+WIDE_COPY_UNITS = 3
+"""The price of a character of a copy in lower case that takes 4 bytes, in addition to that of one."""
+WIDE_CASE_UNITS = 12
+"""The price of what Python keeps for each character of one text while it makes the copy."""
 SORTED_OTHER_UNITS = 64
 """The price of the key of one value that is neither scalar nor text, where values are sorted."""
 SORTED_KEY_UNITS = 10
@@ -376,7 +382,66 @@ def read_items(items: Any, units: int = 1) -> Sequence[Any]:
     return list(items)
 
 
-def measure(value: Any, indent: int = 0, refuse: Callable[[Any], None] | None = None) -> tuple[int, int]:
+CountCharacters = Callable[[Sequence[str]], int]
+"""A function that returns how many characters texts have together, in a form of its own."""
+
+
+def _count_characters(texts: Sequence[str]) -> int:
+    return sum(map(len, texts))
+
+
+def _count_shown(texts: Sequence[str]) -> int:
+    """Return a bound of the characters of texts within the text of a list. The charge is for wide ones.
+
+    Python writes four characters for a control character, and up to ten for any other that it does not print.
+    """
+    length = _charge_texts(texts)
+    if all(map(str.isprintable, texts)):
+        return length
+    text = "".join(texts)
+    if text.isascii():
+        return length + 3 * _count_bytes(text, _UNPRINTED)
+    for line_break in "\n\r\t":
+        text = text.replace(line_break, "")
+    return 2 * length - len(text) if text.isprintable() else 10 * length
+
+
+def _count_json(texts: Sequence[str]) -> int:
+    """Return the characters of texts as JSON, at most. The charge is for wide ones."""
+    length = _charge_texts(texts)
+    text = "".join(texts)
+    return length + 5 * _count_bytes(text, _CONTROLS) + text.count('"') + text.count("\\")
+
+
+def _charge_texts(texts: Sequence[str]) -> int:
+    """Return how many characters texts have. In a text with others than ASCII, each takes 4 bytes."""
+    length = _count_characters(texts)
+    if length > MAX_TEXT:
+        charge_text(length)
+    charge(length if all(map(str.isascii, texts)) else 4 * length)
+    return length
+
+
+_CONTROLS = bytes(range(32))
+_UNPRINTED = _CONTROLS + b"\x7f"
+_BLOCK = 64 * 1024
+
+
+def _count_bytes(text: str, wanted: bytes) -> int:
+    """Return how many characters of a text are among some of ASCII."""
+    count = 0
+    for start in range(0, len(text), _BLOCK):
+        block = text[start : start + _BLOCK].encode(errors="surrogatepass")
+        count += len(block) - len(block.translate(None, wanted))
+    return count
+
+
+def measure(
+    value: Any,
+    indent: int = 0,
+    refuse: Callable[[Any], None] | None = None,
+    count_characters: CountCharacters = _count_characters,
+) -> tuple[int, int]:
     """Return the number of values inside a value, and the characters of its texts and of an indentation.
 
     A shared list counts as often as it occurs. `refuse` receives what is neither text, number nor container.
@@ -403,14 +468,14 @@ def measure(value: Any, indent: int = 0, refuse: Callable[[Any], None] | None = 
                 level if len(kinds) == 1 else [item for item in level if type(item) is kind]
             )
             if issubclass(kind, str):
-                characters += sum(map(len, members))
+                characters += count_characters(members)
             elif issubclass(kind, _VIEWS):
                 containers += len(members)
                 size += sum(map(len, members))
                 parts += members
             elif issubclass(kind, Mapping):
                 containers += len(members)
-                number, length = _measure_keys(members, refuse)
+                number, length = _measure_keys(members, refuse, count_characters)
                 count += number
                 characters += length + indent * (depth + 1) * number
                 size += sum(map(len, members))
@@ -441,18 +506,20 @@ def _charge_number_texts(values: Sequence[Any], kinds: set[type]) -> None:
 
 
 def _measure_keys(
-    mappings: Sequence[Mapping[Any, Any]], refuse: Callable[[Any], None] | None
+    mappings: Sequence[Mapping[Any, Any]],
+    refuse: Callable[[Any], None] | None,
+    count_characters: CountCharacters,
 ) -> tuple[int, int]:
     """Return the number of values in the keys of mappings, and their characters."""
     charge(2 * VALUE_UNITS * sum(map(len, mappings)))
     keys = list(chain.from_iterable(mappings))
     if set(map(type, keys)) == _TEXTS:
-        return len(keys), sum(map(len, keys))
-    return measure(keys, 0, refuse)
+        return len(keys), count_characters(keys)
+    return measure(keys, 0, refuse, count_characters)
 
 
-def charge_as_text(value: Any, indent: int = 0) -> int:
-    """Charge for the text of a value before it is created, and return about how many characters it has.
+def charge_as_text(value: Any) -> None:
+    """Charge for the text of a value before it is created.
 
     A shared list counts as often as it occurs.
 
@@ -464,15 +531,38 @@ def charge_as_text(value: Any, indent: int = 0) -> int:
     if kind is str:
         if len(value) > SHORT:
             charge_text(len(value), is_ascii=value.isascii())
-        return len(value)
-    if kind is int:
+    elif kind is int:
         charge_digits(value)
     elif kind not in SCALARS:
-        count, characters = measure(value, indent, _refuse_address)
-        charge(SHOWN_VALUE_UNITS * count)
-        charge_text(count + characters)
-        return count + characters
-    return 0
+        _charge_shown(value, 0, _count_shown)
+
+
+def charge_as_json(value: Any, indent: int) -> int:
+    """Charge for the JSON of a value before it is created, and return about how many characters it has.
+
+    Raises:
+        LimitExceeded: the text would be too long.
+        TypeError: the value contains a function or an unread list.
+    """
+    kind = type(value)
+    if kind is int:
+        charge_digits(value)
+    if kind in SCALARS:
+        return 0
+    if kind is not str:
+        return _charge_shown(value, indent, _count_json)
+    if len(value) <= SHORT:
+        return len(value)
+    characters = _count_json((value,))
+    charge_text(characters)
+    return characters
+
+
+def _charge_shown(value: Any, indent: int, count_characters: CountCharacters) -> int:
+    count, characters = measure(value, indent, _refuse_address, count_characters)
+    charge(SHOWN_VALUE_UNITS * count)
+    charge_text(count + characters)
+    return count + characters
 
 
 def _refuse_address(value: Any) -> None:
@@ -531,6 +621,9 @@ def charge_slice(value: Any, start: Any, stop: Any, step: Any) -> Any:
             charge_items(length, LIST_ITEM_UNITS)
         elif length > SHORT:
             charge_text(length, is_ascii=value.isascii())
+    elif not isinstance(value, range | Undefined):
+        # An object would read the hash of the bounds.
+        raise TypeError(f"`[a:b]` needs a list or a text, not {describe(value)}")
     return value[bounds]
 
 
@@ -586,6 +679,10 @@ def charge_sort(keys: Sequence[Any], *, sorts: bool) -> bool:
     else:
         (count, characters), key_units = measure(keys), SORTED_OTHER_UNITS
     compared = characters // COMPARED_CHARACTERS_PER_UNIT
+    if kinds == _TEXTS and not all(map(str.isascii, keys)):
+        charge(WIDE_COPY_UNITS * characters + WIDE_CASE_UNITS * max(map(len, keys)))
+    elif kinds != _TEXTS:
+        charge(WIDE_COPY_UNITS * characters)
     if sorts:
         passes = _passes(len(keys))
         charge(

@@ -77,7 +77,10 @@ def describe_error(error: BaseException) -> str:
         return "a text has half of a surrogate pair, which UTF-8 cannot hold"
     if isinstance(error, UnicodeDecodeError):
         return "the bytes are not text in UTF-8"
-    return to_sentence(str(error)[:MAX_MESSAGE])
+    try:
+        return to_sentence(str(error)[:MAX_MESSAGE])
+    except (TemplateRuntimeError, TypeError, ValueError):
+        return f"it fails with {type(error).__name__}"  # The error has a value without a text.
 
 
 def instrument(node: nodes.Node) -> nodes.Node:
@@ -101,17 +104,22 @@ def _filtered(name: str, node: nodes.Expr, *args: nodes.Expr) -> nodes.Filter:
 def _charge_compare(node: nodes.Compare) -> nodes.Node:
     """Charge for one operand of each comparison: a comparison costs at most as much as the smaller one.
 
-    A comparison with a short constant has a constant price.
+    A comparison with a short constant has a constant price. `in` needs both operands.
     """
     operand = node.ops[0]
     if len(node.ops) == 1 and operand.op in ("in", "notin"):
         found = _filtered(MEMBERSHIP_FILTER, node.expr, operand.expr)
         return found if operand.op == "in" else nodes.Not(found, lineno=node.lineno)
     is_short = _is_short(node.expr)
+    left: nodes.Compare | nodes.Operand = node
     for operand in node.ops:
         was_short, is_short = is_short, _is_short(operand.expr)
-        if operand.op in ("in", "notin") or not (was_short or is_short):
+        is_membership = operand.op in ("in", "notin")
+        if is_membership and not was_short:
+            left.expr = _filtered(COMPARISON_FILTER, left.expr)  # An object reads the hash of what is wanted.
+        if is_membership or not (was_short or is_short):
             operand.expr = _filtered(COMPARISON_FILTER, operand.expr)
+        left = operand
     return node
 
 
@@ -125,8 +133,10 @@ def _is_short(node: nodes.Expr) -> bool:
 
 
 def _charge_operator(node: nodes.BinExpr) -> nodes.Node:
-    # What can be added to a number is a number.
-    if isinstance(node, nodes.Add) and (_is_number(node.left) or _is_number(node.right)):
+    # What can be added to a number, or subtracted from it, is a number.
+    if isinstance(node, nodes.Add | nodes.Sub) and _is_number(node.left):
+        return node
+    if isinstance(node, nodes.Add) and _is_number(node.right):
         return node
     return _filtered(OPERATOR_FILTERS[node.operator], node.left, node.right)
 
@@ -160,6 +170,7 @@ _REPLACEMENTS: Mapping[type[nodes.Node], Callable[[Any], nodes.Node]] = {
     nodes.Mul: _charge_operator,
     nodes.Pair: _charge_key,
     nodes.Pow: _charge_operator,
+    nodes.Sub: _charge_operator,
 }
 """The functions that return the node that replaces a node."""
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, ItemsView, KeysView, Mapping, ValuesView
 from typing import Any
 
 from jinja2.utils import _PassArg
+from markupsafe import Markup
 
 from noetl.planner.templates.attributes import path_units
 from noetl.planner.templates.budget import (
@@ -38,6 +39,7 @@ from noetl.planner.templates.budget import (
     charge_text,
     to_charged_text,
 )
+from noetl.planner.templates.functions import describe
 
 LINE_UNITS = 800
 INDENTED_LINE_UNITS = 128
@@ -54,7 +56,9 @@ TITLE_CHARACTER_UNITS = 136
 WRAPPED_CHARACTER_UNITS = 16
 ESCAPED_CHARACTER_UNITS = 8
 CASE_CHARACTER_UNITS = 5
-"""The price of a character whose case a filter or a method may change."""
+"""The price of a character of ASCII whose case a filter or a method may change."""
+WIDE_CASE_CHARACTER_UNITS = 20
+"""The price where the text has others. Python keeps three of 4 bytes for each, and copies the result."""
 PARSED_CHARACTER_UNITS = 12
 REFUSED_VALUE_UNITS = 1536
 """The price of the errors that `int` and `float` catch where they return their default."""
@@ -151,6 +155,7 @@ def _charge_arguments(name: str) -> Callable[..., Any]:
     """Return a function that charges for the arguments of a filter, and returns the value to filter."""
     item_units = _ITEM_UNITS.get(name, 1)
     converts = name in _TEXT_FILTERS
+    converts_markup = name in _TEXT_FILTERS - _MARKUP_FILTERS
     width_bound = _WIDTH_BOUNDS.get(name)
     charge_work = _CHARGES.get(name)
 
@@ -163,11 +168,14 @@ def _charge_arguments(name: str) -> Callable[..., Any]:
         elif isinstance(value, str | list | tuple | Mapping | ValuesView | KeysView | ItemsView):
             charge(units * len(value))
         options = (*args, *kwargs.values())
+        if converts_markup and isinstance(value, Markup):
+            value = str(value)  # Operations of Markup copy and escape once more.
         if converts:
             for argument in (value, *options):
                 charge_as_text(argument)
         if width_bound is not None:
-            charge_text(width_bound(value, options))
+            is_ascii = all(text.isascii() for text in (value, *options) if isinstance(text, str))
+            charge_text(width_bound(value, options), is_ascii=is_ascii)
         if charge_work is not None:
             charge_work(value, *args, **kwargs)
         return value
@@ -226,6 +234,8 @@ _TEXT_FILTERS = frozenset(
     ]
 )
 """The filters that convert their arguments to text."""
+_MARKUP_FILTERS = frozenset({"e", "escape", "forceescape", "safe"})
+"""The filters that tell an escaped text from others."""
 
 
 def _largest_option(options: tuple[Any, ...]) -> int:
@@ -253,7 +263,9 @@ _WORD_SEPARATORS = re.compile(r"[\s-]+")
 
 
 def _charge_wordwrap(text: Any, width: Any = 79, break_long_words: bool = True, *_: Any, **__: Any) -> None:
-    if not isinstance(text, str) or not isinstance(width, int):
+    if not isinstance(width, int):
+        raise TypeError(f"the width of `wordwrap` must be a whole number, not {describe(width)}")
+    if not isinstance(text, str):
         return
     charge(WRAPPED_CHARACTER_UNITS * len(text))
     charge(
@@ -303,20 +315,27 @@ def _charge_trim(text: Any, chars: Any = None) -> None:
         charge(len(to_charged_text(text)) * len(chars) // CHARACTER_PAIRS_PER_UNIT)
 
 
-def _charge_round(value: Any, precision: Any = 0, *_: Any, **__: Any) -> None:
+def _charge_round(value: Any, precision: Any = 0, method: Any = "common") -> None:
+    if not isinstance(method, str):
+        raise TypeError(f"the method of `round` must be a text, not {describe(method)}")
     if isinstance(precision, int):
-        charge_bits(4 * precision)
+        charge_bits(4 * abs(precision))
     if isinstance(value, int):
         charge_digits(value)
 
 
+def case_units(text: str) -> int:
+    """Return the price of another case for all characters of a text."""
+    return (CASE_CHARACTER_UNITS if text.isascii() else WIDE_CASE_CHARACTER_UNITS) * len(text)
+
+
 def _charge_case(text: Any) -> None:
-    charge(CASE_CHARACTER_UNITS * len(to_charged_text(text)))
+    charge(case_units(to_charged_text(text)))
 
 
 def _charge_float(value: Any, *_: Any, **__: Any) -> None:
     if isinstance(value, str):
-        charge(PARSED_CHARACTER_UNITS * len(value))
+        charge((1 if value.isascii() else 4) * PARSED_CHARACTER_UNITS * len(value))
 
 
 def _charge_int(value: Any, *_: Any, **__: Any) -> None:

@@ -25,7 +25,7 @@ from noetl.planner.templates.budget import (
     SHORT,
     LimitExceeded,
     charge,
-    charge_as_text,
+    charge_as_json,
     charge_comparison,
     charge_each,
     charge_items,
@@ -39,7 +39,7 @@ from noetl.planner.templates.budget import (
     to_charged_text,
 )
 from noetl.planner.templates.functions import describe
-from noetl.planner.templates.operators import add, divide, modulo, multiply, power
+from noetl.planner.templates.operators import add, divide, modulo, multiply, power, subtract
 from noetl.planner.templates.ordering import ORDER_FILTERS
 from noetl.planner.templates.patterns import replace_matches, search
 
@@ -66,12 +66,15 @@ JSON_VALUE_UNITS = 72
 
 A list or object costs twice as much.
 """
+JSON_ENTRY_UNITS = 64
+"""The units for an entry of an object that `fromjson` creates, in addition to its value."""
 CONCATENATION_FILTER = "noetl concatenation"
 COMPARISON_FILTER = "noetl comparison"
 MEMBERSHIP_FILTER = "noetl membership"
 SLICE_FILTER = "noetl slice"
 OPERATOR_FILTERS = {
     "+": "noetl add",
+    "-": "noetl subtract",
     "*": "noetl multiply",
     "**": "noetl power",
     "%": "noetl modulo",
@@ -109,7 +112,7 @@ def replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
 
 def join_texts(separator: str, items: Iterable[str]) -> str:
     """Return `separator.join(items)`, charged before it is created."""
-    return concatenate(read_items(items, LIST_ITEM_UNITS), separator)
+    return concatenate(read_items(items, LIST_ITEM_UNITS), str(separator))
 
 
 @pass_environment
@@ -150,7 +153,7 @@ def _sum_lists(items: Iterable[Any], start: list[Any]) -> list[Any]:
     result = list(start)
     for item in items:
         charge(ADDED_LIST_UNITS)
-        result += charge_each(item, LIST_ITEM_UNITS)
+        result += read_items(item, LIST_ITEM_UNITS)
         if len(result) > MAX_ITEMS:
             charge_items(len(result))
     return result
@@ -168,7 +171,7 @@ def _to_json(value: Any, indent: int | None = None) -> str:
     if indent is not None and not 0 <= indent <= 16:
         raise ValueError("the indent of `tojson` must be 0 to 16")
     charge(CALL_UNITS)
-    charge(QUOTED_CHARACTER_UNITS * charge_as_text(value, indent or 0))
+    charge(QUOTED_CHARACTER_UNITS * charge_as_json(value, indent or 0))
     text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False, default=_json_default)
     charge_text(len(text))
     return text
@@ -190,7 +193,7 @@ def _from_json(text: str) -> Any:
     charge(CALL_UNITS)
     # The parser creates all values in one call, so they are counted in the text before.
     values = text.count(",") + 2 * (text.count("[") + text.count("{"))
-    charge(3 * len(text) + JSON_VALUE_UNITS * values)
+    charge(3 * len(text) + JSON_VALUE_UNITS * values + JSON_ENTRY_UNITS * text.count(":"))
     parse_int = _parse_int if len(text) > COMPARABLE // 4 else None
     return json.loads(text, parse_constant=_refuse_constant, parse_int=parse_int)
 
@@ -232,12 +235,18 @@ def _to_datetime(value: str | float | datetime, pattern: str | None = None) -> d
         return datetime.fromtimestamp(value, UTC)
     if isinstance(value, datetime):
         return value
-    if len(value) > MAX_TIME_TEXT or len(pattern or "") > MAX_TIME_TEXT:
+    if len(value) > MAX_TIME_TEXT or (isinstance(pattern, str) and len(pattern) > MAX_TIME_TEXT):
         raise LimitExceeded("the text or the pattern of `to_datetime` is too long")
     if pattern:
+        _require_pattern("to_datetime", pattern)
         _charge_new_pattern(pattern)
     moment = datetime.strptime(value, pattern) if pattern else datetime.fromisoformat(value)  # noqa: DTZ007
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _require_pattern(name: str, pattern: object) -> None:
+    if not isinstance(pattern, str):
+        raise TypeError(f"the pattern of `{name}` must be a text, not {describe(pattern)}")
 
 
 @lru_cache(maxsize=4)
@@ -251,6 +260,7 @@ _WIDTH = re.compile(r"%[^a-zA-Z%]*?([0-9]+)")
 
 
 def _strftime(value: str | float | datetime, pattern: str) -> str:
+    _require_pattern("strftime", pattern)
     charge(CALL_UNITS + len(pattern) + DIRECTIVE_UNITS * pattern.count("%"))
     if len(pattern) > MAX_TIME_TEXT:
         raise LimitExceeded("the pattern of `strftime` is too long")
@@ -276,6 +286,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     SLICE_FILTER: charge_slice,
     CONCATENATION_FILTER: concatenate,
     OPERATOR_FILTERS["+"]: add,
+    OPERATOR_FILTERS["-"]: subtract,
     OPERATOR_FILTERS["*"]: multiply,
     OPERATOR_FILTERS["**"]: power,
     OPERATOR_FILTERS["%"]: modulo,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import ItemsView, KeysView
 from typing import Any
 
 from noetl.planner.templates.budget import (
@@ -53,12 +54,24 @@ def add(left: Any, right: Any) -> Any:
     if kind is int or kind is float:
         return left + right
     if isinstance(left, str) and isinstance(right, str):
+        left, right = str(left), str(right)  # Markup would escape the other text.
         length = len(left) + len(right)
         if length > SHORT:
             charge_text(length, is_ascii=left.isascii() and right.isascii())
     elif isinstance(left, list | tuple) and isinstance(right, list | tuple):
         charge_items(len(left) + len(right), LIST_ITEM_UNITS)
     return left + right
+
+
+def subtract(left: Any, right: Any) -> Any:
+    """Return `left - right` of numbers or times.
+
+    Python would make sets of the keys or items of an object, and no charge covers their hashes.
+    """
+    for operand in (left, right):
+        if isinstance(operand, KeysView | ItemsView):
+            raise TypeError("`-` needs numbers or times, not the keys or items of an object")
+    return left - right
 
 
 def modulo(left: Any, right: Any) -> Any:

@@ -364,7 +364,9 @@ def _find_all(compiled: Pattern, data: bytes) -> Iterator[list[Span]]:
         start = end + 1
 
 
-_REPLACEMENT_PART = re.compile(r"\\(?:(?P<number>[1-9][0-9]?)|g<(?P<name>\w+)>|(?P<escape>.?))", re.DOTALL)
+_REPLACEMENT_PART = re.compile(
+    r"\\(?:(?P<number>[1-9][0-9]?)|g<(?P<name>\w{1,100})>|(?P<escape>.?))", re.DOTALL
+)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v", "a": "\a", "\\": "\\"}
 
 

@@ -47,7 +47,7 @@ from noetl.planner.templates.budget import (
     to_charged_text,
 )
 from noetl.planner.templates.code_generator import ChargingGenerator
-from noetl.planner.templates.filter_costs import CASE_CHARACTER_UNITS, CHARACTER_PAIRS_PER_UNIT, charge_filter
+from noetl.planner.templates.filter_costs import CHARACTER_PAIRS_PER_UNIT, case_units, charge_filter
 from noetl.planner.templates.filters import FILTERS, REPLACED_FILTERS, join_texts, replace
 from noetl.planner.templates.functions import Function, describe, show_name
 from noetl.planner.templates.operators import modulo
@@ -209,7 +209,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters |= REPLACED_FILTERS | FILTERS
         self.tests = {name: self.tests[name] for name in JINJA_TESTS}
         self.tests |= {name: _charge_text_test(self.tests[name]) for name in ("lower", "upper")}
-        self.tests |= {"in": contains, "divisibleby": lambda value, divisor: modulo(value, divisor) == 0}
+        self.tests |= {
+            "in": contains,
+            "divisibleby": lambda value, divisor: modulo(value, divisor) == 0,
+            "even": lambda value: modulo(value, 2) == 0,
+            "odd": lambda value: modulo(value, 2) == 1,
+            "filter": lambda value: isinstance(value, str) and value in self.filters,
+            "test": lambda value: isinstance(value, str) and value in self.tests,
+        }
         compared = {name: _charge_operand(self.tests[name]) for name in _COMPARISON_TESTS}
         accept_undefined = {"defined", "undefined"}
         self.tests |= {
@@ -230,9 +237,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 pass
         elif isinstance(obj, Undefined):
             obj._fail_with_undefined_error()
-        if isinstance(obj, str) and attribute in ("replace", "join"):
-            function = replace if attribute == "replace" else join_texts
-            return Function(partial(function, obj))
+        if isinstance(obj, str):
+            obj = str(obj)  # Methods of Markup escape their arguments.
+            if attribute in ("replace", "join"):
+                return Function(partial(replace if attribute == "replace" else join_texts, obj))
         for type_, names in _METHODS:
             if isinstance(obj, type_):
                 if attribute in names:
@@ -300,7 +308,7 @@ def _charge_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable[
         if not isinstance(obj, str):
             charge_comparison(obj)
         elif len(obj) > SHORT:
-            charge((1 if name in _SEARCHING_METHODS else CASE_CHARACTER_UNITS) * len(obj))
+            charge(len(obj) if name in _SEARCHING_METHODS else case_units(obj))
         for arg in args:
             charge_comparison(arg)
         if name in _SLOW_METHODS and args and isinstance(args[0], str):
@@ -454,7 +462,7 @@ def _charge_text_test(test: Any) -> Any:
     def check(value: Any) -> Any:
         text = to_charged_text(value)
         if len(text) > SHORT:
-            charge(CASE_CHARACTER_UNITS * len(text))
+            charge(case_units(text))
         return test(text)
 
     return check

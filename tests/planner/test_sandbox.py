@@ -323,7 +323,7 @@ def test_expressions_have_values(expression: str, expected: Any) -> None:
         ("'abcdef' | truncate(2)", "TemplateError", "expected length"),
         ("n | wordwrap(3)", "TemplateError", "it needs a text, not a number"),
         ("1.5 | round('a')", "TemplateError", "it needs a whole number, not a text"),
-        ("n[1:2]", "TemplateError", "not subscriptable"),
+        ("n[1:2]", "TemplateError", "needs a list or a text, not a number"),
         ("range | tojson", "TemplateError", "the value is a function"),
         ("(-8) ** 0.5", "TemplateError", "a complex, which JSON cannot hold"),
         ("text.upper", "TemplateError", "the value is a function"),

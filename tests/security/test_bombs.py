@@ -34,6 +34,9 @@ LONG_TEXT = "'x' * 8000000"
 OTHER_TEXT = "'x' * 7999999 ~ 'y'"
 NEEDLE = "'x' * 1000000 ~ 'y' ~ 'x' * 1000000"
 COPIES = 20
+SHARED = "{% set a = ('x', 'y') %}" + "{% set a = (a, a) %}" * 40
+"""A list whose hash takes 2^40 steps."""
+NO_SETS = "`-` needs numbers or times, not the keys or items of an object"
 
 
 def find_error(text: str) -> EvaluationError:
@@ -128,6 +131,29 @@ def find_error(text: str) -> EvaluationError:
         # A replacement has many parts, or inserts a long group many times.
         "{{ 'a' | regex_replace('(a)', '\\\\1' * 4000000) }}",
         "{{ ('b' * 300000) | regex_replace('(b+)', '\\\\1' * 1000) }}",
+        # A text within a list has up to ten characters for one, and JSON six.
+        "{{ ['\U000e0001' * 7500000] | string | length }}",
+        "{{ {'\U000e0001' * 7500000: 1} ~ '' }}",
+        "{{ ['\x00' * 2500000] | sha256 }}",
+        "{{ ['\x01' * 1500000] | tojson }}",
+        "{{ ('\x01' * 1500000) | tojson }}",
+        "{{ {'\x01' * 1500000: 1} | tojson }}",
+        # Python keeps twelve bytes for a character while it changes the case of a text.
+        "{{ ('ΐ' * 5000000).upper() | length }}",
+        "{{ ('ΐ' * 3700000) | upper | length }}",
+        "{{ ('ΐ' * 3700000) is upper }}",
+        "{{ (['\U000e0001' * 3000000] * 12) | sort | length }}",
+        "{{ ([{'a': '\U000e0001' * 3000000}] * 12) | groupby('a') | length }}",
+        "{{ (['\U000e0001' * 1000000] * 25) | unique | list | length }}",
+        # A character beyond Latin-1 is an object of its own.
+        "{% set t = ['😀' * 1000000] %}{{ t | sum(start=[]) | length }}",
+        # A negative precision takes as long as a positive one.
+        "{{ 5 | round(-100000000) }}",
+        "{{ ('1' * 3000000 ~ 'ä') | float }}",
+        "{{ ('{' ~ '\"n\":1.5,' * 580000 ~ '\"n\":0}') | fromjson }}",
+        # An object reads the hash of what is looked for in it.
+        SHARED + "{{ a in {} in [1] }}",
+        SHARED + "{{ 1 in [1] in a in {} }}",
         # Large numbers take more memory, and many of them have one hash.
         "{{ range(0, 2**2000 * 1000000, 2**2000) | list }}",
         "{{ dict(same_hash) }}",
@@ -135,6 +161,55 @@ def find_error(text: str) -> EvaluationError:
 )  # fmt: skip
 def test_the_work_exceeds_the_budget(text: str) -> None:
     assert find_error(text).type == "LimitExceeded"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SHARED + "{{ 1 | round(1, a) }}", "the method of `round` must be a text, not a list"),
+        (SHARED + "{{ 1 | round(method=a) }}", "the method of `round` must be a text, not a list"),
+        (SHARED + "{{ {}[a:a] }}", "`[a:b]` needs a list or a text, not an empty object"),
+        ("{{ {}[''.upper:1] }}", "`[a:b]` needs a list or a text, not an empty object"),
+        ("{{ {}[([1] | map('abs')):1] }}", "`[a:b]` needs a list or a text, not an empty object"),
+        (SHARED + "{{ '2020' | to_datetime(a) }}", "the pattern of `to_datetime` must be a text, not a list"),
+        (SHARED + "{{ 0 | strftime(a) }}", "the pattern of `strftime` must be a text, not a list"),
+        (SHARED + "{{ {'k': a}.items() - [] }}", NO_SETS),
+        (SHARED + "{{ {}.keys() - [a] }}", NO_SETS),
+        ("{{ range(10) - {}.keys() }}", NO_SETS),
+        ("{{ '%900000000d' is even }}", "`%` needs numbers; join texts with `~`"),
+        ("{{ ['%900000000d'] | select('odd') | list }}", "`%` needs numbers; join texts with `~`"),
+        ("{{ 'a b' | wordwrap('x') }}", "the width of `wordwrap` must be a whole number, not a text"),
+        (
+            "{{ 'a' | regex_replace('a', '\\\\g<' ~ 'b' * 1000 ~ '>') }}",
+            "unknown escape `\\g` in the replacement",
+        ),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_before_it_is_used(text: str, message: str) -> None:
+    error = find_error(text)
+    assert (error.type, error.message) == ("TemplateError", message)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (SHARED + "{{ a is filter }}", "False"),
+        (SHARED + "{{ [a] | select('test') | list }}", "[]"),
+        ("{{ ['upper' is filter, 'even' is test, 'nothing' is filter] }}", [True, True, False]),
+        ("{{ (\"'\" * 3 + ('' | safe)) }}", "'" * 3),
+        ("{{ (('' | safe) + \"'\") }}", "'"),
+        ("{{ ('' | safe).join([\"'\"]) }}", "'"),
+        ("{{ [\"'\"] | sum(start='' | safe) }}", "'"),
+        ("{{ '<' | escape | escape }}", "&lt;"),
+        (
+            "{{ [4 is even, 3 is odd, 3 is even, 3 - 1, 2.5 - 1, range(5)[1:3] | list] }}",
+            [True, True, False, 2, 1.5, [1, 2]],
+        ),
+        ("{{ ['a\"\\\\\\n', 'ä\x01'] | tojson }}", '["a\\"\\\\\\n", "ä\\u0001"]'),
+    ],
+)
+def test_other_kinds_of_values_are_used_without_their_hash(text: str, expected: Any) -> None:
+    assert parse_template(text).evaluate(NAMES.__getitem__) == expected
 
 
 @pytest.mark.parametrize(
