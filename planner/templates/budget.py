@@ -391,14 +391,14 @@ def _count_characters(texts: Sequence[str]) -> int:
 
 
 def _count_shown(texts: Sequence[str]) -> int:
-    """Return a bound of the characters of texts within the text of a list. The charge is for wide ones.
+    """Return a bound of the characters of texts within the text of a list.
 
     Python writes four characters for a control character, and up to ten for any other that it does not print.
     """
-    length = _charge_texts(texts)
-    if all(map(str.isprintable, texts)):
+    text = _join(texts)
+    length = len(text)
+    if text.isprintable():
         return length
-    text = "".join(texts)
     if text.isascii():
         return length + 3 * _count_bytes(text, _UNPRINTED)
     for line_break in "\n\r\t":
@@ -407,19 +407,19 @@ def _count_shown(texts: Sequence[str]) -> int:
 
 
 def _count_json(texts: Sequence[str]) -> int:
-    """Return the characters of texts as JSON, at most. The charge is for wide ones."""
-    length = _charge_texts(texts)
-    text = "".join(texts)
-    return length + 5 * _count_bytes(text, _CONTROLS) + text.count('"') + text.count("\\")
+    """Return the characters of texts as JSON, at most."""
+    text = _join(texts)
+    return len(text) + 5 * _count_bytes(text, _CONTROLS) + text.count('"') + text.count("\\")
 
 
-def _charge_texts(texts: Sequence[str]) -> int:
-    """Return how many characters texts have. In a text with others than ASCII, each takes 4 bytes."""
+def _join(texts: Sequence[str]) -> str:
+    """Return texts as one, and charge for it. In a text with others than ASCII, each takes 4 bytes."""
     length = _count_characters(texts)
     if length > MAX_TEXT:
         charge_text(length)
-    charge(length if all(map(str.isascii, texts)) else 4 * length)
-    return length
+    text = "".join(texts)
+    charge(length if text.isascii() else 4 * length)
+    return text
 
 
 _CONTROLS = bytes(range(32))

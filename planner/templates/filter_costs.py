@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, ItemsView, KeysView, Mapping, ValuesView
 from typing import Any
 
+from jinja2.runtime import Undefined
 from jinja2.utils import _PassArg
 from markupsafe import Markup
 
@@ -39,7 +40,7 @@ from noetl.planner.templates.budget import (
     charge_text,
     to_charged_text,
 )
-from noetl.planner.templates.functions import describe
+from noetl.planner.templates.functions import describe, show_name
 
 LINE_UNITS = 800
 INDENTED_LINE_UNITS = 128
@@ -291,6 +292,31 @@ def _charge_slice(_: Any, slices: Any = 0, *__: Any, **___: Any) -> None:
         charge_items(max(slices, 0), SLICE_UNITS)
 
 
+def _require_filter(_: Any, name: Any = "", *__: Any, **___: Any) -> None:
+    _require_name("filter", name)
+
+
+def _require_test(_: Any, name: Any = "", *__: Any, **___: Any) -> None:
+    _require_name("test", name)
+
+
+def _require_attribute_test(_: Any, attribute: Any = "", name: Any = "", *__: Any, **___: Any) -> None:
+    _require_name("test", name)
+
+
+def _require_name(kind: str, name: Any) -> None:
+    """Refuse the computed name of a filter or test that is no short text.
+
+    The message of Jinja2 for an unknown one shows the whole value.
+    """
+    if isinstance(name, Undefined):
+        str(name)  # fails, and says which name is undefined
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a {kind} must be a text, not {describe(name)}")
+    if len(name) > SHORT:
+        raise ValueError(f"unknown {kind} `{show_name(name)}`")
+
+
 def _charge_characters(text: Any, *_: Any, **__: Any) -> None:
     charge(MATCHED_CHARACTER_UNITS * len(to_charged_text(text)))
 
@@ -358,7 +384,12 @@ _CHARGES: dict[str, Callable[..., None]] = {
     "float": _charge_float,
     "int": _charge_int,
     "lower": _charge_case,
+    "map": _require_filter,
+    "reject": _require_test,
+    "rejectattr": _require_attribute_test,
     "round": _charge_round,
+    "select": _require_test,
+    "selectattr": _require_attribute_test,
     "slice": _charge_slice,
     "e": _charge_escape,
     "escape": _charge_escape,
@@ -371,4 +402,4 @@ _CHARGES: dict[str, Callable[..., None]] = {
     "wordcount": _charge_characters,
     "wordwrap": _charge_wordwrap,
 }
-"""The functions that charge for the work of a filter. Each takes the arguments of the filter."""
+"""The functions that charge for the work of a filter, or refuse it. Each takes the arguments of the filter."""

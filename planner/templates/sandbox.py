@@ -24,7 +24,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from jinja2 import StrictUndefined, nodes
-from jinja2.exceptions import TemplateRuntimeError, TemplateSyntaxError
+from jinja2.exceptions import TemplateSyntaxError
 from jinja2.lexer import Lexer
 from jinja2.runtime import LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -264,36 +264,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 return self.getattr(obj, argument)
             return self.undefined(obj=obj, name=argument)
 
-    def call_filter(self, name: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().call_filter(_require_name("filter", name, self.filters), *args, **kwargs)
-
-    def call_test(self, name: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().call_test(_require_name("test", name, self.tests), *args, **kwargs)
-
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         if type(function) is Function:
             return function.function(*args, **kwargs)
         if isinstance(function, Undefined):
             function._fail_with_undefined_error()
         raise TypeError(f"{describe(function)} cannot be called")
-
-
-def _require_name(kind: str, name: Any, known: Mapping[str, Any]) -> Any:
-    """Return the name of a filter or test that was computed.
-
-    The message of Jinja2 for an unknown one shows the whole value, which may be anything.
-
-    Raises:
-        TemplateRuntimeError: it is not known.
-        UndefinedError: it is undefined.
-    """
-    if isinstance(name, Undefined):
-        name._fail_with_undefined_error()
-    if not isinstance(name, str):
-        raise TemplateRuntimeError(f"the name of a {kind} must be a text, not {describe(name)}")
-    if name not in known:
-        raise TemplateRuntimeError(f"unknown {kind} `{show_name(name)}`")
-    return name
 
 
 def _charge_key(method: Callable[..., Any]) -> Callable[..., Any]:

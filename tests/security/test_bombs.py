@@ -221,6 +221,7 @@ def test_other_kinds_of_values_are_used_without_their_hash(text: str, expected: 
         ("[{'a': 1}] | selectattr('a', large) | list", "the name of a test must be a text, not a list"),
         ("[{'a': 1}] | rejectattr('a', large) | list", "the name of a test must be a text, not a list"),
         ("[1] | map(large | first) | list", f"unknown filter `{chr(0) * 100}`"),
+        ("[1] | map('a' * 64) | list", f"No filter named '{'a' * 64}'."),
         ("[1] | map(absent) | list", "`absent` is undefined"),
         ("[1].index(large)", "the list does not contain `a list`"),
         ("[1, 2].index(2, 0, 1)", "the list does not contain `2`"),

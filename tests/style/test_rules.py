@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from noetl.executor.actions import catalogue
+from noetl.planner.gc_control import gc_paused
 from tests.style import allow_list
 from tests.style.prose import Paragraph, documentation, sentences
 from tests.style.rule import StyleRule, StyleViolation
@@ -256,9 +257,10 @@ def test_the_rule_knows_every_action_type() -> None:
 def test_every_other_meaning_of_a_name_of_an_action_type_is_used() -> None:
     repository = load_repository()
     violations = dict.fromkeys(action_names.OTHER_MEANINGS, 0)
-    for file in repository.python(*PACKAGES):
-        for node in file.nodes:
-            for word, context in action_names.find_words(node):
-                for meaning in action_names.OTHER_MEANINGS:
-                    violations[meaning] += meaning.covers(str(word.value), context)
+    with gc_paused():
+        for file in repository.python(*PACKAGES):
+            for node in file.nodes:
+                for word, context in action_names.find_words(node):
+                    for meaning in action_names.OTHER_MEANINGS:
+                        violations[meaning] += meaning.covers(str(word.value), context)
     assert [meaning for meaning, count in violations.items() if not count] == []

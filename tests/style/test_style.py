@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from noetl.planner.gc_control import gc_paused
 from tests.style import allow_list
 from tests.style.rule import StyleRule
 from tests.style.rules import RULES
@@ -16,9 +17,10 @@ pytestmark = pytest.mark.xdist_group("style")
 
 @pytest.fixture(scope="module")
 def repository() -> Iterator[Repository]:
-    """The files of the repository. Later garbage collections need not visit their million nodes."""
-    yield load_repository()
-    load_repository.cache_clear()
+    """The files of the repository. No garbage collection visits their million nodes."""
+    with gc_paused():
+        yield load_repository()
+        load_repository.cache_clear()
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
