@@ -402,4 +402,4 @@ _CHARGES: dict[str, Callable[..., None]] = {
     "wordcount": _charge_characters,
     "wordwrap": _charge_wordwrap,
 }
-"""The functions that charge for the work of a filter, or refuse it. Each takes the arguments of the filter."""
+"""The functions that charge for the work of a filter, or refuse it. Each takes its arguments."""
