@@ -27,7 +27,7 @@ COMMANDS_FOLDER = Path(__file__).parent / "commands"
 GOOD = "name: good\nsteps: [{name: greet, run: [{action: log, message: hi}]}]\n"
 """A playbook without findings."""
 
-_SLOW_SECONDS = 0.2
+_SLOW_SECONDS = 2.0
 
 _RUN_ID = re.compile(r"\b[0-9a-f]{24}\b")
 _VARYING = (
