@@ -455,7 +455,7 @@ COMMAND_CASES = (
     CommandCase(
         "failed_by_a_late_response",
         ["noetl run fetch.yaml -q -i url={URL}/slow"],
-        {"fetch.yaml": _FETCH.replace("raw }}", 'raw }}", timeout: "100ms')},
+        {"fetch.yaml": _FETCH.replace("raw }}", 'raw }}", timeout: "1s')},
         response=(200, "{}"),
     ),
     CommandCase(
