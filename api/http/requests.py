@@ -533,6 +533,12 @@ async def _read_body(request: Request) -> bytes:
     return await read_limited_body(request, MAX_BODY_BYTES)
 
 
+def has_large_body(request: Request) -> bool:
+    """Return whether the body of a request may take long to use, as far as its length is declared."""
+    length = request.headers.get("content-length", "")
+    return not length.isdecimal() or int(length[:20]) > MAX_INLINE_BYTES
+
+
 async def read_limited_body(request: Request, max_bytes: int) -> bytes:
     """Return the bytes of the body of a request.
 

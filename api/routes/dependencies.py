@@ -20,6 +20,7 @@ from noetl.api.compute.jobs import CompileJob, EvaluationJob, Job, UsesJob, unpa
 from noetl.api.context import AppContext, AppServices
 from noetl.api.http.parameters import CURSOR_DESCRIPTION
 from noetl.api.http.request_shares import place_of
+from noetl.api.http.requests import has_large_body
 from noetl.api.service.errors import TenantBusyError
 from noetl.api.service.registry_excerpt import RegistryExcerpt, may_use_playbooks
 from noetl.api.service.services import TenantServices
@@ -100,6 +101,21 @@ _value_readers = TenantThreads(2)
 async def read_values(request: Request, services: TenantServices, function: Callable[[], Result]) -> Result:
     """Return function(), which reads values of runs on a thread. They may have megabytes."""
     return await _value_readers.run_with_credit(request, services.tenant, function)
+
+
+_starters = TenantThreads(2)
+
+
+async def start_on_thread(
+    request: Request, services: TenantServices, function: Callable[[], Result]
+) -> Result:
+    """Return function(), which starts a run on a thread.
+
+    One with a large input uses the credit of the tenant.
+    """
+    if not has_large_body(request):
+        return await run_in_threadpool(function)
+    return await _starters.run_with_credit(request, services.tenant, function)
 
 
 def opened_services(request: Request) -> AppServices:

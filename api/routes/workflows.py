@@ -25,6 +25,8 @@ from noetl.api.routes.dependencies import (
     compile_long,
     evaluated_elsewhere,
     perform,
+    read_values,
+    start_on_thread,
 )
 from noetl.api.routes.switching import compile_change, judge_elsewhere, switch_on_thread
 from noetl.api.routes.waiting import RETRY_AFTER, place_to_wait, wait_until_changed, wait_until_finished
@@ -136,10 +138,10 @@ async def start_run(
     def start() -> tuple[bool, Run | RunDraft]:
         return services.runs.has_request(key), services.runs.start_light(source, submission)
 
-    is_replay, run = await run_in_threadpool(start)
+    is_replay, run = await start_on_thread(request, services, start)
     if isinstance(run, RunDraft):
         values = await perform(request, services, InitialDataJob(run.data))
-        run = await run_in_threadpool(services.runs.create, run, values)
+        run = await start_on_thread(request, services, partial(services.runs.create, run, values))
     links = RunLinks.of_run(request, run.id)
     headers = {"Location": links.status} | (REPLAYED if is_replay else {})
     headers |= DEBOUNCED if run.is_joined else {}
@@ -211,9 +213,15 @@ async def get_run_result(
     responses={200: response_body(RunPage, description="A page of runs.")},
     openapi_extra=problems("invalid-cursor"),
 )
-def list_runs(services: ReadServices, query: Annotated[RunQuery, Query()]) -> Response:
+async def list_runs(
+    request: Request, services: ReadServices, query: Annotated[RunQuery, Query()]
+) -> Response:
     """Return a page of the runs of a filter, each with its headline, the newest or the oldest first."""
-    return JsonResponse(services.lists.page(query.to_filter()))
+
+    def read() -> Response:
+        return JsonResponse(services.lists.page(query.to_filter()))
+
+    return await read_values(request, services, read)
 
 
 @router.post(
