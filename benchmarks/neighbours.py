@@ -223,7 +223,7 @@ class Client:
         try:
             if self._connection is None:
                 self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_SECONDS)
-            headers = {"Authorization": f"Bearer {self._key}", "Content-Type": type, "Prefer": prefer}
+            headers = {**self.headers(), "Content-Type": type, "Prefer": prefer}
             self._connection.request(method, path, body or None, headers)
             response = self._connection.getresponse()
             content = response.read()
@@ -234,6 +234,9 @@ class Client:
                 self._connection.close()
             self._connection = None
             return 0, None
+
+    def headers(self, accept: str = "*/*") -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._key}", "Accept": accept}
 
     def start(self, text: str) -> Any:
         return self.request("POST", "/workflows/run", text.encode(), "application/yaml")
@@ -514,25 +517,6 @@ def lists(connect: Connect) -> None:
     repeat(lambda: _client(local, connect).request("GET", paths[next(numbers) % len(paths)]), 45)
 
 
-def comparisons(connect: Connect) -> None:
-    """Compare two large runs from 45 connections."""
-    client = connect()
-    a, b = (client.start(LARGE)[1]["workflow_id"] for _ in range(2))
-    _repeat_request(connect, 45, "GET", f"/workflows/comparison?a={a}&b={b}")
-
-
-def searches(connect: Connect) -> None:
-    """Search a log of 8 MB for a text that it does not have, from 45 connections."""
-    _repeat_request(connect, 45, "GET", f"/workflows/{_ended_run(connect(), LONG_EVENTS)}/logs?q=nothing")
-
-
-def items(connect: Connect) -> None:
-    """Ask for pages of items from 45 connections."""
-    text = MANY_ITEMS.replace("3000", "10000")
-    id = _ended_run(connect(), text)
-    _repeat_request(connect, 45, "GET", f"/workflows/{id}/items?step=a&limit=1000")
-
-
 def streams(connect: Connect) -> None:
     """Read the events of a run that logs, from 45 connections."""
     id = connect().start(LOGS.replace("100000", "2000"))[1]["workflow_id"]
@@ -542,11 +526,7 @@ def streams(connect: Connect) -> None:
         client = _client(local, connect)
         connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=TIMEOUT_SECONDS)
         try:
-            connection.request(
-                "GET",
-                f"/workflows/{id}/events",
-                headers={"Authorization": f"Bearer {client._key}", "Accept": "text/event-stream"},
-            )
+            connection.request("GET", f"/workflows/{id}/events", headers=client.headers("text/event-stream"))
             response = connection.getresponse()
             while response.read(65536):
                 pass
@@ -556,35 +536,6 @@ def streams(connect: Connect) -> None:
             connection.close()
 
     repeat(read, 45)
-
-
-def bulk(connect: Connect) -> None:
-    """Pause and continue many runs from 12 connections."""
-    starts(WAITS.replace("20000", "2"), 1000)(connect)
-    paths = ("/workflows/bulk/pause?playbook=waits", "/workflows/bulk/unpause?playbook=waits")
-    numbers = itertools.count()
-    local = threading.local()
-    repeat(lambda: _client(local, connect).request("POST", paths[next(numbers) % 2]), 12)
-
-
-def calendars(connect: Connect) -> None:
-    """Ask for the firings of a month from 45 connections."""
-    schedules(connect)
-    _repeat_request(
-        connect,
-        45,
-        "GET",
-        "/triggers/calendar?since=2026-12-01T00:00:00Z&until=2026-12-31T00:00:00Z&limit=1000",
-    )
-
-
-def backfills(connect: Connect) -> None:
-    """Begin backfills over a month of seconds from 12 connections."""
-    schedules(connect)
-    body = json.dumps(
-        {"playbook": "every0", "trigger": "nightly", "from": "2026-01-01", "to": "2026-01-02", "limit": 2}
-    ).encode()
-    _repeat_request(connect, 12, "POST", "/backfills", body)
 
 
 def wrong_keys(connect: Connect) -> None:
@@ -640,13 +591,7 @@ CASES: Mapping[str, Case] = {
     "45 starts with 1 MB": large_inputs,
     "12 large versions": versions,
     "45 lists": lists,
-    "45 comparisons": comparisons,
-    "45 searches of a log": searches,
-    "45 pages of items": items,
     "45 streams": streams,
-    "bulk": bulk,
-    "calendars": calendars,
-    "backfills": backfills,
 }
 
 
