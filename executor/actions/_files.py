@@ -13,6 +13,13 @@ from uuid import uuid4
 
 from noetl.executor.errors import ActionError
 from noetl.executor.security.capabilities import Capabilities
+from noetl.planner.diagnostics.wording import shorten
+
+MAX_PATH_LENGTH = 4_096
+"""Limit of the characters of a path. Linux limits it to as many bytes."""
+
+MAX_SHOWN_PATH = 1_000
+"""How many characters of a path an error shows."""
 
 
 def allowed_folder(capabilities: Capabilities, feature: str) -> Path:
@@ -28,12 +35,19 @@ def allowed_folder(capabilities: Capabilities, feature: str) -> Path:
     return root.resolve()
 
 
+def check_path_length(path: str, noun: str = "path") -> None:
+    """Raise `FileError` for a path with too many characters, before work is done for each part of it."""
+    if len(path) > MAX_PATH_LENGTH:
+        raise file_error(path, f"the {noun} is longer than {MAX_PATH_LENGTH:,} characters")
+
+
 def resolve_path(root: Path, path: str) -> Path:
     """Return the path below `root` without symbolic links.
 
     Raises:
         ActionError: the path is invalid or leads outside of `root`.
     """
+    check_path_length(path)
     try:
         target = (root / path).resolve()
     except (ValueError, RuntimeError, OSError):
@@ -103,7 +117,7 @@ def replace_file(target: Path) -> Iterator[BinaryIO]:
 
 def file_error(path: str, problem: str) -> ActionError:
     """Return a `FileError` for `path`."""
-    return ActionError("FileError", f"`{path}`: {problem}", retryable=False)
+    return ActionError("FileError", f"`{shorten(path, MAX_SHOWN_PATH)}`: {problem}", retryable=False)
 
 
 def os_file_error(path: str, error: OSError) -> ActionError:

@@ -13,6 +13,7 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.arriving_data import STEP_BYTES, VALUE_BYTES, json_weight, row_weight
 from noetl.executor.model.json_values import read_json, to_text, write_json
 from noetl.planner.catalogue import Kind, Parameter
+from noetl.planner.diagnostics.wording import quote_text
 
 FORMATS = ("text", "json", "jsonl", "csv")
 MAX_VALUES = 5_000_000
@@ -253,7 +254,7 @@ def _parse_header(cells: list[str]) -> list[tuple[str, str | None]]:
     seen: set[str] = set()
     for name, _ in columns:
         if name in seen:
-            raise FormatError(f"duplicate column {name!r}")
+            raise FormatError(f"duplicate column {quote_text(name)}")
         seen.add(name)
     return columns
 
@@ -266,7 +267,9 @@ def _convert(cell: str, type_: str | None, name: str, line: int) -> Any:
     try:
         return _CONVERTERS[type_](cell)
     except ValueError:
-        raise FormatError(f"line {line}: {name!r} is {cell[:100]!r}, not of type {type_}") from None
+        raise FormatError(
+            f"line {line}: {quote_text(name)} is {quote_text(cell)}, not of type {type_}"
+        ) from None
 
 
 def _to_integer(cell: str) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 from noetl.executor.errors import ActionError
 from noetl.executor.model.sql import SqlIdentifier
+from noetl.planner.diagnostics.wording import quote_text
 
 
 def quote_identifier(name: str) -> str:
@@ -23,7 +24,8 @@ def quote_identifier(name: str) -> str:
         ActionError: `ParameterError`, if the name is empty or contains a NUL character.
     """
     if not name or "\0" in name:
-        raise ActionError("ParameterError", f"{name!r} cannot be an identifier", retryable=False)
+        message = f"{quote_text(name)} cannot be an identifier"
+        raise ActionError("ParameterError", message, retryable=False)
     return SqlIdentifier(name).quoted
 
 

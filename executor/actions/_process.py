@@ -38,6 +38,7 @@ from noetl.executor.model.json_values import to_text
 from noetl.executor.security.process_privacy import hide_process
 from noetl.executor.security.redaction import redacted_head
 from noetl.executor.security.secret_sources import register_secret_variables
+from noetl.planner.diagnostics.wording import quote_text
 
 MAX_OUTPUT = 1024 * 1024
 """Limit of the output of a command on each stream, in bytes."""
@@ -106,7 +107,8 @@ def build_environment(call: Call, added: Mapping[str, object]) -> dict[str, str]
     for name, value in added.items():
         text = to_text(value)
         if not name or "=" in name or "\0" in name + text:
-            raise ActionError("ParameterError", f"`env`: {name!r} is not a valid variable", retryable=False)
+            message = f"`env`: {quote_text(name)} is not a valid variable"
+            raise ActionError("ParameterError", message, retryable=False)
         variables[name] = text
     register_secret_variables(variables)
     return variables

@@ -10,6 +10,8 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.declared_values import expand_declarations
 from noetl.executor.model.run import NEVER, Wait
 from noetl.planner.catalogue import ActionDeclaration, Kind, OpenWait, Parameter
+from noetl.planner.diagnostics.wording import quote_text
+from noetl.planner.kinds import describe_kind_of
 from noetl.planner.syntax.durations import parse_duration
 
 _TYPES = frozenset({"string", "integer", "number", "boolean", "object", "array"})
@@ -97,7 +99,8 @@ def _open(call: Call) -> dict[str, Any]:
     try:
         seconds = None if heartbeat is None else parse_duration(heartbeat)
     except ValueError:
-        message = f"`heartbeat` must be a duration, not {heartbeat!r}"
+        shown = quote_text(heartbeat) if isinstance(heartbeat, str) else describe_kind_of(heartbeat)
+        message = f"`heartbeat` must be a duration, not {shown}"
         raise ActionError("ParameterError", message, retryable=False) from None
     declared = call.parameters.get("answer")
     fields = None if declared is None else expand_declarations(declared)

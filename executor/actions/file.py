@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from noetl.executor.actions._files import (
+    MAX_SHOWN_PATH,
     allowed_folder,
+    check_path_length,
     check_regular_file,
     file_error,
     open_for_reading,
@@ -37,12 +39,11 @@ from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.arriving_data import POINTER_BYTES, ArrivingData
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.planner.diagnostics.wording import quote_text, shorten
 
 MAX_BYTES = 256 * 1024 * 1024
 MAX_FILES = 1_000_000
 """Limit of the files that `list` returns."""
-
-_MAX_PATTERN_LENGTH = 4_096
 
 _OPERATION_NAMES = ("read", "write", "append", "list", "delete")
 
@@ -81,6 +82,7 @@ def perform(call: Call) -> Any:
     call.remaining_seconds()
     operation = next(name for name in _OPERATIONS if name in call.parameters)
     path = call.parameters[operation]
+    check_path_length(path, "pattern" if operation == "list" else "path")
     if "\0" in path:
         raise file_error(path.replace("\0", "\\0"), "invalid path")
     try:
@@ -146,7 +148,7 @@ def _text_to_append(target: Path, path: str, content: Any, format: str, arriving
     if not names:
         return encode(content, format)
     if unknown := [name for name in column_names(content) if name not in names]:
-        raise FormatError(f"unknown column {unknown[0]!r}")
+        raise FormatError(f"unknown column {quote_text(unknown[0])}")
     line_break = "" if existing_text.endswith("\n") else "\n"
     return line_break + write_csv(content, names, header=False)
 
@@ -161,8 +163,6 @@ def _list(root: Path, pattern: str, call: Call) -> list[str]:
         raise outside_error(pattern)
     if not relative.parts:
         raise file_error(pattern, "not a pattern")
-    if len(pattern) > _MAX_PATTERN_LENGTH:
-        raise file_error(pattern[:100], f"the pattern is longer than {_MAX_PATTERN_LENGTH:,} characters")
     paths: list[str] = []
     with call.receive() as arriving:
         for path in find_files(root, relative.parts, call.remaining_seconds):
@@ -212,7 +212,11 @@ def _decode_utf8(data: bytes, path: str) -> str:
 
 def _check_size(size: int, path: str) -> None:
     if size > MAX_BYTES:
-        raise ActionError("LimitExceeded", f"`{path}` is longer than {MAX_BYTES:,} bytes", retryable=False)
+        raise ActionError(
+            "LimitExceeded",
+            f"`{shorten(path, MAX_SHOWN_PATH)}` is longer than {MAX_BYTES:,} bytes",
+            retryable=False,
+        )
 
 
 def _to_utf8(text: str) -> bytes:

@@ -32,6 +32,7 @@ from noetl.executor.model.json_values import (
 )
 from noetl.executor.security.redaction import redact, redacted_head
 from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter, Sink
+from noetl.planner.diagnostics.wording import abbreviate, quote_text
 from noetl.planner.frozen import replace
 from noetl.planner.kinds import describe_kind_of
 
@@ -248,12 +249,12 @@ def _check_url(url: httpx.URL) -> httpx.URL:
     from noetl.executor.clients.egress import forbidden_address
 
     if url.scheme not in ("http", "https"):
-        scheme = f", not {url.scheme!r}" if url.scheme else ""
+        scheme = f", not {quote_text(url.scheme)}" if url.scheme else ""
         raise forbidden_address(f"`url` must begin with http:// or https://{scheme}")
     if not url.host:
         raise _parameter_error("`url` has no host")
     if url.port is not None and not 0 < url.port <= MAX_PORT:
-        raise _parameter_error(f"`url` has the port {url.port}, which does not exist")
+        raise _parameter_error(f"`url` has the port {abbreviate(str(url.port))}, which does not exist")
     if url.userinfo:
         raise _parameter_error("`url` must not contain a user name or password: use `auth`")
     return url
@@ -296,12 +297,13 @@ def _check_headers(values: Mapping[str, Any]) -> dict[str, str]:
         if value is None:
             continue
         if not _TOKEN.fullmatch(name):
-            raise _parameter_error(f"`headers`: {name!r} is not a valid name")
+            raise _parameter_error(f"`headers`: {quote_text(name)} is not a valid name")
         if name.lower() in _RESERVED_HEADERS:
             raise _parameter_error(f"`headers`: `{name}` is computed from the request and cannot be set")
+        subject = f"`headers`: `{abbreviate(name)}`"
         if isinstance(value, dict | list):
-            raise _parameter_error(f"`headers`: `{name}` must be text")
-        headers[name.lower()] = _check_header_value(f"`headers`: `{name}`", to_text(value))
+            raise _parameter_error(f"{subject} must be text")
+        headers[name.lower()] = _check_header_value(subject, to_text(value))
     return headers
 
 
@@ -643,7 +645,7 @@ def _decompress(coding: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield from chunks
         return
     if coding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
-        message = f"the body has the content coding {coding!r}, which was not requested"
+        message = f"the body has the content coding {quote_text(coding)}, which was not requested"
         raise ActionError("ConnectionFailed", message, retryable=False)
     decompressor = zlib.decompressobj(_GZIP_OR_ZLIB)
     has_begun = False

@@ -14,6 +14,7 @@ from noetl.executor.model.json_values import read_json, write_json
 from noetl.executor.security.redaction import redacted_head
 from noetl.executor.security.service_resources import find_resource_setting
 from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter
+from noetl.planner.diagnostics.wording import quote_text
 
 _MAX_RESPONSE = 6 * 1024 * 1024
 """Limit of the response of a function, in bytes, as that of AWS Lambda."""
@@ -107,7 +108,9 @@ def _refuse_own_function(function: str) -> None:
     match = _NAME_IN_ARN.fullmatch(function)
     name = (match["name"] if match else function).lower()
     if find_resource_setting("function", name) is not None:
-        raise ActionError("AccessDenied", f"the function {name!r} is reserved for runs", retryable=False)
+        raise ActionError(
+            "AccessDenied", f"the function {quote_text(name)} is reserved for runs", retryable=False
+        )
 
 
 def _function_failed(name: str, response: Any) -> ActionError:

@@ -12,6 +12,7 @@ from noetl.executor.model.json_values import to_text, write_json
 from noetl.executor.security.allowed_sources import SOURCES_SETTING
 from noetl.executor.security.service_resources import find_resource_setting
 from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter
+from noetl.planner.diagnostics.wording import abbreviate, quote_text, shorten
 
 _ARN = re.compile(
     r"arn:[\w-]+:(?P<service>sqs|sns|events):(?P<region>[\w-]+):(?P<account>\d+):(?P<name>[\w.,/+-]+)"
@@ -58,6 +59,7 @@ _QUEUE_HOST = re.compile(
     r"(?:sqs\.(?P<region>[\w-]+)|(?P<legacy_region>[\w-]+)\.queue)\.amazonaws\.com(?:\.cn)?"
 )
 DEFAULT_EVENT_SOURCE = "noetl"
+_MAX_SHOWN_ADDRESS = 1_000
 _EVENT_ATTRIBUTES = ("source", "detail_type")
 
 
@@ -82,7 +84,12 @@ def perform(call: Call) -> str:
 
     target = call.parameters["to"]
     publish = _prepare_publish(call, target)
-    return aws.call_with_timeout(call.remaining_seconds(), f"`{target}`", publish, call.cancelled)
+    return aws.call_with_timeout(call.remaining_seconds(), _show(target), publish, call.cancelled)
+
+
+def _show(address: str) -> str:
+    """Return an address as messages show it."""
+    return f"`{shorten(address, _MAX_SHOWN_ADDRESS)}`"
 
 
 def _prepare_publish(call: Call, target: str) -> Callable[[], str]:
@@ -104,10 +111,10 @@ def _refuse_queue(call: Call, address: str) -> None:
     """Raise `AccessDenied` for a queue of the service, and one that starts runs of other tenants only."""
     setting = find_resource_setting("queue", address)
     if setting is not None:
-        message = f"the queue `{address}` is reserved for the service ({setting})"
+        message = f"the queue {_show(address)} is reserved for the service ({setting})"
         raise ActionError("AccessDenied", message, retryable=False)
     if call.capabilities.trigger_sources.belongs_to_others(call.tenant, "sqs", address):
-        message = f"the queue `{address}` is that of another tenant's triggers ({SOURCES_SETTING})"
+        message = f"the queue {_show(address)} is that of another tenant's triggers ({SOURCES_SETTING})"
         raise ActionError("AccessDenied", message, retryable=False)
 
 
@@ -115,9 +122,8 @@ def _refuse_events_of_others(call: Call) -> None:
     """Raise `AccessDenied` for events whose source starts runs of other tenants only."""
     source = to_text(call.parameters.get("attributes", {}).get("source")) or DEFAULT_EVENT_SOURCE
     if call.capabilities.trigger_sources.belongs_to_others(call.tenant, "event", source):
-        message = (
-            f"events of the source {source!r} are those of another tenant's triggers ({SOURCES_SETTING})"
-        )
+        shown = quote_text(source)
+        message = f"events of the source {shown} are those of another tenant's triggers ({SOURCES_SETTING})"
         raise ActionError("AccessDenied", message, retryable=False)
 
 
@@ -156,7 +162,8 @@ def _put_event(call: Call, arn: str, region: str) -> str:
     if not isinstance(body, dict):
         raise _parameter_error("`body` must be an object for a bus")
     if unknown := [name for name in attributes if name not in _EVENT_ATTRIBUTES]:
-        message = f"`attributes`: unknown attribute `{unknown[0]}`: an event has `source` and `detail_type`"
+        shown = abbreviate(unknown[0])
+        message = f"`attributes`: unknown attribute `{shown}`: an event has `source` and `detail_type`"
         raise _parameter_error(message)
     entry = {
         "EventBusName": arn,
@@ -166,7 +173,8 @@ def _put_event(call: Call, arn: str, region: str) -> str:
     }
     (answer,) = aws.client("events", region).put_events(Entries=[entry])["Entries"]
     if "ErrorCode" in answer:
-        raise aws.error_from_code(answer["ErrorCode"], f"`{arn}`: {answer.get('ErrorMessage') or 'refused'}")
+        message = f"{_show(arn)}: {answer.get('ErrorMessage') or 'refused'}"
+        raise aws.error_from_code(answer["ErrorCode"], message)
     return str(answer["EventId"])
 
 

@@ -25,6 +25,7 @@ from noetl.executor.model.arriving_data import json_weight
 from noetl.executor.model.json_values import write_json
 from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
 from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter, Sink
+from noetl.planner.diagnostics.wording import quote_text
 from noetl.planner.kinds import describe_kind_of
 
 if TYPE_CHECKING:
@@ -315,7 +316,7 @@ def _bind_rows(parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:
         if not isinstance(row, dict):
             raise _parameter_error(f"`rows`: item {number} must be an object, not {describe_kind_of(row)}")
         if missing := names - row.keys() - shared.keys():
-            raise _parameter_error(f"`rows`: item {number}: missing {min(missing)!r}")
+            raise _parameter_error(f"`rows`: item {number}: missing {quote_text(min(missing))}")
         rows.append({**values, **{name: to_parameter(row[name]) for name in names if name in row}})
     return text, rows
 
@@ -337,7 +338,7 @@ def _bind(query: Any, params: Any) -> _Statement:
     if isinstance(params, list):
         raise _parameter_error("`params` must be an object if `query` has templates")
     if reserved := [name for name in params if name.startswith(_TEMPLATE_NAME.format(""))]:
-        raise _parameter_error(f"`params`: the name {reserved[0]!r} is reserved for templates")
+        raise _parameter_error(f"`params`: the name {quote_text(reserved[0])} is reserved for templates")
     named = {_TEMPLATE_NAME.format(index): value for index, value in enumerate(values)}
     text = _join_parts(query, str, _double_percent_signs, f"%({_TEMPLATE_NAME})s")
     return text, to_parameters({**params, **named})

@@ -13,6 +13,7 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import read_json, write_json
 from noetl.executor.security.redaction import redacted_head, redacted_tail
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.planner.diagnostics.wording import abbreviate
 
 MAX_RESULT = 64 * 1024 * 1024
 """Limit of the result, in bytes of JSON."""
@@ -78,7 +79,9 @@ def _allowed_function(call: Call) -> tuple[str, str]:
     module, _, function = call.parameters["function"].partition(":")
     allowed = call.capabilities.python_modules
     if "*" not in allowed and not any(module == name or module.startswith(f"{name}.") for name in allowed):
-        message = f"the module `{module}` is disabled: add it to NOETL_PYTHON_MODULES to enable it"
+        message = (
+            f"the module `{abbreviate(module)}` is disabled: add it to NOETL_PYTHON_MODULES to enable it"
+        )
         raise ActionError("ActionDisabled", message, retryable=False)
     return module, function
 

@@ -13,6 +13,7 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.arriving_data import row_weight
 from noetl.executor.security.service_resources import find_resource_setting
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
+from noetl.planner.diagnostics.wording import quote_text, shorten
 
 MAX_BYTES = 256 * 1024 * 1024
 MAX_OBJECTS = 100_000
@@ -72,6 +73,9 @@ DECLARATION = ActionDeclaration(
     reads_only_when=lambda parameters: "get" in parameters or "list" in parameters,
 )
 
+_MAX_URI = 4_096
+"""Limit of the characters of an address. S3 limits a key to 1,024 bytes."""
+_MAX_SHOWN_URI = 1_000
 _CHUNK_BYTES = 1024 * 1024
 _MEDIA_TYPES = {
     "text": "text/plain; charset=utf-8",
@@ -90,12 +94,17 @@ def perform(call: Call) -> Any:
     try:
         return aws.call_with_timeout(
             call.remaining_seconds(),
-            f"`{uri}`",
+            _show(uri),
             lambda: _OPERATIONS[operation](aws.client("s3"), bucket, key, call),
             call.cancelled,
         )
     except FormatError as error:
-        raise ActionError("FileError", f"`{uri}`: {error}", retryable=False) from None
+        raise ActionError("FileError", f"{_show(uri)}: {error}", retryable=False) from None
+
+
+def _show(uri: str) -> str:
+    """Return an address as messages show it."""
+    return f"`{shorten(uri, _MAX_SHOWN_URI)}`"
 
 
 def _parse_uri(uri: str) -> tuple[str, str]:
@@ -106,17 +115,21 @@ def _parse_uri(uri: str) -> tuple[str, str]:
     Raises:
         ActionError: `AccessDenied` for the bucket with the state of runs; `ParameterError`.
     """
-    match = _URI.fullmatch(uri)
+    match, shown = _URI.fullmatch(uri), _show(uri)
     assert match is not None
+    if len(uri) > _MAX_URI:
+        message = f"{shown} is longer than {_MAX_URI:,} characters"
+        raise ActionError("ParameterError", message, retryable=False)
     bucket_parts, key_parts = match["bucket"].split("."), re.split(r"[/\\]", match["key"] or "")
     if "" in bucket_parts or "\\" in match["bucket"] or {".", ".."} & {*key_parts}:
-        message = f"`{uri}` must have no empty part of the bucket's name, and no `.` or `..` in its key"
+        message = f"{shown} must have no empty part of the bucket's name, and no `.` or `..` in its key"
         raise ActionError("ParameterError", message, retryable=False)
     if not _BUCKET.fullmatch(match["bucket"]) or match["bucket"].lower().endswith(_ALIAS_ENDINGS):
-        message = f"`{uri}` must name a bucket, not an access point, which may lead to any bucket"
+        message = f"{shown} must name a bucket, not an access point, which may lead to any bucket"
         raise ActionError("ParameterError", message, retryable=False)
     if find_resource_setting("bucket", match["bucket"]) is not None:
-        message = f"the bucket {match['bucket']!r} is reserved for the state of runs (NOETL_BUCKET)"
+        bucket = quote_text(match["bucket"])
+        message = f"the bucket {bucket} is reserved for the state of runs (NOETL_BUCKET)"
         raise ActionError("AccessDenied", message, retryable=False)
     return match["bucket"], match["key"] or ""
 
@@ -132,7 +145,7 @@ def _get(s3: Any, bucket: str, key: str, call: Call) -> Any:
             arriving.hold(2 * (len(data) + len(chunk)))
             data += chunk
             if len(data) > MAX_BYTES:
-                message = f"`s3://{bucket}/{key}` is longer than {MAX_BYTES:,} bytes"
+                message = f"{_show(f's3://{bucket}/{key}')} is longer than {MAX_BYTES:,} bytes"
                 raise ActionError("LimitExceeded", message, retryable=False)
         try:
             text = data.decode("utf-8-sig")
@@ -161,7 +174,7 @@ def _list(s3: Any, bucket: str, prefix: str, call: Call) -> list[dict[str, Any]]
             arriving.keep(sum(map(row_weight, found)))
             objects += found
             if len(objects) > MAX_OBJECTS:
-                message = f"more than {MAX_OBJECTS:,} objects start with `s3://{bucket}/{prefix}`"
+                message = f"more than {MAX_OBJECTS:,} objects start with {_show(f's3://{bucket}/{prefix}')}"
                 raise ActionError("LimitExceeded", message, retryable=False)
     return objects
 

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from noetl.executor.actions._files import MAX_SHOWN_PATH
 from noetl.executor.actions._process import (
     MAX_KEPT_OUTPUT,
     Command,
@@ -18,6 +19,7 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.json_values import read_json, to_text
 from noetl.executor.security.redaction import redacted_head, redacted_tail
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
+from noetl.planner.diagnostics.wording import shorten
 
 
 def _check_command(command: str | list[Any]) -> str | None:
@@ -71,7 +73,7 @@ def perform(call: Call) -> dict[str, Any]:
         completed = run_command(Command(argv, env, cwd, stdin), call)
     except OSError as error:
         details = {"exit_code": 127, "stdout": "", "stderr": ""}
-        message = f"cannot run `{argv[0]}`: {(error.strerror or str(error)).lower()}"
+        message = f"cannot run `{shorten(argv[0], MAX_SHOWN_PATH)}`: {(error.strerror or str(error)).lower()}"
         raise ActionError("CommandFailed", message, retryable=False, details=details) from None
     return _result(call, completed)
 
@@ -79,7 +81,8 @@ def perform(call: Call) -> dict[str, Any]:
 def _working_folder(call: Call) -> Path | None:
     folder = Path(call.capabilities.folder or ".", call.parameters.get("cwd", "."))
     if not folder.is_dir():
-        raise ActionError("ParameterError", f"`cwd`: `{folder}` is not a folder", retryable=False)
+        message = f"`cwd`: `{shorten(str(folder), MAX_SHOWN_PATH)}` is not a folder"
+        raise ActionError("ParameterError", message, retryable=False)
     return folder
 
 

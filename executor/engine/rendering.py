@@ -17,7 +17,7 @@ from noetl.executor.model.json_values import to_text
 from noetl.executor.security.secret_access import SecretAccess
 from noetl.executor.security.secret_sources import SecretReference
 from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter, Sink
-from noetl.planner.diagnostics.wording import quote_or_describe
+from noetl.planner.diagnostics.wording import quote_or_describe, quote_text
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.kinds import describe_kind_of, describe_kinds, is_of_kind
 from noetl.planner.lexers.url import UrlComponent, UrlLexer
@@ -221,12 +221,12 @@ def _check_value(name: str, value: Any, parameter: Parameter) -> Any:
 
 
 def _find_choice(name: str, value: Any, parameter: Parameter) -> Any:
+    if not isinstance(value, str):
+        return value
     for choice in parameter.choices:
-        if isinstance(value, str) and value.lower() == choice.lower():
+        if len(value) == len(choice) and value.lower() == choice.lower():
             return choice
-    if isinstance(value, str):
-        raise _parameter_error(f"`{name}` must be one of {', '.join(parameter.choices)}, not {value!r}")
-    return value
+    raise _parameter_error(f"`{name}` must be one of {', '.join(parameter.choices)}, not {quote_text(value)}")
 
 
 def _parameter_error(message: str) -> ActionError:

@@ -26,6 +26,7 @@ from noetl.executor.errors import ActionError, SettingError, StoreError
 from noetl.executor.model.run import DEFAULT_TENANT
 from noetl.executor.security.log_redaction import redact_log_records
 from noetl.executor.security.redaction import MASK, REVEALED_SECRETS
+from noetl.planner.diagnostics.wording import quote_text
 
 _FETCH_SECONDS = 20
 _VARIABLE_PREFIX = "NOETL_SECRET_"
@@ -68,7 +69,8 @@ def resolve_secret(name: str, environ: Mapping[str, str] = os.environ, tenant: s
         ActionError: `ParameterError` if no source has it; else the error of a source, such as `AccessDenied`.
     """
     if not _NAME.fullmatch(name):
-        raise ActionError("ParameterError", f"{name!r} is not a valid name of a secret", retryable=False)
+        message = f"{quote_text(name)} is not a valid name of a secret"
+        raise ActionError("ParameterError", message, retryable=False)
     place = _place_of(name, tenant)
     value = environ.get(place.variable)
     folder, prefix = environ.get("NOETL_SECRETS_DIR"), environ.get("NOETL_SECRETS_PREFIX", "")

@@ -58,9 +58,29 @@ def abbreviate(text: str) -> str:
     >>> abbreviate("a\nb")
     'a\\nb'
     """
-    if not text.isprintable():
-        text = text.encode("unicode_escape").decode()
-    return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]}…"
+    # The rest is not escaped, because that may need ten times its memory.
+    shown = text[: _MAX_LENGTH + 1]
+    if not shown.isprintable():
+        shown = shown.encode("unicode_escape").decode()
+    return shown if len(shown) <= _MAX_LENGTH else f"{shown[:_MAX_LENGTH]}…"
+
+
+def quote_text(text: str) -> str:
+    r"""Return the beginning of a text in quotes, with escapes.
+
+    >>> quote_text("a\n"), len(quote_text("\0" * 8_000_000))
+    ("'a\\n'", 243)
+    """
+    return f"{text[:_MAX_LENGTH]!r}{'…' * (len(text) > _MAX_LENGTH)}"
+
+
+def shorten(text: str, length: int) -> str:
+    """Return a text, or its first characters and an ellipsis.
+
+    >>> shorten("orders", 6), shorten("orders", 3)
+    ('orders', 'ord…')
+    """
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def as_code(words: Iterable[str]) -> list[str]:
