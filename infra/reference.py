@@ -18,6 +18,7 @@ from fastapi.routing import APIRoute
 from noetl.api.access import ScopeAccess, declared_access
 from noetl.api.app import find_routers
 from noetl.executor.actions import (
+    _files,
     _formats,
     _postgres_connection,
     _process,
@@ -29,8 +30,7 @@ from noetl.executor.actions import (
 )
 from noetl.executor.clients import deadline_stream, egress
 from noetl.executor.engine import external, initial_data, item_threads, work_context
-from noetl.executor.model import child_runs, count_budget, memory_budget
-from noetl.executor.model.json_values import MAX_DEPTH
+from noetl.executor.model import child_runs, count_budget, json_values, memory_budget
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.security import redaction
 from noetl.executor.security.capabilities import DEFAULT_FILE_BYTES, DEFAULT_LOG_BYTES
@@ -371,6 +371,8 @@ def _template_limits() -> list[LimitRow]:
 def _action_limits() -> list[LimitRow]:
     body = f"{http.MAX_BYTES // _MIB} MiB, or `max_bytes`"
     file_size = f"{file.MAX_BYTES // _MIB} MiB; {_formats.MAX_VALUES:,} values of CSV or JSON"
+    row = f"{_formats.MAX_ROW // _MIB} Mi characters in a row"
+    written = f"{json_values.MAX_WRITTEN // _MIB} MiB; of CSV {_formats.MAX_VALUES:,} cells, and {row}"
     seconds = f"{action.DEFAULT_TIMEOUT_SECONDS / 3600:g} h, or `timeout`"
     return [
         ("items of `parallel` at the same time", f"{work_context.MAX_PARALLEL}; the others wait", ""),
@@ -402,9 +404,23 @@ def _action_limits() -> list[LimitRow]:
             f"{_postgres_connection.MAX_CHUNK_BYTES // _MIB} MiB",
             _EXCEEDED,
         ),
-        ("the depth of the result of an action, and of JSON from outside", f"{MAX_DEPTH} levels", _EXCEEDED),
+        (
+            "the depth of the result of an action, and of JSON from outside",
+            f"{json_values.MAX_DEPTH} levels",
+            _EXCEEDED,
+        ),
         ("redirects that `http` follows", f"{http.MAX_REDIRECTS}, or `follow_redirects`", "`HTTPStatus`"),
+        ("the address of a request", f"{json_values.MAX_URL:,} characters", "`ParameterError`"),
+        ("an encoded `form`", f"{http.MAX_FORM // _MIB} MiB", "`ParameterError`"),
+        ("JSON that an action sends", f"{json_values.MAX_WRITTEN // _MIB} MiB", "`ParameterError`"),
+        (
+            "an argument or a variable of a command",
+            f"{json_values.MAX_ARGUMENT:,} characters",
+            "`ParameterError`",
+        ),
         ("a file that `file` reads", file_size, _EXCEEDED),
+        ("CSV or JSON that `file` and `s3` write", written, _EXCEEDED),
+        ("the path of a file", f"{_files.MAX_PATH_LENGTH:,} characters", "`FileError`"),
         ("files that `list` finds", f"{file.MAX_FILES:,}", _EXCEEDED),
         ("output of a command on a stream", f"{_process.MAX_OUTPUT // _MIB} MiB", _EXCEEDED),
         ("the result of a function of `python`", f"{python.MAX_RESULT // _MIB} MiB as JSON", _EXCEEDED),

@@ -6,18 +6,43 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from noetl.executor.errors import ActionError
 from noetl.executor.model.arriving_data import STEP_BYTES, VALUE_BYTES, json_weight, row_weight
-from noetl.executor.model.json_values import read_json, to_text, write_json
+from noetl.executor.model.json_values import (
+    MAX_WRITTEN,
+    encode_json,
+    is_longer_json,
+    read_json,
+    to_text,
+    write_short_json,
+)
+from noetl.executor.model.large_json import TooLongError, is_large
 from noetl.planner.catalogue import Kind, Parameter
 from noetl.planner.diagnostics.wording import quote_text
 
 FORMATS = ("text", "json", "jsonl", "csv")
 MAX_VALUES = 5_000_000
 """Limit of the values in a text: cells of CSV; commas and opening brackets of JSON."""
+
+MAX_ROW = 8 * 1024 * 1024
+"""Limit of the characters of a row of CSV that is written."""
+
+MAX_INDENTED = 8 * 1024 * 1024
+"""Limit of the bytes of an indented JSON document, and of its indentation. Longer ones have no spaces."""
+
+_BATCH = 512
+"""How many lines are added together."""
+
+_MAX_UNMEASURED = 100_000
+"""How many lines are written before it is known whether all are short enough."""
+
+_PART = 64 * 1024
+"""How many characters of rows are encoded together."""
 
 CELL_BYTES = 4 * VALUE_BYTES
 """The memory of a cell of the header, or of a row before it is an object: text, pair, and entry of a set."""
@@ -29,6 +54,7 @@ ESCAPE_FORMULAS = Parameter(
 )
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
+_CONTAINERS = {dict, list, tuple}
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 
 
@@ -74,29 +100,135 @@ def check_value_count(text: str, *, is_lines: bool = False) -> None:
     _check_count(separators + (text.count("\n") if is_lines else 0))
 
 
-def encode(content: Any, format: str) -> str:
-    """Return the text of a content. Formats with lines end with a line break.
+def encode(content: Any, format: str) -> bytes:
+    """Return the text of a content in UTF-8. Formats with lines end with a line break.
 
     Raises:
         FormatError: the format cannot represent the content.
+        ActionError: `LimitExceeded`.
     """
-    try:
+    with _refusals():
         match format:
             case "json":
-                return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+                return _encode_document(content)
             case "jsonl":
-                items = content if isinstance(content, list) else [content]
-                return "".join(write_json(item) + "\n" for item in items)
+                return _encode_lines(content if isinstance(content, list) else [content])
             case "csv":
-                return write_csv(content, column_names(content))
+                return _write_csv(content, column_names(content))
+        if not isinstance(content, dict | list):
+            return to_text(content).encode()
+    raise FormatError("the content is not text: set `format` to `json`, `jsonl` or `csv`")
+
+
+def encode_rows(rows: list[dict[str, Any]], names: list[str]) -> bytes:
+    """Return objects as CSV with the columns `names`, without a header. Raises as `encode` does."""
+    with _refusals():
+        return _write_csv(rows, names, header=False)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Raise what `encode` raises."""
+    try:
+        yield
+    except UnicodeEncodeError:
+        raise FormatError("the content has an unpaired surrogate") from None
+    except TooLongError as error:
+        raise ActionError(
+            "LimitExceeded", f"the content or a row is too long: {error}", retryable=False
+        ) from None
+    except RecursionError:
+        raise FormatError("it is nested too deep") from None
     except (ValueError, TypeError) as error:
         raise FormatError(str(error)) from None
-    if isinstance(content, dict | list):
-        raise FormatError("the content is not text: set `format` to `json`, `jsonl` or `csv`")
-    return to_text(content)
 
 
-def encode_content(parameters: Mapping[str, Any]) -> str:
+def _encode_document(content: Any) -> bytes:
+    """Return a content as JSON: indented, but without spaces if it is very long."""
+    if is_large(content) and _may_be_long(content):
+        if is_longer_json(content, MAX_INDENTED) or _has_long_indentation(content):
+            return encode_json(content) + b"\n"
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=2).encode() + b"\n"
+
+
+def _may_be_long(content: Any) -> bool:
+    """Return whether a content may be too long for an indented document, by its parts at each depth."""
+    size, level, depth = 0, [content], 0
+    while level and size <= MAX_INDENTED:
+        depth += 1
+        kinds = {*map(type, level)}
+        if str in kinds:
+            size += 6 * sum([len(text) for text in level if type(text) is str])
+        if _CONTAINERS.isdisjoint(kinds):
+            break
+        containers = [part for part in level if type(part) in _CONTAINERS]
+        size += 2 * (depth + 10) * sum(map(len, containers))
+        level = []
+        for part in containers:
+            if type(part) is dict:
+                size += 6 * sum(map(len, part))
+                level += part.values()
+            else:
+                level += part
+    return size > MAX_INDENTED
+
+
+def _has_long_indentation(content: Any) -> bool:
+    """Return whether the spaces before the values of a content have more than `MAX_INDENTED` characters."""
+    length, level, depth = 0, [content], 0
+    while level:
+        depth += 1
+        containers = [part for part in level if isinstance(part, dict | list | tuple)]
+        length += 2 * depth * sum(map(len, containers))
+        if length > MAX_INDENTED:
+            return True
+        parts = (part.values() if isinstance(part, dict) else part for part in containers)
+        level = list(chain.from_iterable(parts))
+    return False
+
+
+def _encode_lines(items: list[Any]) -> bytes:
+    text = _BoundedText()
+    is_measured = False
+    for start in range(0, len(items), _BATCH):
+        batch = items[start : start + _BATCH]
+        are_large = is_large(batch, 8 * _PART)
+        if not is_measured and (are_large or start > _MAX_UNMEASURED):
+            # Texts of this size are rare, so most are not measured.
+            if is_longer_json(items, MAX_WRITTEN):
+                raise TooLongError(MAX_WRITTEN)
+            is_measured = True
+        if are_large:
+            text.add(b"\n".join([*map(encode_json, batch), b""]))
+        else:
+            text.add("\n".join([*map(write_short_json, batch), ""]).encode())
+    return text.finish()
+
+
+class _BoundedText:
+    """A text in UTF-8 with at most `MAX_WRITTEN` bytes, to which parts are written."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._left = MAX_WRITTEN
+
+    def add(self, part: bytes) -> None:
+        """Add a part.
+
+        Raises:
+            TooLongError: the text has too many bytes.
+        """
+        self._left -= len(part)
+        if self._left < 0:
+            raise TooLongError(MAX_WRITTEN)
+        self._parts.append(part)
+
+    def finish(self) -> bytes:
+        """Return the text."""
+        return b"".join(self._parts)
+
+
+def encode_content(parameters: Mapping[str, Any]) -> bytes:
     """Return the text of the parameter `content`. Raises as `encode` does."""
     return encode(escape_formulas(parameters), parameters.get("format", "text"))
 
@@ -132,19 +264,70 @@ def column_names(rows: Any) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def write_csv(rows: Iterable[dict[str, Any]], names: list[str], *, header: bool = True) -> str:
-    """Return objects as CSV with the columns `names`.
+def _write_csv(rows: list[dict[str, Any]], names: list[str], *, header: bool = True) -> bytes:
+    """Return objects as CSV in UTF-8 with the columns `names`.
 
     Objects and lists are written as JSON, and none as an empty cell.
+
+    Raises:
+        ActionError: `LimitExceeded`; with the empty cells, there are too many.
+        TooLongError: a row or the text is too long.
+        UnicodeEncodeError: the text has an unpaired surrogate.
     """
     import csv
 
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    _check_count(len(rows) * len(names))
+    if sum(len(value) for row in rows for value in row.values() if type(value) is str) > MAX_WRITTEN:
+        raise TooLongError(MAX_WRITTEN)
+    text, lines = _BoundedText(), io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    length = 0
+
+    def move_lines() -> None:
+        text.add(lines.getvalue().encode())
+        lines.seek(0)
+        lines.truncate()
+
+    def iterate_rows() -> Iterator[list[str]]:
+        nonlocal length
+        for row in rows:
+            cells = _to_cells([row.get(name) for name in names])
+            length += _measure_row(cells)
+            if length > _PART:
+                move_lines()
+                length = 0
+            yield cells
+
     if header and names:
+        length = _measure_row(names)
         writer.writerow(names)
-    writer.writerows([to_text(row.get(name)) for name in names] for row in rows)
-    return out.getvalue()
+    writer.writerows(iterate_rows())
+    move_lines()
+    return text.finish()
+
+
+def _to_cells(values: list[Any]) -> list[str]:
+    """Return the values of a row as texts."""
+    if _CONTAINERS.isdisjoint(map(type, values)):
+        return [to_text(value) for value in values]
+    cells: list[str] = []
+    left = MAX_ROW
+    for value in values:
+        cells.append(to_text(value, left))
+        left -= len(cells[-1])
+    return cells
+
+
+def _measure_row(cells: list[str]) -> int:
+    """Return the characters of a row.
+
+    Raises:
+        TooLongError: there are too many. The writer of CSV takes up to eight bytes of memory for each.
+    """
+    length = sum(map(len, cells))
+    if length > MAX_ROW:
+        raise TooLongError(MAX_ROW)
+    return length
 
 
 def read_header(text: str) -> list[str]:

@@ -17,6 +17,7 @@ command ends.
 from __future__ import annotations
 
 import atexit
+import errno
 import json
 import math
 import os
@@ -34,7 +35,8 @@ from pathlib import Path
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError, CancelledError
 from noetl.executor.model.arriving_data import ArrivingData
-from noetl.executor.model.json_values import to_text
+from noetl.executor.model.json_values import MAX_ARGUMENT, to_text
+from noetl.executor.model.large_json import TooLongError
 from noetl.executor.security.process_privacy import hide_process
 from noetl.executor.security.redaction import redacted_head
 from noetl.executor.security.secret_sources import register_secret_variables
@@ -45,6 +47,9 @@ MAX_OUTPUT = 1024 * 1024
 
 MAX_KEPT_OUTPUT = 4096
 """Limit of the characters of each stream that an error keeps."""
+
+_MAX_ARGUMENTS = 6 * 1024 * 1024
+"""Limit of the characters of all arguments and variables. Linux limits their bytes to as many or fewer."""
 
 _DRAIN_SECONDS = 1.0
 """How long a command may still run after its output has become too long, so that its exit code is known."""
@@ -105,7 +110,11 @@ def build_environment(call: Call, added: Mapping[str, object]) -> dict[str, str]
     names = os.environ if is_inherited else [name for name in _INHERITED_VARIABLES if name in os.environ]
     variables = {name: os.environ[name] for name in names}
     for name, value in added.items():
-        text = to_text(value)
+        try:
+            text = to_text(value, MAX_ARGUMENT)
+        except TooLongError:
+            message = f"`env`: {quote_text(name)} is longer than {MAX_ARGUMENT:,} characters"
+            raise ActionError("ParameterError", message, retryable=False) from None
         if not name or "=" in name or "\0" in name + text:
             message = f"`env`: {quote_text(name)} is not a valid variable"
             raise ActionError("ParameterError", message, retryable=False)
@@ -330,6 +339,9 @@ def _start_supervisor(
     inherited_files: tuple[int, ...],
     limits: Sequence[tuple[str, int]],
 ) -> _ProcessGroup:
+    # The kernel would refuse it, after it was written as JSON.
+    if sum(map(len, [*argv, *command.env, *command.env.values()])) > _MAX_ARGUMENTS:
+        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
     request = json.dumps(
         {
             "argv": list(argv),

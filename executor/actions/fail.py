@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
-from noetl.executor.model.json_values import to_text
+from noetl.executor.model.json_values import begin_json, to_text
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 DECLARATION = ActionDeclaration(
@@ -22,6 +22,11 @@ DECLARATION = ActionDeclaration(
 )
 
 
+_MAX_JSON = 1024 * 1024
+"""How many characters of JSON are written at least, of a message that is no text."""
+
+
 def perform(call: Call) -> NoReturn:
-    message = to_text(call.parameters["message"])
+    message = call.parameters["message"]
+    message = to_text(message) if isinstance(message, str | None) else begin_json(message, _MAX_JSON)
     raise ActionError(call.parameters.get("type", "Failed"), message, retryable=False)

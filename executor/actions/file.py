@@ -29,10 +29,10 @@ from noetl.executor.actions._formats import (
     decode,
     encode,
     encode_content,
+    encode_rows,
     escape_formulas,
     read_csv,
     read_header,
-    write_csv,
 )
 from noetl.executor.actions._glob import find_files
 from noetl.executor.actions.action import Call
@@ -82,9 +82,9 @@ def perform(call: Call) -> Any:
     call.remaining_seconds()
     operation = next(name for name in _OPERATIONS if name in call.parameters)
     path = call.parameters[operation]
-    check_path_length(path, "pattern" if operation == "list" else "path")
     if "\0" in path:
-        raise file_error(path.replace("\0", "\\0"), "invalid path")
+        raise file_error(path[:MAX_SHOWN_PATH].replace("\0", "\\0"), "invalid path")
+    check_path_length(path, "pattern" if operation == "list" else "path")
     try:
         return _OPERATIONS[operation](root, path, call)
     except FormatError as error:
@@ -114,7 +114,7 @@ def _read(root: Path, path: str, call: Call) -> Any:
 
 def _write(root: Path, path: str, call: Call) -> dict[str, Any]:
     target = resolve_path(root, path)
-    data = _to_utf8(encode_content(call.parameters))
+    data = encode_content(call.parameters)
     call.count_written(len(data))
     with replace_file(target) as file:
         file.write(data)
@@ -126,7 +126,7 @@ def _append(root: Path, path: str, call: Call) -> dict[str, Any]:
     format = call.parameters.get("format", "text")
     content = escape_formulas(call.parameters)
     with call.receive() as arriving:
-        data = _to_utf8(_text_to_append(target, path, content, format, arriving))
+        data = _encode_appended(target, path, content, format, arriving)
     call.count_written(len(data))
     target.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -137,7 +137,7 @@ def _append(root: Path, path: str, call: Call) -> dict[str, Any]:
     return _result(root, target, len(data))
 
 
-def _text_to_append(target: Path, path: str, content: Any, format: str, arriving: ArrivingData) -> str:
+def _encode_appended(target: Path, path: str, content: Any, format: str, arriving: ArrivingData) -> bytes:
     """Return the text to append. CSV rows get the columns of the file, or a header if it has none."""
     if format == "json":
         raise FormatError("cannot append to a JSON document: use `format: jsonl`")
@@ -147,10 +147,11 @@ def _text_to_append(target: Path, path: str, content: Any, format: str, arriving
     names = read_header(existing_text)
     if not names:
         return encode(content, format)
-    if unknown := [name for name in column_names(content) if name not in names]:
+    known = set(names)
+    if unknown := [name for name in column_names(content) if name not in known]:
         raise FormatError(f"unknown column {quote_text(unknown[0])}")
-    line_break = "" if existing_text.endswith("\n") else "\n"
-    return line_break + write_csv(content, names, header=False)
+    line_break = b"" if existing_text.endswith("\n") else b"\n"
+    return line_break + encode_rows(content, names)
 
 
 def _list(root: Path, pattern: str, call: Call) -> list[str]:
@@ -217,13 +218,6 @@ def _check_size(size: int, path: str) -> None:
             f"`{shorten(path, MAX_SHOWN_PATH)}` is longer than {MAX_BYTES:,} bytes",
             retryable=False,
         )
-
-
-def _to_utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        raise FormatError("the content has an unpaired surrogate") from None
 
 
 def _result(root: Path, target: Path, size: int) -> dict[str, Any]:

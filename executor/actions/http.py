@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from noetl.executor.actions._formats import check_value_count
+from noetl.executor.actions._forms import encode_pairs
 from noetl.executor.actions.action import DEFAULT_TIMEOUT_SECONDS, Call
 from noetl.executor.clients.content_type import parse_content_type
 from noetl.executor.clients.egress import MAX_IDLE_SECONDS, MAX_PORT
@@ -24,12 +25,15 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.arriving_data import json_weight
 from noetl.executor.model.json_values import (
     MAX_DEPTH,
+    MAX_URL,
     TooDeepError,
+    encode_json,
     nests_deeper,
     read_json,
     to_text,
     write_json,
 )
+from noetl.executor.model.large_json import TooLongError
 from noetl.executor.security.redaction import redact, redacted_head
 from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter, Sink
 from noetl.planner.diagnostics.wording import abbreviate, quote_text
@@ -154,6 +158,8 @@ _CREDENTIAL_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization
 _SHOWN_BODY = 200
 """How many characters of the body the message of a failed response has."""
 _SHOWN_URL = 200
+MAX_FORM = 16 * 1024 * 1024
+"""Limit of the characters of an encoded form."""
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _DECOMPRESSED_CHUNK_BYTES = 64 * 1024
 _GUESSED_LENGTH = 256 * 1024
@@ -231,7 +237,7 @@ def _build_request(call: Call) -> _HttpRequest:
 def _build_url(text: str, params: Mapping[str, Any]) -> httpx.URL:
     import httpx
 
-    pairs = _encode_pairs("params", params)
+    pairs = _encode_pairs("params", params, MAX_URL)
     if pairs:
         text, hash_sign, fragment = text.partition("#")
         text += ("&" if "?" in text else "?") + pairs + hash_sign + fragment
@@ -267,25 +273,20 @@ def _encode_body(parameters: Mapping[str, Any]) -> tuple[bytes, str | None]:
         raise _parameter_error(f"`{bodies[0]}` and `{bodies[1]}` exclude each other: give one of them")
     try:
         if "json" in parameters:
-            return write_json(parameters["json"]).encode(), "application/json"
+            return encode_json(parameters["json"]), "application/json"
         if "form" in parameters:
-            return _encode_pairs("form", parameters["form"]).encode(), "application/x-www-form-urlencoded"
+            form = _encode_pairs("form", parameters["form"], MAX_FORM)
+            return form.encode(), "application/x-www-form-urlencoded"
         return parameters.get("body", "").encode(), None
     except ValueError as error:
         raise _parameter_error(f"`{bodies[0]}` cannot be encoded: {error}") from None
 
 
-def _encode_pairs(name: str, values: Mapping[str, Any]) -> str:
-    from urllib.parse import urlencode
-
-    pairs = [
-        (key, to_text(item))
-        for key, value in values.items()
-        for item in (value if isinstance(value, list) else [value])
-        if item is not None
-    ]
+def _encode_pairs(name: str, values: Mapping[str, Any], limit: int) -> str:
     try:
-        return urlencode(pairs)
+        return encode_pairs(values, limit)
+    except TooLongError:
+        raise _parameter_error(f"`{name}` is longer than {limit:,} characters when it is encoded") from None
     except UnicodeEncodeError:
         raise _parameter_error(f"`{name}` has an unpaired surrogate") from None
 

@@ -10,7 +10,7 @@ from noetl.executor.actions._formats import check_value_count
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.arriving_data import ArrivingData, json_weight
-from noetl.executor.model.json_values import read_json, write_json
+from noetl.executor.model.json_values import encode_json, read_json
 from noetl.executor.security.redaction import redacted_head
 from noetl.executor.security.service_resources import find_resource_setting
 from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter
@@ -61,11 +61,15 @@ def perform(call: Call) -> Any:
 
     name = call.parameters["function"]
     _refuse_own_function(name)
-    payload = call.parameters.get("payload", {})
+    try:
+        payload = encode_json(call.parameters.get("payload", {}))
+    except ValueError as error:
+        message = f"`payload` cannot be sent: {error}"
+        raise ActionError("ParameterError", message, retryable=False) from None
 
     def invoke(arriving: ArrivingData) -> tuple[str | None, str]:
         client = aws.client("lambda", aws.region_of_arn(name))
-        answer = client.invoke(FunctionName=name, Payload=write_json(payload).encode())
+        answer = client.invoke(FunctionName=name, Payload=payload)
         with closing(answer["Payload"]) as body:
             return answer.get("FunctionError"), _read(body, arriving).decode("utf-8", "replace")
 

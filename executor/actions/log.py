@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from noetl.executor.actions.action import Call
-from noetl.executor.model.json_values import to_text, write_json
-from noetl.executor.security.redaction import redact, redacted_head
+from noetl.executor.model.json_values import begin_json, to_text, write_json
+from noetl.executor.model.large_json import is_large
+from noetl.executor.security.redaction import MASK, redact, redacted_head
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 _MIN_FIELDS_LENGTH = 1024
 """The characters that the fields of a line may have in any case."""
+
+_MAX_SEARCHED = 1024 * 1024
+"""The characters of a large value that are searched for secrets. A secret has far fewer."""
 
 DECLARATION = ActionDeclaration(
     type="log",
@@ -34,7 +38,7 @@ MAX_LINE_LENGTH = 16 * 1024
 
 def perform(call: Call) -> None:
     level = call.parameters.get("level", "info").lower()
-    message = _cut(to_text(call.parameters["message"]), MAX_LINE_LENGTH)
+    message = _cut_message(call.parameters["message"])
     call.log(level, message, _cut_fields(call.parameters.get("fields", {}), MAX_LINE_LENGTH - len(message)))
 
 
@@ -49,8 +53,25 @@ def _cut(text: str, length: int) -> str:
     return f"{redacted_head(text, length)}… ({len(text) - length:,} characters are left out)"
 
 
+def _cut_message(message: Any) -> str:
+    """Return the text of a message. Of a very large value, only the beginning is written as JSON."""
+    beginning = None if isinstance(message, str | None) else _begin(message)
+    return _cut(to_text(message), MAX_LINE_LENGTH) if beginning is None else beginning[:MAX_LINE_LENGTH] + "…"
+
+
+def _begin(value: Any) -> str | None:
+    """Return the beginning of the JSON of a very large value without secrets, or None for another value."""
+    if not is_large(value, _MAX_SEARCHED):
+        return None
+    text = begin_json(value, _MAX_SEARCHED)
+    # A secret that the end of the text cuts would not be found, and may follow what others leave.
+    return text if redact(text) == text else MASK
+
+
 def _cut_fields(fields: Mapping[str, Any], length: int) -> Mapping[str, Any]:
     """Return the fields without secrets. Fields that are too long become one field, with the cut text."""
+    if (beginning := _begin(fields)) is not None:
+        return {"cut": beginning[: max(length, _MIN_FIELDS_LENGTH)] + "…"}
     text = write_json(fields)
     if len(text) <= max(length, _MIN_FIELDS_LENGTH):
         return dict(redact(fields))

@@ -8,7 +8,7 @@ from typing import Any
 
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
-from noetl.executor.model.json_values import to_text, write_json
+from noetl.executor.model.json_values import MAX_WRITTEN, to_text, write_json
 from noetl.executor.security.allowed_sources import SOURCES_SETTING
 from noetl.executor.security.service_resources import find_resource_setting
 from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter
@@ -169,7 +169,7 @@ def _put_event(call: Call, arn: str, region: str) -> str:
         "EventBusName": arn,
         "Source": to_text(attributes.get("source")) or DEFAULT_EVENT_SOURCE,
         "DetailType": to_text(attributes.get("detail_type")) or "message",
-        "Detail": write_json(body),
+        "Detail": _to_text(body),
     }
     (answer,) = aws.client("events", region).put_events(Entries=[entry])["Entries"]
     if "ErrorCode" in answer:
@@ -180,7 +180,14 @@ def _put_event(call: Call, arn: str, region: str) -> str:
 
 def _body(call: Call) -> str:
     body = call.parameters["body"]
-    return str(body) if isinstance(body, str) else write_json(body)
+    return str(body) if isinstance(body, str) else _to_text(body)
+
+
+def _to_text(body: Any) -> str:
+    try:
+        return write_json(body, MAX_WRITTEN)
+    except ValueError as error:
+        raise _parameter_error(f"`body` cannot be sent: {error}") from None
 
 
 def _attributes(values: Mapping[str, Any]) -> dict[str, dict[str, str]]:

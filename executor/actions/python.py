@@ -10,7 +10,7 @@ from typing import Any
 from noetl.executor.actions._process import Command, CompletedCommand, build_environment, run_command
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
-from noetl.executor.model.json_values import read_json, write_json
+from noetl.executor.model.json_values import encode_json, read_json
 from noetl.executor.security.redaction import redacted_head, redacted_tail
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 from noetl.planner.diagnostics.wording import abbreviate
@@ -54,7 +54,7 @@ _MAX_DETAIL_LENGTH = 4096
 def perform(call: Call) -> Any:
     module, name = _allowed_function(call)
     try:
-        request = write_json(
+        request = encode_json(
             {
                 "module": module,
                 "name": name,
@@ -62,7 +62,7 @@ def perform(call: Call) -> Any:
                 "folder": str(call.capabilities.folder) if call.capabilities.folder else None,
                 "modules": call.capabilities.python_modules,
             }
-        ).encode()
+        )
     except ValueError as error:
         raise ActionError("ParameterError", f"`args`: {error}", retryable=False) from None
     # Without -P the folder of the script would precede the standard library in the search path.

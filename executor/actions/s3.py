@@ -157,10 +157,7 @@ def _get(s3: Any, bucket: str, key: str, call: Call) -> Any:
 
 def _put(s3: Any, bucket: str, key: str, call: Call) -> dict[str, Any]:
     format = call.parameters.get("format", "text")
-    try:
-        data = encode_content(call.parameters).encode()
-    except UnicodeEncodeError:
-        raise FormatError("the content has an unpaired surrogate") from None
+    data = encode_content(call.parameters)
     answer = s3.put_object(Bucket=bucket, Key=key, Body=data, ContentType=_MEDIA_TYPES[format])
     return {"uri": f"s3://{bucket}/{key}", "bytes": len(data), "etag": _etag(answer)}
 

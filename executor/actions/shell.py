@@ -16,7 +16,7 @@ from noetl.executor.actions._process import (
 )
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
-from noetl.executor.model.json_values import read_json, to_text
+from noetl.executor.model.json_values import MAX_WRITTEN, read_json, to_text, write_json
 from noetl.executor.security.redaction import redacted_head, redacted_tail
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter, Sink
 from noetl.planner.diagnostics.wording import shorten
@@ -68,7 +68,7 @@ def perform(call: Call) -> dict[str, Any]:
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else [to_text(word) for word in command]
     cwd = _working_folder(call)
     env = build_environment(call, call.parameters.get("env", {}))
-    stdin = to_text(call.parameters.get("stdin")).encode("utf-8", "replace")
+    stdin = _to_stdin(call.parameters.get("stdin"))
     try:
         completed = run_command(Command(argv, env, cwd, stdin), call)
     except OSError as error:
@@ -76,6 +76,15 @@ def perform(call: Call) -> dict[str, Any]:
         message = f"cannot run `{shorten(argv[0], MAX_SHOWN_PATH)}`: {(error.strerror or str(error)).lower()}"
         raise ActionError("CommandFailed", message, retryable=False, details=details) from None
     return _result(call, completed)
+
+
+def _to_stdin(value: Any) -> bytes:
+    if isinstance(value, str | None):
+        return to_text(value).encode("utf-8", "replace")
+    try:
+        return write_json(value, MAX_WRITTEN).encode("utf-8", "replace")
+    except ValueError as error:
+        raise ActionError("ParameterError", f"`stdin`: {error}", retryable=False) from None
 
 
 def _working_folder(call: Call) -> Path | None:

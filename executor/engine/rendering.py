@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 from noetl.executor.engine.failed_expression import expression_error
 from noetl.executor.errors import ActionError
-from noetl.executor.model.json_values import to_text
+from noetl.executor.model.json_values import MAX_ARGUMENT, MAX_URL, to_text
+from noetl.executor.model.large_json import TooLongError
 from noetl.executor.security.secret_access import SecretAccess
 from noetl.executor.security.secret_sources import SecretReference
 from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter, Sink
@@ -33,6 +34,10 @@ from noetl.planner.templates.template import (
 
 if TYPE_CHECKING:
     from noetl.executor.model.sql import Sql
+
+_ARGUMENT_PROBLEM = (
+    f"an argument of a command has at most {MAX_ARGUMENT:,} characters: pass long data in `stdin` or a file"
+)
 
 
 @frozen
@@ -142,7 +147,7 @@ def _render(value: Any, parameter: Parameter | None, reader: _Reader) -> Any:
         return _render_text(value, parameter, reader)
     if parameter is not None and parameter.sink is Sink.SHELL and isinstance(value, list):
         word = replace(parameter, sink=Sink.PLAIN)
-        return [to_text(_render(item, word, reader)) for item in value]
+        return [_to_argument(_render(item, word, reader)) for item in value]
     if isinstance(value, dict):
         return dict(_render_entries(value.items(), parameter, reader))
     if isinstance(value, list):
@@ -391,11 +396,31 @@ def _render_shell(text: str, parameter: Parameter | None, reader: _Reader) -> An
     parts = _evaluate_parts(text, parameter, reader)
     values = [value for part, value in parts if isinstance(part, Expression)]
     if parse_template(text).is_expression and isinstance(values[0], list):
-        return [to_text(item) for item in values[0]]
-    return "".join(
-        part if isinstance(part, str) else to_text(value) if part.is_raw else shlex.quote(to_text(value))
-        for part, value in parts
-    )
+        return [_to_argument(item) for item in values[0]]
+    command = ""
+    for part, value in parts:
+        if isinstance(part, str):
+            command += part
+        else:
+            argument = _to_argument(value)
+            command += argument if part.is_raw else shlex.quote(argument)
+        if len(command) > MAX_ARGUMENT:
+            raise _parameter_error(_ARGUMENT_PROBLEM)
+    return command
+
+
+def _to_argument(value: Any) -> str:
+    try:
+        return to_text(value, MAX_ARGUMENT)
+    except TooLongError:
+        raise _parameter_error(_ARGUMENT_PROBLEM) from None
+
+
+def _to_url_text(part: Expression, value: Any) -> str:
+    try:
+        return to_text(value, MAX_URL)
+    except TooLongError:
+        raise _parameter_error(f"{{{{ {part.source} }}}} is longer than {MAX_URL:,} characters") from None
 
 
 def _render_url(text: str, parameter: Parameter | None, reader: _Reader) -> Any:
@@ -411,25 +436,28 @@ def _render_url(text: str, parameter: Parameter | None, reader: _Reader) -> Any:
                 raise _parameter_error(
                     f"{{{{ {part.source} }}}} is {describe_kind_of(value)}; a URL needs text"
                 )
-            url += to_text(value)
+            url += _to_url_text(part, value)
         else:
             encoded = _encode_url_value(part, value, lexer.component)
             if lexer.component is UrlComponent.PATH:
                 path_spans.append((len(url), len(url) + len(encoded)))
             url += encoded
+        if len(url) > MAX_URL:
+            raise _parameter_error(f"the URL is longer than {MAX_URL:,} characters")
     for start, end in path_spans:
         _check_path_segment(url, start, end)
     return url.strip() if parse_template(text).is_expression else url
 
 
 def _encode_url_value(part: Expression, value: Any, place: UrlComponent) -> str:
+    text = _to_url_text(part, value)
     if place is UrlComponent.PATH:
         if value is None:
             raise _parameter_error(f"{{{{ {part.source} }}}} is none; the path of a URL needs text")
-        if ".." in to_text(value).replace("\\", "/").split("/"):
+        if ".." in text.replace("\\", "/").split("/"):
             message = f"{{{{ {part.source} }}}} contains `..`, which must not be in the path of a URL"
             raise _parameter_error(message)
-    return quote(to_text(value), safe="")
+    return quote(text, safe="")
 
 
 def _check_path_segment(url: str, start: int, end: int) -> None:

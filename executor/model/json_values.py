@@ -9,10 +9,28 @@ from itertools import accumulate
 from math import isfinite
 from typing import Any
 
-from noetl.executor.model.large_json import read_large_json, write_large_json
+from noetl.executor.model.large_json import (
+    TooLongError,
+    begin_large_json,
+    count_escapes,
+    encode_large_json,
+    is_large,
+    is_longer,
+    read_large_json,
+    write_large_json,
+)
 
 MAX_DEPTH = 100
 """The most levels of arrays and objects in data that enters a run."""
+
+MAX_WRITTEN = 64 * 1024 * 1024
+"""The most bytes of JSON that an action sends or writes: as many as the outputs of a step may have."""
+
+MAX_URL = 65_536
+"""The most characters of a URL, as in httpx. No longer value is encoded for one."""
+
+MAX_ARGUMENT = 128 * 1024 - 1
+"""The most characters of an argument or a variable of a command. Linux limits it to as many bytes."""
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 """A JSON string. One that never ends extends to the end, so no text is scanned twice."""
@@ -20,11 +38,10 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _DEPTH_CHANGE = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
-_ESCAPED = bytes(range(32)) + b'"\\'
-"""The characters that a JSON string escapes: a few with a letter, as `\\n`, and the others with a number."""
-_NUMBERED = bytes(set(range(32)) - set(b"\b\f\n\r\t"))
-
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+write_short_json = _encode
+"""Return a short value as compact JSON, without the checks of `write_json`."""
+
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -106,18 +123,63 @@ def is_too_deep(value: Any) -> bool:
     return True
 
 
-def write_json(value: Any) -> str:
+def write_json(value: Any, limit: int | None = None) -> str:
     """Return `value` as compact JSON.
+
+    Raises:
+        ValueError: JSON cannot represent the value.
+        TooLongError: in UTF-8, it has more bytes than `limit`.
+    """
+    try:
+        return write_large_json(value, _encode, limit=limit)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def encode_json(value: Any, limit: int = MAX_WRITTEN) -> bytes:
+    """Return `value` as compact JSON in UTF-8.
+
+    Raises:
+        ValueError: JSON cannot represent the value.
+        TooLongError: it has more than `limit` bytes.
+    """
+    try:
+        return encode_large_json(value, _encode, limit)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def is_longer_json(value: Any, limit: int) -> bool:
+    r"""Return whether `value` as compact JSON has more bytes in UTF-8 than a limit. The text is not created.
+
+    >>> is_longer_json(["\0" * 1_000_000] * 10, 60_000_000), is_longer_json(["abc"], 5)
+    (True, False)
+
+    Texts are counted exactly. A very long number may be counted as a short one.
 
     Raises:
         ValueError: JSON cannot represent the value.
     """
     try:
-        return write_large_json(value, _encode)
+        return is_longer(value, _encode, limit)
     except TypeError as error:
         raise ValueError(str(error)) from None
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
+
+
+def begin_json(value: Any, length: int) -> str:
+    """Return the first characters of `value` as compact JSON: at least `length`, or all of it.
+
+    >>> begin_json([1, 2], 100), len(begin_json(["a" * 1_000_000], 100_000)) < 200_000
+    ('[1,2]', True)
+
+    Raises:
+        ValueError: JSON cannot represent the value.
+    """
+    return begin_large_json(value, _encode, length) if is_large(value) else write_json(value)
 
 
 def escaped_length(text: str) -> int:
@@ -127,11 +189,7 @@ def escaped_length(text: str) -> int:
     (10, 12)
     """
     data = text.encode("utf-8", "surrogatepass")
-    escaped = len(data) - len(data.translate(None, _ESCAPED))
-    if not escaped:
-        return len(text)
-    numbered = len(data) - len(data.translate(None, _NUMBERED))
-    return len(text) + escaped + 4 * numbered
+    return len(text) + count_escapes(data)
 
 
 def to_json_value(value: Any) -> Any:
@@ -147,15 +205,23 @@ def to_json_value(value: Any) -> Any:
     return value
 
 
-def to_text(value: Any) -> str:
+def to_text(value: Any, limit: int | None = None) -> str:
     """Return `value` as text for commands, addresses and forms: text unchanged, None as "", the rest as JSON.
 
     >>> to_text("a"), to_text(None), to_text([1, True])
     ('a', '', '[1,true]')
+
+    Raises:
+        ValueError: JSON cannot represent the value.
+        TooLongError: it is text of more characters than `limit`, or JSON of more bytes.
     """
     if isinstance(value, str):
+        if limit is not None and len(value) > limit:
+            raise TooLongError(limit)
         return str(value)
-    return "" if value is None else write_json(value)
+    if type(value) is int:
+        return repr(value)
+    return "" if value is None else write_json(value, limit)
 
 
 def round_trip_json(value: Any) -> Any:

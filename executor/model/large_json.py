@@ -13,8 +13,10 @@ Cost: texts of one part are read and written as before. For larger ones, windows
 counted. After four times the length of the text, or of what was written, the rest is done in one piece. So
 containers that are nested on purpose take a few times as long as before, and not a hundred times.
 
-Limits: one string is read and written in one piece. A text with an error is read again as a whole, which
-finds its place.
+Limits: one string is read in one piece. A text with an error is read again as a whole, which finds its place.
+
+A value can be much shorter than its text: a list may have one string many times, and an escape has six
+characters. So a text with a limit is measured before it is written, if the value may exceed it.
 """
 
 from __future__ import annotations
@@ -37,13 +39,21 @@ BATCH = 512
 REPETITIONS = 4
 """How many times its length a text may be read again."""
 
-FIRST_DESCENTS = 16
+FIRST_DESCENTS = 128
 """Into how many containers the writer may look before it has written anything."""
 
 _DECODER = json.JSONDecoder()
 """The parser of `json.loads`."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_ESCAPED = bytes(range(32)) + b'"\\'
+"""The characters that a JSON string escapes: a few with a letter, as `\\n`, and the others with a number."""
+_NUMBERED = bytes(set(range(32)) - set(b"\b\f\n\r\t"))
+_MAX_ESCAPE = 6
+"""How many bytes a character has at most."""
+_MEASURED = 1 << 20
+"""Characters of a string that are measured together."""
+
 _CONTAINERS = (dict, list, tuple)
 _SCALARS = {str, int, float, bool, type(None)}
 _ELEMENT_SIZE = 4
@@ -198,9 +208,83 @@ def _read_name(text: str, index: int) -> tuple[str, int]:
     return name, _skip_space(text, colon + 1)
 
 
-def write_large_json(value: Any, encode: Callable[[Any], str], part: int = PART) -> str:
-    """Return the text that `encode` returns for a value, which is compact JSON."""
-    return "".join(_TextWriter(encode, part).write(value)) if is_large(value, part) else encode(value)
+class TooLongError(ValueError):
+    """A value whose text is longer than its limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"it is longer than {limit:,} bytes")
+
+
+def write_large_json(
+    value: Any, encode: Callable[[Any], str], part: int = PART, limit: int | None = None
+) -> str:
+    """Return the text that `encode` returns for a value, which is compact JSON.
+
+    Raises:
+        TooLongError: in UTF-8, the text has more bytes than `limit`.
+    """
+    if not is_large(value, part):
+        text = encode(value)
+        if limit is not None and _utf8_length(text) > limit:
+            raise TooLongError(limit)
+        return text
+    if limit is None:
+        return "".join(_TextWriter(encode, part).write(value))
+    return "".join(_write_within(value, encode, part, limit))
+
+
+def encode_large_json(value: Any, encode: Callable[[Any], str], limit: int, part: int = PART) -> bytes:
+    """Return the text of `write_large_json` in UTF-8.
+
+    A character outside of Latin-1 makes each character of a text take more memory, but not each byte.
+
+    Raises:
+        TooLongError: it has more than `limit` bytes.
+    """
+    if not is_large(value, part):
+        data = encode(value).encode()
+        if len(data) > limit:
+            raise TooLongError(limit)
+        return data
+    return b"".join([text.encode() for text in _write_within(value, encode, part, limit)])
+
+
+def begin_large_json(value: Any, encode: Callable[[Any], str], length: int, part: int = PART) -> str:
+    """Return the first characters of the text of `write_large_json`: at least `length`, if it has so many."""
+    texts: list[str] = []
+    for text in _TextWriter(encode, part).write(value):
+        texts.append(text)
+        length -= len(text)
+        if length <= 0:
+            break
+    return "".join(texts)
+
+
+def is_longer(value: Any, encode: Callable[[Any], str], limit: int, part: int = PART) -> bool:
+    """Return whether the text of `write_large_json` has more bytes in UTF-8 than a limit."""
+    if not is_large(value, limit // _MAX_ESCAPE):
+        return False
+    try:
+        _TextMeter(encode, part, limit).measure(value)
+    except TooLongError:
+        return True
+    return False
+
+
+def _write_within(value: Any, encode: Callable[[Any], str], part: int, limit: int) -> Iterator[str]:
+    """Yield the text of a large value in parts, if it is within the limit."""
+    if is_large(value, limit // _MAX_ESCAPE):
+        _TextMeter(encode, part, limit).measure(value)
+    length = 0
+    for text in _TextWriter(encode, part).write(value):
+        length += _utf8_length(text)
+        if length > limit:
+            raise TooLongError(limit)
+        yield text
+
+
+def _utf8_length(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 class _TextWriter:
@@ -215,6 +299,9 @@ class _TextWriter:
     def write(self, value: Any) -> Iterator[str]:
         """Yield the text of a value in parts."""
         wait_for_slice()
+        if isinstance(value, str) and len(value) > self._part:
+            yield from self._write_text(value)
+            return
         is_object = isinstance(value, dict)
         is_container = is_object or isinstance(value, list | tuple)
         self._budget -= 2 * self._part
@@ -231,15 +318,64 @@ class _TextWriter:
                 separator = ","
                 continue
             for element in batch:
-                yield separator + (self._encode({element[0]: 0})[1:-2] if is_object else "")
+                yield separator
+                if is_object:
+                    yield from self._write_name(element[0])
                 yield from self.write(element[1] if is_object else element)
                 separator = ","
         yield "}" if is_object else "]"
+
+    def _write_name(self, name: Any) -> Iterator[str]:
+        """Yield the text of the name of a member, with its colon."""
+        if not isinstance(name, str) or len(name) <= self._part:
+            yield self._encode({name: 0})[1:-2]
+            return
+        yield from self._write_text(name)
+        yield ":"
+
+    def _write_text(self, text: str) -> Iterator[str]:
+        """Yield a long string in parts: each character is escaped by itself."""
+        yield '"'
+        for start in range(0, len(text), self._part):
+            wait_for_slice()
+            yield self._write_together(text[start : start + self._part])[1:-1]
+        yield '"'
 
     def _write_together(self, value: Any) -> str:
         text = self._encode(value)
         self._budget += REPETITIONS * len(text)
         return text
+
+
+class _TextMeter(_TextWriter):
+    """Writer that only measures texts. Long strings are not even escaped."""
+
+    def __init__(self, encode: Callable[[Any], str], part: int, limit: int) -> None:
+        super().__init__(encode, part)
+        self._limit = limit
+        self._left = limit
+
+    def measure(self, value: Any) -> None:
+        """Raise `TooLongError` if the text of a value is longer than the limit."""
+        for text in self.write(value):
+            self._count(_utf8_length(text))
+
+    def _write_text(self, text: str) -> Iterator[str]:
+        yield '""'
+        for start in range(0, len(text), _MEASURED):
+            data = text[start : start + _MEASURED].encode("utf-8", "surrogatepass")
+            self._count(len(data) + count_escapes(data))
+
+    def _count(self, length: int) -> None:
+        self._left -= length
+        if self._left < 0:
+            raise TooLongError(self._limit)
+
+
+def count_escapes(data: bytes) -> int:
+    """Return how many characters a JSON string has more than its text, which is given in UTF-8."""
+    escaped = len(data) - len(data.translate(None, _ESCAPED))
+    return escaped and escaped + 4 * (len(data) - len(data.translate(None, _NUMBERED)))
 
 
 def is_large(value: Any, part: int = PART) -> bool:

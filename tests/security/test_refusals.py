@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from noetl.executor.actions import _formats, _postgres_values
 from noetl.executor.errors import ActionError
+from noetl.executor.security.capabilities import local_run_capabilities
 from tests.action_calls import perform_action
 
 WIDE = "'\U000e0001' * 3000000"
 """A text of 12 MB. As an escaped text, it has ten characters for each of its own."""
 
+GROWING = r"['\x01' * 3000000 ~ '\U0001f600'] * 4"
+"""A list with one text four times."""
+
 MAX_PEAK = 48_000_000
 MAX_MESSAGE = 1_100
+
+
+def fill(value: Any, text: str) -> Any:
+    """Return parameters in which `%s` is a text."""
+    if isinstance(value, dict):
+        return {name: fill(item, text) for name, item in value.items()}
+    if isinstance(value, list):
+        return [fill(item, text) for item in value]
+    return value.replace("%s", text)
 
 
 def find_peak(work: Callable[[], Any]) -> tuple[Any, int]:
@@ -59,12 +74,92 @@ def check_refusal(error: Any, peak: int, type: str) -> None:
 def test_a_refused_text_is_shown_by_its_beginning(
     action_type: str, parameters: dict[str, Any], type: str
 ) -> None:
-    rendered = {
-        name: value.replace("%s", WIDE) if isinstance(value, str) else value
-        for name, value in parameters.items()
-    }
-    error, peak = find_peak(lambda: perform_action(action_type, **rendered))
+    error, peak = find_peak(lambda: perform_action(action_type, **fill(parameters, WIDE)))
     check_refusal(error, peak, type)
+
+
+@pytest.mark.parametrize(
+    ("action_type", "parameters", "type"),
+    [
+        ("http", {"url": "http://a/{{ %s }}"}, "ParameterError"),
+        ("http", {"url": "http://a/?q={{ %s }}"}, "ParameterError"),
+        ("http", {"url": "http://a/{{ (%s) | raw }}"}, "ParameterError"),
+        ("http", {"url": "http://a" + "/{{ 'x' * 20000 }}" * 5}, "ParameterError"),
+        ("http", {"url": "http://a", "params": {"q": "{{ %s }}"}}, "ParameterError"),
+        ("http", {"url": "http://a", "form": {"q": "{{ %s }}"}}, "ParameterError"),
+        ("shell", {"command": 'echo {{ "\'" * 8000000 }}'}, "ParameterError"),
+        ("shell", {"command": "echo" + " {{ 'x' * 50000 }}" * 5}, "ParameterError"),
+        ("shell", {"command": ["echo", "{{ %s }}"]}, "ParameterError"),
+        ("shell", {"command": "true", "env": {"A": "{{ %s }}"}}, "ParameterError"),
+        ("shell", {"command": "{{ ['echo'] + ['x' * 130000] * 60 }}"}, "CommandFailed"),
+    ],
+)
+def test_a_long_text_is_not_encoded_for_a_url_or_a_command(
+    action_type: str, parameters: dict[str, Any], type: str
+) -> None:
+    error, peak = find_peak(lambda: perform_action(action_type, **fill(parameters, WIDE)))
+    check_refusal(error, peak, type)
+
+
+@pytest.mark.parametrize(
+    ("action_type", "parameters", "type"),
+    [
+        ("http", {"url": "http://a/{{ %s }}"}, "ParameterError"),
+        ("http", {"url": "http://a", "json": "{{ %s }}"}, "ParameterError"),
+        ("http", {"url": "http://a", "params": {"q": "{{ {'a': %s} }}"}}, "ParameterError"),
+        ("http", {"url": "http://a", "json": "{{ " + "[" * 25 + "%s" + "]" * 25 + " }}"}, "ParameterError"),
+        ("http", {"url": "http://a", "json": r"{{ ['\x01' * 8000000] * 2 }}"}, "ParameterError"),
+        ("http", {"url": "http://a", "json": "{{ [{'\x01' * 8000000: 1}] * 2 }}"}, "ParameterError"),
+        ("shell", {"command": "true", "env": {"A": "{{ %s }}"}}, "ParameterError"),
+        ("shell", {"command": "cat", "stdin": "{{ %s }}"}, "ParameterError"),
+        ("python", {"function": "json:dumps", "args": ["{{ %s }}"]}, "ParameterError"),
+        ("lambda", {"function": "f", "payload": "{{ %s }}"}, "ParameterError"),
+        ("file", {"write": "a", "format": "csv", "content": "{{ [{'a': %s}] }}"}, "LimitExceeded"),
+        (
+            "file",
+            {"write": "a", "format": "csv", "content": "{{ [{'a': 'x' * 8000000}] * 9 }}"},
+            "LimitExceeded",
+        ),
+        ("file", {"write": "a", "format": "jsonl", "content": "{{ %s }}"}, "LimitExceeded"),
+        ("file", {"write": "a", "format": "json", "content": "{{ %s }}"}, "LimitExceeded"),
+    ],
+)
+def test_a_value_that_is_much_longer_as_json_is_not_written(
+    action_type: str, parameters: dict[str, Any], type: str, tmp_path: Path
+) -> None:
+    """The value of `GROWING` takes 14 MB, and its text 288 MB."""
+    capabilities = local_run_capabilities(tmp_path)
+    error, peak = find_peak(
+        lambda: perform_action(action_type, capabilities=capabilities, **fill(parameters, GROWING))
+    )
+    check_refusal(error, peak, type)
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"message": "{{ %s }}"}, {"message": "m", "fields": "{{ {'a': %s} }}"}]
+)
+def test_a_log_line_has_the_beginning_of_a_long_value(parameters: dict[str, Any]) -> None:
+    result, peak = find_peak(lambda: perform_action("log", **fill(parameters, GROWING)))
+    assert result is None
+    assert peak < MAX_PEAK
+
+
+@pytest.mark.parametrize("count", [5_000, 30_000])
+def test_rows_with_a_column_of_their_own_are_counted_before_they_are_written(count: int) -> None:
+    rows = [{f"k{number}": 1} for number in range(count)]
+    with pytest.raises(ActionError, match="more than 5,000,000 values"):
+        _formats.encode(rows, "csv")
+
+
+def test_a_long_document_has_no_indentation() -> None:
+    numbers: Any = list(range(100_000))
+    shallow, peak = find_peak(lambda: _formats.encode({"a": numbers}, "json"))
+    assert shallow.startswith(b'{\n  "a": [\n    0,')
+    for _ in range(90):
+        numbers = [numbers]
+    deep, peak = find_peak(lambda: _formats.encode(numbers, "json"))
+    assert deep == json.dumps(numbers, separators=(",", ":")).encode() + b"\n"
+    assert peak < 4_000_000
 
 
 def test_a_refused_name_of_a_table_is_shown_by_its_beginning() -> None:
