@@ -183,16 +183,19 @@ def _body(call: Call) -> str:
     return str(body) if isinstance(body, str) else _to_text(body)
 
 
-def _to_text(body: Any) -> str:
+def _to_text(value: Any) -> str:
     try:
-        return write_json(body, MAX_WRITTEN)
+        return write_json(value, MAX_WRITTEN)
     except ValueError as error:
-        raise _parameter_error(f"`body` cannot be sent: {error}") from None
+        raise _parameter_error(f"the message cannot be sent: {error}") from None
 
 
 def _attributes(values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return {
-        name: {"DataType": "Number" if _is_number(value) else "String", "StringValue": to_text(value)}
+        name: {
+            "DataType": "Number" if _is_number(value) else "String",
+            "StringValue": value if isinstance(value, str) else _to_text(value),
+        }
         for name, value in values.items()
         if value is not None
     }

@@ -156,7 +156,7 @@ def encode_json(value: Any, limit: int = MAX_WRITTEN) -> bytes:
 def is_longer_json(value: Any, limit: int) -> bool:
     r"""Return whether `value` as compact JSON has more bytes in UTF-8 than a limit. The text is not created.
 
-    >>> is_longer_json(["\0" * 1_000_000] * 10, 60_000_000), is_longer_json(["abc"], 5)
+    >>> is_longer_json(["\0" * 1_000_000] * 10, 60_000_000), is_longer_json(["abc"], 7)
     (True, False)
 
     Texts are counted exactly. A very long number may be counted as a short one.
