@@ -3,11 +3,11 @@
 Problem: a page of runs shows what follows from their steps. Two statements for each run take most of its
 time.
 
-Algorithm: the first runs are read together, as long as they have at most MAX_READ_STEPS steps.
+Algorithm: runs are read together, as long as they have at most MAX_READ_STEPS steps.
 
-Cost: two statements on SQL stores, whatever the number of runs. On DynamoDB, requests for each run.
+Cost: two statements on SQL stores. On DynamoDB, requests for each run.
 
-Limits: a reader reads runs with more steps, with much data or with damage one by one.
+Limits: a reader reads the other runs one by one, and those with much data or with damage.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from noetl.api.service.tenant import TenantContext
 from noetl.executor.errors import DamagedRunError
 from noetl.executor.model.run_summary import RunOverview, RunSummary
 
-MAX_READ_STEPS = 5_000
+MAX_READ_STEPS = 10_000
 """How many steps runs may have that are read together."""
 
 
@@ -28,9 +28,9 @@ def read_overviews(context: TenantContext, runs: Sequence[RunSummary]) -> Mappin
     wanted, steps = [], 0
     for run in runs:
         with suppress(DamagedRunError):
-            steps += len(context.step_names(run.plan_hash))
-            if steps > MAX_READ_STEPS:
-                break
-            wanted.append(run.id)
+            own_steps = len(context.step_names(run.plan_hash))
+            if steps + own_steps <= MAX_READ_STEPS:
+                steps += own_steps
+                wanted.append(run.id)
     found = context.store.visits.overviews(context.tenant, wanted) if wanted else {}
     return {id: overview for id, overview in found.items() if overview.damage is None}

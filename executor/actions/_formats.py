@@ -313,7 +313,10 @@ def _to_cells(values: list[Any]) -> list[str]:
     cells: list[str] = []
     left = MAX_ROW
     for value in values:
-        cells.append(to_text(value, left))
+        try:
+            cells.append(to_text(value, max(left, 0)))
+        except TooLongError:
+            raise TooLongError(MAX_ROW) from None
         left -= len(cells[-1])
     return cells
 

@@ -31,14 +31,14 @@ def encode_pairs(values: Mapping[str, Any], limit: int) -> str:
         UnicodeEncodeError: it has an unpaired surrogate.
     """
     pairs: list[tuple[str, str]] = []
-    left = limit
+    left = limit + 1  # There is one separator less than pairs.
     for key, value in values.items():
         for item in value if isinstance(value, list) else [value]:
             if item is not None:
                 pairs.append((str(key), to_text(item, max(left, 0))))
                 left -= 1 + len(pairs[-1][0]) + len(pairs[-1][1])
     if _MAX_ENCODED * (limit - left) > limit:
-        left = limit
+        left = limit + 1
         for pair in pairs:
             left -= 2 + sum(_measure(text, limit) for text in pair)
             if left < 0:

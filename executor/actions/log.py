@@ -64,8 +64,9 @@ def _begin(value: Any) -> str | None:
     if not is_large(value, _MAX_SEARCHED):
         return None
     text = begin_json(value, _MAX_SEARCHED)
-    # A secret that the end of the text cuts would not be found, and may follow what others leave.
-    return text if redact(text) == text else MASK
+    redacted = str(redact(text))
+    # A secret that the end of the text cuts is not found. Masks must not move it into what is shown.
+    return redacted if len(redacted) > len(text) // 2 else MASK
 
 
 def _cut_fields(fields: Mapping[str, Any], length: int) -> Mapping[str, Any]:

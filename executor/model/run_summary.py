@@ -71,7 +71,7 @@ class VisitSummary:
     progress: Progress | None
 
 
-MAX_READ_JOURNAL = 64 * 1024
+MAX_READ_JOURNAL = 4096
 """How many characters the journal of a waiting step may have if its run is read together with others."""
 
 

@@ -33,8 +33,8 @@ MIN_COLLECTIONS = 100
 PAUSE_FACTOR = 20
 """How many times the duration of a full collection the next one waits for."""
 
-MIDDLE = 2
-"""After how many collections of the youngest objects those that survived them are collected, too.
+MIDDLE = 1
+"""A threshold of the interpreter: at each second collection, those that survived the first are examined, too.
 
 The fewer there are, the shorter is the pause. They were examined twice then, and wait for a full collection.
 """

@@ -396,20 +396,26 @@ def _count_shown(texts: Sequence[str]) -> int:
     Python writes four characters for a control character, and up to ten for any other that it does not print.
     """
     text = _join(texts)
-    length = len(text)
+    length = len(text) + text.count("\\") + text.count("'")
     if text.isprintable():
         return length
-    if text.isascii():
-        return length + 3 * _count_bytes(text, _UNPRINTED)
-    for line_break in "\n\r\t":
-        text = text.replace(line_break, "")
-    return 2 * length - len(text) if text.isprintable() else 10 * length
+    for start in range(0, len(text), _SHOWN_BLOCK):
+        block = text[start : start + _SHOWN_BLOCK]
+        if not block.isprintable():
+            ascii_bytes = block.encode("ascii", "ignore")
+            length += 9 * (len(block) - len(ascii_bytes))
+            length += 3 * (len(ascii_bytes) - len(ascii_bytes.translate(None, _UNPRINTED)))
+    return length
 
 
 def _count_json(texts: Sequence[str]) -> int:
     """Return the characters of texts as JSON, at most."""
     text = _join(texts)
-    return len(text) + 5 * _count_bytes(text, _CONTROLS) + text.count('"') + text.count("\\")
+    length = len(text) + text.count('"') + text.count("\\")
+    controls = _count_bytes(text, _CONTROLS)
+    if controls:
+        length += 5 * controls - 4 * _count_bytes(text, _SHORT_CONTROLS)
+    return length
 
 
 def _join(texts: Sequence[str]) -> str:
@@ -423,8 +429,11 @@ def _join(texts: Sequence[str]) -> str:
 
 
 _CONTROLS = bytes(range(32))
+_SHORT_CONTROLS = b"\b\t\n\f\r"
+"""The controls that JSON writes with two characters instead of six."""
 _UNPRINTED = _CONTROLS + b"\x7f"
 _BLOCK = 64 * 1024
+_SHOWN_BLOCK = 1024
 
 
 def _count_bytes(text: str, wanted: bytes) -> int:
@@ -623,6 +632,7 @@ def charge_slice(value: Any, start: Any, stop: Any, step: Any) -> Any:
             charge_text(length, is_ascii=value.isascii())
     elif not isinstance(value, range | Undefined):
         # An object would read the hash of the bounds.
+        _refuse_address(value)
         raise TypeError(f"`[a:b]` needs a list or a text, not {describe(value)}")
     return value[bounds]
 

@@ -16,11 +16,11 @@ Limits: those of `budget`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, ItemsView, KeysView, Mapping, ValuesView
 from typing import Any
 
-from jinja2.runtime import Undefined
 from jinja2.utils import _PassArg
 from markupsafe import Markup
 
@@ -65,6 +65,8 @@ REFUSED_VALUE_UNITS = 1536
 """The price of the errors that `int` and `float` catch where they return their default."""
 CHARACTER_PAIRS_PER_UNIT = 64
 """How many comparisons of two characters one unit pays for, where a filter may compare each with each."""
+MARKUP_COPIES = 4
+"""How many copies of an escaped text a filter makes at a time."""
 SLICE_UNITS = 192
 """The price of a list that `slice` creates, without its items."""
 CALL_UNITS = 1024
@@ -156,7 +158,6 @@ def _charge_arguments(name: str) -> Callable[..., Any]:
     """Return a function that charges for the arguments of a filter, and returns the value to filter."""
     item_units = _ITEM_UNITS.get(name, 1)
     converts = name in _TEXT_FILTERS
-    converts_markup = name in _TEXT_FILTERS - _MARKUP_FILTERS
     width_bound = _WIDTH_BOUNDS.get(name)
     charge_work = _CHARGES.get(name)
 
@@ -169,14 +170,13 @@ def _charge_arguments(name: str) -> Callable[..., Any]:
         elif isinstance(value, str | list | tuple | Mapping | ValuesView | KeysView | ItemsView):
             charge(units * len(value))
         options = (*args, *kwargs.values())
-        if converts_markup and isinstance(value, Markup):
-            value = str(value)  # Operations of Markup copy and escape once more.
         if converts:
             for argument in (value, *options):
                 charge_as_text(argument)
         if width_bound is not None:
             is_ascii = all(text.isascii() for text in (value, *options) if isinstance(text, str))
-            charge_text(width_bound(value, options), is_ascii=is_ascii)
+            for _ in range(MARKUP_COPIES if isinstance(value, Markup) else 1):
+                charge_text(width_bound(value, options), is_ascii=is_ascii)
         if charge_work is not None:
             charge_work(value, *args, **kwargs)
         return value
@@ -235,8 +235,6 @@ _TEXT_FILTERS = frozenset(
     ]
 )
 """The filters that convert their arguments to text."""
-_MARKUP_FILTERS = frozenset({"e", "escape", "forceescape", "safe"})
-"""The filters that tell an escaped text from others."""
 
 
 def _largest_option(options: tuple[Any, ...]) -> int:
@@ -264,10 +262,11 @@ _WORD_SEPARATORS = re.compile(r"[\s-]+")
 
 
 def _charge_wordwrap(text: Any, width: Any = 79, break_long_words: bool = True, *_: Any, **__: Any) -> None:
-    if not isinstance(width, int):
-        raise TypeError(f"the width of `wordwrap` must be a whole number, not {describe(width)}")
+    if not isinstance(width, int | float) or not math.isfinite(width):
+        raise TypeError(f"the width of `wordwrap` must be a finite number, not {describe(width)}")
     if not isinstance(text, str):
         return
+    width = int(width)
     charge(WRAPPED_CHARACTER_UNITS * len(text))
     charge(
         LINE_UNITS * (1 + len(text) - len(_LINE_BREAKS.sub("", text)) + len(text) // max(width, 1))
@@ -309,8 +308,6 @@ def _require_name(kind: str, name: Any) -> None:
 
     The message of Jinja2 for an unknown one shows the whole value.
     """
-    if isinstance(name, Undefined):
-        str(name)  # fails, and says which name is undefined
     if not isinstance(name, str):
         raise TypeError(f"the name of a {kind} must be a text, not {describe(name)}")
     if len(name) > SHORT:

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment
 from jinja2.runtime import Undefined
 from jinja2.utils import pass_environment
+from markupsafe import Markup
 
 from noetl.planner.templates.attributes import ATTRIBUTE_UNITS, attribute_getter
 from noetl.planner.templates.budget import (
@@ -39,7 +40,7 @@ from noetl.planner.templates.budget import (
     to_charged_text,
 )
 from noetl.planner.templates.functions import describe
-from noetl.planner.templates.operators import add, divide, modulo, multiply, power, subtract
+from noetl.planner.templates.operators import add, divide, escaped_bound, modulo, multiply, power, subtract
 from noetl.planner.templates.ordering import ORDER_FILTERS
 from noetl.planner.templates.patterns import replace_matches, search
 
@@ -112,7 +113,11 @@ def replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
 
 def join_texts(separator: str, items: Iterable[str]) -> str:
     """Return `separator.join(items)`, charged before it is created."""
-    return concatenate(read_items(items, LIST_ITEM_UNITS), str(separator))
+    parts = read_items(items, LIST_ITEM_UNITS)
+    if type(separator) is Markup:
+        texts = [part for part in parts if isinstance(part, str)]
+        charge_text(sum(map(escaped_bound, texts)), is_ascii=all(map(str.isascii, texts)))
+    return concatenate(parts, separator)
 
 
 @pass_environment

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, ItemsView, KeysView, Mapping, ValuesView
 from itertools import islice
 from typing import Any
 
 from jinja2.exceptions import TemplateRuntimeError
+from jinja2.runtime import Undefined
 
 MAX_SHOWN_NAME = 100
 MAX_SHOWN_BITS = 64
@@ -52,7 +53,12 @@ def describe(value: object) -> str:
 
     >>> describe({"a": 1}), describe([]), describe(None)
     ('an object with `a`', 'a list', 'none')
+
+    Raises:
+        UndefinedError: it is undefined.
     """
+    if isinstance(value, Undefined):
+        str(value)
     if value is None:
         return "none"
     if isinstance(value, Mapping):
@@ -64,6 +70,8 @@ def describe(value: object) -> str:
         return "a number"
     if isinstance(value, str):
         return "a text"
+    if isinstance(value, KeysView | ValuesView | ItemsView):
+        return "a part of an object"
     if callable(value):
         return "a function"
     return "a list" if isinstance(value, list | tuple) else f"a {type(value).__name__}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import ItemsView, KeysView
 from typing import Any
 
+from markupsafe import Markup
+
 from noetl.planner.templates.budget import (
     LIST_ITEM_UNITS,
     SHORT,
@@ -54,8 +56,8 @@ def add(left: Any, right: Any) -> Any:
     if kind is int or kind is float:
         return left + right
     if isinstance(left, str) and isinstance(right, str):
-        left, right = str(left), str(right)  # Markup would escape the other text.
-        length = len(left) + len(right)
+        is_markup = type(left) is Markup or type(right) is Markup
+        length = escaped_bound(left) + escaped_bound(right) if is_markup else len(left) + len(right)
         if length > SHORT:
             charge_text(length, is_ascii=left.isascii() and right.isascii())
     elif isinstance(left, list | tuple) and isinstance(right, list | tuple):
@@ -70,8 +72,15 @@ def subtract(left: Any, right: Any) -> Any:
     """
     for operand in (left, right):
         if isinstance(operand, KeysView | ItemsView):
-            raise TypeError("`-` needs numbers or times, not the keys or items of an object")
+            raise TypeError(
+                "`-` needs numbers or times, not the keys or items of an object; use `reject('in', …)`"
+            )
     return left - right
+
+
+def escaped_bound(text: str) -> int:
+    """Return how many characters a text has at most after Markup has escaped it."""
+    return len(text) + 4 * sum(map(text.count, "&<>'\""))
 
 
 def modulo(left: Any, right: Any) -> Any:

@@ -212,8 +212,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.tests |= {
             "in": contains,
             "divisibleby": lambda value, divisor: modulo(value, divisor) == 0,
-            "even": lambda value: modulo(value, 2) == 0,
-            "odd": lambda value: modulo(value, 2) == 1,
+            "even": lambda value: _remainder_of_two("even", value) == 0,
+            "odd": lambda value: _remainder_of_two("odd", value) == 1,
             "filter": lambda value: isinstance(value, str) and value in self.filters,
             "test": lambda value: isinstance(value, str) and value in self.tests,
         }
@@ -237,10 +237,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 pass
         elif isinstance(obj, Undefined):
             obj._fail_with_undefined_error()
-        if isinstance(obj, str):
-            obj = str(obj)  # Methods of Markup escape their arguments.
-            if attribute in ("replace", "join"):
-                return Function(partial(replace if attribute == "replace" else join_texts, obj))
+        if isinstance(obj, str) and attribute in ("replace", "join"):
+            function = replace if attribute == "replace" else join_texts
+            return Function(partial(function, obj))
         for type_, names in _METHODS:
             if isinstance(obj, type_):
                 if attribute in names:
@@ -430,6 +429,12 @@ def _charge_operand(test: Any) -> Any:
         return test(left, right)
 
     return compare
+
+
+def _remainder_of_two(name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        raise TypeError(f"`is {name}` needs a number, not a text")
+    return modulo(value, 2)
 
 
 def _charge_text_test(test: Any) -> Any:

@@ -36,7 +36,7 @@ NEEDLE = "'x' * 1000000 ~ 'y' ~ 'x' * 1000000"
 COPIES = 20
 SHARED = "{% set a = ('x', 'y') %}" + "{% set a = (a, a) %}" * 40
 """A list whose hash takes 2^40 steps."""
-NO_SETS = "`-` needs numbers or times, not the keys or items of an object"
+NO_SETS = "`-` needs numbers or times, not the keys or items of an object; use `reject('in', …)`"
 
 
 def find_error(text: str) -> EvaluationError:
@@ -147,6 +147,13 @@ def find_error(text: str) -> EvaluationError:
         "{{ (['\U000e0001' * 1000000] * 25) | unique | list | length }}",
         # A character beyond Latin-1 is an object of its own.
         "{% set t = ['😀' * 1000000] %}{{ t | sum(start=[]) | length }}",
+        # Markup escapes what is added to it, or what it joins.
+        "{{ ((\"'\" * 4200000 ~ '😀') + ('' | safe)) | length }}",
+        "{{ (('' | safe) + \"'\" * 4200000) | length }}",
+        "{{ ('' | safe).join([\"'\" * 4200000]) | length }}",
+        "{{ [\"'\" * 4200000] | sum(start='' | safe) | length }}",
+        "{{ ('😀' ~ '\n' * 6000) | safe | indent(\"'\" * 1200, true, true) | length }}",
+        "{{ ['\\\\' * 5000000] | string }}",
         # A negative precision takes as long as a positive one.
         "{{ 5 | round(-100000000) }}",
         "{{ ('1' * 3000000 ~ 'ä') | float }}",
@@ -171,14 +178,20 @@ def test_the_work_exceeds_the_budget(text: str) -> None:
         (SHARED + "{{ {}[a:a] }}", "`[a:b]` needs a list or a text, not an empty object"),
         ("{{ {}[''.upper:1] }}", "`[a:b]` needs a list or a text, not an empty object"),
         ("{{ {}[([1] | map('abs')):1] }}", "`[a:b]` needs a list or a text, not an empty object"),
+        ("{{ ([1] | map('abs'))[0:1] }}", "the list has not been read yet: add `| list`"),
+        ("{{ {}.items()[0:1] }}", "`[a:b]` needs a list or a text, not a part of an object"),
         (SHARED + "{{ '2020' | to_datetime(a) }}", "the pattern of `to_datetime` must be a text, not a list"),
         (SHARED + "{{ 0 | strftime(a) }}", "the pattern of `strftime` must be a text, not a list"),
         (SHARED + "{{ {'k': a}.items() - [] }}", NO_SETS),
         (SHARED + "{{ {}.keys() - [a] }}", NO_SETS),
         ("{{ range(10) - {}.keys() }}", NO_SETS),
-        ("{{ '%900000000d' is even }}", "`%` needs numbers; join texts with `~`"),
-        ("{{ ['%900000000d'] | select('odd') | list }}", "`%` needs numbers; join texts with `~`"),
-        ("{{ 'a b' | wordwrap('x') }}", "the width of `wordwrap` must be a whole number, not a text"),
+        ("{{ '%900000000d' is even }}", "`is even` needs a number, not a text"),
+        ("{{ ['%900000000d'] | select('odd') | list }}", "`is odd` needs a number, not a text"),
+        (
+            "{{ 'a b' | wordwrap(1e308 * 10) }}",
+            "the width of `wordwrap` must be a finite number, not a number",
+        ),
+        ("{{ 'a b' | wordwrap('x') }}", "the width of `wordwrap` must be a finite number, not a text"),
         (
             "{{ 'a' | regex_replace('a', '\\\\g<' ~ 'b' * 1000 ~ '>') }}",
             "unknown escape `\\g` in the replacement",
@@ -196,10 +209,14 @@ def test_a_value_of_another_kind_is_refused_before_it_is_used(text: str, message
         (SHARED + "{{ a is filter }}", "False"),
         (SHARED + "{{ [a] | select('test') | list }}", "[]"),
         ("{{ ['upper' is filter, 'even' is test, 'nothing' is filter] }}", [True, True, False]),
-        ("{{ (\"'\" * 3 + ('' | safe)) }}", "'" * 3),
-        ("{{ (('' | safe) + \"'\") }}", "'"),
-        ("{{ ('' | safe).join([\"'\"]) }}", "'"),
-        ("{{ [\"'\"] | sum(start='' | safe) }}", "'"),
+        ("{{ (\"'\" * 3 + ('' | safe)) }}", "&#39;" * 3),
+        ("{{ (('' | safe) + \"'\") }}", "&#39;"),
+        ("{{ ('' | safe).join([\"'\"]) }}", "&#39;"),
+        ("{{ [\"'\"] | sum(start='' | safe) }}", "&#39;"),
+        ("{{ '<' | e | trim | e }}", "&lt;"),
+        ("{{ 'a b c' | wordwrap(10 / 2) }}", "a b c"),
+        ("{{ ('id;x\\n' * 900000) | tojson | length }}", 5_400_002),
+        ("{{ ['5\u00a0\u20ac ' ~ 'x' * 900000] | string | length }}", 900_011),
         ("{{ '<' | escape | escape }}", "&lt;"),
         (
             "{{ [4 is even, 3 is odd, 3 is even, 3 - 1, 2.5 - 1, range(5)[1:3] | list] }}",

@@ -46,8 +46,8 @@ from (
 
 -- name: latest_visits_of_runs
 select run_id, id, step, status, number, attempt, due_at, started_at, finished_at, "case", error, started,
-    case when length(progress) <= :max_journal then progress end as progress,
-    length(progress) > :max_journal as is_long
+    case when octet_length(progress) <= :max_journal then progress end as progress,
+    octet_length(progress) > :max_journal as is_long
 from (
     select *, max(position) over same_step as last, count(*) filter (
         where started_at is not null or attempt > 1 or progress is not null
