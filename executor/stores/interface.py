@@ -350,8 +350,8 @@ class VisitReader(Protocol):
     def overviews(self, tenant: str, run_ids: Sequence[str]) -> Mapping[str, RunOverview]:
         """Return what `RunStore.overview` returns for several runs of a tenant, which are read together.
 
-        A run is left out if it does not exist or cannot be read, so that it does not fail the page of others. It
-        may be left out if a step of it has a journal of more than MAX_READ_JOURNAL characters.
+        A run is left out if it does not exist or cannot be read, so that it does not fail the page of others.
+        It may be left out if a step of it has a journal of more than MAX_READ_JOURNAL characters.
         """
         ...
 
