@@ -31,6 +31,7 @@ from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.errors import SettingError
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import escaped_length, to_json_value, write_json
+from noetl.executor.model.large_json import begin_and_measure, is_large
 from noetl.executor.model.run import FailedItem, Visit
 from noetl.executor.security.redaction import MASK, REVEALED_SECRETS, head_reach, redacted_head
 from noetl.planner.catalogue import ActionDeclaration
@@ -61,6 +62,9 @@ MAX_ITEM_INPUT_CHARACTERS = 4096
 
 _MAX_ERROR_CHARACTERS = 2048
 """How much the history keeps of the message of a failed item, and how much of its details."""
+
+_MAX_TOGETHER = 1024 * 1024
+"""The length of a parameter of which only the beginning is held as text. Secrets are searched in it."""
 
 _MAX_FAILED_CALLS = 256
 """How many calls that have failed are referred to until their items have ended: some for each thread."""
@@ -267,6 +271,9 @@ def _write_parameter(value: Any, limit: int) -> _WrittenParameter:
         return _WrittenParameter(value, escaped_length(value) + 2, is_json=False)
     shortened, left_out = _cut_texts(value, limit + head_reach())
     try:
+        if is_large(shortened, _MAX_TOGETHER):
+            text, length = begin_and_measure(shortened, _encode, _MAX_TOGETHER)
+            return _WrittenParameter(text, length + left_out)
         text = _encode(shortened)
     except (TypeError, ValueError, RecursionError):
         text, left_out = _encode(to_json_value(_to_plain_data(value))), 0

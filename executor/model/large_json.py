@@ -260,6 +260,17 @@ def begin_large_json(value: Any, encode: Callable[[Any], str], length: int, part
     return "".join(texts)
 
 
+def begin_and_measure(value: Any, encode: Callable[[Any], str], length: int) -> tuple[str, int]:
+    """Return what `begin_large_json` returns, and the length of the whole text. It is not held as a whole."""
+    texts: list[str] = []
+    total = 0
+    for text in _TextWriter(encode, PART).write(value):
+        if total < length:
+            texts.append(text)
+        total += len(text)
+    return "".join(texts), total
+
+
 def is_longer(value: Any, encode: Callable[[Any], str], limit: int, part: int = PART) -> bool:
     """Return whether the text of `write_large_json` has more bytes in UTF-8 than a limit."""
     if not is_large(value, limit // _MAX_ESCAPE):

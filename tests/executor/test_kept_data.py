@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -110,6 +111,21 @@ def test_of_a_long_value_the_beginning_is_kept() -> None:
         "message": 5002,
         "fields": len('{"rows":[]}') + len(",".join(map(str, range(2000)))),
     }
+
+
+def test_the_text_of_a_large_value_is_not_held_as_a_whole() -> None:
+    kept, _ = make()
+    fields = {"rows": ["\x01" * 300_000 + "😀"] * 6}
+    tracemalloc.start()
+    try:
+        shown = describe(kept, "log", message="m", fields=fields)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    text = write_json(fields)
+    assert shown["input"]["fields"] == text[:MAX_VALUE_CHARACTERS]
+    assert shown["cut"] == {"fields": len(text)}
+    assert peak < 20_000_000
 
 
 @pytest.mark.parametrize("is_searched", [True, False])
