@@ -420,7 +420,11 @@ def _action_limits() -> list[LimitRow]:
         ),
         ("a file that `file` reads", file_size, _EXCEEDED),
         ("CSV or JSON that `file` and `s3` write", written, _EXCEEDED),
-        ("the path of a file", f"{_files.MAX_PATH_LENGTH:,} characters", "`FileError`"),
+        (
+            "the path of a file; the address of an object of `s3`",
+            f"{_files.MAX_PATH_LENGTH:,} characters",
+            "`FileError`, `ParameterError`",
+        ),
         ("files that `list` finds", f"{file.MAX_FILES:,}", _EXCEEDED),
         ("output of a command on a stream", f"{_process.MAX_OUTPUT // _MIB} MiB", _EXCEEDED),
         ("the result of a function of `python`", f"{python.MAX_RESULT // _MIB} MiB as JSON", _EXCEEDED),

@@ -33,7 +33,7 @@ MAX_ROW = 8 * 1024 * 1024
 """Limit of the characters of a row of CSV that is written."""
 
 MAX_INDENTED = 8 * 1024 * 1024
-"""Limit of the bytes of an indented JSON document, and of its indentation. Longer ones have no spaces."""
+"""Limit of the bytes of a JSON document without blanks, and of the blanks of its indentation."""
 
 _BATCH = 512
 """How many lines are added together."""
