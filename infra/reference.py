@@ -370,6 +370,7 @@ def _template_limits() -> list[LimitRow]:
 
 def _action_limits() -> list[LimitRow]:
     body = f"{http.MAX_BYTES // _MIB} MiB, or `max_bytes`"
+    path_length = f"{_files.MAX_PATH_LENGTH:,} characters"
     file_size = f"{file.MAX_BYTES // _MIB} MiB; {_formats.MAX_VALUES:,} values of CSV or JSON"
     row = f"{_formats.MAX_ROW // _MIB} Mi characters in a row"
     written = f"{json_values.MAX_WRITTEN // _MIB} MiB; of CSV {_formats.MAX_VALUES:,} cells, and {row}"
@@ -420,11 +421,7 @@ def _action_limits() -> list[LimitRow]:
         ),
         ("a file that `file` reads", file_size, _EXCEEDED),
         ("CSV or JSON that `file` and `s3` write", written, _EXCEEDED),
-        (
-            "the path of a file; the address of an object of `s3`",
-            f"{_files.MAX_PATH_LENGTH:,} characters",
-            "`FileError`, `ParameterError`",
-        ),
+        ("a path of `file`; an address of `s3`", path_length, "`FileError`; `ParameterError`"),
         ("files that `list` finds", f"{file.MAX_FILES:,}", _EXCEEDED),
         ("output of a command on a stream", f"{_process.MAX_OUTPUT // _MIB} MiB", _EXCEEDED),
         ("the result of a function of `python`", f"{python.MAX_RESULT // _MIB} MiB as JSON", _EXCEEDED),
