@@ -136,7 +136,7 @@ async def test_requests_are_answered_while_postgres_is_away() -> None:
     with running_server(synchronous_commit="on") as server, empty_database(server.dsn) as dsn:
         upgrade(dsn)
         async with serve({"NOETL_STORE": dsn}) as http:
-            await asyncio.gather(*(http.get("/workflows") for _ in range(60)))
+            await asyncio.gather(*(http.get("/playbooks") for _ in range(60)))
             await asyncio.to_thread(server.stop, "immediate")
             try:
                 # The first requests find the failure. The pool gives up after their patience.
