@@ -24,7 +24,9 @@ from noetl.api.http.request_shares import (
 )
 from noetl.api.service.backfills import BackfillService
 from noetl.api.service.channels import ChannelService
+from noetl.api.service.playbooks import PlaybookService
 from noetl.api.service.triggers import TriggerService
+from noetl.api.service.views import PlaybookPage
 from noetl.api.service.webhooks import WebhookService
 from noetl.executor import precedence
 from noetl.executor.errors import SettingError
@@ -60,15 +62,23 @@ class BlockedLists:
 @pytest.fixture
 def lists(monkeypatch: pytest.MonkeyPatch) -> Iterator[BlockedLists]:
     blocked = BlockedLists()
-    find = SqlRuns.find
+    find_runs, find_playbooks = SqlRuns.find, PlaybookService.find
 
-    def block(runs: SqlRuns, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
-        if run_filter.tenant == "many":
+    def block(tenant: str) -> None:
+        if tenant == "many":
             blocked.begun += 1
             blocked.opened.wait()
-        return find(runs, run_filter)
 
-    monkeypatch.setattr(SqlRuns, "find", block)
+    def block_runs(runs: SqlRuns, run_filter: RunFilter) -> tuple[list[RunSummary], str | None]:
+        block(run_filter.tenant)
+        return find_runs(runs, run_filter)
+
+    def block_playbooks(playbooks: PlaybookService, *, limit: int, cursor: str | None) -> PlaybookPage:
+        block(playbooks.context.tenant)
+        return find_playbooks(playbooks, limit=limit, cursor=cursor)
+
+    monkeypatch.setattr(SqlRuns, "find", block_runs)
+    monkeypatch.setattr(PlaybookService, "find", block_playbooks)
     yield blocked
     blocked.opened.set()
 
@@ -81,14 +91,15 @@ async def wait_for(condition: Callable[[], bool]) -> None:
     raise AssertionError("the requests did not reach the state")
 
 
+@pytest.mark.parametrize(("path", "begun"), [("/playbooks", DEFAULT_REQUESTS), ("/workflows", 2)])
 async def test_a_tenant_whose_requests_block_does_not_occupy_the_threads_of_others(
-    http: httpx.AsyncClient, keys: dict[str, dict[str, str]], lists: BlockedLists
+    http: httpx.AsyncClient, keys: dict[str, dict[str, str]], lists: BlockedLists, path: str, begun: int
 ) -> None:
-    requests = [asyncio.ensure_future(http.get("/workflows", headers=keys["many"])) for _ in range(45)]
-    await wait_for(lambda: lists.begun == DEFAULT_REQUESTS)
+    requests = [asyncio.ensure_future(http.get(path, headers=keys["many"])) for _ in range(45)]
+    await wait_for(lambda: lists.begun == begun)
     for _ in range(3):
-        assert (await http.get("/workflows", headers=keys["few"])).status_code == 200
-    assert lists.begun == DEFAULT_REQUESTS
+        assert (await http.get(path, headers=keys["few"])).status_code == 200
+    assert lists.begun == begun
     lists.opened.set()
     responses = await asyncio.gather(*requests)
     assert [response.status_code for response in responses] == [200] * 45
@@ -109,9 +120,9 @@ async def test_a_tenant_waits_for_its_place_before_it_is_authenticated_again(
 
     monkeypatch.setattr(Authenticator, "authenticate", count)
     assert (await http.get("/workflows/unknown", headers=keys["many"])).status_code == 404
-    requests = [asyncio.ensure_future(http.get("/workflows", headers=keys["many"])) for _ in range(20)]
+    requests = [asyncio.ensure_future(http.get("/playbooks", headers=keys["many"])) for _ in range(20)]
     await wait_for(lambda: lists.begun == DEFAULT_REQUESTS)
-    await http.get("/workflows", headers=keys["few"])
+    await http.get("/playbooks", headers=keys["few"])
     assert authenticated == 1 + DEFAULT_REQUESTS + 1
     lists.opened.set()
     assert {response.status_code for response in await asyncio.gather(*requests)} == {200}
