@@ -28,6 +28,7 @@ def read_overviews(context: TenantContext, runs: Sequence[RunSummary]) -> Mappin
     wanted, steps = [], 0
     for run in runs:
         with suppress(DamagedRunError):
+            context.store.plans.header(run.plan_hash)  # fails if the plan is missing
             own_steps = len(context.step_names(run.plan_hash))
             if steps + own_steps <= MAX_READ_STEPS:
                 steps += own_steps
