@@ -33,7 +33,7 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import escaped_length, to_json_value, write_json
 from noetl.executor.model.large_json import begin_and_measure, is_large
 from noetl.executor.model.run import FailedItem, Visit
-from noetl.executor.security.redaction import MASK, REVEALED_SECRETS, head_reach, redacted_head
+from noetl.executor.security.redaction import MASK, REVEALED_SECRETS, head_reach, redact, redacted_head
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.frozen import frozen, replace
 
@@ -246,18 +246,23 @@ class _WrittenParameter:
     """A rendered parameter as text, and the length of its compact JSON.
 
     The text is the parameter itself, or with `is_json` its JSON. If it lacks the ends of long texts, `uncut`
-    is the parameter.
+    is the parameter. With `is_beginning`, it is the beginning of a very large one.
     """
 
     text: str
     length: int
     is_json: bool = True
     uncut: Any = None
+    is_beginning: bool = False
 
     def read(self, limit: int) -> Any:
         """Return the data of the parameter, or the beginning of a longer one, which is not parsed."""
         if self.length <= limit:
             return json.loads(self.text) if self.is_json else self.text
+        if self.is_beginning:
+            redacted = str(redact(self.text))
+            # A secret that the end of the text cuts is not found. Masks must not move it into what is kept.
+            return redacted[:limit] if len(redacted) > len(self.text) // 2 else MASK
         is_clean = self.uncut is None or REVEALED_SECRETS.find_clean_head(self.text, limit) is not None
         return redacted_head(self.text if is_clean else _encode(self.uncut), limit)
 
@@ -272,8 +277,8 @@ def _write_parameter(value: Any, limit: int) -> _WrittenParameter:
     shortened, left_out = _cut_texts(value, limit + head_reach())
     try:
         if is_large(shortened, _MAX_TOGETHER):
-            text, length = begin_and_measure(shortened, _encode, _MAX_TOGETHER)
-            return _WrittenParameter(text, length + left_out)
+            text, length = begin_and_measure(value, _encode, _MAX_TOGETHER)
+            return _WrittenParameter(text, length, is_beginning=True)
         text = _encode(shortened)
     except (TypeError, ValueError, RecursionError):
         text, left_out = _encode(to_json_value(_to_plain_data(value))), 0

@@ -167,6 +167,22 @@ def test_a_secret_at_the_end_of_what_is_kept_is_masked(monkeypatch: pytest.Monke
     assert events_of(buffer)[0].payload["text"].endswith("m***")
 
 
+def test_no_part_of_a_secret_is_kept_from_the_beginning_of_a_large_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Masks are shorter than the secrets, so the one that the end cuts moves to the front."""
+    secret = "".join(f"part-{number:04}-" for number in range(2000))
+    monkeypatch.setattr(REVEALED_SECRETS, "_values", type(REVEALED_SECRETS._values)())
+    monkeypatch.setattr(REVEALED_SECRETS, "_search", None)
+    REVEALED_SECRETS.add(secret)
+    kept, _ = make()
+    shown = describe(kept, "log", fields={"rows": [secret * 100]})["input"]["fields"]
+    assert "part-" not in shown
+    rows = ["m" * 1000, secret, *["m" * 1000] * 1500]
+    shown = describe(kept, "log", fields={"rows": rows})["input"]["fields"]
+    assert shown.startswith('{"rows":["mmm') and '"***"' in shown
+
+
 def test_a_parameter_with_a_short_secret_is_a_mask() -> None:
     """A secret of a few characters cannot be found in a text."""
     kept, _ = make()
