@@ -57,6 +57,7 @@ TESTS = (
     "tests/security/test_egress.py",
     "tests/security/test_encoded_secrets.py",
     "tests/security/test_folders.py",
+    "tests/security/test_refusals.py",
     "tests/security/test_secret_hosts.py",
     "tests/security/test_secret_owners.py",
     "tests/security/test_secrets.py",
