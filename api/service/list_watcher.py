@@ -33,14 +33,14 @@ from anyio import CapacityLimiter, to_thread
 
 from noetl.api.service.headlines import Headline
 from noetl.api.service.loop_watchers import LoopWatchers
-from noetl.api.service.overviews import read_overviews
+from noetl.api.service.overviews import ReadRun, read_runs
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.run_lists import ListedRun, RunListService
 from noetl.api.service.views import RunEntry
 from noetl.executor.errors import StoreError
 from noetl.executor.model.run import HistoryPosition
 from noetl.executor.model.run_filter import RunFilter
-from noetl.executor.model.run_summary import RunOverview, RunSummary
+from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.precedence import without_precedence
 from noetl.executor.stores.change_signal import ChangeSignal
 from noetl.planner.frozen import frozen, replace
@@ -138,21 +138,21 @@ class HeadlineCache:
         self._data = data
         self._clock = clock
         self._positions: dict[str, HistoryPosition] = {}
-        self._overviews: Mapping[str, RunOverview] = {}
+        self._read: Mapping[str, ReadRun] = {}
         self._known: dict[str, KnownHeadline] = {}
         self._used: dict[str, KnownHeadline] = {}
 
     def prepare(self, runs: Sequence[RunSummary]) -> None:
-        """Read the positions of runs, and together the steps of those whose headlines may have changed."""
+        """Read the positions of runs, and together those whose headlines may have changed."""
         self._positions = self._context.store.runs.positions([run.id for run in runs]) if runs else {}
         now = self._clock()
         changed = [run for run in runs if (known := self._find(run)) is None or known.is_due(now)]
-        self._overviews = read_overviews(self._context, changed)
+        self._read = read_runs(self._context, changed)
 
     def headline(self, run: RunSummary) -> Headline:
         known, now = self._find(run), self._clock()
         if known is None or known.is_due(now):
-            headline, pause = self._data.headline(run.id, self._overviews.get(run.id)), MIN_HEADLINE_SECONDS
+            headline, pause = self._data.headline(run.id, self._read.get(run.id)), MIN_HEADLINE_SECONDS
             if known is not None and headline == known.headline:
                 pause = min(known.pause * 2, MAX_HEADLINE_SECONDS)
             known = KnownHeadline(run, self._positions.get(run.id), headline, pause, now + pause)

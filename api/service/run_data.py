@@ -32,6 +32,7 @@ from noetl.api.service.data_views import (
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.graph_views import RunGraph
 from noetl.api.service.headlines import Headline, describe_run, summarize_report
+from noetl.api.service.overviews import ReadRun
 from noetl.api.service.runs import RunService
 from noetl.api.service.step_reports import (
     count_loops,
@@ -51,7 +52,7 @@ from noetl.executor.model.json_values import write_json
 from noetl.executor.model.large_json import read_large_json
 from noetl.executor.model.run import Run, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter, fold_case
-from noetl.executor.model.run_summary import RunOverview, RunSummary, StartedVisit
+from noetl.executor.model.run_summary import RunSummary, StartedVisit
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.stores.damage import RUN_DAMAGED
 from noetl.planner.diagnostics.diagnostic import did_you_mean
@@ -182,13 +183,15 @@ class RunDataService:
         summary = self.runs.summary(run_id)
         return summary.plan_hash, draw_visits(self.report(run_id), self.context.store.runs.visits(summary.id))
 
-    def headline(self, run_id: str, overview: RunOverview | None = None) -> Headline:
-        """Return the headline of a run of a list, from its overview if that was read.
+    def headline(self, run_id: str, read: ReadRun | None = None) -> Headline:
+        """Return the headline of a run of a list, from what was read of it if it was.
 
         It is empty if the run was deleted.
         """
         try:
-            return summarize_report(self.runs.outline(overview or self.runs.overview(run_id)))
+            if read is not None:
+                return summarize_report(self.runs.outline(read.overview, read.queued))
+            return summarize_report(self.runs.outline(self.runs.overview(run_id)))
         except NotFoundError:
             return Headline()  # It was deleted after the list was read.
 
@@ -344,7 +347,7 @@ class RunDataService:
     def _describe_wait(self, run: Run, visit: Visit) -> WaitReport | None:
         if visit.status is not VisitStatus.WAITING:
             return None
-        return visit_waits(visit, find_queued_slots(self.context.store, run.id, run.plan_hash))
+        return visit_waits(visit, find_queued_slots(self.context.store, {run.id: run.plan_hash})[run.id])
 
     def _find_child_runs(self, shown: ShownVisit, step: Step) -> list[RunEntry] | None:
         """Return the latest runs that a visit has started and waits for, or None if it can start none."""

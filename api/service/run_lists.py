@@ -7,10 +7,10 @@ Algorithm: a store excludes the runs that cannot match, and reads a bounded numb
 The headlines of the others are computed, for a search up to MAX_HEADLINES. A cursor carries a checksum of the
 filter of its list.
 
-Cost: the steps of all runs with a headline are read together, and give the numbers of steps, too. Runs with
-very many steps or long journals are read one by one. Runs that have succeeded have no headline. The number of
-their steps is that of their plan. It is read once for each plan, and not for more than MAX_PLANS plans of a
-page.
+Cost: the steps of all runs with a headline are read together, and give the numbers of steps, too. So are the
+slots of those that wait at limits. Runs with very many steps or long journals are read one by one. Runs that
+have succeeded have no headline. The number of their steps is that of their plan. It is read once for each
+plan, and not for more than MAX_PLANS plans of a page.
 
 Limits: the page of a search ends early after MAX_HEADLINES headlines or MAX_READS reads; its cursor continues
 there. `since` and `until` are not in the checksum, because they are bounds in the order of the list. A client
@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from noetl.api.service.headlines import Headline
-from noetl.api.service.overviews import read_overviews
+from noetl.api.service.overviews import ReadRun, read_runs
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import HistogramBucket, RunEntry, RunHistogram, RunPage, StatusCounts
@@ -42,7 +42,7 @@ from noetl.executor.model.run_filter import (
     fold_case,
     has_text,
 )
-from noetl.executor.model.run_summary import RunOverview, RunSummary
+from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.stores.cursors import write_cursor
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.syntax.durations import parse_duration
@@ -108,14 +108,14 @@ class ComputedHeadlines:
 
     def __init__(self, data: RunDataService) -> None:
         self._data = data
-        self._overviews: Mapping[str, RunOverview] = {}
+        self._read: Mapping[str, ReadRun] = {}
 
     def prepare(self, runs: Sequence[RunSummary]) -> None:
-        """Read the steps of these runs together."""
-        self._overviews = read_overviews(self._data.runs.context, runs)
+        """Read these runs together."""
+        self._read = read_runs(self._data.runs.context, runs)
 
     def headline(self, run: RunSummary) -> Headline:
-        return self._data.headline(run.id, self._overviews.get(run.id))
+        return self._data.headline(run.id, self._read.get(run.id))
 
 
 @frozen

@@ -13,7 +13,13 @@ from noetl.api.service.compiler import InlinePlaybook, PlanSource, PlaybookRefer
 from noetl.api.service.errors import NotFoundError
 from noetl.api.service.playbooks import registered_playbook
 from noetl.api.service.restarts import begin_restart, has_other_plans
-from noetl.api.service.step_reports import find_queued_slots, step_reports, step_states
+from noetl.api.service.step_reports import (
+    QueuedSlots,
+    find_queued_slots,
+    has_waiting_step,
+    step_reports,
+    step_states,
+)
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import (
     EventEntry,
@@ -34,7 +40,7 @@ from noetl.executor.engine.run_log import log_run_resume, log_run_start
 from noetl.executor.engine.slots import find_gates, grant_next
 from noetl.executor.errors import DamagedRunError, RejectedError
 from noetl.executor.model.events import timestamp
-from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
+from noetl.executor.model.run import Run, RunStatus, Visit
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_summary import ResultText, RunOverview, RunSummary
 from noetl.executor.model.run_tags import TagChange
@@ -244,14 +250,15 @@ class RunService:
         steps = self._step_reports(overview, self._step_names(overview))
         return self._describe(overview, steps, Counter(step.status for step in steps.values()))
 
-    def outline(self, overview: RunOverview) -> RunReport:
+    def outline(self, overview: RunOverview, queued: QueuedSlots | None = None) -> RunReport:
         """Return the status of the run of an overview, and only of those steps that a headline may name.
 
-        Most steps of a long run have succeeded or not started. Their reports take most of the time.
+        Most steps of a long run have succeeded or not started. Their reports take most of the time. `queued`
+        are the slots of the run that wait, or None if they were not read.
         """
         states = step_states(overview.summary.status, self._step_names(overview), overview.steps)
         names = [name for name, state in states.items() if state not in _UNNAMED_STATES]
-        return self._describe(overview, self._step_reports(overview, names), Counter(states.values()))
+        return self._describe(overview, self._step_reports(overview, names, queued), Counter(states.values()))
 
     def _describe(
         self, overview: RunOverview, steps: Mapping[str, StepReport], counts: Counter[StepState]
@@ -342,13 +349,13 @@ class RunService:
         """Return the states of the steps of an overview, without the rest of their reports."""
         return step_states(overview.summary.status, self._step_names(overview), overview.steps)
 
-    def _step_reports(self, overview: RunOverview, names: Iterable[str]) -> dict[str, StepReport]:
+    def _step_reports(
+        self, overview: RunOverview, names: Iterable[str], queued: QueuedSlots | None = None
+    ) -> dict[str, StepReport]:
         run = overview.summary
-        is_waiting = any(visits.latest.status is VisitStatus.WAITING for visits in overview.steps.values())
-        if not is_waiting or overview.damage is not None:
-            return step_reports(run.status, names, overview.steps)
-        queued = find_queued_slots(self.context.store, run.id, run.plan_hash)
-        return step_reports(run.status, names, overview.steps, queued)
+        if queued is None and overview.damage is None and has_waiting_step(overview):
+            queued = find_queued_slots(self.context.store, {run.id: run.plan_hash})[run.id]
+        return step_reports(run.status, names, overview.steps, queued or {})
 
     def _step_names(self, overview: RunOverview) -> Sequence[str]:
         if overview.damage is not None:

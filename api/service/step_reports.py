@@ -22,7 +22,7 @@ from noetl.executor.model.events import Event, timestamp
 from noetl.executor.model.gates import Slot
 from noetl.executor.model.outcome import Outcome
 from noetl.executor.model.run import NEVER, RunStatus, Visit, VisitStatus
-from noetl.executor.model.run_summary import StepVisits, VisitSummary, has_started
+from noetl.executor.model.run_summary import RunOverview, StepVisits, VisitSummary, has_started
 from noetl.executor.model.visit_transition import read_left_out
 from noetl.executor.stores.interface import Store
 from noetl.planner.draw.run_marks import DrawnLoop
@@ -57,12 +57,19 @@ def step_states(
     }
 
 
-def find_queued_slots(store: Store, run_id: str, plan_hash: str) -> QueuedSlots:
-    """Return the slots of a run that wait. Nothing is read if its plan has no limits."""
-    if not store.plans.header(plan_hash).has_limits:
-        return {}
-    slots, now = store.gates.slots_of(run_id), store.clock()
-    return {slot.owner.visit_id: slot for slot in slots if not slot.is_held_by(now)}
+def find_queued_slots(store: Store, plans: Mapping[str, str]) -> dict[str, QueuedSlots]:
+    """Return the slots of each run that wait, which are read together. Those without limits are not read.
+
+    `plans` are the hashes of the plans of the runs, by the ids of the runs.
+    """
+    limited = [run_id for run_id, plan_hash in plans.items() if store.plans.header(plan_hash).has_limits]
+    found = store.gates.queued_slots(limited, store.clock()) if limited else {}
+    return {run_id: {slot.owner.visit_id: slot for slot in found.get(run_id, ())} for run_id in plans}
+
+
+def has_waiting_step(overview: RunOverview) -> bool:
+    """Return whether the latest visit of a step of a run waits."""
+    return any(visits.latest.status is VisitStatus.WAITING for visits in overview.steps.values())
 
 
 def _step_report(status: RunStatus, visits: StepVisits | None, queued: QueuedSlots) -> StepReport:

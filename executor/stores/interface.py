@@ -841,6 +841,13 @@ class GateStore(Protocol):
         """
         ...
 
+    def queued_slots(self, run_ids: Sequence[str], now: float) -> Mapping[str, Sequence[Slot]]:
+        """Return the slots of several runs and their visits that are not held at a time, by run.
+
+        They are read together, each as `slots_of` returns it. A run without such slots may be missing.
+        """
+        ...
+
     def gate(self, key: GateKey) -> Gate | None:
         """Return a gate, or None if it does not exist."""
         ...

@@ -13,14 +13,18 @@ from noetl.api.service.loop_states import ItemState
 from noetl.api.service.services import TenantServices, create_services
 from noetl.executor.actions import catalogue
 from noetl.executor.model.durations import RunTimes
+from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.dynamo import measured_times
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.dynamodb import upgrade
-from noetl.testing.run_harness import RunHarness
+from noetl.testing.run_harness import FakeClock, RunHarness
 from tests.api.test_read_costs import CYCLE, LOOP
 from tests.aws import Client
 
 FAILED_ITEMS = ItemQuery("b", state=ItemState.FAILED)
+MAX_REQUESTS_OF_A_RUN = 4
+"""How many requests each run of a page takes that waits at a limit."""
+LIMITED = "name: x\nconcurrency: 1\nsteps: [{name: a, run: [{action: wait, seconds: 60}]}]\n"
 FORKING_CYCLE = """
     input: {rounds: integer}
     steps:
@@ -176,3 +180,21 @@ def test_visits_of_a_cycle_that_forks_are_found(store: DynamoStore, services: Te
         assert latest.visit.number == 12
         assert store.visits.find(play.id, step, 13) is None
     assert services.data.details(play.id).work_ms is not None
+
+
+def test_the_slots_of_a_page_of_runs_take_one_request_for_each_run_and_flow(
+    services: TenantServices, store: DynamoStore, meter: AwsMeter
+) -> None:
+    """Read runs that wait at one limit. Its flows and its queue are read once for all of them."""
+    clock = FakeClock(float(int(store.clock())))
+    runs = [RunHarness(store, LIMITED, clock=clock) for _ in range(13)]
+    for run in runs:
+        run.execute_next()
+    ids = sorted(run.id for run in runs[1:])
+    for count in (1, 2, 12):
+        meter.read()
+        found = store.gates.queued_slots(ids[:count], clock())
+        assert meter.read().requests.total() == count + 2
+        assert [slot.queued_before for id in ids[:count] for slot in found[id]] == list(range(count))
+    few, many = (measure(meter, services.lists.page, RunFilter(limit=limit)) for limit in (3, 12))
+    assert many.requests.total() - few.requests.total() <= 9 * MAX_REQUESTS_OF_A_RUN

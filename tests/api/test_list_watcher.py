@@ -12,6 +12,7 @@ from noetl.api.http.list_stream import LIST_ENCODER
 from noetl.api.service import list_watcher
 from noetl.api.service.headlines import Headline
 from noetl.api.service.list_watcher import FeedState, HeadlineCache, ListFeed, ListWatcher, ListWatchers
+from noetl.api.service.overviews import ReadRun
 from noetl.api.service.services import TenantServices, create_services
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import StepCounts
@@ -175,8 +176,8 @@ class StubHeadlines:
         self.done = 0
         self.count = 0
 
-    def headline(self, run_id: str, overview: RunOverview | None) -> Headline:
-        assert overview is not None and overview.summary.id == run_id
+    def headline(self, run_id: str, read: ReadRun | None) -> Headline:
+        assert read is not None and read.overview.summary.id == run_id
         self.count += 1
         return Headline(self.text, StepCounts(done=self.done, total=5))
 

@@ -18,6 +18,7 @@ from noetl.api.service.services import TenantServices, create_services
 from noetl.api.service.views import RunHistogram, RunPage, StatusCounts, StepCounts
 from noetl.executor.actions import catalogue
 from noetl.executor.errors import RejectedError
+from noetl.executor.model.gates import LimitKind, named_gate
 from noetl.executor.model.outcome import error_record
 from noetl.executor.model.run import Claim, Lease, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
@@ -41,6 +42,11 @@ steps:
     run: [{action: fail, message: "{{ input.message }}"}]
 """
 FINE = "name: fine\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]\n"
+LIMITED = (
+    "name: x\nconcurrency: 1\nsteps: [{name: a, run: [{action: wait, seconds: 60}]}]\n",
+    "name: y\nsteps: [{name: a, concurrency: {use: api}, run: [{action: set, set: {n: 1}}]}]\n",
+    "name: z\nsteps: [{name: a, rate: {limit: 1, per: 60s}, run: [{action: set, set: {n: 1}}]}]\n",
+)
 HOSTILE = "<script>alert(1)</script> \x1b[31m\u202e100%_ a.*b \\ '; drop"
 
 
@@ -247,6 +253,31 @@ def test_a_page_of_open_runs_takes_the_same_statements_for_any_number_of_them(
         assert {item.headline for item in page.items} == {"waits for a worker"}
         counts.append((len(page.items), len(statements)))
     assert counts == [(10, 3), (20, 3), (30, 3)]
+
+
+def test_a_page_of_runs_that_wait_at_limits_takes_the_same_statements_for_any_number_of_them(
+    services: TenantServices,
+) -> None:
+    """Count those of runs that wait for a unit of their playbook, of a step, and of a rate."""
+    store, counts = services.store, []
+    assert isinstance(store, SqliteStore)
+    store.gates.set_limit(named_gate("default", "api"), LimitKind.STEPS, 0)
+    clock = FakeClock(float(int(store.clock())))
+    for _ in range(3):
+        for text in LIMITED:
+            for _ in range(5):
+                RunHarness(store, text, clock=clock).execute_next()
+        services.lists.page(RunFilter())  # the plans are read now
+        statements: list[str] = []
+        store.file.connection().set_trace_callback(statements.append)
+        page = services.lists.page(RunFilter(limit=1000))
+        store.file.connection().set_trace_callback(None)
+        counts.append((len(page.items), len(statements)))
+    assert counts == [(15, 5), (30, 5), (45, 5)]
+    headlines = {run.id: services.data.headline(run.id).text for run in store.runs.find(RunFilter())[0]}
+    assert {item.workflow_id: item.headline for item in page.items} == headlines
+    assert sum("ahead" in text for text in headlines.values()) == 27
+    assert sum("limit z.a, until" in text for text in headlines.values()) == 14
 
 
 def test_runs_with_many_steps_are_read_one_by_one(

@@ -408,6 +408,34 @@ class TestQueries:
             assert "Seq Scan" not in plan, plan
             assert "Join" not in plan and "Nested Loop" not in plan, plan
 
+    def test_the_slots_of_a_page_of_runs_are_found_by_indexes(
+        self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each part of a queue is counted once: the greatest place is 999, and 100 runs are read."""
+        with store.database.transaction() as db:
+            db.execute(
+                "insert into gates (id, tenant, name, units, held, waiting, ceiling, edition, clock)"
+                " select 'g' || n, 't1', 'g', 0, 0, 1000, 0, 1, 0 from generate_series(1, 20) n"
+            )
+            db.execute(
+                "insert into slots (gate_id, gate_tenant, run_id, visit_id, units, flow, rank, queued_at)"
+                " select 'g' || n % 20 + 1, 't1', 'run' || n, 'v', 1, '', n, n"
+                " from generate_series(0, 19999) n"
+            )
+            db.execute(
+                "insert into flows (gate_id, gate_tenant, flow, tag, waiting)"
+                " select 'g' || n, 't1', '', 1, 1000 from generate_series(1, 20000) n"
+            )
+            db.execute("analyze gates, slots, flows")
+        ids = [f"run{20 * number}" for number in range(900, 1000)]
+        found = store.gates.queued_slots(ids, 1.0)
+        assert [found[id][0].queued_before for id in ids] == list(range(900, 1000))
+        read = partial(store.gates.queued_slots, ids, 1.0)
+        for plan in self.explain_queries(store, read, monkeypatch, "slots where run_id"):
+            assert "Seq Scan on slots" not in plan and "Seq Scan on flows" not in plan, plan
+        (plan,) = self.explain_queries(store, read, monkeypatch, "wanted")
+        assert "Index Cond" in plan and "slots_queue" in plan, plan
+
     def test_the_status_of_a_run_uses_an_index(
         self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 import sqlite3
 import threading
@@ -38,6 +39,7 @@ from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract import FactsContract, MaintenanceContract, StoreContract, SwitchesContract
 from noetl.testing.store_contract.aliases import promote
+from noetl.testing.store_contract.gates import hold, queue_up
 from noetl.testing.store_contract.operations import (
     LEASE,
     claim_visit,
@@ -303,6 +305,21 @@ def test_gates_and_slots_are_found_by_indexes(tmp_path: Path) -> None:
             scans = {line for line in plan if "SCAN" in line} - {"SCAN head"}
             assert scans <= {"SCAN gates USING INDEX gates_stalled"}, plan
             assert not [line for line in plan if "TEMP B-TREE" in line], plan
+
+
+def test_the_slots_of_a_page_of_runs_are_found_by_indexes(tmp_path: Path) -> None:
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        db, run = store.file.connection(), hold(store).run
+        waiting = queue_up(store).run
+        slots, flows = trace_queries(db, partial(store.gates.queued_slots, [run.id, waiting.id], 1.0))
+        for query, indexes in (
+            (slots, ("PRIMARY KEY (run_id=?)", "slots_queue (gate_id=? AND gate_tenant=? AND flow=? AND")),
+            (flows, ("PRIMARY KEY (gate_tenant=? AND gate_id=?)", "PRIMARY KEY (run_id=?)")),
+        ):
+            plan = [row["detail"] for row in db.execute(f"explain query plan {query}")]
+            for index in indexes:
+                assert any(index in line for line in plan), plan
+            assert not [line for line in plan if re.search("SCAN (slots|gates|flows)", line)], plan
 
 
 def test_triggers_and_entries_are_found_by_indexes(tmp_path: Path) -> None:

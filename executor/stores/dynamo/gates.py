@@ -18,6 +18,7 @@ Limits: a gate is one item, which accepts 1,000 write units in a second. Each tr
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -56,7 +57,13 @@ from noetl.executor.stores.dynamo.gate_items import (
     is_same_gate,
     slot_writes,
 )
-from noetl.executor.stores.dynamo.gate_lists import count_ahead, list_flows, list_gates, list_slots
+from noetl.executor.stores.dynamo.gate_lists import (
+    count_ahead,
+    count_all_ahead,
+    list_flows,
+    list_gates,
+    list_slots,
+)
 from noetl.executor.stores.dynamo.slot_returns import has_slots, mark_slots, read_slot_items
 from noetl.executor.stores.dynamo.visit_items import is_held
 from noetl.executor.stores.dynamo.wakeups import Wakeups
@@ -137,6 +144,21 @@ class DynamoGates:
         slots = [decode_slot(item, run_id) for item in read_slot_items(table, run_id, visit_id)]
         in_order = sorted(slots, key=lambda slot: (slot.gate, slot.owner))
         return [count_ahead(table, slot) for slot in in_order]
+
+    def queued_slots(self, run_ids: Sequence[str], now: float) -> dict[str, list[Slot]]:
+        """Return the slots that are not held. Each run takes a request, and each flow where slots wait."""
+        table = self._context.table
+        pages = self._context.in_parallel(lambda run_id: read_slot_items(table, run_id), run_ids)
+        slots = [
+            slot
+            for run_id, items in zip(run_ids, pages, strict=True)
+            for item in items
+            if not (slot := decode_slot(item, run_id)).is_held_by(now)
+        ]
+        found = defaultdict[str, list[Slot]](list)
+        for slot in sorted(count_all_ahead(self._context, slots), key=lambda slot: (slot.gate, slot.owner)):
+            found[slot.owner.run_id].append(slot)
+        return found
 
     def gate(self, key: GateKey) -> Gate | None:
         gate = self._read(key)

@@ -135,6 +135,12 @@ class MemoryGates:
             slots = find_slots(self._state, run_id, visit_id)
             return [self._read(slot) for slot in sorted(slots, key=lambda slot: (slot.gate, slot.owner))]
 
+    def queued_slots(self, run_ids: Sequence[str], now: float) -> dict[str, list[Slot]]:
+        found = {run_id: self.slots_of(run_id) for run_id in run_ids}
+        return {
+            run_id: [slot for slot in slots if not slot.is_held_by(now)] for run_id, slots in found.items()
+        }
+
     def gate(self, key: GateKey) -> Gate | None:
         with self._state.lock:
             return self._state.gates.get(key)

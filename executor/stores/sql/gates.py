@@ -9,7 +9,8 @@ gate under that of the gate. `grant` reads the first slot of a queue without a l
 gate, and reads the slot again. Flows of a gate change under its lock, too.
 
 Cost: one transaction for all requests of an owner, and one for each slot that is granted. The first flow and
-its first slot are read from indexes.
+its first slot are read from indexes. The slots of a page of runs are two statements. Each counts a part of a
+queue once, however many of the runs wait there.
 
 Limits: transactions of one gate wait for each other. `queued_before` reads all flows of the gate, and counts
 the slots before another in an index.
@@ -17,12 +18,13 @@ the slots before another in an index.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum, auto
 from functools import partial
 from typing import Any
 
-from noetl.executor.model.flows import count_before, join_flow, serve_flow
+from noetl.executor.model.flows import Flow, count_before, join_flow, serve_flow
 from noetl.executor.model.gates import (
     NAMED_PREFIX,
     OWN_PREFIX,
@@ -178,6 +180,17 @@ class SqlGates:
         slots = sorted(map(slot_from_row, rows), key=lambda slot: (slot.gate, slot.owner))
         return [_with_place(slot, self._context.database.fetch_all) for slot in slots]
 
+    def queued_slots(self, run_ids: Sequence[str], now: float) -> dict[str, list[Slot]]:
+        database = self._context.database
+        ids = database.encode_list(run_ids)
+        rows = database.fetch_all("gates.find_queued", ids=ids, now=now) if run_ids else []
+        is_waiting = any(row["held_at"] is None for row in rows)
+        flows = database.fetch_all("gates.find_flows_of_runs", ids=ids) if is_waiting else []
+        found = defaultdict[str, list[Slot]](list)
+        for slot in _with_places(rows, map(flow_from_row, flows)):
+            found[slot.owner.run_id].append(slot)
+        return {id: sorted(slots, key=lambda slot: (slot.gate, slot.owner)) for id, slots in found.items()}
+
     def gate(self, key: GateKey) -> Gate | None:
         rows = self._context.database.fetch_all("gates.get", id=key.id, tenant=key.tenant)
         return gate_from_row(rows[0]) if rows else None
@@ -305,6 +318,24 @@ def _with_place(slot: Slot, fetch: Callable[..., list[Any]]) -> Slot:
     flows = [flow_from_row(row) for row in fetch("gates.find_flows", **gate)]
     (counted,) = fetch("gates.count_in_flow", **gate, flow=slot.flow, **place)
     return replace(slot, queued_before=count_before(flows, slot.flow, counted["place"]))
+
+
+def _with_places(rows: Iterable[Row], flows: Iterable[Flow]) -> Iterator[Slot]:
+    """Yield slots with the numbers of slots before them, from rows in the order of their flows.
+
+    Each row has the number of slots between the row before it in its flow and itself.
+    """
+    flows_of = defaultdict[GateKey, list[Flow]](list)
+    for flow in flows:
+        flows_of[flow.gate].append(flow)
+    places = Counter[tuple[GateKey, str]]()
+    for row in rows:
+        slot = slot_from_row(row)
+        if not slot.is_held:
+            places[slot.gate, slot.flow] += row["added"]
+            place = places[slot.gate, slot.flow]
+            slot = replace(slot, queued_before=count_before(flows_of[slot.gate], slot.flow, place))
+        yield slot
 
 
 def _fetch_all(db: Writer, query: str, **values: Any) -> list[Any]:

@@ -227,6 +227,24 @@ class GatesContract(ContractFixtures):
             assert acquire(store, first)[0].is_held
             assert failed_checks(store) == []
 
+    def test_slots_of_several_runs_are_read_together(self, store: Store) -> None:
+        """Read runs that wait in two flows of a gate and at another one, hold a unit, and have no slot."""
+        first, idle = hold(store, ask(flow="a")), start_run(store)
+        acquire_for_run(store, first)
+        queue = [claim_visit(store, start_run(store)) for _ in range(6)]
+        for number, flow, rank in zip(range(6), "abaaba", (3.0, 1.0, -5.0, 3.0, 0.0, 4.0), strict=True):
+            if number in (0, 4):
+                acquire_for_run(store, queue[number])
+            (slot,) = acquire(store, queue[number], ask(flow=flow, rank=rank), now=2.0)
+            suspend_queued(store, queue[number], slot)
+        ids = [claim.run.id for claim in (first, *queue)]
+        waiting = {id: [slot for slot in store.gates.slots_of(id) if not slot.is_held] for id in ids}
+        assert sorted(map(len, waiting.values())) == [0, 1, 1, 1, 1, 2, 2]
+        for wanted in (ids, ids[3:], ids[2:3], [ids[5], idle.id, "unknown", ids[1]], []):
+            found = store.gates.queued_slots(wanted, 200.0)
+            assert found.keys() <= set(wanted)
+            assert {id: found.get(id, []) for id in wanted} == {id: waiting.get(id, []) for id in wanted}
+
     def test_a_flow_that_was_left_joins_again(self, store: Store) -> None:
         first = hold(store)
         left = [claim_visit(store, start_run(store)) for _ in range(2)]

@@ -214,6 +214,16 @@ class RatesContract(ContractFixtures):
             assert numbers_of(store, key) == (len(held), 0)
         assert failed_checks(store) == []
 
+    def test_slots_of_a_rate_are_queued_until_their_time(self, store: Store) -> None:
+        request = ask_rate(OWN_RATE, 1)
+        hold(store, request, now=1.0)
+        claim = hold(store, request, now=2.0)
+        (slot,) = store.gates.slots_of(claim.run.id)
+        assert slot.held_at is not None
+        assert slot.held_at > 2.0
+        for now, slots in ((2.0, [slot]), (slot.held_at, [])):
+            assert list(store.gates.queued_slots([claim.run.id], now).get(claim.run.id, [])) == slots
+
     def test_a_commit_takes_no_unit_of_a_rate_that_a_shared_one_hides(self, store: Store) -> None:
         store.gates.set_limit(RATE, LimitKind.STEPS, 2, per=60.0)
         store.gates.set_limit(named_gate(SHARED_TENANT, "rate"), LimitKind.STEPS, 2, per=60.0)

@@ -133,6 +133,35 @@ select slots.*, name, value from slots join gates on gate_id = gates.id and gate
 where run_id = :run_id
 and visit_id = :visit_id -- optional
 
+-- The slots of several runs that are not held at a time, in the order of their flows. `added` is how many
+-- slots are between the one before in the same flow of this list and this one. So no part of a queue is
+-- counted twice.
+-- name: find_queued
+with wanted as (
+    select slots.*, name, value,
+        lag(rank) over same_flow as last_rank, lag(queued_at) over same_flow as last_at,
+        lag(run_id) over same_flow as last_run, lag(visit_id) over same_flow as last_visit
+    from slots join gates on gate_id = gates.id and gate_tenant = tenant
+    where run_id {in_ids} and (held_at is null or held_at > :now)
+    window same_flow as (partition by gate_id, gate_tenant, flow, held_at is null order by {queue_order})
+)
+select wanted.*, case when held_at is null then (
+    select count(*) from slots
+    where slots.gate_id = wanted.gate_id and slots.gate_tenant = wanted.gate_tenant
+    and slots.flow = wanted.flow and slots.held_at is null and ({queue_order}) < (
+        wanted.rank, wanted.queued_at, wanted.run_id {binary}, wanted.visit_id {binary}
+    ) and ({queue_order}) >= (
+        coalesce(last_rank, -1e300), coalesce(last_at, -1e300), coalesce(last_run, '') {binary},
+        coalesce(last_visit, '') {binary}
+    )
+) end as added
+from wanted order by gate_id, gate_tenant, flow, {queue_order}
+
+-- name: find_flows_of_runs
+select * from flows where (gate_id, gate_tenant) in (
+    select gate_id, gate_tenant from slots where run_id {in_ids} and held_at is null
+)
+
 -- name: add_slot
 insert into slots (gate_id, gate_tenant, run_id, visit_id, units, flow, rank, queued_at, held_at)
 values (:gate_id, :gate_tenant, :run_id, :visit_id, :units, :flow, :rank, :queued_at, :held_at)
