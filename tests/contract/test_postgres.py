@@ -25,6 +25,7 @@ from noetl.executor.stores import open_store
 from noetl.executor.stores.cursors import write_cursor, write_key_cursor, write_wait_cursor
 from noetl.executor.stores.postgres.database import SCHEMA_VERSION, STATEMENTS, PostgresResult, PostgresWriter
 from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.executor.stores.sql import latest_visits
 from noetl.executor.stores.sql.outbox import delete_expired_entries
 from noetl.executor.stores.sql.statements import to_numbered
 from noetl.infra.migrations import migrations, upgrade
@@ -407,6 +408,18 @@ class TestQueries:
         ):
             assert "Seq Scan" not in plan, plan
             assert "Join" not in plan and "Nested Loop" not in plan, plan
+
+    def test_the_latest_visits_of_long_runs_are_looked_up(
+        self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A plan that reads and sorts all visits of a run would take as long as a scan."""
+        monkeypatch.setattr(latest_visits, "MANY_VISITS", 0)
+        read = partial(store.visits.overviews, "t0", ["run3", "run6"])
+        (plan,) = self.explain_queries(store, read, monkeypatch, "visits where run_id")
+        assert plan.count("Backward using visits_of_steps") == 6, plan
+        assert "visits_active" in plan, plan
+        assert "Seq Scan on visits" not in plan, plan
+        assert "Incremental Sort" not in plan, plan
 
     def test_the_slots_of_a_page_of_runs_are_found_by_indexes(
         self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch

@@ -60,6 +60,7 @@ from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.debounced import find_pending, write_joined
 from noetl.executor.stores.sql.facts import add_fact
 from noetl.executor.stores.sql.history import append_events
+from noetl.executor.stores.sql.latest_visits import read_latest_of_run
 from noetl.executor.stores.sql.outbox import add_entries
 from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import (
@@ -207,7 +208,7 @@ class SqlRuns:
         rows = self._context.database.fetch_all("runs.summary", tenant=tenant, run_id=run_id)
         if not rows:
             return None
-        visits = self._context.database.fetch_all("runs.latest_visits", run_id=run_id)
+        visits = read_latest_of_run(self._context.database, rows[0])
         steps, damage = {}, rows[0]["damage"]
         for row in visits:
             wait_for_slice()

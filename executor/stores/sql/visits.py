@@ -17,7 +17,6 @@ Limits: the events of a visit that has failed or has not ended are looked for up
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
@@ -37,6 +36,7 @@ from noetl.executor.precedence import wait_for_slice
 from noetl.executor.stores.cursors import write_event_id
 from noetl.executor.stores.damage import reading_run
 from noetl.executor.stores.sql.context import SqlContext
+from noetl.executor.stores.sql.latest_visits import read_latest_visits
 from noetl.executor.stores.sql.rows import (
     Row,
     decode_event,
@@ -95,19 +95,16 @@ class SqlVisits:
         database = self._context.database
         ids = database.encode_list(run_ids)
         rows = {row["id"]: row for row in database.fetch_all("runs.summaries", ids=ids, tenant=tenant)}
-        visits = defaultdict[str, list[Row]](list)
-        query = {"ids": database.encode_list(list(rows)), "max_journal": MAX_READ_JOURNAL}
-        for row in database.fetch_all("runs.latest_visits_of_runs", **query) if rows else ():
-            visits[row["run_id"]].append(row)
+        visits = read_latest_visits(database, list(rows.values()), MAX_READ_JOURNAL)
         overviews = {}
         for run_id, row in rows.items():
             wait_for_slice()
-            if any(visit["is_long"] for visit in visits[run_id]):
+            if any(visit["is_long"] for visit in visits.get(run_id, ())):
                 continue
             with suppress(DamagedRunError), reading_run(run_id):
                 steps = {
                     visit["step"]: StepVisits(visit_summary_from_row(visit), visit["started"])
-                    for visit in visits[run_id]
+                    for visit in visits.get(run_id, ())
                 }
                 error = decode_json(row["error"])
                 overviews[run_id] = RunOverview(summary_from_row(row), error, steps, row["damage"])

@@ -279,5 +279,10 @@ claimed as (
 -- name: acquired
 select * from owned where held_at <= :held_at union all select * from added
 
+-- Columns of a visit that the status of its run shows.
+-- name: latest_columns
+run_id, id, step, status, position, number, attempt, due_at, started_at, finished_at, "case", error,
+    progress
+
 -- name: entered_columns
 count(*) as entered, (select queue from run) as queue, (select tenant from run) as tenant

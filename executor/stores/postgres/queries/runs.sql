@@ -54,3 +54,42 @@ from (
     ) over same_step as started
     from visits where run_id {in_ids} window same_step as (partition by run_id, step)
 ) as counted where position = last
+
+-- The same of runs that have visited a step often. Each step with its latest visit is one look-up in an
+-- index, so no plan reads all visits. Visits of a step on a cycle are numbered. So the number of the latest one
+-- says how many there are, and only those that have not started are counted. Otherwise, as in a run that continues
+-- another one, several visits of a step are counted in the index.
+-- name: latest_visits_of_long_runs
+with recursive latest as (
+    select found.* from unnest(:ids::text[]) as wanted (id) cross join lateral (
+        select {latest_columns} from visits where run_id = wanted.id order by step desc, position desc limit 1
+    ) as found
+    union all
+    select found.* from latest cross join lateral (
+        select {latest_columns} from visits where run_id = latest.run_id and step < latest.step
+        order by step desc, position desc limit 1
+    ) as found
+), unclaimed as materialized (
+    select run_id, step, count(*) as number from visits
+    where run_id {in_ids} and finished_at is null and started_at is null and attempt = 1 and progress is null
+    group by run_id, step
+)
+select run_id, id, step, status, number, attempt, due_at, started_at, finished_at, "case", error,
+    case when octet_length(progress) <= :max_journal then progress end as progress,
+    octet_length(progress) > :max_journal as is_long,
+    case when number > 1 and exists (
+        select 1 from runs where runs.id = latest.run_id and resumed_from is null
+    ) then number - coalesce((
+        select unclaimed.number from unclaimed
+        where unclaimed.run_id = latest.run_id and unclaimed.step = latest.step
+    ), 0) when (
+        select true from visits where visits.run_id = latest.run_id and visits.step = latest.step
+        and visits.position < latest.position order by visits.position desc limit 1
+    ) is null then case when started_at is not null or attempt > 1 or progress is not null then 1 else 0 end
+    else (
+        select count(started_at) from visits where visits.run_id = latest.run_id and visits.step = latest.step
+    ) + (
+        select count(*) from visits where visits.run_id = latest.run_id and visits.step = latest.step
+        and visits.started_at is null and (visits.attempt > 1 or visits.progress is not null)
+    ) end as started
+from latest

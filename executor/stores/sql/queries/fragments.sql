@@ -109,6 +109,13 @@ runs.id, runs.tenant, runs.playbook, runs.version, runs.plan_hash, {shown_status
     runs.resumed_from, runs.created_at, runs.started_at, runs.finished_at, runs.stop, runs.resumes,
     runs.trigger, runs.starts
 
+-- How often a step of the run `runs.id` was visited at most. In sequential mode it may be less often.
+-- name: most_visits
+coalesce(
+    (select max(visits) from visit_counts where visit_counts.run_id = runs.id),
+    case when runs.stack is not null then runs.seq end, 1
+)
+
 -- Conditions of a list of runs.
 -- name: run_filters
 and runs.created_at >= :since -- optional

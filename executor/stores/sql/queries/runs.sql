@@ -59,12 +59,12 @@ select * from runs where id = :run_id
 select runs.*, {shown_status} as shown from runs where id = :run_id and tenant = :tenant
 
 -- name: summary
-select {summary_columns}, runs.error,
+select {summary_columns}, runs.error, {most_visits} as visits,
     (select reason from damaged_runs where damaged_runs.run_id = runs.id) as damage
 from runs where id = :run_id and tenant = :tenant
 
 -- name: summaries
-select {summary_columns}, runs.error,
+select {summary_columns}, runs.error, {most_visits} as visits,
     (select reason from damaged_runs where damaged_runs.run_id = runs.id) as damage
 from runs where id {in_ids} and tenant = :tenant
 

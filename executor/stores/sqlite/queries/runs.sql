@@ -1,0 +1,35 @@
+-- Runs in SQLite.
+
+-- The latest visits of runs that have visited a step often. The steps and the latest visit of each are found
+-- in an index, one after the other. Visits of a step on a cycle are numbered. So the number of the latest one
+-- says how many there are, and only those that have not started are counted. A run that has stopped, or that
+-- performs its branches one at a time, may have parked visits. One that continues another run may have visits
+-- of it. Theirs are counted in the index.
+-- name: latest_visits_of_long_runs
+with recursive names (owner, name) as (
+    select value, (select step from visits where run_id = value order by step desc limit 1)
+    from json_each(:ids)
+    union all
+    select owner, (select step from visits where run_id = owner and step < name order by step desc limit 1)
+    from names where name is not null
+), numbered as (
+    select id from runs where id {in_ids} and resumed_from is null and stack is null
+    and case when finished_at is null then stop is null else status = 'succeeded' end
+)
+select run_id, id, step, status, number, attempt, due_at, started_at, finished_at, "case", error,
+    case when length(progress) <= :max_journal then progress end as progress,
+    length(progress) > :max_journal as is_long,
+    case when number > 1 and owner in (select id from numbered) then number - (
+        select count(*) from visits as unclaimed indexed by visits_active
+        where unclaimed.run_id = owner and unclaimed.step = name and {active}
+        and unclaimed.started_at is null and unclaimed.attempt = 1 and unclaimed.progress is null
+    ) else (
+        select count(started_at) from visits as claimed where claimed.run_id = owner and claimed.step = name
+    ) + (
+        select count(*) from visits as unclaimed where unclaimed.run_id = owner and unclaimed.step = name
+        and unclaimed.started_at is null and (unclaimed.attempt > 1 or unclaimed.progress is not null)
+    ) end as started
+from names cross join visits where run_id = owner and step = name and position = (
+    select position from visits as newest where newest.run_id = owner and newest.step = name
+    order by position desc limit 1
+)
