@@ -327,7 +327,7 @@ def _language_limits() -> list[LimitRow]:
     template = f"{template_parser.MAX_SOURCE // 1024} KiB, {template_parser.MAX_NODES:,} nodes"
     return [
         ("a playbook", size, "NP004"),
-        ("expansion of aliases", f"{reader.MAX_ALIASED_NODES:,} nodes", "NP005"),
+        ("expansion of aliases", f"{reader.MAX_ALIASED_NODES:,} nodes, 1 Mi characters", "NP005"),
         ("steps; cases of a step; targets of a case", steps, "NP701"),
         ("tasks; entries of the `run` of a step or task", tasks, "NP701"),
         ("triggers", f"{limits.MAX_TRIGGERS}", "NP701"),

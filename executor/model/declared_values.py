@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from noetl.planner.catalogue import Kind
 from noetl.planner.frozen import frozen
 from noetl.planner.kinds import describe_kind_of, is_of_kind
 from noetl.planner.plan import Input
+
+MAX_PROBLEMS = 100
+"""How many problems of values are listed."""
+
+MAX_LISTED_WORDS = 20
+"""How many names or choices one message lists."""
+
+MAX_COMPARED_WORDS = 20_000
+"""With how many names the unknown names of one object are compared, to find those that were meant."""
 
 
 def value_problem(name: str, message: str, line: int | None = None) -> dict[str, Any]:
@@ -57,21 +67,39 @@ class DeclaredFields:
     def find_problems(
         self, given: Mapping[str, Any], *, accepts_others: bool = False
     ) -> list[dict[str, Any]]:
-        """Return a problem for each value that is missing, unknown or invalid."""
-        problems = []
+        """Return a problem for each value that is missing, unknown or invalid.
+
+        After `MAX_PROBLEMS`, the last one says that there are more.
+        """
+        found = chain(self._find_wrong(given), () if accepts_others else self._find_unknown(given))
+        problems = list(islice(found, MAX_PROBLEMS))
+        if (unlisted := next(found, None)) is not None:
+            problems.append(value_problem(unlisted["name"], f"more {self.noun}s are wrong; fix these first"))
+        return problems
+
+    def _find_wrong(self, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield a problem for each value that is missing or invalid."""
         for name, field in self.fields.items():
             if name in given:
                 mismatch = self._find_mismatch(name, field, given[name])
                 if mismatch is not None:
-                    problems.append(value_problem(name, mismatch, field.line or None))
+                    yield value_problem(name, mismatch, field.line or None)
             elif field.required:
                 message = f"missing {self.noun} `{name}`: {_describe_missing(field)}"
-                problems.append(value_problem(name, message, field.line or None))
-        for name in () if accepts_others else given:
+                yield value_problem(name, message, field.line or None)
+
+    def _find_unknown(self, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield a problem for each value that is not declared, with the beginning of a long name."""
+        from noetl.planner.diagnostics.wording import MAX_NAME, shorten
+
+        compared = 0
+        for name in given:
             if name not in self.fields:
-                message = f"unknown {self.noun} `{name}`: {self._describe_fields(name)}"
-                problems.append(value_problem(name, message))
-        return problems
+                compared += len(self.fields)
+                known = self.fields if compared <= MAX_COMPARED_WORDS else ()
+                shown = shorten(name, MAX_NAME)
+                message = f"unknown {self.noun} `{shown}`: {self._describe_fields(name, known)}"
+                yield value_problem(shown, message)
 
     def with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values in the order of the fields, with defaults for those that are not given."""
@@ -98,14 +126,15 @@ class DeclaredFields:
             return f"{self.noun} `{name}` must be of type {field.type}, not {shown}"
         return f"{self.noun} `{name}` must be {_join_choices(field.enum or ())}, not {shown}"
 
-    def _describe_fields(self, unknown: str) -> str:
-        """Return the field that was probably meant, or all fields."""
+    def _describe_fields(self, unknown: str, known: Collection[str]) -> str:
+        """Return the field of `known` that was probably meant, or the first fields."""
         from noetl.planner.diagnostics.diagnostic import did_you_mean
 
         if not self.fields:
             return f"{self.owner} takes none"
-        names = ", ".join(f"`{name}`" for name in self.fields)
-        return did_you_mean(unknown, self.fields) or f"{self.owner} takes {names}"
+        names = ", ".join(f"`{name}`" for name in islice(self.fields, MAX_LISTED_WORDS))
+        more = _describe_others(len(self.fields))
+        return did_you_mean(unknown, known) or f"{self.owner} takes {names}{more}"
 
 
 def _describe_missing(field: Input) -> str:
@@ -115,7 +144,14 @@ def _describe_missing(field: Input) -> str:
     return f"it must be {_join_choices(field.enum)}" if field.enum else f"its type is {field.type}"
 
 
-def _join_choices(choices: Iterable[Any]) -> str:
+def _join_choices(choices: Sequence[Any]) -> str:
+    """Return the first choices as a list in a sentence."""
     from noetl.planner.diagnostics.wording import join_words, show_value
 
-    return join_words([show_value(choice) for choice in choices])
+    shown = [show_value(choice) for choice in choices[:MAX_LISTED_WORDS]]
+    more = _describe_others(len(choices))
+    return f"{', '.join(shown)}{more}" if more else join_words(shown)
+
+
+def _describe_others(number: int) -> str:
+    return f" and {number - MAX_LISTED_WORDS:,} more" if number > MAX_LISTED_WORDS else ""

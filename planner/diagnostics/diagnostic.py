@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, Self
 
 from noetl.planner.diagnostics.codes import CODES, Severity
+from noetl.planner.diagnostics.wording import shorten
 
 MAX_COMPARED_WORDS = 20_000
 """With how many words unknown words of one playbook are compared, to find those that were meant."""
@@ -16,8 +17,14 @@ MAX_COMPARED_WORDS = 20_000
 MAX_RATED_WORDS = 32
 """With how many words one unknown word is compared exactly. They share most pairs of letters with it."""
 
+MAX_WORD = 200
+"""How many characters a word may have that is compared with others. An exact comparison is quadratic."""
+
 MAX_FINDINGS = 2_000
 """How many findings of one playbook are reported."""
+
+MAX_TEXT = 1_000
+"""How many characters of the message, the hint and a label of a finding are kept."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -137,7 +144,12 @@ class Diagnostics:
     ) -> None:
         """Record a finding. The default severity is that of its code in `CODES`."""
         severity = severity or CODES[code].severity
-        finding = Diagnostic(code, message, span, hint, severity, tuple(labels))
+        if len(message) > MAX_TEXT:
+            message = shorten(message, MAX_TEXT)
+        if hint is not None and len(hint) > MAX_TEXT:
+            hint = shorten(hint, MAX_TEXT)
+        kept_labels = tuple(Label(label.span, shorten(label.text, MAX_TEXT)) for label in labels)
+        finding = Diagnostic(code, message, span, hint, severity, kept_labels)
         if len(self._findings) < MAX_FINDINGS or (severity is Severity.ERROR and not self._has_error):
             self._has_error = self._has_error or severity is Severity.ERROR
             self._findings[finding] = None
@@ -183,12 +195,17 @@ class Diagnostics:
 def closest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that is most similar to `word`, or None if no word is similar enough.
 
+    Words of more than MAX_WORD characters are not compared.
+
     >>> closest("notfiy", ["notify", "load"]), closest("xyz", ["notify", "load"])
     ('notify', None)
     """
     from difflib import get_close_matches
 
-    matches = get_close_matches(word, _rated_words(word, set(known) - {word}), n=1, cutoff=0.7)
+    if len(word) > MAX_WORD:
+        return None
+    compared = {other for other in known if len(other) <= MAX_WORD and other != word}
+    matches = get_close_matches(word, _rated_words(word, compared), n=1, cutoff=0.7)
     return matches[0] if matches else None
 
 

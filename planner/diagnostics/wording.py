@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 
 _MAX_LENGTH = 60
 
+MAX_NAME = 100
+"""How many characters of an unknown name are shown."""
+
 
 def describe_value(value: object) -> str:
     """Return what a value is, for a message next to the source that contains it.

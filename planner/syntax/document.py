@@ -46,16 +46,18 @@ class Collection:
 
     A node is the event of a scalar or another `Collection`. In a mapping it is paired with the event of its
     key. `end` is known for flow collections only. `height` counts the levels including this one. `first_node`
-    is the number of this node in the order of the text.
+    is the number of this node in the order of the text. `aliased_before` counts the characters that aliases
+    before it repeat.
     """
 
-    __slots__ = ("children", "data", "end", "first_node", "height", "start")
+    __slots__ = ("aliased_before", "children", "data", "end", "first_node", "height", "start")
 
-    def __init__(self, start: Any, data: Any, children: Any, first_node: int) -> None:
+    def __init__(self, start: Any, data: Any, children: Any, first_node: int, aliased_before: int) -> None:
         self.start = start
         self.data = data
         self.children = children
         self.first_node = first_node
+        self.aliased_before = aliased_before
         self.height = 1
         self.end: Any = None
 

@@ -10,9 +10,9 @@ YAML.
 
 Cost: O(length of the text) in time and memory, because aliases are not expanded.
 
-Limits: MAX_BYTES of text, MAX_DEPTH levels, and MAX_ALIASED_NODES nodes that aliases add. Explicit tags are
-refused, including core tags such as `!!str`, because quotes express the same. Merge keys and further
-documents are refused.
+Limits: MAX_BYTES of text, MAX_DEPTH levels, MAX_DIRECTIVES directives, and MAX_ALIASED_NODES nodes and
+MAX_ALIASED_CHARACTERS characters that aliases add. Explicit tags are refused, including core tags such as
+`!!str`, because quotes express the same. Merge keys and further documents are refused.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ __all__ = ["Document", "read_document"]
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 64
 MAX_ALIASED_NODES = 100_000
+MAX_ALIASED_CHARACTERS = MAX_BYTES
+"""How many characters of the text aliases may repeat. What uses a plan reads each of them."""
+MAX_DIRECTIVES = 100
+"""How many lines may begin as a directive does. libyaml compares each `%TAG` with all before it."""
 
 # The loaders provide the event stream only. They neither compose nor construct values.
 _EventStream: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
@@ -53,6 +57,7 @@ _UNICODE_BREAKS = "\x85\u2028\u2029"
 
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
+_DIRECTIVE = re.compile(r"^%", re.MULTILINE)
 _TAG = re.compile(r"!(?:<[^>]*>|[^\s,\[\]{}]*)")
 
 # JSON escapes a character beyond U+FFFF as a surrogate pair, which libyaml refuses. Both halves are moved
@@ -122,12 +127,16 @@ _IGNORED_KEY: Any = object()
 
 
 class _AnchoredValue(NamedTuple):
-    """A value with an anchor: its data and node, its size in nodes, and its height in levels."""
+    """A value with an anchor: its data and node, its size in nodes and in characters, and its height in levels.
+
+    The characters are those of its text, with those that aliases in it repeat.
+    """
 
     data: Any
     node: Any
     size: int
     height: int
+    characters: int
 
 
 class _DocumentReader:
@@ -141,13 +150,23 @@ class _DocumentReader:
         self._next_event: Callable[[], Any] = _EventStream(moved).get_event
         self._anchors: dict[str, _AnchoredValue | None] = {}
         self._aliased_count = 0
+        self._aliased_characters = 0
 
     def read(self) -> Document:
+        self._check_directives()
         try:
             return self._read_stream()
         except yaml.MarkedYAMLError as error:
             report_yaml_error(error, self._text, self._diagnostics)
         raise _ReadingStopped
+
+    def _check_directives(self) -> None:
+        for number, match in enumerate(_DIRECTIVE.finditer(self._text), 1):
+            if number > MAX_DIRECTIVES:
+                line, column = position(self._text, match.start())
+                message = f"more than {MAX_DIRECTIVES} lines begin with `%`, as directives do"
+                self._diagnostics.add("NP003", message, Span(line, column, line, column + 1))
+                raise _ReadingStopped
 
     def _read_stream(self) -> Document:
         self._next_event()
@@ -228,7 +247,8 @@ class _DocumentReader:
         if event.tag is not None:
             self._refuse_tag(event)
         if event.anchor is not None:
-            self._anchors[event.anchor] = _AnchoredValue(data, event, 1, 0)
+            characters = event.end_mark.index - event.start_mark.index
+            self._anchors[event.anchor] = _AnchoredValue(data, event, 1, 0, characters)
         return data
 
     def _start_collection(self, event: Any, is_mapping: bool, depth: int, number: int) -> Collection:
@@ -238,7 +258,8 @@ class _DocumentReader:
             self._refuse_tag(event)
         if event.anchor is not None:
             self._anchors[event.anchor] = None
-        return Collection(event, {}, {}, number) if is_mapping else Collection(event, [], [], number)
+        empty = dict[Any, Any] if is_mapping else list[Any]
+        return Collection(event, empty(), empty(), number, self._aliased_characters)
 
     def _end_collection(
         self, closed: Any, event: Any, parent: Collection | None, node_count: int
@@ -247,7 +268,9 @@ class _DocumentReader:
         start = closed.start
         if start.anchor is not None:
             size = node_count - closed.first_node
-            self._anchors[start.anchor] = _AnchoredValue(closed.data, closed, size, closed.height)
+            characters = event.end_mark.index - start.start_mark.index
+            characters += self._aliased_characters - closed.aliased_before
+            self._anchors[start.anchor] = _AnchoredValue(closed.data, closed, size, closed.height, characters)
         if parent is not None and parent.height <= closed.height:
             parent.height = closed.height + 1
         if start.flow_style:
@@ -303,6 +326,10 @@ class _DocumentReader:
         self._aliased_count += target.size
         if self._aliased_count > MAX_ALIASED_NODES:
             self._stop("NP005", f"aliases expand to more than {MAX_ALIASED_NODES:,} nodes", event)
+        self._aliased_characters += target.characters
+        if self._aliased_characters > MAX_ALIASED_CHARACTERS:
+            message = f"aliases expand to more than {MAX_ALIASED_CHARACTERS:,} characters"
+            self._stop("NP005", message, event)
         if depth + target.height > MAX_DEPTH:
             self._stop("NP004", _TOO_DEEP, event)
         if parent is not None and parent.height <= target.height:

@@ -97,6 +97,30 @@ def test_a_misspelt_name_is_compared_with_few_similar_names(monkeypatch: pytest.
     assert compared == [MAX_RATED_WORDS]
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        "run: [{action: LONG}]",
+        "run: [{action: http, url: x, method: LONG}]",
+        "rule: [{case: default, run: [LONG]}]",
+        "concurrency: {limit: 1, key: LONG}",
+        "run: [{action: http, LONG: 1}]",
+        "run: [{action: log, message: '{{ LONG }}'}]",
+    ],
+)
+def test_findings_have_the_beginning_of_a_long_text(step: str) -> None:
+    text = f"name: x\nsteps: [{{name: s, {step.replace('LONG', 'x' * 500_000)}}}]"
+    findings = [finding.to_json() for finding in compile_playbook(text, catalogue()).diagnostics]
+    assert 0 < len(str(findings)) < 10_000
+
+
+def test_long_words_are_not_compared() -> None:
+    """The comparison of two words of 200,000 letters would take a minute."""
+    word = "".join(chr(0x4E00 + number * number % 7_919) for number in range(100_000))
+    assert closest(word + "a", [word + "b"]) is None
+    assert closest(word[:199] + "a", [word[:199] + "b"]) is not None
+
+
 @pytest.mark.parametrize("beginning", ["a.", "eyJ-", "-----BEGIN ", "x://", "password ", "ghp_"])
 def test_a_text_with_many_beginnings_of_secrets_is_read_once(beginning: str) -> None:
     """A search from each beginning to the end would take an hour."""

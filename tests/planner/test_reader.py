@@ -278,6 +278,33 @@ def test_aliases_may_expand_to_at_most_100_000_nodes() -> None:
     assert only_diagnostic(aliased(101)).code == "NP005"
 
 
+def test_aliases_may_repeat_1_mi_characters() -> None:
+    """A plan has the text of each alias. Its hash and its copy in a store would take a minute and gigabytes."""
+
+    def aliased(count: int) -> str:
+        return f"a: &a {'x' * 1021}\nb: [{', '.join(['*a'] * count)}]"
+
+    assert len(read_valid(aliased(1024)).data["b"]) == 1024
+    finding = only_diagnostic(aliased(1025))
+    assert (finding.code, finding.message) == ("NP005", "aliases expand to more than 1,048,576 characters")
+
+
+def test_characters_of_aliases_within_aliases_are_counted() -> None:
+    text = (
+        f"a: &a {'x' * 1000}\nb: &b [{', '.join(['*a'] * 100)}]\nc: [*b, *b, *b, *b, *b]\nd: &d {{k: *b}}\n"
+    )
+    assert read_valid(text + "e: [*d, *d]").data is not None
+    assert only_diagnostic(text + "e: [*d, *d, *d, *d]").code == "NP005"
+
+
+def test_100_lines_may_begin_as_directives_do() -> None:
+    """libyaml compares each directive with all before it, and blocks the interpreter meanwhile."""
+    lines = [f"%TAG !a{number}! x\n" for number in range(20_000)]
+    assert read_valid("".join(lines[:100]) + "---\na: 1\n").data == {"a": 1}
+    assert find_spans("".join(lines) + "---\na: 1\n") == [("NP003", 101, 1, 101, 2)]
+    assert find_spans("a: 1\n...\n" + "".join(lines)) == [("NP003", 103, 1, 103, 2)]
+
+
 def test_exponential_aliases_use_little_memory() -> None:
     lines = ["a0: &a0 [" + ", ".join(["lol"] * 10) + "]"]
     lines += [f"a{n}: &a{n} [" + ", ".join([f"*a{n - 1}"] * 10) + "]" for n in range(1, 12)]
