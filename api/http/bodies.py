@@ -36,6 +36,7 @@ from noetl.planner.limits import MAX_WINDOW_SECONDS, MIN_WINDOW_SECONDS
 from noetl.planner.syntax.durations import parse_interval
 
 MAX_IDS = 100
+MAX_ID_LENGTH = 100
 MIN_YEAR, MAX_YEAR = "2000", "2499"
 _SHOWN_NAME_LENGTH = 100
 
@@ -203,7 +204,9 @@ class BulkBody(RequestBody):
     """The runs that a bulk request names."""
 
     ids: Annotated[
-        list[str], Field(min_length=1, max_length=MAX_IDS), Expected(f"a list of 1 to {MAX_IDS} ids of runs")
+        list[Annotated[str, Field(max_length=MAX_ID_LENGTH)]],
+        Field(min_length=1, max_length=MAX_IDS),
+        Expected(f"a list of 1 to {MAX_IDS} ids of runs"),
     ] = Field(description="The ids of runs.")
 
 
@@ -217,7 +220,7 @@ class MigrationBody(RequestBody):
         False, description="Whether the runs return to the versions that they had before."
     )
     ids: Annotated[
-        list[str] | None,
+        list[Annotated[str, Field(max_length=MAX_ID_LENGTH)]] | None,
         Field(min_length=1, max_length=MAX_IDS),
         Expected(f"a list of 1 to {MAX_IDS} ids of runs"),
     ] = Field(None, description="The ids of runs. Without them, the query selects the runs.")

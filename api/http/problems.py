@@ -31,7 +31,10 @@ from noetl.api.service.views import DiagnosticEntry, View
 from noetl.executor.engine.external import CALLBACK_PATH
 from noetl.executor.errors import DamagedRunError, RejectedError, SettingError, StoreError, UnknownRunError
 from noetl.executor.security.redaction import MASK
-from noetl.planner.diagnostics.wording import abbreviate
+from noetl.planner.diagnostics.wording import abbreviate, shorten
+
+MAX_TEXT = 4_000
+"""How many characters a text of a problem document has."""
 
 _log = logging.getLogger("noetl.api")
 
@@ -76,6 +79,18 @@ class ProblemDocument(View, schema_name="Problem"):
     verdict: VerdictEntry | None = None
 
 
+def _shorten_texts(value: Any) -> Any:
+    """Return a member of a document with the beginning of each text: a client may choose what is quoted."""
+    match value:
+        case str():
+            return shorten(value, MAX_TEXT)
+        case dict():
+            return {name: _shorten_texts(part) for name, part in value.items()}
+        case list() | tuple():
+            return [_shorten_texts(part) for part in value]
+    return value
+
+
 class Problem(Exception):
     """An error that is answered with a problem document.
 
@@ -112,6 +127,7 @@ class Problem(Exception):
             "instance": instance,
             **self.extras,
         }
+        document = {name: _shorten_texts(value) for name, value in document.items()}
         headers = {**(self.headers or {}), **cache_headers}
         return JsonResponse(document, self.status, headers=headers, media_type="application/problem+json")
 

@@ -688,6 +688,17 @@ def _playbook_text(playbook: str | dict[str, Any]) -> str:
 
 
 def _to_yaml(playbook: dict[str, Any]) -> str:
-    """Return JSON text of a playbook that YAML reads as the same value."""
-    text = json.dumps(playbook, ensure_ascii=False, indent=2)
+    """Return JSON text of a playbook that YAML reads as the same value.
+
+    It has lines, for the positions of findings, unless their indentation makes it too long for a playbook.
+    """
+    lines = json.JSONEncoder(ensure_ascii=False, indent=2).iterencode(playbook)
+    parts, size = [], 0
+    for part in lines:
+        parts.append(part)
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            parts = [json.dumps(playbook, ensure_ascii=False, separators=(",", ":"))]
+            break
+    text = "".join(parts)
     return _NOT_PLAIN_IN_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

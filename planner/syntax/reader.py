@@ -127,7 +127,7 @@ _IGNORED_KEY: Any = object()
 
 
 class _AnchoredValue(NamedTuple):
-    """A value with an anchor: its data and node, its size in nodes and in characters, and its height in levels.
+    """A value with an anchor: data and node, its size in nodes and in characters, and its height in levels.
 
     The characters are those of its text, with those that aliases in it repeat.
     """

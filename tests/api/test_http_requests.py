@@ -194,6 +194,16 @@ def test_a_playbook_as_json_has_the_same_value_in_yaml() -> None:
     assert yaml.safe_load(source.text) == playbook
 
 
+def test_a_deep_playbook_as_json_has_no_indentation() -> None:
+    """Each item of a list at depth 60 would have 120 spaces: 60 MB for a body of 1 MB."""
+    playbook = f'{{"a": {"[" * 60}{"1," * 400_000}1{"]" * 60}}}'
+    body = f'{{"playbook": {playbook}}}'.encode()
+    source, _ = asyncio.run(read_submission(request(body, content_type="application/json"), None))
+    assert isinstance(source, InlinePlaybook)
+    assert len(source.text) <= MAX_BODY_BYTES
+    assert json.loads(source.text) == json.loads(playbook)
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

@@ -279,7 +279,7 @@ def test_aliases_may_expand_to_at_most_100_000_nodes() -> None:
 
 
 def test_aliases_may_repeat_1_mi_characters() -> None:
-    """A plan has the text of each alias. Its hash and its copy in a store would take a minute and gigabytes."""
+    """A plan has the text of each alias. Its hash and its copy in a store would take gigabytes."""
 
     def aliased(count: int) -> str:
         return f"a: &a {'x' * 1021}\nb: [{', '.join(['*a'] * count)}]"
