@@ -23,14 +23,23 @@ from noetl.executor.actions import (
     _postgres_connection,
     _process,
     action,
+    callback,
     catalogue,
     file,
     http,
     python,
 )
 from noetl.executor.clients import deadline_stream, egress
-from noetl.executor.engine import external, initial_data, item_threads, work_context
-from noetl.executor.model import child_runs, count_budget, json_values, memory_budget
+from noetl.executor.engine import (
+    attempts,
+    cached_work,
+    external,
+    initial_data,
+    item_threads,
+    start,
+    work_context,
+)
+from noetl.executor.model import child_runs, count_budget, json_values, memory_budget, sql
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.security import redaction
 from noetl.executor.security.capabilities import DEFAULT_FILE_BYTES, DEFAULT_LOG_BYTES
@@ -300,7 +309,7 @@ def _reserved(_: str) -> str:
 
 
 def _limits(_: str) -> str:
-    rows = [*_language_limits(), *_template_limits(), *_action_limits(), *_run_limits()]
+    rows = [*_language_limits(), *_template_limits(), *_action_limits(), *_parameter_limits(), *_run_limits()]
     return _table(("what", "at most", "beyond it"), rows)
 
 
@@ -370,10 +379,6 @@ def _template_limits() -> list[LimitRow]:
 
 def _action_limits() -> list[LimitRow]:
     body = f"{http.MAX_BYTES // _MIB} MiB, or `max_bytes`"
-    path_length = f"{_files.MAX_PATH_LENGTH:,} characters"
-    file_size = f"{file.MAX_BYTES // _MIB} MiB; {_formats.MAX_VALUES:,} values of CSV or JSON"
-    row = f"{_formats.MAX_ROW // _MIB} Mi characters in a row"
-    written = f"{json_values.MAX_WRITTEN // _MIB} MiB; of CSV {_formats.MAX_VALUES:,} cells, and {row}"
     seconds = f"{action.DEFAULT_TIMEOUT_SECONDS / 3600:g} h, or `timeout`"
     return [
         ("items of `parallel` at the same time", f"{work_context.MAX_PARALLEL}; the others wait", ""),
@@ -410,14 +415,30 @@ def _action_limits() -> list[LimitRow]:
             f"{json_values.MAX_DEPTH} levels",
             _EXCEEDED,
         ),
+    ]
+
+
+def _parameter_limits() -> list[LimitRow]:
+    path_length = f"{_files.MAX_PATH_LENGTH:,} characters"
+    file_size = f"{file.MAX_BYTES // _MIB} MiB; {_formats.MAX_VALUES:,} values of CSV or JSON"
+    row = f"{_formats.MAX_ROW // _MIB} Mi characters in a row"
+    written = f"{json_values.MAX_WRITTEN // _MIB} MiB; of CSV {_formats.MAX_VALUES:,} cells, and {row}"
+    return [
         ("redirects that `http` follows", f"{http.MAX_REDIRECTS}, or `follow_redirects`", "`HTTPStatus`"),
-        ("the address of a request", f"{json_values.MAX_URL:,} characters", "`ParameterError`"),
-        ("an encoded `form`", f"{http.MAX_FORM // _MIB} MiB", "`ParameterError`"),
-        ("JSON that an action sends", f"{json_values.MAX_WRITTEN // _MIB} MiB", "`ParameterError`"),
+        ("the address of a request", f"{json_values.MAX_URL:,} characters", _WRONG),
+        ("an encoded `form`", f"{http.MAX_FORM // _MIB} MiB", _WRONG),
+        ("JSON that an action sends", f"{json_values.MAX_WRITTEN // _MIB} MiB", _WRONG),
+        ("an argument or a variable of a command", f"{json_values.MAX_ARGUMENT:,} characters", _WRONG),
         (
-            "an argument or a variable of a command",
-            f"{json_values.MAX_ARGUMENT:,} characters",
-            "`ParameterError`",
+            "a statement of `postgres` with what templates insert; its values",
+            f"{sql.MAX_STATEMENT // _MIB} MiB of characters; {json_values.MAX_WRITTEN // _MIB} MiB as JSON",
+            _WRONG,
+        ),
+        ("the `title` of a `callback`", f"{callback.MAX_TITLE:,} characters", _WRONG),
+        (
+            "the message of an error; its type",
+            f"{attempts.MAX_ERROR_MESSAGE:,} characters; {attempts.MAX_ERROR_TYPE}",
+            "cut",
         ),
         ("a file that `file` reads", file_size, _EXCEEDED),
         ("CSV or JSON that `file` and `s3` write", written, _EXCEEDED),
@@ -437,6 +458,8 @@ def _run_limits() -> list[LimitRow]:
     return [
         ("memory of the work of a step, and the batches of a loop together", memory, _TOO_LARGE),
         ("the outputs of a visit, in SQLite", outputs, _TOO_LARGE),
+        ("the input of a run", f"{start.MAX_INPUT // _MIB} MiB as JSON", "the run is refused"),
+        ("the key of a cache", f"{cached_work.MAX_KEY // _MIB} MiB as JSON", _EXCEEDED),
         ("an answer to a callback", f"{payload_limits.answer_bytes // _MIB} MiB as JSON", "refused"),
         (
             "actions of a visit, with all its pauses and attempts",
@@ -469,6 +492,7 @@ def _run_limits() -> list[LimitRow]:
 
 
 _EXCEEDED = "`LimitExceeded`"
+_WRONG = "`ParameterError`"
 _TOO_LARGE = "`PayloadTooLarge`"
 
 

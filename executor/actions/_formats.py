@@ -13,6 +13,7 @@ from typing import Any
 
 from noetl.executor.errors import ActionError
 from noetl.executor.model.arriving_data import STEP_BYTES, VALUE_BYTES, json_weight, row_weight
+from noetl.executor.model.json_length import TooLongError
 from noetl.executor.model.json_values import (
     MAX_WRITTEN,
     encode_json,
@@ -21,7 +22,7 @@ from noetl.executor.model.json_values import (
     to_text,
     write_short_json,
 )
-from noetl.executor.model.large_json import TooLongError, is_large
+from noetl.executor.model.large_json import is_large
 from noetl.planner.catalogue import Kind, Parameter
 from noetl.planner.diagnostics.wording import quote_text
 

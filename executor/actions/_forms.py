@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote_plus
 
+from noetl.executor.model.json_length import TooLongError
 from noetl.executor.model.json_values import to_text
-from noetl.executor.model.large_json import TooLongError
 
 _PART = 64 * 1024
 _MAX_ENCODED = 12

@@ -15,10 +15,10 @@ from noetl.executor.actions._files import (
 )
 from noetl.executor.actions._formats import FormatError, read_header
 from noetl.executor.actions._postgres_pool import limit_statement_time
-from noetl.executor.actions._postgres_values import quote_identifier, to_parameter
+from noetl.executor.actions._postgres_values import check_values, quote_identifier, to_parameter
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
-from noetl.executor.model.sql import Bind, Sql
+from noetl.executor.model.sql import MAX_STATEMENT, Bind, Sql
 from noetl.planner.lexers.sql import SqlLexer
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ def _inline_values(query: Sql, connection: Connection) -> str:
     """Return the statement with its values as SQL literals, because COPY takes no parameters."""
     from psycopg import sql
 
+    # The statement holds the values as text.
+    check_values([part.value for part in query.parts if isinstance(part, Bind)], MAX_STATEMENT)
     lexer = SqlLexer()
     texts = []
     for part in query.parts:

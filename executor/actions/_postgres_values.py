@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from noetl.executor.errors import ActionError
+from noetl.executor.model.json_values import MAX_WRITTEN, encode_json, is_longer_json
 from noetl.executor.model.sql import SqlIdentifier
 from noetl.planner.diagnostics.wording import quote_text
 
@@ -27,6 +28,17 @@ def quote_identifier(name: str) -> str:
         message = f"{quote_text(name)} cannot be an identifier"
         raise ActionError("ParameterError", message, retryable=False)
     return SqlIdentifier(name).quoted
+
+
+def check_values(values: Any, limit: int = MAX_WRITTEN) -> None:
+    """Refuse values that are too long together, before they are written for the driver.
+
+    Raises:
+        ActionError: `ParameterError`.
+    """
+    if is_longer_json(values, limit):
+        message = f"the values are longer than {limit:,} bytes of JSON"
+        raise ActionError("ParameterError", message, retryable=False)
 
 
 def to_parameters(params: Any) -> Any:
@@ -46,7 +58,7 @@ def to_parameter(value: Any) -> Any:
     if types <= {int, float} and len(types) == 2:
         # An array has one type, and a float cannot represent every integer.
         return [None if item is None else Decimal(repr(item)) for item in value]
-    return value if len(types) <= 1 and types <= {bool, int, float, str} else Jsonb(value)
+    return value if len(types) <= 1 and types <= {bool, int, float, str} else Jsonb(value, encode_json)
 
 
 def _array_type(item: Any) -> type | None:

@@ -35,8 +35,8 @@ from pathlib import Path
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError, CancelledError
 from noetl.executor.model.arriving_data import ArrivingData
+from noetl.executor.model.json_length import TooLongError
 from noetl.executor.model.json_values import MAX_ARGUMENT, to_text
-from noetl.executor.model.large_json import TooLongError
 from noetl.executor.security.process_privacy import hide_process
 from noetl.executor.security.redaction import redacted_head
 from noetl.executor.security.secret_sources import register_secret_variables

@@ -8,11 +8,15 @@ from typing import Any
 from noetl.executor.actions.action import Call, Suspend
 from noetl.executor.errors import ActionError
 from noetl.executor.model.declared_values import expand_declarations
+from noetl.executor.model.json_values import MAX_WRITTEN, is_longer_json
 from noetl.executor.model.run import NEVER, Wait
 from noetl.planner.catalogue import ActionDeclaration, Kind, OpenWait, Parameter
 from noetl.planner.diagnostics.wording import quote_text
 from noetl.planner.kinds import describe_kind_of
 from noetl.planner.syntax.durations import parse_duration
+
+MAX_TITLE = 4096
+"""How many characters a title has at most."""
 
 _TYPES = frozenset({"string", "integer", "number", "boolean", "object", "array"})
 
@@ -91,10 +95,27 @@ def _next_heartbeat_due(state: Mapping[str, Any], wait: Wait) -> float:
     return float(max(state["asked_at"], wait.last_heartbeat_at or 0.0) + state["heartbeat_seconds"])
 
 
+def _check_question(question: Mapping[str, Any]) -> None:
+    """Refuse a question that is too long to be stored, before `notify` asks it.
+
+    Raises:
+        ActionError: `ParameterError`.
+    """
+    if len(question.get("title") or "") > MAX_TITLE:
+        message = f"`title` has more than {MAX_TITLE:,} characters"
+    elif is_longer_json(question, MAX_WRITTEN):
+        message = f"`details` is longer than {MAX_WRITTEN:,} bytes of JSON"
+    else:
+        return
+    raise ActionError("ParameterError", message, retryable=False)
+
+
 def _open(call: Call) -> dict[str, Any]:
     """Create the token, perform `notify`, and return the state to suspend with."""
     assert call.external_waits is not None
     assert call.perform_action is not None
+    question = {name: call.parameters[name] for name in ("title", "details") if name in call.parameters}
+    _check_question(question)
     heartbeat = call.parameters.get("heartbeat")
     try:
         seconds = None if heartbeat is None else parse_duration(heartbeat)
@@ -122,7 +143,6 @@ def _open(call: Call) -> dict[str, Any]:
         "expires_at": expires_at,
         "heartbeat_seconds": seconds,
     }
-    question = {name: call.parameters[name] for name in ("title", "details") if name in call.parameters}
     if fields is not None:
         question["answer"] = fields
     return state | {"question": question} if question else state

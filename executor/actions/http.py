@@ -23,6 +23,7 @@ from noetl.executor.clients.content_type import parse_content_type
 from noetl.executor.clients.egress import MAX_IDLE_SECONDS, MAX_PORT
 from noetl.executor.errors import ActionError
 from noetl.executor.model.arriving_data import json_weight
+from noetl.executor.model.json_length import TooLongError
 from noetl.executor.model.json_values import (
     MAX_DEPTH,
     MAX_URL,
@@ -33,7 +34,6 @@ from noetl.executor.model.json_values import (
     to_text,
     write_json,
 )
-from noetl.executor.model.large_json import TooLongError
 from noetl.executor.security.redaction import redact, redacted_head
 from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter, Sink
 from noetl.planner.diagnostics.wording import abbreviate, quote_text

@@ -8,7 +8,7 @@ from typing import Any
 from noetl.executor.actions.action import Call
 from noetl.executor.model.json_values import begin_json, to_text, write_json
 from noetl.executor.model.large_json import is_large
-from noetl.executor.security.redaction import MASK, redact, redacted_head
+from noetl.executor.security.redaction import redact, redact_beginning, redacted_head
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 _MIN_FIELDS_LENGTH = 1024
@@ -63,10 +63,7 @@ def _begin(value: Any) -> str | None:
     """Return the beginning of the JSON of a very large value without secrets, or None for another value."""
     if not is_large(value, _MAX_SEARCHED):
         return None
-    text = begin_json(value, _MAX_SEARCHED)
-    redacted = str(redact(text))
-    # A secret that the end of the text cuts is not found. Masks must not move it into what is shown.
-    return redacted if len(redacted) > len(text) // 2 else MASK
+    return redact_beginning(begin_json(value, _MAX_SEARCHED))
 
 
 def _cut_fields(fields: Mapping[str, Any], length: int) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ Values of templates are sent as parameters, never as a part of the statement.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from noetl.executor.actions._postgres_copy import prepare_copy_from, prepare_cop
 from noetl.executor.actions._postgres_errors import naming_statement, translate_error
 from noetl.executor.actions._postgres_pool import CONNECTION_POOL, limit_statement_time
 from noetl.executor.actions._postgres_values import (
+    check_values,
     quote_identifier,
     to_parameter,
     to_parameters,
@@ -23,6 +24,7 @@ from noetl.executor.actions.action import DEFAULT_TIMEOUT_SECONDS, Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.arriving_data import json_weight
 from noetl.executor.model.json_values import write_json
+from noetl.executor.model.memory_budget import json_size
 from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
 from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter, Sink
 from noetl.planner.diagnostics.wording import quote_text
@@ -157,6 +159,8 @@ _TEMPLATE_NAME = "noetl_{}"
 
 _PLACEHOLDER = re.compile(r"%(?:%|\(([^)]*)\))")
 _ROWS_PER_BATCH = 1_000
+_BATCH_CHARACTERS = 8 * 1024 * 1024
+"""How many characters of values that all rows have are written together."""
 _MAX_CHARACTERS = 64 * 1024 * 1024
 """Limit of the rows of a result, in characters of JSON."""
 
@@ -211,7 +215,8 @@ def _prepare(call: Call) -> Callable[[Connection], Any]:
         return prepare_copy_to(call, **parameters["copy_to"])
     if "rows" in parameters:
         text, rows = _bind_rows(parameters)
-        return lambda connection: _run_for_rows(call, text, rows, connection)
+        batches = _divide(rows, parameters)
+        return lambda connection: _run_for_rows(call, text, batches, connection)
     query, params = parameters["query"], parameters.get("params")
     statements = [_bind(text, params) for text in (query if isinstance(query, list) else [query])]
     if not statements:
@@ -238,15 +243,24 @@ def _run(call: Call, statements: list[_Statement], connection: Connection, *, is
     return result
 
 
-def _run_for_rows(call: Call, text: str, rows: list[Any], connection: Connection) -> dict[str, Any]:
+def _divide(rows: list[Any], parameters: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """Return the values of rows in batches. The driver writes values that all rows have once for each."""
+    binds = [part.value for part in getattr(parameters["query"], "parts", ()) if isinstance(part, Bind)]
+    shared = json_size([binds, parameters.get("params")])
+    size = min(_ROWS_PER_BATCH, _BATCH_CHARACTERS // shared + 1)
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _run_for_rows(
+    call: Call, text: str, batches: Iterable[list[Any]], connection: Connection
+) -> dict[str, Any]:
     fetch = "all" if call.parameters.get("fetch") == "all" else "none"
     collector = _RowCollector(connection, fetch)
     rowcount = 0
     with connection.transaction(), connection.cursor() as cursor:
-        for start in range(0, len(rows), _ROWS_PER_BATCH):
+        for batch in batches:
             limit_statement_time(connection, call)
             connection.start_chunk()
-            batch = rows[start : start + _ROWS_PER_BATCH]
             with naming_statement(text, has_values=True):
                 cursor.executemany(text.encode(), batch, returning=fetch == "all")
             has_more = True
@@ -308,6 +322,7 @@ def _bind_rows(parameters: Mapping[str, Any]) -> tuple[str, list[Any]]:
     shared = parameters.get("params", {})
     if not isinstance(shared, dict):
         raise _parameter_error("`params` must be an object with `rows`")
+    check_values(parameters["rows"])
     text, values = _bind(parameters["query"], shared)
     # Rows must not replace the values of templates.
     names = {name for name in _PLACEHOLDER.findall(text) if name and (name in shared or name not in values)}
@@ -328,6 +343,7 @@ def _bind(query: Any, params: Any) -> _Statement:
     if not isinstance(query, Sql):
         raise _parameter_error("`query` must be text, or a list of texts")
     values = [part.value for part in query.parts if isinstance(part, Bind)]
+    check_values([values, params])
     if params is None:
         # psycopg interprets percent signs only if there are values.
         escape = _double_percent_signs if values else str

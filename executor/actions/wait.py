@@ -11,13 +11,18 @@ from noetl.executor.errors import ActionError
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 from noetl.planner.syntax.durations import parse_duration
 
+_MAX_LENGTH = 64
+"""How many characters a time has at most."""
+
 
 def _check_time(until: str) -> str | None:
     try:
-        datetime.fromisoformat(until)
+        if len(until) <= _MAX_LENGTH:  # The error shows the whole text.
+            datetime.fromisoformat(until)
+            return None
     except ValueError:
-        return "write a time such as `2026-12-01T06:00:00Z`"
-    return None
+        pass
+    return "write a time such as `2026-12-01T06:00:00Z`"
 
 
 DECLARATION = ActionDeclaration(

@@ -31,7 +31,7 @@ from noetl.executor.model.tracing import make_traceparent, trace_labels, trace_s
 from noetl.executor.model.transition import delay_after_failure
 from noetl.executor.precedence import end_slice, wait_for_slice
 from noetl.executor.security.capabilities import ACTIONS_SETTING
-from noetl.executor.security.redaction import redact
+from noetl.executor.security.redaction import redact, redacted_head
 from noetl.executor.security.secret_access import SecretAccess
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.frozen import frozen, replace
@@ -44,6 +44,12 @@ MAX_HELD_DELAY_SECONDS = 1.0
 
 PARAMETER_SUFFIX = "~"
 """The end of the position of an action that is a parameter of another action."""
+
+MAX_ERROR_MESSAGE = 64 * 1024
+"""How many characters the message of an error has. Of a longer one, the beginning is left."""
+
+MAX_ERROR_TYPE = 256
+"""How many characters the type of an error has."""
 
 _HALF_PAIR = re.compile("[\\ud800-\\udfff]")
 
@@ -464,11 +470,21 @@ def _unexpected_error(action_type: str, bug: Exception) -> ActionError:
     return ActionError(type(bug).__name__, redact(f"the handler of `{action_type}` raised: {bug}"))
 
 
+def _cut_message(message: str) -> str:
+    if len(message) <= MAX_ERROR_MESSAGE:
+        return str(redact(message))
+    left_out = len(message) - MAX_ERROR_MESSAGE
+    return f"{redacted_head(message, MAX_ERROR_MESSAGE)}… ({left_out:,} characters are left out)"
+
+
 def _redacted_error(problem: ActionError) -> ActionError:
-    """Return an error without secrets, and without details that are nested too deeply."""
+    """Return an error without secrets, and without details that are nested too deeply.
+
+    Stores, histories and notifications write its type and its message, so both are cut.
+    """
     return ActionError(
-        redact(problem.type),
-        redact(problem.message),
+        str(redact(problem.type))[:MAX_ERROR_TYPE],
+        _cut_message(problem.message),
         retryable=problem.retryable,
         status=problem.status,
         details=None if is_too_deep(problem.details) else redact(problem.details),

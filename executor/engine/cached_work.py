@@ -16,8 +16,6 @@ counts by its name.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +24,18 @@ from noetl.executor.engine.result_cache import ResultCache
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import FailureFlag, WorkContext
 from noetl.executor.errors import ActionError
-from noetl.executor.model.cached_results import CACHE_WAIT, WAITS_KEY, CachedResult, CacheRequest
+from noetl.executor.model.cached_results import (
+    CACHE_WAIT,
+    MAX_LABEL_LENGTH,
+    WAITS_KEY,
+    CachedResult,
+    CacheRequest,
+)
 from noetl.executor.model.events import Event
-from noetl.executor.model.json_values import to_json_value, write_json
+from noetl.executor.model.json_values import begin_json, to_json_value
 from noetl.executor.model.outcome import Outcome, WorkResult, WorkSuspension
-from noetl.executor.security.redaction import redact, redact_for_storage
+from noetl.executor.model.stored_json import exceeds, hash_json
+from noetl.executor.security.redaction import redact, redact_beginning, redact_for_storage, redacted_head
 from noetl.executor.security.secret_access import SecretNames
 from noetl.executor.security.secret_sources import SecretReference
 from noetl.planner.catalogue import ActionDeclaration
@@ -49,6 +54,12 @@ MAX_WAIT_SECONDS = 60.0
 
 FAILED_KEY = "has_failed"
 """The key of a journal entry of work in which something has failed before a suspension."""
+
+MAX_KEY = 64 * 1024 * 1024
+"""The most bytes of a key as JSON."""
+
+_MAX_SEARCHED = 1024 * 1024
+"""The characters of a large key that are searched for secrets. A secret has far fewer."""
 
 _UNDEFINED = {"undefined": True}
 """Stands for a name without a value in a default key."""
@@ -96,10 +107,12 @@ class CachedWork:
         return self._compute(results, request, work)
 
     def _make_request(self, results: ResultCache) -> CacheRequest | None:
-        """Return the request for the result, or None if the work will fail for a value that it reads.
+        """Return the request for the result, or None if the work is done without the cache.
+
+        That is so if it will fail for a value that it reads, or if the default key is too long.
 
         Raises:
-            ActionError: `key` has no value.
+            ActionError: `key` has no value, or is too long.
         """
         given, label = self.cache.key, ""
         if given is None:
@@ -109,12 +122,15 @@ class CachedWork:
                 return None
         else:
             key = to_plain_value(render_at_key("cache.key", given, self.scope.lookup(self.position)))
-            # Not every store keeps a NUL or half of a surrogate pair.
-            label = to_printable(str(redact(key if isinstance(key, str) else write_json(key))))
+            label = _label_of(key)
+        if exceeds(key, MAX_KEY):
+            problem = f"is longer than {MAX_KEY:,} bytes of JSON"
+            if given is not None:
+                raise ActionError("LimitExceeded", f"`cache.key` {problem}", retryable=False)
+            self._warn(f"the key {problem}")
+            return None
         run = self.scope.run
-        parts = [run.tenant, run.folder, self.cache.work_hash, given is None, key]
-        text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-        digest = hashlib.sha256(text.encode()).hexdigest()
+        digest = hash_json([run.tenant, run.folder, self.cache.work_hash, given is None, key])
         return results.request(digest, label, self.position, self.cache.ttl_seconds)
 
     def _reuse(self, request: CacheRequest, result: CachedResult) -> WorkResult:
@@ -163,14 +179,28 @@ class CachedWork:
         if isinstance(result, Outcome) and result.success and not flag.is_set:
             value = redact_for_storage([result.to_list(), dict(result.saved)])
             problem = results.save(request, value, self.cache.ttl_seconds)
-            if problem is not None and self.context.kept_data is not None:
-                line = {"stream": "line", "level": "warning", "text": f"the result is not cached: {problem}"}
-                self.context.kept_data.add_line(self.action or "cache", self.position, line)
+            if problem is not None:
+                self._warn(problem)
             return result
         results.release(request)
         if isinstance(result, WorkSuspension) and flag.is_set:
             return result.with_entry(self.position, {FAILED_KEY: True})
         return result
+
+    def _warn(self, problem: str) -> None:
+        """Add to the history why the result is not cached."""
+        if self.context.kept_data is not None:
+            line = {"stream": "line", "level": "warning", "text": f"the result is not cached: {problem}"}
+            self.context.kept_data.add_line(self.action or "cache", self.position, line)
+
+
+def _label_of(key: Any) -> str:
+    """Return the beginning of a key as text without secrets."""
+    text = redacted_head(key, MAX_LABEL_LENGTH) if isinstance(key, str) else begin_json(key, _MAX_SEARCHED)
+    if not isinstance(key, str):
+        text = redact_beginning(text) if len(text) >= _MAX_SEARCHED else str(redact(text))
+    # Not every store keeps a NUL or half of a surrogate pair.
+    return to_printable(text[:MAX_LABEL_LENGTH])
 
 
 def read_action_key(action: Action, declaration: ActionDeclaration, lookup: Lookup, cache: Cache) -> Any:

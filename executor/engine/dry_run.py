@@ -11,9 +11,10 @@ agree. A name that a cycle saves is unknown in it and after it, since only its f
 
 Cost: one evaluation of each template, and of each for MAX_ITEMS items of a loop.
 
-Limits: the walk ends after MAX_ACTIONS actions. Of `repeat` only the first round is walked, and no retry. An
-action outside is assumed to succeed, and a case that handles a failure is possible. The steps of called
-playbooks are not walked. In `mode: sequential`, all names that steps save are unknown to other steps.
+Limits: the walk ends after MAX_ACTIONS actions, or when their parameters hold MAX_CHARACTERS. Of `repeat`
+only the first round is walked, and no retry. An action outside is assumed to succeed, and a case that handles
+a failure is possible. The steps of called playbooks are not walked. In `mode: sequential`, all names that
+steps save are unknown to other steps.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from typing import Any
 from urllib.parse import quote
 
 from noetl.executor.engine.known_values import UnknownValue, evaluate, evaluate_guard, is_known
-from noetl.executor.model.json_values import write_json
+from noetl.executor.model import json_values
+from noetl.executor.model.json_values import MAX_ARGUMENT, MAX_URL, write_json
 from noetl.executor.model.run import Run
+from noetl.executor.model.sql import MAX_STATEMENT
 from noetl.planner.catalogue import ActionDeclaration, Catalogue, Kind, Sink
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Action, Cache, Case, Loop, Plan, Step, TaskCall, Work, action_from_json
@@ -37,6 +40,9 @@ from noetl.planner.templates.template import EvaluationError
 MAX_ACTIONS = 2000
 """How many actions a dry run shows."""
 
+MAX_CHARACTERS = 64 * 1024 * 1024
+"""How many characters of JSON the shown parameters have together."""
+
 MAX_ITEMS = 3
 """How many items of a loop are walked."""
 
@@ -44,12 +50,21 @@ _RUN_NAMES = ("run", "now", "uuid", "step", "loop", "secrets")
 """The names of the language whose values only a run knows."""
 
 
+def _write_argument(value: Any) -> str:
+    return shlex.quote(json_values.to_text(value, MAX_ARGUMENT))
+
+
+def _write_part_of_url(value: Any) -> str:
+    text = json_values.to_text(value, MAX_URL)
+    return text if isinstance(value, str) and "//" in text else quote(text)
+
+
 _WRITERS: Mapping[Sink, Callable[[Any], str]] = {
-    Sink.SQL: write_json,
-    Sink.SHELL: lambda value: shlex.quote(to_text(value)),
-    Sink.URL: lambda value: value if isinstance(value, str) and "//" in value else quote(to_text(value)),
+    Sink.SQL: lambda value: write_json(value, MAX_STATEMENT),
+    Sink.SHELL: _write_argument,
+    Sink.URL: _write_part_of_url,
 }
-"""How a value within a text of each language is shown."""
+"""How a value within a text of each language is shown. No value is longer than it may be in a run."""
 
 
 @frozen
@@ -100,7 +115,7 @@ class PlannedStep:
 
 @frozen
 class DryRun:
-    """The steps of a dry run in the order of the walk. `is_cut` says that MAX_ACTIONS was reached."""
+    """The steps of a dry run in the order of the walk. `is_cut` says that a limit was reached."""
 
     steps: Sequence[PlannedStep]
     is_cut: bool
@@ -111,7 +126,7 @@ class _StepFailure(Exception):
 
 
 class _LimitReached(Exception):
-    """The end of a walk with too many actions."""
+    """The end of a walk with too many actions, or with too long parameters."""
 
 
 def walk_plan(plan: Plan, run: Run, catalogue: Catalogue) -> DryRun:
@@ -158,6 +173,7 @@ class _Walk:
     catalogue: Catalogue
     walked: list[PlannedStep] = field(default_factory=list)
     actions: int = 0
+    characters: int = 0
 
     def steps(self) -> Iterator[PlannedStep]:
         """Walk and yield the steps, the finally step last."""
@@ -221,6 +237,16 @@ class _Walk:
         """
         self.actions += 1
         if self.actions > MAX_ACTIONS:
+            raise _LimitReached
+
+    def count_characters(self, parameters: Mapping[str, Any]) -> None:
+        """Count the evaluated parameters of an action.
+
+        Raises:
+            _LimitReached: those of all actions have more than MAX_CHARACTERS.
+        """
+        self.characters += _count_characters(parameters)
+        if self.characters > MAX_CHARACTERS:
             raise _LimitReached
 
     def _builtins(self) -> dict[str, Any]:
@@ -402,6 +428,7 @@ class _StepWalk:
         self._walk.count_action()
         declaration = self._walk.catalogue[action.type]
         parameters = self._evaluate_parameters(declaration, action, local)
+        self._walk.count_characters(parameters)
         acts_outside = not (declaration.cannot_fail or declaration.never_succeeds)
         caches = [cache.ttl_seconds for cache in (self.cache, action.cache) if cache is not None]
         planned = PlannedAction(action.type, position, action.line, parameters, condition, value)
@@ -445,6 +472,24 @@ def _nested_actions(declaration: ActionDeclaration, action: Action) -> Iterator[
 def _unknown(name: str) -> UnknownValue:
     """Return the unknown value of a name."""
     return UnknownValue("{{ " + name + " }}")
+
+
+def _count_characters(value: Any) -> int:
+    """Return about how many characters of JSON a value has, of which parts may be unknown."""
+    count, pending = 0, [value]
+    while pending:
+        match pending.pop():
+            case UnknownValue(text) | str(text):
+                count += len(text)
+            case Mapping() as members:
+                count += 4 * len(members) + sum(len(name) for name in members if isinstance(name, str))
+                pending += members.values()
+            case list() | tuple() as items:
+                count += 2 * len(items)
+                pending += items
+            case _:
+                pass
+    return count
 
 
 def _text_of(value: Any) -> str:

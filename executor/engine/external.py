@@ -21,10 +21,14 @@ from noetl.executor.model.wait_transition import AnswerDeclaration
 from noetl.executor.security.redaction import CALLBACK_TOKENS
 from noetl.executor.stores.interface import Store
 from noetl.planner.catalogue import LIVE, PlaybookCall
+from noetl.planner.diagnostics.wording import shorten
 from noetl.planner.syntax.names import is_valid_name
 
 MAX_RUN_DEPTH = 10
 """How many levels of child runs a run may have."""
+
+_MAX_SHOWN = 200
+"""How many characters of a name an error shows."""
 
 CALLBACK_PATH = "/workflows/callbacks/"
 """The path of the HTTP interface to which a token is appended."""
@@ -69,11 +73,12 @@ def describe_call(call: PlaybookCall) -> str:
     >>> describe_call(PlaybookCall("report", alias="stable"))
     'alias stable of playbook `report`'
     """
+    name = shorten(call.name, _MAX_SHOWN)
     if call.alias is not None:
-        return f"alias {call.alias} of playbook `{call.name}`"
+        return f"alias {shorten(call.alias, _MAX_SHOWN)} of playbook `{name}`"
     if call.version is not None:
-        return f"version {call.version} of playbook `{call.name}`"
-    return f"playbook `{call.name}`"
+        return f"version {shorten(call.version, _MAX_SHOWN)} of playbook `{name}`"
+    return f"playbook `{name}`"
 
 
 def registry_finder(store: Store) -> FindPlaybook:
@@ -128,7 +133,7 @@ class VisitWaits:
     ) -> Run:
         from noetl.executor.engine.start import new_run
 
-        parent, playbook = self.claim.run, called.name
+        parent, playbook = self.claim.run, shorten(called.name, _MAX_SHOWN)
         if parent.depth >= MAX_RUN_DEPTH:
             message = f"`{playbook}` exceeds the limit of {MAX_RUN_DEPTH} levels of child runs"
             raise ActionError("LimitExceeded", message, retryable=False)

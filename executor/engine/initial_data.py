@@ -22,6 +22,7 @@ from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.debounce import MAX_KEY_BYTES
 from noetl.executor.model.declared_values import value_problem
 from noetl.executor.model.events import timestamp
+from noetl.executor.model.json_length import TooLongError
 from noetl.executor.model.json_values import write_json
 from noetl.planner.frozen import frozen
 from noetl.planner.kinds import describe_kind_of
@@ -168,7 +169,10 @@ class InitialDataBudget:
         Raises:
             RejectedError: `invalid_input`, if the budget is exceeded.
         """
-        self._remaining -= len(write_json(value))
+        try:
+            self._remaining -= len(write_json(value, 4 * self._remaining))
+        except TooLongError:
+            self._remaining = -1
         if self._remaining < 0:
             message = f"`environment` and `variables` exceed {MAX_INITIAL_DATA:,} characters at `{name}`"
             raise RejectedError("invalid_input", message, inputs=[value_problem(name, message)])

@@ -25,15 +25,27 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from noetl.executor.engine.event_buffer import EventBuffer
 from noetl.executor.errors import SettingError
 from noetl.executor.model.events import Event
-from noetl.executor.model.json_values import escaped_length, to_json_value, write_json
-from noetl.executor.model.large_json import begin_and_measure, is_large
+from noetl.executor.model.json_values import (
+    escaped_length,
+    measure_json_value,
+    to_json_value,
+    write_json,
+)
+from noetl.executor.model.large_json import begin_large_json, is_large
 from noetl.executor.model.run import FailedItem, Visit
-from noetl.executor.security.redaction import MASK, REVEALED_SECRETS, head_reach, redact, redacted_head
+from noetl.executor.security.redaction import (
+    MASK,
+    REVEALED_SECRETS,
+    head_reach,
+    redact_beginning,
+    redacted_head,
+)
 from noetl.planner.catalogue import ActionDeclaration
 from noetl.planner.frozen import frozen, replace
 
@@ -235,9 +247,9 @@ class KeptData:
 def shorten_error(error: Mapping[str, Any]) -> dict[str, Any]:
     """Return an error whose message and details are not long. Of long ones the beginning is left."""
     shown = {**error, "message": redacted_head(str(error["message"]), _MAX_ERROR_CHARACTERS)}
-    text = write_json(error.get("details"))
-    if len(text) > _MAX_ERROR_CHARACTERS:
-        shown["details"] = redacted_head(text, _MAX_ERROR_CHARACTERS)
+    details = _write_parameter(error.get("details"), _MAX_ERROR_CHARACTERS)
+    if details.length > _MAX_ERROR_CHARACTERS:
+        shown["details"] = details.read(_MAX_ERROR_CHARACTERS)
     return shown
 
 
@@ -260,9 +272,7 @@ class _WrittenParameter:
         if self.length <= limit:
             return json.loads(self.text) if self.is_json else self.text
         if self.is_beginning:
-            redacted = str(redact(self.text))
-            # A secret that the end of the text cuts is not found. Masks must not move it into what is kept.
-            return redacted[:limit] if len(redacted) > len(self.text) // 2 else MASK
+            return redact_beginning(self.text)[:limit]
         is_clean = self.uncut is None or REVEALED_SECRETS.find_clean_head(self.text, limit) is not None
         return redacted_head(self.text if is_clean else _encode(self.uncut), limit)
 
@@ -274,17 +284,34 @@ def _write_parameter(value: Any, limit: int) -> _WrittenParameter:
     """
     if isinstance(value, str):
         return _WrittenParameter(value, escaped_length(value) + 2, is_json=False)
+    value = _read_statements(value)
     shortened, left_out = _cut_texts(value, limit + head_reach())
     try:
         if is_large(shortened, _MAX_TOGETHER):
-            text, length = begin_and_measure(value, _encode, _MAX_TOGETHER)
-            return _WrittenParameter(text, length, is_beginning=True)
+            length = measure_json_value(value, _to_plain_data)
+            return _WrittenParameter(
+                begin_large_json(value, _encode, _MAX_TOGETHER), length, is_beginning=True
+            )
         text = _encode(shortened)
     except (TypeError, ValueError, RecursionError):
         text, left_out = _encode(to_json_value(_to_plain_data(value))), 0
     if text.startswith('"'):
         return _write_parameter(json.loads(text), limit)
     return _WrittenParameter(text, len(text) + left_out, uncut=value if left_out else None)
+
+
+def _read_statements(value: Any) -> Any:
+    """Return a parameter with its statements as data: itself, or those in a short object or a list.
+
+    A statement may have large values, and is no value whose size is known.
+    """
+    if hasattr(value, "parts"):
+        return _to_plain_data(value)
+    if type(value) is list and value and hasattr(value[0], "parts"):
+        return [_read_statements(item) for item in value]
+    if type(value) is dict and any(hasattr(item, "parts") for item in islice(value.values(), 8)):
+        return {name: _read_statements(item) for name, item in value.items()}
+    return value
 
 
 def _cut_texts(value: Any, limit: int) -> tuple[Any, int]:

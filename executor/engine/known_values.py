@@ -9,11 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from noetl.executor.model.json_length import TooLongError
 from noetl.executor.security.redaction import MASK
 from noetl.executor.security.secret_sources import SecretReference
 from noetl.planner.frozen import frozen
+from noetl.planner.templates.budget import MAX_TEXT, LimitExceeded
 from noetl.planner.templates.evaluator import to_text
-from noetl.planner.templates.template import Expression, Template, has_template, is_true, parse_template
+from noetl.planner.templates.template import (
+    EvaluationError,
+    Expression,
+    Template,
+    has_template,
+    is_true,
+    parse_template,
+)
 
 _MAX_SEARCHED = 10_000
 """How many parts of a value are searched for unknown ones. A value with more of them counts as unknown."""
@@ -29,7 +38,7 @@ class UnknownValue:
 def evaluate(value: Any, names: Mapping[str, Any], write: Callable[[Any], str] = to_text) -> Any:
     """Return a value with its templates evaluated, at any depth. Parts of the result may be unknown.
 
-    `write` returns the text of a value within a longer text.
+    `write` returns the text of a value within a longer text, or raises TooLongError.
 
     >>> evaluate({"a": "{{ n + 1 }}", "b": "{{ m }} of {{ n }}"}, {"n": 1, "m": UnknownValue("{{ m }}")})
     {'a': 2, 'b': UnknownValue(text='{{ m }} of 1')}
@@ -81,9 +90,18 @@ def _evaluate_text(text: str, names: Mapping[str, Any], write: Callable[[Any], s
         if _reads_known(template, names):
             return template.evaluate(names.__getitem__)
         return _find_argument(template, names) or UnknownValue(text.strip())
-    filled = [part if isinstance(part, str) else _fill_in(part, names, write) for part in template.parts]
+    is_all_known = _reads_known(template, names)
+    filled: list[str] = []
+    left = MAX_TEXT
+    for part in template.parts:
+        filled.append(part if isinstance(part, str) else _fill_in(part, names, write))
+        left -= len(filled[-1])
+        if left < 0 and not is_all_known:
+            return UnknownValue(text)
+        if left < 0:
+            raise EvaluationError("LimitExceeded", f"the text is longer than {MAX_TEXT:,} characters")
     joined = "".join(filled)
-    return joined if _reads_known(template, names) else UnknownValue(joined)
+    return joined if is_all_known else UnknownValue(joined)
 
 
 def _find_argument(template: Template, names: Mapping[str, Any]) -> UnknownValue | None:
@@ -96,7 +114,13 @@ def _find_argument(template: Template, names: Mapping[str, Any]) -> UnknownValue
 def _fill_in(part: Expression, names: Mapping[str, Any], write: Callable[[Any], str]) -> str:
     """Return the text of an expression within a text: its value, or its source."""
     value = _evaluate_text("{{ " + part.source.strip() + " }}", names, write)
-    return value.text if isinstance(value, UnknownValue) else write(value)
+    if isinstance(value, UnknownValue):
+        return value.text
+    try:
+        return write(value)
+    except (TooLongError, LimitExceeded) as problem:
+        message = f"{{{{ {part.source.strip()} }}}}: {problem}"
+        raise EvaluationError("LimitExceeded", message) from None
 
 
 def _reads_known(template: Template, names: Mapping[str, Any]) -> bool:

@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from noetl.executor.engine.failed_expression import expression_error
 from noetl.executor.errors import ActionError
+from noetl.executor.model.json_length import TooLongError
 from noetl.executor.model.json_values import MAX_ARGUMENT, MAX_URL, to_text
-from noetl.executor.model.large_json import TooLongError
 from noetl.executor.security.secret_access import SecretAccess
 from noetl.executor.security.secret_sources import SecretReference
 from noetl.planner.catalogue import ActionDeclaration, Destination, Kind, Parameter, Sink
@@ -373,18 +373,22 @@ def _is_sql(value: Any) -> bool:
 
 
 def _render_sql(text: str, parameter: Parameter | None, reader: _Reader) -> Sql:
-    from noetl.executor.model.sql import Bind, Sql, SqlIdentifier
+    from noetl.executor.model.sql import MAX_STATEMENT, Bind, Sql, SqlIdentifier
 
     if not has_template(text):
         return Sql((text,))
     rendered: list[str | Bind | SqlIdentifier] = []
+    left = MAX_STATEMENT
     for part, value in _evaluate_parts(text, parameter, reader):
         if isinstance(part, str):
             rendered.append(part)
-        elif part.is_raw:
-            rendered.append(to_text(value))
-        elif part.is_identifier:
-            rendered.append(SqlIdentifier(to_text(value)))
+        elif part.is_raw or part.is_identifier:
+            try:
+                inserted = to_text(value, left)
+            except TooLongError:
+                raise _parameter_error(f"the statement is longer than {MAX_STATEMENT:,} characters") from None
+            left -= len(inserted)
+            rendered.append(inserted if part.is_raw else SqlIdentifier(inserted))
         else:
             rendered.append(Bind(str(value) if isinstance(value, str) else value))
     if not any(isinstance(part, str) and part.strip() for part in rendered):

@@ -30,6 +30,7 @@ from noetl.executor.model.claim_requests import LimitPlace, fixed_requests, name
 from noetl.executor.model.flows import FIRST_RANK, rank_of
 from noetl.executor.model.gates import SlotRequest, own_gate, own_rate_gate
 from noetl.executor.model.json_values import round_trip_json, write_json
+from noetl.executor.model.large_json import is_large
 from noetl.executor.model.run import Branch, Commit, Run, Visit
 from noetl.executor.model.special_visits import START_CLOCK
 from noetl.executor.model.transition import find_holders
@@ -47,6 +48,9 @@ MAX_KEY_BYTES = 1024
 """How long the key of a limit may be, as UTF-8."""
 
 _MAX_SHOWN = 1e9
+
+_MAX_COPIED = 1024 * 1024
+"""The size of values that are copied for templates before the claim."""
 
 _NAMES_OF_VISIT = frozenset({"error", "now", "result", "step", "steps", "uuid"})
 """Names whose values a visit has only after its claim, or that need other visits."""
@@ -170,7 +174,7 @@ def _scope_of_following(
 ) -> Scope | None:
     """Return the scope of the visit that a branch enters, with the values of names that `done` has saved.
 
-    Return None if another visit holds one of them, or may do so after a join.
+    Return None if another visit holds one of them, or may do so after a join, or if they are large.
     """
     following = enter_step(branch, run.id, now)
     if not names:
@@ -182,6 +186,8 @@ def _scope_of_following(
     if not is_known or run.lost_payload is not None:
         return None
     saved = {name: done.saved[name] for name in holders if name in done.saved}
+    if is_large(saved, _MAX_COPIED):
+        return None
     return Scope(run, following, round_trip_json(saved))
 
 

@@ -25,9 +25,13 @@ from noetl.executor.model.run import (
 from noetl.executor.model.run_transition import check_input_kept, payload_lost
 from noetl.executor.model.special_visits import START_CLOCK, is_branch_visit
 from noetl.executor.model.start_request import StartRequest
+from noetl.executor.model.stored_json import exceeds
 from noetl.planner.debounce import Debounce
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Header, Step
+
+MAX_INPUT = 64 * 1024 * 1024
+"""The most bytes of JSON of the input of a run: as many as the outputs of a step have."""
 
 
 def new_run(header: Header, plan_hash: str, request: StartRequest, *, now: float) -> tuple[Run, Visit]:
@@ -259,8 +263,10 @@ def check_inputs(header: Header, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the inputs of a run: the given ones, and defaults for the others.
 
     Raises:
-        RejectedError: `invalid_input`, with every input that is missing, unknown or invalid.
+        RejectedError: `invalid_input`, with every input that is missing, unknown or invalid; `too_large`.
     """
+    if exceeds(given, MAX_INPUT):
+        raise RejectedError("too_large", f"the input exceeds {MAX_INPUT:,} bytes of JSON")
     declared = DeclaredFields(header.inputs, "input", "the playbook")
     problems = declared.find_problems(given, accepts_others=header.accepts_other_inputs)
     if problems:

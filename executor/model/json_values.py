@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from math import isfinite
 from typing import Any
 
-from noetl.executor.model.large_json import (
+from noetl.executor.model.json_length import (
+    JsonForm,
     TooLongError,
+    measure_characters,
+    measure_json,
+    measure_utf8,
+)
+from noetl.executor.model.large_json import (
     begin_large_json,
-    count_escapes,
-    encode_large_json,
+    encode_within,
     is_large,
     is_longer,
     read_large_json,
     write_large_json,
+    write_within,
 )
 
 MAX_DEPTH = 100
@@ -41,6 +47,9 @@ _DEPTH_CHANGE = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 write_short_json = _encode
 """Return a short value as compact JSON, without the checks of `write_json`."""
+
+_IN_UTF8 = JsonForm(_encode, measure_utf8, 6)
+_IN_CHARACTERS = JsonForm(_encode, measure_characters, 6)
 
 _SCALARS = (str, int, float, bool, type(None))
 
@@ -131,7 +140,7 @@ def write_json(value: Any, limit: int | None = None) -> str:
         TooLongError: in UTF-8, it has more bytes than `limit`.
     """
     try:
-        return write_large_json(value, _encode, limit=limit)
+        return write_large_json(value, _encode) if limit is None else write_within(value, _IN_UTF8, limit)
     except TypeError as error:
         raise ValueError(str(error)) from None
     except RecursionError:
@@ -146,7 +155,7 @@ def encode_json(value: Any, limit: int = MAX_WRITTEN) -> bytes:
         TooLongError: it has more than `limit` bytes.
     """
     try:
-        return encode_large_json(value, _encode, limit)
+        return encode_within(value, _IN_UTF8, limit)
     except TypeError as error:
         raise ValueError(str(error)) from None
     except RecursionError:
@@ -165,7 +174,7 @@ def is_longer_json(value: Any, limit: int) -> bool:
         ValueError: JSON cannot represent the value.
     """
     try:
-        return is_longer(value, _encode, limit)
+        return is_longer(value, _IN_UTF8, limit)
     except TypeError as error:
         raise ValueError(str(error)) from None
 
@@ -188,8 +197,15 @@ def escaped_length(text: str) -> int:
     >>> escaped_length("a\n\0é"), len(write_json("a\n\0é"))
     (10, 12)
     """
-    data = text.encode("utf-8", "surrogatepass")
-    return len(text) + count_escapes(data)
+    return measure_json(text, _IN_CHARACTERS) - 2
+
+
+def measure_json_value(value: Any, convert: Callable[[Any], Any]) -> int:
+    """Return the number of characters of `value` as compact JSON, without writing it.
+
+    `convert` returns data for what JSON cannot represent.
+    """
+    return measure_json(value, _IN_CHARACTERS._replace(convert=convert))
 
 
 def to_json_value(value: Any) -> Any:
@@ -199,8 +215,11 @@ def to_json_value(value: Any) -> Any:
     '{1, 2}'
     """
     try:
-        write_json(value)
-    except ValueError:
+        if is_large(value):
+            measure_json(value, _IN_UTF8)
+        else:
+            _encode(value)
+    except (TypeError, ValueError, RecursionError):
         return repr(value)
     return value
 

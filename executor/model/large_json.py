@@ -16,7 +16,7 @@ containers that are nested on purpose take a few times as long as before, and no
 Limits: one string is read in one piece. A text with an error is read again as a whole, which finds its place.
 
 A value can be much shorter than its text: a list may have one string many times, and an escape has six
-characters. So a text with a limit is measured before it is written, if the value may exceed it.
+characters. So a text with a limit is measured before it is written (`json_length`), if it may be too long.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any
 
+from noetl.executor.model.json_length import JsonForm, TooLongError, measure_json
 from noetl.executor.precedence import wait_for_slice
 
 PART = 64 * 1024
@@ -46,14 +47,6 @@ _DECODER = json.JSONDecoder()
 """The parser of `json.loads`."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-_ESCAPED = bytes(range(32)) + b'"\\'
-"""The characters that a JSON string escapes: a few with a letter, as `\\n`, and the others with a number."""
-_NUMBERED = bytes(set(range(32)) - set(b"\b\f\n\r\t"))
-_MAX_ESCAPE = 6
-"""How many bytes a character has at most."""
-_MEASURED = 1 << 20
-"""Characters of a string that are measured together."""
-
 _CONTAINERS = (dict, list, tuple)
 _SCALARS = {str, int, float, bool, type(None)}
 _ELEMENT_SIZE = 4
@@ -208,45 +201,44 @@ def _read_name(text: str, index: int) -> tuple[str, int]:
     return name, _skip_space(text, colon + 1)
 
 
-class TooLongError(ValueError):
-    """A value whose text is longer than its limit."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"it is longer than {limit:,} bytes")
+def write_large_json(value: Any, encode: Callable[[Any], str], part: int = PART) -> str:
+    """Return the text that `encode` returns for a value, which is compact JSON."""
+    return "".join(_TextWriter(encode, part).write(value)) if is_large(value, part) else encode(value)
 
 
-def write_large_json(
-    value: Any, encode: Callable[[Any], str], part: int = PART, limit: int | None = None
-) -> str:
-    """Return the text that `encode` returns for a value, which is compact JSON.
+def write_within(value: Any, form: JsonForm, limit: int) -> str:
+    """Return the text of a value in a form of JSON.
 
     Raises:
-        TooLongError: in UTF-8, the text has more bytes than `limit`.
+        TooLongError: it is longer than `limit`, which is a number of bytes.
     """
-    if not is_large(value, part):
-        text = encode(value)
-        if limit is not None and _utf8_length(text) > limit:
-            raise TooLongError(limit)
-        return text
-    if limit is None:
-        return "".join(_TextWriter(encode, part).write(value))
-    return "".join(_write_within(value, encode, part, limit))
+    if is_large(value):
+        return "".join(_write_within(value, form, limit))
+    text = form.encode(value)
+    if _utf8_length(text) > limit:
+        raise TooLongError(limit)
+    return text
 
 
-def encode_large_json(value: Any, encode: Callable[[Any], str], limit: int, part: int = PART) -> bytes:
-    """Return the text of `write_large_json` in UTF-8.
+def encode_within(value: Any, form: JsonForm, limit: int) -> bytes:
+    """Return the text of `write_within` in UTF-8.
 
     A character outside of Latin-1 makes each character of a text take more memory, but not each byte.
 
     Raises:
         TooLongError: it has more than `limit` bytes.
     """
-    if not is_large(value, part):
-        data = encode(value).encode()
-        if len(data) > limit:
-            raise TooLongError(limit)
-        return data
-    return b"".join([text.encode() for text in _write_within(value, encode, part, limit)])
+    if is_large(value):
+        return b"".join([text.encode() for text in _write_within(value, form, limit)])
+    data = form.encode(value).encode()
+    if len(data) > limit:
+        raise TooLongError(limit)
+    return data
+
+
+def write_sorted(value: Any, encode: Callable[[Any], str]) -> Iterator[str]:
+    """Yield the text of a value in parts. `encode` sorts the members of objects, whose names are texts."""
+    return _TextWriter(encode, PART, sorts=True).write(value)
 
 
 def begin_large_json(value: Any, encode: Callable[[Any], str], length: int, part: int = PART) -> str:
@@ -260,34 +252,23 @@ def begin_large_json(value: Any, encode: Callable[[Any], str], length: int, part
     return "".join(texts)
 
 
-def begin_and_measure(value: Any, encode: Callable[[Any], str], length: int) -> tuple[str, int]:
-    """Return what `begin_large_json` returns, and the length of the whole text. It is not held as a whole."""
-    texts: list[str] = []
-    total = 0
-    for text in _TextWriter(encode, PART).write(value):
-        if total < length:
-            texts.append(text)
-        total += len(text)
-    return "".join(texts), total
-
-
-def is_longer(value: Any, encode: Callable[[Any], str], limit: int, part: int = PART) -> bool:
-    """Return whether the text of `write_large_json` has more bytes in UTF-8 than a limit."""
-    if not is_large(value, limit // _MAX_ESCAPE):
+def is_longer(value: Any, form: JsonForm, limit: int) -> bool:
+    """Return whether the text of a value in a form of JSON is longer than a limit."""
+    if not is_large(value, limit // form.max_escape):
         return False
     try:
-        _TextMeter(encode, part, limit).measure(value)
+        measure_json(value, form, limit)
     except TooLongError:
         return True
     return False
 
 
-def _write_within(value: Any, encode: Callable[[Any], str], part: int, limit: int) -> Iterator[str]:
+def _write_within(value: Any, form: JsonForm, limit: int) -> Iterator[str]:
     """Yield the text of a large value in parts, if it is within the limit."""
-    if is_large(value, limit // _MAX_ESCAPE):
-        _TextMeter(encode, part, limit).measure(value)
+    if is_longer(value, form, limit):
+        raise TooLongError(limit)
     length = 0
-    for text in _TextWriter(encode, part).write(value):
+    for text in _TextWriter(form.encode, PART).write(value):
         length += _utf8_length(text)
         if length > limit:
             raise TooLongError(limit)
@@ -301,9 +282,10 @@ def _utf8_length(text: str) -> int:
 class _TextWriter:
     """Writer of values in parts."""
 
-    def __init__(self, encode: Callable[[Any], str], part: int) -> None:
+    def __init__(self, encode: Callable[[Any], str], part: int, *, sorts: bool = False) -> None:
         self._encode = encode
         self._part = part
+        self._sorts = sorts
         self._budget = FIRST_DESCENTS * 2 * part
         """Characters that may be counted again. A list that contains itself has no end."""
 
@@ -319,7 +301,8 @@ class _TextWriter:
         if self._budget < 0 or not is_container or not is_large(value, self._part):
             yield self._write_together(value)
             return
-        elements, separator = iter(value.items() if is_object else value), ""
+        items = value if not is_object else sorted(value.items()) if self._sorts else value.items()
+        elements, separator = iter(items), ""
         yield "{" if is_object else "["
         while batch := list(islice(elements, BATCH)):
             joined = dict(batch) if is_object else batch
@@ -356,37 +339,6 @@ class _TextWriter:
         text = self._encode(value)
         self._budget += REPETITIONS * len(text)
         return text
-
-
-class _TextMeter(_TextWriter):
-    """Writer that only measures texts. Long strings are not even escaped."""
-
-    def __init__(self, encode: Callable[[Any], str], part: int, limit: int) -> None:
-        super().__init__(encode, part)
-        self._limit = limit
-        self._left = limit
-
-    def measure(self, value: Any) -> None:
-        """Raise `TooLongError` if the text of a value is longer than the limit."""
-        for text in self.write(value):
-            self._count(_utf8_length(text))
-
-    def _write_text(self, text: str) -> Iterator[str]:
-        yield '""'
-        for start in range(0, len(text), _MEASURED):
-            data = text[start : start + _MEASURED].encode("utf-8", "surrogatepass")
-            self._count(len(data) + count_escapes(data))
-
-    def _count(self, length: int) -> None:
-        self._left -= length
-        if self._left < 0:
-            raise TooLongError(self._limit)
-
-
-def count_escapes(data: bytes) -> int:
-    """Return how many characters a JSON string has more than its text, which is given in UTF-8."""
-    escaped = len(data) - len(data.translate(None, _ESCAPED))
-    return escaped and escaped + 4 * (len(data) - len(data.translate(None, _NUMBERED)))
 
 
 def is_large(value: Any, part: int = PART) -> bool:

@@ -7,6 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+MAX_STATEMENT = 8 * 1024 * 1024
+"""The most characters of a statement: as many as a text of an expression."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bind:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noetl.executor.actions import temporary_types
+from noetl.executor.engine import cached_work
 from noetl.executor.engine.cached_work import FIRST_WAIT_SECONDS
 from noetl.executor.engine.result_cache import read_longest_ttl
 from noetl.executor.engine.start import new_run
@@ -581,3 +582,34 @@ def test_cached_work_has_the_same_result_as_other_work(
         plain = [run(store, text.replace("CACHE", "description: x"), input={"n": n}).result for n in inputs]
         cached = [run(store, text.replace("CACHE", "cache: 1h"), input={"n": n}).result for n in inputs]
     assert cached == plain
+
+
+class TestLongKeys:
+    def test_a_default_key_that_is_too_long_is_not_used(
+        self, store: MemoryStore, read: ScriptedAction, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cached_work, "MAX_KEY", 2_000)
+        text = """
+            input: {n: any}
+            steps: [{name: a, run: [{action: read, value: "{{ input.n }}", cache: 1h, as: x}]}]
+        """
+        results = [run(store, text, input={"n": "x" * 2_000}) for _ in range(2)]
+        assert len(read.calls) == 2
+        lines = [event.payload["text"] for event in results[1].events if event.type == "action.log"]
+        assert lines == ["the result is not cached: the key is longer than 2,000 bytes of JSON"]
+        assert (
+            "action.cached"
+            in run(store, text, input={"n": 1}).event_types() + run(store, text, input={"n": 1}).event_types()
+        )
+
+    @pytest.mark.parametrize("key", ["'k' * 5000", "['k' * 5000]", "['k' * 500000] * 4"])
+    def test_the_label_is_the_beginning_of_a_key(
+        self, store: MemoryStore, read: ScriptedAction, key: str
+    ) -> None:
+        work = f'{{action: read, cache: {{ttl: 1h, key: "{{{{ {key} }}}}"}}, as: x}}'
+        text = f"steps: [{{name: a, run: [{work}]}}]"
+        run(store, text)
+        (entry,) = store.cache.find(CacheFilter("default"), 0.0, 10)
+        assert entry.label == ('["' if key.startswith("[") else "") + "k" * (
+            198 if key.startswith("[") else 200
+        )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from noetl.executor.actions import catalogue, temporary_types
+from noetl.executor.engine import dry_run
 from noetl.executor.engine.dry_run import MAX_ACTIONS, DryRun, PlannedAction, walk_plan
 from noetl.executor.engine.known_values import UnknownValue, is_known, shown_value
 from noetl.executor.engine.start import new_run
@@ -324,3 +326,49 @@ def test_actions_with_a_cache_say_so() -> None:
           rule: [{case: default, run: [{action: log, message: y}, {action: log, message: z, cache: 5s}]}]
     """)
     assert [action.cache_seconds for action in dry.steps[0].actions] == [7200.0, 7200.0, None, 5.0]
+
+
+GROWING = r"{{ ['\x01' * 4000000 ~ '\U0001f600'] * 4 }}"
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        r"{action: postgres, connection: c, query: 'select {{ x }} + 1'}",
+        r"{action: shell, command: 'echo {{ x }}'}",
+        r"{action: http, url: 'http://a/{{ x }}'}",
+        r"{action: shell, command: 'echo {{ y * 1000 }}'}",
+        r"{action: log, message: '" + "{{ y * 1000 }} " * 9 + "'}",
+    ],
+)
+def test_a_text_that_would_be_too_long_is_not_written(work: str) -> None:
+    save = f'{{action: set, set: {{x: "{GROWING}", y: "{{{{ \'y\' * 1000 }}}}"}}}}'
+    text = f"steps: [{{name: a, run: [{save}, {work}]}}]"
+    tracemalloc.start()
+    try:
+        dry = walk(text)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "longer than" in (dry.steps[0].problem or "")
+    assert peak < 64_000_000
+
+
+def test_unknown_arguments_do_not_grow_without_end() -> None:
+    tasks = ", ".join(
+        f"t{n}: [{{task: t{n + 1}, with: {{v: '{{{{ args.v }}}} {{{{ args.v }}}}'}}}}]" for n in range(30)
+    )
+    end = "t30: [{action: log, message: '{{ args.v }}'}]"
+    work = "{task: t0, with: {v: 'a {{ uuid() }}'}}"
+    shown_message = parameters(walk(f"tasks: {{{tasks}, {end}}}\nsteps: [{{name: a, run: [{work}]}}]"))[
+        "message"
+    ]
+    assert len(shown_message) < 9_000_000
+
+
+def test_a_walk_ends_when_it_shows_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dry_run, "MAX_CHARACTERS", 2_000)
+    work = ", ".join("{action: set, set: {x: [1, \"{{ 'x' * 500 }}\"], y: 1}}" for _ in range(9))
+    dry = walk(f"steps: [{{name: a, run: [{work}]}}]")
+    assert dry.is_cut
+    assert len(dry.steps[0].actions) == 3

@@ -294,7 +294,7 @@ class TestPayloadLimits:
     def test_the_limit_itself_is_accepted(self) -> None:
         self.LIMITS.check_outputs(["12", None, "34"])
         self.LIMITS.check_result("12", "[]")
-        self.LIMITS.check_answer("123")
+        assert self.LIMITS.encode_answer(123) == "123"
 
     def test_outputs_over_the_limit_are_refused(self) -> None:
         with pytest.raises(PayloadTooLargeError, match="the outputs of the step exceed 4 bytes of JSON"):
@@ -306,7 +306,7 @@ class TestPayloadLimits:
 
     def test_an_answer_over_the_limit_is_refused(self) -> None:
         with pytest.raises(RejectedError, match="the answer exceeds 3 bytes of JSON") as refusal:
-            self.LIMITS.check_answer("1234")
+            self.LIMITS.encode_answer(1234)
         assert refusal.value.reason == "too_large"
 
     @pytest.mark.parametrize("error", [TypeError("x"), ValueError("x"), RecursionError("x")])

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from noetl.executor.actions import _formats, _postgres_values
+from noetl.executor.actions import _formats, _postgres_copy, _postgres_values, postgres
+from noetl.executor.engine.event_buffer import EventBuffer
+from noetl.executor.engine.kept_data import ActionCall, KeptData
 from noetl.executor.errors import ActionError
+from noetl.executor.model.run import Visit, VisitStatus
+from noetl.executor.model.sql import Bind, Sql
 from noetl.executor.security.capabilities import local_run_capabilities
 from tests.action_calls import perform_action
 
@@ -180,3 +185,66 @@ def test_a_refused_column_is_shown_by_its_beginning() -> None:
     header = "\U000e0001" * 100_000
     error, _ = find_peak(lambda: _formats.decode(f"{header},{header}\n", "csv"))
     assert len(str(error)) < MAX_MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (
+            {"query": "select" + " {{ ('x' * 5000000) | raw }}" * 3},
+            "the statement is longer than 8,388,608 characters",
+        ),
+        ({"query": "select" + " {{ ('x' * 5000000) | identifier }}" * 3}, "the statement is longer than"),
+        ({"query": "select {{ {'a': %s} }}"}, "the values are longer than 67,108,864 bytes of JSON"),
+        ({"query": "select {{ ['\x01' * 8000000] * 2 }}"}, "the values are longer than"),
+        ({"query": "select %(a)s", "params": {"a": "{{ %s }}"}}, "the values are longer than"),
+        ({"query": "select %(a)s", "rows": [{"a": "{{ %s }}"}]}, "the values are longer than"),
+    ],
+)
+def test_a_statement_is_measured_before_it_is_written(parameters: dict[str, Any], message: str) -> None:
+    filled = {name: fill_growing(value) for name, value in parameters.items()}
+    error, peak = find_peak(lambda: perform_action("postgres", connection="host=unused", **filled))
+    check_refusal(error, peak, "ParameterError")
+    assert message in error.message
+
+
+def fill_growing(value: Any) -> Any:
+    """Return parameters in which `%s` of a template is GROWING."""
+    if isinstance(value, dict):
+        return {name: fill_growing(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [fill_growing(item) for item in value]
+    return value.replace("%s", GROWING) if "{{" in value else value
+
+
+def test_values_that_all_rows_have_make_batches_short() -> None:
+    rows = [{"a": n} for n in range(2_500)]
+    short = postgres._divide(rows, {"query": Sql(("select ", Bind("x"))), "params": {"b": 1}})
+    assert [len(batch) for batch in short] == [1_000, 1_000, 500]
+    long = postgres._divide(rows[:5], {"query": "select", "params": {"b": "x" * 5_000_000}})
+    assert [len(batch) for batch in long] == [2, 2, 1]
+
+
+def test_the_values_of_a_copied_query_are_measured_before_they_are_written() -> None:
+    query = Sql(("select ", Bind(["\x01" * 2_000_000])))
+    error, peak = find_peak(lambda: _postgres_copy._inline_values(query, cast("Any", None)))
+    check_refusal(error, peak, "ParameterError")
+    assert peak < 10_000_000
+
+
+def test_the_statement_of_a_history_is_not_held_as_json() -> None:
+    buffer = EventBuffer()
+    visit = Visit("v", "r", "a", VisitStatus.READY, 1, names={})
+    kept = KeptData(buffer, visit, lambda: 1.0, with_inputs=True)
+    statement = Sql(("select ", Bind(["\x01" * 4_000_000] * 20)))
+    forms: list[tuple[str, Any]] = [
+        ("query", statement),
+        ("query", [statement]),
+        ("copy_to", {"query": statement}),
+    ]
+    for name, value in forms:
+        call = ActionCall(postgres.DECLARATION, {name: value}, masks_secrets=False)
+        shown, peak = find_peak(partial(kept.describe_input, call))
+        assert '"text":"select $1"' in shown["input"][name]
+        assert shown["cut"][name] > 480_000_000
+        assert peak < 20_000_000

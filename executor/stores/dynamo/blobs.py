@@ -31,7 +31,7 @@ from noetl.executor.clients.aws_retry import call_with_retries, store_client
 from noetl.executor.errors import ActionError, PayloadLostError, StoreError
 from noetl.executor.model.function_memory import free_bytes, read_function_bytes
 from noetl.executor.model.read_memory import is_counting_reads, reserve_read
-from noetl.executor.stores.sql.rows import encode_json
+from noetl.executor.model.stored_json import encode_json
 
 INLINE_BYTES = 8 * 1024
 """Longest value that stays in its item although there is a bucket: a longer one costs less in S3.

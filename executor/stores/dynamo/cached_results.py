@@ -30,12 +30,12 @@ from noetl.executor.model.cached_results import (
     is_usable,
 )
 from noetl.executor.model.run import VisitStatus
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, Update
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
-from noetl.executor.stores.sql.rows import encode_json
 
 MAX_PLACES = 10_000
 """Number of entries of a partition of the index that a list reads at most."""

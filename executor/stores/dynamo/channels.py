@@ -12,12 +12,12 @@ import json
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.channels import Channel
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, Delete, Put, Write
 from noetl.executor.stores.dynamo.subscribers import channel_update
 from noetl.executor.stores.dynamo.table import DynamoTable
-from noetl.executor.stores.sql.rows import encode_json
 
 
 class DynamoChannels:

@@ -25,6 +25,7 @@ from noetl.executor.model.gates import GateKey
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.run import NEVER, Claim, Commit, Run, RunEnding, Visit
 from noetl.executor.model.run_transition import finish_run, run_finished
+from noetl.executor.model.stored_json import encode_payload
 from noetl.executor.model.visit_transition import (
     claim_lost,
     discards_batch_results,
@@ -54,7 +55,6 @@ from noetl.executor.stores.dynamo.visit_items import (
     encode_progress,
     is_held,
 )
-from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.frozen import frozen, replace
 
 
@@ -138,7 +138,8 @@ class Commits:
             FencedError: the claim is lost.
             PayloadTooLargeError: the result cannot be stored. Nothing was written.
         """
-        self._limits.check_result(encode_json(ending.result), encode_json(list(ending.errors)))
+        self._limits.measure_result(ending.result, list(ending.errors))
+        self._limits.check_result(encode_payload(ending.result), encode_payload(list(ending.errors)))
         head = self._read_head(claim.visit)
         self._context.plan_uses.require_after_end(head["plan"])
         run = finish_run(claim.run, ending, now)
@@ -224,7 +225,8 @@ class Commits:
             *(list(part.outcomes) for part in commit.batch_results),
         ]
         with REJECT_UNSTORABLE_OUTPUTS:
-            texts = [encode_json(output) for output in outputs if output is not None]
+            self._limits.measure_outputs(outputs)
+            texts = [encode_payload(output) for output in outputs if output is not None]
         self._limits.check_outputs(texts)
 
     def _read_head(self, visit: Visit) -> Item:

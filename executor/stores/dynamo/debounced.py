@@ -27,6 +27,7 @@ from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.debounce import is_pending, join_run
 from noetl.executor.model.postponement import Postponement
 from noetl.executor.model.run import Branch, Run, Visit
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
@@ -43,7 +44,6 @@ from noetl.executor.stores.dynamo.run_items import (
 )
 from noetl.executor.stores.dynamo.table import DynamoTable
 from noetl.executor.stores.dynamo.visit_items import VisitItem, VisitOrigin, decode_visit, encode_unclaimed
-from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.frozen import frozen, replace
 
 KEPT_SECONDS = 30 * 86_400.0

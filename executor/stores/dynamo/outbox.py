@@ -27,6 +27,7 @@ from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import Fact
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
@@ -35,7 +36,6 @@ from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, Delete, 
 from noetl.executor.stores.dynamo.run_items import appending_update
 from noetl.executor.stores.dynamo.subscribers import read_subscribers
 from noetl.executor.stores.dynamo.table import DynamoTable
-from noetl.executor.stores.sql.rows import encode_json
 
 
 class DynamoOutbox:

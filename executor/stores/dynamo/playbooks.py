@@ -26,6 +26,7 @@ from noetl.executor.model.registry import (
     require_possible_alias,
     require_unnamed,
 )
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
@@ -33,7 +34,6 @@ from noetl.executor.stores.dynamo.conflicts import repeat_on_conflict
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Put, Update, Write
 from noetl.executor.stores.dynamo.triggers import removing_writes, replacing_writes
-from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.catalogue import LIVE
 from noetl.planner.plan import Trigger
 

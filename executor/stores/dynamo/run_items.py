@@ -48,6 +48,7 @@ from noetl.executor.model.run import Branch, ErrorRecord, Run, RunStatus, Visit,
 from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.model.run_transition import run_started, shown_status
 from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.damage import decoding
 from noetl.executor.stores.dynamo import keys
@@ -62,7 +63,7 @@ from noetl.executor.stores.dynamo.visit_items import (
     derive_followers,
     encode_event,
 )
-from noetl.executor.stores.sql.rows import decode_json, encode_json
+from noetl.executor.stores.sql.rows import decode_json
 from noetl.planner.frozen import frozen
 
 SUMMARY_ATTRIBUTES = (

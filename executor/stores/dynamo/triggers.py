@@ -27,6 +27,7 @@ from itertools import islice
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.model.triggers import Advance, Firing, LiveTrigger, place_triggers
 from noetl.executor.stores.cursors import (
     read_key_cursor,
@@ -42,7 +43,6 @@ from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, Delete, 
 from noetl.executor.stores.dynamo.subscribers import find_awaiting, list_awaited, triggers_update
 from noetl.executor.stores.dynamo.webhook_paths import find_owner, list_paths, path_updates
 from noetl.executor.stores.finding import LOST_LOOKUP, WRONG_LOOKUP
-from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.plan import Trigger
 
 MAX_MOVES = 3

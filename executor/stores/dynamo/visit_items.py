@@ -65,6 +65,7 @@ from noetl.executor.model.run import (
     Visit,
     VisitStatus,
 )
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.model.transition import branches_after
 from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.damage import decoding
@@ -72,7 +73,6 @@ from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.blobs import PART_CHARACTERS, Blobs, from_bytes, is_in_bucket, to_bytes
 from noetl.executor.stores.dynamo.expressions import Condition
 from noetl.executor.stores.dynamo.keys import BRANCHES_PER_PARTITION
-from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Step
 

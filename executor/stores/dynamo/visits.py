@@ -19,6 +19,7 @@ from noetl.executor.model.durations import RunTimes, begin_times
 from noetl.executor.model.events import Event
 from noetl.executor.model.run_summary import ResultText, RunOverview, StartedVisit, write_result
 from noetl.executor.model.special_visits import finally_visit_id
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.damage import reading_run
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.blobs import PART_CHARACTERS
@@ -32,7 +33,6 @@ from noetl.executor.stores.dynamo.run_overview import read_latest_visits
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot
 from noetl.executor.stores.dynamo.step_visits import find_visit, read_visit
 from noetl.executor.stores.dynamo.visit_items import VISIT_ATTRIBUTES, decode_visit, without_outputs
-from noetl.executor.stores.sql.rows import encode_json
 
 MEASURED_ATTRIBUTES = tuple(name for name in VISIT_ATTRIBUTES if name != "told")
 """The attributes of a visit from which the times of its run follow."""

@@ -43,7 +43,6 @@ from noetl.executor.stores.dynamo.open_waits import find_open_waits, listing_att
 from noetl.executor.stores.dynamo.run_items import run_id_of, spread_of, tenant_of
 from noetl.executor.stores.dynamo.visit_items import is_held
 from noetl.executor.stores.dynamo.wakeups import Wakeups
-from noetl.executor.stores.sql.rows import encode_json
 
 
 class DynamoWaits:
@@ -127,7 +126,7 @@ class DynamoWaits:
         Raises:
             RejectedError: as in `interface.py`, and `payload_lost`.
         """
-        self._limits.check_answer(encode_json(body))
+        self._limits.encode_answer(body)
         key, item, token = self._find_wait(token_hash)
         declared = self._load(token.get("fields"), "the declaration of the answer's fields")
         self._answer(key, item, declared, body, now)
@@ -135,7 +134,7 @@ class DynamoWaits:
 
     def answer_wait(self, key: WaitKey, declared: AnswerDeclaration | None, body: Any, now: float) -> None:
         """Answer a wait without a token, as `answer` does."""
-        self._limits.check_answer(encode_json(body))
+        self._limits.encode_answer(body)
         item = self._context.table.get(self._wait_key(key))
         if item is None:
             raise wait_closed()
@@ -147,8 +146,7 @@ class DynamoWaits:
         while "answered" not in item:
             head, visit = self._check_open(key, item)
             answer = complete_answer(declared, body)
-            text = encode_json(answer)
-            self._limits.check_answer(text)
+            text = self._limits.encode_answer(answer)
             packed = self._context.blobs.store(key.run_id, answer) or text.encode()
             when: tuple[Condition, ...] = (("answered", "absent", None), ("closed", "absent", None))
             update = Update(

@@ -30,6 +30,7 @@ from noetl.executor.model.run import (
     WaitKey,
 )
 from noetl.executor.model.run_transition import begin_run, decide_stop, finish_run, run_finished
+from noetl.executor.model.stored_json import encode_payload
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.model.visit_transition import (
     claim,
@@ -174,7 +175,8 @@ class MemoryQueue:
             return CommitResult(branches.claimed, slots, find_freed(self._state, returned))
 
     def finish(self, claim: Claim, ending: RunEnding, now: float) -> tuple[GateKey, ...]:
-        texts = [_encode(ending.result), _encode(list(ending.errors))]
+        self._state.limits.measure_result(ending.result, list(ending.errors))
+        texts = [encode_payload(ending.result), encode_payload(list(ending.errors))]
         self._state.limits.check_result(*texts)
         with self._state.change_runs(0 if claim.run.parent is None else 1):
             held = self._state.find_held(claim.run.id, claim.visit.id, claim.visit.fence)
@@ -195,9 +197,6 @@ class MemoryQueue:
             return find_freed(self._state, returned)
 
 
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-
-
 def _copy_outputs(commit: Commit, limits: PayloadLimits) -> Commit:
     """Return the commit with its outputs as they are read later: written as JSON, and read again.
 
@@ -214,7 +213,8 @@ def _copy_outputs(commit: Commit, limits: PayloadLimits) -> Commit:
         *(list(part.outcomes) for part in commit.batch_results),
     ]
     with REJECT_UNSTORABLE_OUTPUTS:
-        texts = [_encode(value) for value in values]
+        limits.measure_outputs(values)
+        texts = [encode_payload(value) for value in values]
     limits.check_outputs(text for value, text in zip(values, texts, strict=True) if value)
     saved, result, failures, stored, *outcomes = map(json.loads, texts)
     progress = None if stored is None else Progress(**stored)

@@ -17,8 +17,8 @@ from noetl.executor.model.run_summary import (
     summarize,
     write_result,
 )
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.memory.state import MemoryState, shown_run
-from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.frozen import replace
 
 

@@ -27,8 +27,6 @@ from noetl.executor.stores.cursors import WaitPlace, read_wait_cursor, write_wai
 from noetl.executor.stores.memory.state import MemoryState, RunRecord, WaitToken
 from noetl.planner.frozen import replace
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
-
 
 class MemoryWaits:
     """The waits of a store in memory."""
@@ -88,14 +86,14 @@ class MemoryWaits:
             return TokenWait(token.key, record.run.tenant, token.declared, wait.answered_at, is_closed)
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
-        self._state.limits.check_answer(_encode(body))
+        self._state.limits.encode_answer(body)
         with self._state.change_runs(due=1):
             key, declared = self._find_token(token_hash)
             self._answer(key, declared, body, now)
             return key
 
     def answer_wait(self, key: WaitKey, declared: AnswerDeclaration | None, body: Any, now: float) -> None:
-        self._state.limits.check_answer(_encode(body))
+        self._state.limits.encode_answer(body)
         with self._state.change_runs(due=1):
             record = self._state.runs.get(key.run_id)
             if record is None or key not in record.waits:
@@ -108,8 +106,7 @@ class MemoryWaits:
             check_same_answer(wait.answer, wait.answered_at, body, declared)
             return
         self._check_open(key, wait)
-        text = _encode(complete_answer(declared, body))
-        self._state.limits.check_answer(text)
+        text = self._state.limits.encode_answer(complete_answer(declared, body))
         give_answer(self._state, key, json.loads(text), now)
 
     def record_heartbeat(self, token_hash: str, now: float) -> None:

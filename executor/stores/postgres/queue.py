@@ -37,6 +37,7 @@ from noetl.executor.model.run import (
     Visit,
     VisitStatus,
 )
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.model.visit_transition import MAX_CLAIMS, claim, enter_step, is_due, start_events
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.postgres.database import PostgresDatabase
@@ -48,7 +49,6 @@ from noetl.executor.stores.sql.queue import SqlQueue, claim_condition, encode_ou
 from noetl.executor.stores.sql.rows import (
     Row,
     encode_events,
-    encode_json,
     encode_json_or_null,
     run_from_row,
     visit_from_row,

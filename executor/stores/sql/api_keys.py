@@ -5,8 +5,9 @@ from __future__ import annotations
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.registry import ApiKey
 from noetl.executor.model.request_counts import RequestBatch
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.sql.context import SqlContext
-from noetl.executor.stores.sql.rows import encode_json, key_from_row
+from noetl.executor.stores.sql.rows import key_from_row
 
 
 class SqlApiKeys:

@@ -42,6 +42,7 @@ from noetl.executor.model.run_transition import (
     unpause_run,
 )
 from noetl.executor.model.special_visits import end_visit, finally_visit, finally_visit_id
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.model.transition import merge_arrivals
 from noetl.executor.model.visit_transition import (
     claim,
@@ -57,14 +58,7 @@ from noetl.executor.stores.sql.database import Result, Writer
 from noetl.executor.stores.sql.due_floor import NO_FLOOR
 from noetl.executor.stores.sql.history import append_events
 from noetl.executor.stores.sql.plans import SqlPlans
-from noetl.executor.stores.sql.rows import (
-    Row,
-    claim_values,
-    encode_json,
-    run_from_row,
-    visit_from_row,
-    visit_values,
-)
+from noetl.executor.stores.sql.rows import Row, claim_values, run_from_row, visit_from_row, visit_values
 from noetl.executor.stores.sql.slots import take_slots
 from noetl.planner.frozen import replace
 from noetl.planner.plan import Step

@@ -19,10 +19,11 @@ from noetl.executor.model.cached_results import (
     is_usable,
 )
 from noetl.executor.model.metrics import RESULT_REUSED
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.facts import add_fact
-from noetl.executor.stores.sql.rows import Row, decode_json, encode_json
+from noetl.executor.stores.sql.rows import Row, decode_json
 
 
 class SqlCache:

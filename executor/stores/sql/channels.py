@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from noetl.executor.model.channels import Channel
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.sql.context import SqlContext
-from noetl.executor.stores.sql.rows import encode_json
 
 
 class SqlChannels:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from noetl.executor.model.debounce import is_pending, join_run
 from noetl.executor.model.run import Run, Visit
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.sql.database import Writer
-from noetl.executor.stores.sql.rows import encode_json, run_from_row, visit_from_row
+from noetl.executor.stores.sql.rows import run_from_row, visit_from_row
 from noetl.planner.frozen import replace
 
 

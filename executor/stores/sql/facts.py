@@ -31,9 +31,10 @@ from noetl.executor.model.metrics import (
 )
 from noetl.executor.model.registry import SERVICE_TENANT
 from noetl.executor.model.run import SERVICE_QUEUE
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
-from noetl.executor.stores.sql.rows import Row, encode_json
+from noetl.executor.stores.sql.rows import Row
 
 MAX_FOLDED = 10_000
 """Number of facts that one transaction moves to totals, so that commits of SQLite wait for milliseconds."""

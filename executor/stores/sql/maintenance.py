@@ -24,6 +24,7 @@ from noetl.executor.errors import DamagedRunError
 from noetl.executor.model.run import NEVER
 from noetl.executor.model.run_transition import lose_branch
 from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.model.visit_transition import MAX_LEASE_SECONDS
 from noetl.executor.stores.damage import log_set_aside, naming_run
 from noetl.executor.stores.interface import SweepResult
@@ -33,7 +34,7 @@ from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.facts import SqlFacts
 from noetl.executor.stores.sql.outbox import delete_expired_entries
 from noetl.executor.stores.sql.plans import SqlPlans
-from noetl.executor.stores.sql.rows import encode_json, run_from_row
+from noetl.executor.stores.sql.rows import run_from_row
 from noetl.executor.stores.sql.run_deletion import delete_rows, delete_tree
 from noetl.executor.stores.sql.triggers import delete_old_firings
 

@@ -22,12 +22,12 @@ from typing import Any
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import Fact
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.facts import add_fact
 from noetl.executor.stores.sql.history import append_to_history
-from noetl.executor.stores.sql.rows import encode_json
 
 MAX_DELETED_ENTRIES = 500
 """Number of expired entries that one transaction deletes at most."""

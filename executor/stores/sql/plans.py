@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import cast
 
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.precedence import wait_for_slice
 from noetl.executor.stores.damage import UNREADABLE, missing_plan, unreadable_plan
 from noetl.executor.stores.plan_parts import CACHE_BYTES, PartKey, decode_part, weigh_part
 from noetl.executor.stores.plan_uses import TOUCH_SECONDS, PlanUses, deleted_plan
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
-from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.plan import Header, Plan, Step, Task
 from noetl.planner.weighted_cache import WeightedCache
 

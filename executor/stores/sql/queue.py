@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, NamedTuple, TypeAlias
@@ -40,12 +40,14 @@ from noetl.executor.model.branch_stack import is_turn_over
 from noetl.executor.model.claim_requests import ClaimRequests, LimitPlace, find_claim_requests
 from noetl.executor.model.events import Event
 from noetl.executor.model.gates import GateKey, SlotOwner, SlotRequest
+from noetl.executor.model.json_values import find_saved_result
 from noetl.executor.model.large_json import read_large_json
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.metrics import LEASE_LOST, fact_of_end, fact_of_outcome, loses_lease
 from noetl.executor.model.run import Claim, Commit, CommitResult, Lease, RunEnding, RunStatus, Visit
 from noetl.executor.model.run_transition import finish_run, run_finished
 from noetl.executor.model.special_visits import is_pseudo_step
+from noetl.executor.model.stored_json import encode_payload
 from noetl.executor.model.visit_transition import (
     claim,
     claim_lost,
@@ -66,9 +68,7 @@ from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import (
     Row,
     claim_values,
-    encode_json,
     encode_json_or_null,
-    encode_payload,
     encode_result,
     run_from_row,
     visit_from_row,
@@ -303,7 +303,8 @@ class SqlQueue:
     def finish(self, claim: Claim, ending: RunEnding, now: float) -> tuple[GateKey, ...]:
         run = finish_run(claim.run, ending, now)
         visit = finish_end(claim.visit, now)
-        result_text, errors_text = encode_payload(ending.result), encode_json(list(ending.errors))
+        self._context.limits.measure_result(ending.result, list(ending.errors))
+        result_text, errors_text = encode_payload(ending.result), encode_payload(list(ending.errors))
         self._context.limits.check_result(result_text, errors_text)
         with self._context.transaction() as db:
             if run.parent is not None:
@@ -354,15 +355,29 @@ def encode_outputs(commit: Commit, limits: PayloadLimits) -> EncodedOutputs:
     """
     visit = commit.visit
     with REJECT_UNSTORABLE_OUTPUTS:
+        limits.measure_outputs(_outputs_of(commit))
         saved = encode_json_or_null(dict(visit.saved))
         result = encode_result(visit.result, visit.saved)
         failures = encode_payload(list(visit.failures)) if visit.failures else None
-        progress = None if visit.progress is None else encode_json(asdict(visit.progress))
+        progress = None if visit.progress is None else encode_payload(asdict(visit.progress))
         parts = [
             (part.loop, part.first, encode_payload(list(part.outcomes))) for part in commit.batch_results
         ]
     limits.check_outputs((saved, result, failures, progress, *(text for _, _, text in parts)))
     return EncodedOutputs(saved, result, failures, progress, parts)
+
+
+def _outputs_of(commit: Commit) -> Iterator[Any]:
+    """Yield the outputs of a commit that may be large, each once."""
+    visit = commit.visit
+    yield dict(visit.saved)
+    if find_saved_result(visit.result, visit.saved) is None:
+        yield visit.result
+    yield list(visit.failures)
+    if visit.progress is not None:
+        yield asdict(visit.progress)
+    for part in commit.batch_results:
+        yield list(part.outcomes)
 
 
 def claim_condition(before: Visit, claimed: Visit, now: float) -> dict[str, Any]:

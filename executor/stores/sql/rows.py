@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import find_saved_result, take_saved_result
-from noetl.executor.model.large_json import read_large_json, write_large_json
+from noetl.executor.model.large_json import read_large_json
 from noetl.executor.model.registry import ApiKey, PlaybookAlias, RegisteredPlaybook
 from noetl.executor.model.run import FailureState, Progress, Run, RunStatus, Visit, VisitStatus, WaitKey
 from noetl.executor.model.run_summary import ResultText, RunSummary, VisitSummary
+from noetl.executor.model.stored_json import encode_json, encode_payload
 from noetl.executor.stores.cursors import write_event_id
 from noetl.executor.stores.damage import UNREADABLE, unreadable_run
 
@@ -19,15 +20,6 @@ if TYPE_CHECKING:
     import sqlite3
 
 Row: TypeAlias = "Mapping[str, Any] | sqlite3.Row"
-
-
-encode_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-"""Encode a value as compact JSON in ASCII, which can also hold text with half a surrogate pair."""
-
-
-def encode_payload(value: Any) -> str:
-    """Return the same text as `encode_json` for a value that may be large."""
-    return write_large_json(value, encode_json)
 
 
 def encode_json_or_null(value: Any) -> str | None:

@@ -23,10 +23,11 @@ from typing import Any, TypeAlias
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import OPEN_STATUSES, RunCounts, RunFilter, fold_case
 from noetl.executor.model.run_summary import RunSummary
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.cursors import read_cursor, write_cursor
 from noetl.executor.stores.damage import decode_readable
 from noetl.executor.stores.sql.database import Database
-from noetl.executor.stores.sql.rows import Row, encode_json, summary_from_row
+from noetl.executor.stores.sql.rows import Row, summary_from_row
 from noetl.planner.frozen import replace
 
 MAX_SEARCHED_RUNS = 50_000

@@ -23,9 +23,10 @@ from noetl.executor.errors import StoreError
 from noetl.executor.model.durations import MAX_ACTIVE, RunTimes, begin_times, extend_times
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Visit
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
-from noetl.executor.stores.sql.rows import Row, decode_events, encode_json, visit_from_row
+from noetl.executor.stores.sql.rows import Row, decode_events, visit_from_row
 
 EVERY = 16
 MAX_ENTRIES = 4 * EVERY

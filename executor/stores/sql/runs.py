@@ -40,6 +40,7 @@ from noetl.executor.model.run_transition import (
     stop_run,
 )
 from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.model.stored_json import encode_json, encode_payload
 from noetl.executor.model.triggers import Advance, name_run
 from noetl.executor.model.visit_transition import enter_step, mark_skipped
 from noetl.executor.precedence import wait_for_slice
@@ -66,9 +67,7 @@ from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import (
     decode_events,
     decode_json,
-    encode_json,
     encode_json_or_null,
-    encode_payload,
     encode_result,
     run_from_row,
     summary_from_row,

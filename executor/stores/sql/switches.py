@@ -24,6 +24,7 @@ from noetl.executor.model.run_history import ACTION_EVENTS, RunRecords
 from noetl.executor.model.run_switch import SwitchedRun, is_same_state
 from noetl.executor.model.run_transition import unknown_run
 from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.model.switch_undo import SWITCHED
 from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit
 from noetl.executor.stores.sql.context import SqlContext
@@ -33,7 +34,6 @@ from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import (
     Row,
     claim_values,
-    encode_json,
     encode_json_or_null,
     run_from_row,
     visit_from_row,

@@ -20,6 +20,7 @@ from typing import Any
 
 from noetl.executor.errors import TriggerChangedError
 from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.model.triggers import (
     Advance,
     Firing,
@@ -36,7 +37,6 @@ from noetl.executor.stores.cursors import (
 )
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
-from noetl.executor.stores.sql.rows import encode_json
 from noetl.planner.plan import Trigger
 
 MAX_DELETED_FIRINGS = 500

@@ -32,6 +32,7 @@ from noetl.executor.model.run_summary import (
     StartedVisit,
     StepVisits,
 )
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.precedence import wait_for_slice
 from noetl.executor.stores.cursors import write_event_id
 from noetl.executor.stores.damage import reading_run
@@ -41,7 +42,6 @@ from noetl.executor.stores.sql.rows import (
     Row,
     decode_event,
     decode_json,
-    encode_json,
     result_text_from_row,
     summary_from_row,
     visit_from_row,

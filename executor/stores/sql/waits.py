@@ -21,6 +21,7 @@ from dataclasses import asdict
 from typing import Any
 
 from noetl.executor.model.run import Claim, ListedWait, TokenWait, Wait, WaitKey
+from noetl.executor.model.stored_json import encode_json
 from noetl.executor.model.wait_transition import (
     AnswerDeclaration,
     check_same_answer,
@@ -34,7 +35,7 @@ from noetl.executor.stores.cursors import read_wait_cursor, write_wait_cursor
 from noetl.executor.stores.damage import decode_readable
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
-from noetl.executor.stores.sql.rows import Row, decode_json, encode_json, visit_from_row
+from noetl.executor.stores.sql.rows import Row, decode_json, visit_from_row
 
 
 class SqlWaits:
@@ -97,7 +98,7 @@ class SqlWaits:
         return TokenWait(key, row["tenant"], decode_json(row["fields"]), row["answered_at"], is_closed)
 
     def answer(self, token_hash: str, body: Any, now: float) -> WaitKey:
-        self._context.limits.check_answer(encode_json(body))
+        self._context.limits.encode_answer(body)
         with self._context.database.transaction() as db:
             key, row, declared = _lock_wait(db, token_hash)
             is_first = self._answer(db, row, declared, body, now)
@@ -106,7 +107,7 @@ class SqlWaits:
         return key
 
     def answer_wait(self, key: WaitKey, declared: AnswerDeclaration | None, body: Any, now: float) -> None:
-        self._context.limits.check_answer(encode_json(body))
+        self._context.limits.encode_answer(body)
         with self._context.database.transaction() as db:
             db.lock_run(key.run_id)
             row = db.execute("waits.get", **asdict(key)).fetchone()
@@ -125,8 +126,7 @@ class SqlWaits:
             check_same_answer(json.loads(row["answer"]), row["answered_at"], body, declared)
             return False
         _check_open(db, key, row)
-        text = encode_json(complete_answer(declared, body))
-        self._context.limits.check_answer(text)
+        text = self._context.limits.encode_answer(complete_answer(declared, body))
         give_answer(db, key, text, now)
         return True
 

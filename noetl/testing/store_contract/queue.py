@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -468,6 +469,23 @@ class QueueContract(ContractFixtures):
         assert run_contents(store, run) == before
         store.queue.commit(succeed(store, claim), 2.0)
         assert store.runs.visits(run.id)[0].status is VisitStatus.SUCCEEDED
+
+    @pytest.mark.parametrize("part", ["saved", "data", "failures"])
+    def test_outputs_far_beyond_the_limit_are_not_written_as_json(self, store: Store, part: str) -> None:
+        run = start_run(store)
+        claim = claim_visit(store, run)
+        value: Any = {"n": ["\x01" * 1_000_000 + "é"] * 80}
+        if part == "failures":
+            commit = with_failed_items(succeed(store, claim), [value])
+        else:
+            commit = succeed(store, claim, **{part: value})
+        tracemalloc.start()
+        try:
+            with pytest.raises(PayloadTooLargeError):
+                store.queue.commit(commit, 1.0)
+            assert tracemalloc.get_traced_memory()[1] < 20_000_000
+        finally:
+            tracemalloc.stop()
 
     @pytest.mark.parametrize(
         "value", [None, False, 0, "", [], {}, {"a": None}, 1.5, 2**70, "\ud800", "é\x00", [[{}]]]
