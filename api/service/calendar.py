@@ -6,7 +6,8 @@ Algorithm: a page has some triggers. They share MAX_ENTRIES past firings, and as
 are read backwards from the end of the time, and those to come are computed from its beginning. A trigger
 whose firings do not fit says so.
 
-Cost: one range of the history for each trigger, and one read for each of the newest MAX_STATUSES runs.
+Cost: one read of the history of all triggers of the page, and one of the newest MAX_STATUSES runs. On
+DynamoDB, a request for each.
 
 Limits: a firing stands at the time at which it was performed. The statuses of older runs are not read.
 """
@@ -25,7 +26,6 @@ from noetl.api.service.trigger_views import ScheduledFiring, describe_schedule
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.triggers import Firing, LiveTrigger, jitter_of, position_at
-from noetl.executor.stores.cursors import write_key_cursor
 from noetl.planner.frozen import frozen
 from noetl.planner.schedules.schedule import Schedule
 
@@ -88,7 +88,7 @@ class CalendarService:
         schedules = self._read_schedules(triggers)
         chosen = [trigger for trigger in triggers if trigger.name in schedules[trigger.playbook]]
         limit = MAX_ENTRIES // max(len(chosen), 1)
-        histories = [self._read_history(trigger, span, limit) for trigger in chosen]
+        histories = self._read_histories(chosen, span, limit)
         statuses = self._read_statuses([firing for firings, _ in histories for firing in firings])
         items = []
         for trigger, (firings, has_earlier) in zip(chosen, histories, strict=True):
@@ -133,24 +133,26 @@ class CalendarService:
             for trigger in triggers
         }
 
-    def _read_history(self, trigger: LiveTrigger, span: TimeSpan, limit: int) -> tuple[list[Firing], bool]:
-        """Return the newest firings of the time, and whether there are earlier ones."""
-        found, _ = self.context.store.triggers.firings(
-            trigger.tenant,
-            trigger.playbook,
-            trigger.name,
-            limit=limit + 1,
-            cursor=write_key_cursor(position_at(span.until)),
+    def _read_histories(
+        self, triggers: Sequence[LiveTrigger], span: TimeSpan, limit: int
+    ) -> list[tuple[list[Firing], bool]]:
+        """Return the newest firings of the time for each trigger, and whether there are earlier ones."""
+        keys = [(trigger.playbook, trigger.name) for trigger in triggers]
+        found = self.context.store.triggers.newest_firings(
+            self.context.tenant, keys, position_at(span.until), limit + 1
         )
-        firings = [firing for firing in found if firing.fired_at >= span.since]
-        return firings[:limit], len(firings) > limit
+        histories = []
+        for key in keys:
+            firings = [firing for firing in found.get(key, ()) if firing.fired_at >= span.since]
+            histories.append((firings[:limit], len(firings) > limit))
+        return histories
 
     def _read_statuses(self, firings: Sequence[Firing]) -> Mapping[str, RunStatus]:
         """Return the statuses of the newest runs by their ids."""
         newest = sorted(firings, key=lambda firing: firing.fired_at, reverse=True)
         ids = [firing.run_id for firing in newest if firing.run_id is not None][:MAX_STATUSES]
-        runs = [self.context.store.runs.summary(self.context.tenant, run_id) for run_id in ids]
-        return {run.id: run.status for run in runs if run is not None}
+        runs = self.context.store.visits.summaries(self.context.tenant, ids)
+        return {run_id: run.status for run_id, run in runs.items()}
 
 
 def _span_of(request: CalendarRequest, now: float) -> TimeSpan:

@@ -31,7 +31,6 @@ from noetl.executor.model.gates import (
     Gate,
     GateKey,
     LimitKind,
-    Slot,
     named_gate,
 )
 from noetl.executor.stores.cursors import write_key_cursor
@@ -152,15 +151,13 @@ class LimitService:
         limit = min(limit, MAX_SHARED_OF_PAGE) if is_shared else limit
         slots, next_cursor = self.context.store.gates.slots_at(key, limit=limit, cursor=cursor)
         now = self.context.store.clock()
+        ids = sorted({slot.owner.run_id for slot in slots}) if is_shared else []
+        own_runs = self.context.store.visits.summaries(self.context.tenant, ids)
         uses = [
-            LimitUse.from_slot(slot, now, is_foreign=is_shared and not self._owns_run_of(slot))
+            LimitUse.from_slot(slot, now, is_foreign=is_shared and slot.owner.run_id not in own_runs)
             for slot in slots
         ]
         return LimitQueue(items=uses, next_cursor=next_cursor)
-
-    def _owns_run_of(self, slot: Slot) -> bool:
-        """Return whether the run of a slot is one of the tenant."""
-        return self.context.store.runs.summary(self.context.tenant, slot.owner.run_id) is not None
 
     def _entry(self, gate: Gate) -> LimitEntry:
         return LimitEntry.from_gate(gate, self.context.store.clock())

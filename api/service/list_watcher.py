@@ -33,7 +33,7 @@ from anyio import CapacityLimiter, to_thread
 
 from noetl.api.service.headlines import Headline
 from noetl.api.service.loop_watchers import LoopWatchers
-from noetl.api.service.overviews import ReadRun, read_runs
+from noetl.api.service.overviews import RunReader
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.run_lists import ListedRun, RunListService
 from noetl.api.service.views import RunEntry
@@ -138,7 +138,7 @@ class HeadlineCache:
         self._data = data
         self._clock = clock
         self._positions: dict[str, HistoryPosition] = {}
-        self._read: Mapping[str, ReadRun] = {}
+        self._reader = RunReader(self._context)
         self._known: dict[str, KnownHeadline] = {}
         self._used: dict[str, KnownHeadline] = {}
 
@@ -147,12 +147,12 @@ class HeadlineCache:
         self._positions = self._context.store.runs.positions([run.id for run in runs]) if runs else {}
         now = self._clock()
         changed = [run for run in runs if (known := self._find(run)) is None or known.is_due(now)]
-        self._read = read_runs(self._context, changed)
+        self._reader = RunReader(self._context, changed)
 
     def headline(self, run: RunSummary) -> Headline:
         known, now = self._find(run), self._clock()
         if known is None or known.is_due(now):
-            headline, pause = self._data.headline(run.id, self._read.get(run.id)), MIN_HEADLINE_SECONDS
+            headline, pause = self._data.headline(run.id, self._reader.get(run.id)), MIN_HEADLINE_SECONDS
             if known is not None and headline == known.headline:
                 pause = min(known.pause * 2, MAX_HEADLINE_SECONDS)
             known = KnownHeadline(run, self._positions.get(run.id), headline, pause, now + pause)

@@ -8,9 +8,9 @@ The headlines of the others are computed, for a search up to MAX_HEADLINES. A cu
 filter of its list.
 
 Cost: the steps of all runs with a headline are read together, and give the numbers of steps, too. So are the
-slots of those that wait at limits. Runs with very many steps or long journals are read one by one. Runs that
-have succeeded have no headline. The number of their steps is that of their plan. It is read once for each
-plan, and not for more than MAX_PLANS plans of a page.
+slots of those that wait at limits. Runs with very long journals are read one by one. Runs that have succeeded
+have no headline. The number of their steps is that of their plan. It is read once for each plan, and not for
+more than MAX_PLANS plans of a page.
 
 Limits: the page of a search ends early after MAX_HEADLINES headlines or MAX_READS reads; its cursor continues
 there. `since` and `until` are not in the checksum, because they are bounds in the order of the list. A client
@@ -23,11 +23,11 @@ import json
 import math
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from noetl.api.service.headlines import Headline
-from noetl.api.service.overviews import ReadRun, read_runs
+from noetl.api.service.overviews import RunReader
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import HistogramBucket, RunEntry, RunHistogram, RunPage, StatusCounts
@@ -108,14 +108,14 @@ class ComputedHeadlines:
 
     def __init__(self, data: RunDataService) -> None:
         self._data = data
-        self._read: Mapping[str, ReadRun] = {}
+        self._reader = RunReader(data.runs.context)
 
     def prepare(self, runs: Sequence[RunSummary]) -> None:
-        """Read these runs together."""
-        self._read = read_runs(self._data.runs.context, runs)
+        """Let the reader read these runs together."""
+        self._reader = RunReader(self._data.runs.context, runs)
 
     def headline(self, run: RunSummary) -> Headline:
-        return self._data.headline(run.id, self._read.get(run.id))
+        return self._data.headline(run.id, self._reader.get(run.id))
 
 
 @frozen

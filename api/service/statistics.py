@@ -5,8 +5,8 @@ Problem: a person wants to know whether a failure is new, and which step makes r
 Algorithm: the newest runs and the latest visit of each of their steps are read and counted. Percentiles are
 nearest ranks (Hyndman and Fan 1996, definition 1): each is a duration that was measured.
 
-Cost: one page of the list of runs, and one read of those that have ended, at most MAX_RUNS. A summary in the
-registry takes one page of SUMMARY_RUNS runs for each playbook, and does not read their steps.
+Cost: one page of the list of runs, and one read of those that have ended, at most MAX_RUNS. The summaries of
+a page of the registry read SUMMARY_RUNS runs of each playbook together, and not their steps.
 
 Limits: of a step that was visited several times in a run, only the latest visit has a duration here. Metrics
 count all visits (`noetl.executor.model.metrics`), but not by step.
@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 
-from noetl.api.service.overviews import read_overviews
+from noetl.api.service.overviews import RunReader
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import PlaybookEntry, PlaybookPage, PlaybookSummary, Timestamp, View
 from noetl.executor.model.events import timestamp
@@ -104,15 +104,16 @@ class StatisticsService:
 
     def summarize(self, page: PlaybookPage) -> PlaybookPage:
         """Return a page of the registry with a summary of the latest runs of each playbook."""
+        names = [entry.name for entry in page.items]
+        runs_of = self.context.store.visits.newest_runs(self.context.tenant, names, SUMMARY_RUNS)
         items = [
-            PlaybookEntry(**{**vars(entry), "statistics": self._summarize(entry.name)})
+            PlaybookEntry(**{**vars(entry), "statistics": self._summarize(runs_of.get(entry.name, ()))})
             for entry in page.items
         ]
         return PlaybookPage(items=items, next_cursor=page.next_cursor)
 
-    def _summarize(self, playbook: str) -> PlaybookSummary:
-        run_filter = RunFilter(tenant=self.context.tenant, playbook=playbook, limit=SUMMARY_RUNS)
-        found, _ = self.context.store.runs.find(run_filter)
+    def _summarize(self, found: Sequence[RunSummary]) -> PlaybookSummary:
+        """Return the summary of a playbook, from its newest runs."""
         since = self.context.clock() - SUMMARY_SECONDS
         runs = [run for run in found if run.created_at >= since]
         duration = describe_durations(
@@ -133,9 +134,10 @@ class StatisticsService:
         for name in self.context.step_names(runs[0].plan_hash) if runs else ():
             found[name] = []
         ended = [run for run in runs if run.status.is_final]
-        overviews = read_overviews(self.context, ended)
+        reader = RunReader(self.context, ended)
         for run in ended:
-            overview = overviews.get(run.id)
+            read = reader.get(run.id)
+            overview = None if read is None else read.overview
             if overview is None:
                 overview = self.context.store.runs.overview(self.context.tenant, run.id)
             for name, visits in () if overview is None else overview.steps.items():

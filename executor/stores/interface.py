@@ -314,7 +314,7 @@ class RunStore(Protocol):
 class VisitReader(Protocol):
     """Visits and results of runs, read one at a time. The cost does not grow with the visits of the run.
 
-    Only `overviews` reads several runs.
+    `overviews`, `summaries` and `newest_runs` read several runs together.
     """
 
     def find(self, run_id: str, step: str, number: int | None = None) -> StartedVisit | None:
@@ -352,6 +352,22 @@ class VisitReader(Protocol):
 
         A run is left out if it does not exist or cannot be read, so that it does not fail the page of others.
         It may be left out if a step of it has a journal of more than MAX_READ_JOURNAL characters.
+        """
+        ...
+
+    def summaries(self, tenant: str, run_ids: Sequence[str]) -> Mapping[str, RunSummary]:
+        """Return what `RunStore.summary` returns for several runs of a tenant.
+
+        A run is left out if it does not exist or cannot be read.
+        """
+        ...
+
+    def newest_runs(
+        self, tenant: str, playbooks: Sequence[str], limit: int
+    ) -> Mapping[str, Sequence[RunSummary]]:
+        """Return the newest runs of each of several playbooks, at most `limit` of each, the newest first.
+
+        They are those that `RunStore.find` returns. A playbook without runs may be missing.
         """
         ...
 
@@ -736,6 +752,16 @@ class TriggerStore(Protocol):
 
         Raises:
             RejectedError: `invalid_cursor`.
+        """
+        ...
+
+    def newest_firings(
+        self, tenant: str, triggers: Sequence[tuple[str, str]], before: str, limit: int
+    ) -> Mapping[tuple[str, str], Sequence[Firing]]:
+        """Return the newest firings of several triggers before a position, at most `limit` of each.
+
+        `triggers` are pairs of the names of a playbook and of its trigger. The newest is first. A trigger
+        without firings may be missing.
         """
         ...
 

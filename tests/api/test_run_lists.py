@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,9 +22,10 @@ from noetl.executor.model.gates import LimitKind, named_gate
 from noetl.executor.model.outcome import error_record
 from noetl.executor.model.run import Claim, Lease, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import RunOverview
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores.damage import missing_plan
-from noetl.executor.stores.sql import run_list, visits
+from noetl.executor.stores.sql import latest_visits, run_list
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.compile import compile_playbook
 from noetl.planner.frozen import replace
@@ -280,26 +281,40 @@ def test_a_page_of_runs_that_wait_at_limits_takes_the_same_statements_for_any_nu
     assert sum("limit z.a, until" in text for text in headlines.values()) == 14
 
 
-def test_runs_with_many_steps_are_read_one_by_one(
+def test_runs_with_many_steps_are_read_in_batches(
     services: TenantServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overviews, "MAX_READ_STEPS", 2)
-    start_stored(services, 4)
+    start_stored(services, 5)
+    read, read_overviews = list[int](), services.store.visits.overviews
+
+    def record(tenant: str, run_ids: Sequence[str]) -> Mapping[str, RunOverview]:
+        read.append(len(run_ids))
+        return read_overviews(tenant, run_ids)
+
+    monkeypatch.setattr(services.store.visits, "overviews", record)
     page = services.lists.page(RunFilter())
-    assert [item.headline for item in page.items] == ["waits for a worker"] * 4
+    assert [item.headline for item in page.items] == ["waits for a worker"] * 5
+    assert read == [2, 2, 1]
 
 
-def test_runs_with_long_journals_are_read_one_by_one(
-    services: TenantServices, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("free", [0, 1 << 20])
+def test_long_journals_are_read_together_if_there_is_room(
+    services: TenantServices, monkeypatch: pytest.MonkeyPatch, free: int
 ) -> None:
-    monkeypatch.setattr(visits, "MAX_READ_JOURNAL", 10)
-    ids, store = start_stored(services, 2), services.store
-    claim = store.queue.claim("service", Lease("worker", 60.0), store.clock())
-    assert isinstance(claim, Claim)
-    store.queue.commit(suspend_claim(claim), store.clock())
-    assert len(store.visits.overviews("default", ids)) == 1
+    monkeypatch.setattr(latest_visits, "MAX_READ_JOURNAL", 10)
+    monkeypatch.setattr(latest_visits, "MAX_READ_TOGETHER", free)
+    ids, store = start_stored(services, 3), services.store
+    for _ in range(2):
+        claim = store.queue.claim("service", Lease("worker", 60.0), store.clock())
+        assert isinstance(claim, Claim)
+        store.queue.commit(suspend_claim(claim), store.clock())
+    found = store.visits.overviews("default", ids)
+    assert len(found) == (3 if free else 1)
+    assert found == {id: store.runs.overview("default", id) for id in found}
     headlines = {item.headline for item in services.lists.page(RunFilter()).items}
-    assert len(headlines) == 2 and "waits for a worker" in headlines
+    assert len(headlines) == 2
+    assert "waits for a worker" in headlines
 
 
 @pytest.mark.parametrize("is_oldest_first", [False, True])

@@ -121,6 +121,16 @@ class DynamoTriggers:
         page = found[:limit]
         return page, write_key_cursor(page[-1].position) if len(found) > limit else None
 
+    def newest_firings(
+        self, tenant: str, triggers: Sequence[tuple[str, str]], before: str, limit: int
+    ) -> dict[tuple[str, str], list[Firing]]:
+        """Return the newest firings of triggers. Each takes a request, of which several run in parallel."""
+        cursor = write_key_cursor(before)
+        pages = self._context.in_parallel(
+            lambda key: self.firings(tenant, *key, limit=limit, cursor=cursor), triggers
+        )
+        return {key: firings for key, (firings, _) in zip(triggers, pages, strict=True)}
+
 
 def advance_writes(context: DynamoContext, advance: Advance) -> list[Write]:
     """Return the write of a trigger, which requires the edition that was read, and those of its firings.

@@ -17,7 +17,14 @@ from contextlib import suppress
 from noetl.executor.errors import DamagedRunError, PayloadLostError
 from noetl.executor.model.durations import RunTimes, begin_times
 from noetl.executor.model.events import Event
-from noetl.executor.model.run_summary import ResultText, RunOverview, StartedVisit, write_result
+from noetl.executor.model.run_filter import RunFilter
+from noetl.executor.model.run_summary import (
+    ResultText,
+    RunOverview,
+    RunSummary,
+    StartedVisit,
+    write_result,
+)
 from noetl.executor.model.special_visits import finally_visit_id
 from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.damage import reading_run
@@ -95,6 +102,22 @@ class DynamoVisits:
 
         found = zip(run_ids, self._context.in_parallel(read, run_ids), strict=True)
         return {run_id: overview for run_id, overview in found if overview is not None}
+
+    def summaries(self, tenant: str, run_ids: Sequence[str]) -> dict[str, RunSummary]:
+        """Return the summaries of runs. Each takes requests of its own, of which several run in parallel."""
+
+        def read(run_id: str) -> RunSummary | None:
+            with suppress(DamagedRunError):
+                return self._list.summary(tenant, run_id)
+            return None
+
+        found = self._context.in_parallel(read, run_ids)
+        return {run.id: run for run in found if run is not None}
+
+    def newest_runs(self, tenant: str, playbooks: Sequence[str], limit: int) -> dict[str, list[RunSummary]]:
+        """Return the newest runs of playbooks. Each playbook takes the requests of a list."""
+        filters = {name: RunFilter(tenant, playbook=name, limit=limit) for name in playbooks}
+        return {name: self._list.find(wanted)[0] for name, wanted in filters.items()}
 
     def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
         """Return a part of the JSON of the failed items of a visit. Of an object, only this part is read."""

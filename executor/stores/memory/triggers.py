@@ -93,6 +93,12 @@ class MemoryTriggers:
         page = found[:limit]
         return page, write_key_cursor(page[-1].position) if len(found) > limit else None
 
+    def newest_firings(
+        self, tenant: str, triggers: Sequence[tuple[str, str]], before: str, limit: int
+    ) -> dict[tuple[str, str], list[Firing]]:
+        cursor = write_key_cursor(before)
+        return {key: self.firings(tenant, *key, limit=limit, cursor=cursor)[0] for key in triggers}
+
 
 def check_advance(state: MemoryState, advance: Advance) -> None:
     """Check that a trigger that changes is as it was read.

@@ -12,6 +12,7 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.run_summary import (
     ResultText,
     RunOverview,
+    RunSummary,
     StartedVisit,
     latest_visits,
     summarize,
@@ -81,6 +82,24 @@ class MemoryVisits:
                 for id, record in records.items()
                 if record.run.tenant == tenant
             }
+
+    def summaries(self, tenant: str, run_ids: Sequence[str]) -> dict[str, RunSummary]:
+        with self._state.lock:
+            records = {id: self._state.runs[id] for id in run_ids if id in self._state.runs}
+            return {
+                id: summarize(shown_run(record))
+                for id, record in records.items()
+                if record.run.tenant == tenant
+            }
+
+    def newest_runs(self, tenant: str, playbooks: Sequence[str], limit: int) -> dict[str, list[RunSummary]]:
+        with self._state.lock:
+            runs = [summarize(shown_run(record)) for record in self._state.runs.values()]
+        runs.sort(key=lambda run: (run.created_at, run.id), reverse=True)
+        return {
+            name: [run for run in runs if (run.tenant, run.playbook) == (tenant, name)][:limit]
+            for name in playbooks
+        }
 
     def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
         with self._state.lock:

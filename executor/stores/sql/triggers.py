@@ -98,6 +98,16 @@ class SqlTriggers:
         next_cursor = write_key_cursor(page[-1].position) if len(rows) > limit else None
         return page, next_cursor
 
+    def newest_firings(
+        self, tenant: str, triggers: Sequence[tuple[str, str]], before: str, limit: int
+    ) -> dict[tuple[str, str], list[Firing]]:
+        found: dict[tuple[str, str], list[Firing]] = {key: [] for key in triggers}
+        values = {"tenant": tenant, "triggers": encode_json(triggers), "before": before, "last": limit - 1}
+        rows = self._context.database.fetch_all("triggers.find_newest_firings", **values) if triggers else []
+        for row in rows:
+            found[row["playbook"], row["name"]].append(Firing.from_json(json.loads(row["record"])))
+        return found
+
 
 def write_advance(db: Writer, advance: Advance) -> None:
     """Write a trigger and the records of its firings.

@@ -17,6 +17,7 @@ Limits: the events of a visit that has failed or has not ended are looked for up
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
@@ -26,16 +27,16 @@ from noetl.executor.model.durations import RunTimes
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import VisitStatus
 from noetl.executor.model.run_summary import (
-    MAX_READ_JOURNAL,
     ResultText,
     RunOverview,
+    RunSummary,
     StartedVisit,
     StepVisits,
 )
 from noetl.executor.model.stored_json import encode_json
 from noetl.executor.precedence import wait_for_slice
 from noetl.executor.stores.cursors import write_event_id
-from noetl.executor.stores.damage import reading_run
+from noetl.executor.stores.damage import decode_readable, reading_run
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.latest_visits import read_latest_visits
 from noetl.executor.stores.sql.rows import (
@@ -95,7 +96,7 @@ class SqlVisits:
         database = self._context.database
         ids = database.encode_list(run_ids)
         rows = {row["id"]: row for row in database.fetch_all("runs.summaries", ids=ids, tenant=tenant)}
-        visits = read_latest_visits(database, list(rows.values()), MAX_READ_JOURNAL)
+        visits = read_latest_visits(database, list(rows.values()))
         overviews = {}
         for run_id, row in rows.items():
             wait_for_slice()
@@ -109,6 +110,20 @@ class SqlVisits:
                 error = decode_json(row["error"])
                 overviews[run_id] = RunOverview(summary_from_row(row), error, steps, row["damage"])
         return overviews
+
+    def summaries(self, tenant: str, run_ids: Sequence[str]) -> dict[str, RunSummary]:
+        ids = self._context.database.encode_list(run_ids)
+        rows = self._fetch("runs.summaries", ids=ids, tenant=tenant) if run_ids else []
+        runs = decode_readable(rows, summary_from_row, lambda row: str(row["id"]))
+        return {run.id: run for _, run in runs}
+
+    def newest_runs(self, tenant: str, playbooks: Sequence[str], limit: int) -> dict[str, list[RunSummary]]:
+        ids = self._context.database.encode_list(playbooks)
+        rows = self._fetch("runs.find_newest", ids=ids, tenant=tenant, limit=limit) if playbooks else []
+        found = defaultdict[str, list[RunSummary]](list)
+        for _, run in decode_readable(rows, summary_from_row, lambda row: str(row["id"])):
+            found[run.playbook].append(run)
+        return found
 
     def failures_text(self, run_id: str, visit_id: str, start: int, length: int) -> str:
         return self._context.database.failures_part(run_id, visit_id, start, length)

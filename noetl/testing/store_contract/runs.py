@@ -495,6 +495,29 @@ class RunsContract(ContractFixtures):
         assert store.visits.overviews("default", []) == {}
         assert store.visits.overviews("other", ids) == {}
 
+    def test_summaries_of_several_runs_are_read_together(self, store: Store) -> None:
+        runs = [start_run(store, now=float(number)) for number in range(3)]
+        store.queue.commit(suspend_claim(claim_visit(store, runs[1], 100.0)), 100.0)
+        ids = [run.id for run in runs]
+        expected = {id: store.runs.summary("default", id) for id in ids}
+        assert store.visits.summaries("default", [*ids, "unknown"]) == expected
+        assert store.visits.summaries("default", []) == store.visits.summaries("other", ids) == {}
+
+    def test_the_newest_runs_of_several_playbooks_are_read_together(self, store: Store) -> None:
+        """Read playbooks with more runs than are wanted, with fewer, and with none."""
+        for number, name in enumerate("aabcabaa"):
+            run = start_run(store, f"name: play{name}\n{dedent(CHAIN)}", now=float(number))
+            if number == 4:
+                store.queue.commit(suspend_claim(claim_visit(store, run, 100.0)), 100.0)
+        for names, limit in ((["playa", "playb", "none"], 3), (["playc"], 1), (["playb", "playa"], 100)):
+            found = store.visits.newest_runs("default", names, limit)
+            assert found.keys() <= set(names)
+            for name in names:
+                page, _ = store.runs.find(RunFilter(playbook=name, limit=limit))
+                assert list(found.get(name, ())) == page
+        assert not any(store.visits.newest_runs("other", ["playa"], 3).values())
+        assert store.visits.newest_runs("default", [], 3) == {}
+
     def test_the_tenant_of_a_run_alone_reads_its_summary_and_overview(self, store: Store) -> None:
         run = start_run(store)
         assert store.runs.summary("default", run.id) == summarize(run)

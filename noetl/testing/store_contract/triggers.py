@@ -13,7 +13,16 @@ from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_summary import summarize
 from noetl.executor.model.start_request import StartRequest
-from noetl.executor.model.triggers import Advance, Firing, FiringOutcome, LiveTrigger, firing_id, instant_key
+from noetl.executor.model.triggers import (
+    Advance,
+    Firing,
+    FiringOutcome,
+    LiveTrigger,
+    firing_id,
+    instant_key,
+    position_at,
+)
+from noetl.executor.stores.cursors import write_key_cursor
 from noetl.executor.stores.interface import Store
 from noetl.planner.plan import Plan, Trigger
 from noetl.planner.schedules.schedule import Schedule
@@ -274,6 +283,26 @@ class TriggersContract(ContractFixtures):
         assert ([trigger.name for trigger in page], cursor) == (["y"], None)
         assert list_names(store, "a", "other") == ["z"]
         assert store.triggers.find("default", "c") == ([], None)
+
+    def test_the_newest_firings_of_several_triggers_are_read_together(self, store: Store) -> None:
+        register(store, declare(), declare("u"), declare("v"))
+        for name, count in (("t", 5), ("u", 2)):
+            for number in range(1, count + 1):
+                now = 60.0 * number + (name == "u")
+                assert store.triggers.advance(advance_by(read_trigger(store, name), now, MISSED))
+        keys = [("p", name) for name in ("u", "t", "v", "unknown")]
+        for until, limit in ((1e6, 3), (1e6, 1), (181.0, 2), (181.0, 100), (0.0, 5)):
+            before = position_at(until)
+            found = store.triggers.newest_firings("default", keys, before, limit)
+            assert found.keys() <= set(keys)
+            for playbook, name in keys:
+                page, _ = store.triggers.firings(
+                    "default", playbook, name, limit=limit, cursor=write_key_cursor(before)
+                )
+                assert list(found.get((playbook, name), ())) == page
+        assert len(store.triggers.newest_firings("default", keys, position_at(1e6), 9)[keys[1]]) == 5
+        assert not any(store.triggers.newest_firings("other", keys, position_at(1e6), 9).values())
+        assert store.triggers.newest_firings("default", [], position_at(1e6), 9) == {}
 
     def test_firings_are_listed_in_pages_newest_first(self, store: Store) -> None:
         register(store, declare(), declare("u"))

@@ -18,6 +18,13 @@ json_array_elements(:totals::json)
 value ->> 0, value ->> 1, value ->> 2, value ->> 3, (value ->> 4)::integer, (value ->> 5)::bigint,
 (value ->> 6)::double precision
 
+-- The rows of `:triggers`, a JSON array of pairs of a playbook and the name of its trigger.
+-- name: trigger_rows
+json_array_elements(:triggers::json)
+
+-- name: trigger_columns
+value ->> 0 as playbook, value ->> 1 as name
+
 -- Lock of the rows that a transaction reads, until it ends.
 -- name: for_update
 for update

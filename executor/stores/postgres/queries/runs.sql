@@ -47,7 +47,7 @@ from (
 -- name: latest_visits_of_runs
 select run_id, id, step, status, number, attempt, due_at, started_at, finished_at, "case", error, started,
     case when octet_length(progress) <= :max_journal then progress end as progress,
-    octet_length(progress) > :max_journal as is_long
+    octet_length(progress) > :max_journal as is_long, octet_length(progress) as journal
 from (
     select *, max(position) over same_step as last, count(*) filter (
         where started_at is not null or attempt > 1 or progress is not null
@@ -56,9 +56,9 @@ from (
 ) as counted where position = last
 
 -- The same of runs that have visited a step often. Each step with its latest visit is one look-up in an
--- index, so no plan reads all visits. Visits of a step on a cycle are numbered. So the number of the latest one
--- says how many there are, and only those that have not started are counted. Otherwise, as in a run that continues
--- another one, several visits of a step are counted in the index.
+-- index, so no plan reads all visits. Visits of a step on a cycle are numbered. So the number of the latest
+-- one says how many there are, and only those that have not started are counted. Otherwise, as in a run that
+-- continues another one, several visits of a step are counted in the index.
 -- name: latest_visits_of_long_runs
 with recursive latest as (
     select found.* from unnest(:ids::text[]) as wanted (id) cross join lateral (
@@ -76,7 +76,7 @@ with recursive latest as (
 )
 select run_id, id, step, status, number, attempt, due_at, started_at, finished_at, "case", error,
     case when octet_length(progress) <= :max_journal then progress end as progress,
-    octet_length(progress) > :max_journal as is_long,
+    octet_length(progress) > :max_journal as is_long, octet_length(progress) as journal,
     case when number > 1 and exists (
         select 1 from runs where runs.id = latest.run_id and resumed_from is null
     ) then number - coalesce((
@@ -93,3 +93,11 @@ select run_id, id, step, status, number, attempt, due_at, started_at, finished_a
         and visits.started_at is null and (visits.attempt > 1 or visits.progress is not null)
     ) end as started
 from latest
+
+-- The newest runs of several playbooks, `:limit` of each.
+-- name: find_newest
+select {summary_columns} from unnest(:ids::text[]) as wanted (name) cross join lateral (
+    select * from runs where runs.tenant = :tenant and runs.playbook = wanted.name
+    order by runs.created_at desc, runs.id desc limit :limit
+) as runs
+order by runs.created_at desc, runs.id desc

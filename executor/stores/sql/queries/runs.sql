@@ -165,7 +165,7 @@ from (
 -- name: latest_visits_of_runs
 select run_id, id, step, status, number, attempt, due_at, started_at, finished_at, "case", error,
     case when length(progress) <= :max_journal then progress end as progress,
-    length(progress) > :max_journal as is_long,
+    length(progress) > :max_journal as is_long, length(progress) as journal,
     claimed + case when claimed = entered then 0 else (
         select count(*) from visits as unclaimed where unclaimed.run_id = owner and unclaimed.step = name
         and unclaimed.started_at is null and (unclaimed.attempt > 1 or unclaimed.progress is not null)

@@ -54,6 +54,18 @@ select record from firings where tenant = :tenant and playbook = :playbook and n
 and position < :before -- optional
 order by position desc limit :limit
 
+-- The newest firings of several triggers. `:last` is one less than their greatest number.
+-- name: find_newest_firings
+select firings.playbook, firings.name, record from (select {trigger_columns} from {trigger_rows}) as wanted
+cross join firings
+where firings.tenant = :tenant and firings.playbook = wanted.playbook and firings.name = wanted.name
+and position < :before and position >= coalesce((
+    select position from firings as earlier where earlier.tenant = :tenant
+    and earlier.playbook = wanted.playbook and earlier.name = wanted.name and earlier.position < :before
+    order by earlier.position desc limit 1 offset :last
+), '')
+order by position desc
+
 -- name: delete_old_firings
 delete from firings where (tenant, playbook, name, position) in (
     select tenant, playbook, name, position from firings where fired_at < :before

@@ -20,6 +20,13 @@ json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$
 json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
 json_extract(value, '$[6]')
 
+-- The rows of `:triggers`, a JSON array of pairs of a playbook and the name of its trigger.
+-- name: trigger_rows
+json_each(:triggers)
+
+-- name: trigger_columns
+json_extract(value, '$[0]') as playbook, json_extract(value, '$[1]') as name
+
 -- Lock of the rows that a transaction reads. SQLite has one transaction at a time.
 -- name: for_update
 

@@ -18,7 +18,7 @@ with recursive names (owner, name) as (
 )
 select run_id, id, step, status, number, attempt, due_at, started_at, finished_at, "case", error,
     case when length(progress) <= :max_journal then progress end as progress,
-    length(progress) > :max_journal as is_long,
+    length(progress) > :max_journal as is_long, length(progress) as journal,
     case when number > 1 and owner in (select id from numbered) then number - (
         select count(*) from visits as unclaimed indexed by visits_active
         where unclaimed.run_id = owner and unclaimed.step = name and {active}
@@ -33,3 +33,11 @@ from names cross join visits where run_id = owner and step = name and position =
     select position from visits as newest where newest.run_id = owner and newest.step = name
     order by position desc limit 1
 )
+
+-- The newest runs of several playbooks, `:limit` of each.
+-- name: find_newest
+select {summary_columns} from json_each(:ids) as wanted cross join runs where runs.id in (
+    select newest.id from runs as newest where newest.tenant = :tenant and newest.playbook = wanted.value
+    order by newest.created_at desc, newest.id desc limit :limit
+)
+order by runs.created_at desc, runs.id desc
