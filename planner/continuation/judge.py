@@ -17,7 +17,7 @@ Cost: linear in the new version without a changed history; otherwise that of its
 In sequential mode, branches that wait for their turn are a part of the state. Their order must be that of the
 new version (`noetl.executor.model.sequential_history`), and nothing that was performed may have changed.
 
-Limits: guards are not evaluated.
+Limits: guards are not evaluated. At most MAX_REASONS reasons and notices are listed.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from noetl.planner.continuation.work_comparison import (
     find_repeated_items,
 )
 from noetl.planner.diagnostics.diagnostic import Diagnostic
+from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import replace
 from noetl.planner.gc_control import gc_paused
 from noetl.planner.plan import Input, Plan, Step
@@ -54,6 +55,10 @@ ALL_CONDITIONS = frozenset(
     {"mode", "arrivals", "repeats", "discriminators", "names", "joins", "races", "bounds", "work"}
 )
 """The conditions that tests can switch off one by one, to show that each is needed."""
+
+
+MAX_REASONS = 100
+"""How many reasons, and how many notices, a verdict lists. A request may name thousands of wrong steps."""
 
 
 def may_continue(
@@ -94,10 +99,13 @@ class SwitchJudge:
             else:
                 with gc_paused(), temporary_templates():
                     self.check_rest(version, state, catalogue)
-        return SwitchVerdict(tuple(self.reasons), tuple(self.required), tuple(self.notices))
+        reasons, notices = self.reasons[:MAX_REASONS], self.notices[:MAX_REASONS]
+        return SwitchVerdict(tuple(reasons), tuple(self.required), tuple(notices))
 
     def refuse(self, code: str, message: str, step: str | None = None, line: int | None = None) -> None:
-        """Add a reason. Without a line, it is that of the step."""
+        """Add a reason, unless there are too many. Without a line, it is that of the step."""
+        if len(self.reasons) >= MAX_REASONS:
+            return
         if line is None and step is not None and step in self.new.steps:
             line = self.new.steps[step].line
         reason = Reason(code, message, step, line)
@@ -128,7 +136,7 @@ class SwitchJudge:
         for before, after in renamed.items():
             if before not in self.old.steps or after not in self.new.steps:
                 missing = before if before not in self.old.steps else after
-                self.refuse("NC117", f"the map names the unknown step `{missing}`")
+                self.refuse("NC117", f"the map names the unknown step `{abbreviate(missing)}`")
         targets = [
             renamed.get(step, step) for step in {*self.state.done, *(b.step for b in self.state.branches)}
         ]
@@ -332,9 +340,8 @@ class SwitchJudge:
             if state.is_over:
                 is_held = name in state.ended_names
             if name not in used or (is_held and name not in self.new.header.inputs):
-                self.refuse(
-                    "NC118", f"`{name}` needs no value: the run has one, or the new version has no such name"
-                )
+                reason = "the run has one, or the new version has no such name"
+                self.refuse("NC118", f"`{abbreviate(name)}` needs no value: {reason}")
 
     def find_steps_left_out(self, state: SwitchState, reached: list[RoundPlace]) -> None:
         """Give notice of new steps behind done ones that no branch reaches."""

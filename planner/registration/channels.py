@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings
 from noetl.planner.registration.registry import OperatorRules
@@ -21,6 +20,9 @@ def check_channels(findings: RegistrationFindings, rules: OperatorRules) -> None
         for number, name in enumerate(names):
             if name not in reported:
                 reported.add(name)
-                hint = did_you_mean(name, known) or f"add it with `noetl channels add {name} --target URL`"
+                hint = (
+                    findings.did_you_mean(name, known)
+                    or f"add it with `noetl channels add {name} --target URL`"
+                )
                 place = PlanPlace((*path, number))
                 findings.report("NP851", f"unknown channel `{abbreviate(name)}`", place, hint)

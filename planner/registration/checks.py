@@ -17,13 +17,12 @@ cannot be read is not compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import cache, partial
-from typing import NamedTuple
 
 from noetl.planner.catalogue import LIVE, PlaybookCall
-from noetl.planner.diagnostics.diagnostic import Diagnostic, did_you_mean
+from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import replace
 from noetl.planner.plan import Header, Plan
@@ -31,7 +30,7 @@ from noetl.planner.registration.call_sites import Catalogued, may_call
 from noetl.planner.registration.channels import check_channels
 from noetl.planner.registration.circles import PlaybookSearch, check_circles, check_own_recursion
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings, key_of
-from noetl.planner.registration.fit import Misfit, list_versions
+from noetl.planner.registration.fit import Misfit, UsedVersion, list_versions
 from noetl.planner.registration.registry import (
     AliasedVersion,
     KnownRegistry,
@@ -52,9 +51,6 @@ MAX_USED = 200
 
 MAX_CALLER_STEPS = 50_000
 """How many steps the plans have together that are searched for uses of the new version."""
-
-ResultNames = Callable[[], Collection[str]]
-"""Returns the names of the entries that the result of a version may have."""
 
 
 def check_registration(
@@ -136,29 +132,25 @@ def _check_used_playbooks(
     new = AliasedVersion(own_version, aliases)
 
     @cache
-    def find(call: PlaybookCall) -> _Version | None:
+    def find(call: PlaybookCall) -> UsedVersion | None:
         if new.is_called(call):
-            return _Version(own_version, cache(partial(find_result_names, plan.header, plan.steps.values())))
+            return UsedVersion(plan.header, partial(find_result_names, plan.header, plan.steps.values()))
         found = playbooks.find(call)
-        return None if found is None else _Version(found, cache(partial(playbooks.result_names, found)))
+        return None if found is None else UsedVersion(found.header, partial(playbooks.result_names, found))
 
     for use in uses:
-        if find.cache_info().currsize >= MAX_USED:
+        if find.cache_info().currsize >= MAX_USED or findings.is_full():
             return
         with suppress(UnreadablePlanError):
             version = find(use.call)
             if version is None:
                 _report_unknown(findings, playbooks, use)
                 continue
-            for misfit in use.find_misfits(version.registered.header, version.result_names):
-                findings.report("NP818", misfit.message, misfit.place, misfit.hint)
-
-
-class _Version(NamedTuple):
-    """A version of a playbook, with the names of the entries of its result."""
-
-    registered: RegisteredPlan
-    result_names: ResultNames
+            for misfit in use.find_misfits(version):
+                if findings.is_full():
+                    return
+                meant = misfit.unknown and findings.did_you_mean(*misfit.unknown)
+                findings.report("NP818", misfit.message, misfit.place, meant or misfit.hint)
 
 
 def _report_unknown(findings: RegistrationFindings, playbooks: UsedPlaybooks, use: PlaybookUse) -> None:
@@ -166,17 +158,17 @@ def _report_unknown(findings: RegistrationFindings, playbooks: UsedPlaybooks, us
     shown = abbreviate(name)
     versions = playbooks.versions(name) if use.call.label is not None else ()
     if version is not None and versions:
-        hint = did_you_mean(version, versions) or list_versions(versions)
+        hint = findings.did_you_mean(version, versions) or list_versions(versions)
         message = f"unknown version `{abbreviate(version)}` of the playbook `{shown}`"
         findings.report("NP817", message, PlanPlace((*use.path, "version")), hint)
         return
     if alias is not None and versions:
-        hint = did_you_mean(alias, playbooks.aliases(name)) or "promote a version to it first"
+        hint = findings.did_you_mean(alias, playbooks.aliases(name)) or "promote a version to it first"
         message = f"unknown alias `{abbreviate(alias)}` of the playbook `{shown}`"
         findings.report("NP817", message, PlanPlace((*use.path, "alias")), hint)
         return
     names = {*playbooks.names(), findings.plan.header.name}
-    hint = did_you_mean(name, names) or "register it first"
+    hint = findings.did_you_mean(name, names) or "register it first"
     findings.report("NP817", f"unknown playbook `{shown}`", use.place, hint)
 
 
@@ -192,15 +184,19 @@ def _check_callers(
     before = registered.find(PlaybookCall(plan.header.name, alias=alias))
     if before is None or before.plan_hash == plan.hash:
         return
-    old_names = cache(partial(registered.result_names, before))
-    new_names = cache(partial(find_result_names, plan.header, plan.steps.values()))
-    if _inputs_of(before.header) == _inputs_of(plan.header) and set(old_names()) <= set(new_names()):
+    old = UsedVersion(before.header, partial(registered.result_names, before))
+    new = UsedVersion(plan.header, partial(find_result_names, plan.header, plan.steps.values()))
+    if _inputs_of(before.header) == _inputs_of(plan.header) and set(old.result_names) <= set(
+        new.result_names
+    ):
         return
     for caller, use in _find_callers(plan.header.name, registered, action_types):
         if use.call.followed_alias != alias:
             continue
-        old_messages = {misfit.message for misfit in use.find_misfits(before.header, old_names)}
-        for misfit in use.find_misfits(plan.header, new_names):
+        if findings.is_full():
+            return
+        old_messages = {misfit.message for misfit in use.find_misfits(old)}
+        for misfit in use.find_misfits(new):
             if misfit.message not in old_messages:
                 _report_broken_caller(findings, caller, use, misfit)
 

@@ -7,12 +7,12 @@ are findings, and each path then becomes a span.
 
 Cost: nothing without findings, else one parse of the text as YAML.
 
-Limits: at most MAX_FOUND findings.
+Limits: at most MAX_FOUND findings. Words that may have been meant are searched as in a compilation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from noetl.planner.diagnostics.diagnostic import START, Diagnostic, Diagnostics, Span
@@ -55,10 +55,19 @@ class RegistrationFindings:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._findings: list[_Finding] = []
+        self._words = Diagnostics()
+
+    def is_full(self) -> bool:
+        """Return whether no more findings are kept, so that none need be searched."""
+        return len(self._findings) >= MAX_FOUND
+
+    def did_you_mean(self, word: str, known: Collection[str]) -> str | None:
+        """Return a hint with the known word that was probably meant, or None, also after many comparisons."""
+        return self._words.did_you_mean(word, known)
 
     def report(self, code: str, message: str, place: PlanPlace, hint: str | None = None) -> None:
         """Add a finding, unless there are too many."""
-        if len(self._findings) < MAX_FOUND:
+        if not self.is_full():
             self._findings.append(_Finding(code, message, place, hint))
 
     def to_diagnostics(self) -> tuple[Diagnostic, ...]:

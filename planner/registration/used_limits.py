@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.limits import Limit
 from noetl.planner.plan import Plan
@@ -32,11 +31,13 @@ def check_used_limits(findings: RegistrationFindings, rules: OperatorRules) -> N
     used = [*_find_used_limits(findings.plan)]
     known = rules.limits() if used else {}
     for name, place, limit in used:
+        if findings.is_full():
+            return
         shown = abbreviate(name)
         if name not in known:
             size = "--rate NUMBER/1m" if limit.is_rate else "NUMBER"
             command = f"noetl limits set {name} {size} --of {limit.kind}"
-            hint = did_you_mean(name, known) or f"make it with `{command}`"
+            hint = findings.did_you_mean(name, known) or f"make it with `{command}`"
             findings.report("NP834", f"unknown limit `{shown}`", place, hint)
         elif known[name].is_rate is not limit.is_rate:
             section = "rate" if known[name].is_rate else "concurrency"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from noetl.planner.catalogue import PlaybookCall
-from noetl.planner.plan import Header, Plan, Trigger
+from noetl.planner.plan import Plan, Trigger
 from noetl.planner.registration.call_sites import CallSite, Catalogued, find_call_sites
 from noetl.planner.registration.findings import PlanPlace
-from noetl.planner.registration.fit import Misfit, find_input_misfits, find_result_misfits
+from noetl.planner.registration.fit import (
+    Misfit,
+    UsedVersion,
+    find_input_misfits,
+    find_result_misfits,
+)
 from noetl.planner.registration.result_reads import ResultRead, find_result_reads, find_trigger_reads
 from noetl.planner.syntax.models import DocumentPath
 from noetl.planner.trigger_sources import RunEnd
@@ -48,11 +53,15 @@ class PlaybookUse(NamedTuple):
         """The place of the name of the playbook."""
         return PlanPlace((*self.path, "playbook"))
 
-    def find_misfits(self, header: Header, result_names: Callable[[], Collection[str]]) -> Iterator[Misfit]:
-        """Yield the reasons why the use and a version of the other playbook do not fit."""
+    def find_misfits(self, version: UsedVersion) -> Iterator[Misfit]:
+        """Yield the reasons why the use and a version of the other playbook do not fit.
+
+        Raises:
+            UnreadablePlanError: the plan of the version cannot be read.
+        """
         if self.inputs is not None:
-            yield from find_input_misfits(self.label, header, self.inputs, self.path)
-        yield from find_result_misfits(self.label, self.reads, result_names)
+            yield from find_input_misfits(self.label, version, self.inputs, self.path)
+        yield from find_result_misfits(self.label, version, self.reads)
 
 
 class UsesOfPlan:
