@@ -6,6 +6,7 @@ Text of a playbook is made printable first; see `noetl.planner.diagnostics.termi
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -84,8 +85,8 @@ class _SourceLine:
         off before.
         """
         total = len(self._printable)
-        begin = next((i for i in range(total) if self._starts[i] >= first), total)
-        end = max((i for i in range(begin, total + 1) if self._starts[i] <= last), default=begin)
+        begin = bisect_left(self._starts, first, 0, total)
+        end = max(begin, bisect_right(self._starts, last) - 1)
         head, tail = "…" if begin else "", "…" if end < total else ""
         return head + "".join(self._printable[begin:end]) + tail, self._starts[begin] - len(head)
 
@@ -93,6 +94,25 @@ class _SourceLine:
     def cells(self) -> int:
         """The width of the line in cells."""
         return self._starts[-1]
+
+
+class _SourceLines:
+    """The lines of a file. Each is converted once, as JSON without line breaks may have all findings on one."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+        self._converted: dict[int, _SourceLine] = {}
+
+    @property
+    def count(self) -> int:
+        """The number of lines."""
+        return len(self._lines)
+
+    def get(self, number: int) -> _SourceLine:
+        """Return a line by its number, from 1."""
+        if number not in self._converted:
+            self._converted[number] = _SourceLine(self._lines[number - 1])
+        return self._converted[number]
 
 
 class _Mark(NamedTuple):
@@ -108,13 +128,15 @@ def render_full(files: Sequence[CheckedFile], width: int = 100) -> Iterator[Styl
     Lines are clipped to `width` cells.
     """
     for file in files:
-        lines = _LINE_BREAK.split(file.text)
+        lines = _SourceLines(_LINE_BREAK.split(file.text))
         for diagnostic in file.diagnostics:
             yield from _render_finding(file.file, lines, diagnostic, width)
             yield StyledText("\n")
 
 
-def _render_finding(file: str, lines: list[str], diagnostic: Diagnostic, width: int) -> Iterator[StyledText]:
+def _render_finding(
+    file: str, lines: _SourceLines, diagnostic: Diagnostic, width: int
+) -> Iterator[StyledText]:
     style = _SEVERITY_STYLE[diagnostic.severity]
     span = diagnostic.span
     yield StyledText(f"{diagnostic.severity.value}[{diagnostic.code}]", style)
@@ -124,7 +146,7 @@ def _render_finding(file: str, lines: list[str], diagnostic: Diagnostic, width: 
     marks += [
         _Mark(label.span, to_printable(label.text), "-", _SECONDARY_STYLE) for label in diagnostic.labels
     ]
-    numbers = sorted({mark.span.line for mark in marks if mark.span.line <= len(lines)})
+    numbers = sorted({mark.span.line for mark in marks if mark.span.line <= lines.count})
     gutter = len(str(numbers[-1] if numbers else span.line))
     margin = " " * gutter
 
@@ -136,7 +158,7 @@ def _render_finding(file: str, lines: list[str], diagnostic: Diagnostic, width: 
         if previous is not None and number > previous + 1:
             yield StyledText("...\n", _SECONDARY_STYLE)
         marks_on_line = [mark for mark in marks if mark.span.line == number]
-        yield from _render_source_line(number, lines[number - 1], marks_on_line, gutter, width)
+        yield from _render_source_line(number, lines.get(number), marks_on_line, gutter, width)
     if diagnostic.hint:
         if numbers:
             yield StyledText(f"{margin} |\n", _SECONDARY_STYLE)
@@ -146,9 +168,8 @@ def _render_finding(file: str, lines: list[str], diagnostic: Diagnostic, width: 
 
 
 def _render_source_line(
-    number: int, text: str, marks: list[_Mark], gutter: int, width: int
+    number: int, line: _SourceLine, marks: list[_Mark], gutter: int, width: int
 ) -> Iterator[StyledText]:
-    line = _SourceLine(text)
     available = max(width - gutter - 5, 20)
     first, last = 0, line.cells
     if line.cells > available:

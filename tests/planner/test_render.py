@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from noetl.planner.diagnostics import render as render_module
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import MAX_FINDINGS, Diagnostic, Diagnostics, Label, Span
 from noetl.planner.diagnostics.render import (
@@ -83,6 +86,22 @@ def test_long_lines_are_clipped_around_the_caret() -> None:
     assert lines[3][begin:end] == "target"
     assert lines[3].startswith("1 | …") and lines[3].endswith("…")
     assert max(map(len, lines)) <= 80
+
+
+def test_a_long_line_with_many_findings_is_converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A playbook of 1 MB as JSON has one line. To convert it for each finding would take minutes."""
+    converted: list[str] = []
+
+    def convert(character: str) -> str:
+        converted.append(character)
+        return character
+
+    monkeypatch.setattr(render_module, "printable_character", convert)
+    text = "a, " * 5_000
+    findings = tuple(Diagnostic("NP002", "twice", Span(1, 3 * n + 1, 1, 3 * n + 2)) for n in range(2_000))
+    report = to_plain_text(render_full([CheckedFile("a.yaml", text, findings)]))
+    assert report.count("^") == 2_000
+    assert len(converted) == len(text)
 
 
 def test_control_characters_never_reach_the_terminal() -> None:
