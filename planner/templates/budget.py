@@ -104,6 +104,8 @@ SORTED_KEY_UNITS = 10
 """The price of the comparisons of one key in each pass of a sort, for keys in any order."""
 PASS_UNITS = 48
 """The price of the comparison of one key, where values are not sorted."""
+MIN_COLUMN = 64
+"""Of how many objects the values under one name are visited together."""
 SHORT_BITS = 256
 """How many bits an integer may have, so that operations on it have a constant price."""
 BIT_PAIRS_PER_UNIT = 512
@@ -180,11 +182,17 @@ def current_usage() -> Usage:
 
 
 def start_budget() -> None:
-    """Start the time of the next evaluation on this thread, and its budget unless it shares one."""
+    """Start the time of the next evaluation on this thread, and its budget unless it shares one.
+
+    The first units are granted at once, unless the shared time is used up, or the evaluation must stop.
+    """
     usage = _thread.usage
-    usage.granted = used_units() if usage.is_shared else 0
-    usage.left = 0
-    usage.deadline = min(time.thread_time() + CPU_SECONDS, usage.shared_deadline)
+    used = usage.granted - usage.left if usage.is_shared else 0
+    now = time.thread_time()
+    usage.deadline = min(now + CPU_SECONDS, usage.shared_deadline)
+    may_begin = now < usage.shared_deadline and usage.find_stop() is None
+    usage.left = max(min(UNITS_PER_CHECK, BUDGET - used), 0) if may_begin else 0
+    usage.granted = used + usage.left
 
 
 def used_units() -> int:
@@ -454,7 +462,8 @@ def measure(
     """Return the number of values inside a value, and the characters of its texts and of an indentation.
 
     A shared list counts as often as it occurs. `refuse` receives what is neither text, number nor container.
-    The walk goes level by level, because the functions of Python then loop over each level in C.
+    The walk goes level by level, because the functions of Python then loop over each level in C. Of many
+    objects with as many members, each column is a group of its own: its values often have one type.
 
     >>> start_budget()
     >>> measure({"a": [1, "xyz"]})
@@ -464,43 +473,96 @@ def measure(
         LimitExceeded: the walk exceeds the budget.
     """
     charge(WALK_UNITS)
-    level: Sequence[Any] = (value,)
+    level = _Level([(value,)])
     count = characters = depth = 0
     while True:
-        kinds = set(map(type, level))
-        parts: list[Iterable[Any]] = []
-        size = containers = 0
-        if refuse is not None:
-            _charge_number_texts(level, kinds)
-        for kind in kinds - SCALARS:
-            members: Sequence[Any] = (
-                level if len(kinds) == 1 else [item for item in level if type(item) is kind]
-            )
-            if issubclass(kind, str):
-                characters += count_characters(members)
-            elif issubclass(kind, _VIEWS):
-                containers += len(members)
-                size += sum(map(len, members))
-                parts += members
-            elif issubclass(kind, Mapping):
-                containers += len(members)
-                number, length = _measure_keys(members, refuse, count_characters)
-                count += number
-                characters += length + indent * (depth + 1) * number
-                size += sum(map(len, members))
-                parts += (
-                    map(dict.values, members) if kind is dict else (member.values() for member in members)
-                )
-            elif refuse is not None:
-                for member in members:
-                    refuse(member)
-        charge(VALUE_UNITS * size + CONTAINER_UNITS * containers)
+        level.visit(refuse)
+        names, length = level.measure_names(refuse, count_characters)
+        count += names
+        characters += length + indent * (depth + 1) * names
+        if level.texts:
+            characters += count_characters(level.texts)
+        size = level.charge_parts()
         if size == 0:
             return count, characters
         depth += 1
         count += size
         characters += indent * depth * size
-        level = list(chain.from_iterable(parts))
+        level = level.next()
+
+
+class _Level:
+    """The values of one level within a value, in groups. After the visit, they are divided by their kinds."""
+
+    __slots__ = ("groups", "lists", "mappings", "texts")
+
+    def __init__(self, groups: Iterable[Sequence[Any]]) -> None:
+        self.groups = groups
+        self.texts: list[str] = []
+        self.lists: list[Any] = []
+        self.mappings: list[Sequence[Mapping[Any, Any]]] = []
+
+    def visit(self, refuse: Callable[[Any], None] | None) -> None:
+        """Divide the values by their kinds. With `refuse`, charge for the texts of numbers."""
+        for group in self.groups:
+            kinds = set(map(type, group))
+            if refuse is not None:
+                _charge_number_texts(group, kinds)
+            for kind in kinds - SCALARS:
+                members: Sequence[Any] = (
+                    group if len(kinds) == 1 else [item for item in group if type(item) is kind]
+                )
+                if issubclass(kind, str):
+                    self.texts += members
+                elif issubclass(kind, _VIEWS):
+                    self.lists += members
+                elif issubclass(kind, Mapping):
+                    self.mappings.append(members)
+                elif refuse is not None:
+                    for member in members:
+                        refuse(member)
+
+    def measure_names(
+        self, refuse: Callable[[Any], None] | None, count_characters: CountCharacters
+    ) -> tuple[int, int]:
+        """Return the number of values in the keys of mappings, and the characters of those that are no texts.
+
+        Those that are texts are added to the texts of this level.
+        """
+        count = characters = 0
+        for members in self.mappings:
+            charge(2 * VALUE_UNITS * sum(map(len, members)))
+            names = list(chain.from_iterable(members))
+            if set(map(type, names)) <= _TEXTS:
+                self.texts += names
+                count += len(names)
+            else:
+                number, length = measure(names, 0, refuse, count_characters)
+                count += number
+                characters += length
+        return count, characters
+
+    def charge_parts(self) -> int:
+        """Charge for the values within those of this level, and return how many there are."""
+        size = sum(map(len, self.lists))
+        containers = len(self.lists)
+        for members in self.mappings:
+            size += sum(map(len, members))
+            containers += len(members)
+        charge(VALUE_UNITS * size + CONTAINER_UNITS * containers)
+        return size
+
+    def next(self) -> _Level:
+        """Return the level of the values within those of this level."""
+        groups: list[Sequence[Any]] = []
+        rest: list[Iterable[Any]] = [*self.lists]
+        for members in self.mappings:
+            if len(members) >= MIN_COLUMN and type(members[0]) is dict and len({*map(len, members)}) == 1:
+                groups += zip(*(member.values() for member in members), strict=True)
+            else:
+                rest += [member.values() for member in members]
+        groups.append(list(chain.from_iterable(rest)))
+        return _Level(groups)
 
 
 def _charge_number_texts(values: Sequence[Any], kinds: set[type]) -> None:
@@ -512,19 +574,6 @@ def _charge_number_texts(values: Sequence[Any], kinds: set[type]) -> None:
         if not -_LARGE < min(numbers) <= max(numbers) < _LARGE:
             for number in numbers:
                 charge_digits(number)
-
-
-def _measure_keys(
-    mappings: Sequence[Mapping[Any, Any]],
-    refuse: Callable[[Any], None] | None,
-    count_characters: CountCharacters,
-) -> tuple[int, int]:
-    """Return the number of values in the keys of mappings, and their characters."""
-    charge(2 * VALUE_UNITS * sum(map(len, mappings)))
-    keys = list(chain.from_iterable(mappings))
-    if set(map(type, keys)) == _TEXTS:
-        return len(keys), count_characters(keys)
-    return measure(keys, 0, refuse, count_characters)
 
 
 def charge_as_text(value: Any) -> None:

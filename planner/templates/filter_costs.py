@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, ItemsView, KeysView, Mapping, ValuesView
+from sys import getsizeof
 from typing import Any
 
 from jinja2.utils import _PassArg
@@ -27,8 +28,10 @@ from markupsafe import Markup
 from noetl.planner.templates.attributes import path_units
 from noetl.planner.templates.budget import (
     LIST_ITEM_UNITS,
+    MAX_TEXT,
     NUMBER_UNITS,
     SHORT,
+    SORTED_TEXT_UNITS,
     charge,
     charge_as_text,
     charge_bits,
@@ -59,7 +62,19 @@ ESCAPED_CHARACTER_UNITS = 8
 CASE_CHARACTER_UNITS = 5
 """The price of a character of ASCII whose case a filter or a method may change."""
 WIDE_CASE_CHARACTER_UNITS = 20
-"""The price where the text has others. Python keeps three of 4 bytes for each, and copies the result."""
+"""The price where the text has others. Python keeps three of 4 bytes for each, and copies the result.
+
+A long text is converted in parts, where this memory does not count.
+"""
+_CASE_PART = 64 * 1024
+"""How many characters of a text are converted together."""
+_MEASURED_PART = 128
+"""How long a part is at least, so that its memory shows how much each character takes."""
+_TEXT_HEADER = 40
+CASE_METHODS = frozenset({"capitalize", "casefold", "lower", "swapcase", "upper"})
+"""The methods that convert each character by itself, except for a capital sigma."""
+_IN_CONTEXT = CASE_METHODS - {"casefold", "upper"}
+"""Those that write a sigma at the end of a word in another way."""
 PARSED_CHARACTER_UNITS = 12
 REFUSED_VALUE_UNITS = 1536
 """The price of the errors that `int` and `float` catch where they return their default."""
@@ -87,6 +102,11 @@ _STEEP_FILTERS = frozenset({"title", "wordwrap"})
 """The filters that take long for each character, even of a short text: a line or a word may have one."""
 _CREATING_FILTERS = frozenset({"batch", "slice"})
 """The filters that create as many items as an option says, even of a short text."""
+SORTED_ENTRY_UNITS = CALL_UNITS + 15 * SHORT + SORTED_TEXT_UNITS + LIST_ITEM_UNITS + 512
+"""The price of an entry of a short object that is sorted: its item, copies of its name, and comparisons."""
+_FEW = 16
+"""How many entries a short object has at most."""
+_TEXTS = {str}
 _CONVERSIONS = frozenset({"float", "int"})
 """The filters that return a default for what they cannot convert."""
 _CONSTANTS = frozenset({float, bool, type(None)})
@@ -126,10 +146,39 @@ def charge_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]
         is_short = kind is int or (kind is str and len(result) <= SHORT)
         return result if is_short else _charge_result(result)
 
+    if name in CASE_METHODS:
+        return _charge_long_texts(name, charged)
+    if name == "dictsort":
+        return _charge_short_objects(function, charge_and_call)
     if marker is None:
         return charge_and_call if is_steep else charged
     charge_and_call.jinja_pass_arg = marker  # type: ignore[attr-defined]
     return charge_and_call
+
+
+def _charge_long_texts(name: str, charged: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the filter that changes the case of a text, with exact charges for a long one."""
+
+    def convert(*args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and is_long_wide_text(args[0]) and not kwargs:
+            return change_case(args[0], name)
+        return charged(*args, **kwargs)
+
+    return convert
+
+
+def _charge_short_objects(sort: Callable[..., Any], charged: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `dictsort` with one charge for an object with few short names, else `charged`."""
+
+    def sort_items(value: Any, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs or type(value) is not dict or len(value) > _FEW:
+            return charged(value, *args, **kwargs)
+        if set(map(type, value)) != _TEXTS or max(map(len, value)) > SHORT:
+            return charged(value)
+        charge(LONG_CALL_UNITS + SORTED_ENTRY_UNITS * len(value))
+        return sort(value)
+
+    return sort_items
 
 
 def _charge_default(convert: Callable[..., Any]) -> Callable[..., Any]:
@@ -350,6 +399,43 @@ def _charge_round(value: Any, precision: Any = 0, method: Any = "common") -> Non
 def case_units(text: str) -> int:
     """Return the price of another case for all characters of a text."""
     return (CASE_CHARACTER_UNITS if text.isascii() else WIDE_CASE_CHARACTER_UNITS) * len(text)
+
+
+def is_long_wide_text(value: Any) -> bool:
+    """Return whether `change_case` charges less for a text than `case_units`."""
+    return type(value) is str and len(value) > _CASE_PART and not value.isascii()
+
+
+def change_case(text: str, method: str) -> str:
+    """Return the result of a method of CASE_METHODS for a long text, charged by the memory of its parts."""
+    convert = getattr(str, method)
+    if method in _IN_CONTEXT and "Σ" in text:
+        charge(case_units(text))
+        result: str = convert(text)
+        charge_text(len(result), is_ascii=False)
+        return result
+    charge(CASE_CHARACTER_UNITS * len(text))
+    count = -(-len(text) // _CASE_PART)
+    size = -(-len(text) // count)
+    parts: list[str] = []
+    length = width = 0
+    for start in range(0, len(text), size):
+        parts.append(convert(text[start : start + size]))
+        if method == "capitalize":
+            convert = str.lower
+        length += len(parts[-1])
+        if length > MAX_TEXT:
+            charge_text(length)
+        memory = getsizeof(parts[-1])
+        charge(memory)
+        is_measured = len(parts[-1]) >= _MEASURED_PART
+        width = max(width, (memory - _TEXT_HEADER) // len(parts[-1]) if is_measured else _MAX_WIDTH)
+    charge(width * length)
+    return "".join(parts)
+
+
+_MAX_WIDTH = 4
+"""How many bytes a character takes at most."""
 
 
 def _charge_case(text: Any) -> None:

@@ -22,6 +22,7 @@ from noetl.planner.templates.budget import (
     CONVERSION_UNITS,
     LIST_ITEM_UNITS,
     MAX_ITEMS,
+    MAX_TEXT,
     SCALARS,
     SHORT,
     LimitExceeded,
@@ -177,7 +178,7 @@ def _to_json(value: Any, indent: int | None = None) -> str:
         raise ValueError("the indent of `tojson` must be 0 to 16")
     charge(CALL_UNITS)
     charge(QUOTED_CHARACTER_UNITS * charge_as_json(value, indent or 0))
-    text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False, default=_json_default)
+    text = _encode(value) if indent is None else json.dumps(value, indent=indent, **_JSON_OPTIONS)
     charge_text(len(text))
     return text
 
@@ -190,6 +191,16 @@ def _json_default(value: object) -> Any:
     if isinstance(value, Iterable):
         return list(charge_each(value))
     raise TypeError(f"{describe(value)} has no JSON form")
+
+
+_JSON_OPTIONS: dict[str, Any] = {
+    "ensure_ascii": False,
+    "allow_nan": False,
+    "default": _json_default,
+    # The measure of a value that contains itself would have exceeded the budget.
+    "check_circular": False,
+}
+_encode = json.JSONEncoder(**_JSON_OPTIONS).encode
 
 
 def _from_json(text: str) -> Any:
@@ -236,6 +247,9 @@ def _to_datetime(value: str | float | datetime, pattern: str | None = None) -> d
     A time without an offset is in UTC.
     """
     charge(CALL_UNITS if pattern is None else 4 * CALL_UNITS)
+    if type(value) is str and pattern is None and len(value) <= MAX_TIME_TEXT:
+        moment = datetime.fromisoformat(value)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     if isinstance(value, int | float):
         return datetime.fromtimestamp(value, UTC)
     if isinstance(value, datetime):
@@ -265,12 +279,26 @@ _WIDTH = re.compile(r"%[^a-zA-Z%]*?([0-9]+)")
 
 
 def _strftime(value: str | float | datetime, pattern: str) -> str:
-    _require_pattern("strftime", pattern)
-    charge(CALL_UNITS + len(pattern) + DIRECTIVE_UNITS * pattern.count("%"))
+    if type(pattern) is not str:
+        _require_pattern("strftime", pattern)
     if len(pattern) > MAX_TIME_TEXT:
         raise LimitExceeded("the pattern of `strftime` is too long")
-    charge_text(sum(map(int, _WIDTH.findall(pattern))))
-    return _to_datetime(value).strftime(pattern)
+    charge(_pattern_units(pattern))
+    moment = value if type(value) is datetime else _to_datetime(value)
+    return moment.strftime(pattern)
+
+
+@lru_cache(maxsize=256)
+def _pattern_units(pattern: str) -> int:
+    """Return the price of a time as text in a pattern.
+
+    Raises:
+        LimitExceeded: the text would be too long.
+    """
+    width = sum(map(int, _WIDTH.findall(pattern)))
+    if width > MAX_TEXT:
+        charge_text(width)
+    return CALL_UNITS + len(pattern) + DIRECTIVE_UNITS * pattern.count("%") + width
 
 
 FILTERS: dict[str, Callable[..., Any]] = {

@@ -47,7 +47,15 @@ from noetl.planner.templates.budget import (
     to_charged_text,
 )
 from noetl.planner.templates.code_generator import ChargingGenerator
-from noetl.planner.templates.filter_costs import CHARACTER_PAIRS_PER_UNIT, case_units, charge_filter
+from noetl.planner.templates.filter_costs import (
+    CASE_CHARACTER_UNITS,
+    CASE_METHODS,
+    CHARACTER_PAIRS_PER_UNIT,
+    case_units,
+    change_case,
+    charge_filter,
+    is_long_wide_text,
+)
 from noetl.planner.templates.filters import FILTERS, REPLACED_FILTERS, join_texts, replace
 from noetl.planner.templates.functions import Function, describe, show_name
 from noetl.planner.templates.operators import modulo
@@ -282,8 +290,10 @@ def _charge_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable[
     def charged(*args: Any) -> Any:
         if not isinstance(obj, str):
             charge_comparison(obj)
+        elif name in CASE_METHODS and not args and is_long_wide_text(obj):
+            return change_case(obj, name)
         elif len(obj) > SHORT:
-            charge(len(obj) if name in _SEARCHING_METHODS else case_units(obj))
+            charge(_method_units(obj, name))
         for arg in args:
             charge_comparison(arg)
         if name in _SLOW_METHODS and args and isinstance(args[0], str):
@@ -303,6 +313,13 @@ def _charge_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable[
         return result
 
     return charged
+
+
+def _method_units(text: str, name: str) -> int:
+    """Return the price of a method of a text for its characters."""
+    if name in _SEARCHING_METHODS:
+        return len(text)
+    return CASE_CHARACTER_UNITS * len(text) if name.startswith("is") else case_units(text)
 
 
 def _find_item(items: Sequence[Any], *args: Any) -> int:
@@ -441,9 +458,9 @@ def _charge_text_test(test: Any) -> Any:
     """Return the built-in test of a text with charges for the conversion to text."""
 
     def check(value: Any) -> Any:
-        text = to_charged_text(value)
+        text = value if type(value) is str else to_charged_text(value)
         if len(text) > SHORT:
-            charge(case_units(text))
+            charge(CASE_CHARACTER_UNITS * len(text))
         return test(text)
 
     return check
