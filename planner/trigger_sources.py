@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -16,6 +17,17 @@ MAX_WEBHOOK_WAIT_SECONDS = 25.0
 
 DEFAULT_TOLERANCE_SECONDS = 300.0
 """How far a signed time may be from that of the store, if a playbook says nothing else."""
+
+_CREDENTIALS = re.compile(r"authorization|cookie|token|secret|signature|password|api-?key|credential")
+
+
+def is_credential_header(name: str) -> bool:
+    """Return whether templates do not see a header, as its value may be a credential or a signature.
+
+    >>> is_credential_header("x-hub-signature-256"), is_credential_header("x-github-event")
+    (True, False)
+    """
+    return bool(_CREDENTIALS.search(name))
 
 
 @frozen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 from noetl.api.cli.display.console import CommandError
 from noetl.executor.model.json_values import read_json
 
+STDIN = "-"
+"""The name of a file that stands for standard input."""
+
 _FIRST_CHARACTERS_OF_YAML = ("[", "{", '"', "'")
 
 
-def read_input_file(file: str) -> dict[str, Any]:
-    """Return the object in a JSON file.
+def read_input_file(file: str, content: str = 'of inputs by name, such as {"user_id": 7}') -> dict[str, Any]:
+    """Return the object in a JSON file, or in standard input for `-`. `content` describes it.
 
     Raises:
         CommandError: the file cannot be read, or is not an object in JSON.
@@ -22,24 +26,34 @@ def read_input_file(file: str) -> dict[str, Any]:
     try:
         value = read_json(text)
     except ValueError as error:
-        raise CommandError(f"{file} is not JSON: {error}") from error
+        raise CommandError(f"{name_of_file(file)} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise CommandError(f'{file} must hold an object of inputs by name, such as {{"user_id": 7}}')
+        raise CommandError(f"{name_of_file(file)} must hold an object {content}")
     return value
 
 
 def read_text_file(file: str) -> str:
-    """Return the text of a file.
+    """Return the text of a file, or of standard input for `-`.
 
     Raises:
         CommandError: the file cannot be read, or is not UTF-8.
     """
     try:
-        return Path(file).read_text(encoding="utf-8")
+        content = sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
+        return content.decode()
     except OSError as error:
         raise CommandError(f"cannot read {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise CommandError(f"{file} is not UTF-8; save it as UTF-8") from error
+        raise CommandError(f"{name_of_file(file)} is not UTF-8; save it as UTF-8") from error
+
+
+def name_of_file(file: str) -> str:
+    """Return how messages name a file.
+
+    >>> name_of_file("-"), name_of_file("list.yaml")
+    ('standard input', 'list.yaml')
+    """
+    return "standard input" if file == STDIN else file
 
 
 def parse_input_pairs(pairs: Sequence[str], types: Mapping[str, str], option: str = "-i") -> dict[str, Any]:

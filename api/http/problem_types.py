@@ -141,7 +141,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
         CONFLICT, "notification `5f1c7c0b1f2ad1f04b0d9f1e` was changed meanwhile: try again"
     ),
     "too-many-limits": ProblemType(CONFLICT, "there are 100 limits; remove one"),
-    "limit-in-use": ProblemType(CONFLICT, "limit `api` is in use: 2 are held, and 5 wait"),
+    "limit-in-use": ProblemType(CONFLICT, "limit `api` is in use: 2 held, 5 waiting"),
     "shared-limit": ProblemType(
         CONFLICT, "limit `api` is shared by all tenants; change it in the store, with --shared"
     ),

@@ -45,7 +45,7 @@ from noetl.executor.model.triggers import (
     resume_trigger,
     unpause_trigger,
 )
-from noetl.planner.diagnostics.wording import abbreviate
+from noetl.planner.diagnostics.wording import abbreviate, as_code, join_words
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Header, Trigger
 from noetl.planner.schedules.schedule import CatchUpMode, Schedule
@@ -258,6 +258,24 @@ def _check_cause(trigger: LiveTrigger, request: FireRequest) -> None:
         raise RejectedError("invalid_input", message)
     if request.run_id is not None and trigger.type != "run":
         raise RejectedError("invalid_input", f"trigger `{trigger.name}` awaits no runs, so it takes no run")
+    if request.data:
+        _check_data(trigger, request.data)
+
+
+def _check_data(trigger: LiveTrigger, data: Mapping[str, Any]) -> None:
+    """Check that templates of a trigger may read all entries of its data. An entry may be misspelt.
+
+    Raises:
+        RejectedError: `invalid_input`.
+    """
+    from noetl.planner.checks.triggers import TRIGGER_ATTRIBUTES
+    from noetl.planner.diagnostics.diagnostic import did_you_mean
+
+    known = sorted(TRIGGER_ATTRIBUTES[trigger.type])
+    for name in data:
+        if name not in known:
+            hint = did_you_mean(name, known) or f"the keys are {join_words(as_code(known), 'and')}"
+            raise RejectedError("invalid_input", f"unknown key `{abbreviate(name)}` in `data`; {hint}")
 
 
 def _check_instant(trigger: LiveTrigger, declared: Trigger, instant: float) -> None:

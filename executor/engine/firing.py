@@ -133,14 +133,16 @@ class Firer:
         request = runs.find_request(tenant, identify_firing(id)[0])
         return None if request is None else runs.summary(tenant, request[1])
 
-    def render_input(self, view: Mapping[str, Any]) -> dict[str, Any]:
+    def render_input(self, view: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs of a run. `view` is what the templates read under `trigger`.
+
+        The values in `given` replace those of the templates, which are not evaluated.
 
         Raises:
             ActionError: an input has no value.
         """
-        given: dict[str, Any] = self._evaluate(view, "input")
-        return given
+        expressions = FiringExpressions(self.declared, view, self.now, "input", frozenset(given))
+        return {**evaluate(expressions, self.trigger.tenant), **given}
 
     def with_key(self, firing: Firing, view: Mapping[str, Any]) -> Firing:
         """Return a firing with the value of `key` as its key, if the declaration has a `key`.

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 from uuid import uuid4
 
 from noetl.executor.engine.evaluation import has_light_texts
-from noetl.executor.engine.rendering import render, render_at_key
+from noetl.executor.engine.rendering import render_at_key
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import Trigger
 from noetl.planner.templates.template import is_true, shared_budget
@@ -19,12 +19,16 @@ FiringPart: TypeAlias = Literal["key", "input", "wanted input"]
 
 @frozen
 class FiringExpressions:
-    """A part of the expressions of a trigger. `view` is what they read under `trigger`."""
+    """A part of the expressions of a trigger. `view` is what they read under `trigger`.
+
+    The inputs in `given` are not evaluated, as a person has given them.
+    """
 
     declared: Trigger
     view: Mapping[str, Any]
     now: float
     part: FiringPart
+    given: frozenset[str] = frozenset()
 
     @property
     def is_light(self) -> bool:
@@ -32,7 +36,7 @@ class FiringExpressions:
         declared = self.declared
         if self.part == "key":
             return has_light_texts(declared.key)
-        return has_light_texts((declared.input, declared.condition if self.part == "wanted input" else None))
+        return has_light_texts((self._input, declared.condition if self.part == "wanted input" else None))
 
     @shared_budget()
     def evaluate(self) -> Any:
@@ -45,10 +49,13 @@ class FiringExpressions:
             return render_at_key("key", self.declared.key, self._names.__getitem__)
         names, condition = self._names, self.declared.condition
         if self.part == "wanted input" and condition is not None:
-            if not is_true(render(condition, None, names.__getitem__)):
+            if not is_true(render_at_key("if", condition, names.__getitem__)):
                 return None
-        templates = self.declared.input
-        return {name: render_at_key(name, value, names.__getitem__) for name, value in templates.items()}
+        return {name: render_at_key(name, value, names.__getitem__) for name, value in self._input.items()}
+
+    @property
+    def _input(self) -> Mapping[str, Any]:
+        return {name: value for name, value in self.declared.input.items() if name not in self.given}
 
     @property
     def _names(self) -> dict[str, Any]:

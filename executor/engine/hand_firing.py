@@ -63,8 +63,8 @@ def fire_by_hand(store: Store, trigger: LiveTrigger, request: HandFiring, now: f
             break
         try:
             firing, view = _prepare(firer, request)
-            given = firer.render_input(view)
-            return firer.start(firing, {**given, **(request.input or {})}, _advance_of(firer))
+            given = firer.render_input(view, request.input or {})
+            return firer.start(firing, given, _advance_of(firer))
         except ActionError as problem:
             raise RejectedError("invalid_input", problem.message) from problem
         except TriggerChangedError:

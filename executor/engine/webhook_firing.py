@@ -22,7 +22,6 @@ import hashlib
 import logging
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,7 +46,7 @@ from noetl.executor.security.webhook_signatures import (
 )
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen, replace
-from noetl.planner.trigger_sources import WebhookAuth
+from noetl.planner.trigger_sources import WebhookAuth, is_credential_header
 
 BORDER_SECONDS = 600.0
 """How near the border of two windows a firing requires that no other process fires the trigger."""
@@ -55,7 +54,6 @@ BORDER_SECONDS = 600.0
 MAX_CONFLICTS = 10
 """How often a request is tried again after another process has changed the trigger."""
 
-_CREDENTIALS = re.compile(r"authorization|cookie|token|secret|signature|password|api-?key|credential")
 _KEY_HEADER = "idempotency-key"
 
 logger = logging.getLogger("noetl.executor")
@@ -244,7 +242,7 @@ def view_request(auth: WebhookAuth, request: WebhookRequest, key: str) -> dict[s
         "headers": {
             name: value
             for name, value in request.headers.items()
-            if name not in hidden and not _CREDENTIALS.search(name)
+            if name not in hidden and not is_credential_header(name)
         },
         "query": dict(request.query),
         "body": request.value,

@@ -427,7 +427,7 @@ def check_removable(gate: Gate) -> None:
         RejectedError: `limit_in_use`.
     """
     if gate.held or gate.waiting:
-        message = f"limit `{gate.limit}` is in use: {gate.held} units are held, and {gate.waiting} slots wait"
+        message = f"limit `{gate.limit}` is in use: {gate.held} held, {gate.waiting} waiting"
         raise RejectedError("limit_in_use", message)
 
 

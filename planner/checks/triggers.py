@@ -20,9 +20,15 @@ from noetl.planner.plan import Input
 from noetl.planner.program.program import Program
 from noetl.planner.program.template_uses import TemplateUse
 from noetl.planner.syntax.instants import parse_instant
-from noetl.planner.syntax.models import InputDeclaration, ScheduleDeclaration, TriggerDeclaration
-from noetl.planner.syntax.names import MAX_NAME_LENGTH, RESERVED_TRIGGER_NAMES
+from noetl.planner.syntax.models import (
+    InputDeclaration,
+    RunTriggerDeclaration,
+    ScheduleDeclaration,
+    TriggerDeclaration,
+)
+from noetl.planner.syntax.names import MAX_NAME_LENGTH, RESERVED_TRIGGER_NAMES, is_valid_name
 from noetl.planner.templates.template import TemplateProblem, has_template, parse_template
+from noetl.planner.trigger_sources import is_credential_header
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -66,6 +72,8 @@ def check_triggers(program: Program) -> None:
         _check_name(program, trigger, first)
         if isinstance(trigger, ScheduleDeclaration):
             _check_schedule(program, trigger)
+        elif isinstance(trigger, RunTriggerDeclaration):
+            _check_awaited_name(program, trigger)
         _check_inputs(program, trigger)
     types = {trigger.path: trigger.type for trigger in program.playbook.triggers}
     for use in program.trigger_uses:
@@ -87,6 +95,12 @@ def _check_name(program: Program, trigger: TriggerDeclaration, first: dict[str, 
         labels = [Label(first[trigger.name], "first definition")]
         program.report("NP813", f"duplicate trigger `{trigger.name}`", path, "rename one of them", labels)
     first.setdefault(trigger.name, program.document.span(path))
+
+
+def _check_awaited_name(program: Program, trigger: RunTriggerDeclaration) -> None:
+    if has_template(trigger.playbook) or not is_valid_name(trigger.playbook):
+        message = "`playbook` must be the name of a playbook, without a template"
+        program.report("NP813", message, (*trigger.path, "playbook"), "write a name such as `import`")
 
 
 def _check_schedule(program: Program, trigger: ScheduleDeclaration) -> None:
@@ -267,6 +281,8 @@ def _check_reads(program: Program, use: TemplateUse, trigger_type: str) -> None:
         name = access[0]
         if name == "trigger":
             _check_attribute(program, use, access, offset, TRIGGER_ATTRIBUTES[trigger_type])
+            if trigger_type == "webhook":
+                _check_request_header(program, use, access, offset)
         elif name not in READABLE_NAMES and name not in _CONSTANTS:
             message = f"`{name}` cannot be read in a trigger, which is evaluated before there is a run"
             hint = program.diagnostics.did_you_mean(name, READABLE_NAMES)
@@ -288,3 +304,21 @@ def _check_attribute(
     start = max(use.template.source.find(name, offset + len("trigger")), 0)
     span = program.document.text_span(use.path, start, start + len(name))
     program.diagnostics.add("NP815", f"`trigger` has no attribute `{name}`", span, hint)
+
+
+def _check_request_header(program: Program, use: TemplateUse, access: tuple[str, ...], offset: int) -> None:
+    """Report a header that `trigger.headers` never has."""
+    if len(access) < 3 or access[1] != "headers":
+        return
+    name = access[2]
+    if is_credential_header(name.lower()):
+        problem = "credentials and signatures are left out"
+        hint = "remove it: `auth` says how the sender is recognised"
+    elif name != name.lower():
+        problem = "its names are in lower case"
+        hint = f"did you mean `{abbreviate(name.lower())}`?"
+    else:
+        return
+    start = max(use.template.source.find(name, offset + len("trigger.headers")), 0)
+    span = program.document.text_span(use.path, start, start + len(name))
+    program.diagnostics.add("NP815", f"`trigger.headers` has no `{abbreviate(name)}`: {problem}", span, hint)

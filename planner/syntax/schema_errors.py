@@ -359,7 +359,7 @@ _UP_TO_A_MONTH = _DurationBounds("from 1 second to 30 days", 1.0)
 _DURATION_BOUNDS = {
     "cache": _UP_TO_A_YEAR,
     "ttl": _UP_TO_A_YEAR,
-    "every": _DurationBounds("of at least 1 second", 1.0),
+    "every": _DurationBounds("from 1 second to 36,500 days", 1.0),
     "within": _UP_TO_A_MONTH,
     "late": _UP_TO_A_YEAR,
     "after": _UP_TO_A_YEAR,
@@ -574,7 +574,7 @@ def _is_work(value: object) -> bool:
 def _describe_wrong_quantity(path: DocumentPath, key: str, value: object) -> SchemaViolation:
     """Return the violation for a value that is no duration, no instant or no size."""
     if key in ("start", "end"):
-        message = f"`{key}` must be an instant, not {quote_or_describe(value)}"
+        message = f"`{key}` must be an instant of the years 1970 to 2999, not {quote_or_describe(value)}"
         return SchemaViolation("NP012", message, "write a time such as `2030-01-31T08:00:00Z`")
     if key == "max_bytes":
         message = f"`{key}` must be a size of at most 5 MiB, not {quote_or_describe(value)}"

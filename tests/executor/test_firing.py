@@ -387,6 +387,22 @@ def test_a_firing_by_hand_that_does_not_fit() -> None:
     assert service.firings() == []
 
 
+def test_inputs_given_by_hand_replace_templates_that_have_no_value() -> None:
+    service = ScheduledPlaybook(HOURLY.replace("trigger.scheduled_at", "trigger.partition.day"))
+    with pytest.raises(RejectedError, match="`day`: `day` is undefined in none"):
+        fire_by_hand(service.store, service.trigger(), HandFiring("k"), service.clock())
+    given = HandFiring("k", input={"day": "monday"})
+    run, is_new = fire_by_hand(service.store, service.trigger(), given, service.clock())
+    assert (run.input, is_new) == ({"day": "monday"}, True)
+
+
+def test_a_condition_without_a_value_is_named_in_the_history() -> None:
+    service = ScheduledPlaybook(HOURLY.replace("every: 1h", 'every: 1h, if: "{{ trigger.partition.day }}"'))
+    service.clock.advance(HOUR)
+    assert service.perform() == []
+    assert service.outcomes() == [("rejected", "`if`: `day` is undefined in none", 1)]
+
+
 def test_a_firing_by_hand_of_an_older_version_is_refused() -> None:
     service = ScheduledPlaybook(HOURLY)
     old = service.trigger()

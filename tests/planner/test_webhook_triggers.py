@@ -137,6 +137,13 @@ def test_at_most_five_secrets_are_valid() -> None:
         (f"path: p, {KEY}, key: '{{{{ input.x }}}}'", "NP301", "input"),
         (f"path: p, {KEY}, key: '{{{{ trigger.x( }}}}'", "NP401", None),
         (f"path: p, {KEY}, if: '{{{{ trigger.scheduled_at }}}}'", "NP815", "scheduled_at"),
+        (f"path: p, {KEY}, if: \"{{{{ trigger.headers['X-Kind'] == 'new' }}}}\"", "NP815", "X-Kind"),
+        (f"path: p, {KEY}, key: '{{{{ trigger.headers.authorization }}}}'", "NP815", "authorization"),
+        (
+            f"path: p, {KEY}, key: \"{{{{ trigger.headers['x-hub-signature'] }}}}\"",
+            "NP815",
+            "x-hub-signature",
+        ),
         (f"path: p, {KEY}, input: {{day: x}}", "NP810", "day"),
         (f"path: p, {KEY}, cron: '0 4 * * *'", "NP010", "cron"),
         (f"path: p, {KEY}, wait: 5s", "NP805", "wait"),
@@ -155,6 +162,18 @@ def test_a_mistake_is_marked(text: str, code: str, source: str | None) -> None:
     found = findings(trigger(f"name: t, type: webhook, {text}"))
     assert [entry for entry, _ in found] == [code]
     assert source is None or found == [(code, source)]
+
+
+@pytest.mark.parametrize("name", ["''", "' x'", "'{{ 1 }}'", "'{{ trigger.body }}'"])
+def test_a_run_trigger_awaits_a_name(name: str) -> None:
+    text = f"name: t, type: run, playbook: {name}"
+    assert findings(trigger(text)) == [("NP813", name)]
+    assert hints(trigger(text)) == ["write a name such as `import`"]
+
+
+def test_headers_that_a_request_may_have() -> None:
+    key = "{{ trigger.headers['x-kind'] + trigger.headers.get('X-Kind', '') }}"
+    assert findings(trigger(f'name: t, type: webhook, path: p, {KEY}, key: "{key}"')) == []
 
 
 @pytest.mark.parametrize("path", ["a", "a/b-c/d_e.f", "..a", "x" * 200])

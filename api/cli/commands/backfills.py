@@ -60,7 +60,7 @@ def start_backfill(
     ] = None,
     partitions: Annotated[
         str | None,
-        typer.Option("--partitions", metavar="FILE", help="A list in YAML or JSON: a run for each value."),
+        typer.Option("--partitions", metavar="FILE|-", help="A list in YAML or JSON: a run for each value."),
     ] = None,
     limit: Annotated[
         int, typer.Option("--limit", min=1, max=100, metavar="N", help="How many runs are open at once.")
@@ -210,12 +210,12 @@ def _read_partitions(file: str) -> list[Any]:
     Raises:
         CommandError: the file cannot be read, or is no list.
     """
-    from noetl.api.cli.inputs import read_text_file
+    from noetl.api.cli.inputs import name_of_file, read_text_file
     from noetl.planner.diagnostics.diagnostic import Diagnostics
     from noetl.planner.syntax.reader import read_document
 
     findings = Diagnostics()
     document = read_document(read_text_file(file), findings)
     if document is None or findings.error_count or not isinstance(document.data, list):
-        raise CommandError(f"{file} must be a list in YAML or JSON, such as [eu, us]")
+        raise CommandError(f"{name_of_file(file)} must be a list in YAML or JSON, such as [eu, us]")
     return document.data

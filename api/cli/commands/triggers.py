@@ -150,7 +150,7 @@ def fire_trigger(
     playbook, name = _split(trigger)
     values = read_input_file(input_file) if input_file is not None else {}
     seconds = None if instant is None else _parse_instant(instant)
-    view = None if data is None else read_input_file(data)
+    view = None if data is None else read_input_file(data, 'such as {"body": {}}')
     with open_triggers(store, url) as triggers:
         if inputs:
             declared = triggers.get(playbook, name, 0).inputs

@@ -261,6 +261,24 @@ def test_a_webhook_is_fired_by_hand_with_a_request(
     assert "not fire at times" in noetl("triggers", "fire", "hooked/sent", "--at", "2040-01-01", *place).err
 
 
+def test_a_request_by_hand_is_read_from_standard_input(noetl: Command, place: tuple[str, str]) -> None:
+    fire = ("triggers", "fire", "hooked/sent", "--data", "-", *place)
+    request = json.dumps({"body": {"number": 7, "key": "k", "ok": False}})
+    fired = noetl(*fire, stdin=request)
+    assert (fired.exit_code, fired.err) == (0, "")
+    assert fired.out.strip() in noetl("triggers", "history", "hooked/sent", *place).out
+    assert noetl(*fire, stdin="[]").err == 'noetl: standard input must hold an object such as {"body": {}}\n'
+    assert noetl(*fire, stdin="{").err.startswith("noetl: standard input is not JSON: ")
+
+
+def test_misspelt_parts_of_a_request_by_hand_are_refused(noetl: Command, place: tuple[str, str]) -> None:
+    fire = ("triggers", "fire", "hooked/sent", "--data", "-", *place)
+    refused = noetl(*fire, stdin='{"boddy": {}}')
+    assert refused.err.endswith("unknown key `boddy` in `data`; did you mean `body`?\n")
+    refused = noetl(*fire, stdin='{"path": {}}')
+    assert refused.err.endswith("the keys are `body`, `headers`, `id`, `method` and `query`\n")
+
+
 def test_a_webhook_is_paused_and_resumed(noetl: Command, place: tuple[str, str]) -> None:
     assert "is paused" in noetl("triggers", "pause", "hooked/signed", *place).err
     assert "paused" in noetl("triggers", "list", "--playbook", "hooked", *place).out
