@@ -34,6 +34,7 @@ from noetl.planner.registration.fit import Misfit, UsedVersion, list_versions
 from noetl.planner.registration.registry import (
     AliasedVersion,
     KnownRegistry,
+    LinkedPlaybooks,
     RegisteredPlan,
     RegisteredPlaybooks,
     UnreadablePlanError,
@@ -78,7 +79,7 @@ def check_registration(
     search = PlaybookSearch(plan, registered, action_types, aliases)
     check_circles(findings, search)
     if not is_forced:
-        check_run_waits(findings, search)
+        check_run_waits(findings, search, registered)
     return findings.to_diagnostics()
 
 
@@ -99,11 +100,14 @@ def preview_registration(
     return findings.to_diagnostics()
 
 
-def check_calls(plan: Plan, playbooks: UsedPlaybooks, action_types: Catalogued) -> tuple[Diagnostic, ...]:
-    """Return the findings about the actions of a plan that run other playbooks, such as those of files."""
+def check_uses(plan: Plan, playbooks: LinkedPlaybooks, action_types: Catalogued) -> tuple[Diagnostic, ...]:
+    """Return the findings about a plan among other playbooks, such as those of files.
+
+    They are about what it uses of them, and about circles without end. Those are findings of all members.
+    """
     findings = RegistrationFindings(plan)
-    calls = (use for use in find_uses(plan, action_types) if not use.is_by_trigger)
-    _check_used_playbooks(findings, playbooks, calls, aliases=())
+    _check_used_playbooks(findings, playbooks, find_uses(plan, action_types), aliases=(LIVE,))
+    check_circles(findings, PlaybookSearch(plan, playbooks, action_types, aliases=(LIVE,)))
     return findings.to_diagnostics()
 
 

@@ -40,8 +40,8 @@ from noetl.planner.registration.certain_calls import always_calls, is_unconditio
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings
 from noetl.planner.registration.registry import (
     AliasedVersion,
+    LinkedPlaybooks,
     RegisteredPlan,
-    RegisteredPlaybooks,
     UnreadablePlanError,
 )
 from noetl.planner.trigger_sources import RunEnd
@@ -87,7 +87,7 @@ class PlaybookSearch:
     def __init__(
         self,
         plan: Plan,
-        registered: RegisteredPlaybooks,
+        registered: LinkedPlaybooks,
         action_types: Catalogued,
         aliases: Collection[str],
     ) -> None:
@@ -146,15 +146,6 @@ class PlaybookSearch:
         """Yield the actions of a playbook that run others, unless too many steps were read."""
         plan = self.plan(registered)
         return iter(()) if plan is None else find_call_sites(plan, self._action_types)
-
-    def live_versions(self) -> Iterable[RegisteredPlan]:
-        """Return the live versions of all playbooks but the new one, up to a bound."""
-        own_name = self.new_version.header.name
-        return (found for found in self._registered.live_versions() if found.header.name != own_name)
-
-    def shared_limits(self) -> Collection[str]:
-        """Return the names of the limits of operators that all tenants share."""
-        return [name for name, limit in self._registered.limits().items() if limit.is_shared]
 
     def called(self, action: Action) -> RegisteredPlan | None:
         """Return the playbook that an action runs without a condition."""

@@ -109,8 +109,8 @@ class KnownRegistry(UsedPlaybooks, OperatorRules, Protocol):
     """Facts of a service with which a text is compared before its registration."""
 
 
-class RegisteredPlaybooks(KnownRegistry, Protocol):
-    """The registered playbooks of one tenant."""
+class LinkedPlaybooks(UsedPlaybooks, Protocol):
+    """The playbooks in which circles are looked for: registered ones, or those of files."""
 
     def plan(self, registered: RegisteredPlan) -> Plan:
         """Return the complete plan of a version.
@@ -124,10 +124,14 @@ class RegisteredPlaybooks(KnownRegistry, Protocol):
         """Return the triggers that fire at the end of runs of a playbook."""
         ...
 
-    def live_versions(self) -> Iterable[RegisteredPlan]:
-        """Return the live versions of the playbooks whose plans can be read, up to a bound."""
-        ...
-
     def pause(self) -> None:
         """Let other threads run first, if this one computes for long."""
+        ...
+
+
+class RegisteredPlaybooks(KnownRegistry, LinkedPlaybooks, Protocol):
+    """The registered playbooks of one tenant."""
+
+    def live_versions(self) -> Iterable[RegisteredPlan]:
+        """Return the live versions of the playbooks whose plans can be read, up to a bound."""
         ...

@@ -32,7 +32,7 @@ from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.plan import Header
 from noetl.planner.registration.circles import PlaybookSearch
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings, key_of
-from noetl.planner.registration.registry import RegisteredPlan
+from noetl.planner.registration.registry import RegisteredPlan, RegisteredPlaybooks
 
 _HINT = "remove a limit of runs, limit a step instead, or write `detach: true` at a call"
 _ORDER_HINT = "limit a step instead, write `detach: true` at a call, or rename the limits in this order"
@@ -49,9 +49,11 @@ if TYPE_CHECKING:
     WaitGraph = nx.DiGraph[_Node]
 
 
-def check_run_waits(findings: RegistrationFindings, search: PlaybookSearch) -> None:
-    """Report that runs of the new playbook may be part of a deadlock."""
-    waits = _WaitSearch(search)
+def check_run_waits(
+    findings: RegistrationFindings, search: PlaybookSearch, registered: RegisteredPlaybooks
+) -> None:
+    """Report that runs of the new playbook may be part of a deadlock. `search` reads the registered ones."""
+    waits = _WaitSearch(search, registered)
     waits.add_reached(search.new_version)
     if not waits.limits:
         return
@@ -83,8 +85,9 @@ def limits_of(header: Header) -> list[str]:
 class _WaitSearch:
     """The graph of what waits for what, as far as the playbooks were read."""
 
-    def __init__(self, search: PlaybookSearch) -> None:
+    def __init__(self, search: PlaybookSearch, registered: RegisteredPlaybooks) -> None:
         self._search = search
+        self._registered = registered
         self._graph: WaitGraph = nx.DiGraph()
         self._added: set[str] = set()
         self._shared: set[str] = set()
@@ -123,11 +126,11 @@ class _WaitSearch:
         """
         if not any(limit.startswith("use:") for limit in self.limits):
             return
-        shared = {f"use:{name}" for name in self._search.shared_limits()}
+        shared = {f"use:{name}" for name, limit in self._registered.limits().items() if limit.is_shared}
         if not shared.isdisjoint(self.limits):
             self._shared = shared
             self.limits |= shared
-        holders = [found for found in self._search.live_versions() if found.header.concurrency]
+        holders = [found for found in self._other_versions() if found.header.concurrency]
         while True:
             sharing = [found for found in holders if not self.limits.isdisjoint(limits_of(found.header))]
             if not sharing:
@@ -136,6 +139,11 @@ class _WaitSearch:
             for found in sharing:
                 self._search.labels.setdefault(found.plan_hash, abbreviate(found.header.name))
                 self.add_reached(found)
+
+    def _other_versions(self) -> Iterable[RegisteredPlan]:
+        """Return the live versions of all playbooks but the new one, up to a bound."""
+        own_name = self._search.new_version.header.name
+        return (found for found in self._registered.live_versions() if found.header.name != own_name)
 
     def find_circle(self) -> list[_Node]:
         """Return a circle with the new playbook and a limit in it, from the limit to itself, or no nodes."""

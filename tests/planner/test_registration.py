@@ -18,7 +18,7 @@ from noetl.planner.plan import Action, Case, Header, Plan, Retry, Step, Task, Ta
 from noetl.planner.registration import checks, circles
 from noetl.planner.registration import findings as findings_module
 from noetl.planner.registration.certain_calls import always_calls
-from noetl.planner.registration.checks import check_calls, find_alias_callers, preview_registration
+from noetl.planner.registration.checks import check_uses, find_alias_callers, preview_registration
 from tests.planner.registered import KnownPlaybooks, compiled, diagnose_among, findings_among
 
 IMPORT = """\
@@ -224,13 +224,18 @@ class TestUsedPlaybooks:
             text = caller("{task: t}", head=f"tasks: {written.replace('CALL', call)}\n")
             assert findings_among(KnownPlaybooks(IMPORT), text) == [("NP817", "improt")]
 
-    def test_calls_alone_are_compared(self) -> None:
-        """Neither triggers nor aliases of the new version count."""
+    def test_uses_are_compared_without_the_rules_of_an_operator(self) -> None:
+        """Channels and sources are not those of files."""
         text = caller("{action: workflow, playbook: import}", "{action: workflow, playbook: caller}")
-        plan = compiled(f"{text}triggers: [{{name: t, type: run, playbook: nothing}}]\n")
-        found = check_calls(plan, KnownPlaybooks(IMPORT), catalogue())
-        assert [(finding.code, finding.span.line) for finding in found] == [("NP818", 5), ("NP817", 6)]
-        assert check_calls(compiled(IMPORT), KnownPlaybooks(), catalogue()) == ()
+        triggers = "[{name: t, type: run, playbook: nothing}, {name: f, type: folder, folder: in}]"
+        plan = compiled(f"{text}triggers: {triggers}\nnotify: {{failed: ops}}\n")
+        found = check_uses(plan, KnownPlaybooks(IMPORT), catalogue())
+        assert [(finding.code, finding.span.line) for finding in found] == [
+            ("NP818", 5),
+            ("NP819", 6),
+            ("NP817", 7),
+        ]
+        assert check_uses(compiled(IMPORT), KnownPlaybooks(), catalogue()) == ()
 
     def test_only_so_many_findings_are_listed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(findings_module, "MAX_FOUND", 1)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from noetl.api.cli.sources import PlaybookSource
     from noetl.planner.compile import Compilation
     from noetl.planner.plan import Plan
-    from noetl.planner.registration.registry import UsedPlaybooks
+    from noetl.planner.registration.registry import LinkedPlaybooks
 
 app = typer.Typer()
 
@@ -103,19 +103,19 @@ def check(
 
 
 def _compile(
-    source: PlaybookSource, target: str | None, folders: Callable[[Path], UsedPlaybooks]
+    source: PlaybookSource, target: str | None, folders: Callable[[Path], LinkedPlaybooks]
 ) -> Compilation:
-    """Compile a playbook, and compare its calls with the files that `noetl run` would take."""
+    """Compile a playbook, and compare what it uses with the files that `noetl run` would take."""
     from noetl.api.cli.sources import compile_source
     from noetl.executor.actions import catalogue
     from noetl.planner.diagnostics.render import STDIN
-    from noetl.planner.registration.checks import check_calls, has_uses
+    from noetl.planner.registration.checks import check_uses, has_uses
 
     compilation = compile_source(source, target)
     plan = compilation.plan
     if plan is None or source.file == STDIN or not has_uses(plan, catalogue()):
         return compilation
-    found = check_calls(plan, folders(Path(source.file).parent), catalogue())
+    found = check_uses(plan, folders(Path(source.file).parent), catalogue())
     diagnostics = sorted((*compilation.diagnostics, *found), key=lambda finding: finding.span)
     return replace(compilation, diagnostics=tuple(diagnostics))
 

@@ -5,26 +5,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noetl.api.cli.display.console import CommandError
 from noetl.api.cli.drawings import CalledPlan
-from noetl.api.cli.local.playbook_files import AmbiguousNameError, PlaybookFiles, list_playbook_files
+from noetl.api.cli.local.playbook_files import (
+    AmbiguousNameError,
+    PlaybookFiles,
+    list_playbook_files,
+    may_contain,
+)
 from noetl.api.cli.sources import compile_source, read_source
 from noetl.planner.catalogue import LIVE
 
 if TYPE_CHECKING:
     from noetl.planner.catalogue import PlaybookCall
     from noetl.planner.plan import Plan
-    from noetl.planner.registration.registry import RegisteredPlan
+    from noetl.planner.registration.registry import AwaitingTrigger, RegisteredPlan
 
 MAX_CALLED_PLANS = 20
 
+MAX_AWAITING_FILES = 50
+"""How many files with a name in them are compiled to find the triggers that await it."""
+
 
 class FolderPlaybooks:
-    """The playbooks in a folder that others there call (implements `UsedPlaybooks`).
+    """The playbooks in a folder that others there use (implements `LinkedPlaybooks`).
 
     What is not there is not unknown, since a registry may have it.
     """
@@ -63,9 +73,33 @@ class FolderPlaybooks:
     def result_names(self, registered: RegisteredPlan) -> Collection[str]:
         from noetl.planner.registration.result_reads import find_result_names
 
-        plans = (plan for plan in self._plans.values() if plan is not None)
-        plan = next(plan for plan in plans if plan.hash == registered.plan_hash)
+        plan = self.plan(registered)
         return find_result_names(plan.header, plan.steps.values())
+
+    def plan(self, registered: RegisteredPlan) -> Plan:
+        plans = (plan for plan in self._plans.values() if plan is not None)
+        return next(plan for plan in plans if plan.hash == registered.plan_hash)
+
+    def awaiting(self, name: str) -> Iterator[AwaitingTrigger]:
+        from noetl.planner.catalogue import PlaybookCall
+        from noetl.planner.registration.registry import AwaitingTrigger
+        from noetl.planner.trigger_sources import RunEnd
+
+        candidates = (
+            file for file in self._files if may_contain(file, name) and may_contain(file, "triggers")
+        )
+        for file in islice(candidates, MAX_AWAITING_FILES):
+            with suppress(CommandError):
+                plan = self._compile(file.path)
+                # Of several versions of a playbook, one is taken, as for a call.
+                if plan is None or self.resolve(PlaybookCall(plan.header.name)).plan is not plan:
+                    continue
+                for trigger in plan.header.triggers:
+                    if isinstance(trigger.source, RunEnd) and trigger.source.playbook == name:
+                        yield AwaitingTrigger(plan.header.name, trigger)
+
+    def pause(self) -> None:
+        """Return at once: the process does nothing else."""
 
     def names(self) -> Sequence[str]:
         return ()

@@ -76,7 +76,7 @@ class PlaybookFiles:
         return {file: heads[file] for file in files if file in heads and heads[file].is_playbook}
 
     def _has_name(self, file: PlaybookFile, name: str) -> bool:
-        return _may_contain(file, name) and self._head(file).name == name
+        return may_contain(file, name) and self._head(file).name == name
 
     def _head(self, file: PlaybookFile) -> PlaybookHead:
         if file not in self._heads:
@@ -99,7 +99,7 @@ def list_playbook_files(folder: Path) -> list[PlaybookFile]:
     return sorted(files, key=lambda file: (PLAYBOOK_SUFFIXES.index(file.path.suffix), file.path.name))
 
 
-def _may_contain(file: PlaybookFile, name: str) -> bool:
+def may_contain(file: PlaybookFile, name: str) -> bool:
     """Return whether a file may contain a name, without parsing it: most files of a folder do not match."""
     from noetl.planner.syntax.reader import MAX_BYTES
 

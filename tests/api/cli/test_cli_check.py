@@ -92,6 +92,60 @@ def test_calls_are_compared_with_the_files_that_a_run_would_take(noetl: Command,
     assert "color: red" in Path("caller.yaml").read_text()
 
 
+CIRCLES = {
+    "a.yaml": "name: a\nsteps: [{name: s, run: [{action: workflow, playbook: b}]}]\n",
+    "b.yaml": "name: b\nsteps: [{name: s, run: [{action: workflow, playbook: a}]}]\n",
+    "own.yaml": "name: own\nsteps: [{name: s, run: [{action: workflow, playbook: own}]}]\n",
+    "first.yaml": "triggers: [{name: t, type: run, playbook: second}]\n" + GOOD.replace("good", "first"),
+    "second.yaml": "triggers: [{name: t, type: run, playbook: first}]\n" + GOOD.replace("good", "second"),
+    # What was the first one once is not what its name stands for, so it closes no circle.
+    "earlier.yaml": "triggers: [{name: t, type: run, playbook: third}]\n" + GOOD.replace("good", "first"),
+    "third.yaml": "triggers: [{name: t, type: run, playbook: first}]\n" + GOOD.replace("good", "third"),
+    "broken.yaml": "triggers: [{name: t, type: run, playbook: third}]\n" + BAD,
+    "ending.yaml": "name: ending\nsteps: [{name: s, run: [{action: workflow, playbook: good, if: false}]}]\n",
+}
+
+
+def test_circles_of_the_files_in_a_folder_are_found(noetl: Command, folder: Path) -> None:
+    for file, text in CIRCLES.items():
+        (folder / file).write_text(text)
+    found = {
+        file: [line.partition(" error: ")[2].partition(" (")[0] for line in outcome.err.splitlines()]
+        for file in CIRCLES
+        if file not in ("earlier.yaml", "broken.yaml")
+        for outcome in [noetl("check", file, "--format", "concise")]
+    }
+    endless = "NP819 recursion without end: every path of the playbook leads to another run of it"
+    assert found == {
+        "a.yaml": [endless],
+        "b.yaml": [endless],
+        "own.yaml": [endless],
+        "first.yaml": ["NP816 `run` triggers in a circle: `first` → `second` → `first`"],
+        "second.yaml": ["NP816 `run` triggers in a circle: `second` → `first` → `second`"],
+        "third.yaml": [],
+        "ending.yaml": [],
+    }
+    (folder / "b.yaml").unlink()
+    assert noetl("check", "a.yaml").exit_code == 0
+
+
+def test_a_trigger_is_compared_with_the_result_of_the_file_that_it_awaits(
+    noetl: Command, folder: Path
+) -> None:
+    (folder / "load.yaml").write_text(GOOD.replace("good", "load") + "output: {rows: 1}\n")
+    text = (
+        "name: after\ninput: {n: integer}\ntriggers: [{name: t, type: run, playbook: load, input: INPUT}]\n"
+    )
+    text += "steps: [{name: s, run: [{action: log, message: '{{ input.n }}'}]}]\n"
+    (folder / "right.yaml").write_text(text.replace("INPUT", "{n: '{{ trigger.result.rows }}'}"))
+    (folder / "wrong.yaml").write_text(text.replace("INPUT", "{n: '{{ trigger.result.lines }}'}"))
+    assert noetl("check", "right.yaml").exit_code == 0
+    assert (
+        "NP818 result of `load` has no entry `lines`"
+        in noetl("check", "wrong.yaml", "--format", "concise").err
+    )
+
+
 def test_each_mistake_has_a_finding_at_its_position(noetl: Command, folder: Path) -> None:
     Path("many.yaml").write_text(MISTAKES)
     outcome = noetl("check", "many.yaml", "--format", "concise")
