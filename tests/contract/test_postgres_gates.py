@@ -237,6 +237,49 @@ def test_the_order_of_gates_excludes_a_deadlock(
     assert failed_checks(stores[0]) == []
 
 
+def exchange_slots(stores: Sequence[PostgresStore], observer: LockObserver) -> list[BaseException | None]:
+    """Let two chains go on at once, each from one of two gates to the other. Return the errors of their commits.
+
+    The second gate is locked until both commits wait. That of the chain which leaves it comes first.
+    """
+    first, second, _ = SIZES
+    commits = []
+    for store, given, taken in ((stores[0], second, first), (stores[1], first, second)):
+        claim = store.queue.claim(start_run(store, CHAIN).id, LEASE, 1.0)
+        assert claim is not None
+        owner = SlotOwner(claim.run.id, claim.visit.id)
+        slots = store.gates.acquire(claim, owner, [SlotRequest(given, "l", 2)], 1.0)
+        requests = (SlotRequest(taken, "l", 2, queues=False),)
+        commit = replace(succeed(store, claim), gives_back=True, held_slots=tuple(slots), requests=requests)
+        commits.append((store, commit))
+    observer.lock_gate(second)
+    with ThreadPoolExecutor() as pool:
+        futures = []
+        for number, (store, commit) in enumerate(commits, start=1):
+            futures.append(pool.submit(store.queue.commit, commit, 2.0, LEASE))
+            observer.wait_for_blocked(number)
+        observer.release_locks()
+        return [future.exception() for future in futures]
+
+
+@pytest.mark.parametrize("is_sorted", [True, False])
+def test_the_order_of_gates_in_one_statement_excludes_a_deadlock(
+    stores: list[PostgresStore], postgres_store_dsn: str, is_sorted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control is a statement that gives back at the later gate before it takes at the earlier one."""
+
+    def sort(changes: list[Any]) -> list[Any]:
+        return sorted(changes) if is_sorted else changes
+
+    monkeypatch.setattr(statements_of_slots, "sorted", sort, raising=False)
+    observer = LockObserver(postgres_store_dsn)
+    with closing(observer.connection):
+        errors = exchange_slots(stores[:2], observer)
+    causes = [type(error.__cause__) for error in errors if error is not None]
+    assert causes == ([] if is_sorted else [psycopg.errors.DeadlockDetected])
+    assert failed_checks(stores[0]) == []
+
+
 def test_a_full_gate_reads_no_slot_of_a_long_queue(stores: list[PostgresStore]) -> None:
     store = stores[0]
     hold(store)
