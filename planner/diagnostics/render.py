@@ -97,7 +97,7 @@ class _SourceLine:
 
 
 class _SourceLines:
-    """The lines of a file. Each is converted once, as JSON without line breaks may have all findings on one."""
+    """The lines of a file. Each is converted once: all findings in JSON may be on one line."""
 
     def __init__(self, lines: list[str]) -> None:
         self._lines = lines

@@ -238,7 +238,7 @@ def test_the_order_of_gates_excludes_a_deadlock(
 
 
 def exchange_slots(stores: Sequence[PostgresStore], observer: LockObserver) -> list[BaseException | None]:
-    """Let two chains go on at once, each from one of two gates to the other. Return the errors of their commits.
+    """Let two chains go on at once, each from one of two gates to the other. Return their errors.
 
     The second gate is locked until both commits wait. That of the chain which leaves it comes first.
     """

@@ -916,10 +916,10 @@ def test_limits_may_change(before: str, after: str) -> None:
 
 
 def test_thousands_of_wrong_names_are_a_hundred_reasons() -> None:
-    given = {f"k{number}": 1 for number in range(20_000)}
+    given: dict[str, object] = {f"k{number}": 1 for number in range(20_000)}
     verdict = judge(CHAIN, flow("a > b\nb +x > c\nc"), AT_B, given=given)
     assert (codes(verdict), len(verdict.reasons)) == (["NC118"], 100)
-    renamed = {f"k{number}" * 1000: "b" for number in range(1_000)}
+    renamed: dict[str, object] = {f"k{number}" * 1000: "b" for number in range(1_000)}
     verdict = judge(CHAIN, flow("a > b\nb +x > c\nc"), AT_B, renamed=renamed)
     assert len(verdict.reasons) == 100
     assert len(str(verdict.to_json())) < 20_000
