@@ -1,9 +1,10 @@
 """Costs of showing long runs, compared with short ones: `python -m benchmarks.reading`.
 
-Measures a run at a glance and one of its visits, with 1 and with 2,000 visits, and a full page of failed
-items of a loop with 100 and with 10,000 items, on SQLite and Postgres. A time is the least processor time of
-the process in several calls, without HTTP. Postgres works in processes of its own, so there the time elapses.
-For DynamoDB, in an emulator, it counts requests, read units and bytes.
+Measures a run at a glance, its status, its steps as a page of runs reads them, and one of its visits, with 1
+and with 2,000 visits. Also a full page of failed items of a loop with 100 and with 10,000 items. The stores
+are SQLite and Postgres. A time is the least processor time of the process in several calls, without HTTP.
+Postgres works in processes of its own, so there the time elapses. For DynamoDB, in an emulator, it counts
+requests, read units and bytes.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ def make_reads(store: Store) -> dict[str, list[Callable[[], object]]]:
     query = ItemQuery("a", state=ItemState.FAILED)
     return {
         "run at a glance": [partial(services.data.details, run.id) for run in runs],
+        "status": [partial(services.runs.report, run.id) for run in runs],
+        "steps for a page": [partial(store.visits.overviews, run.tenant, [run.id]) for run in runs],
         "first visit": [partial(services.data.step, run.id, "a", 1) for run in runs],
         "latest visit": [partial(services.data.step, run.id, "a") for run in runs],
         "page of failed items": [partial(services.items.page, run.id, query) for run in loops],
