@@ -21,6 +21,8 @@ from noetl.api.callback_form.fields import form_fields
 from noetl.api.http.openapi import HTML_TYPE
 from noetl.api.http.problems import Problem
 from noetl.api.service.inbox_views import CallbackQuestion
+from noetl.executor.model.json_values import begin_and_measure
+from noetl.executor.model.large_json import is_large
 from noetl.planner.diagnostics.terminal_text import to_printable, to_printable_lines
 
 MAX_TITLE = 500
@@ -55,7 +57,7 @@ def question_page(
     rows, text = _describe_details(question.details)
     return _page(
         status,
-        title=_cut(to_printable(question.title or "A question"), MAX_TITLE),
+        title=_cut(question.title or "A question", MAX_TITLE),
         rows=rows,
         text=text,
         fields=fields,
@@ -131,24 +133,38 @@ def _describe_details(details: Any) -> tuple[list[tuple[str, str]], str | None]:
         left = MAX_DETAILS
         rows = []
         for name, value in details.items():
-            shown = _cut(_write(value), max(left, 0))
+            shown = _write(value, max(left, 0))
             left -= len(shown)
-            rows.append((_cut(to_printable(name), MAX_TITLE), shown))
+            rows.append((_cut(name, MAX_TITLE), shown))
         return rows, None
-    return [], _cut(_write(details), MAX_DETAILS)
+    return [], _write(details, MAX_DETAILS)
 
 
-def _write(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
-    return to_printable_lines(text)
+def _write(value: Any, length: int) -> str:
+    """Return a value as text with its lines. A large one is not indented: blanks could take all memory."""
+    if isinstance(value, str):
+        text, total = value[: length + 1], len(value)
+    elif is_large(value):
+        text, total = begin_and_measure(value, length + 1)
+    else:
+        text = json.dumps(value, ensure_ascii=False, indent=2)
+        total = len(text)
+    return _add_mark(to_printable_lines(text[: length + 1]), total, length)
 
 
 def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[:length]}… ({len(text):,} characters)"
+    """Return a text on one line."""
+    return _add_mark(to_printable(text[: length + 1]), len(text), length)
+
+
+def _add_mark(printable: str, total: int, length: int) -> str:
+    if max(len(printable), total) <= length:
+        return printable
+    return f"{printable[:length]}… ({max(len(printable), total):,} characters)"
 
 
 def _sentence(text: str) -> str:
-    printable = _cut(to_printable(text), MAX_TITLE)
+    printable = _cut(text, MAX_TITLE)
     return f"{printable[:1].upper()}{printable[1:]}".rstrip(".") + "."
 
 

@@ -48,7 +48,7 @@ from noetl.api.service.visit_history import find_left_out, find_transition, list
 from noetl.executor.engine.run_events import read_events
 from noetl.executor.model.durations import Durations, measure, visit_intervals
 from noetl.executor.model.events import Event, timestamp
-from noetl.executor.model.json_values import write_json
+from noetl.executor.model.json_values import begin_and_measure
 from noetl.executor.model.large_json import read_large_json
 from noetl.executor.model.run import Run, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter, fold_case
@@ -415,11 +415,14 @@ def cut_values(
     shown: dict[str, Any] = {}
     cut: dict[str, int] = {}
     for name, value in values.items():
-        text = write_json(value)
-        if len(text) <= length:
+        if length == math.inf:
+            shown[name] = value
+            continue
+        text, total = begin_and_measure(value, int(length))
+        if total <= length:
             shown[name] = value
         else:
-            shown[name], cut[name] = (value if isinstance(value, str) else text)[: int(length)], len(text)
+            shown[name], cut[name] = value[: int(length)] if isinstance(value, str) else text, total
     return shown, cut
 
 

@@ -15,7 +15,7 @@ from noetl.planner.diagnostics.wording import quote_text
 from noetl.planner.kinds import describe_kind_of
 from noetl.planner.syntax.durations import parse_duration
 
-MAX_TITLE = 4096
+MAX_TITLE = 64 * 1024
 """How many characters a title has at most."""
 
 _TYPES = frozenset({"string", "integer", "number", "boolean", "object", "array"})

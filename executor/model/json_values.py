@@ -177,6 +177,8 @@ def is_longer_json(value: Any, limit: int) -> bool:
         return is_longer(value, _IN_UTF8, limit)
     except TypeError as error:
         raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def begin_json(value: Any, length: int) -> str:
@@ -198,6 +200,21 @@ def escaped_length(text: str) -> int:
     (10, 12)
     """
     return measure_json(text, _IN_CHARACTERS) - 2
+
+
+def begin_and_measure(value: Any, length: int) -> tuple[str, int]:
+    """Return the first `length` characters of `value` as compact JSON, and the number of all of them.
+
+    >>> begin_and_measure([1, 2], 3)
+    ('[1,', 5)
+
+    Raises:
+        ValueError: JSON cannot represent the value.
+    """
+    if not is_large(value):
+        text = write_json(value)
+        return text[:length], len(text)
+    return begin_json(value, length)[:length], measure_json(value, _IN_CHARACTERS)
 
 
 def measure_json_value(value: Any, convert: Callable[[Any], Any]) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import re
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -17,6 +18,7 @@ import httpx
 import pytest
 
 from noetl.api.app import create_app
+from noetl.api.callback_form import page
 from noetl.api.service.inbox_views import CallbackQuestion
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.stores.sqlite.store import SqliteStore
@@ -26,6 +28,10 @@ from tests.api.test_http_callbacks import PUBLIC, CallbackRun
 pytestmark = pytest.mark.anyio
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+DEEP: Any = [0] * 2_000_000
+for _ in range(99):
+    DEEP = [DEEP]
 
 HOSTILE = "<script>alert(1)</script>\u202e\x1b[31m"
 
@@ -412,3 +418,24 @@ async def test_links_are_limited_as_answers_are(limited: dict[str, str]) -> None
     assert statuses == [404, 404]
     assert "Too many requests" in assert_page(refused, 429).texts
     assert "retry-after" in refused.headers
+
+
+@pytest.mark.parametrize(
+    ("details", "shown"),
+    [
+        ("\x01" * 1_000_000, "␁" * 3),
+        ({"a": ["\x01" * 1_000_000] * 9, "b" * 1_000_000: 1}, '["\\u0001'),
+        (DEEP, "[[["),
+    ],
+)
+def test_large_details_are_not_written_as_a_whole(details: Any, shown: str) -> None:
+    """The blanks of a deep value would have 500 MB, and those of a table 54 MB."""
+    tracemalloc.start()
+    try:
+        rows, text = page._describe_details(details)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (rows[0][1] if rows else text or "").startswith(shown)
+    assert sum(len(cell) for row in rows for cell in row) + len(text or "") < 22_000
+    assert peak < 10_000_000

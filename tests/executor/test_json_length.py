@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noetl.executor.model import json_length
+from noetl.executor.model import json_length, json_values
 from noetl.executor.model.json_length import (
     JsonForm,
     TooLongError,
@@ -20,7 +20,7 @@ from noetl.executor.model.json_length import (
     measure_json,
     measure_utf8,
 )
-from noetl.executor.model.json_values import to_json_value
+from noetl.executor.model.json_values import begin_and_measure, is_longer_json, to_json_value, write_json
 from noetl.executor.model.stored_json import encode_json, encode_within_limit, exceeds, hash_json
 
 TEXTS = st.text(st.sampled_from('a,"\\ \n\x00\x1f\x7fé€\ud800\udc00😀'), max_size=8)
@@ -115,3 +115,39 @@ def test_a_large_value_is_checked_without_its_text() -> None:
         tracemalloc.stop()
     assert peak < 10_000_000
     assert to_json_value([*range(50_000), {1}]).endswith("{1}]")
+
+
+@pytest.mark.parametrize("value", ["é\x00" * 50_000, [1, "a"], [list(range(30_000)), "\x01" * 100_000]])
+@pytest.mark.parametrize("length", [1, 10_000_000])
+def test_the_beginning_of_a_text_has_the_length_of_all(value: Any, length: int) -> None:
+    text = _encode(value)
+    assert begin_and_measure(value, length) == (text[:length], len(text))
+
+
+def nest(value: Any, levels: int) -> Any:
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda value: write_json(value, 10_000_000),
+        json_values.encode_json,
+        lambda value: is_longer_json(value, 1_000_000),
+    ],
+)
+def test_what_is_not_json_has_no_text(write: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="not JSON serializable"):
+        write([{1}, *["x" * 1_000] * 200])
+    monkeypatch.setattr(json_length, "MAX_LEVELS", 1_000)
+    with pytest.raises(ValueError, match="nested too deep"):
+        write(nest("x" * 200_000, 50_000))
+
+
+@pytest.mark.parametrize("text", ["x" * 100, "x" * 100_000])
+def test_a_text_has_at_most_as_many_bytes_as_its_limit(text: str) -> None:
+    assert json_values.encode_json([text], len(text) + 4) == _encode([text]).encode()
+    with pytest.raises(TooLongError):
+        json_values.encode_json([text], len(text) + 3)

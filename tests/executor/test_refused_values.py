@@ -72,7 +72,7 @@ def in_step(work: str, more: str = "") -> str:
         (
             in_step(f'{{action: callback, title: "{WIDE}"}}'),
             "ParameterError",
-            "`title` has more than 4,096 characters",
+            "`title` has more than 65,536 characters",
         ),
         (
             in_step(f'{{action: workflow, playbook: child, input: {{a: "{GROWING}"}}}}'),
