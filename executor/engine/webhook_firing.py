@@ -19,6 +19,7 @@ run. A run that was deleted is not known any more, so its request starts a new o
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import os
@@ -219,17 +220,22 @@ def _with_window(trigger: LiveTrigger, firing: Firing, number: int) -> Firing:
 def source_key(auth: WebhookAuth, request: WebhookRequest) -> str:
     """Return what tells a request from others. What a sender signs takes precedence over the body.
 
-    A name that is too long counts by its hash. Else two requests with equal bodies would be one.
+    A name that is too long counts by its hash. Else two requests with equal bodies would be one. The query
+    tells unsigned requests apart. A signed request may be recorded, and sent with another query.
     """
-    name = None
+    name, is_signed = None, auth.scheme not in ("api_key", "none")
     if auth.scheme == "standard":
         name = request.headers.get(STANDARD_HEADERS[0])
     elif auth.scheme == "stripe" and isinstance(request.value, Mapping):
         name = request.value.get("id")
-    elif auth.scheme in ("api_key", "none"):
+    elif not is_signed:
         name = request.headers.get(_KEY_HEADER)
     if not isinstance(name, str) or not name:
-        return f"body {hashlib.sha256(request.body).hexdigest()}"
+        digest = hashlib.sha256(request.body).hexdigest()
+        if request.query and not is_signed:
+            query = json.dumps(sorted(request.query.items()))
+            digest = hashlib.sha256(f"{digest} {query}".encode()).hexdigest()
+        return f"body {digest}"
     encoded = name.encode("utf-8", "replace")
     return f"id {name}" if len(encoded) <= MAX_KEY_BYTES else f"id {hashlib.sha256(encoded).hexdigest()}"
 

@@ -237,6 +237,16 @@ def test_what_is_signed_tells_requests_apart(
     assert found == key or (key == "body" and found.startswith("body ") and len(found) == 69)
 
 
+@pytest.mark.parametrize("scheme", ["github", "stripe", "standard", "hmac", "api_key", "none"])
+def test_the_query_tells_unsigned_requests_apart(scheme: Any) -> None:
+    def key_of(**query: str) -> str:
+        return source_key(WebhookAuth(scheme), WebhookRequest("POST", {}, query, b"", None))
+
+    assert key_of(id="1", at="2") == key_of(at="2", id="1")
+    keys = {key_of(), key_of(id="1"), key_of(id="2"), key_of(id="1", at="2")}
+    assert len(keys) == (4 if scheme in ("api_key", "none") else 1)
+
+
 def test_templates_see_no_credentials() -> None:
     names = [
         "authorization",
