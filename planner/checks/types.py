@@ -30,6 +30,12 @@ NUMBERS = frozenset({Kind.INTEGER, Kind.NUMBER, Kind.BOOLEAN})
 _PYTHON_KINDS = {str: Kind.STRING, int: Kind.INTEGER, float: Kind.NUMBER, bool: Kind.BOOLEAN}
 
 
+_NO_SCALARS = frozenset({Kind.OBJECT, Kind.ARRAY})
+_SCALAR = (_NO_SCALARS, "text, a number or a Boolean")
+_FLOW_CONTROL_KINDS = {"key": _SCALAR, "fair": _SCALAR, "priority": (_NO_SCALARS | {Kind.STRING}, "a number")}
+"""The kinds that a value of flow control cannot have, and words for the others, by its key."""
+
+
 def check_types(program: Program) -> None:
     """Report unknown attributes, loops over values that are not lists, and comparisons that fail."""
     broken = program.lost_names | program.broken_steps | program.duplicate_steps
@@ -37,6 +43,7 @@ def check_types(program: Program) -> None:
     checker = _TypeChecker(program, types)
     for use in program.uses:
         checker.check_use(use)
+        checker.check_flow_control(use)
     for step in program.playbook.steps:
         checker.check_loop(step.loop, step.path)
     for work in program.work_lists():
@@ -92,6 +99,21 @@ class _TypeChecker:
         position = max(source.find(attribute, position), 0)
         span = self.program.document.text_span(use.path, position, position + len(attribute))
         self.program.diagnostics.add("NP301", f"`{value}`{kind} has no attribute `{attribute}`", span, hint)
+
+    def check_flow_control(self, use: TemplateUse) -> None:
+        """Check the type of a key or a priority that is one value: at a limit, a rate or `debounce`."""
+        key, access = _flow_control_key(use), use.template.access_path
+        if key is None or access is None or not use.template.is_expression:
+            return
+        is_known = use.scope not in KNOWN_BEFORE_START or access[0] in KNOWN_BEFORE_START[use.scope]
+        value_type = (
+            self.types.type_of(access, None) if is_known and access[0] not in use.local_names else None
+        )
+        wrong_kinds, expected = _FLOW_CONTROL_KINDS[key]
+        if isinstance(value_type, ValueType) and value_type.kind in wrong_kinds:
+            name = ".".join(access)
+            message = f"`{key}` must be {expected}, but `{name}` is {KIND_NAMES[value_type.kind]}"
+            self.program.report("NP504", message, use.path)
 
     def check_loop(self, loop: Loop | None, path: DocumentPath) -> None:
         """Check a loop over text, or over one value whose type is known."""
@@ -163,3 +185,13 @@ def _always_evaluated(body: Iterable[nodes.Node]) -> Iterator[nodes.Node]:
             stack.append(node.iter)
         else:
             stack += node.iter_child_nodes()
+
+
+def _flow_control_key(use: TemplateUse) -> str | None:
+    """Return the key of flow control of which a template is the value, or None."""
+    path = use.path[2:] if use.path[0] == "steps" else use.path
+    if path == ("priority",) or (
+        path[0] in ("concurrency", "rate", "debounce") and path[-1] in ("key", "fair")
+    ):
+        return str(path[-1])
+    return None

@@ -217,3 +217,35 @@ def test_the_fields_of_a_declared_answer_are_known() -> None:
     assert findings(text % "reply.yse", "NP301") == [("NP301", "yse")]
     assert findings(text % "reply.yes ~ reply.note.anything ~ reply.broken.anything", "NP301") == []
     assert findings(text.replace("answer: {", "details: {") % "reply.anything", "NP301") == []
+
+
+FLOW_CONTROL = "steps: [{name: a, SECTION, run: [{action: set, set: {rows: '{{ [] }}', of: {a: 1}}}]}]\n"
+
+
+@pytest.mark.parametrize("of_step", [True, False])
+@pytest.mark.parametrize(
+    ("section", "word"),
+    [
+        ("concurrency: {limit: 1, key: '{{ input.thing }}'}", "'{{ input.thing }}'"),
+        ("concurrency: [{limit: 2}, {limit: 1, key: '{{ input.list }}'}]", "'{{ input.list }}'"),
+        ("concurrency: {use: api, fair: '{{ input.thing }}'}", "'{{ input.thing }}'"),
+        ("rate: {limit: 1, per: 1m, key: '{{ input.list }}'}", "'{{ input.list }}'"),
+        ("priority: '{{ input.name }}'", "'{{ input.name }}'"),
+        ("priority: '{{ input.list }}'", "'{{ input.list }}'"),
+        ("concurrency: {limit: 1, key: '{{ input.n }}', fair: '{{ input.flag }}'}", None),
+        ("concurrency: {limit: 1, key: '{{ input.some }} {{ input.thing }}'}", None),
+        ("priority: '{{ input.x }}'", None),
+        ("priority: '{{ input.some }}'", None),
+        ("priority: '{{ input.name | int }}'", None),
+    ],
+)
+def test_keys_and_priorities_of_a_wrong_type(section: str, word: str | None, *, of_step: bool) -> None:
+    text = FLOW_CONTROL.replace("SECTION", section if of_step else "timeout: 5s")
+    text = HEAD + ("" if of_step else f"{section}\n") + text
+    assert findings(text) == ([] if word is None else [("NP504", word)])
+
+
+def test_the_key_of_a_debounce_of_a_wrong_type() -> None:
+    section = "debounce: {wait: 5s, key: '{{ input.thing }}'}\n"
+    text = HEAD + section + FLOW_CONTROL.replace("SECTION", "timeout: 5s")
+    assert messages(text) == ["`key` must be text, a number or a Boolean, but `input.thing` is an object"]
