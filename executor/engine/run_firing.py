@@ -27,6 +27,7 @@ from noetl.executor.errors import ActionError, RejectedError, StoreAwayError, St
 from noetl.executor.model.outbox import PERFORM_SECONDS, POSTPONE_SECONDS, OutboxEntry, postpone_entry
 from noetl.executor.model.run import Run
 from noetl.executor.model.triggers import (
+    PAUSED_REASON,
     Advance,
     FiringOutcome,
     LiveTrigger,
@@ -159,6 +160,6 @@ def _fire(firer: Firer, entry: OutboxEntry, view: View) -> None:
         firer.write(record_firing(advance, firing, FiringOutcome.REJECTED, problem.message))
         return
     if firer.trigger.is_paused:
-        firer.write(record_firing(advance, firing, FiringOutcome.MISSED, "the trigger was paused"))
+        firer.write(record_firing(advance, firing, FiringOutcome.MISSED, PAUSED_REASON))
     else:
         firer.fire(firing, view, advance)

@@ -19,6 +19,7 @@ from typing import Any
 from noetl.executor.engine.firing import Firer
 from noetl.executor.errors import ActionError
 from noetl.executor.model.triggers import (
+    PAUSED_REASON,
     Advance,
     Firing,
     FiringOutcome,
@@ -87,7 +88,7 @@ def miss_item(firer: Firer, item: SourceItem) -> None:
     except ActionError as problem:
         outcome, reason = FiringOutcome.REJECTED, problem.message
     else:
-        outcome, reason = FiringOutcome.MISSED, "the trigger was paused"
+        outcome, reason = FiringOutcome.MISSED, PAUSED_REASON
     firer.write(record_firing(Advance(firer.trigger, firer.trigger), firing, outcome, reason))
 
 

@@ -34,6 +34,10 @@ from noetl.planner.trigger_sources import RunEnd, Webhook
 MAX_REASON_LENGTH = 500
 """How many characters of the reason of a firing are kept."""
 
+PAUSED_REASON = "the trigger was paused"
+LATE_REASON = "no service and no worker fired it in time"
+"""Why a firing was missed."""
+
 
 class FiringOutcome(StrEnum):
     """The result of a firing."""
@@ -282,8 +286,13 @@ def with_due_time(trigger: LiveTrigger, schedule: Schedule) -> LiveTrigger:
     return replace(trigger, due_at=trigger.next_at + delay)
 
 
-def advance_schedule(trigger: LiveTrigger, schedule: Schedule, due: DueInstants, now: float) -> Advance:
-    """Return the trigger after its passed instants, with a record of those that were missed."""
+def advance_schedule(
+    trigger: LiveTrigger, schedule: Schedule, due: DueInstants, now: float, *, was_paused: bool = False
+) -> Advance:
+    """Return the trigger after its passed instants, with a record of those that were missed.
+
+    They were missed in a pause if `was_paused` is true, or if the end of a pause says what happens to them.
+    """
     written = replace(trigger, next_at=due.next_at, edition=trigger.edition + 1)
     if trigger.catch_up is not None and (due.next_at is None or due.next_at > now):
         written = replace(written, catch_up=None)
@@ -291,7 +300,8 @@ def advance_schedule(trigger: LiveTrigger, schedule: Schedule, due: DueInstants,
     if due.newest_missed is not None:
         # The history is in the order of these times, and what was missed comes before what is performed.
         missed = fire_schedule(trigger, due.newest_missed, now - 1e-6)
-        firings = (replace(missed, outcome=FiringOutcome.MISSED, count=due.missed),)
+        reason = PAUSED_REASON if was_paused or trigger.catch_up is not None else LATE_REASON
+        firings = (replace(missed, outcome=FiringOutcome.MISSED, count=due.missed, reason=reason),)
         written = replace(written, last_at=due.newest_missed, last_outcome=FiringOutcome.MISSED)
     return Advance(trigger, with_due_time(written, schedule), firings)
 
@@ -389,5 +399,5 @@ def resume_trigger(
         return Advance(trigger, with_due_time(replace(resumed, catch_up=catch_up), schedule))
     delay = jitter_of(trigger.tenant, trigger.playbook, trigger.name, schedule.jitter_seconds)
     passed = count_passed(schedule, trigger.next_at, now - delay)
-    advance = advance_schedule(resumed, schedule, passed, now)
+    advance = advance_schedule(resumed, schedule, passed, now, was_paused=True)
     return Advance(trigger, replace(advance.written, edition=resumed.edition), advance.firings)

@@ -19,6 +19,8 @@ from noetl.executor.errors import RejectedError, StoreAwayError, StoreError, Tri
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.triggers import (
+    LATE_REASON,
+    PAUSED_REASON,
     FiringOutcome,
     LiveTrigger,
     firing_id,
@@ -134,7 +136,7 @@ def test_missed_firings_are_recorded_together() -> None:
     service.clock.advance(5 * HOUR + 600)
     [run] = service.perform()
     assert run.input == {"day": instant_key(START + 5 * HOUR)}
-    assert service.outcomes() == [("missed", None, 4), ("started", None, 1)]
+    assert service.outcomes() == [("missed", LATE_REASON, 4), ("started", None, 1)]
     assert service.firings()[0].scheduled_at == START + 4 * HOUR
     # The key of a missed instant is its own, so that it can be performed by hand.
     again, _ = fire_by_hand(
@@ -320,7 +322,7 @@ def test_firings_of_a_pause_are_missed() -> None:
     assert service.perform() == []
     assert store.triggers.advance(resume_trigger(service.trigger(), schedule, service.clock()))
     assert service.perform() == []
-    assert service.outcomes() == [("missed", None, 3)]
+    assert service.outcomes() == [("missed", PAUSED_REASON, 3)]
     assert (service.trigger().next_at, service.trigger().is_paused) == (START + 4 * HOUR, False)
 
 
@@ -337,12 +339,13 @@ def test_firings_of_a_pause_are_performed_on_request(
     assert [run.input["day"] for run in service.perform()] == [
         instant_key(START + hour * HOUR) for hour in hours
     ]
-    assert sum(count for outcome, _, count in service.outcomes() if outcome == "missed") == missed
+    missed_firings = [(why, count) for outcome, why, count in service.outcomes() if outcome == "missed"]
+    assert missed_firings == ([(PAUSED_REASON, missed)] if missed else [])
     # Later firings follow the schedule again.
     assert service.trigger().catch_up is None
     service.clock.advance(2.7 * HOUR)
     service.perform()
-    assert service.outcomes()[-1] == ("missed", None, 3)
+    assert service.outcomes()[-1] == ("missed", LATE_REASON, 3)
 
 
 def test_a_paused_trigger_stays_paused_in_a_new_version() -> None:
