@@ -117,6 +117,8 @@ class Mail:
             raise
         except smtplib.SMTPException as error:
             raise _RefusalError(504, str(error), "the login") from None
+        except ValueError:
+            raise _RefusalError(454, "the challenge of the server is not valid", "the login") from None
 
 
 class _RefusalError(Exception):

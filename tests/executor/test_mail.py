@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -101,13 +101,15 @@ def mail_server(box: MailBox, ssl_context: ssl.SSLContext | None = None, **optio
 
 
 @contextmanager
-def scripted_server(*answers: bytes) -> Iterator[int]:
+def scripted_server(*answers: bytes, context: ssl.SSLContext | None = None) -> Iterator[int]:
     """Serve one connection with these answers: the greeting, and one for each line. Then be silent."""
     done = threading.Event()
 
     def talk(listener: socket.socket) -> None:
         connection, _ = listener.accept()
-        with connection, connection.makefile("rb") as lines:
+        if context is not None:
+            connection = context.wrap_socket(connection, server_side=True)
+        with suppress(ConnectionError), connection, connection.makefile("rb") as lines:
             for number, answer in enumerate(answers):
                 if number > 0:
                     lines.readline()
@@ -396,6 +398,31 @@ class TestRefused:
             add_mail(office, target, settings={"secret": "{{ secrets.MAIL }}"})
             office.deliver_due()
         assert "refused the login: 504" in office.store.channels.get("default", "ops").paused_reason
+
+
+    @pytest.mark.parametrize(
+        "challenge",
+        [b"334 A\r\n", b"334 =\xff=\r\n", b"334 /w==\r\n", b"334\r\n", b"334 " + b"QUJD" * 1900 + b"\r\n"],
+    )
+    @pytest.mark.parametrize("mechanisms", [b"CRAM-MD5", b"LOGIN", b"PLAIN LOGIN"])
+    def test_a_login_with_a_strange_challenge_ends_in_a_refusal(
+        self,
+        certificate: tuple[ssl.SSLContext, Path],
+        monkeypatch: pytest.MonkeyPatch,
+        challenge: bytes,
+        mechanisms: bytes,
+    ) -> None:
+        context, file = certificate
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        office = PostOffice(secret_hosts=HOSTS, environ=ENVIRON)
+        answers = [b"220 hi\r\n", b"250-hi\r\n250 AUTH " + mechanisms + b"\r\n", *[challenge] * 3]
+        with scripted_server(*answers, b"535 no\r\n", b"535 no\r\n", context=context) as port:
+            target = f"smtps://noetl@localhost:{port}/?{MAILBOXES}"
+            add_mail(office, target, settings={"secret": "{{ secrets.MAIL }}"})
+            office.deliver_due()
+        reason = office.store.channels.get("default", "ops").paused_reason
+        problem = reason or office.existing().record["problem"]
+        assert problem.startswith((f"`localhost:{port}` refused", "no response from"))
 
 
 class TestRules:
