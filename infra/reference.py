@@ -460,6 +460,11 @@ def _run_limits() -> list[LimitRow]:
         ("the outputs of a visit, in SQLite", outputs, _TOO_LARGE),
         ("the input of a run", f"{start.MAX_INPUT // _MIB} MiB as JSON", "the run is refused"),
         ("the key of a cache", f"{cached_work.MAX_KEY // _MIB} MiB as JSON", _EXCEEDED),
+        (
+            "the details of an error",
+            f"{attempts.MAX_ERROR_DETAILS // 1024} KiB as JSON",
+            "without the largest entries",
+        ),
         ("an answer to a callback", f"{payload_limits.answer_bytes // _MIB} MiB as JSON", "refused"),
         (
             "actions of a visit, with all its pauses and attempts",

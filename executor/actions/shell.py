@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from noetl.executor.actions._files import MAX_SHOWN_PATH
+from noetl.executor.actions._files import MAX_PATH_LENGTH, MAX_SHOWN_PATH
 from noetl.executor.actions._process import (
     MAX_KEPT_OUTPUT,
     Command,
@@ -88,8 +88,12 @@ def _to_stdin(value: Any) -> bytes:
 
 
 def _working_folder(call: Call) -> Path | None:
-    folder = Path(call.capabilities.folder or ".", call.parameters.get("cwd", "."))
-    if not folder.is_dir():
+    folder = Path(call.capabilities.folder or ".", call.parameters.get("cwd", ".")[: MAX_PATH_LENGTH + 1])
+    try:
+        is_folder = folder.is_dir()
+    except OSError:
+        is_folder = False
+    if not is_folder:
         message = f"`cwd`: `{shorten(str(folder), MAX_SHOWN_PATH)}` is not a folder"
         raise ActionError("ParameterError", message, retryable=False)
     return folder

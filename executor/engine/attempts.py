@@ -23,8 +23,8 @@ from noetl.executor.engine.work_context import WorkContext
 from noetl.executor.errors import PLACE_MEMBERS, ActionError, CancelledError, FencedError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
-from noetl.executor.model.json_values import MAX_DEPTH, is_too_deep
-from noetl.executor.model.memory_budget import AnswerMemory
+from noetl.executor.model.json_values import MAX_DEPTH, is_too_deep, to_json_value
+from noetl.executor.model.memory_budget import AnswerMemory, json_size
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Outcome, WorkResult, WorkSuspension
 from noetl.executor.model.run import ErrorRecord
 from noetl.executor.model.tracing import make_traceparent, trace_labels, trace_state
@@ -42,14 +42,17 @@ MAX_HELD_DELAY_SECONDS = 1.0
 """How long the delays before retries of an action may keep its thread together. Then they suspend the step.
 """
 
+MAX_ERROR_MESSAGE = 16 * 1024
+"""How many characters of the message of an error are kept, as many as of a line of the log."""
+
+MAX_ERROR_TYPE = 200
+"""How many characters of the type of an error are kept. A playbook may choose both."""
+
+MAX_ERROR_DETAILS = 256 * 1024
+"""How many characters of JSON the details of an error have. Larger entries are none."""
+
 PARAMETER_SUFFIX = "~"
 """The end of the position of an action that is a parameter of another action."""
-
-MAX_ERROR_MESSAGE = 64 * 1024
-"""How many characters the message of an error has. Of a longer one, the beginning is left."""
-
-MAX_ERROR_TYPE = 256
-"""How many characters the type of an error has."""
 
 _HALF_PAIR = re.compile("[\\ud800-\\udfff]")
 
@@ -467,28 +470,50 @@ def _unexpected_error(action_type: str, bug: Exception) -> ActionError:
         message = "a text has half of a surrogate pair, which UTF-8 cannot hold"
         return ActionError("ParameterError", message, retryable=False)
     logger.error("the handler of `%s` raised", action_type, exc_info=bug)
-    return ActionError(type(bug).__name__, redact(f"the handler of `{action_type}` raised: {bug}"))
-
-
-def _cut_message(message: str) -> str:
-    if len(message) <= MAX_ERROR_MESSAGE:
-        return str(redact(message))
-    left_out = len(message) - MAX_ERROR_MESSAGE
-    return f"{redacted_head(message, MAX_ERROR_MESSAGE)}… ({left_out:,} characters are left out)"
+    message = f"the handler of `{action_type}` raised: {bug}"
+    return ActionError(type(bug).__name__, _redacted_beginning(message, MAX_ERROR_MESSAGE))
 
 
 def _redacted_error(problem: ActionError) -> ActionError:
     """Return an error without secrets, and without details that are nested too deeply.
 
-    Stores, histories and notifications write its type and its message, so both are cut.
+    A status, a list of events and a line of the log have its type and its message, so they have limits.
     """
     return ActionError(
-        str(redact(problem.type))[:MAX_ERROR_TYPE],
-        _cut_message(problem.message),
+        _redacted_beginning(problem.type, MAX_ERROR_TYPE),
+        _redacted_beginning(problem.message, MAX_ERROR_MESSAGE),
         retryable=problem.retryable,
         status=problem.status,
-        details=None if is_too_deep(problem.details) else redact(problem.details),
+        details=None if is_too_deep(problem.details) else redact(_limit_details(problem.details)),
     ).with_place(problem.place)
+
+
+def _limit_details(details: Any) -> Any:
+    """Return details of an error without their largest entries if all together are too large.
+
+    The result of a child run is the largest one, and the error names the run.
+    """
+    if details is None or json_size(to_json_value(details)) <= MAX_ERROR_DETAILS:
+        return details
+    if not isinstance(details, Mapping):
+        return None
+    sizes = {name: json_size(to_json_value(value)) for name, value in details.items()}
+    kept, total = dict(details), sum(sizes.values())
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if total <= MAX_ERROR_DETAILS:
+            break
+        kept[name] = None
+        total -= sizes[name]
+    return kept
+
+
+def _redacted_beginning(text: str, length: int) -> str:
+    """Return a text without secrets, or its beginning if it is longer.
+
+    >>> _redacted_beginning("abcdef", 3)
+    'abc…'
+    """
+    return str(redact(text)) if len(text) <= length else f"{redacted_head(text, length)}…"
 
 
 def _titles_of(declaration: ActionDeclaration, state: Any) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from noetl.executor.engine.attempts import read_saved_names
+from noetl.executor.engine.attempts import MAX_ERROR_MESSAGE, MAX_ERROR_TYPE, read_saved_names
 from noetl.executor.engine.perform import perform
 from noetl.executor.engine.scope import Scope
 from noetl.executor.errors import ActionError
@@ -56,6 +56,30 @@ def test_a_text_that_utf_8_cannot_hold_is_a_wrong_parameter(
     type, message = failure_of(outcome_of(fake_action()))
     assert (type == "ParameterError") is is_of_parameter
     assert message.startswith("a text has half of a surrogate pair") is is_of_parameter
+
+
+@pytest.mark.parametrize(
+    "error", [ActionError("T" * 5_000_000, "m" * 5_000_000, retryable=False), ValueError("m" * 5_000_000)]
+)
+def test_an_error_has_the_beginning_of_a_long_message(probe: FakeHandler, error: Exception) -> None:
+    """The status of a run, its events and the log have it. A loop may fail for each of its items."""
+    probe.answers = [error]
+    type, message = failure_of(outcome_of(fake_action()))
+    assert len(type) <= MAX_ERROR_TYPE + 1
+    assert len(message) <= MAX_ERROR_MESSAGE + 1
+    assert message.endswith("m…")
+
+
+def test_details_of_an_error_have_no_large_entries(probe: FakeHandler) -> None:
+    details = {"workflow_id": "r2", "result": {"rows": ["x" * 1_000_000]}, "error": {"message": "no"}}
+    probe.answers = [ActionError("WorkflowFailed", "no", retryable=False, details=details)]
+    error = outcome_of(fake_action()).error
+    assert error is not None
+    assert error["details"] == {"workflow_id": "r2", "result": None, "error": {"message": "no"}}
+    probe.answers = [ActionError("WorkflowFailed", "no", retryable=False, details=["x" * 1_000_000])]
+    error = outcome_of(fake_action()).error
+    assert error is not None
+    assert error["details"] is None
 
 
 def test_a_system_exit_is_not_caught(probe: FakeHandler) -> None:

@@ -399,7 +399,6 @@ class TestRefused:
             office.deliver_due()
         assert "refused the login: 504" in office.store.channels.get("default", "ops").paused_reason
 
-
     @pytest.mark.parametrize(
         "challenge",
         [b"334 A\r\n", b"334 =\xff=\r\n", b"334 /w==\r\n", b"334\r\n", b"334 " + b"QUJD" * 1900 + b"\r\n"],
