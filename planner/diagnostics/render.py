@@ -97,7 +97,10 @@ class _SourceLine:
 
 
 class _SourceLines:
-    """The lines of a file. Each is converted once: all findings in JSON may be on one line."""
+    """The lines of a file, each of which is converted once.
+
+    JSON without line breaks may have all findings on one line.
+    """
 
     def __init__(self, lines: list[str]) -> None:
         self._lines = lines

@@ -24,7 +24,7 @@ COUNT = 1_000
 
 @pytest.fixture
 def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of words with which each word is compared."""
+    """The numbers of words with which words are compared."""
     numbers: list[int] = []
 
     def closest(word: str, known: Iterable[str]) -> None:
