@@ -10,6 +10,9 @@ there are too many connections, a new one replaces the oldest that waits. A clie
 before more can be sent has `send_seconds` to read MIN_SENT_BYTES, again and again. Read is what its system
 has acknowledged.
 
+A connection is read in parts of READ_BYTES, so that others have their turns. A part may hold thousands of
+chunks of a byte each, which h11 parses one by one.
+
 Cost: a timer each HEADER_SECONDS for each connection, and one each `send_seconds` for one that reads slowly.
 
 Limits: `max_connections`. If none of them waits, a new connection is answered with 503. The bodies of
@@ -32,6 +35,9 @@ from noetl.executor.runtime.file_limit import RESERVED_FILES, raise_file_limit
 
 HEADER_SECONDS = 10.0
 """How long a connection may take for the header of a request."""
+
+READ_BYTES = 16 * 1024
+"""How many bytes of a connection are read and parsed together. asyncio would take 256 KiB."""
 
 DEFAULT_SEND_SECONDS = 30
 MAX_SEND_SECONDS = 3600
@@ -175,6 +181,8 @@ class TimedConnection(asyncio.Protocol):
     cycle: Any
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # The attribute of the transports of asyncio for the size of a read. Other transports ignore it.
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         super().connection_made(transport)
         self.table.add(self)
 

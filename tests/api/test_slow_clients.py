@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 import uvicorn
 from starlette.types import Message
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from noetl.api import access
 from noetl.api import connections as connections_module
 from noetl.api.app import create_app
 from noetl.api.connections import (
+    READ_BYTES,
     ConnectionTable,
     allow_connections,
     read_max_connections,
@@ -299,6 +301,28 @@ def test_a_tenant_has_half_of_the_budget_of_answers() -> None:
 def test_a_wrong_time_to_send_is_an_error(text: str) -> None:
     with pytest.raises(SettingError, match="NOETL_SEND_SECONDS"):
         read_send_seconds({"NOETL_SEND_SECONDS": text})
+
+
+def test_a_connection_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of a byte each take long to parse. Other connections have their turns between the parts."""
+    sizes: list[int] = []
+    receive_data = H11Protocol.data_received
+
+    def data_received(protocol: H11Protocol, data: bytes) -> None:
+        sizes.append(len(data))
+        receive_data(protocol, data)
+
+    async def read(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await answer(scope, receive, send)
+
+    monkeypatch.setattr(H11Protocol, "data_received", data_received)
+    head = b"POST /plan HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with serve(read, ConnectionTable(10)) as port, connect(port) as client:
+        assert ask(client, head + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n").startswith(b"HTTP/1.1 200")
+    assert sum(sizes) > 600_000
+    assert max(sizes) <= READ_BYTES
 
 
 def test_connections_without_a_header_keep_no_client_out() -> None:
