@@ -407,7 +407,8 @@ def change_limit(
     'api'
 
     Raises:
-        RejectedError: `invalid_limit`, if a rate becomes a limit without `per`, or the reverse.
+        RejectedError: `invalid_limit`, if a rate becomes a limit without `per`, or the reverse, or if a limit
+            of steps becomes one of runs, or the reverse. Playbooks that use it are checked at registration.
     """
     rate = None if per is None else RateLog(per)
     if gate is None:
@@ -415,6 +416,9 @@ def change_limit(
     if (gate.rate is None) is not (rate is None):
         form = "bounds how much is in progress" if gate.rate is None else "is a rate"
         raise RejectedError("invalid_limit", f"limit `{gate.limit}` {form}; remove it to make it anew")
+    if gate.kind is not None and gate.kind is not kind:
+        message = f"limit `{gate.limit}` is of {gate.kind}, not of {kind}; remove it to make it anew"
+        raise RejectedError("invalid_limit", message)
     if gate.rate is not None and per is not None:
         rate = replace(gate.rate, per=per)
     return replace(resize(gate, units), kind=kind, rate=rate)

@@ -51,9 +51,9 @@ async def test_a_limit_is_made_changed_and_removed(http: httpx.AsyncClient) -> N
     assert made == LimitEntry(
         id="api", name="api", kind="steps", key=None, units=1, held=0, waiting=0, shared=False, per=None
     )
-    assert (await put(http, status=200, units=5, kind="runs")).units == 5
+    assert (await put(http, status=200, units=5, kind="steps")).units == 5
     page = read_view(LimitPage, (await http.get("/limits")).json())
-    assert [(limit.name, limit.kind, limit.units) for limit in page.items] == [("api", "runs", 5)]
+    assert [(limit.name, limit.kind, limit.units) for limit in page.items] == [("api", "steps", 5)]
     assert (await http.get("/limits/api")).json()["units"] == 5
     assert (await http.delete("/limits/api")).status_code == 204
     for method, path in (("GET", ""), ("GET", "/queue"), ("DELETE", "")):

@@ -360,8 +360,14 @@ class GatesContract(ContractFixtures):
         gate = store.gates.gate(NAMED) or gate
         assert (gate.units, gate.held, gate.waiting, gate.ceiling) == (1, 1, 0, 1)
 
+    def test_a_limit_of_steps_becomes_none_of_runs(self, store: Store) -> None:
+        before = store.gates.set_limit(NAMED, LimitKind.STEPS, 2)
+        with pytest.raises(RejectedError, match="is of steps, not of runs; remove it to make it anew"):
+            store.gates.set_limit(NAMED, LimitKind.RUNS, 1)
+        assert store.gates.gate(NAMED) == before
+
     def test_a_limit_of_no_units_stops_all(self, store: Store) -> None:
-        assert store.gates.set_limit(NAMED, LimitKind.RUNS, 0).kind is LimitKind.RUNS
+        assert store.gates.set_limit(NAMED, LimitKind.STEPS, 0).kind is LimitKind.STEPS
         waiting = queue_up(store, ask(NAMED, None))
         assert store.gates.grant(NAMED, 2.0) == 0
         assert store.gates.stalled(10) == []

@@ -250,11 +250,11 @@ class RatesContract(ContractFixtures):
         gate = store.gates.set_limit(NAMED, LimitKind.STEPS, 5, 60.0)
         assert (gate.units, gate.rate) == (5, RateLog(60.0))
         claim = hold(store, ask_rate(NAMED, None), now=10.0)
-        changed = store.gates.set_limit(NAMED, LimitKind.RUNS, 3, 30.0)
+        changed = store.gates.set_limit(NAMED, LimitKind.STEPS, 3, 30.0)
         assert (changed.units, changed.rate) == (3, RateLog(30.0, (Reservation(10.0, 1),), 10.0))
         assert store.gates.gate(NAMED) == changed
         with pytest.raises(RejectedError, match="limit `api` is a rate") as rejected:
-            store.gates.set_limit(NAMED, LimitKind.RUNS, 3)
+            store.gates.set_limit(NAMED, LimitKind.STEPS, 3)
         assert rejected.value.reason == "invalid_limit"
         other = claim_visit(store, start_run(store))
         for wrong in (ask(NAMED, None), ask_rate(NAMED, None, units=4)):
