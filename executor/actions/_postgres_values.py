@@ -36,7 +36,11 @@ def check_values(values: Any, limit: int = MAX_WRITTEN) -> None:
     Raises:
         ActionError: `ParameterError`.
     """
-    if is_longer_json(values, limit):
+    try:
+        is_too_long = is_longer_json(values, limit)
+    except ValueError as error:
+        raise ActionError("ParameterError", f"the values are not JSON: {error}", retryable=False) from None
+    if is_too_long:
         message = f"the values are longer than {limit:,} bytes of JSON"
         raise ActionError("ParameterError", message, retryable=False)
 

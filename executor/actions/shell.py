@@ -88,9 +88,10 @@ def _to_stdin(value: Any) -> bytes:
 
 
 def _working_folder(call: Call) -> Path | None:
-    folder = Path(call.capabilities.folder or ".", call.parameters.get("cwd", ".")[: MAX_PATH_LENGTH + 1])
+    cwd = call.parameters.get("cwd", ".")
+    folder = Path(call.capabilities.folder or ".", cwd[:MAX_PATH_LENGTH])
     try:
-        is_folder = folder.is_dir()
+        is_folder = len(cwd) <= MAX_PATH_LENGTH and folder.is_dir()
     except OSError:
         is_folder = False
     if not is_folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import math
 import re
@@ -23,10 +24,11 @@ from noetl.executor.engine.work_context import WorkContext
 from noetl.executor.errors import PLACE_MEMBERS, ActionError, CancelledError, FencedError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.ids import derived_id
-from noetl.executor.model.json_values import MAX_DEPTH, is_too_deep, to_json_value
-from noetl.executor.model.memory_budget import AnswerMemory, json_size
+from noetl.executor.model.json_values import MAX_DEPTH, is_too_deep, measure_json_value, to_json_value
+from noetl.executor.model.memory_budget import AnswerMemory
 from noetl.executor.model.outcome import CANCELLED, Cancelled, Outcome, WorkResult, WorkSuspension
 from noetl.executor.model.run import ErrorRecord
+from noetl.executor.model.stored_json import exceeds
 from noetl.executor.model.tracing import make_traceparent, trace_labels, trace_state
 from noetl.executor.model.transition import delay_after_failure
 from noetl.executor.precedence import end_slice, wait_for_slice
@@ -50,6 +52,9 @@ MAX_ERROR_TYPE = 200
 
 MAX_ERROR_DETAILS = 256 * 1024
 """How many characters of JSON the details of an error have. Larger entries are none."""
+
+_MAX_LEFT_OUT = 10
+"""How many entries are left out of the details of an error."""
 
 PARAMETER_SUFFIX = "~"
 """The end of the position of an action that is a parameter of another action."""
@@ -491,20 +496,20 @@ def _redacted_error(problem: ActionError) -> ActionError:
 def _limit_details(details: Any) -> Any:
     """Return details of an error without their largest entries if all together are too large.
 
-    The result of a child run is the largest one, and the error names the run.
+    The result of a child run is the largest one, and the error names the run. Details that are still too
+    large without some entries are none.
     """
-    if details is None or json_size(to_json_value(details)) <= MAX_ERROR_DETAILS:
+    if details is None or not exceeds(to_json_value(details), MAX_ERROR_DETAILS):
         return details
     if not isinstance(details, Mapping):
         return None
-    sizes = {name: json_size(to_json_value(value)) for name, value in details.items()}
-    kept, total = dict(details), sum(sizes.values())
-    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
-        if total <= MAX_ERROR_DETAILS:
-            break
+    kept = dict(details)
+    sizes = {name: measure_json_value(to_json_value(value), str) for name, value in details.items()}
+    for name in heapq.nlargest(_MAX_LEFT_OUT, sizes, key=sizes.__getitem__):
         kept[name] = None
-        total -= sizes[name]
-    return kept
+        if not exceeds(to_json_value(kept), MAX_ERROR_DETAILS):
+            return kept
+    return None
 
 
 def _redacted_beginning(text: str, length: int) -> str:

@@ -311,12 +311,14 @@ def _check_request_header(program: Program, use: TemplateUse, access: tuple[str,
     if len(access) < 3 or access[1] != "headers":
         return
     name = access[2]
+    if handles_undefined(use.template, *access[:3]):
+        return
     if is_credential_header(name.lower()):
         problem = "credentials and signatures are left out"
         hint = "remove it: `auth` says how the sender is recognised"
     elif name != name.lower():
         problem = "its names are in lower case"
-        hint = f"did you mean `{abbreviate(name.lower())}`?"
+        hint = f"did you mean `{abbreviate(name.lower().replace('_', '-'))}`?"
     else:
         return
     start = max(use.template.source.find(name, offset + len("trigger.headers")), 0)

@@ -105,7 +105,8 @@ class _TypeChecker:
         key, access = _flow_control_key(use), use.template.access_path
         if key is None or access is None or not use.template.is_expression:
             return
-        is_known = use.scope not in KNOWN_BEFORE_START or access[0] in KNOWN_BEFORE_START[use.scope]
+        known = (*KNOWN_BEFORE_START.get(use.scope, ()), *(self.program.playbook.input or ()))
+        is_known = use.scope not in KNOWN_BEFORE_START or access[0] in known
         value_type = (
             self.types.type_of(access, None) if is_known and access[0] not in use.local_names else None
         )

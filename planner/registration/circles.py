@@ -58,6 +58,9 @@ MAX_STEPS = 20_000
 MAX_EXAMINED = 500_000
 """How many steps and actions are examined, each time that they are. It takes some seconds."""
 
+MAX_SHOWN_NAMES = 10
+"""How many names of a circle are shown."""
+
 
 def check_circles(findings: RegistrationFindings, search: PlaybookSearch) -> None:
     """Report recursion without end, and triggers that start each other, if the new plan is part of it.
@@ -313,4 +316,8 @@ def _report_trigger_circle(
 
 
 def _show_circle(names: Iterable[str]) -> str:
-    return " → ".join(as_code(names))
+    """Return the names of a circle, of a long one its beginning and its end."""
+    shown = [*as_code(names)]
+    if len(shown) > MAX_SHOWN_NAMES:
+        shown = [*shown[: MAX_SHOWN_NAMES // 2], "…", *shown[-MAX_SHOWN_NAMES // 2 :]]
+    return " → ".join(shown)

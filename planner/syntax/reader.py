@@ -57,7 +57,7 @@ _UNICODE_BREAKS = "\x85\u2028\u2029"
 
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
-_DIRECTIVE = re.compile(r"^%", re.MULTILINE)
+_DIRECTIVE = re.compile(r"(?:\A|(?<=[\n\r]))%")
 _TAG = re.compile(r"!(?:<[^>]*>|[^\s,\[\]{}]*)")
 
 # JSON escapes a character beyond U+FFFF as a surrogate pair, which libyaml refuses. Both halves are moved

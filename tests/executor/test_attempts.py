@@ -76,10 +76,19 @@ def test_details_of_an_error_have_no_large_entries(probe: FakeHandler) -> None:
     error = outcome_of(fake_action()).error
     assert error is not None
     assert error["details"] == {"workflow_id": "r2", "result": None, "error": {"message": "no"}}
-    probe.answers = [ActionError("WorkflowFailed", "no", retryable=False, details=["x" * 1_000_000])]
+    many = {f"n{number}": "x" * 30_000 for number in range(1_000)}
+    for wrong in (["x" * 1_000_000], {"x" * 1_000_000: 1}, {"a": {"x" * 1_000_000: 1}}, many):
+        probe.answers = [ActionError("WorkflowFailed", "no", retryable=False, details=wrong)]
+        error = outcome_of(fake_action()).error
+        assert error is not None
+        assert error["details"] in (None, {"a": None})
+
+
+def test_details_of_an_error_are_measured_as_they_are_stored(probe: FakeHandler) -> None:
+    probe.answers = [ActionError("Failed", "no", retryable=False, details={"a": "\x01" * 200_000, "b": 1})]
     error = outcome_of(fake_action()).error
     assert error is not None
-    assert error["details"] is None
+    assert error["details"] == {"a": None, "b": 1}
 
 
 def test_a_system_exit_is_not_caught(probe: FakeHandler) -> None:

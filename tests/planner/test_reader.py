@@ -297,9 +297,10 @@ def test_characters_of_aliases_within_aliases_are_counted() -> None:
     assert only_diagnostic(text + "e: [*d, *d, *d, *d]").code == "NP005"
 
 
-def test_100_lines_may_begin_as_directives_do() -> None:
+@pytest.mark.parametrize("line_break", ["\n", "\r", "\r\n"])
+def test_100_lines_may_begin_as_directives_do(line_break: str) -> None:
     """libyaml compares each directive with all before it, and blocks the interpreter meanwhile."""
-    lines = [f"%TAG !a{number}! x\n" for number in range(20_000)]
+    lines = [f"%TAG !a{number}! x{line_break}" for number in range(20_000)]
     assert read_valid("".join(lines[:100]) + "---\na: 1\n").data == {"a": 1}
     assert find_spans("".join(lines) + "---\na: 1\n") == [("NP003", 101, 1, 101, 2)]
     assert find_spans("a: 1\n...\n" + "".join(lines)) == [("NP003", 103, 1, 103, 2)]

@@ -166,6 +166,20 @@ class TestUsedPlaybooks:
         )
         assert findings_among(KnownPlaybooks(IMPORT), text) == ([] if is_known else [("NP818", "row")])
 
+    def test_the_keys_of_limits_are_read(self) -> None:
+        text = """\
+        name: caller
+        steps:
+          - name: a
+            run: [{action: workflow, playbook: saving, as: x}]
+            rule: [{case: default, run: [b]}]
+          - name: b
+            concurrency: {limit: 1, key: "{{ x.c1 }}"}
+            rate: {limit: 1, per: 1m, key: "{{ x.c2 }}"}
+            run: [{action: log, message: ok}]
+        """
+        assert findings_among(KnownPlaybooks(SAVING), text) == [("NP818", "c1"), ("NP818", "c2")]
+
     def test_entries_are_read_in_all_places(self) -> None:
         text = """\
         name: caller

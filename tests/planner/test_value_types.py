@@ -232,6 +232,8 @@ FLOW_CONTROL = "steps: [{name: a, SECTION, run: [{action: set, set: {rows: '{{ [
         ("rate: {limit: 1, per: 1m, key: '{{ input.list }}'}", "'{{ input.list }}'"),
         ("priority: '{{ input.name }}'", "'{{ input.name }}'"),
         ("priority: '{{ input.list }}'", "'{{ input.list }}'"),
+        ("priority: '{{ name }}'", "'{{ name }}'"),
+        ("concurrency: {limit: 1, key: '{{ thing }}'}", "'{{ thing }}'"),
         ("concurrency: {limit: 1, key: '{{ input.n }}', fair: '{{ input.flag }}'}", None),
         ("concurrency: {limit: 1, key: '{{ input.some }} {{ input.thing }}'}", None),
         ("priority: '{{ input.x }}'", None),

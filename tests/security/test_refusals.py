@@ -74,6 +74,7 @@ def check_refusal(error: Any, peak: int, type: str) -> None:
         ("shell", {"command": "true", "env": "{{ {%s ~ '=': 1} }}"}, "ParameterError"),
         ("shell", {"command": "true", "cwd": "{{ %s }}"}, "ParameterError"),
         ("shell", {"command": "true", "cwd": "{{ 'a' * 300 }}"}, "ParameterError"),
+        ("shell", {"command": "true", "cwd": "{{ './' * 2100 }}"}, "ParameterError"),
         ("shell", {"command": "true", "cwd": "{{ '\0' * 8000000 }}"}, "ParameterError"),
         ("callback", {"heartbeat": "{{ %s }}"}, "ParameterError"),
         ("s3", {"get": "s3://a/{{ '/..' * 1000000 }}"}, "ParameterError"),

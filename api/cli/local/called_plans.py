@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,9 @@ from noetl.api.cli.display.console import CommandError
 from noetl.api.cli.drawings import CalledPlan
 from noetl.api.cli.local.playbook_files import (
     AmbiguousNameError,
+    PlaybookFile,
     PlaybookFiles,
     list_playbook_files,
-    may_contain,
 )
 from noetl.api.cli.sources import compile_source, read_source
 from noetl.planner.catalogue import LIVE
@@ -43,9 +43,15 @@ class FolderPlaybooks:
         self._folder = folder
         self._files, self._names = list_playbook_files(folder), PlaybookFiles()
         self._plans: dict[Path, Plan | None] = {}
+        self._resolved: dict[PlaybookCall, CalledPlan] = {}
 
     def resolve(self, call: PlaybookCall) -> CalledPlan:
         """Return the plan of a call, or the problem why there is none."""
+        if call not in self._resolved:
+            self._resolved[call] = self._resolve(call)
+        return self._resolved[call]
+
+    def _resolve(self, call: PlaybookCall) -> CalledPlan:
         if call.alias not in (None, LIVE):
             return CalledPlan(call, problem="files have no aliases; a service takes it from its registry")
         try:
@@ -85,10 +91,7 @@ class FolderPlaybooks:
         from noetl.planner.registration.registry import AwaitingTrigger
         from noetl.planner.trigger_sources import RunEnd
 
-        candidates = (
-            file for file in self._files if may_contain(file, name) and may_contain(file, "triggers")
-        )
-        for file in islice(candidates, MAX_AWAITING_FILES):
+        for file in self._awaiting.get(name, ())[:MAX_AWAITING_FILES]:
             with suppress(CommandError):
                 plan = self._compile(file.path)
                 # Of several versions of a playbook, one is taken, as for a call.
@@ -97,6 +100,10 @@ class FolderPlaybooks:
                 for trigger in plan.header.triggers:
                     if isinstance(trigger.source, RunEnd) and trigger.source.playbook == name:
                         yield AwaitingTrigger(plan.header.name, trigger)
+
+    @cached_property
+    def _awaiting(self) -> dict[str, list[PlaybookFile]]:
+        return self._names.awaiting(self._files)
 
     def pause(self) -> None:
         """Return at once: the process does nothing else."""

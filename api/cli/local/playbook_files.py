@@ -7,10 +7,10 @@ playbook must have that version.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from noetl.api.cli.sources import PLAYBOOK_SUFFIXES
 
@@ -26,14 +26,15 @@ class PlaybookFile(NamedTuple):
 class PlaybookHead(NamedTuple):
     """Name and version of the playbook in a file.
 
-    `is_playbook` is false if the file has other YAML or JSON. A file that is not YAML is broken: it may be a
-    playbook of any version.
+    `awaits` are the playbooks whose ends fire its triggers. `is_playbook` is false if the file has other YAML
+    or JSON. A file that is not YAML is broken: it may be a playbook of any version.
     """
 
     is_playbook: bool
     name: str | None = None
     version: str | None = None
     is_broken: bool = False
+    awaits: frozenset[str] = frozenset()
 
     def matches(self, version: str | None) -> bool:
         """Return whether the file may be the requested version, or any version if that is None."""
@@ -74,6 +75,14 @@ class PlaybookFiles:
         """Return the names and versions of those playbooks that were read."""
         heads = self._heads
         return {file: heads[file] for file in files if file in heads and heads[file].is_playbook}
+
+    def awaiting(self, files: Sequence[PlaybookFile]) -> dict[str, list[PlaybookFile]]:
+        """Return the files with triggers that await the end of a playbook, by its name."""
+        found: dict[str, list[PlaybookFile]] = {}
+        for file in files:
+            for name in self._head(file).awaits if may_contain(file, "triggers") else ():
+                found.setdefault(name, []).append(file)
+        return found
 
     def _has_name(self, file: PlaybookFile, name: str) -> bool:
         return may_contain(file, name) and self._head(file).name == name
@@ -130,5 +139,15 @@ def _read_head(file: PlaybookFile) -> PlaybookHead:
         return PlaybookHead(is_playbook=False)
     name, version = data.get("name"), data.get("version")
     return PlaybookHead(
-        True, name if isinstance(name, str) else None, None if version is None else str(version)
+        True,
+        name if isinstance(name, str) else None,
+        None if version is None else str(version),
+        awaits=frozenset(_find_awaited(data.get("triggers"))),
     )
+
+
+def _find_awaited(triggers: Any) -> Iterator[str]:
+    """Yield the names that triggers await."""
+    for trigger in triggers if isinstance(triggers, list) else ():
+        if isinstance(trigger, dict) and isinstance(name := trigger.get("playbook"), str):
+            yield name

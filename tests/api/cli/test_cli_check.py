@@ -129,6 +129,31 @@ def test_circles_of_the_files_in_a_folder_are_found(noetl: Command, folder: Path
     assert noetl("check", "a.yaml").exit_code == 0
 
 
+@pytest.mark.parametrize("form", ["call", "trigger"])
+def test_the_files_of_a_folder_are_read_a_few_times_each(
+    noetl: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """The files are a chain of calls or triggers, and each has a trigger."""
+    count = 40
+    for number in range(count):
+        awaited = f"type: run, playbook: p{number + 1}" if form == "trigger" else "type: schedule, every: 1h"
+        call = f"action: workflow, playbook: p{number + 1}" if form == "call" else "action: log, message: x"
+        text = (
+            f"name: p{number}\ntriggers: [{{name: t, {awaited}}}]\nsteps: [{{name: s, run: [{{{call}}}]}}]\n"
+        )
+        (folder / f"p{number}.yaml").write_text(text)
+    reads: list[Path] = []
+    read_bytes = Path.read_bytes
+
+    def read(path: Path) -> bytes:
+        reads.append(path)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    noetl("check", *(f"p{number}.yaml" for number in range(count)))
+    assert len([path for path in reads if path.suffix == ".yaml"]) < 8 * count
+
+
 def test_a_trigger_is_compared_with_the_result_of_the_file_that_it_awaits(
     noetl: Command, folder: Path
 ) -> None:
