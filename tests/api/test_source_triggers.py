@@ -78,7 +78,7 @@ def test_a_source_is_shown_paused_and_fired_by_hand(
     assert all(line in shown for line in lines), shown
     assert services.triggers.pause("load", "arrived").paused
     assert not services.triggers.resume("load", "arrived").paused
-    run, _ = services.triggers.fire("load", "arrived", FireRequest(data={"size": 7}))
+    run, _ = services.triggers.fire("load", "arrived", FireRequest(data={}))
     assert run.trigger is not None
     assert run.trigger["name"] == "arrived"
 
