@@ -109,7 +109,7 @@ def scripted_server(*answers: bytes, context: ssl.SSLContext | None = None) -> I
         connection, _ = listener.accept()
         if context is not None:
             connection = context.wrap_socket(connection, server_side=True)
-        with suppress(ConnectionError), connection, connection.makefile("rb") as lines:
+        with suppress(ConnectionError, ssl.SSLError), connection, connection.makefile("rb") as lines:
             for number, answer in enumerate(answers):
                 if number > 0:
                     lines.readline()
