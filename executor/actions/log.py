@@ -8,7 +8,7 @@ from typing import Any
 from noetl.executor.actions.action import Call
 from noetl.executor.model.json_values import begin_json, to_text, write_json
 from noetl.executor.model.large_json import is_large
-from noetl.executor.security.redaction import redact, redact_beginning, redacted_head
+from noetl.executor.security.redaction import redact, redact_cut_text, redacted_head
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 
 _MIN_FIELDS_LENGTH = 1024
@@ -63,7 +63,7 @@ def _begin(value: Any) -> str | None:
     """Return the beginning of the JSON of a very large value without secrets, or None for another value."""
     if not is_large(value, _MAX_SEARCHED):
         return None
-    return redact_beginning(begin_json(value, _MAX_SEARCHED))
+    return redact_cut_text(begin_json(value, _MAX_SEARCHED))
 
 
 def _cut_fields(fields: Mapping[str, Any], length: int) -> Mapping[str, Any]:

@@ -35,7 +35,7 @@ from noetl.executor.model.events import Event
 from noetl.executor.model.json_values import begin_json, to_json_value
 from noetl.executor.model.outcome import Outcome, WorkResult, WorkSuspension
 from noetl.executor.model.stored_json import exceeds, hash_json
-from noetl.executor.security.redaction import redact, redact_beginning, redact_for_storage, redacted_head
+from noetl.executor.security.redaction import redact, redact_cut_text, redact_for_storage, redacted_head
 from noetl.executor.security.secret_access import SecretNames
 from noetl.executor.security.secret_sources import SecretReference
 from noetl.planner.catalogue import ActionDeclaration
@@ -198,7 +198,7 @@ def _label_of(key: Any) -> str:
     """Return the beginning of a key as text without secrets."""
     text = redacted_head(key, MAX_LABEL_LENGTH) if isinstance(key, str) else begin_json(key, _MAX_SEARCHED)
     if not isinstance(key, str):
-        text = redact_beginning(text) if len(text) >= _MAX_SEARCHED else str(redact(text))
+        text = redact_cut_text(text) if len(text) >= _MAX_SEARCHED else str(redact(text))
     # Not every store keeps a NUL or half of a surrogate pair.
     return to_printable(text[:MAX_LABEL_LENGTH])
 

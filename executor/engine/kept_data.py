@@ -43,7 +43,7 @@ from noetl.executor.security.redaction import (
     MASK,
     REVEALED_SECRETS,
     head_reach,
-    redact_beginning,
+    redact_cut_text,
     redacted_head,
 )
 from noetl.planner.catalogue import ActionDeclaration
@@ -272,7 +272,7 @@ class _WrittenParameter:
         if self.length <= limit:
             return json.loads(self.text) if self.is_json else self.text
         if self.is_beginning:
-            return redact_beginning(self.text)[:limit]
+            return redact_cut_text(self.text)[:limit]
         is_clean = self.uncut is None or REVEALED_SECRETS.find_clean_head(self.text, limit) is not None
         return redacted_head(self.text if is_clean else _encode(self.uncut), limit)
 

@@ -304,7 +304,7 @@ def redact_for_storage(value: Any) -> Any:
     return CALLBACK_TOKENS.redact(REVEALED_SECRETS.redact(value))
 
 
-def redact_beginning(text: str) -> str:
+def redact_cut_text(text: str) -> str:
     """Return the beginning of a longer text without secrets, for a reader that takes the first half at most.
 
     A secret that the end of the text cuts is not found. Masks must not move it into what is taken.
