@@ -186,6 +186,8 @@ def _scope_of_following(
     if not is_known or run.lost_payload is not None:
         return None
     saved = {name: done.saved[name] for name in holders if name in done.saved}
+    if not saved:
+        return Scope(run, following)
     if is_large(saved, _MAX_COPIED):
         return None
     return Scope(run, following, round_trip_json(saved))
@@ -299,9 +301,23 @@ def _default_priority(run: Run) -> float:
     return float(-MAX_PRIORITY if "backfill" in (run.trigger or {}) else 0)
 
 
+@lru_cache(maxsize=1024)
+def _find_input_name(key: str) -> str | None:
+    """Return the name of the input that a key consists of, as in `{{ input.customer }}`, or None."""
+    path = parse_template(key).access_path if has_template(key) else None
+    return path[1] if path is not None and len(path) == 2 and path[0] == "input" else None
+
+
 def _read_key(place: str, key: str, scope: Scope) -> str:
-    """Return the value of the template at a place of a limit as text."""
-    value = render_at_key(place, key, scope.lookup(place))
+    """Return the value of the template at a place of a limit as text.
+
+    Raises:
+        ActionError: it has no value, or none that is allowed.
+    """
+    name = _find_input_name(key)
+    value = None if name is None else scope.run.input.get(name)
+    if type(value) is not str:  # Most keys are an input, and are part of the commits of steps.
+        value = render_at_key(place, key, scope.lookup(place))
     if not isinstance(value, str | int | float):
         message = f"`{place}` must be a text, a number or a Boolean, not {describe_kind_of(value)}"
         raise ActionError("ParameterError", message, retryable=False)

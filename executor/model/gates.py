@@ -212,6 +212,7 @@ def _is_plain(name: str) -> bool:
     return name.isprintable() and _SEPARATORS.isdisjoint(name) and len(name) <= _MAX_PLAIN_CHARACTERS
 
 
+@lru_cache(maxsize=1024)
 def own_rate_gate(tenant: str, playbook: str, step: str | None, position: int, value: str | None) -> GateKey:
     """Return the key of a gate of the rate at a position of the list of a playbook or of a step.
 

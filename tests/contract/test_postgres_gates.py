@@ -49,7 +49,7 @@ def stores(postgres_store_dsn: str) -> Iterator[list[PostgresStore]]:
     dsn = postgres_store_dsn + "&options=-c%20deadlock_timeout%3D50ms"
     stores = [PostgresStore(dsn) for _ in range(4)]
     for store in stores:
-        for part in (store.gates, store.queue, store.runs, store.pauses):
+        for part in (store.gates, store.queue, store.runs, store.pauses, store.maintenance):
             for name, operation in list(vars(part).items()):
                 if hasattr(operation, "__wrapped__"):
                     setattr(part, name, operation.__wrapped__)
@@ -76,6 +76,8 @@ class Owner:
             run = self.random.choice(self.runs)
             if self.random.random() < 0.2:
                 self.pause(run)
+            if self.random.random() < 0.1:
+                self.store.maintenance.delete_old(1.0)  # It deletes gates that are not used.
             claim = self.store.queue.claim(run.id, LEASE, 1.0)
             if claim is not None:
                 self.perform(claim)
@@ -299,6 +301,85 @@ def test_a_full_gate_reads_no_slot_of_a_long_queue(stores: list[PostgresStore]) 
     assert set(reads) == {0}
 
 
+def count_gates(store: PostgresStore) -> int:
+    """Return the number of rows of gates, also of those that readers do not see."""
+    return int(store.database.fetch_one("select count(*) as number from gates")["number"])
+
+
+def test_a_gate_without_slots_is_kept_until_a_sweep(stores: list[PostgresStore]) -> None:
+    """Readers do not see it. The next owner finds it."""
+    store = stores[0]
+    for size in (2, 3):
+        claim = hold(store, SlotRequest(OWN, "l", size))
+        gate = store.gates.gate(OWN)
+        assert gate is not None
+        assert (gate.units, gate.held, gate.ceiling) == (size, 1, size)
+        slots = store.gates.slots_of(claim.run.id, claim.visit.id)
+        commit = replace(succeed(store, claim), gives_back=True, held_slots=tuple(slots))
+        store.queue.commit(commit, 2.0, LEASE)
+        assert store.gates.gate(OWN) is None
+        assert store.gates.find("default", named=False) == ([], None)
+        assert count_gates(store) == 1
+        assert failed_checks(store) == []
+    store.maintenance.delete_old(3.0)
+    assert count_gates(store) == 0
+
+
+def test_a_sweep_keeps_gates_that_are_used_or_locked(
+    stores: list[PostgresStore], postgres_store_dsn: str
+) -> None:
+    """Sweeps have no order of gates, so they wait for none."""
+    store = stores[0]
+    used, idle, locked = SIZES
+    hold(store, SlotRequest(used, "l", 2))
+    for key in (idle, locked):
+        claim = hold(store, SlotRequest(key, "l", 2))
+        slots = store.gates.slots_of(claim.run.id, claim.visit.id)
+        commit = replace(succeed(store, claim), gives_back=True, held_slots=tuple(slots))
+        store.queue.commit(commit, 2.0, LEASE)
+    observer = LockObserver(postgres_store_dsn)
+    with closing(observer.connection):
+        observer.lock_gate(locked)
+        store.maintenance.delete_old(3.0)
+        assert {row["id"] for row in store.database.fetch_all("select id from gates")} == {used.id, locked.id}
+        observer.release_locks()
+    store.maintenance.delete_old(3.0)
+    assert [row["id"] for row in store.database.fetch_all("select id from gates")] == [used.id]
+
+
+def test_no_index_has_the_columns_of_gates_that_commits_change(stores: list[PostgresStore]) -> None:
+    """Commits then write no index of gates (a HOT update)."""
+    query = "select indexdef from pg_indexes where tablename = 'gates'"
+    texts = [row["indexdef"] for row in stores[0].database.fetch_all(query)]
+    assert len(texts) == 2
+    changed = ("held", "units", "ceiling", "edition", "rate", "idle_at")
+    assert [text for text in texts if any(name in text for name in changed)] == []
+
+
+@pytest.mark.parametrize(
+    ("query", "index", "key"),
+    [
+        ("select 1 from slots where {slot} and {is_held}", "slots_pkey", "visit_id"),
+        (
+            "select 1 from gates where id = :gate_id and tenant = :gate_tenant and {is_not_hidden}",
+            "gates_pkey",
+            "shared.id|(id = gates.id)",
+        ),
+    ],
+)
+def test_a_commit_reads_one_slot_and_one_shared_gate(
+    stores: list[PostgresStore], query: str, index: str, key: str
+) -> None:
+    """They are found by their keys, also while the statistics say that their tables are empty."""
+    owner = {"run_id": "r1", "visit_id": "v1"} if "slots" in query else {}
+    rows = stores[0].database.fetch_all(
+        f"explain (format json) {query}", gate_id=OWN.id, gate_tenant=OWN.tenant, **owner
+    )
+    nodes = list(_nodes(rows[0]["QUERY PLAN"][0]["Plan"]))
+    assert {node["Index Name"] for node in nodes if "Index Name" in node} == {index}
+    assert any(text in node.get("Index Cond", "") for node in nodes for text in key.split("|"))
+
+
 def reads_slots(node: dict[str, Any]) -> bool:
     """Return whether a node of a plan reads the table of slots."""
     return node.get("Relation Name") == "slots"
@@ -322,7 +403,7 @@ def test_the_statements_of_a_commit_take_gates_in_the_order_of_their_keys() -> N
     statements = SlotStatements(commit, following, 1.0).statements
     assert [(query, values.get("gate_id", values.get("held_id"))) for query, values in statements] == [
         ("gates.take_own", first.id),
-        ("gates.give_own", second.id),
+        ("gates.give", second.id),
         ("gates.take_own", second.id),
-        ("gates.give_own", third.id),
+        ("gates.give", third.id),
     ]

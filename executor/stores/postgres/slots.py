@@ -9,9 +9,9 @@ free unit, or others that wait, gets no slot here. It asks after its claim. Gate
 their keys: the query that must run first is one on whose result the other depends. At one gate, the slot gets
 another owner, and the gate is not written.
 
-There is a statement for each kind and order of the two gates, composed of fragments. Own limits lose their
-gate with the last slot; those of operators and rates keep it. The server prepares all parts of a statement,
-also those that change nothing.
+There is a statement for each kind and order of the two gates, composed of fragments. A gate of an own limit
+that is not used any more stays until a sweep, and readers do not see it. So a gate changes by one update, and
+no index has what it changes. The server prepares all parts of a statement, also those that change nothing.
 
 At a rate, the statement writes the log of reservations as `rate_gates.reserve` does, if the unit can be taken
 now. It leaves a log that is newer than the commit to Python.
@@ -31,7 +31,6 @@ Limits: those of `PostgresQueue`: other commits decide in Python, between severa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from typing import Any
 
 from noetl.executor.model.gates import (
@@ -41,7 +40,6 @@ from noetl.executor.model.gates import (
     SlotOwner,
     SlotRequest,
     held_slot,
-    is_removable,
 )
 from noetl.executor.model.rates import MAX_ENTRIES, merged_since
 from noetl.executor.model.run import Commit, CommitResult, Visit
@@ -55,39 +53,39 @@ Row = Mapping[str, Any]
 
 _STEP = "locked as ({lock_unstopped}), {committed_step}"
 _MOVED = "entered as ({moved_slot})"
+_GIVEN = "given"
 
 
 def _compose(begin: str, columns: str, changes: Sequence[str]) -> str:
     """Return a statement that changes one gate or two, in their order, from its fragments.
 
-    >>> print(_compose(_STEP, "{entered_columns}", ["taken_named", "given_own"]))
+    >>> print(_compose(_STEP, "{entered_columns}", ["taken_named", "given"]))
     with locked as ({lock_unstopped}), {committed_step},
-    {taking_first}, {taken_named}, {deleted_slot}, {giving_last}, {given_own}, {added_slot}
+    {taking_first}, {taken_named}, {deleted_slot}, {giving_last}, {given}, {added_slot}
     select {entered_columns}, (select taken_units from taken_gate) as taken_units,
     (select may_grant from given) as may_grant from entered
     """
     parts, results = list[str](), list[str]()
     for change, place in zip(changes, ("first", "last"), strict=False):
-        if change.startswith("given"):
+        if change == _GIVEN:
             parts += ["{deleted_slot}", f"{{giving_{place}}}", f"{{{change}}}"]
         else:
             parts += [f"{{taking_{place}}}", f"{{{change}}}"]
     if any(change.startswith("taken") for change in changes):
         parts.append("{added_slot}")
         results.append("(select taken_units from taken_gate) as taken_units")
-    if any(change.startswith("given") for change in changes):
+    if _GIVEN in changes:
         results.append("(select may_grant from given) as may_grant")
     return f"with {begin},\n{', '.join(parts)}\nselect {columns}, {f',{chr(10)}'.join(results)} from entered"
 
 
-_GIVEN = ("given_own", "given_kept")
 _TAKEN = ("taken_own", "taken_named", "taken_own_rate", "taken_named_rate")
 
-_PAIRS = (*product(_GIVEN, _TAKEN), *product(_TAKEN, _GIVEN))
+_PAIRS = tuple(pair for taken in _TAKEN for pair in ((_GIVEN, taken), (taken, _GIVEN)))
 
 COMMITS: Mapping[tuple[str, ...], str] = {
     changes: _compose(_STEP, "{entered_columns}", changes)
-    for changes in (*product(_GIVEN), *product(_TAKEN), *_PAIRS)
+    for changes in ((_GIVEN,), *((taken,) for taken in _TAKEN), *_PAIRS)
 }
 """Statements of commits that change one gate or two, by what they do in the order of the gates."""
 
@@ -198,7 +196,7 @@ class SlotChange:
         """The changes of the statement at its gates, in their order."""
         changes = list[tuple[GateKey, str]]()
         if self.held is not None:
-            changes.append((self.held.gate, "given_own" if is_removable(self.held.gate) else "given_kept"))
+            changes.append((self.held.gate, _GIVEN))
         if self.request is not None:
             changes.append((self.request.gate, _name_taking(self.request)))
         return tuple(name for _, name in sorted(changes))
@@ -287,8 +285,7 @@ def _name_taking(request: SlotRequest) -> str:
 def _give_back(gate: GateKey, visit: Visit) -> _GateStatement:
     """Return the statement that gives a slot of a visit back if the visit has ended."""
     owner = {"run_id": visit.run_id, "visit_id": visit.id, "fence": visit.fence}
-    query = "gates.give_own" if is_removable(gate) else "gates.give_kept"
-    return _GateStatement(gate, query, {**_key_of_given(gate), **owner})
+    return _GateStatement(gate, "gates.give", {**_key_of_given(gate), **owner})
 
 
 def _take(requests: Sequence[SlotRequest], visit: Visit, now: float) -> Iterator[_GateStatement]:

@@ -169,7 +169,10 @@ class SqlMaintenance:
                 db.execute("cache.delete_expired", now=now, limit=MAX_DELETED_RESULTS)
 
     def _delete_idle_gates(self, now: float) -> None:
-        """Delete the gates of playbooks' and steps' own rates whose units have all left the window."""
+        """Delete the gates of playbooks' and steps' own rates whose units have all left the window.
+
+        Postgres keeps unused gates of their own limits until then, too.
+        """
         database = self._context.database
         if database.fetch_all("gates.find_idle", now=now):
             with database.transaction() as db:

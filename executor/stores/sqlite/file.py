@@ -68,6 +68,7 @@ SCRIPTS = {
     31: "rates.sql",
     32: "flows.sql",
     33: "starts.sql",
+    34: "kept_gates.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

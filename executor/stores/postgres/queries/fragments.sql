@@ -55,6 +55,10 @@ coalesce(status, '') = 'ready'
 -- name: has_taken
 (select count(*) from slots where run_id = :run_id and visit_id = :visit_id) = :taken_before
 
+-- The gate of an own limit or rate is not used any more, and a sweep may delete it.
+-- name: is_idle
+held = 0 and waiting = 0 and kind is null and coalesce(idle_at <= :now, true)
+
 -- The number of slots that a visit holds.
 -- name: held_slots
 (select count(held_at) from slots where run_id = :run_id and visit_id = :visit_id)
@@ -134,7 +138,7 @@ where run_id = :run_id and id = :visit_id and fence = :fence and finished_at is 
 -- The slot that a visit gives back, in a transaction that has locked its run.
 -- name: moved_slot
 select 1 from slots where gate_id = :held_id and gate_tenant = :held_tenant and run_id = :run_id
-    and visit_id = :visit_id and held_at is not null and units = :held_units
+    and visit_id = :visit_id and {is_held} and units = :held_units
 
 -- The slot of the committed visit is deleted.
 -- name: deleted_slot
@@ -157,23 +161,9 @@ taking as (select 1 from entered)
 -- name: taking_last
 taking as (select 1 from given)
 
--- `gates.give_back` of the units of `giving` at the gate of a playbook's or a step's own limit. The gate is
--- locked first, so one statement can remove it or change it by its newest numbers.
--- name: given_own
-given as (
-    select held - giving.units as left_units, waiting > 0 and held - giving.units < gates.units as may_grant,
-        kind is null and rate is null and held = giving.units and waiting = 0 as is_unused
-    from gates, giving where id = :held_id and tenant = :held_tenant
-    for update of gates
-), removed as (
-    delete from gates using given where id = :held_id and tenant = :held_tenant and is_unused
-), changed as (
-    update gates set held = left_units, edition = edition + 1, ceiling = greatest(units, left_units)
-    from given where id = :held_id and tenant = :held_tenant and not is_unused
-)
-
--- The same at a gate that stays: that of an operator's limit, or of a rate.
--- name: given_kept
+-- `gates.give_back` of the units of `giving`. A gate that is not used any more is kept for the next owner, or
+-- until a sweep.
+-- name: given
 given as (
     update gates set held = held - giving.units, edition = edition + 1,
         ceiling = greatest(gates.units, held - giving.units)
@@ -263,12 +253,16 @@ coalesce(string_agg(value::text || ',', '') filter (where time < since), '') || 
 
 -- The next visit gets a slot at the gate where it has taken units.
 -- name: added_slot
-added as (
-    insert into slots (gate_id, gate_tenant, run_id, visit_id, units, flow, rank, queued_at, held_at)
-    select :gate_id, :gate_tenant, :run_id, :next_visit_id, taken_units, :flow, :rank, :held_at, :held_at
-    from taken_gate
-    returning units, flow, rank, queued_at, held_at
-)
+added as ({new_slot})
+
+-- name: new_slot
+insert into slots (gate_id, gate_tenant, run_id, visit_id, units, flow, rank, queued_at, held_at)
+select :gate_id, :gate_tenant, :run_id, :next_visit_id, taken_units, :flow, :rank, :held_at, :held_at
+from taken_gate
+
+-- The same, and it is returned.
+-- name: returned_slot
+added as ({new_slot} returning units, flow, rank, queued_at, held_at)
 
 -- The claim is held, and its owner takes a slot if it has none.
 -- name: acquiring

@@ -156,16 +156,26 @@ gate_id = :gate_id and gate_tenant = :gate_tenant and run_id = :run_id and visit
 -- The next visit of the run may take a slot over: no other owner waits, and it requests as many units. The
 -- numbers of the gate stay the same.
 -- name: may_pass_on
-held_at is not null and slots.units = :units and exists (
+{is_held} and slots.units = :units and exists (
     select 1 from gates where id = :gate_id and tenant = :gate_tenant and {is_not_hidden} and rate is null
     and waiting = 0 and held <= gates.units and coalesce(:size, gates.units) = gates.units
 )
 
--- No limit of all tenants hides that of the tenant.
+-- An owner has a slot at the gate, or an operator or a rate keeps it. Postgres keeps others until a sweep.
+-- name: is_used
+(kind is not null or rate is not null or held > 0 or waiting > 0)
+
+-- The slot is held, in a query for one slot. It must not imply the condition of the index of held slots.
+-- While statistics say that there are few, Postgres reads all of a gate there.
+-- name: is_held
+coalesce(held_at is not null, false)
+
+-- No limit of all tenants hides that of the tenant. With `not exists`, Postgres reads all limits that tenants
+-- share.
 -- name: is_not_hidden
-(tenant = '@shared' or not exists (
+(tenant = '@shared' or (
     select 1 from gates as shared where shared.id = gates.id and shared.tenant = '@shared'
-))
+) is null)
 
 -- name: set_next_owner
 visit_id = :next_visit_id, flow = :flow, rank = :rank, queued_at = :held_at, held_at = :held_at

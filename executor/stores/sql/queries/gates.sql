@@ -1,7 +1,7 @@
 -- Gates of limits, and the slots that runs and visits have at them.
 
 -- name: get
-select * from gates where id = :id and tenant = :tenant
+select * from gates where id = :id and tenant = :tenant and {is_used}
 
 -- name: lock
 select * from gates where id = :id and tenant = :tenant {for_update}
@@ -68,7 +68,8 @@ select 1 from gates where idle_at <= :now and held = 0 limit 1
 delete from gates where idle_at <= :now and held = 0
 
 -- name: find
-select * from gates where tenant = :tenant and id > :after and id < :until order by id limit :limit
+select * from gates where tenant = :tenant and id > :after and id < :until and {is_used}
+order by id limit :limit
 
 -- Gates with enough free units for the first slot of their queue.
 -- name: find_stalled
@@ -174,7 +175,7 @@ update slots set {set_next_owner} where {slot} and {may_pass_on}
 -- name: move
 update slots set gate_id = :gate_id, gate_tenant = :gate_tenant, units = :units, {set_next_owner}
 where gate_id = :held_id and gate_tenant = :held_tenant and run_id = :run_id and visit_id = :visit_id
-    and held_at is not null and slots.units = :held_units
+    and {is_held} and slots.units = :held_units
 
 -- name: hold
 update slots set units = :units, held_at = :held_at where {slot}
