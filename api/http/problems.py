@@ -258,7 +258,7 @@ def problem_from(request: Request, error: Exception) -> Problem:
         case RejectedError():
             slug = error.reason.replace("_", "-")
             status = problem_type(slug).status
-            headers = {"Retry-After": "5"} if status == 429 else None
+            headers = {"Retry-After": "5"} if status in (429, 503) else None
             return Problem(status, error.message, slug=slug, headers=headers, **error.details)
         case StoreError():
             return _problem_of_store(error)

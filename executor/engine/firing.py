@@ -13,6 +13,8 @@ Limits: a firing is tried again if the evaluator of the thread has too much work
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,6 +61,19 @@ BACKFILL_TAG = "backfill"
 
 MAX_KEY_BYTES = 1024
 """The greatest length of a key that a playbook gives."""
+
+MAX_CONFLICTS = 10
+"""How often a firing is tried after another process has changed the trigger."""
+
+CONFLICT_SECONDS = 0.01
+"""The longest pause after the first of these tries. It doubles with each of them."""
+
+MAX_CONFLICT_SECONDS = 0.2
+
+
+def pause_after_conflict(number: int) -> None:
+    """Wait after the try with a number, the first of which is 0. Firings that conflict wait differently."""
+    time.sleep(random.uniform(0.0, min(CONFLICT_SECONDS * 2**number, MAX_CONFLICT_SECONDS)))
 
 
 @frozen

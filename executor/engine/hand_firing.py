@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from noetl.executor.engine.firing import Firer, read_firer
+from noetl.executor.engine.firing import MAX_CONFLICTS, Firer, pause_after_conflict, read_firer
 from noetl.executor.engine.run_firing import end_key, read_ended_run, view_run
 from noetl.executor.engine.schedule_firing import view_schedule
 from noetl.executor.errors import ActionError, RejectedError, TriggerChangedError
@@ -21,9 +21,6 @@ from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.schedules.schedule import Schedule
 from noetl.planner.trigger_sources import RunEnd, Webhook
-
-MAX_CONFLICTS = 10
-"""How often a firing by hand is tried again after another process has changed the trigger."""
 
 
 @frozen
@@ -55,7 +52,7 @@ def fire_by_hand(store: Store, trigger: LiveTrigger, request: HandFiring, now: f
             `quota_exceeded`; `trigger_changed`.
     """
     current: LiveTrigger | None = trigger
-    for _ in range(MAX_CONFLICTS):
+    for number in range(MAX_CONFLICTS):
         if current is None or current.plan_hash != trigger.plan_hash:
             break
         firer = read_firer(store, current, now)
@@ -68,6 +65,7 @@ def fire_by_hand(store: Store, trigger: LiveTrigger, request: HandFiring, now: f
         except ActionError as problem:
             raise RejectedError("invalid_input", problem.message) from problem
         except TriggerChangedError:
+            pause_after_conflict(number)
             current = store.triggers.get(trigger.tenant, trigger.playbook, trigger.name)
     message = f"trigger `{trigger.name}` of `{trigger.playbook}` was changed meanwhile: try again"
     raise RejectedError("trigger_changed", message)

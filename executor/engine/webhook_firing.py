@@ -7,8 +7,9 @@ While a signed time is accepted, a recorded request must start no second run.
 Algorithm: the id of the run follows from the key of the request and the number of a window of time. A window
 is as long as `remember`. A request gets the run of its window, or that of the window before, if that run is
 younger than `remember`. The windows of each key begin at another time. Near the border of two windows, two
-processes may be in different ones. There a firing requires that the trigger is as it was read (optimistic
-concurrency), so that one of them sees the run of the other.
+processes may be in different ones. There a firing also has the name of the border, and one firing with it
+starts a run. Firings of other keys do not wait for that. A playbook with `debounce` has no such names. Its
+firings near a border require that the trigger is as it was read (optimistic concurrency).
 
 Cost: two reads of a run and one transaction; for a repeated request one read.
 
@@ -26,8 +27,9 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from noetl.executor.engine.firing import MAX_KEY_BYTES, Firer, read_firer
+from noetl.executor.engine.firing import MAX_CONFLICTS, MAX_KEY_BYTES, Firer, pause_after_conflict, read_firer
 from noetl.executor.errors import ActionError, RejectedError, TriggerChangedError
+from noetl.executor.model.ids import derived_id
 from noetl.executor.model.triggers import (
     Advance,
     Firing,
@@ -50,10 +52,7 @@ from noetl.planner.frozen import frozen, replace
 from noetl.planner.trigger_sources import WebhookAuth, is_credential_header
 
 BORDER_SECONDS = 600.0
-"""How near the border of two windows a firing requires that no other process fires the trigger."""
-
-MAX_CONFLICTS = 10
-"""How often a request is tried again after another process has changed the trigger."""
+"""How near the border of two windows two processes may be in different ones."""
 
 _KEY_HEADER = "idempotency-key"
 
@@ -138,7 +137,7 @@ def perform_request(firer: Firer, request: WebhookRequest, clock: Callable[[], f
     key = source_key(webhook.auth, request)
     view = redact_for_storage(view_request(webhook.auth, request, key))
     current: Firer | None = firer
-    for _ in range(MAX_CONFLICTS):
+    for number in range(MAX_CONFLICTS):
         if current is None:
             break
         try:
@@ -152,6 +151,7 @@ def perform_request(firer: Firer, request: WebhookRequest, clock: Callable[[], f
             delivery = None
         if delivery is not None:
             return delivery
+        pause_after_conflict(number)
         trigger = firer.trigger
         read = store.triggers.get(trigger.tenant, trigger.playbook, trigger.name)
         current = None if read is None else read_firer(store, read, clock())
@@ -163,26 +163,35 @@ def _perform(firer: Firer, firing: Firing, view: Mapping[str, Any], remember: fl
     """Perform a firing, or return None if another process has changed the trigger."""
     trigger, now = firer.trigger, firer.now
     window = RememberWindow(firing.id, remember)
-    is_near_border = window.is_near_border(now)
-    written = trigger
-    if is_near_border:
-        # The runs are read after the trigger, which must not change until the firing is written.
-        written = replace(trigger, edition=trigger.edition + 1)
-    number = window.number_at(now)
-    for near in (number, number - 1, *((number + 1,) if is_near_border else ())):
-        run_id = _with_window(trigger, firing, near).id
-        earlier = firer.find_run(run_id)
-        if earlier is not None and now - earlier.created_at < remember:
-            return Delivery(FiringOutcome.STARTED, earlier.id, is_repeat=True)
-    performed = firer.fire(_with_window(trigger, firing, number), view, Advance(trigger, written))
+    earlier = _find_earlier(firer, firing, window)
+    if earlier is not None:
+        return Delivery(FiringOutcome.STARTED, earlier, is_repeat=True)
+    advance = Advance(trigger, trigger)
+    if window.is_near_border(now):
+        if firer.header.debounce is None:
+            advance = replace(advance, once=window.border_name(now))
+        else:
+            # The runs were read after the trigger, which must not change until the firing is written.
+            advance = replace(advance, written=replace(trigger, edition=trigger.edition + 1))
+    named = _with_window(trigger, firing, window.number_at(now))
+    performed = firer.fire(named, view, advance)
     if performed is None:
         return None
     if not performed.firings:
-        run_id = _with_window(trigger, firing, number).id
-        started = firer.find_run(run_id)
-        return Delivery(FiringOutcome.STARTED, run_id if started is None else started.id, is_repeat=True)
+        started = _find_earlier(firer, firing, window) or named.id
+        return Delivery(FiringOutcome.STARTED, started, is_repeat=True)
     record = performed.firings[-1]
     return Delivery(record.outcome, record.run_id, record.reason)
+
+
+def _find_earlier(firer: Firer, firing: Firing, window: RememberWindow) -> str | None:
+    """Return the id of the run that a request with the same key has started and that is remembered."""
+    number = window.number_at(firer.now)
+    for near in (number, number - 1, *((number + 1,) if window.is_near_border(firer.now) else ())):
+        earlier = firer.find_run(_with_window(firer.trigger, firing, near).id)
+        if earlier is not None and firer.now - earlier.created_at < window.seconds:
+            return earlier.id
+    return None
 
 
 def _reject(firer: Firer, firing: Firing, problem: ActionError) -> Delivery:
@@ -205,6 +214,13 @@ class RememberWindow:
     def number_at(self, now: float) -> int:
         """Return the number of the window of a time."""
         return math.floor((now + self._offset) / self.seconds)
+
+    def border_name(self, now: float) -> str:
+        """Return a name of the border that is next to a time, for the key and its time.
+
+        Near it, no two runs of the key may start: the next border is as far as the key is remembered.
+        """
+        return derived_id("border", self.key, str(self.seconds), str(self.number_at(now + self.seconds / 2)))
 
     def is_near_border(self, now: float) -> bool:
         """Return whether another process may be in another window at this time."""

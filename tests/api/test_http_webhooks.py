@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from noetl.executor.engine import quotas
+from noetl.executor.engine import quotas, webhook_firing
+from noetl.executor.errors import RejectedError
 from noetl.executor.security.webhook_signatures import sign_standard
 from noetl.executor.stores.sql.triggers import SqlTriggers
 from tests.api.responses import assert_problem
@@ -383,3 +384,15 @@ async def test_unsigned_requests_are_limited(service: httpx.AsyncClient) -> None
     assert len(statuses) > 60
     assert (await service.post("/hooks/default/nothing")).status_code == 429
     assert (await push(service, b'{"number": 1}')).status_code == 202
+
+
+async def test_a_busy_service_lets_a_sender_try_again(
+    service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RejectedError("service_busy", "64 jobs wait already.")
+
+    monkeypatch.setattr(webhook_firing, "perform_request", refuse)
+    response = await push(service, b'{"number": 9}')
+    assert_problem(response, 503, "service-busy")
+    assert response.headers["Retry-After"] == "5"

@@ -13,7 +13,7 @@ from noetl.executor.errors import PayloadTooLargeError, RejectedError, StoreErro
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
-from noetl.executor.model.debounce import identify_firing
+from noetl.executor.model.debounce import request_of_firing
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import DEADLINE, END, ErrorRecord, HistoryPosition, Run, RunStatus, Visit
 from noetl.executor.model.run_entries import entries_of_start
@@ -115,11 +115,12 @@ class DynamoRuns:
         return self._create(run, first, idempotency, history, condition)
 
     def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
+        idempotency = request_of_firing(run, advance.once)
         if run.debounce is not None:
-            return self._debounce(run, first, identify_firing(run.id), advance)
+            return self._debounce(run, first, idempotency, advance)
         writes = advance_writes(self._context, advance)
         condition = _StartCondition(writes, trigger_changed(advance.read))
-        return self._create(run, first, condition=condition)
+        return self._create(run, first, idempotency, condition=condition)
 
     def _debounce(
         self, run: Run, first: Visit, idempotency: tuple[str, str] | None, advance: Advance | None = None

@@ -14,7 +14,7 @@ from noetl.executor.model.branch_stack import first_stack
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
-from noetl.executor.model.debounce import identify_firing, is_pending, join_run
+from noetl.executor.model.debounce import is_pending, join_run, request_of_firing
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import RUN_STARTED
 from noetl.executor.model.run import (
@@ -106,7 +106,7 @@ class MemoryRuns:
 
     def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
         with self._state.change_runs(due=1):
-            idempotency = None if run.debounce is None else identify_firing(run.id)
+            idempotency = request_of_firing(run, advance.once)
             is_known = (
                 idempotency is not None and (run.tenant, idempotency[0]) in self._state.idempotency_keys
             )

@@ -13,7 +13,7 @@ from noetl.executor.model.branch_stack import BranchStack, first_stack
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
-from noetl.executor.model.debounce import identify_firing
+from noetl.executor.model.debounce import request_of_firing
 from noetl.executor.model.events import Event
 from noetl.executor.model.large_json import read_large_json
 from noetl.executor.model.metrics import RUN_STARTED
@@ -106,7 +106,7 @@ class SqlRuns:
         return self._create(run, first, idempotency, history, count)
 
     def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
-        idempotency = None if run.debounce is None else identify_firing(run.id)
+        idempotency = request_of_firing(run, advance.once)
 
         def complete(db: Writer, run_id: str) -> None:
             write_advance(db, name_run(advance, run_id))
