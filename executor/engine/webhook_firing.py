@@ -169,7 +169,7 @@ def _perform(firer: Firer, firing: Firing, view: Mapping[str, Any], remember: fl
     advance = Advance(trigger, trigger)
     if window.is_near_border(now):
         if firer.header.debounce is None:
-            advance = replace(advance, once=window.border_name(now))
+            advance = replace(advance, start_key=window.border_name(now))
         else:
             # The runs were read after the trigger, which must not change until the firing is written.
             advance = replace(advance, written=replace(trigger, edition=trigger.edition + 1))

@@ -80,14 +80,14 @@ def debounced_event(run: Run, claimed: Visit, now: float) -> Event | None:
     return Event(DEBOUNCED_EVENT, now, payload={"starts": run.starts})
 
 
-def request_of_firing(run: Run, once: str | None) -> tuple[str, str] | None:
+def request_of_firing(run: Run, start_key: str | None) -> tuple[str, str] | None:
     """Return the idempotency key of a firing and the hash of its request, or None if its id is enough.
 
-    `once` is that of its advance.
+    `start_key` is that of its advance.
     """
     if run.debounce is not None:
         return identify_firing(run.id)
-    return None if once is None else (f"\x1fonce {once}", "")
+    return None if start_key is None else (f"\x1fstart {start_key}", "")
 
 
 def identify_firing(firing_id: str) -> tuple[str, str]:

@@ -79,7 +79,7 @@ def check_registration(
     search = PlaybookSearch(plan, registered, action_types, aliases)
     check_circles(findings, search)
     if not is_forced:
-        check_run_waits(findings, search, registered)
+        check_run_waits(findings, search, registered, registered.limits)
     return findings.to_diagnostics()
 
 
@@ -103,11 +103,14 @@ def preview_registration(
 def check_uses(plan: Plan, playbooks: LinkedPlaybooks, action_types: Catalogued) -> tuple[Diagnostic, ...]:
     """Return the findings about a plan among other playbooks, such as those of files.
 
-    They are about what it uses of them, and about circles without end. Those are findings of all members.
+    They are about what it uses of them, circles without end, and runs that wait for each other. Circles are
+    findings of all members that use others.
     """
     findings = RegistrationFindings(plan)
     _check_used_playbooks(findings, playbooks, find_uses(plan, action_types), aliases=(LIVE,))
-    check_circles(findings, PlaybookSearch(plan, playbooks, action_types, aliases=(LIVE,)))
+    search = PlaybookSearch(plan, playbooks, action_types, aliases=(LIVE,))
+    check_circles(findings, search)
+    check_run_waits(findings, search, playbooks)
     return findings.to_diagnostics()
 
 

@@ -120,6 +120,13 @@ class LinkedPlaybooks(UsedPlaybooks, Protocol):
         """
         ...
 
+    def live_versions(self) -> Iterable[RegisteredPlan]:
+        """Return the live versions of the playbooks whose plans can be read, up to a bound.
+
+        Files may leave out those without limits.
+        """
+        ...
+
     def awaiting(self, name: str) -> Iterable[AwaitingTrigger]:
         """Return the triggers that fire at the end of runs of a playbook."""
         ...
@@ -131,7 +138,3 @@ class LinkedPlaybooks(UsedPlaybooks, Protocol):
 
 class RegisteredPlaybooks(KnownRegistry, LinkedPlaybooks, Protocol):
     """The registered playbooks of one tenant."""
-
-    def live_versions(self) -> Iterable[RegisteredPlan]:
-        """Return the live versions of the playbooks whose plans can be read, up to a bound."""
-        ...

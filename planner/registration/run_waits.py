@@ -22,7 +22,7 @@ shared after the registration is not checked again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,7 +32,7 @@ from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.plan import Header
 from noetl.planner.registration.circles import PlaybookSearch
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings, key_of
-from noetl.planner.registration.registry import RegisteredPlan, RegisteredPlaybooks
+from noetl.planner.registration.registry import KnownLimit, LinkedPlaybooks, RegisteredPlan
 
 _HINT = "remove a limit of runs, limit a step instead, or write `detach: true` at a call"
 _ORDER_HINT = "limit a step instead, write `detach: true` at a call, or rename the limits in this order"
@@ -50,10 +50,16 @@ if TYPE_CHECKING:
 
 
 def check_run_waits(
-    findings: RegistrationFindings, search: PlaybookSearch, registered: RegisteredPlaybooks
+    findings: RegistrationFindings,
+    search: PlaybookSearch,
+    playbooks: LinkedPlaybooks,
+    read_limits: Callable[[], Mapping[str, KnownLimit]] = dict,
 ) -> None:
-    """Report that runs of the new playbook may be part of a deadlock. `search` reads the registered ones."""
-    waits = _WaitSearch(search, registered)
+    """Report that runs of the new playbook may be part of a deadlock.
+
+    `search` reads the other `playbooks`. `read_limits` returns the limits of operators, by their names.
+    """
+    waits = _WaitSearch(search, playbooks, read_limits)
     waits.add_reached(search.new_version)
     if not waits.limits:
         return
@@ -85,9 +91,15 @@ def limits_of(header: Header) -> list[str]:
 class _WaitSearch:
     """The graph of what waits for what, as far as the playbooks were read."""
 
-    def __init__(self, search: PlaybookSearch, registered: RegisteredPlaybooks) -> None:
+    def __init__(
+        self,
+        search: PlaybookSearch,
+        playbooks: LinkedPlaybooks,
+        read_limits: Callable[[], Mapping[str, KnownLimit]],
+    ) -> None:
         self._search = search
-        self._registered = registered
+        self._playbooks = playbooks
+        self._read_limits = read_limits
         self._graph: WaitGraph = nx.DiGraph()
         self._added: set[str] = set()
         self._shared: set[str] = set()
@@ -126,7 +138,7 @@ class _WaitSearch:
         """
         if not any(limit.startswith("use:") for limit in self.limits):
             return
-        shared = {f"use:{name}" for name, limit in self._registered.limits().items() if limit.is_shared}
+        shared = {f"use:{name}" for name, limit in self._read_limits().items() if limit.is_shared}
         if not shared.isdisjoint(self.limits):
             self._shared = shared
             self.limits |= shared
@@ -143,7 +155,7 @@ class _WaitSearch:
     def _other_versions(self) -> Iterable[RegisteredPlan]:
         """Return the live versions of all playbooks but the new one, up to a bound."""
         own_name = self._search.new_version.header.name
-        return (found for found in self._registered.live_versions() if found.header.name != own_name)
+        return (found for found in self._playbooks.live_versions() if found.header.name != own_name)
 
     def find_circle(self) -> list[_Node]:
         """Return a circle with the new playbook and a limit in it, from the limit to itself, or no nodes."""

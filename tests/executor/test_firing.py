@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from noetl.executor.engine import firing as firing_module
-from noetl.executor.engine import hand_firing as hand_module
+from noetl.executor.engine.firing import MAX_CONFLICTS
 from noetl.executor.engine.hand_firing import HandFiring, fire_by_hand
 from noetl.executor.engine.schedule_firing import POSTPONE_SECONDS, perform_due
 from noetl.executor.errors import RejectedError, StoreAwayError, StoreError, TriggerChangedError
@@ -449,7 +449,7 @@ def test_a_firing_by_hand_ends_after_some_conflicts(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(service.store.runs, "fire", fire)
     with pytest.raises(RejectedError, match="was changed meanwhile"):
         fire_by_hand(service.store, service.trigger(), HandFiring("k"), START)
-    assert len(tries) == hand_module.MAX_CONFLICTS
+    assert len(tries) == MAX_CONFLICTS
 
 
 def test_a_firing_by_hand_races_with_the_schedule() -> None:

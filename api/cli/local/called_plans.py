@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from noetl.api.cli.local.playbook_files import (
     PlaybookFile,
     PlaybookFiles,
     list_playbook_files,
+    may_contain,
 )
 from noetl.api.cli.sources import compile_source, read_source
 from noetl.planner.catalogue import LIVE
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from noetl.planner.registration.registry import AwaitingTrigger, RegisteredPlan
 
 MAX_CALLED_PLANS = 20
+
+MAX_LIMITED_FILES = 50
+"""How many files with limits are compiled to find those that wait for each other."""
 
 MAX_AWAITING_FILES = 50
 """How many files with a name in them are compiled to find the triggers that await it."""
@@ -85,6 +90,18 @@ class FolderPlaybooks:
     def plan(self, registered: RegisteredPlan) -> Plan:
         plans = (plan for plan in self._plans.values() if plan is not None)
         return next(plan for plan in plans if plan.hash == registered.plan_hash)
+
+    def live_versions(self) -> Iterator[RegisteredPlan]:
+        """Yield the playbooks that may have limits, up to a bound."""
+        from noetl.planner.catalogue import PlaybookCall
+        from noetl.planner.registration.registry import UnreadablePlanError
+
+        files = (file for file in self._files if may_contain(file, "concurrency"))
+        for file in islice(files, MAX_LIMITED_FILES):
+            with suppress(CommandError, UnreadablePlanError):
+                plan = self._compile(file.path)
+                if plan is not None and self.resolve(PlaybookCall(plan.header.name)).plan is plan:
+                    yield self.find(PlaybookCall(plan.header.name))
 
     def awaiting(self, name: str) -> Iterator[AwaitingTrigger]:
         from noetl.planner.catalogue import PlaybookCall

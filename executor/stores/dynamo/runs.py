@@ -115,7 +115,7 @@ class DynamoRuns:
         return self._create(run, first, idempotency, history, condition)
 
     def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
-        idempotency = request_of_firing(run, advance.once)
+        idempotency = request_of_firing(run, advance.start_key)
         if run.debounce is not None:
             return self._debounce(run, first, idempotency, advance)
         writes = advance_writes(self._context, advance)

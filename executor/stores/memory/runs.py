@@ -106,7 +106,7 @@ class MemoryRuns:
 
     def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
         with self._state.change_runs(due=1):
-            idempotency = request_of_firing(run, advance.once)
+            idempotency = request_of_firing(run, advance.start_key)
             is_known = (
                 idempotency is not None and (run.tenant, idempotency[0]) in self._state.idempotency_keys
             )

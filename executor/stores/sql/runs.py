@@ -106,7 +106,7 @@ class SqlRuns:
         return self._create(run, first, idempotency, history, count)
 
     def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
-        idempotency = request_of_firing(run, advance.once)
+        idempotency = request_of_firing(run, advance.start_key)
 
         def complete(db: Writer, run_id: str) -> None:
             write_advance(db, name_run(advance, run_id))

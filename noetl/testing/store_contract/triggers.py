@@ -190,25 +190,27 @@ class TriggersContract(ContractFixtures):
         assert read_trigger(store).edition == trigger.edition + 1
         assert [firing.run_id for firing in list_firings(store)] == [runs[0].id]
 
-    def test_one_of_the_firings_with_the_same_once_starts_a_run(self, store: Store, second: Store) -> None:
+    def test_one_of_the_firings_with_the_same_start_key_starts_a_run(
+        self, store: Store, second: Store
+    ) -> None:
         register(store, declare())
         trigger = read_trigger(store)
 
-        def fire_once(number: int, once: str | None = "border") -> Run:
+        def fire_with(number: int, start_key: str | None = "border") -> Run:
             id = firing_id("default", "p", "t", str(number))
             names = ("default", "p", "t", trigger.version, str(number))
             firing = Firing(id, *names, 60.0 + number, STARTED, run_id=id)
             return fire(
-                (store, second)[number % 2], Advance(trigger, trigger, (firing,), once), 60.0 + number
+                (store, second)[number % 2], Advance(trigger, trigger, (firing,), start_key), 60.0 + number
             )
 
-        first, *others = run_concurrently(6, fire_once)
-        assert {run.id for run in others} == {first.id}
+        first, *repeated = run_concurrently(6, fire_with)
+        assert {run.id for run in repeated} == {first.id}
         assert [firing.run_id for firing in list_firings(store)] == [first.id]
-        assert fire_once(7).id == first.id
-        assert fire_once(8, None).id != first.id
-        assert fire_once(9, "other").id != first.id
-        assert fire_once(8).id == first.id
+        assert fire_with(7).id == first.id
+        assert fire_with(8, None).id != first.id
+        assert fire_with(9, "other").id != first.id
+        assert fire_with(8).id == first.id
         assert len(list_firings(store)) == 3
         assert read_trigger(store) == trigger
         assert failed_checks(store) == []

@@ -129,6 +129,47 @@ def test_circles_of_the_files_in_a_folder_are_found(noetl: Command, folder: Path
     assert noetl("check", "a.yaml").exit_code == 0
 
 
+LIMITS = {
+    "outer.yaml": "name: outer\nconcurrency: 2\nsteps: [{name: s, run: [{action: workflow, playbook: inner}]}]\n",
+    "inner.yaml": "name: inner\nsteps: [{name: s, run: [{action: workflow, playbook: outer, if: false}]}]\n",
+    "held.yaml": "name: held\nconcurrency: {use: disk}\nsteps:\n"
+    "- {name: s, run: [{action: workflow, playbook: free}]}\n",
+    "free.yaml": "name: free\nsteps: [{name: s, run: [{action: workflow, playbook: net}]}]\n",
+    "net.yaml": "concurrency: {use: link}\n" + GOOD.replace("good", "net"),
+    "other.yaml": "name: other\nconcurrency: {use: link}\nsteps:\n"
+    "- {name: s, run: [{action: workflow, playbook: disk}]}\n",
+    "disk.yaml": "concurrency: {use: disk}\n" + GOOD.replace("good", "disk"),
+    "detached.yaml": "name: detached\nconcurrency: 1\nsteps:\n"
+    "- {name: s, run: [{action: workflow, playbook: inner, detach: true}]}\n",
+    "skips.yaml": "name: skips\nconcurrency: {limit: 1, when_full: skip}\nsteps:\n"
+    "- {name: s, run: [{action: workflow, playbook: net}]}\n",
+}
+
+
+def test_limits_of_the_files_in_a_folder_that_wait_for_each_other_are_found(
+    noetl: Command, folder: Path
+) -> None:
+    for file, text in LIMITS.items():
+        (folder / file).write_text(text)
+    found = {
+        file: [line.partition(" error: ")[2].partition(" (")[0] for line in outcome.err.splitlines()]
+        for file in LIMITS
+        for outcome in [noetl("check", file, "--format", "concise")]
+    }
+    words = "NP833 runs may wait for each other forever: limit"
+    held = f"{words} `disk` → `held` → `free` → `net` → limit `link` → `other` → `disk` → limit `disk`"
+    other = f"{words} `link` → `other` → `disk` → limit `disk` → `held` → `free` → `net` → limit `link`"
+    assert {file: lines for file, lines in found.items() if lines} == {
+        "outer.yaml": [f"{words} of `outer` → `outer` → `inner` → `outer` → limit of `outer`"],
+        "inner.yaml": [f"{words} of `outer` → `outer` → `inner` → `outer` → limit of `outer`"],
+        "held.yaml": [held],
+        "free.yaml": [other],
+        "other.yaml": [held],
+    }
+    (folder / "other.yaml").unlink()
+    assert noetl("check", "held.yaml").exit_code == 0
+
+
 @pytest.mark.parametrize("form", ["call", "trigger"])
 def test_the_files_of_a_folder_are_read_a_few_times_each(
     noetl: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, form: str
