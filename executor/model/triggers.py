@@ -149,8 +149,8 @@ class Advance:
     If both are equal, only the records are written, and the write requires nothing of the row. A firing whose
     key alone decides whether it is new has such an advance, so such firings do not wait for each other.
 
-    Of the firings of a tenant with the same `start_key`, one starts a run. The others get that run, whatever their
-    ids are. A run with `debounce` does not consider it.
+    Of the firings of a tenant with the same `start_key`, one starts a run. The others get that run, whatever
+    their ids are. A run with `debounce` does not consider it.
     """
 
     read: LiveTrigger

@@ -155,9 +155,9 @@ class RunStore(Protocol):
     def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
         """Start the run of a firing with its first visit, or return the run that this firing started before.
 
-        The earlier run has the same id, or a firing with the same `start_key` has started it. The same transaction
-        writes the trigger and records of its firings. If there is an earlier run, nothing of that is written.
-        Otherwise the given object is returned. A run with `debounce` may join a pending run, as for `create`.
+        The earlier run has the same id, or a firing with the same `start_key` has started it. The same
+        transaction writes the trigger and records of its firings. If there is an earlier run, nothing of that
+        is written. Otherwise the given object is returned. A run with `debounce` may join a pending run, as for `create`.
         Then the record of the firing names that run, and `find_request` finds it by `identify_firing`.
 
         Raises:

@@ -130,7 +130,8 @@ def test_circles_of_the_files_in_a_folder_are_found(noetl: Command, folder: Path
 
 
 LIMITS = {
-    "outer.yaml": "name: outer\nconcurrency: 2\nsteps: [{name: s, run: [{action: workflow, playbook: inner}]}]\n",
+    "outer.yaml": "name: outer\nconcurrency: 2\nsteps:\n"
+    "- {name: s, run: [{action: workflow, playbook: inner}]}\n",
     "inner.yaml": "name: inner\nsteps: [{name: s, run: [{action: workflow, playbook: outer, if: false}]}]\n",
     "held.yaml": "name: held\nconcurrency: {use: disk}\nsteps:\n"
     "- {name: s, run: [{action: workflow, playbook: free}]}\n",
@@ -162,7 +163,7 @@ def test_limits_of_the_files_in_a_folder_that_wait_for_each_other_are_found(
     assert {file: lines for file, lines in found.items() if lines} == {
         "outer.yaml": [f"{words} of `outer` → `outer` → `inner` → `outer` → limit of `outer`"],
         "inner.yaml": [f"{words} of `outer` → `outer` → `inner` → `outer` → limit of `outer`"],
-        "held.yaml": [held],
+        "held.yaml": [other],
         "free.yaml": [other],
         "other.yaml": [held],
     }
