@@ -92,7 +92,10 @@ def _read_records(event: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """
     records = event.get("Records") if isinstance(event, dict) else None
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise TypeError("the event is not a batch of SQS messages")
+        raise TypeError(
+            "the event is not a batch of SQS messages: only the queue of the function invokes it. To test a"
+            " trigger, send an event to the bus of its rule, or a message to the queue"
+        )
     return records
 
 

@@ -36,6 +36,13 @@ S3_SOURCE = "aws.s3"
 OBJECT_CREATED = "Object Created"
 """The type of the events of S3 about an object that was written."""
 
+S3_EVENT_SOURCE = "aws:s3"
+S3_TEST_EVENT = "s3:TestEvent"
+"""What S3 writes in the messages that it sends to a queue itself, without EventBridge."""
+
+_MEMBERS: Mapping[str, type] = {"id": str, "source": str, "detail-type": str, "detail": dict}
+"""The members of an event and their types."""
+
 logger = logging.getLogger("noetl.executor")
 
 
@@ -75,16 +82,44 @@ def read_event(body: str, arrived_at: float) -> ReceivedEvent | None:
     >>> event.source, read_event("hello", 0.0)
     ('shop', None)
     """
-    try:
-        value = read_json(body)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(value, dict) or not isinstance(value.get("detail"), dict):
+    value = _read_object(body)
+    if value is None or not isinstance(value.get("detail"), dict):
         return None
     id, source, detail_type = (value.get(name) for name in ("id", "source", "detail-type"))
     if not isinstance(id, str) or not isinstance(source, str) or not isinstance(detail_type, str) or not id:
         return None
     return ReceivedEvent(id, source, detail_type, value["detail"], arrived_at)
+
+
+def _read_object(body: str) -> dict[str, Any] | None:
+    try:
+        value = read_json(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def explain_unknown(body: str) -> str:
+    """Return why a message is no event, and what its sender must do.
+
+    >>> explain_unknown('{"Event": "s3:TestEvent"}')[:40]
+    'S3 has sent it: let the bucket send its '
+    >>> explain_unknown('{"id": "1"}')[:50]
+    'it has no `source`, `detail-type`, `detail`: a rul'
+    """
+    value = _read_object(body)
+    if value is None:
+        return "it is no JSON object: only rules of EventBridge may send to this queue"
+    records = value.get("Records")
+    first = records[0] if isinstance(records, list) and records else None
+    is_of_s3 = isinstance(first, dict) and first.get("eventSource") == S3_EVENT_SOURCE
+    if is_of_s3 or value.get("Event") == S3_TEST_EVENT:
+        return "S3 has sent it: let the bucket send its events to EventBridge, not to this queue"
+    if value.get("Type") == "Notification" and "TopicArn" in value:
+        return "SNS has sent it: let a rule of EventBridge send to this queue"
+    missing = [name for name in _MEMBERS if not isinstance(value.get(name), _MEMBERS[name])]
+    named = ", ".join(f"`{name}`" for name in missing) or "text in `id`"
+    return f"it has no {named}: a rule of EventBridge must not change the form of events"
 
 
 def match_event(event: ReceivedEvent, source: TriggerSource) -> SourceItem | None:
@@ -176,7 +211,11 @@ def fire_event(triggers: EventTriggers, id: str, body: str, arrived_at: float) -
     """
     event = read_event(body, arrived_at)
     if event is None:
-        logger.error("message %s is no event of EventBridge; the dead-letter queue gets it", id)
+        logger.error(
+            "message %s is no event of EventBridge, and the dead-letter queue gets it: %s",
+            id,
+            explain_unknown(body),
+        )
         return EventOutcome.UNKNOWN
     outcome = triggers.fire(event)
     if outcome is EventOutcome.UNMATCHED:

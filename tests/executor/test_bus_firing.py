@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from noetl.executor.engine.bus_firing import EventOutcome, EventTriggers, fire_event
+from noetl.executor.engine.bus_firing import EventOutcome, EventTriggers, explain_unknown, fire_event
 from noetl.executor.engine.firing import Firer
 from noetl.executor.errors import RejectedError, StoreAwayError, StoreError
 from noetl.executor.model.registry import RegisteredPlaybook
@@ -142,7 +142,27 @@ def test_a_message_that_is_no_event_is_named_and_kept(
         assert bus.send(body) is EventOutcome.UNKNOWN
     assert not EventOutcome.UNKNOWN.is_done
     (record,) = caplog.records
-    assert record.getMessage() == "message m-1 is no event of EventBridge; the dead-letter queue gets it"
+    text = "message m-1 is no event of EventBridge, and the dead-letter queue gets it: it "
+    assert record.getMessage().startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("hello", "it is no JSON object: only rules"),
+        ('{"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"}', "S3 has sent it"),
+        ('{"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put"}]}', "S3 has sent it"),
+        (
+            '{"Type": "Notification", "TopicArn": "arn:aws:sns:eu-west-1:1:t", "Message": "{}"}',
+            "SNS has sent it",
+        ),
+        ('{"key1": "value1"}', "it has no `id`, `source`, `detail-type`, `detail`: a rule"),
+        ('{"Records": [], "id": "1", "source": "s", "detail": {}}', "it has no `detail-type`: a rule"),
+        (json.dumps(event("shop", "Paid", {}, id="")), "it has no text in `id`: a rule"),
+    ],
+)
+def test_an_unknown_message_says_what_its_sender_must_do(body: str, reason: str) -> None:
+    assert explain_unknown(body).startswith(reason)
 
 
 def test_refused_inputs_keep_the_message_and_no_other_trigger_fires_twice() -> None:
