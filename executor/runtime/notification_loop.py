@@ -3,11 +3,18 @@
 Problem: a receiver may take 15 seconds to fail. It must delay neither the triggers of the process, nor the
 notifications of other receivers and of other tenants.
 
-Algorithm: one thread reads which notifications are due, and gives them to MAX_SENDERS threads. A channel has
-one of them at a time. A tenant has at most half of them, so a tenant with many dead receivers leaves the
-others to the rest. If the store fails for a notification, its channel has a pause, which doubles each time.
+Algorithm: one thread reads which notifications are due, and gives them to other threads. A channel has one of
+them at a time. At most MAX_SENDERS attempts are new, and half of them belong to one tenant. After
+PATIENCE_SECONDS without an answer, an attempt is not new any more, so that a dead receiver leaves its place to
+the next one. A channel whose last attempt was so slow gets at most half of the places. MAX_ATTEMPTS attempts
+are open, and half of them belong to one tenant. If the store fails for a notification, its channel has a
+pause, which doubles each time.
 
-Cost: one query of the store in each POLL_SECONDS. A process without notifications has no further threads.
+A full page of due notifications may be of channels that are busy. These move by BUSY_SECONDS, behind those of
+other channels.
+
+Cost: one query of the store in each POLL_SECONDS, and one more with MAX_DUE writes for a full page, at most
+MAX_PAGES times. A process without notifications has no further threads.
 
 Limits: the bounds are those of one process.
 """
@@ -17,7 +24,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -34,9 +41,23 @@ TABLE_POLL_SECONDS = 5.0
 """The same for a store that bills each request."""
 
 MAX_SENDERS = 8
-"""How many notifications a process sends at the same time."""
+"""How many notifications a process sends at the same time, without those that have waited for long."""
 
 MAX_SENDERS_OF_TENANT = MAX_SENDERS // 2
+
+PATIENCE_SECONDS = 1.0
+"""After which time without an answer another notification takes the place of an attempt."""
+
+MAX_ATTEMPTS = 64
+"""How many attempts of a process have no answer, with those that have waited for long."""
+
+MAX_ATTEMPTS_OF_TENANT = MAX_ATTEMPTS // 2
+
+BUSY_SECONDS = 5.0
+"""By how much a notification moves whose channel is busy, if it hides others."""
+
+MAX_PAGES = 3
+"""How many pages of due notifications are read in a poll to find those of other channels."""
 
 SLICE_SECONDS = 0.1
 """How long a loop that waits does not see that its process stops."""
@@ -45,7 +66,7 @@ MAX_PAUSE_SECONDS = 60.0
 """The longest pause of a channel whose notifications the store cannot read or write."""
 
 MAX_PAUSED = 1000
-"""For how many channels pauses are kept. One that is forgotten is tried at once."""
+"""For how many channels pauses and slow answers are kept. One that is forgotten is tried at once."""
 
 MAX_DUE = 100
 """Number of due notifications that are read at once."""
@@ -64,12 +85,13 @@ class NotificationLoop:
         self._poll_seconds = POLL_SECONDS if self._store.queue.claims_in_turn else TABLE_POLL_SECONDS
         self._lock = threading.Lock()
         self._freed = threading.Event()
-        self._busy: set[tuple[str, str]] = set()
+        self._busy: dict[tuple[str, str], float] = {}
+        self._slow: set[tuple[str, str]] = set()
         self._pauses: dict[tuple[str, str], tuple[float, float]] = {}
 
     def run(self) -> None:
         """Deliver notifications when they are due, until the process stops. Wait for those being sent."""
-        with ThreadPoolExecutor(MAX_SENDERS, thread_name_prefix="noetl-send") as senders:
+        with ThreadPoolExecutor(MAX_ATTEMPTS, thread_name_prefix="noetl-send") as senders:
             while not self._stopping.is_set():
                 try:
                     started = self.start_due(senders)
@@ -86,40 +108,71 @@ class NotificationLoop:
     def start_due(self, senders: ThreadPoolExecutor) -> int:
         """Give due notifications to threads, and return how many.
 
-        A page that begins no further notification hides those of other tenants, which are read without it.
+        A full page hides those of other channels and of other tenants, which are read without it.
 
         Raises:
             StoreError: the store cannot be reached.
         """
         self._freed.clear()
         passed_over: set[str] = set()
-        count = 0
+        count = pages = 0
         while not self._stopping.is_set():
             passed_over |= self._full_tenants()
             due = self._store.outbox.due([OutboxKind.NOTIFICATION], self._store.clock(), MAX_DUE, passed_over)
             count += sum(self._start(senders, entry) for entry in due)
-            if len(due) < MAX_DUE or len(self._busy) >= MAX_SENDERS:
+            if len(due) < MAX_DUE or self._is_full():
                 break
-            passed_over |= {entry.tenant for entry in due}
+            pages += 1
+            if pages == MAX_PAGES or not self._move_busy(due):
+                pages = 0
+                passed_over |= {entry.tenant for entry in due}
         return count
 
-    def _full_tenants(self) -> set[str]:
-        """Return the tenants that have all the threads which a tenant may have."""
+    def _move_busy(self, due: Sequence[OutboxEntry]) -> bool:
+        """Let notifications whose channels are busy be due later. Return whether there were any.
+
+        Raises:
+            StoreError: the store cannot be reached.
+        """
         with self._lock:
-            counts = Counter(tenant for tenant, _ in self._busy)
-        return {tenant for tenant, count in counts.items() if count >= MAX_SENDERS_OF_TENANT}
+            waiting = [entry for entry in due if _place_of(entry) in self._busy]
+        # The one that is being sent has changed, so it does not move.
+        until = self._store.clock() + BUSY_SECONDS
+        moved = [self._store.outbox.change(entry, postpone_entry(entry, until)) for entry in waiting]
+        return any(moved)
+
+    def _full_tenants(self) -> set[str]:
+        """Return the tenants for which no further notification begins."""
+        with self._lock:
+            return {tenant for tenant, _ in self._busy if not self._has_place(tenant, 1)}
+
+    def _is_full(self) -> bool:
+        """Return whether no tenant may begin a further notification."""
+        with self._lock:
+            return not self._has_place(None, 1)
+
+    def _has_place(self, tenant: str | None, part: int) -> bool:
+        """Return whether another attempt may begin, of this tenant if one is given.
+
+        A `part` of 2 lets it begin only while half of the places for new attempts are free.
+        """
+        begun_after = time.monotonic() - PATIENCE_SECONDS
+        new = [place[0] for place, begun_at in self._busy.items() if begun_at > begun_after]
+        if len(self._busy) >= MAX_ATTEMPTS or len(new) >= MAX_SENDERS // part:
+            return False
+        count = sum(place[0] == tenant for place in self._busy)
+        return count < MAX_ATTEMPTS_OF_TENANT and new.count(tenant or "") < MAX_SENDERS_OF_TENANT // part
 
     def _start(self, senders: ThreadPoolExecutor, entry: OutboxEntry) -> bool:
         """Give a notification to a thread. Return False if its channel or its tenant has enough of them."""
-        place = (entry.tenant, str(entry.record["channel"]))
+        place = _place_of(entry)
         with self._lock:
-            count = sum(tenant == entry.tenant for tenant, _ in self._busy)
             until, _ = self._pauses.get(place, (0.0, 0.0))
-            if until > time.monotonic():
+            if until > time.monotonic() or place in self._busy:
                 return False
-            if place in self._busy or count >= MAX_SENDERS_OF_TENANT or len(self._busy) >= MAX_SENDERS:
+            if not self._has_place(entry.tenant, 2 if place in self._slow else 1):
                 return False
-            self._busy.add(place)
+            self._busy[place] = time.monotonic()
         senders.submit(self._deliver, entry, place)
         return True
 
@@ -138,9 +191,19 @@ class NotificationLoop:
             with suppress(StoreError):
                 store.outbox.change(entry, postpone_entry(entry, store.clock() + LEASE_SECONDS))
         finally:
-            with self._lock:
-                self._busy.discard(place)
-            self._freed.set()
+            self._free(place)
+
+    def _free(self, place: tuple[str, str]) -> None:
+        """Note that an attempt of a channel has ended, and whether it was slow."""
+        with self._lock:
+            seconds = time.monotonic() - self._busy.pop(place)
+            if seconds <= PATIENCE_SECONDS:
+                self._slow.discard(place)
+            else:
+                if len(self._slow) >= MAX_PAUSED:
+                    self._slow.clear()
+                self._slow.add(place)
+        self._freed.set()
 
     def _pause(self, place: tuple[str, str]) -> None:
         """Start nothing of a channel for a time, which doubles with each failure of the store."""
@@ -160,3 +223,8 @@ class NotificationLoop:
                 return
             if not is_sending:
                 self._stopping.wait(seconds)
+
+
+def _place_of(entry: OutboxEntry) -> tuple[str, str]:
+    """Return the tenant and the channel of a notification."""
+    return entry.tenant, str(entry.record["channel"])
