@@ -44,6 +44,7 @@ from noetl.executor.model.triggers import (
     pause_trigger,
     resume_trigger,
     unpause_trigger,
+    was_fired_by_hand,
 )
 from noetl.planner.diagnostics.wording import abbreviate, as_code, join_words
 from noetl.planner.frozen import frozen
@@ -209,12 +210,16 @@ class TriggerService:
         return TriggerEntry.from_trigger(trigger, declared.source, self._latest_firing(trigger))
 
     def _latest_firing(self, trigger: LiveTrigger) -> Firing | None:
-        """Return the latest firing of a trigger that does not know it itself. A schedule does."""
-        if trigger.type == "schedule":
+        """Return the latest firing of a trigger that does not know it itself.
+
+        A schedule knows its latest instant. A later firing by hand is only in the history.
+        """
+        if trigger.type == "schedule" and trigger.last_run is None:
             return None
         key = (trigger.tenant, trigger.playbook, trigger.name)
         found, _ = self.context.store.triggers.firings(*key, limit=1)
-        return found[0] if found else None
+        is_shown = found and (trigger.type != "schedule" or was_fired_by_hand(trigger, found[0]))
+        return found[0] if is_shown else None
 
     def _read(self, playbook: str, name: str) -> tuple[LiveTrigger, Header]:
         trigger = self._get(playbook, name)

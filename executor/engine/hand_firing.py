@@ -11,6 +11,7 @@ from noetl.executor.engine.schedule_firing import view_schedule
 from noetl.executor.errors import ActionError, RejectedError, TriggerChangedError
 from noetl.executor.model.run import Run
 from noetl.executor.model.triggers import (
+    MANUAL_KEY,
     Advance,
     Firing,
     LiveTrigger,
@@ -79,7 +80,7 @@ def _prepare(firer: Firer, request: HandFiring) -> tuple[Firing, Mapping[str, An
         RejectedError: `invalid_input`, if the trigger does not await the named run, or none is named.
     """
     trigger, source = firer.trigger, firer.declared.source
-    key = f"manual {request.key}"
+    key = f"{MANUAL_KEY}{request.key}"
     if isinstance(source, RunEnd):
         if request.run_id is None:
             message = f"trigger `{trigger.name}` fires at the end of a run: name a run of `{source.playbook}`"

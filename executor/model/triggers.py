@@ -164,6 +164,10 @@ class Advance:
         return self.read.edition != self.written.edition
 
 
+MANUAL_KEY = "manual "
+"""What the key of a firing by hand begins with."""
+
+
 def position_at(instant: float) -> str:
     """Return the text before the positions of all firings that were performed at an instant or later.
 
@@ -327,6 +331,13 @@ def new_firing(trigger: LiveTrigger, key: str, now: float) -> Firing:
         fired_at=now,
         outcome=FiringOutcome.STARTED,
     )
+
+
+def was_fired_by_hand(trigger: LiveTrigger, firing: Firing) -> bool:
+    """Return whether a person has fired a schedule: now, or an instant that has not come yet."""
+    if firing.backfill is not None or firing.scheduled_at is None:
+        return False
+    return firing.key.startswith(MANUAL_KEY) or firing.scheduled_at > (trigger.last_at or 0.0)
 
 
 def describe_cause(trigger: LiveTrigger, firing: Firing) -> dict[str, Any]:

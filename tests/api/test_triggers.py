@@ -13,6 +13,7 @@ from noetl.api.service.triggers import FireRequest
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.schedule_firing import perform_due
 from noetl.executor.errors import RejectedError
+from noetl.executor.model.events import timestamp
 from noetl.executor.model.triggers import Advance, FiringOutcome
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.planner.plan import Plan, Trigger
@@ -129,6 +130,33 @@ def test_the_history_has_runs_and_reasons(
     assert services.triggers.firings("a", "t", cursor=page.next_cursor).items == [started]
     entry = services.triggers.get("a", "t")
     assert (entry.last_outcome, entry.last_run) == (FiringOutcome.SKIPPED, started.id)
+
+
+def test_a_firing_by_hand_is_the_last_one_of_a_schedule(
+    services: TenantServices, store: MemoryStore, clock: TestClock
+) -> None:
+    services.playbooks.register(with_triggers("a", declare("t", HOURLY, input={"day": "x"})))
+    assert services.triggers.get("a", "t").last_at is None
+
+    def last() -> tuple[str | None, str | None, str | None]:
+        (entry,) = services.triggers.find().items
+        details = services.triggers.get("a", "t")
+        assert (entry.last_at, entry.last_run) == (details.last_at, details.last_run)
+        return entry.last_at, entry.last_outcome, entry.last_run
+
+    clock.time = START + 60
+    first, _ = services.triggers.fire("a", "t", FireRequest())
+    assert last() == (timestamp(clock.time), FiringOutcome.STARTED, first.id)
+    clock.time = START + 3600
+    fire_due(store, clock.time)
+    scheduled = last()
+    assert (scheduled[0] == timestamp(clock.time), scheduled[2] == first.id) == (True, False)
+    clock.time += 60
+    second, _ = services.triggers.fire("a", "t", FireRequest())
+    assert last() == (timestamp(clock.time), FiringOutcome.STARTED, second.id)
+    clock.time += 60
+    early, _ = services.triggers.fire("a", "t", FireRequest(instant=START + 7200))
+    assert last() == (timestamp(clock.time), FiringOutcome.STARTED, early.id)
 
 
 def test_the_history_of_a_removed_trigger_is_kept(
