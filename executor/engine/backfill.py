@@ -48,7 +48,12 @@ MAX_EXAMINED = 400
 START_SECONDS = 5.0
 """After which time another process starts the runs that a turn has chosen, if it has died."""
 
-MIN_PAUSE_SECONDS = 1.0
+MIN_PAUSE_SECONDS = 0.1
+"""The shortest pause before a turn that counts ended runs. With a limit of 1, one run starts in this time."""
+
+TABLE_PAUSE_SECONDS = 1.0
+"""The same for a store that bills each request."""
+
 MAX_PAUSE_SECONDS = 30.0
 PAUSE_PART = 0.25
 """The pause before the next turn, as a part of the time since a run has started or ended."""
@@ -72,14 +77,16 @@ def perform_backfill(store: Store, entry: OutboxEntry, now: float) -> bool:
         backfill = _choose(firer, backfill)
     backfill = backfill.settle(now)
     started = [item for item in backfill.open if not item.is_started]
-    written = change_entry(entry, backfill, now + START_SECONDS if started else _next_turn(backfill, now))
+    written = change_entry(
+        entry, backfill, now + START_SECONDS if started else _next_turn(store, backfill, now)
+    )
     if not store.outbox.change(entry, written):
         return False
     if firer is None or not started:
         return True
     backfill, delay = _start_all(firer, backfill, started)
     backfill = backfill.settle(now)
-    following = _next_turn(backfill, now) if delay is None else now + delay
+    following = _next_turn(store, backfill, now) if delay is None else now + delay
     store.outbox.change(written, change_entry(written, backfill, following))
     return True
 
@@ -92,7 +99,7 @@ def _read_version(store: Store, backfill: Backfill, now: float) -> Firer | None:
     return read_firer(store, backfill.fired_trigger, now)
 
 
-def _next_turn(backfill: Backfill, now: float) -> float | None:
+def _next_turn(store: Store, backfill: Backfill, now: float) -> float | None:
     """Return when the next turn is due, or None if nothing is left to do."""
     has_place = len(backfill.open) < backfill.limit and backfill.cursor is not None
     if has_place and backfill.state is BackfillState.RUNNING:
@@ -100,7 +107,8 @@ def _next_turn(backfill: Backfill, now: float) -> float | None:
     if not backfill.open:
         return None
     pause = PAUSE_PART * (now - backfill.progressed_at)
-    return now + min(max(pause, MIN_PAUSE_SECONDS), MAX_PAUSE_SECONDS)
+    least = MIN_PAUSE_SECONDS if store.queue.claims_in_turn else TABLE_PAUSE_SECONDS
+    return now + min(max(pause, least), MAX_PAUSE_SECONDS)
 
 
 def _count_ends(store: Store, backfill: Backfill, now: float) -> Backfill:

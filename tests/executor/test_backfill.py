@@ -289,6 +289,33 @@ def test_no_more_runs_are_open_than_the_limit(bench: BackfillBench, limit: int) 
     assert len(bench.runs()) == 8
 
 
+@pytest.mark.parametrize(("is_billed", "half"), [(False, 0.0625), (True, 0.5625)])
+def test_the_end_of_a_short_run_is_noticed_soon(
+    bench: BackfillBench, monkeypatch: pytest.MonkeyPatch, is_billed: bool, half: float
+) -> None:
+    """Else a backfill whose runs take some milliseconds started one in a second."""
+    monkeypatch.setattr(bench.store.queue, "claims_in_turn", not is_billed)
+    bench.start(limit=1)
+    for number in (1, 2, 3):
+        bench.perform_due()
+        assert len(bench.runs()) == number
+        bench.execute()
+        bench.clock.advance(half)
+        assert bench.perform_due() == 0
+        bench.clock.advance(half)
+    bench.perform_due()
+    assert bench.backfill.finished_at is not None
+
+
+def test_the_end_of_a_long_run_is_looked_for_less_often(bench: BackfillBench) -> None:
+    bench.start(limit=1)
+    turns = bench.perform_due()
+    for _ in range(36_000):
+        bench.clock.advance(0.1)
+        turns += bench.perform_due()
+    assert turns < 150
+
+
 def test_an_instant_that_has_a_run_is_skipped(bench: BackfillBench) -> None:
     bench.start(days=2)
     bench.finish()
