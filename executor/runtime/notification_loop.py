@@ -5,10 +5,10 @@ notifications of other receivers and of other tenants.
 
 Algorithm: one thread reads which notifications are due, and gives them to other threads. A channel has one of
 them at a time. At most MAX_SENDERS attempts are new, and half of them belong to one tenant. After
-PATIENCE_SECONDS without an answer, an attempt is not new any more, so that a dead receiver leaves its place to
-the next one. A channel whose last attempt was so slow gets at most half of the places. MAX_ATTEMPTS attempts
-are open, and half of them belong to one tenant. If the store fails for a notification, its channel has a
-pause, which doubles each time.
+PATIENCE_SECONDS without an answer, an attempt is not new any more, so that a dead receiver leaves its place
+to the next one. A channel whose last attempt was so slow gets at most half of the places. MAX_ATTEMPTS
+attempts are open, and half of them belong to one tenant. If the store fails for a notification, its channel
+has a pause, which doubles each time.
 
 A full page of due notifications may be of channels that are busy. These move by BUSY_SECONDS, behind those of
 other channels.

@@ -157,8 +157,9 @@ class RunStore(Protocol):
 
         The earlier run has the same id, or a firing with the same `start_key` has started it. The same
         transaction writes the trigger and records of its firings. If there is an earlier run, nothing of that
-        is written. Otherwise the given object is returned. A run with `debounce` may join a pending run, as for `create`.
-        Then the record of the firing names that run, and `find_request` finds it by `identify_firing`.
+        is written. Otherwise the given object is returned. A run with `debounce` may join a pending run, as
+        for `create`. Then the record of the firing names that run, and `find_request` finds it by
+        `identify_firing`.
 
         Raises:
             TriggerChangedError: the trigger has changed since it was read, and there is no earlier run.

@@ -309,11 +309,11 @@ def test_the_end_of_a_short_run_is_noticed_soon(
 
 def test_the_end_of_a_long_run_is_looked_for_less_often(bench: BackfillBench) -> None:
     bench.start(limit=1)
-    turns = bench.perform_due()
+    count = bench.perform_due()
     for _ in range(36_000):
         bench.clock.advance(0.1)
-        turns += bench.perform_due()
-    assert turns < 150
+        count += bench.perform_due()
+    assert count < 150
 
 
 def test_an_instant_that_has_a_run_is_skipped(bench: BackfillBench) -> None:
