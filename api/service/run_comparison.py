@@ -1,112 +1,40 @@
-"""The data of two runs that are compared, read from a store or a service up to a limit.
+"""The data of two runs that are compared, read from a store up to a limit.
 
-Cost: the text, the input and the events of both runs, at most MAX_READ_EVENTS of each. Of the events, only
-what is compared is kept. Outputs are read of MAX_READ_OUTPUTS visits of each, and of fewer in a long run.
+Cost: the text, the input and the events of visits of both runs, at most MAX_READ_EVENTS of each. Outputs are
+read of MAX_READ_OUTPUTS visits of each. On SQL stores it is a constant number of statements.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from noetl.api.service.run_diff import ComparedPair, ComparedRun, VisitKey, read_visits
-from noetl.api.service.views import members
+from noetl.api.service.run_diff import (
+    COMPARED_EVENTS,
+    ComparedPair,
+    ComparedRun,
+    read_visits,
+    to_milliseconds,
+)
 from noetl.planner.frozen import frozen
 
 if TYPE_CHECKING:
-    from noetl.api.service.data_views import RunInput, RunSource, StepData
     from noetl.api.service.run_data import RunDataService
     from noetl.api.service.runs import RunService
-    from noetl.api.service.views import EventPage
-    from noetl.executor.model.run import Run
+    from noetl.executor.model.run import Run, Visit
+    from noetl.executor.model.run_summary import VisitPlace
 
 MAX_READ_OUTPUTS = 50
-"""Of how many visits of each run the results and the saved values are read. Each takes a request."""
+"""Of how many visits of each run the results and the saved values are read."""
 
-MAX_SEARCHED_VISITS = 10_000
-"""How many visits are read at most to find those outputs: a request for one reads all visits of its run."""
+MAX_OUTPUT_CHARACTERS = 4 * 1024 * 1024
+"""How many characters of JSON these values of a run may have. Those of further visits are not compared."""
 
 MAX_READ_EVENTS = 50_000
 """How many events of each run are read."""
 
-
-class ComparableRuns(Protocol):
-    """Access to the data of runs that are compared: in a store, or in a service over HTTP."""
-
-    def source(self, run_id: str) -> RunSource:
-        """Return the text of the playbook of a run."""
-        ...
-
-    def input(self, run_id: str) -> RunInput:
-        """Return the input of a run."""
-        ...
-
-    def step(self, run_id: str, name: str, visit: int | None) -> StepData:
-        """Return a visit of a step with its data."""
-        ...
-
-    def events(self, run_id: str, after: str | None) -> EventPage:
-        """Return one page of the events of a run."""
-        ...
-
-
-def read_pair(runs: ComparableRuns, a: Run, b: Run) -> ComparedPair:
-    """Return what is compared of two runs, with the outputs of their first common visits."""
-    first, second = _read_run(runs, a), _read_run(runs, b)
-    common = [key for key in first.visits if key in second.visits]
-    visits = max(len(first.visits), len(second.visits), 1)
-    chosen = common[: min(MAX_READ_OUTPUTS, MAX_SEARCHED_VISITS // visits)]
-    for run in (first, second):
-        for key in chosen:
-            run.visits[key].outputs = _read_outputs(runs, run.workflow_id, key)
-    return ComparedPair(first, second, len(common) - len(chosen))
-
-
-def _read_run(runs: ComparableRuns, run: Run) -> ComparedRun:
-    source = runs.source(run.id)
-    # A service sends times in whole microseconds, so those of a store are rounded, too.
-    seconds = None
-    if run.started_at is not None and run.finished_at is not None:
-        seconds = round(run.finished_at, 6) - round(run.started_at, 6)
-    events = CountedEvents(runs, run.id)
-    return ComparedRun(
-        workflow_id=run.id,
-        playbook=run.playbook,
-        version=run.version,
-        plan_hash=source.plan_hash,
-        status=run.status.value,
-        duration_ms=None if seconds is None else round(seconds * 1000, 3),
-        source=source.source,
-        input=runs.input(run.id).input,
-        visits=read_visits(events),
-        result=run.result,
-        is_cut=events.count >= MAX_READ_EVENTS,
-    )
-
-
-def _read_outputs(runs: ComparableRuns, run_id: str, key: VisitKey) -> dict[str, Any]:
-    step, number = key
-    data = runs.step(run_id, step, number)
-    return {"result": data.result, **{f"saved.{entry.name}": entry.value for entry in data.saved}}
-
-
-class CountedEvents:
-    """The first events of a run, one page at a time. `count` is how many were read."""
-
-    def __init__(self, runs: ComparableRuns, run_id: str) -> None:
-        self._runs = runs
-        self._run_id = run_id
-        self.count = 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        cursor = None
-        while self.count < MAX_READ_EVENTS:
-            page = self._runs.events(self._run_id, cursor)
-            self.count += len(page.items)
-            yield from map(members, page.items)
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+MAX_EVENT_CHARACTERS = 32 * 1024 * 1024
+"""How many characters of JSON these events may have."""
 
 
 @frozen
@@ -117,21 +45,50 @@ class ComparisonService:
     data: RunDataService
 
     def read(self, a: str, b: str) -> ComparedPair:
-        """Return what is compared of two runs.
+        """Return what is compared of two runs, with the outputs of their first common visits.
 
         Raises:
             NotFoundError: the tenant has no such run.
         """
-        return read_pair(self, self.runs.get(a), self.runs.get(b))
+        first, second = (self._read_run(run) for run in [self.runs.get(a), self.runs.get(b)])
+        common = [place for place in first.visits if place in second.visits]
+        chosen = common[:MAX_READ_OUTPUTS]
+        outputs = [self._read_outputs(run, chosen) for run in (first, second)]
+        known = [place for place in chosen if all(place in found for found in outputs)]
+        for run, found in zip((first, second), outputs, strict=True):
+            for place in known:
+                run.visits[place].outputs = _compared_outputs(found[place])
+        return ComparedPair(first, second, len(common) - len(known))
 
-    def source(self, run_id: str) -> RunSource:
-        return self.data.source(run_id)
+    def _read_run(self, run: Run) -> ComparedRun:
+        source = self.data.source(run.id)
+        seconds = None
+        if run.started_at is not None and run.finished_at is not None:
+            seconds = run.finished_at - run.started_at
+        events, has_more_events = self.runs.context.store.visits.events_of_types(
+            run.id, COMPARED_EVENTS, MAX_READ_EVENTS, MAX_EVENT_CHARACTERS
+        )
+        return ComparedRun(
+            workflow_id=run.id,
+            playbook=run.playbook,
+            version=run.version,
+            plan_hash=source.plan_hash,
+            status=run.status.value,
+            duration_ms=to_milliseconds(seconds),
+            source=source.source,
+            input=run.input,
+            visits=read_visits(events),
+            last_event=events[-1].id if events else None,
+            result=run.result,
+            is_cut=has_more_events,
+        )
 
-    def input(self, run_id: str) -> RunInput:
-        return self.data.input(run_id)
+    def _read_outputs(self, run: ComparedRun, places: Sequence[VisitPlace]) -> dict[VisitPlace, Visit]:
+        if not places or run.last_event is None:
+            return {}
+        visits = self.runs.context.store.visits
+        return dict(visits.outputs(run.workflow_id, places, run.last_event, MAX_OUTPUT_CHARACTERS))
 
-    def step(self, run_id: str, name: str, visit: int | None) -> StepData:
-        return self.data.step(run_id, name, visit)
 
-    def events(self, run_id: str, after: str | None) -> EventPage:
-        return self.runs.events(run_id, after)
+def _compared_outputs(visit: Visit) -> dict[str, Any]:
+    return {"result": visit.result, **{f"saved.{name}": value for name, value in visit.saved.items()}}

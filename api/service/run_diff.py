@@ -18,8 +18,10 @@ from difflib import SequenceMatcher
 from typing import Any, Literal, NamedTuple
 
 from noetl.api.service.views import View
+from noetl.executor.model.events import Event
 from noetl.executor.model.large_json import is_large
 from noetl.executor.model.run import RunStatus
+from noetl.executor.model.run_summary import VisitPlace
 from noetl.planner.plan import canonical_json
 
 MAX_VISITS = 20_000
@@ -27,8 +29,16 @@ MAX_VALUE = 2000
 MAX_COMPARED_LINES = 2000
 """Lines of a playbook beyond which the changed lines are not counted, because that takes quadratic time."""
 
-VisitKey = tuple[str, int]
-"""The name of a step, and the number of the visit."""
+COMPARED_EVENTS = (
+    "step.started",
+    "step.transition",
+    "step.retrying",
+    "step.waiting",
+    "step.completed",
+    "step.failed",
+    "workflow.migrated",
+)
+"""The types of the events that say how visits went."""
 
 _ENDS = {"step.completed": "succeeded", "step.failed": "failed", "step.waiting": "waiting"}
 _MISSING = object()
@@ -69,8 +79,9 @@ class ComparedRun:
     duration_ms: float | None
     source: str
     input: Mapping[str, Any]
-    visits: dict[VisitKey, ComparedVisit]
+    visits: dict[VisitPlace, ComparedVisit]
     result: Any = None
+    last_event: str | None = None
     is_cut: bool = False
 
 
@@ -143,35 +154,33 @@ class RunDifference(View, schema_name="RunDifference"):
     outputs_not_compared: int
 
 
-def read_visits(events: Iterable[Mapping[str, Any]]) -> dict[VisitKey, ComparedVisit]:
+def read_visits(events: Iterable[Event]) -> dict[VisitPlace, ComparedVisit]:
     """Return the visits of a history, in the order of their start; at most MAX_VISITS.
 
     Steps have the names of the version in which the run has ended.
 
-    >>> event = {"type": "step.started", "step": "a", "visit": 1, "attempt": 2, "payload": {}}
-    >>> read_visits([event])["a", 1].attempts
+    >>> read_visits([Event("step.started", 0.0, "a", 1, attempt=2)])["a", 1].attempts
     2
     """
-    visits: dict[VisitKey, ComparedVisit] = {}
+    visits: dict[VisitPlace, ComparedVisit] = {}
     for event in events:
-        step = event["step"]
-        if event["type"] == "workflow.migrated":
-            renamed = event["payload"].get("renamed", {})
+        if event.type == "workflow.migrated":
+            renamed = event.payload.get("renamed", {})
             visits = {(renamed.get(name, name), number): visit for (name, number), visit in visits.items()}
-        if step is None or step.startswith("@"):
+        if event.step is None or event.step.startswith("@"):
             continue
-        key = (step, event["visit"] or 1)
-        if key not in visits and len(visits) == MAX_VISITS:
+        place = (event.step, event.visit or 1)
+        if place not in visits and len(visits) == MAX_VISITS:
             break
-        _apply(visits.setdefault(key, ComparedVisit()), event)
+        _apply(visits.setdefault(place, ComparedVisit()), event)
     return visits
 
 
-def _apply(visit: ComparedVisit, event: Mapping[str, Any]) -> None:
-    payload = event["payload"]
-    match event["type"]:
+def _apply(visit: ComparedVisit, event: Event) -> None:
+    payload = event.payload
+    match event.type:
         case "step.started":
-            visit.state, visit.attempts, visit.error = "running", event["attempt"] or 1, None
+            visit.state, visit.attempts, visit.error = "running", event.attempt or 1, None
         case "step.transition":
             targets = payload.get("targets")
             visit.case = payload.get("case")
@@ -179,8 +188,13 @@ def _apply(visit: ComparedVisit, event: Mapping[str, Any]) -> None:
         case "step.retrying":
             visit.state, visit.error = "retrying", _describe_error(payload.get("error"))
         case "step.completed" | "step.failed" | "step.waiting" as type:
-            visit.state, visit.duration_ms = _ENDS[type], event["duration_ms"]
+            visit.state, visit.duration_ms = _ENDS[type], to_milliseconds(event.duration_seconds)
             visit.error = _describe_error(payload.get("error"))
+
+
+def to_milliseconds(seconds: float | None) -> float | None:
+    """Return a duration in milliseconds, with three decimal places."""
+    return None if seconds is None else round(seconds * 1000, 3)
 
 
 def _describe_error(error: Any) -> str | None:
@@ -220,7 +234,7 @@ def _describe_run(run: ComparedRun) -> dict[str, Any]:
 
 
 def _compare_visits(
-    a: Mapping[VisitKey, ComparedVisit], b: Mapping[VisitKey, ComparedVisit]
+    a: Mapping[VisitPlace, ComparedVisit], b: Mapping[VisitPlace, ComparedVisit]
 ) -> Iterable[dict[str, Any]]:
     for step, number in dict.fromkeys([*a, *b]):
         visit_a, visit_b = a.get((step, number)), b.get((step, number))

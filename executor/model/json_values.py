@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from math import isfinite
-from typing import Any
+from typing import Any, TypeVar
 
 from noetl.executor.model.json_length import (
     JsonForm,
@@ -25,6 +25,8 @@ from noetl.executor.model.large_json import (
     write_large_json,
     write_within,
 )
+
+V = TypeVar("V")
 
 MAX_DEPTH = 100
 """The most levels of arrays and objects in data that enters a run."""
@@ -223,6 +225,25 @@ def measure_json_value(value: Any, convert: Callable[[Any], Any]) -> int:
     `convert` returns data for what JSON cannot represent.
     """
     return measure_json(value, _IN_CHARACTERS._replace(convert=convert))
+
+
+def take_up_to(values: Iterable[V], measured: Callable[[V], Any], length: int) -> Iterator[V]:
+    """Yield the first values for which the JSON of `measured` has at most `length` characters together.
+
+    A value that alone is longer is left out.
+
+    >>> list(take_up_to(["abcdefg", "ab", "cd", "ef"], str, 8))
+    ['ab', 'cd']
+    """
+    total = 0
+    for value in values:
+        size = measure_json_value(measured(value), repr)
+        if size > length:
+            continue
+        total += size
+        if total > length:
+            return
+        yield value
 
 
 def to_json_value(value: Any) -> Any:

@@ -96,6 +96,10 @@ class RunOverview:
     damage: str | None = None
 
 
+VisitPlace = tuple[str, int]
+"""The name of a step, and the number of a visit of it."""
+
+
 @frozen
 class StartedVisit:
     """A visit without its outputs, and how many visits of its step have started.

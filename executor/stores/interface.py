@@ -58,7 +58,7 @@ from noetl.executor.model.run import (
 )
 from noetl.executor.model.run_filter import RunCounts, RunFilter
 from noetl.executor.model.run_history import RunRecords
-from noetl.executor.model.run_summary import ResultText, RunOverview, RunSummary, StartedVisit
+from noetl.executor.model.run_summary import ResultText, RunOverview, RunSummary, StartedVisit, VisitPlace
 from noetl.executor.model.run_switch import SwitchedRun
 from noetl.executor.model.run_tags import TagChange
 from noetl.executor.model.triggers import Advance, Firing, LiveTrigger
@@ -315,7 +315,7 @@ class RunStore(Protocol):
 class VisitReader(Protocol):
     """Visits and results of runs, read one at a time. The cost does not grow with the visits of the run.
 
-    `overviews`, `summaries` and `newest_runs` read several runs together.
+    `overviews`, `summaries` and `newest_runs` read several runs together, `outputs` several visits.
     """
 
     def find(self, run_id: str, step: str, number: int | None = None) -> StartedVisit | None:
@@ -331,6 +331,26 @@ class VisitReader(Protocol):
         """Return the events of one visit of a step, or those of some types, in order.
 
         Their ids are cursors of the history of the run, and may have another form than there.
+        """
+        ...
+
+    def events_of_types(
+        self, run_id: str, types: Collection[str], limit: int, max_characters: int
+    ) -> tuple[list[Event], bool]:
+        """Return the first events of a run that have one of some types, and whether there are others.
+
+        They are in order, at most `limit`, and have about `max_characters` of JSON together. Their ids are
+        those of the history.
+        """
+        ...
+
+    def outputs(
+        self, run_id: str, places: Collection[VisitPlace], until: str, max_characters: int
+    ) -> Mapping[VisitPlace, Visit]:
+        """Return visits of steps with their outputs, but without their failed items.
+
+        Of several visits of a place, it is the newest. Visits that were created after the event `until` may
+        be missing. Together the outputs have about `max_characters` at most, and further visits are left out.
         """
         ...
 

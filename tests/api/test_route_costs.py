@@ -82,6 +82,7 @@ NOTIFICATION = {
 ROUTES = {
     "/cache": ["/cache?limit=200"],
     "/triggers/calendar": ["/triggers/calendar?limit=50"],
+    "/workflows/comparison": ["/workflows/comparison?a={run}&b={run}"],
     "/workflows/counts": ["/workflows/counts", "/workflows/counts?q=zzz"],
     "/workflows/histogram": ["/workflows/histogram?step=1h"],
     "/workflows/statistics": ["/workflows/statistics?playbook=failing&runs=200"],
@@ -147,7 +148,6 @@ ROUTES = {
 """Addresses for each GET route of the document."""
 
 OTHER_ROUTES = {
-    "/workflows/comparison",  # It reads the outputs of at most 50 visits of each run, one by one.
     "/events",  # It streams the page `/workflows`.
     "/workflows/callbacks/{token}",
     "/language/codes/{code}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import threading
 import time
@@ -194,6 +195,54 @@ def test_compressed_bytes_without_content_count_too() -> None:
         with pytest.raises(ActionError) as caught:
             perform_action("http", url=f"http://127.0.0.1:{server.port}/", max_bytes=1000, seconds=600)
         assert caught.value.type == "LimitExceeded"
+
+
+EMPTY_MEMBER = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS).flush()
+GZIPPED = gzip.compress(b"hello")
+
+
+def test_a_body_of_tiny_members_ends_with_its_deadline() -> None:
+    """Each member of 20 bytes takes time of its own, so a body within its limit may take seconds."""
+
+    def talk(client: socket.socket, server: HostileServer) -> None:
+        read_request(client)
+        server.send(client, b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\n\r\n")
+        while not server.closing.is_set():
+            server.send(client, EMPTY_MEMBER * 1000)
+
+    started = time.monotonic()
+    with serve_hostile(talk) as server, pytest.raises(ActionError) as caught:
+        perform_action("http", url=f"http://127.0.0.1:{server.port}/", max_bytes=67_108_864, seconds=0.3)
+    assert caught.value.type == "Timeout"
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "message"),
+    [
+        (b"gzip, gzip, gzip", gzip.compress(gzip.compress(GZIPPED)), "was not requested"),
+        (b"gzip\r\ncontent-encoding: gzip", gzip.compress(GZIPPED), "was not requested"),
+        (b"br", b"abc", "was not requested"),
+        (b"g" * 5000, b"abc", "was not requested"),
+        (b"gzip", b"plain text", "cannot be decompressed"),
+        (b"deflate", b"plain text", "cannot be decompressed"),
+        (b"gzip", GZIPPED + b"garbage", "cannot be decompressed"),
+        (b"gzip", GZIPPED[:-8] + bytes(8), "cannot be decompressed"),
+        (b"gzip", GZIPPED[:-5], "ends too early"),
+        (b"gzip", GZIPPED[:10] + b"\0\0\0\xff\xff" * 1_000_000, "ends too early"),
+        (b"gzip", b"\x1f\x8b\x08\x08\0\0\0\0\0\x03" + b"a" * 1_000_000, "ends too early"),
+    ],
+)
+def test_a_body_that_is_not_compressed_as_declared_is_an_error(
+    coding: bytes, body: bytes, message: str
+) -> None:
+    def talk(client: socket.socket, server: HostileServer) -> None:
+        read_request(client)
+        server.send(client, b"HTTP/1.1 200 OK\r\ncontent-encoding: " + coding + b"\r\n\r\n" + body)
+
+    with serve_hostile(talk) as server, pytest.raises(ActionError, match=message) as caught:
+        perform_action("http", url=f"http://127.0.0.1:{server.port}/")
+    assert caught.value.type == "ConnectionFailed"
 
 
 def test_a_lookup_ends_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

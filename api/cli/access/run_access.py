@@ -108,6 +108,10 @@ class RunAccess(Protocol):
         """Return the input of a run."""
         ...
 
+    def compare(self, a: str, b: str) -> dict[str, Any]:
+        """Return the differences of two runs as the JSON object of `RunDifference`."""
+        ...
+
     def drawn_run(self, run_id: str, event: str | None = None) -> DrawnRun:
         """Return what a drawing shows of a run, also as it was after an event."""
         ...

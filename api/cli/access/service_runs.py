@@ -136,6 +136,13 @@ class ServiceRuns:
 
         return self._get(RunInput, _path(run_id, "input"))
 
+    def compare(self, a: str, b: str) -> dict[str, Any]:
+        from noetl.api.service.run_diff import RunDifference
+        from noetl.api.service.views import to_json
+
+        difference: dict[str, Any] = to_json(self._get(RunDifference, "/workflows/comparison", a=a, b=b))
+        return difference
+
     def drawn_run(self, run_id: str, event: str | None = None) -> DrawnRun:
         from noetl.api.service.step_reports import drawn_loops, find_left_out_steps
         from noetl.planner.draw.run_marks import DrawnRun

@@ -89,6 +89,11 @@ class StoreRuns:
     def input(self, run_id: str) -> RunInput:
         return self.services.data.input(run_id)
 
+    def compare(self, a: str, b: str) -> dict[str, Any]:
+        from noetl.api.service.run_diff import compare_runs
+
+        return compare_runs(self.services.comparison.read(a, b))
+
     def drawn_run(self, run_id: str, event: str | None = None) -> DrawnRun:
         if event is not None:
             return self.services.past_runs.drawn_run(self.services.past_runs.find(run_id, event))[1]

@@ -516,11 +516,9 @@ def diff_runs(
     Visits are compared by their state, case, attempts, error and outputs. Durations are only shown.
     """
     from noetl.api.cli.display.run_diff import format_diff
-    from noetl.api.service.run_comparison import read_pair
-    from noetl.api.service.run_diff import compare_runs
 
     with open_runs(store, url) as runs:
-        diff = compare_runs(read_pair(runs, find_run(runs, first), find_run(runs, second)))
+        diff = runs.compare(find_run(runs, first).id, find_run(runs, second).id)
     if json:
         write_json(diff)
     else:

@@ -83,7 +83,7 @@ class DynamoStore:
         self.plans = context.plans
         deletion = RunDeletion(context)
         self.runs = DynamoRuns(context, stops, resumes, ChildRunCounts(retention_seconds))
-        self.visits = DynamoVisits(context)
+        self.visits = DynamoVisits(context, self.runs)
         self.queue = DynamoQueue(context, claims, commits, followups, repairs)
         self.waits = DynamoWaits(context, wakeups, limits)
         self.registry = DynamoPlaybooks(context)

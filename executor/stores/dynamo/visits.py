@@ -11,18 +11,23 @@ Cost: constant, except for the times of a run that has forked.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from noetl.executor.errors import DamagedRunError, PayloadLostError
 from noetl.executor.model.durations import RunTimes, begin_times
 from noetl.executor.model.events import Event
+from noetl.executor.model.json_values import take_up_to
+from noetl.executor.model.run import Visit
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_summary import (
     ResultText,
     RunOverview,
     RunSummary,
     StartedVisit,
+    VisitPlace,
+    has_started,
     write_result,
 )
 from noetl.executor.model.special_visits import finally_visit_id
@@ -38,8 +43,10 @@ from noetl.executor.stores.dynamo.run_items import SUMMARY_ATTRIBUTES
 from noetl.executor.stores.dynamo.run_list import RunList
 from noetl.executor.stores.dynamo.run_overview import read_latest_visits
 from noetl.executor.stores.dynamo.run_snapshot import RunSnapshot
+from noetl.executor.stores.dynamo.runs import DynamoRuns
 from noetl.executor.stores.dynamo.step_visits import find_visit, read_visit
 from noetl.executor.stores.dynamo.visit_items import VISIT_ATTRIBUTES, decode_visit, without_outputs
+from noetl.planner.frozen import replace
 
 MEASURED_ATTRIBUTES = tuple(name for name in VISIT_ATTRIBUTES if name != "told")
 """The attributes of a visit from which the times of its run follow."""
@@ -48,8 +55,9 @@ MEASURED_ATTRIBUTES = tuple(name for name in VISIT_ATTRIBUTES if name != "told")
 class DynamoVisits:
     """The visits of the runs of a DynamoDB store."""
 
-    def __init__(self, context: DynamoContext) -> None:
+    def __init__(self, context: DynamoContext, runs: DynamoRuns) -> None:
         self._context = context
+        self._runs = runs
         self._history = RunHistory(context)
         self._measured = MeasuredTimes(context, self._history)
         self._list = RunList(context)
@@ -73,6 +81,29 @@ class DynamoVisits:
             item = read_visit(self._context, run_id, step, number)
             events = [] if item is None else self._history.visit_events(item)
         return [event for event in events if types is None or event.type in types]
+
+    def events_of_types(
+        self, run_id: str, types: Collection[str], limit: int, max_characters: int
+    ) -> tuple[list[Event], bool]:
+        """Return the first events of some types. All visits are read, as for any page of events."""
+        history = self._history.events(run_id, None, sys.maxsize)
+        chosen = [event for event in history if event.type in types]
+        events = list(take_up_to(chosen[:limit], lambda event: event.payload, max_characters))
+        return events, len(events) < len(chosen)
+
+    def outputs(
+        self, run_id: str, places: Collection[VisitPlace], until: str, max_characters: int
+    ) -> dict[VisitPlace, Visit]:
+        """Return visits with their outputs. All visits are read without theirs, and then one at a time."""
+        started = {
+            (visit.step, visit.number): visit.id
+            for visit in self._runs.visits(run_id)
+            if has_started(visit) or visit.finished_at is not None
+        }
+        ids = (started[place] for place in places if place in started)
+        visits = (visit for id in ids for visit in self._runs.visits_with_outputs(run_id, [id]))
+        read = take_up_to(visits, lambda visit: [visit.saved, visit.result], max_characters)
+        return {(visit.step, visit.number): replace(visit, failures=()) for visit in read}
 
     def times(self, run_id: str, created_at: float, now: float) -> RunTimes | None:
         """Return the times of a run, or None if all of its visits on cycles would have to be read."""

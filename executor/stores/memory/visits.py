@@ -9,11 +9,14 @@ from collections.abc import Collection, Sequence
 
 from noetl.executor.model.durations import RunTimes, begin_times, extend_times
 from noetl.executor.model.events import Event
+from noetl.executor.model.json_values import take_up_to
+from noetl.executor.model.run import Visit
 from noetl.executor.model.run_summary import (
     ResultText,
     RunOverview,
     RunSummary,
     StartedVisit,
+    VisitPlace,
     latest_visits,
     summarize,
     write_result,
@@ -33,11 +36,7 @@ class MemoryVisits:
         with self._state.lock:
             record = self._state.runs.get(run_id)
             visits = [] if record is None else [v for v in record.visits.values() if v.step == step]
-            started = [
-                visit
-                for visit in visits
-                if not (visit.started_at is None and visit.finished_at is None and visit.progress is None)
-            ]
+            started = [visit for visit in visits if _has_started(visit)]
             found = next((visit for visit in reversed(started) if number in (None, visit.number)), None)
             if record is None or found is None:
                 return None
@@ -55,6 +54,29 @@ class MemoryVisits:
             for event in history
             if (event.step, event.visit) == (step, number) and (types is None or event.type in types)
         ]
+
+    def events_of_types(
+        self, run_id: str, types: Collection[str], limit: int, max_characters: int
+    ) -> tuple[list[Event], bool]:
+        with self._state.lock:
+            record = self._state.runs.get(run_id)
+            history = [] if record is None else list(record.history)
+        chosen = [event for event in history if event.type in types]
+        events = list(take_up_to(chosen[:limit], lambda event: event.payload, max_characters))
+        return events, len(events) < len(chosen)
+
+    def outputs(
+        self, run_id: str, places: Collection[VisitPlace], until: str, max_characters: int
+    ) -> dict[VisitPlace, Visit]:
+        with self._state.lock:
+            record = self._state.runs.get(run_id)
+            visits = [] if record is None else list(record.visits.values())
+        started = {(visit.step, visit.number): visit for visit in visits if _has_started(visit)}
+        chosen = (replace(started[place], failures=()) for place in places if place in started)
+        return {
+            (visit.step, visit.number): visit
+            for visit in take_up_to(chosen, lambda visit: [visit.saved, visit.result], max_characters)
+        }
 
     def times(self, run_id: str, created_at: float, now: float) -> RunTimes:
         with self._state.lock:
@@ -108,3 +130,7 @@ class MemoryVisits:
         if visit is None or not visit.failures:
             return ""
         return encode_json(list(visit.failures))[start : start + length]
+
+
+def _has_started(visit: Visit) -> bool:
+    return visit.started_at is not None or visit.finished_at is not None or visit.progress is not None

@@ -25,17 +25,18 @@ from typing import Any
 from noetl.executor.errors import DamagedRunError
 from noetl.executor.model.durations import RunTimes
 from noetl.executor.model.events import Event
-from noetl.executor.model.run import VisitStatus
+from noetl.executor.model.run import Visit, VisitStatus
 from noetl.executor.model.run_summary import (
     ResultText,
     RunOverview,
     RunSummary,
     StartedVisit,
     StepVisits,
+    VisitPlace,
 )
 from noetl.executor.model.stored_json import encode_json
 from noetl.executor.precedence import wait_for_slice
-from noetl.executor.stores.cursors import write_event_id
+from noetl.executor.stores.cursors import read_event_id, write_event_id
 from noetl.executor.stores.damage import decode_readable, reading_run
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.latest_visits import read_latest_visits
@@ -83,6 +84,30 @@ class SqlVisits:
             for index, encoded in enumerate(json.loads(row["events"]))
             if (encoded[2], encoded[3]) == (step, number) and (types is None or encoded[0] in types)
         ]
+
+    def events_of_types(
+        self, run_id: str, types: Collection[str], limit: int, max_characters: int
+    ) -> tuple[list[Event], bool]:
+        ids = self._context.database.encode_list(list(types))
+        rows = self._fetch(
+            "visits.events_of_types", run_id=run_id, ids=ids, limit=limit + 1, most=max_characters
+        )
+        events = [
+            decode_event(json.loads(row["event"]), write_event_id(run_id, (row["seq"], row["place"])))
+            for row in rows[:limit]
+            if row["event"] is not None
+        ]
+        return events, len(events) < len(rows)
+
+    def outputs(
+        self, run_id: str, places: Collection[VisitPlace], until: str, max_characters: int
+    ) -> dict[VisitPlace, Visit]:
+        seq, _ = read_event_id(run_id, until)
+        before = (seq + 1) << _POSITION_BITS
+        visits = json.dumps(list(places))
+        rows = self._fetch("visits.outputs", run_id=run_id, visits=visits, before=before, most=max_characters)
+        with reading_run(run_id):
+            return {(row["step"], row["number"]): visit_from_row(row) for row in rows}
 
     def times(self, run_id: str, created_at: float, now: float) -> RunTimes:
         return read_times(self._context, run_id, created_at, now)

@@ -713,6 +713,37 @@ class RunsContract(ContractFixtures):
         assert store.visits.find(run.id, "a", 4) is store.visits.find(run.id, "a", 10**30) is None
         assert store.visits.find(run.id, "c") is store.visits.find("unknown", "a") is None
 
+    @pytest.mark.parametrize("text", [CYCLE, f"\n    mode: sequential{CYCLE}"])
+    def test_outputs_of_visits_are_read_together(self, store: Store, text: str) -> None:
+        run = start_run(store, text)
+        for number in range(4):
+            saved = {"n": "x" * 100 * number}
+            store.queue.commit(succeed(store, claim_visit(store, run, 1.0), saved=saved), 1.0)
+        claim_visit(store, run, 9.0)
+        last = store.runs.events(run.id)[-1].id
+        places = [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3), ("a", 9), ("none", 1)]
+        stored = {(visit.step, visit.number): visit for visit in store.runs.visits_with_outputs(run.id)}
+        assert store.visits.outputs(run.id, places, last, 10_000) == {
+            place: stored[place] for place in places[:5]
+        }
+        for most, read in ((0, []), (20, [("a", 1)]), (180, [("a", 1), ("b", 1)])):
+            found = store.visits.outputs(run.id, places[:4], last, most)
+            assert [place for place in places if place in found and found[place].saved] == read
+        assert store.visits.outputs(run.id, [], last, 10_000) == {}
+
+    def test_events_of_some_types_are_read_together(self, store: Store) -> None:
+        run, _ = start_run(store), start_run(store)
+        for _ in range(2):
+            store.queue.commit(succeed(store, claim_visit(store, run, 1.0)), 1.0)
+        history = store.runs.events(run.id)
+        for types in (["step.started"], ["step.completed", "workflow.started", "none"], []):
+            chosen = [event for event in history if event.type in types]
+            assert store.visits.events_of_types(run.id, types, 10, 10_000) == (chosen, False)
+            assert store.visits.events_of_types(run.id, types, len(chosen), 10_000) == (chosen, False)
+            if chosen:
+                assert store.visits.events_of_types(run.id, types, 1, 10_000) == (chosen[:1], len(chosen) > 1)
+                assert store.visits.events_of_types(run.id, types, 10, 1) == ([], True)
+
     def test_a_cursor_of_another_run_is_refused(self, store: Store) -> None:
         run, other = start_run(store), start_run(store)
         (event,), (foreign,) = store.runs.events(run.id), store.runs.events(other.id)

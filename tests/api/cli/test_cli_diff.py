@@ -10,12 +10,14 @@ import pytest
 from noetl.api.cli.display.run_diff import format_diff
 from noetl.api.service import run_comparison, run_diff
 from noetl.api.service.run_diff import (
+    COMPARED_EVENTS,
     ComparedPair,
     ComparedRun,
     ComparedVisit,
     compare_runs,
     read_visits,
 )
+from noetl.executor.model.events import Event
 from tests.api.cli.conftest import Command
 from tests.api.cli.test_cli_url import PLAYBOOK, ServedStore
 from tests.e2e.test_serve import run_service
@@ -78,14 +80,15 @@ def test_another_text_is_another_plan(noetl: Command, service: ServedStore) -> N
     assert "plan: differs in 2 lines" in noetl("runs", "diff", *ids, "--url", service.url).out
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MAX_READ_OUTPUTS", 1), ("MAX_SEARCHED_VISITS", 2)])
-def test_outputs_of_many_visits_are_not_read(
-    noetl: Command, service: ServedStore, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+@pytest.mark.parametrize("limit", ["MAX_READ_OUTPUTS", "MAX_OUTPUT_CHARACTERS"])
+def test_outputs_of_many_or_large_visits_are_not_read(
+    noetl: Command, service: ServedStore, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(run_comparison, limit, value)
+    monkeypatch.setattr(run_comparison, limit, 1)
     ids = [service.start(PLAYBOOK, "succeeded") for _ in range(2)]
-    lines = noetl("runs", "diff", *ids, "--url", service.url).out.splitlines()
-    assert "the outputs of 1 more visits were not compared" in lines
+    lines = noetl("runs", "diff", *ids, "--store", service.store).out.splitlines()
+    count = {"MAX_READ_OUTPUTS": 1, "MAX_OUTPUT_CHARACTERS": 2}[limit]
+    assert f"the outputs of {count} more visits were not compared" in lines
 
 
 def test_unknown_runs_are_named(noetl: Command, service: ServedStore) -> None:
@@ -118,9 +121,8 @@ def test_many_and_large_differences_are_bounded() -> None:
 
 def test_events_of_any_form_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_diff, "MAX_VISITS", 2)
-    event: dict[str, Any] = {"step": "a", "visit": None, "attempt": None, "duration_ms": None, "payload": {}}
-    types = ("step.started", "step.transition", "step.retrying", "step.failed", "step.waiting", "new.type")
+    types = (*COMPARED_EVENTS, "new.type")
     payloads: list[Any] = [{"targets": 7, "error": "no"}, {"targets": [1], "error": {}, "case": "x"}]
-    events = [{**event, "type": type, "payload": payload} for type in types for payload in payloads]
-    events += [{**event, "type": "step.started", "step": step} for step in ("@end", "b", "c")]
+    events = [Event(type, 0.0, "a", payload=payload) for type in types for payload in payloads]
+    events += [Event("step.started", 0.0, step) for step in ("@end", "b", "c")]
     assert list(read_visits(events)) == [("a", 1), ("b", 1)]

@@ -84,13 +84,26 @@ case when :step > 0 then floor(runs.created_at / :step)::bigint else 0 end
 -- name: has_end
 strpos(events, :end) > 0
 
--- The events of a row of the history, each with its place from 0. Operators of JSON refuse some texts that
+-- The events of a row of the history, each with its place from 1. Operators of JSON refuse some texts that
 -- events may have, so the members of an event are found in its text.
 -- name: event_rows
 json_array_elements(history.events::json) with ordinality as event (value, place)
 
 -- name: event_type
 split_part(event.value::text, '"', 2)
+
+-- name: event_place
+event.place - 1
+
+-- name: event_text
+event.value::text
+
+-- The rows of `:visits`, a JSON array of pairs of a step and the number of its visit.
+-- name: visit_rows
+(
+    select value ->> 0 as name, (value ->> 1)::integer as number
+    from json_array_elements(:visits::json)
+) as wanted
 
 -- name: event_time
 split_part(event.value::text, ',', 2)::double precision

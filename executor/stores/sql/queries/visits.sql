@@ -34,3 +34,24 @@ select seq from history where run_id = :run_id and seq >= :first and {has_end} o
 -- name: events
 select seq, events from history
 where run_id = :run_id and seq >= :first and seq <= :last and {has_needle} order by seq
+
+-- Visits that have started, with their outputs, of those that were created before a place. Together the
+-- outputs have at most `:most` characters. Larger ones are left out.
+-- name: outputs
+select {visit_columns}, saved, result from (
+    select *, sum(characters) over (order by position) as total from (
+        select visits.*, coalesce(length(saved), 0) + coalesce(length(result), 0) as characters
+        from (select distinct name from {visit_rows}) as steps
+        cross join visits
+        where run_id = :run_id and step = name and position < :before and {has_started}
+        and (step, number) in (select wanted.name, wanted.number from {visit_rows})
+    ) as measured where characters <= :most
+) as summed where total <= :most order by position
+
+-- The first events of some types. Past `:most` characters together they are null.
+-- name: events_of_types
+select seq, place, case when sum(length(event)) over (order by seq, place) <= :most then event end as event
+from (
+    select seq, {event_place} as place, {event_text} as event from history cross join {event_rows}
+    where run_id = :run_id and {event_type} {in_ids} order by seq, {event_place} limit :limit
+) as chosen order by seq, place

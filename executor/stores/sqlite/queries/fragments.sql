@@ -78,6 +78,19 @@ json_each(history.events) as event
 -- name: event_type
 substr(event.value, 3, instr(substr(event.value, 3, 40), '"') - 1)
 
+-- name: event_place
+event.key
+
+-- name: event_text
+event.value
+
+-- The rows of `:visits`, a JSON array of pairs of a step and the number of its visit.
+-- name: visit_rows
+(
+    select json_extract(value, '$[0]') as name, json_extract(value, '$[1]') as number
+    from json_each(:visits)
+) as wanted
+
 -- name: event_time
 json_extract(event.value, '$[1]')
 
