@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from noetl.executor.model.run_history import RunRecords
 
 _MAX_SHOWN_REASONS = 3
+_MAX_SHOWN_NAMES = 10
 
 
 def check_same_plan(run_id: str, events: Iterable[Event], visits: Iterable[Visit], result: str) -> None:
@@ -81,7 +82,7 @@ def _refuse(point: RestartPoint, verdict: SwitchVerdict) -> RejectedError:
         return RejectedError(
             "cannot_continue", f"{where}: {describe_reasons(verdict.reasons)}", verdict=verdict.to_json()
         )
-    names = ", ".join(f"`{required.name}` (line {required.line})" for required in verdict.required)
+    names = describe_required(verdict)
     fix = "start without dropping the other branches" if point.drops_siblings else "start at an earlier step"
     return RejectedError(
         "cannot_continue", f"{where}: NC113: no value for {names}; {fix}", verdict=verdict.to_json()
@@ -100,3 +101,18 @@ def describe_reasons(reasons: Sequence[Reason]) -> str:
     ]
     more = len(reasons) - len(shown)
     return "; ".join(shown) + (f"; and {more} more" if more else "")
+
+
+def describe_required(verdict: SwitchVerdict) -> str:
+    """Return the first names for which a verdict requires values, with their lines.
+
+    >>> from noetl.planner.continuation.verdict import Required
+    >>> describe_required(SwitchVerdict(required=(Required("a", line=7), Required("b")), more_required=40))
+    '`a` (line 7), `b` and 40 more'
+    """
+    shown = ", ".join(
+        f"`{required.name}`" + (f" (line {required.line})" if required.line else "")
+        for required in verdict.required[:_MAX_SHOWN_NAMES]
+    )
+    more = max(len(verdict.required) - _MAX_SHOWN_NAMES, 0) + verdict.more_required
+    return shown + (f" and {more:,} more" if more else "")

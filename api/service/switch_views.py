@@ -29,12 +29,14 @@ class VerdictEntry(View, schema_name="Verdict"):
     """The answer to the question whether a run may continue in another version.
 
     With reasons, it is no. With required values, it is yes as soon as they are given. Notices refuse nothing.
+    `more_required` is present if more values are required than are listed. It counts the others.
     """
 
     may_continue: bool
     reasons: Sequence[VerdictReason]
     required: Sequence[RequiredValue]
     notices: Sequence[VerdictReason]
+    more_required: int | None = None
 
     @classmethod
     def from_verdict(cls, verdict: SwitchVerdict) -> VerdictEntry:
@@ -45,4 +47,5 @@ class VerdictEntry(View, schema_name="Verdict"):
             reasons=[VerdictReason(**reason) for reason in data["reasons"]],
             required=[RequiredValue(**required) for required in data["required"]],
             notices=[VerdictReason(**notice) for notice in data["notices"]],
+            more_required=verdict.more_required or None,
         )

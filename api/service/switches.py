@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from noetl.api.service.compiler import InlinePlaybook, PlanSource
 from noetl.api.service.playbooks import registered_playbook
 from noetl.api.service.preview_views import ResumePreview
-from noetl.api.service.restarts import describe_reasons
+from noetl.api.service.restarts import describe_reasons, describe_required
 from noetl.api.service.resume_preview import ResumePreviewService
 from noetl.api.service.runs import RunService, identify_request
 from noetl.api.service.switch_views import VerdictEntry
@@ -252,10 +252,7 @@ def refuse_switch(run_id: str, verdict: SwitchVerdict) -> RejectedError:
     if verdict.reasons:
         message = f"run {run_id} cannot continue in this version: {describe_reasons(verdict.reasons)}"
     else:
-        names = ", ".join(
-            f"`{required.name}`" + (f" (line {required.line})" if required.line else "")
-            for required in verdict.required
-        )
+        names = describe_required(verdict)
         message = (
             f"run {run_id} can continue in this version only with values for {names}; give them with `set`"
         )

@@ -17,7 +17,7 @@ Cost: linear in the new version without a changed history; otherwise that of its
 In sequential mode, branches that wait for their turn are a part of the state. Their order must be that of the
 new version (`noetl.executor.model.sequential_history`), and nothing that was performed may have changed.
 
-Limits: guards are not evaluated. At most MAX_REASONS reasons and notices are listed.
+Limits: guards are not evaluated. At most MAX_REASONS reasons, required values and notices are listed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ ALL_CONDITIONS = frozenset(
 
 
 MAX_REASONS = 100
-"""How many reasons, and how many notices, a verdict lists. A request may name thousands of wrong steps."""
+"""How many reasons, required values and notices a verdict lists. A request may name thousands of steps."""
 
 
 def may_continue(
@@ -99,8 +99,9 @@ class SwitchJudge:
             else:
                 with gc_paused(), temporary_templates():
                     self.check_rest(version, state, catalogue)
+        required, more = self.required[:MAX_REASONS], max(len(self.required) - MAX_REASONS, 0)
         reasons, notices = self.reasons[:MAX_REASONS], self.notices[:MAX_REASONS]
-        return SwitchVerdict(tuple(reasons), tuple(self.required), tuple(notices))
+        return SwitchVerdict(tuple(reasons), tuple(required), tuple(notices), more)
 
     def refuse(self, code: str, message: str, step: str | None = None, line: int | None = None) -> None:
         """Add a reason, unless there are too many. Without a line, it is that of the step."""
@@ -406,11 +407,13 @@ class SwitchJudge:
             for finding in self.find_new_findings(version, again):
                 if finding.code in ("NP301", "NP302"):
                     self.refuse_finding(finding, again)
+        required = {known.name for known in self.required}
         for finding in findings:
             name = _undefined_name(finding)
             if name is None:
                 self.refuse_finding(finding, continuation)
-            elif "names" in self.conditions and all(known.name != name for known in self.required):
+            elif "names" in self.conditions and name not in required:
+                required.add(name)
                 self.required.append(Required(name, "any", finding.span.line))
 
     def find_new_findings(self, version: NewVersion, continuation: Continuation) -> list[Diagnostic]:

@@ -108,12 +108,13 @@ class SwitchVerdict:
     """The answer to the question whether a run may continue in another plan.
 
     With `reasons`, the answer is no. With `required`, it is yes as soon as these values are given. `notices`
-    refuse nothing.
+    refuse nothing. `more_required` counts values that are needed, too, and not listed.
     """
 
     reasons: tuple[Reason, ...] = ()
     required: tuple[Required, ...] = ()
     notices: tuple[Reason, ...] = ()
+    more_required: int = 0
 
     @property
     def is_yes(self) -> bool:
@@ -125,5 +126,6 @@ class SwitchVerdict:
             "may_continue": self.is_yes,
             "reasons": [reason.to_json() for reason in self.reasons],
             "required": [required.to_json() for required in self.required],
+            **({"more_required": self.more_required} if self.more_required else {}),
             "notices": [notice.to_json() for notice in self.notices],
         }

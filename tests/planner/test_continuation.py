@@ -11,6 +11,7 @@ from textwrap import dedent
 
 import pytest
 
+from noetl.api.service.switches import refuse_switch
 from noetl.executor.actions import catalogue
 from noetl.planner.compile import compile_playbook
 from noetl.planner.continuation.judge import ALL_CONDITIONS, SwitchJudge, may_continue
@@ -923,3 +924,13 @@ def test_thousands_of_wrong_names_are_a_hundred_reasons() -> None:
     verdict = judge(CHAIN, flow("a > b\nb +x > c\nc"), AT_B, renamed=renamed)
     assert len(verdict.reasons) == 100
     assert len(str(verdict.to_json())) < 20_000
+
+
+def test_of_thousands_of_missing_values_a_hundred_are_listed() -> None:
+    names = "".join(f"  k{number}: string\n" for number in range(5_000))
+    verdict = judge(CHAIN, flow("a > b\nb > c\nc", f"input:\n{names}"), AT_B)
+    assert (verdict.is_yes, len(verdict.required), verdict.more_required) == (False, 100, 4_900)
+    assert verdict.to_json()["more_required"] == 4_900
+    message = refuse_switch("r", verdict).message
+    assert "`k9` (line 12) and 4,990 more" in message
+    assert len(message) < 400

@@ -243,6 +243,7 @@ export interface Verdict {
   may_continue: boolean;
   reasons: VerdictReason[];
   required: { name: string; type: string; line: number | null }[];
+  more_required?: number;
   notices: VerdictReason[];
 }
 
