@@ -212,8 +212,6 @@ def identify_caller(request: Request, scope: str) -> Caller:
         return LOCAL_CALLER  # The middleware has accepted the address.
     authorization = request.headers.getlist("authorization")
     credentials, address = next(iter(authorization), None), peer_address(request.scope)
-    if credentials is not None and context.services().limits.familiar.tenant_of(credentials) is None:
-        context.services().limits.failures.check(address)
     caller = _counted(context, credentials, lambda: authenticator.authenticate(authorization), address)
     if not caller.may(scope):
         raise insufficient_scope(scope)
@@ -353,8 +351,6 @@ class AccessControl:
         if problem is None and opened is not None and opened.authenticator.is_known_as_optional():
             return LOCAL_CALLER  # without a thread, which would take a tenth of a short request
         text = credentials.text
-        if opened is not None and text is not None and opened.limits.familiar.tenant_of(text) is None:
-            opened.limits.failures.check(peer_address(scope))  # without a thread, because many may come
 
         def authenticate() -> Caller | None:
             authenticator = self._context.services().authenticator
@@ -375,7 +371,10 @@ class AccessControl:
                 raise insufficient_scope(access.scope)
             return caller
 
-        return await run_in_threadpool(authenticate)
+        if opened is None or text is None or opened.limits.familiar.tenant_of(text) is not None:
+            return await run_in_threadpool(authenticate)
+        async with opened.limits.spare_checks.place(opened.limits.failures.refusal(peer_address(scope))):
+            return await run_in_threadpool(authenticate)
 
 
 def _counted(
@@ -383,25 +382,30 @@ def _counted(
 ) -> Caller:
     """Return the caller of a request whom `identify` returns, and count the request.
 
+    An address without an attempt left may have a right caller nevertheless: others may share the address.
+
     Raises:
         Problem: 401, 429 or 503.
     """
     limits = context.services().limits
     is_counted = credentials is not None and limits.familiar.tenant_of(credentials) is None
-    if is_counted:
-        limits.failures.take(address)  # before the answer is known, so that many at once cannot pass
+    # Before the answer is known, so that many at once cannot pass.
+    refusal = limits.failures.take_or_refusal(address) if is_counted else None
     try:
         caller = identify()
     except Exception as error:
         is_failure = isinstance(error, Problem) and error.status == HTTPStatus.UNAUTHORIZED
-        if is_counted and not is_failure:
+        if is_failure and refusal is not None:
+            raise refusal from None
+        if is_counted and not is_failure and refusal is None:
             limits.failures.give_back(address)  # The store or the issuer is away, and the key may be right.
         elif is_failure and credentials is not None and not is_counted:
             limits.familiar.forget(credentials)  # They were revoked, or have expired.
             limits.failures.take(address)
         raise
     if credentials is not None and is_counted:
-        limits.failures.give_back(address)
+        if refusal is None:
+            limits.failures.give_back(address)
         limits.familiar.add(credentials, caller.tenant)
     limits.callers.check(caller)
     return caller

@@ -11,19 +11,24 @@ communications", 1986).
 
 Cost: at most 64 writes in a minute for each caller and process, however many requests arrive.
 
+Clients behind one proxy may have one address. So an address without an attempt left may still send
+credentials. SPARE_CHECKS of them are checked at a time. Right ones are accepted, and wrong ones are 429.
+
 Limits: in any minute, each process may allow 5 % of the limit beyond it. Of addresses and credentials, the
 MAX_ADDRESSES and MAX_FAMILIAR latest are remembered.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import ipaddress
 import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -40,6 +45,13 @@ MAX_ADDRESSES = 10_000
 MAX_FAMILIAR = 10_000
 MAX_CALLERS = 10_000
 _IPV6_NETWORK_BITS = 64
+
+SPARE_CHECKS = 16
+"""How many credentials of addresses without an attempt left are checked at a time. Each takes a thread, and
+up to `jwt.MAX_WAITING` of them may wait for the keys of the token issuer."""
+
+MAX_SPARE_CHECKS = 1000
+"""How many of them may be checked or wait for it."""
 
 Value = TypeVar("Value")
 
@@ -171,14 +183,11 @@ class AddressLimiter:
         self._clock = clock
         self._buckets = _Latest[_Bucket](MAX_ADDRESSES)
 
-    def check(self, address: str) -> None:
-        """Raise unless the address has an attempt left.
-
-        Raises:
-            Problem: 429.
-        """
+    def refusal(self, address: str) -> Problem | None:
+        """Return the problem of an address without an attempt left, 429, or None."""
         if self._limit and (left := self._refilled(address).left) < 1:
-            raise too_many_requests(self._policy, self._limit, (1 - left) * WINDOW_SECONDS / self._limit)
+            return too_many_requests(self._policy, self._limit, (1 - left) * WINDOW_SECONDS / self._limit)
+        return None
 
     def take(self, address: str) -> None:
         """Count an attempt of an address.
@@ -186,9 +195,15 @@ class AddressLimiter:
         Raises:
             Problem: 429, the address has no attempt left.
         """
-        self.check(address)
-        if self._limit:
+        if (refusal := self.take_or_refusal(address)) is not None:
+            raise refusal
+
+    def take_or_refusal(self, address: str) -> Problem | None:
+        """Count an attempt of an address, or return the problem of an address without one."""
+        refusal = self.refusal(address)
+        if self._limit and refusal is None:
             self._refilled(address).left -= 1
+        return refusal
 
     def give_back(self, address: str) -> None:
         """Count an attempt of an address no longer, because it has succeeded."""
@@ -201,6 +216,33 @@ class AddressLimiter:
         gained = (now - bucket.updated_at) * self._limit / WINDOW_SECONDS
         bucket.left, bucket.updated_at = min(bucket.left + gained, float(self._limit)), now
         return bucket
+
+
+class SpareChecks:
+    """The checks of credentials of addresses without an attempt left, a few at a time in one event loop."""
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(SPARE_CHECKS)
+        self._count = 0
+
+    @asynccontextmanager
+    async def place(self, refusal: Problem | None) -> AsyncIterator[None]:
+        """Take a place for a check if there is a `refusal`; without one, none is needed.
+
+        Raises:
+            Problem: the refusal, if too many wait for a place.
+        """
+        if refusal is None:
+            yield
+            return
+        if self._count >= MAX_SPARE_CHECKS:
+            raise refusal
+        self._count += 1
+        try:
+            async with self._places:
+                yield
+        finally:
+            self._count -= 1
 
 
 class FamiliarCredentials:
@@ -291,6 +333,7 @@ class RequestLimits:
     callers: RateLimiter
     failures: AddressLimiter
     familiar: FamiliarCredentials
+    spare_checks: SpareChecks
     callbacks: AddressLimiter
     unknown_tokens: AddressLimiter
     webhooks: AddressLimiter
@@ -303,6 +346,7 @@ def create_request_limits(settings: RateSettings, count: CountRequests) -> Reque
         RateLimiter(settings, count),
         AddressLimiter("failures", settings.failures),
         FamiliarCredentials(),
+        SpareChecks(),
         AddressLimiter("callbacks", settings.callbacks),
         AddressLimiter("unknown-tokens", settings.failures),
         AddressLimiter("webhooks", settings.callbacks),

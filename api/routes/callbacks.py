@@ -172,19 +172,23 @@ async def _with_limits(request: Request, find: Callable[[], Found]) -> Found:
 
     Raises:
         Problem: 429.
-        RejectedError: as `find`. An unknown token is counted once more.
+        RejectedError: as `find`. An unknown token is counted once more. Beyond the limit it is 429.
     """
     limits, address = opened_services(request).limits, peer_address(request.scope)
     limits.callbacks.take(address)
-    limits.unknown_tokens.take(address)
+    refusal = limits.unknown_tokens.take_or_refusal(address)
+    is_unknown = False
     try:
-        found = await run_in_threadpool(find)
+        async with limits.spare_checks.place(refusal):
+            return await run_in_threadpool(find)
     except RejectedError as error:
-        if error.reason != "unknown_token":
-            limits.unknown_tokens.give_back(address)
+        is_unknown = error.reason == "unknown_token"
+        if is_unknown and refusal is not None:
+            raise refusal from None
         raise
-    limits.unknown_tokens.give_back(address)
-    return found
+    finally:
+        if refusal is None and not is_unknown:
+            limits.unknown_tokens.give_back(address)
 
 
 def _prefers_page(request: Request) -> bool:

@@ -175,11 +175,7 @@ def _counted_failures(limiter: AddressLimiter, address: str) -> Iterator[None]:
 
     A signed request is accepted nevertheless: other senders may have the same address, and not all repeat.
     """
-    refusal: Problem | None = None
-    try:
-        limiter.take(address)
-    except Problem as problem:
-        refusal = problem
+    refusal = limiter.take_or_refusal(address)
     try:
         yield
     except (NotFoundError, Problem):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,6 +26,7 @@ from noetl.api.auth.rate_limits import (
     read_rate_settings,
 )
 from noetl.api.http.problems import Problem
+from noetl.api.service.callbacks import CallbackService
 from noetl.executor.errors import SettingError, StoreAwayError
 from noetl.executor.model.request_counts import SLOT_SECONDS, RequestBatch
 from noetl.executor.stores.memory.store import MemoryStore
@@ -124,14 +126,14 @@ def test_an_address_gains_attempts_with_time() -> None:
     clock.now += 5
     assert sum(is_allowed(lambda: limiter.take("192.0.2.1")) for _ in range(100)) == 5
     limiter.give_back("192.0.2.1")
-    assert is_allowed(lambda: limiter.check("192.0.2.1"))
+    assert limiter.refusal("192.0.2.1") is None
 
 
 def test_one_client_may_have_a_network_of_ipv6() -> None:
     limiter = AddressLimiter("failures", 1, Time())
     limiter.take("2001:db8::1")
-    assert not is_allowed(lambda: limiter.check("2001:db8::2"))
-    assert is_allowed(lambda: limiter.check("2001:db8:0:1::1"))
+    assert limiter.refusal("2001:db8::2") is not None
+    assert limiter.refusal("2001:db8:0:1::1") is None
 
 
 def test_few_addresses_and_credentials_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,8 +176,7 @@ class TestService:
         headers = {"Authorization": f"Bearer {key}"}
         return [(await http.get("/workflows", headers=headers)).status_code for _ in range(times)]
 
-    async def test_wrong_keys_are_refused_without_a_look_up(self, key: str, http: httpx.AsyncClient) -> None:
-        assert await self.statuses(http, key, 1) == [200]
+    async def test_wrong_keys_are_refused_beyond_a_number(self, key: str, http: httpx.AsyncClient) -> None:
         wrong = f"noetl_{'0' * 12}_{'0' * 64}"
         statuses = await self.statuses(http, wrong, 50)
         assert statuses[:20] == [401] * 20
@@ -186,6 +187,43 @@ class TestService:
             429,
             "too-many-requests",
         )
+
+    async def test_few_keys_of_a_refused_address_are_checked_at_a_time(
+        self, key: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await self.statuses(http, "noetl_wrong", 25)
+        monkeypatch.setattr(rate_limits, "MAX_SPARE_CHECKS", 0)
+        assert await self.statuses(http, key, 1) == [429]
+        monkeypatch.setattr(rate_limits, "MAX_SPARE_CHECKS", 1000)
+        active, most = 0, 0
+        authenticate = Authenticator.authenticate
+
+        def observe(authenticator: Authenticator, authorization: list[str]) -> Caller:
+            nonlocal active, most
+            active += 1
+            most = max(most, active)
+            time.sleep(0.01)
+            active -= 1
+            return authenticate(authenticator, authorization)
+
+        monkeypatch.setattr(Authenticator, "authenticate", observe)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(60):
+                group.create_task(self.statuses(http, "noetl_wrong", 1))
+            right = group.create_task(self.statuses(http, key, 1))
+        assert right.result() == [200]
+        assert 2 <= most <= rate_limits.SPARE_CHECKS
+
+    async def test_a_right_token_of_a_callback_is_accepted_from_a_refused_address(
+        self, key: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number in range(30):
+            await http.post(f"/workflows/callbacks/{number:064}")
+        with monkeypatch.context() as patch:
+            patch.setattr(CallbackService, "check_token", lambda *_: None)
+            patch.setattr(CallbackService, "record_heartbeat", lambda *_: None)
+            assert (await http.post(f"/workflows/callbacks/{1:064}/heartbeat")).status_code == 202
+        assert (await http.post(f"/workflows/callbacks/{1:064}/heartbeat")).status_code == 429
 
     async def test_a_key_that_was_revoked_counts_as_wrong(
         self, key: str, http: httpx.AsyncClient, settings: dict[str, str]
