@@ -2,9 +2,10 @@
 
     python -m tests.api.generated_requests --max-examples 500 --seed 7
 
-Each option is one of `st run`. The command starts a service of its own, and sends the requests to it. It
-fails if a response has a status of 5XX, or anything that the document does not declare. It also fails if a
-request that the document forbids is accepted, or one that it allows is refused for its form.
+Each option is one of `st run`. The command starts a service of its own, and sends the requests to it. Its
+store is a new file, or the empty one of `NOETL_STORE`. The command fails if a response has a status of 5XX,
+or anything that the document does not declare. It also fails if a request that the document forbids is
+accepted, or one that it allows is refused for its form.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,10 +63,15 @@ PLAYBOOKS = {
 }
 
 
-def send_generated_requests(folder: Path, *options: str) -> list[subprocess.CompletedProcess[str]]:
-    """Send requests to a service with a store in `folder`. Return the finished `st run` of each part."""
+def send_generated_requests(
+    folder: Path, *options: str, store_url: str = "", parts: Sequence[str] = tuple(PARTS)
+) -> list[subprocess.CompletedProcess[str]]:
+    """Send requests to a service. Return the finished `st run` of each part.
+
+    The store is a file in `folder` unless it has an address. `parts` are keys of PARTS.
+    """
     settings = {
-        "NOETL_STORE": f"sqlite:///{folder / 'noetl.db'}",
+        "NOETL_STORE": store_url or f"sqlite:///{folder / 'noetl.db'}",
         "NOETL_WORKERS": "1",
         "NOETL_ALLOW_ACTIONS": "set,log,wait,fail,callback,workflow",
         "NOETL_RATE_FAILURES": "0",
@@ -72,7 +79,7 @@ def send_generated_requests(folder: Path, *options: str) -> list[subprocess.Comp
     keys = {}
     store = open_store(settings["NOETL_STORE"])
     # Each part has a tenant of its own, so that it removes nothing that another needs.
-    for number, phases in enumerate(PARTS):
+    for number, phases in enumerate(parts):
         keys[phases], record = create_api_key("generated", ["admin"], f"tenant-{number}", 1.0)
         store.keys.add(record)
     store.close()
@@ -82,42 +89,43 @@ def send_generated_requests(folder: Path, *options: str) -> list[subprocess.Comp
     app.state.list_stream_seconds = 0.1  # The client reads each response to its end.
     with serve(app, ConnectionTable(100)) as port:
         address = f"http://127.0.0.1:{port}"
-        playbooks = [yaml.safe_load(text) for text in PLAYBOOKS.values()]
 
         def run(phases: str) -> subprocess.CompletedProcess[str]:
-            authorization = f"Bearer {keys[phases]}"
-            command = [
-                *(
-                    str(Path(sys.executable).with_name("st")),
-                    "--no-color",
-                    "--config-file",
-                    configuration.name,
-                ),
-                *("run", f"{address}/openapi.json", "--header", f"Authorization: {authorization}"),
-                *("--phases", phases, "--exclude-checks", "positive_data_acceptance"),
-                *("--suppress-health-check", "all", "--continue-on-failure"),
-                *("--request-timeout", str(TIMEOUT_SECONDS), *options, *PARTS[phases]),
-            ]
-            environment = {
-                **os.environ,
-                "SCHEMATHESIS_HOOKS": str(HOOKS),
-                "IDENTIFIERS": json.dumps(create_resources(address, authorization)),
-                "PHASES": phases,
-                "PLAYBOOKS": json.dumps(playbooks),
-                "PYTHONPATH": str(ROOT),
-            }
-            return subprocess.run(
-                command,
-                check=False,
-                cwd=folder,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
+            return run_schemathesis(configuration, address, f"Bearer {keys[phases]}", phases, options)
 
-        with ThreadPoolExecutor(len(PARTS)) as pool:
-            return list(pool.map(run, PARTS))
+        with ThreadPoolExecutor(len(parts)) as pool:
+            return list(pool.map(run, parts))
+
+
+def run_schemathesis(
+    configuration: Path, address: str, authorization: str, phases: str, options: Sequence[str]
+) -> subprocess.CompletedProcess[str]:
+    """Run `st run` with a key of PARTS, and return it when it has finished."""
+    command = [
+        str(Path(sys.executable).with_name("st")),
+        *("--no-color", "--config-file", configuration.name),
+        *("run", f"{address}/openapi.json", "--header", f"Authorization: {authorization}"),
+        *("--phases", phases, "--exclude-checks", "positive_data_acceptance"),
+        *("--suppress-health-check", "all", "--continue-on-failure"),
+        *("--request-timeout", str(TIMEOUT_SECONDS), *options, *PARTS[phases]),
+    ]
+    environment = {
+        **os.environ,
+        "SCHEMATHESIS_HOOKS": str(HOOKS),
+        "IDENTIFIERS": json.dumps(create_resources(address, authorization)),
+        "PHASES": phases,
+        "PLAYBOOKS": json.dumps([yaml.safe_load(text) for text in PLAYBOOKS.values()]),
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.run(
+        command,
+        check=False,
+        cwd=configuration.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def create_resources(address: str, authorization: str) -> dict[str, list[str]]:
@@ -151,6 +159,8 @@ def create_resources(address: str, authorization: str) -> dict[str, list[str]]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        parts = send_generated_requests(Path(scratch), *sys.argv[1:])
-    print("\n".join(part.stdout for part in parts))
-    sys.exit(max(part.returncode for part in parts))
+        finished = send_generated_requests(
+            Path(scratch), *sys.argv[1:], store_url=os.environ.get("NOETL_STORE", "")
+        )
+    print("\n".join(part.stdout for part in finished))
+    sys.exit(max(part.returncode for part in finished))
