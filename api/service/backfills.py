@@ -45,11 +45,12 @@ class BackfillService:
         Raises:
             RejectedError: `invalid_cursor`.
         """
+        scope = self.context.cursor_scope("backfills")
         entries, next_cursor = self.context.store.outbox.find(
-            self.context.tenant, OutboxKind.BACKFILL, limit=limit, cursor=cursor
+            self.context.tenant, OutboxKind.BACKFILL, limit=limit, cursor=scope.open(cursor)
         )
         items = [BackfillEntry.from_backfill(Backfill.from_json(entry.record)) for entry in entries]
-        return BackfillPage(items=items, next_cursor=next_cursor)
+        return BackfillPage(items=items, next_cursor=scope.close(next_cursor))
 
     def get(self, backfill_id: str) -> BackfillEntry:
         """Return a backfill.

@@ -118,8 +118,10 @@ class CalendarService:
         if request.playbook is not None and request.trigger is not None:
             trigger = store.get(tenant, request.playbook, request.trigger)
             return ([] if trigger is None else [trigger]), None
-        found, cursor = store.find(tenant, request.playbook, limit=request.limit, cursor=request.cursor)
-        return [trigger for trigger in found if request.trigger in (None, trigger.name)], cursor
+        scope = self.context.cursor_scope("calendar", request.playbook, request.trigger)
+        place = scope.open(request.cursor)
+        found, cursor = store.find(tenant, request.playbook, limit=request.limit, cursor=place)
+        return [trigger for trigger in found if request.trigger in (None, trigger.name)], scope.close(cursor)
 
     def _read_schedules(self, triggers: Sequence[LiveTrigger]) -> Mapping[str, Mapping[str, Schedule]]:
         """Return the schedules of each playbook by the names of their triggers."""

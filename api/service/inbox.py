@@ -68,6 +68,8 @@ class InboxService:
             RejectedError: `invalid_cursor`.
         """
         found: list[tuple[WaitPlace, InboxEntry]] = []
+        scope = self.context.cursor_scope("inbox")
+        cursor = scope.open(cursor)
         for _ in range(_MAX_READS):
             waits, cursor = self.context.store.waits.find_open(
                 self.context.tenant, limit=limit - len(found), cursor=cursor
@@ -81,7 +83,7 @@ class InboxService:
             if cursor is None or len(found) == limit:
                 break
         found.sort(key=lambda pair: pair[0])
-        return InboxPage(items=[entry for _, entry in found], next_cursor=cursor)
+        return InboxPage(items=[entry for _, entry in found], next_cursor=scope.close(cursor))
 
     def answer(self, run_id: str, request: AnswerRequest) -> WaitKey:
         """Answer a question of a step, and return the key of its wait.

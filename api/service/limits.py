@@ -31,9 +31,10 @@ from noetl.executor.model.gates import (
     Gate,
     GateKey,
     LimitKind,
+    Slot,
     named_gate,
 )
-from noetl.executor.stores.cursors import write_key_cursor
+from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.planner.diagnostics.diagnostic import did_you_mean
 from noetl.planner.diagnostics.wording import abbreviate, as_code
 from noetl.planner.frozen import frozen
@@ -51,6 +52,8 @@ LIMITS_PER_PAGE = 100
 MAX_LIMITS_OF_PAGE = 1000
 MAX_SHARED_OF_PAGE = 100
 """The most entries of a page of the queue of a shared limit."""
+MAX_SHARED_ENTRIES = 1000
+"""How many entries of the queue of a shared limit its pages have together."""
 
 _MAX_SHOWN_LIMITS = 5
 
@@ -70,6 +73,8 @@ class LimitService:
             RejectedError: `invalid_cursor`.
         """
         gates, tenant = self.context.store.gates, self.context.tenant
+        scope = self.context.cursor_scope("limits", in_use)
+        cursor = scope.open(cursor)
         found, following = gates.find(tenant, named=not in_use, limit=limit, cursor=cursor)
         if not in_use:
             shared, more = gates.find(SHARED_TENANT, named=True, limit=limit, cursor=cursor)
@@ -77,7 +82,7 @@ class LimitService:
             found = sorted(merged.values(), key=lambda gate: gate.key.id)[:limit]
             if following or more or len(merged) > limit:
                 following = write_key_cursor(found[-1].key.id)
-        return LimitPage(items=[self._entry(gate) for gate in found], next_cursor=following)
+        return LimitPage(items=[self._entry(gate) for gate in found], next_cursor=scope.close(following))
 
     def get(self, name: str) -> LimitEntry:
         """Return a limit.
@@ -140,7 +145,8 @@ class LimitService:
     def queue(self, name: str, *, limit: int = LIMITS_PER_PAGE, cursor: str | None = None) -> LimitQueue:
         """Return a page of what holds units of a limit, and what waits for them.
 
-        That of a shared limit does not name the runs of other tenants, and has MAX_SHARED_OF_PAGE entries.
+        That of a shared limit names no runs of other tenants, also not in its cursor. So its pages are those
+        of the first MAX_SHARED_ENTRIES entries, with MAX_SHARED_OF_PAGE each.
 
         Raises:
             NotFoundError: there is no such limit, or an own limit is not in use.
@@ -148,8 +154,12 @@ class LimitService:
         """
         key = self._get(name).key
         is_shared = key.tenant == SHARED_TENANT
-        limit = min(limit, MAX_SHARED_OF_PAGE) if is_shared else limit
-        slots, next_cursor = self.context.store.gates.slots_at(key, limit=limit, cursor=cursor)
+        scope = self.context.cursor_scope("queue", key.tenant, key.id)
+        cursor = scope.open(cursor)
+        if is_shared:
+            slots, next_cursor = self._read_shared_slots(key, min(limit, MAX_SHARED_OF_PAGE), cursor)
+        else:
+            slots, next_cursor = self.context.store.gates.slots_at(key, limit=limit, cursor=cursor)
         now = self.context.store.clock()
         ids = sorted({slot.owner.run_id for slot in slots}) if is_shared else []
         own_runs = self.context.store.visits.summaries(self.context.tenant, ids)
@@ -157,7 +167,19 @@ class LimitService:
             LimitUse.from_slot(slot, now, is_foreign=is_shared and slot.owner.run_id not in own_runs)
             for slot in slots
         ]
-        return LimitQueue(items=uses, next_cursor=next_cursor)
+        return LimitQueue(items=uses, next_cursor=scope.close(next_cursor))
+
+    def _read_shared_slots(
+        self, key: GateKey, limit: int, cursor: str | None
+    ) -> tuple[list[Slot], str | None]:
+        """Return a page of the slots of a shared limit. A cursor is the number of those before the page."""
+        first = 0 if cursor is None else int(read_key_cursor(cursor, int))
+        if not 0 <= first < MAX_SHARED_ENTRIES:
+            raise RejectedError("invalid_cursor", "the cursor does not belong to this list")
+        last = min(first + limit, MAX_SHARED_ENTRIES)
+        slots, following = self.context.store.gates.slots_at(key, limit=last)
+        has_more = following is not None and last < MAX_SHARED_ENTRIES
+        return slots[first:], write_key_cursor(last) if has_more else None
 
     def _entry(self, gate: Gate) -> LimitEntry:
         return LimitEntry.from_gate(gate, self.context.store.clock())

@@ -42,6 +42,8 @@ class NotificationService:
         """
         outbox, tenant = self.context.store.outbox, self.context.tenant
         items: list[NotificationEntry] = []
+        scope = self.context.cursor_scope("notifications", state)
+        cursor = scope.open(cursor)
         for _ in range(MAX_READS):
             found, cursor = outbox.find(
                 tenant, OutboxKind.NOTIFICATION, limit=limit - len(items), cursor=cursor
@@ -53,7 +55,7 @@ class NotificationService:
             ]
             if cursor is None or len(items) >= limit:
                 break
-        return NotificationPage(items=items, next_cursor=cursor)
+        return NotificationPage(items=items, next_cursor=scope.close(cursor))
 
     def get(self, id: str) -> NotificationEntry:
         """Return a notification.

@@ -149,12 +149,14 @@ class PlaybookService:
             NotFoundError: the registry has no playbook of the name.
             RejectedError: `invalid_cursor`.
         """
-        registry = self.context.store.registry
-        playbooks, next_cursor = registry.find(self.context.tenant, name, limit=limit, cursor=cursor)
+        registry, scope = self.context.store.registry, self.context.cursor_scope("playbooks", name)
+        place = scope.open(cursor)
+        playbooks, next_cursor = registry.find(self.context.tenant, name, limit=limit, cursor=place)
         if name is not None and cursor is None and not playbooks:
             raise unknown_playbook(name, None)
         are_newest = name is None
-        return PlaybookPage(items=self._entries(playbooks, are_newest=are_newest), next_cursor=next_cursor)
+        entries = self._entries(playbooks, are_newest=are_newest)
+        return PlaybookPage(items=entries, next_cursor=scope.close(next_cursor))
 
     def search(self, text: str, *, limit: int = 100, cursor: str | None = None) -> PlaybookPage:
         """Return one page of the playbooks whose name has a text, as `find` does. Case makes no difference.
@@ -166,12 +168,14 @@ class PlaybookService:
         """
         registry, wanted = self.context.store.registry, fold_case(text)
         items: list[RegisteredPlaybook] = []
+        scope = self.context.cursor_scope("search", wanted)
+        cursor = scope.open(cursor)
         for _ in range(MAX_SEARCH_READS):
             found, cursor = registry.find(self.context.tenant, limit=limit - len(items), cursor=cursor)
             items += [playbook for playbook in found if wanted in fold_case(playbook.name)]
             if cursor is None or len(items) == limit:
                 break
-        return PlaybookPage(items=self._entries(items, are_newest=True), next_cursor=cursor)
+        return PlaybookPage(items=self._entries(items, are_newest=True), next_cursor=scope.close(cursor))
 
     def get(self, name: str, version: str | None = None) -> PlaybookText:
         """Return a registered playbook, of `version` or the newest one, with its text.

@@ -19,14 +19,13 @@ may compute them anew for each page.
 
 from __future__ import annotations
 
-import json
 import math
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
 from noetl.api.service.headlines import Headline
+from noetl.api.service.list_cursors import CursorScope
 from noetl.api.service.overviews import RunReader
 from noetl.api.service.run_data import RunDataService
 from noetl.api.service.tenant import TenantContext
@@ -67,8 +66,6 @@ DEFAULT_BUCKETS = 96
 
 MAX_STEP_SECONDS = 366 * 86_400.0
 """The greatest length of an interval."""
-
-_SEPARATOR = "."
 
 
 @frozen
@@ -142,9 +139,9 @@ class RunListService:
         Raises:
             RejectedError: as `page` does.
         """
-        wanted, checksum = self._open(run_filter)
+        wanted, scope = self._open(run_filter)
         found, cursor = self._read(wanted, headlines or ComputedHeadlines(self.data))
-        return found, _close_cursor(cursor, checksum)
+        return found, scope.close(cursor)
 
     def find_ids(self, run_filter: RunFilter) -> tuple[list[str], str | None]:
         """Return the ids of one page. Headlines are computed only for a search.
@@ -155,9 +152,9 @@ class RunListService:
         if run_filter.text is not None:
             found, cursor = self.find(run_filter)
             return [run.summary.id for run in found], cursor
-        wanted, checksum = self._open(run_filter)
+        wanted, scope = self._open(run_filter)
         runs, cursor = self.context.store.runs.find(wanted)
-        return [run.id for run in runs], _close_cursor(cursor, checksum)
+        return [run.id for run in runs], scope.close(cursor)
 
     def counts(self, run_filter: RunFilter) -> StatusCounts:
         """Return the numbers of the runs of a filter by status. Its page and order are ignored."""
@@ -215,11 +212,11 @@ class RunListService:
             step_seconds=step_seconds, total=counts.total, more=not counts.is_complete, buckets=buckets
         )
 
-    def _open(self, run_filter: RunFilter) -> tuple[RunFilter, str]:
-        """Return the filter of this tenant with the cursor of the store, and the checksum of the filter."""
+    def _open(self, run_filter: RunFilter) -> tuple[RunFilter, CursorScope]:
+        """Return the filter of this tenant with the cursor of the store, and the scope of its cursors."""
         wanted = replace(run_filter, tenant=self.context.tenant)
-        checksum = _checksum(wanted)
-        return replace(wanted, cursor=_open_cursor(wanted.cursor, checksum)), checksum
+        scope = _scope_of(wanted)
+        return replace(wanted, cursor=scope.open(wanted.cursor)), scope
 
     def _count(self, run_filter: RunFilter, step_seconds: float | None) -> RunCounts:
         wanted = replace(run_filter, tenant=self.context.tenant, cursor=None)
@@ -287,9 +284,9 @@ def parse_step(text: str) -> float:
     return seconds
 
 
-def _checksum(run_filter: RunFilter) -> str:
-    """Return the part of a cursor that tells lists with other filters apart."""
-    conditions = [
+def _scope_of(run_filter: RunFilter) -> CursorScope:
+    """Return what tells the cursors of lists with other filters apart."""
+    return CursorScope.for_list(
         run_filter.tenant,
         sorted({status.value for status in run_filter.statuses}),
         run_filter.playbook,
@@ -299,26 +296,4 @@ def _checksum(run_filter: RunFilter) -> str:
         None if run_filter.text is None else fold_case(run_filter.text),
         run_filter.id_prefix,
         run_filter.is_oldest_first,
-    ]
-    return f"{zlib.crc32(json.dumps(conditions).encode()):08x}"
-
-
-def _close_cursor(cursor: str | None, checksum: str) -> str | None:
-    """Return the cursor of a list for a cursor of the store."""
-    return None if cursor is None else f"{cursor}{_SEPARATOR}{checksum}"
-
-
-def _open_cursor(cursor: str | None, checksum: str) -> str | None:
-    """Return the cursor of the store in a cursor of a list.
-
-    Raises:
-        RejectedError: `invalid_cursor`.
-    """
-    if cursor is None:
-        return None
-    place, separator, found = cursor.rpartition(_SEPARATOR)
-    if not separator:
-        raise RejectedError("invalid_cursor", "the cursor does not belong to a list of runs")
-    if found != checksum:
-        raise RejectedError("invalid_cursor", "the cursor belongs to a list with another filter or order")
-    return place
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from noetl.api.service.compiler import PlaybookCompiler
+from noetl.api.service.list_cursors import CursorScope
 from noetl.executor.security.allowed_sources import AllowedSources
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen
@@ -28,3 +29,7 @@ class TenantContext:
     controls_local_runs: bool
     clock: Callable[[], float]
     sources: AllowedSources | None = None
+
+    def cursor_scope(self, *conditions: object) -> CursorScope:
+        """Return what tells the cursors of a list of the tenant from those of others."""
+        return CursorScope.for_list(self.tenant, *conditions)

@@ -99,11 +99,14 @@ class TriggerService:
             RejectedError: `invalid_cursor`.
         """
         store, header_of = self.context.store, cache(self.context.store.plans.header)
-        triggers, next_cursor = store.triggers.find(self.context.tenant, playbook, limit=limit, cursor=cursor)
+        scope = self.context.cursor_scope("triggers", playbook)
+        triggers, next_cursor = store.triggers.find(
+            self.context.tenant, playbook, limit=limit, cursor=scope.open(cursor)
+        )
         items = [
             self._entry(trigger, _declaration(header_of(trigger.plan_hash), trigger)) for trigger in triggers
         ]
-        return TriggerPage(items=items, next_cursor=next_cursor)
+        return TriggerPage(items=items, next_cursor=scope.close(next_cursor))
 
     def get(self, playbook: str, name: str, count: int = NEXT_FIRINGS) -> TriggerDetails:
         """Return a trigger with its next `count` firings.
@@ -131,12 +134,13 @@ class TriggerService:
             RejectedError: `invalid_cursor`.
         """
         triggers, tenant = self.context.store.triggers, self.context.tenant
-        found, next_cursor = triggers.firings(tenant, playbook, name, limit=limit, cursor=cursor)
+        scope = self.context.cursor_scope("firings", playbook, name)
+        place = scope.open(cursor)
+        found, next_cursor = triggers.firings(tenant, playbook, name, limit=limit, cursor=place)
         if not found and cursor is None:
             self._get(playbook, name)
-        return FiringPage(
-            items=[FiringEntry.from_firing(firing) for firing in found], next_cursor=next_cursor
-        )
+        items = [FiringEntry.from_firing(firing) for firing in found]
+        return FiringPage(items=items, next_cursor=scope.close(next_cursor))
 
     def pause(self, playbook: str, name: str) -> TriggerEntry:
         """Pause a trigger: it does not fire until it is resumed. A repeated request changes nothing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,10 +10,13 @@ import httpx
 import pytest
 
 from noetl.api.auth.api_keys import create_api_key
+from noetl.api.service import limits
 from noetl.api.service.limit_views import LimitPage, LimitQueue
 from noetl.api.service.limits import MAX_LIMITS
+from noetl.api.service.list_cursors import CursorScope
 from noetl.executor.model.gates import SHARED_TENANT, LimitKind, named_gate
 from noetl.executor.stores import open_store
+from noetl.executor.stores.cursors import write_key_cursor
 from noetl.executor.stores.interface import Store
 from tests.api.responses import assert_problem, read_view
 
@@ -91,6 +95,31 @@ async def test_the_queue_of_a_shared_limit_names_runs_of_the_caller(
         limit = (await http.get("/limits/api", headers=keys[tenant])).json()
         assert (limit["shared"], limit["units"], limit["waiting"]) == (True, 0, 2)
     assert sorted(numbers) == [0, 1]
+
+
+async def test_a_cursor_of_a_shared_queue_names_no_run_of_another_tenant(
+    http: httpx.AsyncClient, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read one entry at a time, so that each cursor follows one run, and decode the cursors."""
+    runs = {tenant: [await start(http, keys[tenant]) for _ in range(2)] for tenant in TENANTS}
+    monkeypatch.setattr(limits, "MAX_SHARED_ENTRIES", 3)
+    for tenant, foreign in zip(TENANTS, reversed(TENANTS), strict=True):
+        shown: list[str | None] = []
+        params: dict[str, str | int] = {"limit": 1}
+        while "cursor" not in params or params["cursor"]:
+            response = await http.get("/limits/api/queue", params=params, headers=keys[tenant])
+            page = read_view(LimitQueue, response.json())
+            shown += [use.workflow_id for use in page.items]
+            params["cursor"] = page.next_cursor or ""
+            place = b64decode(str(params["cursor"]).partition(".")[0]).decode()
+            assert not any(word in place for word in (foreign, *runs[foreign], tenant, *runs[tenant]))
+        assert len(shown) == 3
+        assert {None, *shown} <= {None, *runs[tenant]}
+    forged = CursorScope.for_list("acme", "queue", SHARED_TENANT, named_gate(SHARED_TENANT, "api").id)
+    for number in (-1, 3, 10**12):
+        wrong = {"cursor": str(forged.close(write_key_cursor(number)))}
+        refused = await http.get("/limits/api/queue", params=wrong, headers=keys["acme"])
+        assert_problem(refused, 400, "invalid-cursor")
 
 
 async def test_a_shared_limit_hides_one_of_the_tenant(
