@@ -155,6 +155,9 @@ def parse_duration(value: object) -> float:
 
     >>> parse_duration("2m"), parse_duration("500ms"), parse_duration(3)
     (120.0, 0.5, 3.0)
+    >>> parse_duration("838407418h")
+    Traceback (most recent call last):
+    ValueError: a duration must be at most `36500d`
 
     Raises:
         ValueError: the value is not a duration, is negative, or exceeds 100 years.
@@ -164,6 +167,8 @@ def parse_duration(value: object) -> float:
         seconds = float(match[1]) * _UNIT_SECONDS[match[2]]
     elif isinstance(value, int | float) and not isinstance(value, bool):
         seconds = value
-    if not 0 <= seconds <= _MAX_SECONDS:
+    if seconds > _MAX_SECONDS:
+        raise ValueError("a duration must be at most `36500d`")
+    if not seconds >= 0:
         raise ValueError("a duration must be `500ms`, `5s`, `2m`, `1h`, `3d` or a number of seconds")
     return float(seconds)
