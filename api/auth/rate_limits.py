@@ -134,7 +134,8 @@ class RateLimiter:
         Raises:
             Problem: 429, the caller or its tenant has sent too many requests.
         """
-        self._check("key", caller.name, self._settings.key)
+        # Tokens of several tenants may have one subject, or none. No tenant has a blank in its name.
+        self._check("key", f"{caller.tenant} {caller.name}", self._settings.key)
         self._check("tenant", caller.tenant, self._settings.tenant)
 
     def _check(self, policy: str, name: str, limit: int) -> None:

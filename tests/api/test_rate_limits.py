@@ -102,6 +102,7 @@ def test_a_key_and_a_tenant_have_limits_of_their_own() -> None:
     assert count_allowed(limiter, 20, caller("key a")) == 10
     assert count_allowed(limiter, 20, caller("key b")) == 5
     assert count_allowed(limiter, 20, caller("key c", "other")) == 10
+    assert count_allowed(limiter, 20, caller("key a", "third")) == 10
     unlimited = RateLimiter(RateSettings(0, 0, 0, 0), MemoryStore().keys.count_requests)
     assert count_allowed(unlimited, 1000) == 1000
 
