@@ -13,6 +13,8 @@ from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores.sql.store import SqlStore
 from noetl.testing.store_contract.operations import claim_visit, start_run, succeed
 
+RUN_DATA = ("input", "environment", "variables")
+
 
 def check_payloads_are_not_read(store: SqlStore) -> None:
     """Check lists, the status, the graph, the events, cancellation and the probe, and close the store."""
@@ -20,8 +22,11 @@ def check_payloads_are_not_read(store: SqlStore) -> None:
         run = start_run(store, tags=["x"])
         store.queue.commit(succeed(store, claim_visit(store, run), saved={"n": 1}), 1.0)
         with store.database.transaction() as db:
-            poison = "input = '{', environment = '{', variables = '{', result = '{', errors = '{'"
-            db.execute(f"update runs set {poison}")
+            db.execute("update runs set result = '{', errors = '{'")
+            poisoned = dict.fromkeys(RUN_DATA, "{")
+            db.write_run_data(run.id, poisoned)
+            for name in db.columns_of_run(poisoned):
+                db.execute(f"update runs set {name} = '{{'")
             db.execute("update visits set saved = '{', result = '{', failures = '{'")
         services = create_services(store, catalogue())
         assert [entry.workflow_id for entry in services.runs.find(RunFilter(tags=("x",))).items] == [run.id]

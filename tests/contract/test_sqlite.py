@@ -32,9 +32,10 @@ from noetl.executor.stores.cursors import write_cursor, write_key_cursor, write_
 from noetl.executor.stores.plan_uses import TOUCH_SECONDS, UNUSED_SECONDS
 from noetl.executor.stores.sql import facts, playbooks, run_deletion
 from noetl.executor.stores.sql.triggers import replace_triggers
-from noetl.executor.stores.sqlite import file, file_identity, log_flush
+from noetl.executor.stores.sqlite import file, file_identity, log_flush, maintenance
 from noetl.executor.stores.sqlite.file import SCHEMA_VERSION, SCRIPTS, STATEMENTS, SqliteFile
 from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.planner.plan import Plan
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract import FactsContract, MaintenanceContract, StoreContract, SwitchesContract
 from noetl.testing.store_contract.aliases import promote
@@ -53,7 +54,7 @@ from noetl.testing.store_contract.plan_deletion import save_plan, start_saved
 from noetl.testing.store_contract.trigger_lookups import webhook
 from noetl.testing.store_contract.triggers import declare, read_trigger, register
 from tests.contract.earlier_waits import EARLIER_WAITS
-from tests.contract.payload_poison import check_payloads_are_not_read
+from tests.contract.payload_poison import RUN_DATA, check_payloads_are_not_read
 from tests.contract.sql_damage import SqlDamage
 
 LIMIT = 4096
@@ -389,6 +390,9 @@ def test_an_upgrade_keeps_triggers(tmp_path: Path) -> None:
             "drop table flows",
             "drop table debounced",
             "alter table runs drop column starts",
+            "drop trigger run_data_of_deleted_runs",
+            "drop table run_data",
+            *(f"alter table runs add column {name} text not null default '{{}}'" for name in RUN_DATA),
         ):
             db.execute(statement)
         db.execute("update triggers set record = ?", [json.dumps(record)])
@@ -584,21 +588,104 @@ def test_a_disk_that_fails_after_a_commit_is_an_error_of_the_store(
 
 def test_a_large_plan_is_saved_by_two_statements(tmp_path: Path) -> None:
     """Each statement waits for its turn among the threads of Python while all other writers wait for it."""
-    steps = [
-        {
-            "name": f"s{number}",
-            "run": [{"action": "log", "message": "x"}],
-            "rule": [{"case": "default", "run": [f"s{number + 1}"] if number < 99 else []}],
-        }
-        for number in range(100)
-    ]
-    plan = compile_text(json.dumps({"name": "large", "steps": steps}))
+    plan = compile_chain(100)
     with closing(SqliteStore(str(tmp_path / "store.db"))) as store:
         executed: list[str] = []
         store.file.connection().set_trace_callback(executed.append)
         store.plans.save(plan)
         assert sum(text.startswith("insert") for text in executed) == 2
         assert store.plans.get(plan.hash) == plan
+
+
+def compile_chain(length: int) -> Plan:
+    """Return the plan of steps that log, one after the other."""
+    steps = [
+        {
+            "name": f"s{number}",
+            "run": [{"action": "log", "message": "x"}],
+            "rule": [{"case": "default", "run": [f"s{number + 1}"] if number < length - 1 else []}],
+        }
+        for number in range(length)
+    ]
+    return compile_text(json.dumps({"name": "large", "steps": steps}))
+
+
+def test_other_writers_may_write_between_the_parts_of_a_large_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SqliteFile, "max_plan_parts", 10)
+    plan = compile_chain(95)
+    with closing(SqliteStore(str(tmp_path / "store.db"))) as store:
+        statements = trace_queries(store.file.connection(), partial(store.plans.save, plan))
+        assert statements.count("begin immediate") == 11
+        assert store.plans.get(plan.hash) == plan
+
+
+@pytest.mark.parametrize("transactions", range(1, 11))
+def test_parts_that_are_deleted_while_their_plan_is_saved_are_added_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transactions: int
+) -> None:
+    """A sweep cannot tell them from those of a process that has ended."""
+    monkeypatch.setattr(SqliteFile, "max_plan_parts", 10)
+    plan = compile_chain(95)
+    with closing(SqliteStore(str(tmp_path / "store.db"))) as store:
+        begin, begun = store.file.transaction, 0
+
+        def sweep_before(after_commit: Callable[[], object] = lambda: None) -> Any:
+            nonlocal begun
+            begun += 1
+            if begun == transactions + 1:
+                store.maintenance.sweep(store.clock())
+                assert store.file.fetch_one("plans.count_parts", hash=plan.hash)["parts"] == 0
+            return begin(after_commit)
+
+        monkeypatch.setattr(store.file, "transaction", sweep_before)
+        store.plans.save(plan)
+        assert begun > transactions
+        assert store.plans.get(plan.hash) == plan
+
+
+def test_abandoned_parts_of_a_plan_are_deleted_once_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, abandoned = compile_chain(3), compile_chain(4)
+    with closing(SqliteStore(str(tmp_path / "store.db"))) as store:
+        store.plans.save(plan)
+
+        def abandon() -> None:
+            with store.file.transaction() as db:
+                parts = json.dumps([["step", 0, "s0", "{}"]])
+                db.execute("plans.add_parts", hash=abandoned.hash, parts=parts)
+
+        def count_abandoned() -> int:
+            count: int = store.file.fetch_one("plans.count_parts", hash=abandoned.hash)["parts"]
+            return count
+
+        abandon()
+        store.maintenance.sweep(store.clock())
+        assert count_abandoned() == 0
+        abandon()
+        store.maintenance.sweep(store.clock())
+        assert count_abandoned() == 1
+        later = time.monotonic() + maintenance.ABANDONED_PAUSE_SECONDS
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        store.maintenance.sweep(store.clock())
+        assert count_abandoned() == 0
+        assert store.plans.get(plan.hash) == plan
+
+
+def test_steps_do_not_write_the_input_of_their_run(tmp_path: Path) -> None:
+    given = {"rows": ["x" * 90] * 10_000}
+    text = "name: a\ninput: {rows: array}\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]"
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        run = start_run(store, text, input=given)
+        before = (tmp_path / "noetl.db-wal").stat().st_size
+        claim = claim_visit(store, run)
+        assert claim.run.input == given
+        store.queue.commit(succeed(store, claim), 1.0)
+        store.runs.stop(run.id, RunStatus.CANCELLED, 2.0)
+        assert (tmp_path / "noetl.db-wal").stat().st_size - before < 200_000
+        assert store.runs.get(run.tenant, run.id) is not None
 
 
 def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:

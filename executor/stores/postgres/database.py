@@ -121,6 +121,8 @@ class PostgresDatabase:
         UnwrittenError: any method, if it failed for a transient reason and wrote nothing.
     """
 
+    max_plan_parts = sys.maxsize
+
     def __init__(
         self,
         uri: str | Callable[[], str],
@@ -436,6 +438,13 @@ class PostgresWriter:
     def mark_run_written(self, run_id: str) -> None:
         """Register that the transaction writes to a run that one of its statements has locked."""
         self.runs.add(run_id)
+
+    def columns_of_run(self, data: Mapping[str, str]) -> Mapping[str, str]:
+        """Return all data: Postgres keeps large values apart by itself."""
+        return data
+
+    def write_run_data(self, run_id: str, data: Mapping[str, str]) -> None:
+        """Return at once: the row of a run has its data."""
 
     def find_made_due(self) -> list[DueMessage]:
         """Return messages about the visits of service runs that this transaction has made due."""

@@ -65,9 +65,20 @@ class Writer(Protocol):
         """Register that the transaction writes to a run that one of its statements has locked."""
         ...
 
+    def columns_of_run(self, data: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the data of a run that its row has: `input`, `environment` and `variables`, or nothing."""
+        ...
+
+    def write_run_data(self, run_id: str, data: Mapping[str, str]) -> None:
+        """Write the data of a run that its row does not have. It replaces earlier data."""
+        ...
+
 
 class Database(Protocol):
     """A database. Every method may be called from any thread, and raises StoreError if the database fails."""
+
+    max_plan_parts: int
+    """How many parts of a plan one transaction adds at most. Other writers may wait for it."""
 
     @property
     def clock(self) -> Callable[[], float]:

@@ -16,7 +16,7 @@ from noetl.executor.model.debounce import is_pending, join_run
 from noetl.executor.model.run import Run, Visit
 from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.sql.database import Writer
-from noetl.executor.stores.sql.rows import run_from_row, visit_from_row
+from noetl.executor.stores.sql.rows import encode_run_data, run_from_row, visit_from_row
 from noetl.planner.frozen import replace
 
 
@@ -43,12 +43,12 @@ def write_joined(db: Writer, pending: Run, start: Run, first: Visit) -> Run:
     assert start.debounce is not None
     joined = join_run(pending, start)
     db.mark_run_written(joined.id)
+    data = encode_run_data(joined)
+    db.write_run_data(joined.id, data)
     db.execute(
         "runs.join",
         run_id=joined.id,
-        input=encode_json(dict(joined.input)),
-        environment=encode_json(dict(joined.environment)),
-        variables=encode_json(dict(joined.variables)),
+        **db.columns_of_run(data),
         trigger=None if joined.trigger is None else encode_json(dict(joined.trigger)),
         starts=joined.starts,
     )

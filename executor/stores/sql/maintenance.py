@@ -29,12 +29,11 @@ from noetl.executor.model.visit_transition import MAX_LEASE_SECONDS
 from noetl.executor.stores.damage import log_set_aside, naming_run
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.plan_uses import MAX_DELETED_PLANS, UNUSED_SECONDS
-from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit
+from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit, read_run
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.facts import SqlFacts
 from noetl.executor.stores.sql.outbox import delete_expired_entries
 from noetl.executor.stores.sql.plans import SqlPlans
-from noetl.executor.stores.sql.rows import run_from_row
 from noetl.executor.stores.sql.run_deletion import delete_rows, delete_tree
 from noetl.executor.stores.sql.triggers import delete_old_firings
 
@@ -222,7 +221,7 @@ def _continue_stuck(branches: BranchTransaction) -> str:
     if run["live"] <= 0:
         branches.end_run()
         return "its end is due"
-    failing = lose_branch(run_from_row(run))
+    failing = lose_branch(read_run(db, run["id"]))
     stopping = db.execute("sweep.fail_run", run_id=run["id"], error=encode_json(failing.error)).fetchone()
     BranchTransaction(db, branches.plans, stopping, branches.now).stop_run()
     return "a branch was lost, and the run fails"
@@ -243,7 +242,7 @@ def _end_leases(branches: BranchTransaction) -> str:
 
 def _set_deadline(branches: BranchTransaction) -> str | None:
     """Add the missing deadline of a run, unless its finally step has begun, which has its own timeout."""
-    run, finally_step = run_from_row(branches.run), branches.header.finally_step
+    run, finally_step = read_run(branches.db, branches.run["id"]), branches.header.finally_step
     if finally_step is not None:
         entered = branches.db.execute("sweep.has_entered", run_id=run.id, step=finally_step)
         if entered.fetchone() is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import cast
 
 from noetl.executor.model.stored_json import encode_json
@@ -36,13 +37,17 @@ class SqlPlans:
         if use and now < use[0]["used_at"] + TOUCH_SECONDS:
             return float(use[0]["used_at"])
         # Other writers wait for a transaction, so the texts of a large plan are made before it begins.
-        header, parts = encode_json(plan.header.to_json()), _encode_parts(plan)
+        header, batches = encode_json(plan.header.to_json()), _encode_parts(plan, database.max_plan_parts)
+        if len(batches) > 1 and not use:
+            for batch in batches:
+                with database.transaction() as db:
+                    db.execute("plans.add_parts", hash=plan.hash, parts=batch)
         with database.transaction() as db:
             if use and db.execute("plans.touch", hash=plan.hash, now=now).rowcount:
                 return now
             added = db.execute("plans.add", hash=plan.hash, header=header, source=plan.source, now=now)
             if added.rowcount:
-                db.execute("plans.add_parts", hash=plan.hash, parts=parts)
+                _complete_parts(db, plan, batches)
         return now
 
     def exists(self, plan_hash: str) -> bool:
@@ -103,8 +108,24 @@ class SqlPlans:
             raise unreadable_plan(plan_hash, error) from error
 
 
-def _encode_parts(plan: Plan) -> str:
-    """Return the steps and tasks of a plan as a JSON array of kind, position, name and JSON of each."""
+def _complete_parts(db: Writer, plan: Plan, batches: Sequence[str]) -> None:
+    """Add the parts of a plan that the store does not have.
+
+    Those that were added before may be gone: a plan without uses is deleted, and so are parts without a plan.
+    """
+    wanted = len(plan.steps) + len(plan.tasks)
+    if len(batches) > 1 and db.execute("plans.count_parts", hash=plan.hash).fetchone()["parts"] == wanted:
+        return
+    for batch in batches:
+        db.execute("plans.add_parts", hash=plan.hash, parts=batch)
+
+
+def _encode_parts(plan: Plan, length: int) -> list[str]:
+    """Return the steps and tasks of a plan, as JSON arrays of kind, position, name and JSON of each.
+
+    An array has `length` of them at most.
+    """
     parts = [("step", name, encode_json(step.to_json())) for name, step in plan.steps.items()]
     parts += [("task", name, encode_json(task.to_json())) for name, task in plan.tasks.items()]
-    return encode_json([(kind, position, name, body) for position, (kind, name, body) in enumerate(parts)])
+    rows = [(kind, position, name, body) for position, (kind, name, body) in enumerate(parts)]
+    return [encode_json(rows[start : start + length]) for start in range(0, len(rows), length)]

@@ -68,6 +68,7 @@ from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sql.rows import (
     Row,
     claim_values,
+    decode_json,
     encode_json_or_null,
     encode_result,
     run_from_row,
@@ -176,7 +177,9 @@ class SqlQueue:
             row = db.execute("queue.write_claim", **claim_condition(before, claimed, now)).fetchone()
             if row is None:
                 return None
-            run = db.execute("queue.begin_run", run_id=before.run_id, now=now).fetchone()
+            db.execute("queue.begin_run", run_id=before.run_id, now=now)
+            # With a `returning` clause SQLite copies the payload of the run several times.
+            run = db.execute("runs.read", run_id=before.run_id).fetchone()
             if run is None:
                 raise missing_run(before.run_id)
             if loses_lease(before):
@@ -324,7 +327,7 @@ class SqlQueue:
                 finished_at=run.finished_at,
             ).fetchone()
             _require_claim(visit, written)
-            ended = run_from_row(row)
+            ended = replace(run, error=decode_json(row["error"]))
             add_fact(db, run.id, fact_of_end(ended, now))
             append_events(db, run.id, row["seq"], [run_finished(ended)])
             if run.parent is not None:

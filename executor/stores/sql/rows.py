@@ -32,6 +32,15 @@ def decode_json(text: str | None) -> Any:
     return None if text is None else read_large_json(text)
 
 
+def encode_run_data(run: Run) -> dict[str, str]:
+    """Return the input, environment and variables of a run as JSON. They may be large."""
+    return {
+        "input": encode_payload(dict(run.input)),
+        "environment": encode_payload(dict(run.environment)),
+        "variables": encode_payload(dict(run.variables)),
+    }
+
+
 def encode_result(result: Any, saved: Mapping[str, Any]) -> str | None:
     """Return the text of the column `result`. A value that is also in `saved` is stored once.
 

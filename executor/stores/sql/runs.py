@@ -69,6 +69,7 @@ from noetl.executor.stores.sql.rows import (
     decode_json,
     encode_json_or_null,
     encode_result,
+    encode_run_data,
     run_from_row,
     summary_from_row,
     visit_from_row,
@@ -125,7 +126,7 @@ class SqlRuns:
 
         `complete` adds the last writes of the transaction, for the id of the run.
         """
-        values, finished = _encode_values(run), _encode_finished(run, history)
+        values, finished = encode_run_data(run), _encode_finished(run, history)
         with self._starting(run) as db:
             pending = find_pending(db, run, first)
             if pending is not None:
@@ -157,7 +158,7 @@ class SqlRuns:
 
     def create_continued(self, continued: ContinuedRun, idempotency: tuple[str, str] | None = None) -> Run:
         run, carried, history = continued.run, continued.carried, continued.history
-        values, finished = _encode_values(run), _encode_finished(run, history)
+        values, finished = encode_run_data(run), _encode_finished(run, history)
         with self._starting(run) as db:
             is_sequential = self._plans.header(run.plan_hash).sequential
             earlier = _begin(db, run, values, carried.stack if is_sequential else None, idempotency)
@@ -352,15 +353,6 @@ class SqlRuns:
         return (rows[0]["request_hash"], rows[0]["run_id"]) if rows else None
 
 
-def _encode_values(run: Run) -> dict[str, str]:
-    """Return the columns of a run that may be large. They are encoded before its transaction."""
-    return {
-        "input": encode_payload(dict(run.input)),
-        "environment": encode_payload(dict(run.environment)),
-        "variables": encode_payload(dict(run.variables)),
-    }
-
-
 def _begin(
     db: Writer,
     run: Run,
@@ -424,7 +416,7 @@ def _insert_run(db: Writer, run: Run, values: Mapping[str, str], stack: BranchSt
         status=run.status,
         origin=run.origin,
         queue=run.queue,
-        **values,
+        **db.columns_of_run(values),
         tags=encode_json(list(run.tags)),
         folder=run.folder,
         source=run.source,
@@ -441,7 +433,10 @@ def _insert_run(db: Writer, run: Run, values: Mapping[str, str], stack: BranchSt
         stack=None if stack is None else encode_json(stack.to_json()),
         trigger=None if run.trigger is None else encode_json(dict(run.trigger)),
     )
-    return added.rowcount == 1
+    if added.rowcount != 1:
+        return False
+    db.write_run_data(run.id, values)
+    return True
 
 
 def _count_child_run(db: Writer, root: str, now: float, limit: int) -> None:
@@ -494,6 +489,8 @@ def _mark_skipped(db: Writer, run: Run, skips: Mapping[str, Any]) -> None:
 
 def _write_resumed(db: Writer, run: Run) -> Any:
     """Write a run that `resume_run` returned, and return the columns that its branches need."""
+    data = encode_run_data(run)
+    db.write_run_data(run.id, data)
     return db.execute(
         "runs.resume",
         run_id=run.id,
@@ -506,6 +503,5 @@ def _write_resumed(db: Writer, run: Run) -> Any:
         error=encode_json_or_null(run.error),
         errors=encode_json(list(run.errors)),
         deadline_at=run.deadline_at,
-        input=encode_payload(dict(run.input)),
-        environment=encode_payload(dict(run.environment)),
+        **db.columns_of_run(data),
     ).fetchone()

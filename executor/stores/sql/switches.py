@@ -35,6 +35,7 @@ from noetl.executor.stores.sql.rows import (
     Row,
     claim_values,
     encode_json_or_null,
+    encode_run_data,
     run_from_row,
     visit_from_row,
 )
@@ -142,9 +143,10 @@ def _decode_names(row: Row) -> dict[str, tuple[int, str]]:
 def _replace(db: Writer, judged: RunRecords, switched: SwitchedRun, *, is_sequential: bool) -> Row:
     """Replace the records of a run that follow from its plan. Return the columns that its branches need."""
     run, carried = switched.run, switched.carried
-    row: Row = db.execute(
-        "switches.write_run", **_run_values(switched, is_sequential=is_sequential)
-    ).fetchone()
+    data = encode_run_data(run)
+    db.write_run_data(run.id, data)
+    values = _run_values(switched, is_sequential=is_sequential)
+    row: Row = db.execute("switches.write_run", **values, **db.columns_of_run(data)).fetchone()
     known = {visit.id for visit in judged.visits}
     db.executemany(
         "switches.write_visit", [_visit_values(visit) for visit in carried.visits if visit.id in known]
@@ -215,9 +217,6 @@ def _run_values(switched: SwitchedRun, *, is_sequential: bool) -> dict[str, Any]
         "error": encode_json_or_null(run.error),
         "errors": encode_json(list(run.errors)),
         "deadline_at": run.deadline_at,
-        "input": encode_json(dict(run.input)),
-        "environment": encode_json(dict(run.environment)),
-        "variables": encode_json(dict(run.variables)),
         "stack": encode_json(switched.carried.stack.to_json()) if is_sequential else None,
     }
 

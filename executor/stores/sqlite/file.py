@@ -69,6 +69,7 @@ SCRIPTS = {
     32: "flows.sql",
     33: "starts.sql",
     34: "kept_gates.sql",
+    35: "run_data.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 
@@ -128,6 +129,8 @@ class SqliteFile:
         StoreError: any method, if the file cannot be used; the constructor also if the file is not a store.
         SchemaError: the constructor, if the store has a later version, or an earlier one without `create`.
     """
+
+    max_plan_parts = 500
 
     def __init__(self, path: str, *, create: bool = True) -> None:
         self.path = Path(path)
@@ -475,6 +478,14 @@ class SqliteWriter:
     def mark_run_written(self, run_id: str) -> None:
         """Return at once: no queue is notified."""
 
+    def columns_of_run(self, data: Mapping[str, str]) -> Mapping[str, str]:
+        """Return nothing: data has a table of its own."""
+        return {}
+
+    def write_run_data(self, run_id: str, data: Mapping[str, str]) -> None:
+        """Write the data of a run into its table."""
+        self.execute("runs.write_data", run_id=run_id, **data)
+
     def lock_name(self, name: str) -> None:
         """Return at once."""
 
@@ -513,4 +524,9 @@ def _create_folder(folder: Path) -> None:
 
 def _statements(script: str) -> list[str]:
     text = "\n".join(line for line in script.splitlines() if not line.startswith("--"))
-    return [statement for statement in text.split(";") if statement.strip()]
+    statements = [""]
+    for piece in text.split(";")[:-1]:
+        statements[-1] += f"{piece};"
+        if sqlite3.complete_statement(statements[-1]):  # The body of a trigger has statements of its own.
+            statements.append("")
+    return statements[:-1]

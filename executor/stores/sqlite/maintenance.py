@@ -1,11 +1,12 @@
-"""Maintenance of a SQLite store: workers also cut a log that is too long."""
+"""Maintenance of a SQLite store: workers also cut a log that is too long, and delete abandoned parts."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import time
 from typing import TYPE_CHECKING
 
 from noetl.executor.stores.interface import StoreMaintenance, SweepResult
+from noetl.executor.stores.sqlite.file import SqliteFile
 from noetl.executor.stores.sqlite.file_modes import find_readable_files
 from noetl.executor.stores.sqlite.write_ahead_log import WriteAheadLog
 
@@ -13,13 +14,19 @@ if TYPE_CHECKING:
     from noetl.executor.stores.finding import Finding
 
 
+ABANDONED_PAUSE_SECONDS = 3600.0
+"""How long after a search for abandoned parts the next one begins."""
+
+
 class SqliteMaintenance:
     """The maintenance of a SQLite store: that of every SQL store, its log, and the modes of its files."""
 
-    def __init__(self, shared: StoreMaintenance, log: WriteAheadLog, path: Path) -> None:
+    def __init__(self, shared: StoreMaintenance, log: WriteAheadLog, file: SqliteFile) -> None:
         self._shared = shared
-        self._path = path
+        self._file = file
         self._log = log
+        self._abandoned_at = time.monotonic()
+        """When parts without a plan are searched next."""
 
     def probe(self) -> None:
         self._shared.probe()
@@ -31,7 +38,7 @@ class SqliteMaintenance:
         problem = self._log.problem()
         if problem is not None:
             findings.append(Finding("write-ahead log", problem))
-        for file in find_readable_files(self._path):
+        for file in find_readable_files(self._file.path):
             message = f"other users of this machine may read {file}; run with --fix to change its permissions"
             findings.append(Finding("permissions", message))
         return findings
@@ -51,6 +58,17 @@ class SqliteMaintenance:
         return self._shared.delete_old(now)
 
     def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
-        """Repair runs as every SQL store does, and check the log."""
+        """Repair runs as every SQL store does, check the log, and delete abandoned parts of plans."""
         self._log.maintain()
+        if time.monotonic() >= self._abandoned_at:
+            self._abandoned_at = time.monotonic() + ABANDONED_PAUSE_SECONDS
+            self._delete_abandoned_parts()
         return self._shared.sweep(now, limit=limit)
+
+    def _delete_abandoned_parts(self) -> None:
+        """Delete parts without a plan. A process that saves their plan meanwhile adds them again."""
+        while self._file.fetch_all("plans.find_abandoned", limit=1):
+            with self._file.transaction() as db:
+                found = db.execute("plans.find_abandoned", limit=1).fetchall()
+                ids = self._file.encode_list([row["hash"] for row in found])
+                db.execute("plans.delete_parts", ids=ids)

@@ -300,3 +300,16 @@ run_id, id, step, status, position, number, attempt, due_at, started_at, finishe
 
 -- name: entered_columns
 count(*) as entered, (select queue from run) as queue, (select tenant from run) as tenant
+
+-- Runs with their data: input, environment and variables. Postgres keeps large values apart by itself.
+-- name: runs_with_data
+runs
+
+-- name: data_columns
+input, environment, variables,
+
+-- name: data_values
+:input, :environment, :variables,
+
+-- name: set_data
+, input = :input, environment = :environment, variables = :variables

@@ -11,9 +11,13 @@ update plans set used_at = :now where hash = :hash
 insert into plans (hash, header, source, used_at) values (:hash, :header, :source, :now)
 on conflict do nothing
 
--- All parts of a plan at once. One statement does not give way to other threads of Python for each row.
+-- Parts of a plan that the store does not have. One statement does not give way to other threads of Python for
+-- each row.
 -- name: add_parts
-insert into plan_parts select :hash, {part_columns} from {part_rows}
+insert into plan_parts select :hash, {part_columns} from {part_rows} where true on conflict do nothing
+
+-- name: count_parts
+select count(*) as parts from plan_parts where hash = :hash
 
 -- name: get
 select header, source from plans where hash = :hash

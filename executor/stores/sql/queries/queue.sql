@@ -43,7 +43,7 @@ select longest_due.*, {run_of_due} from (
 update visits set {set_claim} where {is_unchanged_and_due} returning saved
 
 -- name: begin_run
-{begin_run} where id = :run_id returning *
+{begin_run} where id = :run_id
 
 -- name: count_active
 select count(*) as active, min(due_at) as first_due from (
@@ -101,4 +101,4 @@ delete from parts where run_id = :run_id and visit_id = :visit_id
 -- name: finish_run
 update runs set seq = seq + 1, status = :status, result = :result, errors = :errors,
     error = coalesce(error, :error), stop = nullif(stop, 'paused'), finished_at = :finished_at
-where id = :run_id returning *
+where id = :run_id returning seq, error

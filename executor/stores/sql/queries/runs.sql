@@ -16,8 +16,7 @@ insert into debounced (key, run_id) values (:key, :run_id)
 on conflict (key) do update set run_id = excluded.run_id
 
 -- name: join
-update runs set input = :input, environment = :environment, variables = :variables, trigger = :trigger,
-    starts = :starts
+update runs set trigger = :trigger, starts = :starts {set_data}
 where id = :run_id
 
 -- name: postpone
@@ -26,12 +25,11 @@ update visits set due_at = :due_at where run_id = :run_id and id = :visit_id
 -- A plan that is gone is null here, which the table refuses.
 -- name: add
 insert into runs (
-    id, tenant, playbook, version, plan_hash, status, origin, queue, input, environment, variables,
-    tags, folder, source, parent_run, parent_visit, parent_wait, depth, root, resumed_from, trace,
+    id, tenant, playbook, version, plan_hash, status, origin, queue, {data_columns} tags, folder, source, parent_run, parent_visit, parent_wait, depth, root, resumed_from, trace,
     created_at, deadline_at, live, stack, trigger, seq
 ) values (
     :id, :tenant, :playbook, :version, (select hash from plans where hash = :plan_hash), :status,
-    :origin, :queue, :input, :environment, :variables, :tags, :folder, :source,
+    :origin, :queue, {data_values} :tags, :folder, :source,
     :parent_run, :parent_visit, :parent_wait, :depth, :root, :resumed_from, :trace,
     :created_at, :deadline_at, :live, :stack, :trigger, 1
 ) on conflict do nothing
@@ -53,10 +51,10 @@ insert into visits (
 )
 
 -- name: read
-select * from runs where id = :run_id
+select * from {runs_with_data} where id = :run_id
 
 -- name: get
-select runs.*, {shown_status} as shown from runs where id = :run_id and tenant = :tenant
+select *, {shown_status} as shown from {runs_with_data} where id = :run_id and tenant = :tenant
 
 -- name: summary
 select {summary_columns}, runs.error, {most_visits} as visits,
@@ -210,7 +208,7 @@ update runs set stop = :stop, seq = seq + 1 where id = :run_id returning {run_co
 -- name: resume
 update runs set status = :status, stop = :stop, resumes = :resumes, seq = seq + 1, finished_at = :finished_at,
     live = :live, failed_branches = :failed_branches, result = null, error = :error, errors = :errors,
-    deadline_at = :deadline_at, input = :input, environment = :environment
+    deadline_at = :deadline_at {set_data}
 where id = :run_id returning {run_columns}
 
 -- Visits that ended the run, and its finally step.

@@ -13,7 +13,7 @@ and id = :run_id -- optional
 limit :limit
 
 -- name: next_seq
-update runs set seq = seq + 1 where id = :run_id returning *
+update runs set seq = seq + 1 where id = :run_id returning {run_columns}
 
 -- name: unpark
 update visits set status = 'ready', due_at = :now
@@ -24,7 +24,7 @@ and clock = :clock -- optional
 select distinct step from arrivals where run_id = :run_id
 
 -- name: fail_run
-update runs set stop = 'failed', error = coalesce(error, :error) where id = :run_id returning *
+update runs set stop = 'failed', error = coalesce(error, :error) where id = :run_id returning {run_columns}
 
 -- name: wake
 update visits set due_at = :now

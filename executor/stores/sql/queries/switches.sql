@@ -17,8 +17,7 @@ select seq from history where run_id = :run_id and {has_needle} limit 1
 update runs set plan_hash = :plan_hash, version = :version, source = :source, status = :status, stop = :stop,
     resumes = :resumes, seq = seq + 1, finished_at = :finished_at, live = :live,
     failed_branches = :failed_branches, result = null, error = :error, errors = :errors,
-    deadline_at = :deadline_at, input = :input, environment = :environment, variables = :variables,
-    stack = :stack
+    deadline_at = :deadline_at, stack = :stack {set_data}
 where id = :run_id returning {run_columns}
 
 -- name: write_visit

@@ -101,3 +101,14 @@ json_extract(event.value, '$[1]')
     where other.run_id = :run_id and other.step = :step
     and (other.started_at is not null or other.attempt > 1 or other.finished_at is not null
         or other.progress is not null))
+
+-- Runs with their data, which has a table of its own. SQLite writes the whole row of a run at each change.
+-- name: runs_with_data
+runs left join run_data on run_data.run_id = runs.id
+
+-- `runs.write_data` writes the data of a run.
+-- name: data_columns
+
+-- name: data_values
+
+-- name: set_data

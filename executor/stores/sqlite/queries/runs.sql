@@ -41,3 +41,9 @@ select {summary_columns} from json_each(:ids) as wanted cross join runs where ru
     order by newest.created_at desc, newest.id desc limit :limit
 )
 order by runs.created_at desc, runs.id desc
+
+-- The input, environment and variables of a run, as JSON.
+-- name: write_data
+insert into run_data (run_id, environment, variables, input) values (:run_id, :environment, :variables, :input)
+on conflict (run_id) do update set environment = excluded.environment, variables = excluded.variables,
+    input = excluded.input
