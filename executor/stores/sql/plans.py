@@ -125,7 +125,12 @@ def _encode_parts(plan: Plan, length: int) -> list[str]:
 
     An array has `length` of them at most.
     """
-    parts = [("step", name, encode_json(step.to_json())) for name, step in plan.steps.items()]
-    parts += [("task", name, encode_json(task.to_json())) for name, task in plan.tasks.items()]
+    parts = [("step", name, _encode_part(step)) for name, step in plan.steps.items()]
+    parts += [("task", name, _encode_part(task)) for name, task in plan.tasks.items()]
     rows = [(kind, position, name, body) for position, (kind, name, body) in enumerate(parts)]
     return [encode_json(rows[start : start + length]) for start in range(0, len(rows), length)]
+
+
+def _encode_part(part: Step | Task) -> str:
+    wait_for_slice()
+    return encode_json(part.to_json())
