@@ -525,8 +525,8 @@ def _create_folder(folder: Path) -> None:
 def _statements(script: str) -> list[str]:
     text = "\n".join(line for line in script.splitlines() if not line.startswith("--"))
     statements = [""]
-    for piece in text.split(";")[:-1]:
-        statements[-1] += f"{piece};"
+    for clause in text.split(";")[:-1]:
+        statements[-1] += f"{clause};"
         if sqlite3.complete_statement(statements[-1]):  # The body of a trigger has statements of its own.
             statements.append("")
     return statements[:-1]

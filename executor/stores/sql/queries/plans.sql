@@ -11,8 +11,8 @@ update plans set used_at = :now where hash = :hash
 insert into plans (hash, header, source, used_at) values (:hash, :header, :source, :now)
 on conflict do nothing
 
--- Parts of a plan that the store does not have. One statement does not give way to other threads of Python for
--- each row.
+-- Parts of a plan that the store does not have. One statement does not give way to other threads of Python
+-- for each row.
 -- name: add_parts
 insert into plan_parts select :hash, {part_columns} from {part_rows} where true on conflict do nothing
 

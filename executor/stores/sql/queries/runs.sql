@@ -25,12 +25,13 @@ update visits set due_at = :due_at where run_id = :run_id and id = :visit_id
 -- A plan that is gone is null here, which the table refuses.
 -- name: add
 insert into runs (
-    id, tenant, playbook, version, plan_hash, status, origin, queue, {data_columns} tags, folder, source, parent_run, parent_visit, parent_wait, depth, root, resumed_from, trace,
+    id, tenant, playbook, version, plan_hash, status, origin, queue, {data_columns}
+    tags, folder, source, parent_run, parent_visit, parent_wait, depth, root, resumed_from, trace,
     created_at, deadline_at, live, stack, trigger, seq
 ) values (
     :id, :tenant, :playbook, :version, (select hash from plans where hash = :plan_hash), :status,
-    :origin, :queue, {data_values} :tags, :folder, :source,
-    :parent_run, :parent_visit, :parent_wait, :depth, :root, :resumed_from, :trace,
+    :origin, :queue, {data_values}
+    :tags, :folder, :source, :parent_run, :parent_visit, :parent_wait, :depth, :root, :resumed_from, :trace,
     :created_at, :deadline_at, :live, :stack, :trigger, 1
 ) on conflict do nothing
 

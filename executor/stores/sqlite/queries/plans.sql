@@ -5,7 +5,8 @@
 with recursive found (hash) as (
     select min(hash) from plan_parts
     union all
-    select (select min(hash) from plan_parts where plan_parts.hash > found.hash) from found where hash is not null
+    select (select min(hash) from plan_parts where plan_parts.hash > found.hash) from found
+    where hash is not null
 )
-select hash from found where hash is not null and not exists (select 1 from plans where plans.hash = found.hash)
-limit :limit
+select hash from found
+where hash is not null and not exists (select 1 from plans where plans.hash = found.hash) limit :limit

@@ -44,6 +44,7 @@ order by runs.created_at desc, runs.id desc
 
 -- The input, environment and variables of a run, as JSON.
 -- name: write_data
-insert into run_data (run_id, environment, variables, input) values (:run_id, :environment, :variables, :input)
+insert into run_data (run_id, environment, variables, input)
+values (:run_id, :environment, :variables, :input)
 on conflict (run_id) do update set environment = excluded.environment, variables = excluded.variables,
     input = excluded.input
