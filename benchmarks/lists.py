@@ -167,6 +167,7 @@ def add_runs(store: SqlStore, numbers: Sequence[int]) -> None:
     """Add ended runs. One in RARE is rare, and a hundred of all are open and wait."""
     plan = _plan()
     run, _ = new_run(plan.header, plan.hash, StartRequest(), now=1.0)
+    data = dict.fromkeys(("input", "environment", "variables"), "{}")
     rows, tags = [], []
     for number in numbers:
         is_rare, is_open = number % RARE == 7, number < OPEN_RUNS
@@ -185,12 +186,13 @@ def add_runs(store: SqlStore, numbers: Sequence[int]) -> None:
         tags += [{"tag": tag, "at": float(number), "id": f"r{number}"} for tag in names]
     with store.database.transaction() as db:
         db.executemany(
-            "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, input, environment,"
-            " variables, tags, created_at, finished_at, live)"
-            " values (:id, 'default', :playbook, :hash, :status, 'service', 'service', '{}', '{}', '{}',"
-            " :tags, :at, :ended, 0)",
-            rows,
+            "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, {data_columns}"
+            " tags, created_at, finished_at, live) values (:id, 'default', :playbook, :hash, :status, 'service',"
+            " 'service', {data_values} :tags, :at, :ended, 0)",
+            [{**row, **db.columns_of_run(data)} for row in rows],
         )
+        for row in rows:
+            db.write_run_data(str(row["id"]), data)
         db.executemany(
             "insert into visits (run_id, id, step, queue, status, position, clock, names, number, due_at)"
             " values (:id, 'v', 'a', 'service', 'waiting', 1, 1, '{}', 1, 1e9)",
