@@ -11,11 +11,12 @@ Limits: the body is decoded before (`noetl.api.http.requests.decode_json`), so v
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -54,6 +55,18 @@ class RequestBody(BaseModel):
 
 
 Body = TypeVar("Body", bound=RequestBody)
+
+
+def _as_whole_number(value: Any) -> Any:
+    """Return a number without a fraction as an integer, and other values unchanged: JSON has one kind of number.
+
+    >>> _as_whole_number(3.0), _as_whole_number(3.5), _as_whole_number(True)
+    (3, 3.5, True)
+    """
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WholeNumber: TypeAlias = Annotated[int, BeforeValidator(_as_whole_number)]
 
 
 class PlaybookReferenceBody(RequestBody):
@@ -123,7 +136,7 @@ class DraftBody(RequestBody):
     """The draft of a playbook, and the line at which a person writes."""
 
     text: Annotated[str, Expected("text")] = Field(description="The text, which may have errors.")
-    line: Annotated[int | None, Field(ge=1), Expected("a whole number from 1")] = Field(
+    line: Annotated[WholeNumber | None, Field(ge=1), Expected("a whole number from 1")] = Field(
         None, description="A line of the text, from 1. The answer has the names in scope there."
     )
 
@@ -176,7 +189,7 @@ class AnswerBody(RequestBody):
     """An answer to a question of a waiting step."""
 
     step: Annotated[str, Expected("the name of a step")] = Field(description="The step that asks.")
-    visit: Annotated[int | None, Field(ge=1), Expected("a whole number from 1")] = Field(
+    visit: Annotated[WholeNumber | None, Field(ge=1), Expected("a whole number from 1")] = Field(
         None, description="The number of the visit. Default: the latest."
     )
     position: Annotated[str | None, Expected("the position of an action")] = Field(
@@ -274,7 +287,7 @@ class FireBody(RequestBody):
 class LimitBody(RequestBody):
     """A limit of how many runs or steps may be in progress at once, or a rate at which they begin."""
 
-    units: Annotated[int, Expected("a whole number from 0 to 10,000")] = Field(
+    units: Annotated[WholeNumber, Expected("a whole number from 0 to 10,000")] = Field(
         ge=0,
         le=MAX_UNITS,
         description="How many may be held at once, or begin in a window of a rate. 0 lets nothing start.",
@@ -377,7 +390,7 @@ class BackfillBody(RequestBody):
         list[str | int | float] | None, Expected("a list of texts and numbers, each with at most 256 bytes")
     ] = Field(None, description="The list of the partitions, instead of `from` and `to`.")
     limit: Annotated[
-        int, Field(ge=1, le=MAX_OPEN_RUNS), Expected(f"a whole number from 1 to {MAX_OPEN_RUNS}")
+        WholeNumber, Field(ge=1, le=MAX_OPEN_RUNS), Expected(f"a whole number from 1 to {MAX_OPEN_RUNS}")
     ] = Field(1, description="How many runs may be open at once.")
     redo: Annotated[Literal["failed", "all"] | None, Expected("`failed` or `all`")] = Field(
         None, description="Which partitions that had a run before get another one. Default: none."

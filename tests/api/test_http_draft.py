@@ -61,6 +61,13 @@ async def test_a_draft_has_its_drawing_and_the_names_at_a_line(http: httpx.Async
     assert (await http.get("/playbooks")).json()["items"] == []
 
 
+async def test_a_line_is_a_number_without_a_fraction(http: httpx.AsyncClient) -> None:
+    """JSON and its schema have one kind of number: 1.0 is an integer."""
+    for number, status in ((1, 200), (1.0, 200), (1.5, 422), (0.0, 422), (True, 422)):
+        response = await http.post("/plan/draft", json={"text": "name: a", "line": number})
+        assert response.status_code == status, response.json()
+
+
 async def test_a_draft_has_its_tasks(http: httpx.AsyncClient) -> None:
     for tasks in ("tasks: [{name: t, run: [{action: wait, seconds: 1}]}]", "tasks: {t: [u]}"):
         draft = await check(http, PLAYBOOK + tasks)
