@@ -187,8 +187,8 @@ def add_runs(store: SqlStore, numbers: Sequence[int]) -> None:
     with store.database.transaction() as db:
         db.executemany(
             "insert into runs (id, tenant, playbook, plan_hash, status, origin, queue, {data_columns}"
-            " tags, created_at, finished_at, live) values (:id, 'default', :playbook, :hash, :status, 'service',"
-            " 'service', {data_values} :tags, :at, :ended, 0)",
+            " tags, created_at, finished_at, live) values (:id, 'default', :playbook, :hash, :status,"
+            " 'service', 'service', {data_values} :tags, :at, :ended, 0)",
             [{**row, **db.columns_of_run(data)} for row in rows],
         )
         for row in rows:

@@ -64,6 +64,9 @@ RETENTION_PAUSE_SECONDS = 5.0
 DELETION_PAUSE_SECONDS = 0.01
 """The pause between two deletions while more runs are too old."""
 
+LOG_PAUSE_SECONDS = 0.25
+"""How often a worker lets the store write its log back."""
+
 SWEEP_SECONDS = 60.0
 """How often, on average, a worker searches for runs that no worker would continue."""
 
@@ -165,7 +168,7 @@ class Worker:
             for name in names
         ]
         self._renewal = threading.Thread(target=self._renew_claims, name="noetl-lease", daemon=True)
-        self._retention = threading.Thread(target=self._delete_old_runs, name="noetl-retention", daemon=True)
+        self._retention = threading.Thread(target=self._tend_store, name="noetl-retention", daemon=True)
         limits, loop = LimitLoop(store, self._stopping), TriggerLoop(store, self._stopping)
         folders = FolderLoop(store, settings.capabilities, self._stopping)
         sender = Sender(
@@ -366,16 +369,30 @@ class Worker:
             # A random interval spreads the sweeps of workers that were started together.
             self._sweep_at = time.monotonic() + random.uniform(SWEEP_SECONDS / 2, SWEEP_SECONDS * 3 / 2)
 
-    def _delete_old_runs(self) -> None:
-        """Delete runs that are older than the retention, a few at a time, so that commits wait for none."""
-        is_left = False
-        while not self._finished.wait(DELETION_PAUSE_SECONDS if is_left else self._retention_pause()):
+    def _tend_store(self) -> None:
+        """Write the log of the store back, and delete runs that are older than the retention.
+
+        Runs are deleted a few at a time, so that commits wait for none.
+        """
+        deletes_at = time.monotonic() + self._retention_pause()
+        pause = LOG_PAUSE_SECONDS
+        while not self._finished.wait(pause):
             try:
-                is_left = self._store.maintenance.delete_old(self._store.clock())
+                self._store.maintenance.write_log_back()
+                if time.monotonic() >= deletes_at:
+                    is_left = self._store.maintenance.delete_old(self._store.clock())
+                    deletes_at = time.monotonic() + (
+                        DELETION_PAUSE_SECONDS if is_left else self._retention_pause()
+                    )
+                pause = min(LOG_PAUSE_SECONDS, max(deletes_at - time.monotonic(), 0.0))
             except StoreError as error:
-                is_left = False
+                pause = self._retention_pause()
                 if not self._finished.is_set():
-                    logger.warning("old runs could not be deleted; trying again: %s", error)
+                    logger.warning(
+                        "the log could not be written back, or old runs could not be deleted;"
+                        " trying again: %s",
+                        error,
+                    )
 
     def _retention_pause(self) -> float:
         """Return a random pause, which spreads the deletions of workers that were started together."""

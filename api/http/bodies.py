@@ -58,7 +58,9 @@ Body = TypeVar("Body", bound=RequestBody)
 
 
 def _as_whole_number(value: Any) -> Any:
-    """Return a number without a fraction as an integer, and other values unchanged: JSON has one kind of number.
+    """Return a number without a fraction as an integer, and other values unchanged.
+
+    JSON has one kind of number.
 
     >>> _as_whole_number(3.0), _as_whole_number(3.5), _as_whole_number(True)
     (3, 3.5, True)

@@ -1111,6 +1111,13 @@ class StoreMaintenance(Protocol):
         """
         ...
 
+    def write_log_back(self) -> None:
+        """Write a long log of commits back, if the store has one that its commits would have to write back.
+
+        Workers call this several times a second.
+        """
+        ...
+
     def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
         """Repair up to `limit` unfinished runs that no worker would continue.
 

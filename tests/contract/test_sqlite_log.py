@@ -20,7 +20,7 @@ from noetl.executor.errors import StoreError
 from noetl.executor.model.run import RunStatus
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.sqlite import file, log_readers, write_ahead_log
-from noetl.executor.stores.sqlite.file import CheckpointMode, LogPages, SqliteFile
+from noetl.executor.stores.sqlite.file import FRAME_BYTES, CheckpointMode, LogPages, SqliteFile
 from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.executor.stores.sqlite.write_ahead_log import WriteAheadLog
 from noetl.executor.worker import Worker, WorkerSettings
@@ -125,8 +125,8 @@ def test_workers_name_a_long_reader_and_cut_the_log_after_its_end(
             assert f": process {process} (`" in caplog.records[0].getMessage()
             before = len(ended)
             wait_until(lambda: len(ended) > before)
-            assert store.file.defers_checkpoints
-        wait_until(lambda: log_bytes(store) <= LIMIT and not store.file.defers_checkpoints)
+            assert store.file.commit_log_pages == 0
+        wait_until(lambda: log_bytes(store) <= LIMIT and store.file.commit_log_pages != 0)
         before = len(ended)
         wait_until(lambda: len(ended) > before)
     assert {harness.status for harness in ended} == {RunStatus.SUCCEEDED}
@@ -243,3 +243,77 @@ def test_readers_of_another_file_are_not_named(store: SqliteStore, tmp_path: Pat
             reader.execute("begin")
             reader.execute("select count(*) from runs").fetchone()
             assert log_readers.find_log_readers(store.path) == frozenset()
+
+
+def count_pages(store: SqliteStore) -> int:
+    """Return how many pages the log has."""
+    pages = store.file.write_back(CheckpointMode.PASSIVE)
+    assert pages is not None
+    return sum(pages)
+
+
+def start_until_long(store: SqliteStore) -> None:
+    """Start runs until the log is longer than usual, by less than a run."""
+    while log_bytes(store) <= 20 * FRAME_BYTES:
+        start_run(store)
+
+
+def test_workers_write_a_long_log_back_before_a_commit_does(store: SqliteStore) -> None:
+    store.maintenance.write_log_back()
+    before = start_run(store)
+    start_until_long(store)
+    store.maintenance.write_log_back()
+    with closing(sqlite3.connect(f"file:{store.path}?immutable=1", uri=True)) as db:
+        assert db.execute("select 1 from runs where id = ?", [before.id]).fetchone() == (1,)
+    after = start_run(store)
+    assert count_pages(store) < 20
+    for run in (before, after):
+        assert store.runs.get(run.tenant, run.id) is not None
+
+
+def test_a_commit_writes_the_log_back_if_no_worker_does(store: SqliteStore) -> None:
+    store.maintenance.write_log_back()
+    longest = 0
+    for _ in range(60):
+        start_run(store)
+        longest = max(longest, log_bytes(store))
+    assert 20 * FRAME_BYTES < longest < 80 * FRAME_BYTES
+
+
+def test_a_reader_delays_the_restart_of_the_log_and_no_commit(store: SqliteStore) -> None:
+    store.maintenance.write_log_back()
+    start_run(store)
+    with reading(store):
+        start_until_long(store)
+        store.maintenance.write_log_back()
+        before = count_pages(store)
+        assert before > 20
+        start_run(store)
+        assert count_pages(store) > before
+    store.maintenance.write_log_back()
+    start_run(store)
+    assert count_pages(store) < 20
+
+
+@pytest.mark.parametrize("reason", ["deferred", "checked", "used"])
+def test_a_log_that_others_write_back_is_not_written_back_twice(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    store.maintenance.write_log_back()
+    start_until_long(store)
+    log = WriteAheadLog(store.file)
+    log.write_back()
+    start_until_long(store)
+    modes: list[CheckpointMode] = []
+
+    def refuse(_: SqliteFile, mode: CheckpointMode, _seconds: float | None = None) -> LogPages | None:
+        modes.append(mode)
+        return None
+
+    monkeypatch.setattr(SqliteFile, "write_back", refuse)
+    if reason == "deferred":
+        store.file.commit_log_pages = 0
+    if reason == "checked":
+        log._checking.acquire()
+    log.write_back()
+    assert modes == ([CheckpointMode.PASSIVE] if reason == "used" else [])

@@ -141,6 +141,23 @@ def test_a_failed_deletion_is_tried_again(
     assert "old runs could not be deleted; trying again: The store is away." in caplog.text
 
 
+def test_a_log_that_cannot_be_written_back_is_tried_again(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker_module, "RETENTION_PAUSE_SECONDS", 0.01)
+    tries: list[None] = []
+
+    def write_log_back() -> None:
+        tries.append(None)
+        raise StoreError("The disk is full.")
+
+    monkeypatch.setattr(store.maintenance, "write_log_back", write_log_back)
+    with working(store, tmp_path):
+        wait_until(lambda: len(tries) > 1)
+    assert "the log could not be written back, or old runs" in caplog.text
+    assert "trying again: The disk is full." in caplog.text
+
+
 def test_a_run_created_later_is_executed(store: SqliteStore, tmp_path: Path) -> None:
     with working(store, tmp_path) as worker:
         harness = start(store, BLOCKING_PLAYBOOK.replace("cat gate", "true"), tmp_path, origin="service")

@@ -106,6 +106,9 @@ class DynamoMaintenance:
         is_left = self.plan_deletion.delete_some()
         return self.late_expiry.set_some() or is_left
 
+    def write_log_back(self) -> None:
+        """Return at once."""
+
     def sweep(
         self, now: float, *, queue: str = SERVICE_QUEUE, limit: int = MAX_RUNS_PER_SWEEP
     ) -> SweepResult:

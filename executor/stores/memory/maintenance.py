@@ -102,6 +102,9 @@ class MemoryMaintenance:
                 self._delete_plans(now - UNUSED_SECONDS)
             return False
 
+    def write_log_back(self) -> None:
+        """Return at once."""
+
     def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
         with self._state.change_runs():
             open_records = [r for r in self._state.runs.values() if r.run.finished_at is None]

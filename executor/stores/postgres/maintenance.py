@@ -38,6 +38,9 @@ class PostgresMaintenance:
     def delete_old(self, now: float) -> bool:
         return self._shared.delete_old(now)
 
+    def write_log_back(self) -> None:
+        """Return at once: the server writes its log back."""
+
     def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
         """Repair runs as every SQL store does, and send messages about overdue visits again."""
         result = self._shared.sweep(now, limit=limit)

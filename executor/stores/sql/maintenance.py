@@ -83,6 +83,9 @@ class SqlMaintenance:
     def delete_run(self, tenant: str, run_id: str) -> bool:
         return delete_tree(self._context, tenant, run_id)
 
+    def write_log_back(self) -> None:
+        """Return at once."""
+
     def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
         """Repair up to `limit` runs of each kind of damage, fold facts, and delete runs that are older than
         the retention.

@@ -92,11 +92,11 @@ LOG_PAGES = 4000
 
 A write-back waits for the disk twice. This is four times the default of SQLite.
 """
-MAX_LOG_BYTES = 64 * 1024 * 1024
-"""Length to which SQLite cuts the log when it begins it anew.
+FRAME_BYTES = 4096 + 24
+"""Length of a page in the log, with its header. SQLite cuts the log to LOG_PAGES when it starts it again."""
 
-A reader that stays lets it grow until then, and workers cut it (`write_ahead_log.py`).
-"""
+MAX_LOG_BYTES = 64 * 1024 * 1024
+"""Length of the log at which workers cut it (`write_ahead_log.py`). It grows as long as a reader stays."""
 
 CLOSE_TIMEOUT_SECONDS = 2.0
 """Time that `close` waits for a connection that a thread is using."""
@@ -106,9 +106,13 @@ CUT_SECONDS = 0.1
 
 
 class CheckpointMode(StrEnum):
-    """The mode of a checkpoint: next to readers and writers, or up to the end of the log, which is cut."""
+    """The mode of a checkpoint: next to readers and writers, or up to the end of the log.
+
+    The log then starts again, or is cut at once.
+    """
 
     PASSIVE = "passive"
+    RESTART = "restart"
     TRUNCATE = "truncate"
 
 
@@ -151,8 +155,8 @@ class SqliteFile:
         """Whether a transaction waits until it is on the disk. Tests that need no disk go without."""
         self.max_log_bytes = MAX_LOG_BYTES
         self.log_pages = LOG_PAGES
-        self.defers_checkpoints = False
-        """Whether commits leave it to `write_back` to write the log back to the file."""
+        self.commit_log_pages: int | None = None
+        """Length of the log, in pages, at which a commit writes it back. 0 is never, None is `log_pages`."""
         if not create and not self.path.exists():
             raise StoreError(f"There is no store at {path}.")
         try:
@@ -223,7 +227,7 @@ class SqliteFile:
                 db.execute("pragma journal_mode = wal")
                 db.execute("pragma synchronous = normal")
                 db.execute(f"pragma wal_autocheckpoint = {self.log_pages}")
-                db.execute(f"pragma journal_size_limit = {self.max_log_bytes}")
+                db.execute(f"pragma journal_size_limit = {self.log_pages * FRAME_BYTES}")
                 if self._identity is not None:
                     # The first read opens the log.
                     db.execute("pragma user_version").fetchone()
@@ -272,7 +276,7 @@ class SqliteFile:
             db = connection.db
             with StoreOperation():
                 with self._writing, connection.in_use:
-                    if connection.defers_checkpoints is not self.defers_checkpoints:
+                    if connection.log_pages != self.commit_log_pages:
                         self._set_checkpoints(connection)
                     db.execute("begin immediate")
                     try:
@@ -303,22 +307,24 @@ class SqliteFile:
 
     def _set_checkpoints(self, connection: _Connection) -> None:
         """Let the commits of a connection write the log back, or not."""
-        connection.defers_checkpoints = self.defers_checkpoints
-        pages = 0 if connection.defers_checkpoints else self.log_pages
+        connection.log_pages = self.commit_log_pages
+        pages = self.log_pages if connection.log_pages is None else connection.log_pages
         connection.db.execute(f"pragma wal_autocheckpoint = {pages}")
 
-    def write_back(self, mode: CheckpointMode) -> LogPages | None:
+    def write_back(self, mode: CheckpointMode, patience_seconds: float | None = None) -> LogPages | None:
         """Write the log back to the file, and return its pages, or None if it is in use.
 
-        The mode PASSIVE makes no caller wait, and leaves pages that a reader may need. TRUNCATE also cuts the
-        log, unless a reader stays in it for longer than CUT_SECONDS.
+        The mode PASSIVE makes no caller wait, and leaves pages that a reader may need. The others let writers
+        of this process wait. RESTART lets the next commit let the log start again, and TRUNCATE cuts it. They do
+        nothing if a reader stays in the log for longer than the patience, which is CUT_SECONDS by default.
         """
-        is_cut = mode is CheckpointMode.TRUNCATE
+        stops_writers = mode is not CheckpointMode.PASSIVE
+        seconds = CUT_SECONDS if patience_seconds is None else patience_seconds
         try:
             connection = self._thread_connection()
-            with StoreOperation(), self._writing if is_cut else nullcontext(), connection.in_use:
+            with StoreOperation(), self._writing if stops_writers else nullcontext(), connection.in_use:
                 db = connection.db
-                db.execute(f"pragma busy_timeout = {1000 * CUT_SECONDS:.0f}")
+                db.execute(f"pragma busy_timeout = {1000 * seconds:.0f}")
                 try:
                     is_busy, pages, written = db.execute(f"pragma wal_checkpoint({mode})").fetchone()
                 finally:
@@ -496,7 +502,7 @@ class _Connection:
 
     db: sqlite3.Connection
     in_use: threading.RLock = field(default_factory=threading.RLock)
-    defers_checkpoints: bool = False
+    log_pages: int | None = None
 
 
 def _prepare_file(path: Path, *, must_write: bool) -> bool:

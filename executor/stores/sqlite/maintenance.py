@@ -57,6 +57,9 @@ class SqliteMaintenance:
         self._log.maintain()
         return self._shared.delete_old(now)
 
+    def write_log_back(self) -> None:
+        self._log.write_back()
+
     def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
         """Repair runs as every SQL store does, check the log, and delete abandoned parts of plans."""
         self._log.maintain()

@@ -1,17 +1,20 @@
 """The write-ahead log of a SQLite file, which is cut as soon as no process needs its older pages.
 
-Problem: SQLite cannot begin its log anew while a process reads an older state of the file. A backup or a
-forgotten shell reads one for hours, and the log grows meanwhile. No process can end that of another user.
-After its end, SQLite writes all pages of the log back within the next commit, and other commits of the
-process wait. A gigabyte takes seconds, and a lease may end in the meantime.
+Problem: the commit that makes the log long writes it back, and other commits wait for it, some 20 ms. And
+SQLite cannot start its log again while a process reads an older state of the file. A backup or a forgotten
+shell reads one for hours, and the log grows meanwhile. No process can end that of another user. After its
+end, SQLite writes all pages of the log back within the next commit. A gigabyte takes seconds, and a lease may
+end in the meantime.
 
 Algorithm: checkpoints next to the commits. Source: SQLite documentation, "Write-Ahead Logging", "Avoiding
-Excessively Large WAL Files". Workers check the length of the log every few seconds. While the log is too
-long, commits of this process do not write it back. A passive checkpoint does, which no commit waits for. If
-few pages are left, a truncating checkpoint writes these, and cuts the log to nothing. It waits CUT_SECONDS
-at most for statements that read. If pages are kept for a reader at two checks, a warning names the reader.
+Excessively Large WAL Files". Several times a second, workers write a long log back by a passive checkpoint,
+which no commit waits for. If few pages are left, a restarting one writes these, and the log starts again. It
+waits RESTART_SECONDS at most for statements that read. Every few seconds, workers check whether the log is
+far too long. While it is, no commit of this process writes it back. A truncating checkpoint cuts it to
+nothing, and waits CUT_SECONDS at most. If pages are kept for a reader at two checks, a warning names the
+reader.
 
-Cost: a read of the length of a file every few seconds.
+Cost: a read of the length of a file several times a second.
 
 Limits: the log grows as long as the reader stays. Only processes with workers write back next to commits.
 """
@@ -23,11 +26,17 @@ import os
 import time
 from threading import Lock
 
-from noetl.executor.stores.sqlite.file import CheckpointMode, SqliteFile
+from noetl.executor.stores.sqlite.file import FRAME_BYTES, CheckpointMode, SqliteFile
 from noetl.executor.stores.sqlite.log_readers import LogReader, describe_readers, find_log_readers
 
 CHECK_SECONDS = 1.0
 """How long after a check of a log that is too long the next one is made."""
+
+RESTART_SECONDS = 0.005
+"""How long commits wait for statements that read the log, so that it starts again, or at the next call."""
+
+LATE_FACTOR = 4
+"""How many times its usual length the log may have before a commit writes it back next to workers."""
 
 MEGABYTE = 1_000_000
 
@@ -43,6 +52,8 @@ class WriteAheadLog:
         self._next_at = 0.0
         self._readers: frozenset[LogReader] | None = None
         self._is_reported = False
+        self._usual_pages: int | None = None
+        """The length of the log at which commits write it back, as in `SqliteFile.commit_log_pages`."""
 
     def size(self) -> int:
         """Return the length of the log in bytes."""
@@ -64,13 +75,35 @@ class WriteAheadLog:
             if size <= self._file.max_log_bytes:
                 self._end_deferral(size)
             elif time.monotonic() >= self._next_at:
-                self._file.defers_checkpoints = True
+                self._file.commit_log_pages = 0
                 if self._write_back():
                     self._readers = None
                     self._end_deferral(self.size())
                 else:
                     self._report_readers(size)
                 self._next_at = time.monotonic() + CHECK_SECONDS
+        finally:
+            self._checking.release()
+
+    def write_back(self) -> None:
+        """Write the log back if it is longer than usual, and let it start again.
+
+        Commits wait for the pages of the latest ones only. From the first call on, a commit itself writes the
+        log back if it is LATE_FACTOR times as long, as calls may have stopped.
+
+        Raises:
+            StoreError: the log could not be written back.
+        """
+        if self._usual_pages is None:
+            self._usual_pages = LATE_FACTOR * self._file.log_pages
+            self._file.commit_log_pages = self._usual_pages
+        is_long = self.size() > self._file.log_pages * FRAME_BYTES
+        if self._file.commit_log_pages == 0 or not is_long or not self._checking.acquire(blocking=False):
+            return
+        try:
+            pages = self._file.write_back(CheckpointMode.PASSIVE)
+            if pages is not None and pages.unwritten <= self._file.log_pages:
+                self._file.write_back(CheckpointMode.RESTART, RESTART_SECONDS)
         finally:
             self._checking.release()
 
@@ -92,8 +125,8 @@ class WriteAheadLog:
 
     def _end_deferral(self, size: int) -> None:
         """Let commits write the log back again, if it is short."""
-        if self._file.defers_checkpoints and size <= self._file.max_log_bytes:
-            self._file.defers_checkpoints = False
+        if self._file.commit_log_pages == 0 and size <= self._file.max_log_bytes:
+            self._file.commit_log_pages = self._usual_pages
             self._readers = None
             if self._is_reported:
                 self._is_reported = False
