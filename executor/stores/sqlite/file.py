@@ -315,8 +315,8 @@ class SqliteFile:
         """Write the log back to the file, and return its pages, or None if it is in use.
 
         The mode PASSIVE makes no caller wait, and leaves pages that a reader may need. The others let writers
-        of this process wait. RESTART lets the next commit let the log start again, and TRUNCATE cuts it. They do
-        nothing if a reader stays in the log for longer than the patience, which is CUT_SECONDS by default.
+        of this process wait. RESTART lets the log start again with the next commit, and TRUNCATE cuts it. They
+        do nothing if a reader stays in the log for longer than the patience, which is CUT_SECONDS by default.
         """
         stops_writers = mode is not CheckpointMode.PASSIVE
         seconds = CUT_SECONDS if patience_seconds is None else patience_seconds
