@@ -91,15 +91,26 @@ class Courier:
         waits_until = self._find_wait(entry, channel, now)
         if waits_until is not None:
             return self.store.outbox.change(entry, postpone_entry(entry, waits_until))
-        if channel.retry_at is not None:
-            probing = delay_channel(channel, now + LEASE_SECONDS)
-            if not self.store.channels.put(probing, channel):
-                return self.store.outbox.change(entry, postpone_entry(entry, now + TURN_SECONDS))
-            channel = probing
+        began = self._begin_probe(channel, now)
+        if began is None:
+            return self.store.outbox.change(entry, postpone_entry(entry, now + TURN_SECONDS))
         started = begin_attempt(entry, now)
         if not self.store.outbox.change(entry, started):
+            if began is not channel:
+                # Nothing is sent, so the channel must not wait for it. A change by another process remains.
+                self.store.channels.put(delay_channel(began, channel.retry_at), began)
             return False
-        return self._send(started, channel)
+        return self._send(started, began)
+
+    def _begin_probe(self, channel: Channel, now: float) -> Channel | None:
+        """Let others wait for an attempt at a channel that has a delay. Return the channel as it is stored.
+
+        Return None if another process has changed the channel, and is probably the probe.
+        """
+        if channel.retry_at is None:
+            return channel
+        probing = delay_channel(channel, now + LEASE_SECONDS)
+        return probing if self.store.channels.put(probing, channel) else None
 
     def _find_wait(self, entry: OutboxEntry, channel: Channel, now: float) -> float | None:
         """Return until when an entry waits for its channel, or for an earlier one of its run; None: not."""

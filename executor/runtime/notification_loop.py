@@ -10,13 +10,15 @@ to the next one. A channel whose last attempt was so slow gets at most half of t
 attempts are open, and half of them belong to one tenant. If the store fails for a notification, its channel
 has a pause, which doubles each time.
 
-A full page of due notifications may be of channels that are busy. These move by BUSY_SECONDS, behind those of
-other channels.
+A full page of due notifications may be of channels that wait for an answer. If the wait is longer than
+PATIENCE_SECONDS, these move by BUSY_SECONDS, behind those of other channels. The notification of the attempt
+never moves.
 
-Cost: one query of the store in each POLL_SECONDS, and one more with MAX_DUE writes for a full page, at most
+Cost: one query of the store in each poll. A full page costs one more, with at most MAX_DUE writes, at most
 MAX_PAGES times. A process without notifications has no further threads.
 
-Limits: the bounds are those of one process.
+Limits: the bounds are those of one process. A channel whose receiver answers within PATIENCE_SECONDS may hide
+other channels of its tenant while it has more than MAX_DUE due notifications.
 """
 
 from __future__ import annotations
@@ -33,12 +35,13 @@ from noetl.executor.errors import StoreError
 from noetl.executor.model.deliveries import LEASE_SECONDS
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind, postpone_entry
 from noetl.executor.runtime.store_failures import FailureReasons
+from noetl.planner.frozen import frozen
 
 POLL_SECONDS = 1.0
 """How often a process reads which notifications are due."""
 
 TABLE_POLL_SECONDS = 5.0
-"""The same for a store that bills each request."""
+"""The same for a store that bills each request, while nothing is being sent."""
 
 MAX_SENDERS = 8
 """How many notifications a process sends at the same time, without those that have waited for long."""
@@ -54,7 +57,7 @@ MAX_ATTEMPTS = 64
 MAX_ATTEMPTS_OF_TENANT = MAX_ATTEMPTS // 2
 
 BUSY_SECONDS = 5.0
-"""By how much a notification moves whose channel is busy, if it hides others."""
+"""By how much a notification moves whose channel waits for an answer, if it hides others."""
 
 MAX_PAGES = 3
 """How many pages of due notifications are read in a poll to find those of other channels."""
@@ -74,6 +77,14 @@ MAX_DUE = 100
 logger = logging.getLogger("noetl.executor")
 
 
+@frozen
+class BusyChannel:
+    """The open attempt of a channel: the notification, and when the attempt has begun."""
+
+    entry_id: str
+    begun_at: float
+
+
 class NotificationLoop:
     """A loop that delivers due notifications until `stopping` is set."""
 
@@ -85,7 +96,7 @@ class NotificationLoop:
         self._poll_seconds = POLL_SECONDS if self._store.queue.claims_in_turn else TABLE_POLL_SECONDS
         self._lock = threading.Lock()
         self._freed = threading.Event()
-        self._busy: dict[tuple[str, str], float] = {}
+        self._busy: dict[tuple[str, str], BusyChannel] = {}
         self._slow: set[tuple[str, str]] = set()
         self._pauses: dict[tuple[str, str], tuple[float, float]] = {}
 
@@ -129,14 +140,20 @@ class NotificationLoop:
         return count
 
     def _move_busy(self, due: Sequence[OutboxEntry]) -> bool:
-        """Let notifications whose channels are busy be due later. Return whether there were any.
+        """Let notifications whose channels wait for an answer be due later. Return whether there were any.
+
+        A channel that answers quickly is free again soon. The notification of an attempt does not move,
+        because the attempt may not have written it yet.
 
         Raises:
             StoreError: the store cannot be reached.
         """
+        begun_after = time.monotonic() - PATIENCE_SECONDS
         with self._lock:
-            waiting = [entry for entry in due if _place_of(entry) in self._busy]
-        # The one that is being sent has changed, so it does not move.
+            waits = {
+                place: busy.entry_id for place, busy in self._busy.items() if busy.begun_at <= begun_after
+            }
+        waiting = [entry for entry in due if waits.get(_place_of(entry), entry.id) != entry.id]
         until = self._store.clock() + BUSY_SECONDS
         moved = [self._store.outbox.change(entry, postpone_entry(entry, until)) for entry in waiting]
         return any(moved)
@@ -144,24 +161,27 @@ class NotificationLoop:
     def _full_tenants(self) -> set[str]:
         """Return the tenants for which no further notification begins."""
         with self._lock:
-            return {tenant for tenant, _ in self._busy if not self._has_place(tenant, 1)}
+            return {tenant for tenant, _ in self._busy if not self._has_place(tenant)}
 
     def _is_full(self) -> bool:
         """Return whether no tenant may begin a further notification."""
         with self._lock:
-            return not self._has_place(None, 1)
+            return not self._has_place(None)
 
-    def _has_place(self, tenant: str | None, part: int) -> bool:
+    def _has_place(self, tenant: str | None, *, is_slow: bool = False) -> bool:
         """Return whether another attempt may begin, of this tenant if one is given.
 
-        A `part` of 2 lets it begin only while half of the places for new attempts are free.
+        One of a slow channel begins only while half of the places for new attempts are free.
         """
         begun_after = time.monotonic() - PATIENCE_SECONDS
-        new = [place[0] for place, begun_at in self._busy.items() if begun_at > begun_after]
-        if len(self._busy) >= MAX_ATTEMPTS or len(new) >= MAX_SENDERS // part:
+        new = [place[0] for place, busy in self._busy.items() if busy.begun_at > begun_after]
+        divisor = 2 if is_slow else 1
+        if len(self._busy) >= MAX_ATTEMPTS or len(new) >= MAX_SENDERS // divisor:
             return False
+        if tenant is None:
+            return True
         count = sum(place[0] == tenant for place in self._busy)
-        return count < MAX_ATTEMPTS_OF_TENANT and new.count(tenant or "") < MAX_SENDERS_OF_TENANT // part
+        return count < MAX_ATTEMPTS_OF_TENANT and new.count(tenant) < MAX_SENDERS_OF_TENANT // divisor
 
     def _start(self, senders: ThreadPoolExecutor, entry: OutboxEntry) -> bool:
         """Give a notification to a thread. Return False if its channel or its tenant has enough of them."""
@@ -170,9 +190,9 @@ class NotificationLoop:
             until, _ = self._pauses.get(place, (0.0, 0.0))
             if until > time.monotonic() or place in self._busy:
                 return False
-            if not self._has_place(entry.tenant, 2 if place in self._slow else 1):
+            if not self._has_place(entry.tenant, is_slow=place in self._slow):
                 return False
-            self._busy[place] = time.monotonic()
+            self._busy[place] = BusyChannel(entry.id, time.monotonic())
         senders.submit(self._deliver, entry, place)
         return True
 
@@ -196,7 +216,7 @@ class NotificationLoop:
     def _free(self, place: tuple[str, str]) -> None:
         """Note that an attempt of a channel has ended, and whether it was slow."""
         with self._lock:
-            seconds = time.monotonic() - self._busy.pop(place)
+            seconds = time.monotonic() - self._busy.pop(place).begun_at
             if seconds <= PATIENCE_SECONDS:
                 self._slow.discard(place)
             else:
@@ -215,9 +235,12 @@ class NotificationLoop:
             self._pauses[place] = (time.monotonic() + seconds, seconds)
 
     def _wait(self, started: int) -> None:
-        """Wait for the next poll. If notifications are being sent, wait until one of them is done."""
+        """Wait for the next poll. If notifications are being sent, wait until one of them is done.
+
+        The wait then ends after POLL_SECONDS on each store, because a slow attempt leaves its place.
+        """
         is_sending = started > 0 or bool(self._busy)
-        ends_at = time.monotonic() + self._poll_seconds
+        ends_at = time.monotonic() + (POLL_SECONDS if is_sending else self._poll_seconds)
         while not self._stopping.is_set() and (seconds := ends_at - time.monotonic()) > 0:
             if is_sending and self._freed.wait(min(seconds, SLICE_SECONDS)):
                 return

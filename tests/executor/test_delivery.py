@@ -33,7 +33,7 @@ from noetl.executor.model.deliveries import (
     give_up,
     retry_delivery,
 )
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind, postpone_entry
 from noetl.executor.model.run import RunEnding, RunStatus
 from noetl.executor.model.run_entries import entries_of_start
 from noetl.executor.model.start_request import StartRequest
@@ -539,6 +539,31 @@ class TestProbes:
         assert post.due_in() == delivery.TURN_SECONDS
         assert post.existing().record["attempts"] == 0
 
+    def test_a_probe_whose_attempt_is_lost_leaves_its_channel_free(self) -> None:
+        """Else the channel was blocked for the time of a lease, although nothing was sent."""
+        post = PostOffice()
+        post.add_channel("http://127.0.0.1:1", retry_at=START - 1)
+        entry = post.add()
+        assert post.store.outbox.change(entry, postpone_entry(entry, START + 5))
+        assert not post.courier.deliver(entry, post.clock())
+        assert post.store.channels.get("default", "ops").retry_at == START - 1
+
+    def test_a_lost_attempt_keeps_a_change_of_its_channel(self) -> None:
+        post = PostOffice()
+        post.add_channel("http://127.0.0.1:1", retry_at=START - 1)
+        entry = post.add()
+
+        def lose(*_: object) -> bool:
+            channel = post.store.channels.get("default", "ops")
+            assert post.store.channels.put(
+                replace(channel, is_paused=True, edition=channel.edition + 1), channel
+            )
+            return False
+
+        post.store.outbox.change = lose
+        assert not post.courier.deliver(entry, post.clock())
+        assert post.store.channels.get("default", "ops").is_paused
+
 
 class TestSlowReceivers:
     def test_a_slow_receiver_gets_one_notification_at_a_time_until_it_is_quick(self) -> None:
@@ -724,6 +749,89 @@ class TestLoop:
             assert start_due(senders) == 3
             is_released.set()
         assert sorted(begun[-3:]) == ["good", "m00", "m01"]
+
+    def test_notifications_of_quick_channels_do_not_move(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Else those whose channel was being served at the time of a poll were sent five seconds later."""
+        post, moved = PostOffice(), []
+
+        def postpone(entry: OutboxEntry, due_at: float) -> OutboxEntry:
+            moved.append(entry.id)
+            return postpone_entry(entry, due_at)
+
+        monkeypatch.setattr(notification_loop, "time", StandInTime([0.0]))
+        monkeypatch.setattr(notification_loop, "postpone_entry", postpone)
+        for number in range(20):
+            post.add_channel("http://127.0.0.1:1", f"c{number:02}")
+            for place in range(10):
+                post.add(f"n{place}-{number:02}", f"c{number:02}")
+        is_released = threading.Event()
+
+        class Served(Courier):
+            """A courier whose attempts end after the poll that has begun them."""
+
+            def deliver(self, entry: OutboxEntry, now: float) -> bool:
+                is_released.wait(10)
+                return self.store.outbox.change(entry, None)
+
+        loop = NotificationLoop(Served(post.store, post.courier.sender), threading.Event())
+        started = []
+        for _ in range(200 // notification_loop.MAX_SENDERS_OF_TENANT):
+            is_released.clear()
+            with ThreadPoolExecutor(notification_loop.MAX_ATTEMPTS) as senders:
+                started.append(loop.start_due(senders))
+                is_released.set()
+        assert (moved, sum(started)) == ([], 200)
+
+    def test_only_notifications_that_wait_for_a_slow_attempt_move(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The attempt may not have written its own notification yet, and would lose it."""
+        post, seconds, is_released = PostOffice(), [0.0], threading.Event()
+        monkeypatch.setattr(notification_loop, "time", StandInTime(seconds))
+        monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
+        post.add_channel("http://127.0.0.1:1", "slow")
+        post.add_channel("http://127.0.0.1:1", "quick")
+        for number in range(7):
+            post.add(f"n{number}", "slow")
+        post.add("q", "quick")
+        sent = []
+
+        class Stalled(Courier):
+            """A courier that has no lease yet when the loop reads again."""
+
+            def deliver(self, entry: OutboxEntry, now: float) -> bool:
+                is_released.wait(10)
+                sent.append((entry.id, self.store.outbox.change(entry, begin_attempt(entry, now))))
+                return True
+
+        loop = NotificationLoop(Stalled(post.store, post.courier.sender), threading.Event())
+        with ThreadPoolExecutor(notification_loop.MAX_ATTEMPTS) as senders:
+            assert loop.start_due(senders) == 1
+            assert post.due_in("n1") == 0
+            seconds[0] += notification_loop.PATIENCE_SECONDS
+            assert loop.start_due(senders) == 1
+            due = [post.due_in(f"n{number}") for number in range(7)]
+            is_released.set()
+        assert due == [0.0, *[notification_loop.BUSY_SECONDS] * 4, 0.0, 0.0]
+        assert sorted(sent) == [("n0", True), ("q", True)]
+
+    def test_a_slow_attempt_leaves_its_place_after_a_second_on_each_store(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        post, waited = PostOffice(), []
+        loop = NotificationLoop(post.courier, threading.Event())
+        monkeypatch.setattr(loop, "_poll_seconds", notification_loop.TABLE_POLL_SECONDS)
+        seconds = [0.0]
+
+        def wait(slice_seconds: float) -> bool:
+            seconds[0] += slice_seconds
+            waited.append(slice_seconds)
+            return False
+
+        monkeypatch.setattr(notification_loop, "time", StandInTime(seconds))
+        monkeypatch.setattr(loop._freed, "wait", wait)
+        loop._wait(1)
+        assert sum(waited) == pytest.approx(notification_loop.POLL_SECONDS)
 
     def test_a_tenant_has_at_most_half_of_the_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
         post = PostOffice()
