@@ -6,7 +6,8 @@ Algorithm: a change requires the edition of the trigger that was read (optimisti
 process was faster, the trigger is read again. A firing by hand has a key of its own. With an instant it has
 the key of that instant, so the schedule does not start a second run for it.
 
-Cost: one read of the header of the plan for each trigger that is shown, because it holds the schedule.
+Cost: one read of the header of the plan for each trigger that is shown, because it holds the schedule. The
+latest firings of a page take one statement, on DynamoDB one request for each trigger.
 
 Limits: after MAX_TRIES changes by other processes, a request is refused.
 """
@@ -14,7 +15,7 @@ Limits: after MAX_TRIES changes by other processes, a request is refused.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
 from datetime import datetime
 from functools import cache
@@ -40,11 +41,12 @@ from noetl.executor.model.triggers import (
     Firing,
     LiveTrigger,
     instant_key,
+    is_known,
     jitter_of,
     pause_trigger,
+    position_at,
     resume_trigger,
     unpause_trigger,
-    was_fired_by_hand,
 )
 from noetl.planner.diagnostics.wording import abbreviate, as_code, join_words
 from noetl.planner.frozen import frozen
@@ -65,6 +67,8 @@ MAX_NEXT_FIRINGS = 100
 MAX_TRIES = 10
 
 _JUST_BEFORE = 1e-3
+_END_OF_HISTORY = position_at(220_000_000_000.0)
+"""A text behind the positions of all firings."""
 
 
 @frozen
@@ -104,7 +108,10 @@ class TriggerService:
             self.context.tenant, playbook, limit=limit, cursor=scope.open(cursor)
         )
         items = [
-            self._entry(trigger, _declaration(header_of(trigger.plan_hash), trigger)) for trigger in triggers
+            TriggerEntry.from_trigger(
+                trigger, _declaration(header_of(trigger.plan_hash), trigger).source, last
+            )
+            for trigger, last in zip(triggers, self._latest_firings(triggers), strict=True)
         ]
         return TriggerPage(items=items, next_cursor=scope.close(next_cursor))
 
@@ -120,9 +127,8 @@ class TriggerService:
         if isinstance(declared.source, Schedule):
             firings = list(islice(_next_firings(trigger, declared.source, self.context.clock()), count))
         inputs = header.to_json()["inputs"]
-        return describe_trigger(
-            trigger, declared, self._latest_firing(trigger), inputs=inputs, firings=firings
-        )
+        (last,) = self._latest_firings([trigger])
+        return describe_trigger(trigger, declared, last, inputs=inputs, firings=firings)
 
     def firings(
         self, playbook: str, name: str, *, limit: int = FIRINGS_PER_PAGE, cursor: str | None = None
@@ -211,19 +217,21 @@ class TriggerService:
         raise RejectedError("trigger_changed", message)
 
     def _entry(self, trigger: LiveTrigger, declared: Trigger) -> TriggerEntry:
-        return TriggerEntry.from_trigger(trigger, declared.source, self._latest_firing(trigger))
+        (last,) = self._latest_firings([trigger])
+        return TriggerEntry.from_trigger(trigger, declared.source, last)
 
-    def _latest_firing(self, trigger: LiveTrigger) -> Firing | None:
-        """Return the latest firing of a trigger that does not know it itself.
+    def _latest_firings(self, triggers: Sequence[LiveTrigger]) -> list[Firing | None]:
+        """Return the latest firing of each trigger, or None if it has none or knows it itself.
 
-        A schedule knows its latest instant. A later firing by hand is only in the history.
+        A schedule knows its latest instant. Later firings by hand and of backfills are only in the history.
         """
-        if trigger.type == "schedule" and trigger.last_run is None:
-            return None
-        key = (trigger.tenant, trigger.playbook, trigger.name)
-        found, _ = self.context.store.triggers.firings(*key, limit=1)
-        is_shown = found and (trigger.type != "schedule" or was_fired_by_hand(trigger, found[0]))
-        return found[0] if is_shown else None
+        keys = [(trigger.playbook, trigger.name) for trigger in triggers]
+        found = self.context.store.triggers.newest_firings(self.context.tenant, keys, _END_OF_HISTORY, 1)
+        newest = [next(iter(found.get(key, ())), None) for key in keys]
+        return [
+            None if firing is None or is_known(trigger, firing) else firing
+            for trigger, firing in zip(triggers, newest, strict=True)
+        ]
 
     def _read(self, playbook: str, name: str) -> tuple[LiveTrigger, Header]:
         trigger = self._get(playbook, name)

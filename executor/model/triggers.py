@@ -333,11 +333,18 @@ def new_firing(trigger: LiveTrigger, key: str, now: float) -> Firing:
     )
 
 
-def was_fired_by_hand(trigger: LiveTrigger, firing: Firing) -> bool:
-    """Return whether a person has fired a schedule: now, or an instant that has not come yet."""
-    if firing.backfill is not None or firing.scheduled_at is None:
+def is_known(trigger: LiveTrigger, firing: Firing) -> bool:
+    """Return whether a trigger knows its newest firing itself: a schedule, if it has performed the firing.
+
+    A person fires it now, or for an instant that has not come yet. A backfill fires it for earlier instants.
+    """
+    if trigger.type != "schedule":
         return False
-    return firing.key.startswith(MANUAL_KEY) or firing.scheduled_at > (trigger.last_at or 0.0)
+    if firing.scheduled_at is None:
+        # It is from a time when the trigger had another type.
+        return True
+    is_extra = firing.backfill is not None or firing.key.startswith(MANUAL_KEY)
+    return not is_extra and firing.scheduled_at <= (trigger.last_at or 0.0)
 
 
 def describe_cause(trigger: LiveTrigger, firing: Firing) -> dict[str, Any]:

@@ -189,12 +189,16 @@ async def send(http: httpx.AsyncClient, method: str, path: str, **body: Any) -> 
 
 
 async def add_playbooks(http: httpx.AsyncClient, count: int) -> None:
-    """Register playbooks with a schedule, versions and aliases of one, firings of one, and backfills."""
+    """Register playbooks with a schedule that has fired, versions and aliases of one, and backfills.
+
+    One of the schedules fires `count` times.
+    """
     for number in range(count):
         daily = DAILY.replace("VERSION", str(number))
         await send(http, "POST", "/playbooks", playbook=daily.replace("NAME", f"p{number}"))
         await send(http, "POST", "/playbooks", playbook=daily.replace("NAME", "many"))
-        await send(http, "POST", "/triggers/p0/nightly/fire", input={"day": "1"})
+        for name in {"p0", f"p{number}"}:
+            await send(http, "POST", f"/triggers/{name}/nightly/fire", input={"day": "1"})
         if number < MAX_OF_FEW:
             await send(http, "PUT", f"/playbooks/many/aliases/a{number}", version=str(number))
             await send(http, "POST", "/backfills", **MARCH)

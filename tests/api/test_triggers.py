@@ -14,7 +14,7 @@ from noetl.executor.actions import catalogue
 from noetl.executor.engine.schedule_firing import perform_due
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
-from noetl.executor.model.triggers import Advance, FiringOutcome
+from noetl.executor.model.triggers import Advance, FiringOutcome, fire_schedule, record_firing
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.planner.plan import Plan, Trigger
 from noetl.planner.schedules.schedule import CatchUp, Schedule
@@ -157,6 +157,28 @@ def test_a_firing_by_hand_is_the_last_one_of_a_schedule(
     clock.time += 60
     early, _ = services.triggers.fire("a", "t", FireRequest(instant=START + 7200))
     assert last() == (timestamp(clock.time), FiringOutcome.STARTED, early.id)
+
+
+def test_a_firing_of_a_backfill_is_the_last_one_of_a_schedule(
+    services: TenantServices, store: MemoryStore, clock: TestClock
+) -> None:
+    """Else a schedule that was fired by hand and then by a backfill had a last run, but no last firing."""
+    services.playbooks.register(with_triggers("a", declare("t", HOURLY, input={"day": "x"})))
+    clock.time = START + 60
+    services.triggers.fire("a", "t", FireRequest())
+    clock.time += 60
+    trigger = store.triggers.get("default", "a", "t")
+    assert trigger is not None
+    for instant in (START - 7200, START - 3600):
+        firing = replace(fire_schedule(trigger, instant, clock.time), backfill="b1")
+        assert store.triggers.advance(record_firing(Advance(trigger, trigger), firing, FiringOutcome.STARTED))
+    (entry,) = services.triggers.find().items
+    assert (entry.last_at, entry.last_outcome) == (timestamp(clock.time), FiringOutcome.STARTED)
+    assert entry.last_run == services.triggers.firings("a", "t").items[0].workflow_id
+    clock.time = START + 3600
+    fire_due(store, clock.time)
+    (entry,) = services.triggers.find().items
+    assert entry.last_at == timestamp(START + 3600)
 
 
 def test_the_history_of_a_removed_trigger_is_kept(
