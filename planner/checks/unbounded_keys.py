@@ -75,7 +75,7 @@ class _KeyReader:
     def __init__(self, program: Program, changing: frozenset[AccessPath]) -> None:
         self._environment = program.playbook.environment or {}
         self._changing = changing
-        self._read: set[str] = set()
+        self._reasons: dict[str, str | None] = {}
 
     def find_new(self, text: object) -> str | None:
         """Return the first part of a text that is new each time, as it is written, or None."""
@@ -117,7 +117,10 @@ class _KeyReader:
         """Return a name that is new each time, also by its entry in `environment`."""
         if path in self._changing:
             return ".".join(path)
-        if path[0] != "environment" or len(path) != 2 or path[1] in self._read:
+        if path[0] != "environment" or len(path) != 2:
             return None
-        self._read.add(path[1])
-        return self.find_new(self._environment.get(path[1])) and ".".join(path)
+        name = path[1]
+        if name not in self._reasons:
+            self._reasons[name] = None  # An entry that reads itself has no value.
+            self._reasons[name] = self.find_new(self._environment.get(name))
+        return self._reasons[name] and ".".join(path)

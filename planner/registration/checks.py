@@ -22,6 +22,7 @@ from contextlib import suppress
 from functools import cache, partial
 
 from noetl.planner.catalogue import LIVE, PlaybookCall
+from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import Diagnostic
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import replace
@@ -104,13 +105,14 @@ def check_uses(plan: Plan, playbooks: LinkedPlaybooks, action_types: Catalogued)
     """Return the findings about a plan among other playbooks, such as those of files.
 
     They are about what it uses of them, circles without end, and runs that wait for each other. Circles are
-    findings of all members that use others.
+    findings of all members that use others. One whose limits all have keys is a warning: a registration can
+    be forced, and the check of files cannot.
     """
     findings = RegistrationFindings(plan)
     _check_used_playbooks(findings, playbooks, find_uses(plan, action_types), aliases=(LIVE,))
     search = PlaybookSearch(plan, playbooks, action_types, aliases=(LIVE,))
     check_circles(findings, search)
-    check_run_waits(findings, search, playbooks)
+    check_run_waits(findings, search, playbooks, keyed_severity=Severity.WARNING)
     return findings.to_diagnostics()
 
 

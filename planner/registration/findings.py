@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
+from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import START, Diagnostic, Diagnostics, Span
 from noetl.planner.diagnostics.fixes import add_fixes
 from noetl.planner.plan import Plan
@@ -47,6 +48,7 @@ class _Finding(NamedTuple):
     message: str
     place: PlanPlace
     hint: str | None
+    severity: Severity | None
 
 
 class RegistrationFindings:
@@ -65,10 +67,17 @@ class RegistrationFindings:
         """Return a hint with the known word that was probably meant, or None, also after many comparisons."""
         return self._words.did_you_mean(word, known)
 
-    def report(self, code: str, message: str, place: PlanPlace, hint: str | None = None) -> None:
-        """Add a finding, unless there are too many."""
+    def report(
+        self,
+        code: str,
+        message: str,
+        place: PlanPlace,
+        hint: str | None = None,
+        severity: Severity | None = None,
+    ) -> None:
+        """Add a finding, unless there are too many. The default severity is that of its code."""
         if not self.is_full():
-            self._findings.append(_Finding(code, message, place, hint))
+            self._findings.append(_Finding(code, message, place, hint, severity))
 
     def to_diagnostics(self) -> tuple[Diagnostic, ...]:
         """Return the findings with their spans, in the order of the text."""
@@ -78,7 +87,7 @@ class RegistrationFindings:
         document = read_document(text, Diagnostics())
         for found in self._findings:
             span = START if document is None else _find_span(self.plan, document, found.place)
-            diagnostics.add(found.code, found.message, span, found.hint)
+            diagnostics.add(found.code, found.message, span, found.hint, severity=found.severity)
         return add_fixes(diagnostics, text)
 
 

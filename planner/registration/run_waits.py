@@ -15,8 +15,9 @@ an earlier one, and each such part is reported.
 Cost: nothing if neither the new playbook nor those that it reaches have limits. Else one read for each
 playbook that is reached. If they use limits of the operator, one for each registered playbook.
 
-Limits: those of `PlaybookSearch`. All keys of a limit count as one. A playbook may wait for all that it
-calls, whatever the conditions. Playbooks whose names come from templates are not known. A limit that becomes
+Limits: those of `PlaybookSearch`. All keys of a limit count as one. If only limits with keys are in a circle,
+the keys may differ in each of its runs, so the caller decides how severe that is. A playbook may wait for all
+that it calls, whatever the conditions. Playbooks whose names come from templates are not known. A limit that becomes
 shared after the registration is not checked again.
 """
 
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import networkx as nx
 
+from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.plan import Header
 from noetl.planner.registration.circles import PlaybookSearch
@@ -35,6 +37,7 @@ from noetl.planner.registration.findings import PlanPlace, RegistrationFindings,
 from noetl.planner.registration.registry import KnownLimit, LinkedPlaybooks, RegisteredPlan
 
 _HINT = "remove a limit of runs, limit a step instead, or write `detach: true` at a call"
+_KEYED_HINT = f"{_HINT}, or force the registration if the keys of these runs differ"
 _ORDER_HINT = "limit a step instead, write `detach: true` at a call, or rename the limits in this order"
 
 
@@ -54,10 +57,12 @@ def check_run_waits(
     search: PlaybookSearch,
     playbooks: LinkedPlaybooks,
     read_limits: Callable[[], Mapping[str, KnownLimit]] = dict,
+    keyed_severity: Severity = Severity.ERROR,
 ) -> None:
     """Report that runs of the new playbook may be part of a deadlock.
 
-    `search` reads the other `playbooks`. `read_limits` returns the limits of operators, by their names.
+    `search` reads the other `playbooks`. `read_limits` returns the limits of operators, by their names. A
+    circle whose limits all have keys is reported as `keyed_severity`.
     """
     waits = _WaitSearch(search, playbooks, read_limits)
     waits.add_reached(search.new_version)
@@ -67,7 +72,9 @@ def check_run_waits(
     circle = waits.find_circle()
     if circle:
         message = f"runs may wait for each other forever: {waits.describe(circle)}"
-        findings.report("NP833", message, waits.find_place(circle), _HINT)
+        is_keyed = waits.is_keyed(circle)
+        severity, hint = (keyed_severity, _KEYED_HINT) if is_keyed else (Severity.ERROR, _HINT)
+        findings.report("NP833", message, waits.find_place(circle), hint, severity)
         return
     path = waits.find_disorder()
     if path:
@@ -84,8 +91,21 @@ def limits_of(header: Header) -> list[str]:
     An operator's limit begins with `use:`, an own one with `own:`. Nothing waits for a limit that skips.
     """
     awaited = [(index, limit) for index, limit in enumerate(header.concurrency) if limit.when_full != "skip"]
-    own_limits = [f"own:{header.name}:{index}" for index, limit in awaited if limit.use is None]
+    own_limits = [_own_name(header, index) for index, limit in awaited if limit.use is None]
     return own_limits + sorted(f"use:{limit.use}" for _, limit in awaited if limit.use is not None)
+
+
+def unkeyed_limits_of(header: Header) -> list[str]:
+    """Return the limits of the runs of a playbook without a key. Whether an operator's has one is unknown."""
+    return [
+        _own_name(header, index) if limit.use is None else f"use:{limit.use}"
+        for index, limit in enumerate(header.concurrency)
+        if limit.key is None
+    ]
+
+
+def _own_name(header: Header, index: int) -> str:
+    return f"own:{header.name}:{index}"
 
 
 class _WaitSearch:
@@ -103,6 +123,7 @@ class _WaitSearch:
         self._graph: WaitGraph = nx.DiGraph()
         self._added: set[str] = set()
         self._shared: set[str] = set()
+        self._unkeyed: set[str] = set()
         self.limits: set[str] = set()
 
     def add_reached(self, first: RegisteredPlan) -> None:
@@ -125,6 +146,7 @@ class _WaitSearch:
         self._graph.add_edge(start, run)
         limits = limits_of(registered.header)
         self.limits.update(limits)
+        self._unkeyed.update(unkeyed_limits_of(registered.header))
         for limit in limits:
             self._graph.add_edges_from(((start, _Node("limit", limit)), (_Node("limit", limit), run)))
         self._graph.add_edges_from(
@@ -158,7 +180,10 @@ class _WaitSearch:
         return (found for found in self._playbooks.live_versions() if found.header.name != own_name)
 
     def find_circle(self) -> list[_Node]:
-        """Return a circle with the new playbook and a limit in it, from the limit to itself, or no nodes."""
+        """Return a circle with the new playbook and a limit in it, from the limit to itself, or no nodes.
+
+        A limit without a key takes precedence, because its runs certainly compete.
+        """
         own_hash = self._search.new_version.plan_hash
         own_nodes = (_Node("run", own_hash), _Node("start", own_hash))
         for component in nx.strongly_connected_components(self._graph):
@@ -167,9 +192,13 @@ class _WaitSearch:
             if member is not None and limits:
                 part = self._graph.subgraph(component)
                 paths = nx.shortest_path(part, member)
-                limit = min(limits, key=lambda node: len(paths[node]))
+                limit = min(limits, key=lambda node: (node.name not in self._unkeyed, len(paths[node])))
                 return [*nx.shortest_path(part, limit, member), *paths[limit][1:]]
         return []
+
+    def is_keyed(self, circle: Iterable[_Node]) -> bool:
+        """Return whether all limits of a circle have keys."""
+        return not any(node.kind == "limit" and node.name in self._unkeyed for node in circle)
 
     def find_disorder(self) -> list[_Node]:
         """Return a path from a shared limit to an earlier one through the new playbook, or no nodes."""

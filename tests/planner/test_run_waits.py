@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noetl.executor.actions import catalogue
+from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import Diagnostic
-from noetl.planner.registration.checks import check_registration, preview_registration
+from noetl.planner.registration.checks import check_registration, check_uses, preview_registration
 from tests.planner.registered import KnownPlaybooks, compiled, diagnose_among, findings_among
 from tests.property_settings import examples
 
@@ -127,6 +128,30 @@ def test_other_waits_end(texts: Sequence[str]) -> None:
 def test_a_forced_registration_may_wait() -> None:
     registered = KnownPlaybooks(caller("b", USE))
     assert diagnose_among(registered, caller("a", USE, "b"), is_forced=True) == ()
+
+
+@pytest.mark.parametrize(
+    ("texts", "severity"),
+    [
+        ((caller("a", KEYED, "a"),), "warning"),
+        ((caller("b", KEYED, "a"), caller("a", None, "b")), "warning"),
+        ((caller("b", KEYED, "a"), caller("a", KEYED, "b")), "warning"),
+        ((caller("b", "3", "a"), caller("a", KEYED, "b")), "error"),
+        ((caller("b", KEYED, "a"), caller("a", "3", "b")), "error"),
+        ((caller("b", None, "a"), caller("a", f"[{KEYED}, {{limit: 3}}]", "b")), "error"),
+        ((caller("b", USE), caller("a", USE, "b")), "error"),
+    ],
+)
+def test_a_check_of_files_warns_of_a_circle_whose_limits_have_keys(
+    texts: Sequence[str], severity: str
+) -> None:
+    """A registration can be forced, and the check of a folder cannot."""
+    files = KnownPlaybooks(*texts)
+    (found,) = check_uses(compiled(texts[-1]), files, catalogue())
+    assert (found.code, found.severity) == ("NP833", severity)
+    (among,) = run_waits(*texts)
+    assert (among.severity, among.message, among.hint) == (Severity.ERROR, found.message, found.hint)
+    assert ("force the registration" in str(found.hint)) == (severity == "warning")
 
 
 def test_playbooks_without_limits_cost_no_reads() -> None:

@@ -169,6 +169,12 @@ def test_limits_of_the_files_in_a_folder_that_wait_for_each_other_are_found(
     }
     (folder / "other.yaml").unlink()
     assert noetl("check", "held.yaml").exit_code == 0
+    keyed = LIMITS["outer.yaml"].replace(
+        "concurrency: 2", "input: {n: string}\nconcurrency: {limit: 2, key: '{{ input.n }}'}"
+    )
+    (folder / "outer.yaml").write_text(keyed)
+    outcome = noetl("check", "outer.yaml", "--format", "concise")
+    assert (outcome.exit_code, " warning: NP833 " in outcome.err) == (0, True)
 
 
 @pytest.mark.parametrize("form", ["call", "trigger"])
