@@ -72,8 +72,12 @@ MAX_CONFLICT_SECONDS = 0.2
 
 
 def pause_after_conflict(number: int) -> None:
-    """Wait after the try with a number, the first of which is 0. Firings that conflict wait differently."""
-    time.sleep(random.uniform(0.0, min(CONFLICT_SECONDS * 2**number, MAX_CONFLICT_SECONDS)))
+    """Wait after the try with a number, the first of which is 0. Firings that conflict wait differently.
+
+    No try follows the last one, so it has no pause.
+    """
+    if number < MAX_CONFLICTS - 1:
+        time.sleep(random.uniform(0.0, min(CONFLICT_SECONDS * 2**number, MAX_CONFLICT_SECONDS)))
 
 
 @frozen
@@ -90,7 +94,8 @@ class Firer:
         """Perform a firing: start its run, or record why none is started.
 
         `view` is what templates read under `trigger`. Return what was written, of which the last record is
-        that of this firing, or None if another process has changed the trigger.
+        that of this firing, or None if another process has changed the trigger. If an earlier firing has
+        started the run, it has `earlier_run` and no such record.
 
         Raises:
             RejectedError: `quota_exceeded`; `service_busy`.
@@ -111,7 +116,7 @@ class Firer:
         if is_new:
             return started
         # Another process was faster, or the run was started by hand before. Its firing is recorded.
-        return self.write(replace(started, firings=advance.firings))
+        return self.write(replace(started, firings=advance.firings, earlier_run=run.id))
 
     def start(self, firing: Firing, given: Mapping[str, Any], advance: Advance) -> tuple[Run, bool]:
         """Write the run of a firing with its input together with `advance`.

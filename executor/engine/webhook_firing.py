@@ -177,9 +177,8 @@ def _perform(firer: Firer, firing: Firing, view: Mapping[str, Any], remember: fl
     performed = firer.fire(named, view, advance)
     if performed is None:
         return None
-    if not performed.firings:
-        started = _find_earlier(firer, firing, window) or named.id
-        return Delivery(FiringOutcome.STARTED, started, is_repeat=True)
+    if performed.earlier_run is not None:
+        return Delivery(FiringOutcome.STARTED, performed.earlier_run, is_repeat=True)
     record = performed.firings[-1]
     return Delivery(record.outcome, record.run_id, record.reason)
 

@@ -150,13 +150,14 @@ class Advance:
     key alone decides whether it is new has such an advance, so such firings do not wait for each other.
 
     Of the firings of a tenant with the same `start_key`, one starts a run. The others get that run, whatever
-    their ids are. A run with `debounce` does not consider it.
+    their ids are. A run with `debounce` does not consider it. `earlier_run` is the run that they get.
     """
 
     read: LiveTrigger
     written: LiveTrigger
     firings: Sequence[Firing] = field(default_factory=tuple)
     start_key: str | None = None
+    earlier_run: str | None = None
 
     @property
     def changes_trigger(self) -> bool:

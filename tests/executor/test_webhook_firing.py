@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noetl.executor.engine import webhook_firing
-from noetl.executor.engine.firing import Firer
+from noetl.executor.engine.firing import MAX_CONFLICTS, Firer
 from noetl.executor.engine.hand_firing import HandFiring, fire_by_hand
 from noetl.executor.engine.webhook_firing import (
     BORDER_SECONDS,
@@ -162,6 +162,19 @@ def test_two_processes_at_the_border_of_windows_start_one_run() -> None:
     assert service.firer().trigger.last_run is None
 
 
+def test_a_request_that_joins_a_run_of_its_border_names_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it named the run that it would have started, which nobody can read."""
+    service = HookedPlaybook(remember="1m")
+    monkeypatch.setattr(webhook_firing, "_find_earlier", lambda *_: None)
+    monkeypatch.setattr(RememberWindow, "border_name", lambda *_: "border")
+    first = service.send()
+    monkeypatch.setattr(RememberWindow, "number_at", lambda *_: 7)
+    again = service.send()
+    assert (again.run_id, again.is_repeat) == (first.run_id, True)
+    assert again.run_id is not None
+    assert service.store.runs.get("default", again.run_id) is not None
+
+
 def test_other_requests_near_the_border_do_not_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else one request of a busy sender in twenty was refused, as each of them changed the trigger."""
     service = HookedPlaybook(remember="1m")
@@ -191,6 +204,20 @@ def test_a_trigger_that_always_changes_is_reported(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(service.store.runs, "fire", refuse)
     with pytest.raises(RejectedError, match="changed meanwhile"):
         service.send()
+
+
+def test_there_is_no_pause_after_the_last_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("noetl.executor.engine.firing.time.sleep", pauses.append)
+    service = HookedPlaybook(DEBOUNCE, remember="1m")
+
+    def refuse(*_: Any) -> None:
+        raise TriggerChangedError("changed")
+
+    monkeypatch.setattr(service.store.runs, "fire", refuse)
+    with pytest.raises(RejectedError, match="changed meanwhile"):
+        service.send()
+    assert len(pauses) == MAX_CONFLICTS - 1
 
 
 def test_a_condition_and_an_input_decide() -> None:
