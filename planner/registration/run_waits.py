@@ -15,10 +15,10 @@ an earlier one, and each such part is reported.
 Cost: nothing if neither the new playbook nor those that it reaches have limits. Else one read for each
 playbook that is reached. If they use limits of the operator, one for each registered playbook.
 
-Limits: those of `PlaybookSearch`. All keys of a limit count as one. If only limits with keys are in a circle,
-the keys may differ in each of its runs, so the caller decides how severe that is. A playbook may wait for all
-that it calls, whatever the conditions. Playbooks whose names come from templates are not known. A limit that becomes
-shared after the registration is not checked again.
+Limits: those of `PlaybookSearch`. All keys of a limit count as one. If all limits of a circle have keys, the
+keys may differ in each of its runs, so the caller decides how severe that is. A playbook may wait for all
+that it calls, whatever the conditions. Playbooks whose names come from templates are not known. A limit that
+becomes shared after the registration is not checked again.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def test_two_processes_at_the_border_of_windows_start_one_run() -> None:
 
 
 def test_a_request_that_joins_a_run_of_its_border_names_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else it named the run that it would have started, which nobody can read."""
+    """Else it named the run that it would have started, which does not exist."""
     service = HookedPlaybook(remember="1m")
     monkeypatch.setattr(webhook_firing, "_find_earlier", lambda *_: None)
     monkeypatch.setattr(RememberWindow, "border_name", lambda *_: "border")
