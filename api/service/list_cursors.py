@@ -52,5 +52,5 @@ class CursorScope:
         if not separator:
             raise RejectedError("invalid_cursor", "the cursor does not belong to a list")
         if found != self.checksum:
-            raise RejectedError("invalid_cursor", "the cursor belongs to a list with another filter or order")
+            raise RejectedError("invalid_cursor", "the cursor belongs to another list, filter or order")
         return place

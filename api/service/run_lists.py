@@ -126,7 +126,7 @@ class RunListService:
         """Return one page of runs with their headlines, and the cursor of the next page.
 
         Raises:
-            RejectedError: `invalid_cursor`, also if the cursor is one of another filter or order.
+            RejectedError: `invalid_cursor`, also if the cursor is one of another list, filter or order.
         """
         runs, cursor = self.find(run_filter)
         return RunPage(items=[run.entry for run in runs], next_cursor=cursor)

@@ -152,7 +152,7 @@ async def test_a_cursor_of_another_filter_is_refused(http: httpx.AsyncClient) ->
     ):
         response = await http.get("/workflows", params={**query, **changed, "cursor": cursor})
         assert_problem(response, 400, "invalid-cursor")
-        assert "another filter or order" in response.json()["detail"]
+        assert "another list, filter or order" in response.json()["detail"]
 
 
 async def test_runs_are_counted_by_status_and_interval(http: httpx.AsyncClient) -> None:
