@@ -373,7 +373,8 @@ class AccessControl:
 
         if opened is None or text is None or opened.limits.familiar.tenant_of(text) is not None:
             return await run_in_threadpool(authenticate)
-        async with opened.limits.spare_checks.place(opened.limits.failures.refusal(peer_address(scope))):
+        address = peer_address(scope)
+        async with opened.limits.spare_checks.place(address, opened.limits.failures.refusal(address)):
             return await run_in_threadpool(authenticate)
 
 
@@ -383,6 +384,7 @@ def _counted(
     """Return the caller of a request whom `identify` returns, and count the request.
 
     An address without an attempt left may have a right caller nevertheless: others may share the address.
+    With wrong credentials far beyond its limit, it is refused before they are checked.
 
     Raises:
         Problem: 401, 429 or 503.
@@ -390,22 +392,21 @@ def _counted(
     limits = context.services().limits
     is_counted = credentials is not None and limits.familiar.tenant_of(credentials) is None
     # Before the answer is known, so that many at once cannot pass.
-    refusal = limits.failures.take_or_refusal(address) if is_counted else None
+    attempt = limits.failures.begin(address) if is_counted else None
     try:
         caller = identify()
     except Exception as error:
         is_failure = isinstance(error, Problem) and error.status == HTTPStatus.UNAUTHORIZED
-        if is_failure and refusal is not None:
-            raise refusal from None
-        if is_counted and not is_failure and refusal is None:
-            limits.failures.give_back(address)  # The store or the issuer is away, and the key may be right.
+        if is_failure and attempt is not None and attempt.refusal is not None:
+            raise attempt.refusal from None
+        if not is_failure and attempt is not None:
+            attempt.give_back()  # The store or the issuer is away, and the key may be right.
         elif is_failure and credentials is not None and not is_counted:
             limits.familiar.forget(credentials)  # They were revoked, or have expired.
             limits.failures.take(address)
         raise
-    if credentials is not None and is_counted:
-        if refusal is None:
-            limits.failures.give_back(address)
+    if credentials is not None and attempt is not None:
+        attempt.give_back()
         limits.familiar.add(credentials, caller.tenant)
     limits.callers.check(caller)
     return caller

@@ -463,8 +463,10 @@ SETTINGS = (
         "rates",
         "a number of requests in a minute; `0` is no limit",
         "`60`",
-        "How many requests with wrong credentials an address may send to a process. As many may have unknown"
-        " tokens of callbacks, and as many may be requests to webhooks that are not signed.",
+        "How many requests with wrong credentials an address may send to a process until further ones are"
+        " answered with 429. Others may have the same address, so 20 times as many are checked nevertheless. "
+        "Beyond that, only credentials that were accepted before are. Unknown tokens of callbacks are counted"
+        " apart, with the same limits. So are requests to webhooks that are not signed, without the second.",
     ),
     Setting(
         "NOETL_RATE_CALLBACKS",

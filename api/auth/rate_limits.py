@@ -11,8 +11,10 @@ communications", 1986).
 
 Cost: at most 64 writes in a minute for each caller and process, however many requests arrive.
 
-Clients behind one proxy may have one address. So an address without an attempt left may still send
-credentials. SPARE_CHECKS of them are checked at a time. Right ones are accepted, and wrong ones are 429.
+Clients behind one proxy may have one address. So credentials of an address without an attempt left are
+checked nevertheless, a few at a time. Right ones are accepted, and wrong ones are 429. Each wrong one is read
+from the store, so a second token bucket has SPARE_FACTOR times the limit. If that is empty, too, nothing new
+is checked. Credentials that were accepted lately are.
 
 Limits: in any minute, each process may allow 5 % of the limit beyond it. Of addresses and credentials, the
 MAX_ADDRESSES and MAX_FAMILIAR latest are remembered.
@@ -31,6 +33,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+from weakref import WeakValueDictionary
 
 from noetl.api.auth.authentication import Caller
 from noetl.api.http.problems import Problem
@@ -46,12 +49,19 @@ MAX_FAMILIAR = 10_000
 MAX_CALLERS = 10_000
 _IPV6_NETWORK_BITS = 64
 
+SPARE_FACTOR = 20
+"""How many times the limit of failures an address may fail in a minute until nothing of it is checked. With
+60 failures, 60 clients behind a proxy may send one wrong key in 3 s each."""
+
 SPARE_CHECKS = 16
 """How many credentials of addresses without an attempt left are checked at a time. Each takes a thread, and
 up to `jwt.MAX_WAITING` of them may wait for the keys of the token issuer."""
 
 MAX_SPARE_CHECKS = 1000
 """How many of them may be checked or wait for it."""
+
+ADDRESS_PART = 4
+"""The places and the waiting requests of one address are all divided by this number."""
 
 Value = TypeVar("Value")
 
@@ -219,31 +229,100 @@ class AddressLimiter:
         return bucket
 
 
+@frozen
+class CountedAttempt:
+    """A counted attempt of an address. `refusal` is the problem to answer if it fails, or None."""
+
+    limiter: AddressLimiter
+    address: str
+    refusal: Problem | None
+
+    def give_back(self) -> None:
+        """Count the attempt no longer, because it has not failed."""
+        self.limiter.give_back(self.address)
+
+
+class FailureLimiter:
+    """A limit of failed attempts in a minute for each address, and SPARE_FACTOR times as many beyond it.
+
+    Those beyond the limit are checked, because others may have the same address. If they fail, they are 429.
+    """
+
+    def __init__(self, policy: str, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limited = AddressLimiter(policy, limit, clock)
+        self._spare = AddressLimiter(policy, limit * SPARE_FACTOR, clock)
+
+    def refusal(self, address: str) -> Problem | None:
+        """Return the problem of an attempt that would fail, 429, or None within the limit.
+
+        Raises:
+            Problem: 429, nothing of the address is checked.
+        """
+        refusal = self._limited.refusal(address)
+        if refusal is not None and self._spare.refusal(address) is not None:
+            raise refusal
+        return refusal
+
+    def begin(self, address: str) -> CountedAttempt:
+        """Count an attempt of an address, before it is known whether it fails.
+
+        Raises:
+            Problem: 429, nothing of the address is checked.
+        """
+        refusal = self._limited.take_or_refusal(address)
+        if refusal is None:
+            return CountedAttempt(self._limited, address, None)
+        if self._spare.take_or_refusal(address) is not None:
+            raise refusal
+        return CountedAttempt(self._spare, address, refusal)
+
+    def take(self, address: str) -> None:
+        """Count a failed attempt of an address.
+
+        Raises:
+            Problem: 429, the address has no attempt left.
+        """
+        if (refusal := self.begin(address).refusal) is not None:
+            raise refusal
+
+
+class _AddressChecks:
+    """The checks of one address: their places, and how many are in one or wait."""
+
+    def __init__(self) -> None:
+        self.places = asyncio.Semaphore(SPARE_CHECKS // ADDRESS_PART)
+        self.count = 0
+
+
 class SpareChecks:
     """The checks of credentials of addresses without an attempt left, a few at a time in one event loop."""
 
     def __init__(self) -> None:
         self._places = asyncio.Semaphore(SPARE_CHECKS)
         self._count = 0
+        self._addresses: WeakValueDictionary[str, _AddressChecks] = WeakValueDictionary()
 
     @asynccontextmanager
-    async def place(self, refusal: Problem | None) -> AsyncIterator[None]:
-        """Take a place for a check if there is a `refusal`; without one, none is needed.
+    async def place(self, address: str, refusal: Problem | None) -> AsyncIterator[None]:
+        """Take a place for a check of an address if there is a `refusal`; without one, none is needed.
 
         Raises:
-            Problem: the refusal, if too many wait for a place.
+            Problem: the refusal, if too many wait for a place, or too many of this address.
         """
         if refusal is None:
             yield
             return
-        if self._count >= MAX_SPARE_CHECKS:
+        checks = self._addresses.setdefault(network_of(address), _AddressChecks())
+        if self._count >= MAX_SPARE_CHECKS or checks.count >= MAX_SPARE_CHECKS // ADDRESS_PART:
             raise refusal
         self._count += 1
+        checks.count += 1
         try:
-            async with self._places:
+            async with checks.places, self._places:
                 yield
         finally:
             self._count -= 1
+            checks.count -= 1
 
 
 class FamiliarCredentials:
@@ -332,11 +411,11 @@ class RequestLimits:
     """The limits of the requests to an app."""
 
     callers: RateLimiter
-    failures: AddressLimiter
+    failures: FailureLimiter
     familiar: FamiliarCredentials
     spare_checks: SpareChecks
     callbacks: AddressLimiter
-    unknown_tokens: AddressLimiter
+    unknown_tokens: FailureLimiter
     webhooks: AddressLimiter
     unknown_senders: AddressLimiter
 
@@ -345,11 +424,11 @@ def create_request_limits(settings: RateSettings, count: CountRequests) -> Reque
     """Return the limits of an app whose store counts requests with `count`."""
     return RequestLimits(
         RateLimiter(settings, count),
-        AddressLimiter("failures", settings.failures),
+        FailureLimiter("failures", settings.failures),
         FamiliarCredentials(),
         SpareChecks(),
         AddressLimiter("callbacks", settings.callbacks),
-        AddressLimiter("unknown-tokens", settings.failures),
+        FailureLimiter("unknown-tokens", settings.failures),
         AddressLimiter("webhooks", settings.callbacks),
         AddressLimiter("unknown-senders", settings.failures),
     )

@@ -172,23 +172,24 @@ async def _with_limits(request: Request, find: Callable[[], Found]) -> Found:
 
     Raises:
         Problem: 429.
-        RejectedError: as `find`. An unknown token is counted once more. Beyond the limit it is 429.
+        RejectedError: as `find`. An unknown token is counted once more. Beyond the limit it is 429, and far
+            beyond it no token is looked up.
     """
     limits, address = opened_services(request).limits, peer_address(request.scope)
     limits.callbacks.take(address)
-    refusal = limits.unknown_tokens.take_or_refusal(address)
+    attempt = limits.unknown_tokens.begin(address)
     is_unknown = False
     try:
-        async with limits.spare_checks.place(refusal):
+        async with limits.spare_checks.place(address, attempt.refusal):
             return await run_in_threadpool(find)
     except RejectedError as error:
         is_unknown = error.reason == "unknown_token"
-        if is_unknown and refusal is not None:
-            raise refusal from None
+        if is_unknown and attempt.refusal is not None:
+            raise attempt.refusal from None
         raise
     finally:
-        if refusal is None and not is_unknown:
-            limits.unknown_tokens.give_back(address)
+        if not is_unknown:
+            attempt.give_back()
 
 
 def _prefers_page(request: Request) -> bool:

@@ -20,9 +20,11 @@ from noetl.api.auth.api_keys import create_api_key
 from noetl.api.auth.authentication import Authenticator, Caller
 from noetl.api.auth.rate_limits import (
     AddressLimiter,
+    FailureLimiter,
     FamiliarCredentials,
     RateLimiter,
     RateSettings,
+    SpareChecks,
     read_rate_settings,
 )
 from noetl.api.http.problems import Problem
@@ -130,6 +132,60 @@ def test_an_address_gains_attempts_with_time() -> None:
     assert limiter.refusal("192.0.2.1") is None
 
 
+def test_an_address_far_beyond_its_failures_is_not_checked() -> None:
+    clock = Time()
+    limiter = FailureLimiter("failures", 60, clock)
+    attempts = [limiter.begin("192.0.2.1") for _ in range(60 + 60 * rate_limits.SPARE_FACTOR)]
+    assert sum(attempt.refusal is None for attempt in attempts) == 60
+    assert not is_allowed(lambda: limiter.begin("192.0.2.1"))
+    assert not is_allowed(lambda: limiter.refusal("192.0.2.1"))
+    assert limiter.begin("192.0.2.2").refusal is None
+    attempts[-1].give_back()
+    assert limiter.begin("192.0.2.1").refusal is not None
+    assert not is_allowed(lambda: limiter.begin("192.0.2.1"))
+    clock.now += 6
+    checked = sum(is_allowed(lambda: limiter.begin("192.0.2.1")) for _ in range(1000))
+    assert checked == 6 + 6 * rate_limits.SPARE_FACTOR
+
+
+def test_right_keys_are_checked_next_to_sixty_clients_with_wrong_ones() -> None:
+    """Each of these clients sends a wrong key in 4 s, all from the address of a proxy."""
+    clock = Time()
+    limiter = FailureLimiter("failures", 60, clock)
+    for _ in range(15 * 60 * 10):
+        clock.now += 4 / 60
+        limiter.begin("192.0.2.1")
+        limiter.begin("192.0.2.1").give_back()
+
+
+def test_no_limit_of_failures_checks_all() -> None:
+    limiter = FailureLimiter("failures", 0, Time())
+    assert all(limiter.begin("192.0.2.1").refusal is None for _ in range(10_000))
+
+
+@pytest.mark.anyio
+async def test_an_address_has_a_part_of_the_spare_checks() -> None:
+    checks, refusal, release = SpareChecks(), Problem(429, "", slug="too-many-requests"), asyncio.Event()
+    active: list[str] = []
+
+    async def check(address: str) -> None:
+        async with checks.place(address, refusal):
+            active.append(address)
+            await release.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(rate_limits.MAX_SPARE_CHECKS // rate_limits.ADDRESS_PART):
+            group.create_task(check("192.0.2.1"))
+        await asyncio.sleep(0.01)
+        with pytest.raises(Problem):
+            await check("192.0.2.1")
+        group.create_task(check("192.0.2.2"))
+        await asyncio.sleep(0.01)
+        held = rate_limits.SPARE_CHECKS // rate_limits.ADDRESS_PART
+        assert active == ["192.0.2.1"] * held + ["192.0.2.2"]
+        release.set()
+
+
 def test_one_client_may_have_a_network_of_ipv6() -> None:
     limiter = AddressLimiter("failures", 1, Time())
     limiter.take("2001:db8::1")
@@ -160,6 +216,7 @@ class TestService:
     @pytest.fixture(autouse=True)
     def undelayed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(access, "REFUSAL_SECONDS", 0.0)
+        monkeypatch.setattr(rate_limits, "SPARE_FACTOR", 5)
 
     @pytest.fixture
     def settings(self, settings: dict[str, str]) -> dict[str, str]:
@@ -189,6 +246,32 @@ class TestService:
             "too-many-requests",
         )
 
+    async def test_nothing_is_checked_far_beyond_the_limit(
+        self, key: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        checked: list[str] = []
+
+        def observe(kind: type, name: str) -> None:
+            function = getattr(kind, name)
+
+            def check(part: object, credentials: object) -> object:
+                checked.append(name)
+                return function(part, credentials)
+
+            monkeypatch.setattr(kind, name, check)
+
+        observe(Authenticator, "authenticate")
+        observe(CallbackService, "check_token")
+        assert await self.statuses(http, key, 1) == [200]
+        statuses = await self.statuses(http, "noetl_wrong", 200)
+        assert statuses[:20] == [401] * 20
+        assert set(statuses[30:]) == {429}
+        assert 121 <= checked.count("authenticate") <= 160
+        assert await self.statuses(http, key, 10) == [200] * 10
+        for number in range(200):
+            await http.post(f"/workflows/callbacks/{number:064}")
+        assert 120 <= checked.count("check_token") <= 160
+
     async def test_few_keys_of_a_refused_address_are_checked_at_a_time(
         self, key: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -213,7 +296,7 @@ class TestService:
                 group.create_task(self.statuses(http, "noetl_wrong", 1))
             right = group.create_task(self.statuses(http, key, 1))
         assert right.result() == [200]
-        assert 2 <= most <= rate_limits.SPARE_CHECKS
+        assert 2 <= most <= rate_limits.SPARE_CHECKS // rate_limits.ADDRESS_PART
 
     async def test_a_right_token_of_a_callback_is_accepted_from_a_refused_address(
         self, key: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
