@@ -1,12 +1,13 @@
 """The data of two runs that are compared, read from a store up to a limit.
 
 Cost: the text, the input and the events of visits of both runs, at most MAX_READ_EVENTS of each. Outputs are
-read of MAX_READ_OUTPUTS visits of each. On SQL stores it is a constant number of statements.
+read of MAX_READ_OUTPUTS visits of each. On SQL stores it is a constant number of statements. Their events are
+decoded one after another, and only what is compared of them stays in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from noetl.api.service.run_diff import (
@@ -16,11 +17,13 @@ from noetl.api.service.run_diff import (
     read_visits,
     to_milliseconds,
 )
+from noetl.executor.precedence import wait_for_slice
 from noetl.planner.frozen import frozen
 
 if TYPE_CHECKING:
     from noetl.api.service.run_data import RunDataService
     from noetl.api.service.runs import RunService
+    from noetl.executor.model.events import Event
     from noetl.executor.model.run import Run, Visit
     from noetl.executor.model.run_summary import VisitPlace
 
@@ -33,7 +36,7 @@ MAX_OUTPUT_CHARACTERS = 4 * 1024 * 1024
 MAX_READ_EVENTS = 50_000
 """How many events of each run are read."""
 
-MAX_EVENT_CHARACTERS = 32 * 1024 * 1024
+MAX_EVENT_CHARACTERS = 8 * 1024 * 1024
 """How many characters of JSON these events may have."""
 
 
@@ -65,9 +68,11 @@ class ComparisonService:
         seconds = None
         if run.started_at is not None and run.finished_at is not None:
             seconds = run.finished_at - run.started_at
-        events, has_more_events = self.runs.context.store.visits.events_of_types(
+        found, has_more_events = self.runs.context.store.visits.events_of_types(
             run.id, COMPARED_EVENTS, MAX_READ_EVENTS, MAX_EVENT_CHARACTERS
         )
+        events = _EventReader(found)
+        visits = read_visits(events)
         return ComparedRun(
             workflow_id=run.id,
             playbook=run.playbook,
@@ -77,8 +82,8 @@ class ComparisonService:
             duration_ms=to_milliseconds(seconds),
             source=source.source,
             input=run.input,
-            visits=read_visits(events),
-            last_event=events[-1].id if events else None,
+            visits=visits,
+            last_event=events.last,
             result=run.result,
             is_cut=has_more_events,
         )
@@ -88,6 +93,20 @@ class ComparisonService:
             return {}
         visits = self.runs.context.store.visits
         return dict(visits.outputs(run.workflow_id, places, run.last_event, MAX_OUTPUT_CHARACTERS))
+
+
+class _EventReader:
+    """Events that are iterated over once, with slices for other threads. `last` is the id of the latest."""
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        self._events = events
+        self.last: str | None = None
+
+    def __iter__(self) -> Iterator[Event]:
+        for event in self._events:
+            wait_for_slice()
+            self.last = event.id
+            yield event
 
 
 def _compared_outputs(visit: Visit) -> dict[str, Any]:

@@ -20,7 +20,7 @@ each store to this interface.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -336,11 +336,11 @@ class VisitReader(Protocol):
 
     def events_of_types(
         self, run_id: str, types: Collection[str], limit: int, max_characters: int
-    ) -> tuple[list[Event], bool]:
+    ) -> tuple[Iterable[Event], bool]:
         """Return the first events of a run that have one of some types, and whether there are others.
 
         They are in order, at most `limit`, and have about `max_characters` of JSON together. Their ids are
-        those of the history.
+        those of the history. They can be iterated over once, so that a store need not hold all of them.
         """
         ...
 

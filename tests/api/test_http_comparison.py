@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import sqlite3
+import tracemalloc
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from noetl.api.compute.jobs import CompareJob
 from noetl.api.service import run_comparison
-from noetl.api.service.run_diff import ComparedPair, ComparedRun, RunDifference
+from noetl.api.service.run_comparison import ComparisonService
+from noetl.api.service.run_diff import ComparedPair, ComparedRun, ComparedVisit, RunDifference, read_visits
+from noetl.executor.model.events import Event
+from noetl.executor.model.run_summary import VisitPlace
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.testing.store_contract.operations import start_run
 from tests.api.responses import assert_problem, read_view
 
 pytestmark = pytest.mark.anyio
@@ -70,6 +82,44 @@ async def test_a_long_playbook_is_compared_in_another_process(http: httpx.AsyncC
 async def test_many_events_are_cut(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_comparison, "MAX_READ_EVENTS", 1)
     assert (await compare(http, await start(http, 5), await start(http, 5))).cut
+
+
+async def test_many_events_are_not_in_memory_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "noetl.db"
+    with closing(SqliteStore(str(path))) as store:
+        run = start_run(store)
+        with closing(sqlite3.connect(path)) as db:
+            for number in range(1, 5001):
+                started = ["step.started", 1.0, "a", number, 1, None, {}]
+                case = ["step.transition", 1.0, "a", number, 1, None, {"case": 0, "targets": ["a"]}]
+                waiting = ["step.waiting", 1.0, "a", number, 1, 0.2, {"reason": "x" * 60}]
+                done = ["step.completed", 1.0, "a", number, 1, 0.2, {"saved": {"n": [{"n": number}]}}]
+                row = (run.id, number + 10, json.dumps([started, case, waiting, done]))
+                db.execute("insert into history values (?, ?, ?)", row)
+            db.commit()
+        runs = SimpleNamespace(context=SimpleNamespace(store=store), get=lambda _: run)
+        data = SimpleNamespace(source=lambda _: SimpleNamespace(source="x", plan_hash="x"))
+        slices: list[None] = []
+        monkeypatch.setattr(run_comparison, "wait_for_slice", lambda: slices.append(None))
+        growth: list[int] = []
+
+        def measured(events: Iterable[Event]) -> dict[VisitPlace, ComparedVisit]:
+            visits = read_visits(events)
+            growth.append(tracemalloc.get_traced_memory()[1])
+            return visits
+
+        monkeypatch.setattr(run_comparison, "read_visits", measured)
+        tracemalloc.start()
+        try:
+            pair = ComparisonService(cast("Any", runs), cast("Any", data)).read(run.id, run.id)
+        finally:
+            tracemalloc.stop()
+    assert [len(compared.visits) for compared in (pair.a, pair.b)] == [5000, 5000]
+    assert not pair.a.is_cut
+    assert max(growth) < 12_000_000  # All 20,000 events as objects take 18 MB.
+    assert len(slices) >= 2 * 20_000
 
 
 async def test_an_unknown_run_is_a_problem(http: httpx.AsyncClient) -> None:

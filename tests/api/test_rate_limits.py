@@ -52,7 +52,7 @@ def count_allowed(limiter: RateLimiter, times: int, sender: Caller | None = None
     return sum(is_allowed(lambda: limiter.check(sender or caller())) for _ in range(times))
 
 
-def is_allowed(check: Callable[[], None]) -> bool:
+def is_allowed(check: Callable[[], object]) -> bool:
     try:
         check()
     except Problem as problem:

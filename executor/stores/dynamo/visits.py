@@ -12,7 +12,7 @@ Cost: constant, except for the times of a run that has forked.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 
 from noetl.executor.errors import DamagedRunError, PayloadLostError
@@ -84,7 +84,7 @@ class DynamoVisits:
 
     def events_of_types(
         self, run_id: str, types: Collection[str], limit: int, max_characters: int
-    ) -> tuple[list[Event], bool]:
+    ) -> tuple[Iterable[Event], bool]:
         """Return the first events of some types. All visits are read, as for any page of events."""
         history = self._history.events(run_id, None, sys.maxsize)
         chosen = [event for event in history if event.type in types]

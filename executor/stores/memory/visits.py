@@ -5,7 +5,7 @@ The author of a store decides how one visit and its events are found among those
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from noetl.executor.model.durations import RunTimes, begin_times, extend_times
 from noetl.executor.model.events import Event
@@ -57,7 +57,7 @@ class MemoryVisits:
 
     def events_of_types(
         self, run_id: str, types: Collection[str], limit: int, max_characters: int
-    ) -> tuple[list[Event], bool]:
+    ) -> tuple[Iterable[Event], bool]:
         with self._state.lock:
             record = self._state.runs.get(run_id)
             history = [] if record is None else list(record.history)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -87,17 +87,13 @@ class SqlVisits:
 
     def events_of_types(
         self, run_id: str, types: Collection[str], limit: int, max_characters: int
-    ) -> tuple[list[Event], bool]:
+    ) -> tuple[Iterable[Event], bool]:
         ids = self._context.database.encode_list(list(types))
         rows = self._fetch(
             "visits.events_of_types", run_id=run_id, ids=ids, limit=limit + 1, most=max_characters
         )
-        events = [
-            decode_event(json.loads(row["event"]), write_event_id(run_id, (row["seq"], row["place"])))
-            for row in rows[:limit]
-            if row["event"] is not None
-        ]
-        return events, len(events) < len(rows)
+        chosen = [row for row in rows[:limit] if row["event"] is not None]
+        return _decode_one_by_one(run_id, chosen), len(chosen) < len(rows)
 
     def outputs(
         self, run_id: str, places: Collection[VisitPlace], until: str, max_characters: int
@@ -173,6 +169,14 @@ class SqlVisits:
 
     def _fetch(self, query: str, **values: Any) -> list[Row]:
         return self._context.database.fetch_all(query, **values)
+
+
+def _decode_one_by_one(run_id: str, rows: list[Any]) -> Iterator[Event]:
+    """Yield the events of rows, and remove the rows from the list."""
+    rows.reverse()
+    while rows:
+        row = rows.pop()
+        yield decode_event(json.loads(row["event"]), write_event_id(run_id, (row["seq"], row["place"])))
 
 
 def _started_visit(rows: Sequence[Row]) -> StartedVisit | None:

@@ -738,11 +738,14 @@ class RunsContract(ContractFixtures):
         history = store.runs.events(run.id)
         for types in (["step.started"], ["step.completed", "workflow.started", "none"], []):
             chosen = [event for event in history if event.type in types]
-            assert store.visits.events_of_types(run.id, types, 10, 10_000) == (chosen, False)
-            assert store.visits.events_of_types(run.id, types, len(chosen), 10_000) == (chosen, False)
-            if chosen:
-                assert store.visits.events_of_types(run.id, types, 1, 10_000) == (chosen[:1], len(chosen) > 1)
-                assert store.visits.events_of_types(run.id, types, 10, 1) == ([], True)
+            for limit, most, expected in [
+                (10, 10_000, chosen),
+                (len(chosen), 10_000, chosen),
+                (1, 10_000, chosen[:1]),
+                (10, 1, []),
+            ]:
+                events, has_more = store.visits.events_of_types(run.id, types, limit, most)
+                assert (list(events), has_more) == (expected, len(chosen) > len(expected))
 
     def test_a_cursor_of_another_run_is_refused(self, store: Store) -> None:
         run, other = start_run(store), start_run(store)
