@@ -10,6 +10,10 @@ there are too many connections, a new one replaces the oldest that waits. A clie
 before more can be sent has `send_seconds` to read MIN_SENT_BYTES, again and again. Read is what its system
 has acknowledged.
 
+A request that cannot be parsed, such as one with a header that is too long, is answered with a problem
+document. What follows it is discarded until the client closes the connection, or a timer does. If it were
+closed with unread bytes, the system of the client would discard the answer.
+
 A connection is read in parts of READ_BYTES, so that others have their turns. A part may hold thousands of
 chunks of a byte each, which h11 parses one by one.
 
@@ -28,6 +32,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any, ClassVar
 
 from noetl.executor.errors import SettingError
@@ -38,6 +43,9 @@ HEADER_SECONDS = 10.0
 
 READ_BYTES = 16 * 1024
 """How many bytes of a connection are read and parsed together. asyncio would take 256 KiB."""
+
+MAX_HEADER_KIB = 16
+"""How long a header may be that is not complete after a part. It is the default of h11."""
 
 DEFAULT_SEND_SECONDS = 30
 MAX_SEND_SECONDS = 3600
@@ -179,6 +187,8 @@ class TimedConnection(asyncio.Protocol):
     table: ClassVar[ConnectionTable]
     transport: asyncio.Transport
     cycle: Any
+    conn: Any
+    is_refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # The attribute of the transports of asyncio for the size of a read. Other transports ignore it.
@@ -189,6 +199,23 @@ class TimedConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.table.remove(self)
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.is_refused:
+            super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a request that h11 refuses, and discard what follows. The server calls it in the handler."""
+        status = HTTPStatus(getattr(sys.exception(), "error_status_hint", HTTPStatus.BAD_REQUEST))
+        is_long = status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        detail = f"The header has more than {MAX_HEADER_KIB} KiB." if is_long else msg
+        document = {"type": "about:blank", "title": status.phrase, "status": status, "detail": detail}
+        self.is_refused = True
+        self.transport.write(_write_answer(self.conn, status, json.dumps(document).encode()))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -226,6 +253,20 @@ class TimedConnection(asyncio.Protocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+def _write_answer(connection: Any, status: HTTPStatus, body: bytes) -> bytes:
+    """Return the bytes of a problem document that ends a connection of h11."""
+    import h11
+
+    headers = [
+        ("Content-Type", "application/problem+json"),
+        ("Content-Length", str(len(body))),
+        ("Connection", "close"),
+    ]
+    answer = h11.Response(status_code=status, headers=headers, reason=status.phrase.encode())
+    parts = (connection.send(part) for part in (answer, h11.Data(body), h11.EndOfMessage()))
+    return b"".join(filter(None, parts))
 
 
 def _queued_bytes(connection: Any) -> int:

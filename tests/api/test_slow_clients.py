@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -114,6 +115,42 @@ def test_a_connection_without_a_header_is_closed(start: bytes, drip: bytes) -> N
             assert read_until_closed(client, drip).startswith(b"HTTP/1.1 200" if start == REQUEST else b"")
         assert table.closed >= len(clients)
         assert len(table) == 0
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\nIdempotency-Key: " + b"k" * 60_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nIdempotency-Key: " + b"k" * 1_000_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\x00: 1\r\n\r\n" + b"x" * 1_000_000, 400),
+    ],
+    ids=["60 kB", "1 MB", "malformed"],
+)
+def test_a_header_that_is_refused_is_answered(request_bytes: bytes, status: int) -> None:
+    table = ConnectionTable(100, header_seconds=0.5)
+    with serve(answer, table) as port:
+        with connect(port) as client:
+            client.sendall(request_bytes)
+            head, _, body = read_until_closed(client).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert b"application/problem+json" in head
+        assert json.loads(body)["status"] == status
+        with connect(port) as client:
+            client.sendall(request_bytes)
+            read_until_closed(client)
+            with suppress(ConnectionError):
+                while True:
+                    client.sendall(b"x" * 1000)
+                    time.sleep(0.01)
+        assert is_empty_soon(table)
+
+
+def is_empty_soon(table: ConnectionTable) -> bool:
+    """Return whether the connections of a table are closed after some seconds."""
+    deadline = time.monotonic() + 10
+    while len(table) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return len(table) == 0
 
 
 LAST_PART = 16_000_000
