@@ -39,6 +39,7 @@ MESSAGES = {
         "run {run_id} has not ended, and object {key} is not in its bucket any more"
         " ({checked:,} of {count:,} values of open runs were checked)"
     ),
+    "lost data": "run {run_id} has lost its input, environment and variables; restore a copy of the store",
     "unknown plans": "run {run_id} of `{playbook}` has an unknown plan",
 }
 """Message of each check of a run, with the values that it needs in braces."""

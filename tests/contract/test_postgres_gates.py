@@ -77,7 +77,7 @@ class Owner:
             if self.random.random() < 0.2:
                 self.pause(run)
             if self.random.random() < 0.1:
-                self.store.maintenance.delete_old(1.0)  # It deletes gates that are not used.
+                self.store.maintenance.sweep(1.0)  # It deletes gates that are not used.
             claim = self.store.queue.claim(run.id, LEASE, 1.0)
             if claim is not None:
                 self.perform(claim)
@@ -321,7 +321,7 @@ def test_a_gate_without_slots_is_kept_until_a_sweep(stores: list[PostgresStore])
         assert store.gates.find("default", named=False) == ([], None)
         assert count_gates(store) == 1
         assert failed_checks(store) == []
-    store.maintenance.delete_old(3.0)
+    store.maintenance.sweep(3.0)
     assert count_gates(store) == 0
 
 
@@ -340,10 +340,10 @@ def test_a_sweep_keeps_gates_that_are_used_or_locked(
     observer = LockObserver(postgres_store_dsn)
     with closing(observer.connection):
         observer.lock_gate(locked)
-        store.maintenance.delete_old(3.0)
+        store.maintenance.sweep(3.0)
         assert {row["id"] for row in store.database.fetch_all("select id from gates")} == {used.id, locked.id}
         observer.release_locks()
-    store.maintenance.delete_old(3.0)
+    store.maintenance.sweep(3.0)
     assert [row["id"] for row in store.database.fetch_all("select id from gates")] == [used.id]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from noetl.executor.errors import SchemaError, SettingError, StoreError
+from noetl.executor.errors import DamagedRunError, SchemaError, SettingError, StoreError
 from noetl.executor.model.gates import named_gate
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.outbox import OutboxKind, Subscribers
@@ -31,6 +31,7 @@ from noetl.executor.stores import open_store
 from noetl.executor.stores.cursors import write_cursor, write_key_cursor, write_slot_cursor, write_wait_cursor
 from noetl.executor.stores.plan_uses import TOUCH_SECONDS, UNUSED_SECONDS
 from noetl.executor.stores.sql import facts, playbooks, run_deletion
+from noetl.executor.stores.sql import maintenance as sql_maintenance
 from noetl.executor.stores.sql.triggers import replace_triggers
 from noetl.executor.stores.sqlite import file, file_identity, log_flush, maintenance
 from noetl.executor.stores.sqlite.file import SCHEMA_VERSION, SCRIPTS, STATEMENTS, SqliteFile
@@ -447,6 +448,89 @@ def test_an_upgrade_keeps_runs_and_finds_them_by_their_tags(tmp_path: Path) -> N
         assert values == ({"i": 1}, {"e": 2}, {"v": 3}, ("x", "é", "x"), 4, "t")
         for tag, count in (("x", 1), ("é", 1), ("y", 0)):
             assert len(store.runs.find(RunFilter(tags=(tag,)))[0]) == count
+
+
+def test_an_upgrade_keeps_every_value_of_a_run(tmp_path: Path) -> None:
+    """The table of runs is copied, and its data moves to another one."""
+    path = tmp_path / "noetl.db"
+    values: dict[str, Any] = {
+        "id": "r", "tenant": "t", "playbook": "p", "version": "7", "plan_hash": "h", "status": "failed",
+        "origin": "service", "queue": "q", "tags": '["x"]', "folder": "/f", "source": "s", "parent_run": "pr",
+        "parent_visit": "pv", "parent_wait": "pw", "depth": 2, "root": "rt", "resumed_from": "rf",
+        "trace": "tr", "created_at": 1.0, "started_at": 2.0, "finished_at": 3.0, "deadline_at": 4.0,
+        "live": 5, "failed_branches": 6, "stop": "failed", "resumes": 8, "seq": 9,
+        "error": '{"message": "e"}', "stack": "[]", "environment": '{"e": 1}', "variables": '{"v": 2}', "input": '{"i": 3}',
+        "errors": '[{"message": "es"}]', "result": "4", "trigger": '{"name": "g"}', "starts": 10,
+    }  # fmt: skip
+    with closing(create_earlier(path, 34)) as db:
+        columns = ", ".join(values)
+        db.execute(
+            f"insert into runs ({columns}) values ({', '.join('?' * len(values))})", [*values.values()]
+        )
+        db.commit()
+    with closing(SqliteStore(str(path))) as store:
+        row = dict(store.file.fetch_one("runs.read", run_id="r"))
+        assert row == {**values, "run_id": "r"}
+        run = store.runs.get("t", "r")
+        assert run is not None
+        assert (run.input, run.environment, run.variables) == ({"i": 3}, {"e": 1}, {"v": 2})
+
+
+def test_an_upgrade_stops_the_writes_of_a_process_that_uses_the_store(tmp_path: Path) -> None:
+    """Statements of the earlier schema would set runs aside as damaged."""
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        run = start_run(store)
+        with closing(sqlite3.connect(tmp_path / "noetl.db")) as db:
+            db.execute(f"pragma user_version = {SCHEMA_VERSION + 1}")
+        for operation in (
+            partial(claim_visit, store, run),
+            partial(start_run, store),
+            store.maintenance.probe,
+        ):
+            with pytest.raises(SchemaError, match="install a later version"):
+                operation()
+        assert store.runs.get(run.tenant, run.id) is not None
+        with closing(sqlite3.connect(tmp_path / "noetl.db")) as db:
+            db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+        assert claim_visit(store, run).run.id == run.id
+
+
+def test_lost_data_of_runs_is_found(tmp_path: Path) -> None:
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        run, deleted = start_run(store), start_run(store)
+        with store.file.transaction() as db:
+            db.execute("delete from run_data where run_id = :id", id=run.id)
+            db.execute("insert into run_data values ('lost', '{}', '{}', '{}')")
+            db.execute("delete from visits where run_id = :id", id=deleted.id)
+            db.execute("delete from runs where id = :id", id=deleted.id)
+        findings = {
+            (finding.check, finding.message, finding.run_id)
+            for finding in store.maintenance.check_consistency()
+        }
+        lost = f"run {run.id} has lost its input, environment and variables; restore a copy of the store"
+        assert ("lost data", lost, run.id) in findings
+        assert ("unknown runs", "`run_data` has rows of unknown run lost", "lost") in findings
+        assert not [
+            row for row in store.file.fetch_all("select run_id from run_data") if row[0] == deleted.id
+        ]
+        with pytest.raises(DamagedRunError, match="cannot be read"):
+            store.runs.get(run.tenant, run.id)
+
+
+def test_unused_gates_are_deleted_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_maintenance, "MAX_DELETED_GATES", 2)
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        with store.file.transaction() as db:
+            for number in range(5):
+                db.execute(
+                    "insert into gates (id, tenant, name, units, held, waiting, ceiling, edition, clock,"
+                    " rate, idle_at) values (:id, 't', 'p', 1, 0, 0, 1, 1, 0, '[]', :idle_at)",
+                    id=f"own:p:{number}",
+                    idle_at=float(number),
+                )
+        statements = trace_queries(store.file.connection(), partial(store.maintenance.sweep, 3.0))
+        assert sum(text.startswith("delete from gates") for text in statements) == 3
+        assert store.file.fetch_one("select count(*) as left from gates")["left"] == 1
 
 
 def test_an_upgrade_finds_runs_by_the_keys_of_their_tags(tmp_path: Path) -> None:

@@ -95,7 +95,6 @@ class MemoryMaintenance:
     def delete_old(self, now: float) -> bool:
         with self._state.lock:
             delete_expired(self._state, now)
-            delete_idle_gates(self._state, now)
             delete_expired_entries(self._state, now)
             if self._state.retention_seconds is not None:
                 self._delete_old(now - self._state.retention_seconds)
@@ -107,6 +106,7 @@ class MemoryMaintenance:
 
     def sweep(self, now: float, *, limit: int = 200) -> SweepResult:
         with self._state.change_runs():
+            delete_idle_gates(self._state, now)
             open_records = [r for r in self._state.runs.values() if r.run.finished_at is None]
             repaired = 0
             for record in [record for record in open_records if record.damage is None]:

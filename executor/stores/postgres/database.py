@@ -122,6 +122,7 @@ class PostgresDatabase:
     """
 
     max_plan_parts = sys.maxsize
+    """As in `Database`: writers of Postgres do not wait for each other."""
 
     def __init__(
         self,

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 MAX_DELETED_RUNS = 20
 """Number of runs that one transaction deletes at most, so that commits of SQLite wait for milliseconds."""
 
+MAX_DELETED_GATES = 1000
+"""Number of unused gates that one transaction deletes at most."""
+
 MAX_DELETED_RESULTS = 500
 """Number of results of the cache that one transaction deletes at most."""
 
@@ -106,6 +109,7 @@ class SqlMaintenance:
         if repaired:
             self._context.announce_due()
         self._facts.fold()
+        self._delete_idle_gates(now)
         for _ in range(MAX_DELETIONS):
             if not self.delete_old(now):
                 break
@@ -156,7 +160,6 @@ class SqlMaintenance:
         Return whether more may be left.
         """
         self._delete_cached_results(now)
-        self._delete_idle_gates(now)
         delete_expired_entries(self._context, now)
         if self._context.retention_seconds is None:
             return False
@@ -176,9 +179,10 @@ class SqlMaintenance:
         Postgres keeps unused gates of their own limits until then, too.
         """
         database = self._context.database
-        if database.fetch_all("gates.find_idle", now=now):
+        deleted = MAX_DELETED_GATES if database.fetch_all("gates.find_idle", now=now) else 0
+        while deleted == MAX_DELETED_GATES:
             with database.transaction() as db:
-                db.execute("gates.delete_idle", now=now)
+                deleted = db.execute("gates.delete_idle", now=now, limit=MAX_DELETED_GATES).rowcount
 
     def _delete_runs(self, before: float) -> bool:
         if not self._context.database.fetch_all("sweep.find_old", before=before):

@@ -131,10 +131,12 @@ class SqliteFile:
 
     Raises:
         StoreError: any method, if the file cannot be used; the constructor also if the file is not a store.
-        SchemaError: the constructor, if the store has a later version, or an earlier one without `create`.
+        SchemaError: the constructor, if the store has a later version, or an earlier one without `create`;
+            transactions and `probe`, if another process has upgraded the store since.
     """
 
     max_plan_parts = 500
+    """As in `Database`: adding so many takes about 2 ms."""
 
     def __init__(self, path: str, *, create: bool = True) -> None:
         self.path = Path(path)
@@ -142,6 +144,8 @@ class SqliteFile:
         self.clock: Callable[[], float] = time.time
         """The clock of the machine, which all processes of the file share."""
         self._is_in_memory = path == _MEMORY
+        self._is_prepared = False
+        """Truth of: the schema is that of this version, unless another process upgrades it."""
         self._is_read_only = False
         self._identity: FileIdentity | None = None
         self._damage: str | None = None
@@ -171,6 +175,7 @@ class SqliteFile:
                     )
                 self._identity = FileIdentity(self.path)
             self._prepare_schema()
+            self._is_prepared = True
         except (OSError, sqlite3.Error) as error:
             self.close()
             raise StoreError(
@@ -280,6 +285,8 @@ class SqliteFile:
                         self._set_checkpoints(connection)
                     db.execute("begin immediate")
                     try:
+                        if self._is_prepared:
+                            self._check_version(db)
                         yield SqliteWriter(db)
                         db.execute("commit")
                     except BaseException:
@@ -315,7 +322,7 @@ class SqliteFile:
         """Write the log back to the file, and return its pages, or None if it is in use.
 
         The mode PASSIVE makes no caller wait, and leaves pages that a reader may need. The others let writers
-        of this process wait. RESTART lets the log start again with the next commit, and TRUNCATE cuts it. They
+        of this process wait. RESTART lets the log start again with the next commit. TRUNCATE cuts it. They
         do nothing if a reader stays in the log for longer than the patience, which is CUT_SECONDS by default.
         """
         stops_writers = mode is not CheckpointMode.PASSIVE
@@ -377,6 +384,7 @@ class SqliteFile:
         """Return if the file answers, can be written, and was not found damaged before."""
         self.check_identity()
         self.fetch_all("plans.find_use", hash="")
+        self._check_version(self.connection())
         if self._damage is not None:
             raise StoreError(self._damage)
         if not self._is_in_memory:
@@ -425,7 +433,13 @@ class SqliteFile:
                     for statement in _statements(files(__package__).joinpath(script).read_text("utf-8")):
                         db.execute(statement)
                 db.execute(f"pragma user_version = {max(version, SCHEMA_VERSION)}")
-        elif version != SCHEMA_VERSION:
+        else:
+            self._check_version(db)
+
+    def _check_version(self, db: sqlite3.Connection) -> None:
+        """Raise SchemaError if the store has another schema: statements of this version may damage runs."""
+        (version,) = db.execute("pragma user_version").fetchone()
+        if version != SCHEMA_VERSION:
             raise SchemaError(
                 f"The store at {self.path} has schema {version}, but this version of noetl knows only"
                 f" {SCHEMA_VERSION}: install a later version."

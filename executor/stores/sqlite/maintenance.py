@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from noetl.executor.stores.interface import StoreMaintenance, SweepResult
@@ -34,7 +35,7 @@ class SqliteMaintenance:
     def check_consistency(self) -> list[Finding]:
         from noetl.executor.stores.finding import Finding
 
-        findings = self._shared.check_consistency()
+        findings = [*self._shared.check_consistency(), *self._check_run_data()]
         problem = self._log.problem()
         if problem is not None:
             findings.append(Finding("write-ahead log", problem))
@@ -42,6 +43,17 @@ class SqliteMaintenance:
             message = f"other users of this machine may read {file}; run with --fix to change its permissions"
             findings.append(Finding("permissions", message))
         return findings
+
+    def _check_run_data(self) -> Iterator[Finding]:
+        """Yield findings about runs without data, and about data without a run."""
+        from noetl.executor.stores.finding import MAX_FINDINGS, finding_of_run, limit_group
+
+        for check, query in (
+            ("lost data", "runs.find_lost_data"),
+            ("unknown runs", "runs.find_data_without_run"),
+        ):
+            rows = self._file.fetch_all(query, limit=MAX_FINDINGS + 1)
+            yield from limit_group(check, [finding_of_run(check, **dict(row)) for row in rows])
 
     def set_aside(self, run_id: str, reason: str) -> bool:
         return self._shared.set_aside(run_id, reason)

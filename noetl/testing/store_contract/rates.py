@@ -106,9 +106,9 @@ class RatesContract(ContractFixtures):
         third = claim_visit(store, start_run(store))
         assert acquire(store, third, ask_rate(), now=72.0)[0].held_at == 130.0
         give_back(store, third, 73.0)
-        store.maintenance.delete_old(189.0)
+        store.maintenance.sweep(189.0)
         assert numbers_of(store, OWN_RATE) == (0, 0)
-        store.maintenance.delete_old(190.0)
+        store.maintenance.sweep(190.0)
         # DynamoDB deletes it later.
         assert numbers_of(store, OWN_RATE) in {None, (0, 0)}
         assert failed_checks(store) == []
@@ -263,7 +263,7 @@ class RatesContract(ContractFixtures):
             assert rejected.value.reason == "wrong_limit"
         assert slots_of_visit(store, other) == []
         give_back(store, claim, 11.0)
-        store.maintenance.delete_old(1e9)
+        store.maintenance.sweep(1e9)
         assert store.gates.remove_limit(NAMED)
 
     def test_a_rate_of_all_tenants_is_one_gate(self, store: Store) -> None:

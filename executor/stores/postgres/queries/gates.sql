@@ -66,5 +66,5 @@ select 1 from gates where {is_idle} limit 1
 -- Gates that another transaction has locked are passed over: their order would be another one.
 -- name: delete_idle
 delete from gates where (tenant, id) in (
-    select tenant, id from gates where {is_idle} for update skip locked
+    select tenant, id from gates where {is_idle} limit :limit for update skip locked
 )

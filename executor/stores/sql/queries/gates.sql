@@ -65,7 +65,9 @@ returning units
 select 1 from gates where idle_at <= :now and held = 0 limit 1
 
 -- name: delete_idle
-delete from gates where idle_at <= :now and held = 0
+delete from gates where (tenant, id) in (
+    select tenant, id from gates where idle_at <= :now and held = 0 limit :limit
+)
 
 -- name: find
 select * from gates where tenant = :tenant and id > :after and id < :until and {is_used}

@@ -48,3 +48,11 @@ insert into run_data (run_id, environment, variables, input)
 values (:run_id, :environment, :variables, :input)
 on conflict (run_id) do update set environment = excluded.environment, variables = excluded.variables,
     input = excluded.input
+
+-- name: find_lost_data
+select id as run_id from runs where not exists (select 1 from run_data where run_data.run_id = runs.id)
+limit :limit
+
+-- name: find_data_without_run
+select run_id, 'run_data' as "table" from run_data
+where not exists (select 1 from runs where runs.id = run_data.run_id) limit :limit
