@@ -459,7 +459,8 @@ def test_an_upgrade_keeps_every_value_of_a_run(tmp_path: Path) -> None:
         "parent_visit": "pv", "parent_wait": "pw", "depth": 2, "root": "rt", "resumed_from": "rf",
         "trace": "tr", "created_at": 1.0, "started_at": 2.0, "finished_at": 3.0, "deadline_at": 4.0,
         "live": 5, "failed_branches": 6, "stop": "failed", "resumes": 8, "seq": 9,
-        "error": '{"message": "e"}', "stack": "[]", "environment": '{"e": 1}', "variables": '{"v": 2}', "input": '{"i": 3}',
+        "error": '{"message": "e"}', "stack": "[]", "environment": '{"e": 1}',
+        "variables": '{"v": 2}', "input": '{"i": 3}',
         "errors": '[{"message": "es"}]', "result": "4", "trigger": '{"name": "g"}', "starts": 10,
     }  # fmt: skip
     with closing(create_earlier(path, 34)) as db:
