@@ -330,8 +330,14 @@ class SimulatedWorld:
             self._execute(claim, "other")
 
     def pause_run(self, *, is_short: bool) -> None:
-        """Pause the run as another operator, until nothing else is possible. Fault points are disabled."""
+        """Pause the run as another operator, until nothing else is possible. Fault points are disabled.
+
+        A short pause of a run that is paused already ends nothing: another operator may want it to stay.
+        """
         if not self.run_id:
+            return
+        run = self.raw_store.runs.get("default", self.run_id)
+        if is_short and run is not None and run.is_paused:
             return
         self._before_call("pause")
         with suppress(RejectedError):  # it is ending
