@@ -58,9 +58,9 @@ class TestRatesOfSteps:
         assert [harness.finish().status for harness in runs] == ["succeeded"] * 3
         assert [times_of(harness) for harness in runs] == [[0.0], [60.0], [120.0]]
         assert [limit for limit, _, _ in runs.units()] == ["call.limited"]
-        store.maintenance.delete_old(1_000_179.0)
+        store.maintenance.sweep(1_000_179.0)
         assert runs.units() == [("call.limited", 0, 0)]
-        store.maintenance.delete_old(1_000_180.0)
+        store.maintenance.sweep(1_000_180.0)
         assert runs.units() == []
 
     def test_a_claim_after_a_wait_takes_no_unit(self, store: SqliteStore) -> None:
