@@ -69,6 +69,8 @@ def _as_whole_number(value: Any) -> Any:
 
 
 WholeNumber: TypeAlias = Annotated[int, BeforeValidator(_as_whole_number)]
+PositiveNumber: TypeAlias = Annotated[int, Field(ge=1), BeforeValidator(_as_whole_number)]
+"""The bound comes before the validator, or the schema does not have it."""
 
 
 class PlaybookReferenceBody(RequestBody):
@@ -138,7 +140,7 @@ class DraftBody(RequestBody):
     """The draft of a playbook, and the line at which a person writes."""
 
     text: Annotated[str, Expected("text")] = Field(description="The text, which may have errors.")
-    line: Annotated[WholeNumber | None, Field(ge=1), Expected("a whole number from 1")] = Field(
+    line: Annotated[PositiveNumber | None, Expected("a whole number from 1")] = Field(
         None, description="A line of the text, from 1. The answer has the names in scope there."
     )
 
@@ -191,7 +193,7 @@ class AnswerBody(RequestBody):
     """An answer to a question of a waiting step."""
 
     step: Annotated[str, Expected("the name of a step")] = Field(description="The step that asks.")
-    visit: Annotated[WholeNumber | None, Field(ge=1), Expected("a whole number from 1")] = Field(
+    visit: Annotated[PositiveNumber | None, Expected("a whole number from 1")] = Field(
         None, description="The number of the visit. Default: the latest."
     )
     position: Annotated[str | None, Expected("the position of an action")] = Field(
@@ -392,7 +394,10 @@ class BackfillBody(RequestBody):
         list[str | int | float] | None, Expected("a list of texts and numbers, each with at most 256 bytes")
     ] = Field(None, description="The list of the partitions, instead of `from` and `to`.")
     limit: Annotated[
-        WholeNumber, Field(ge=1, le=MAX_OPEN_RUNS), Expected(f"a whole number from 1 to {MAX_OPEN_RUNS}")
+        int,
+        Field(ge=1, le=MAX_OPEN_RUNS),
+        BeforeValidator(_as_whole_number),
+        Expected(f"a whole number from 1 to {MAX_OPEN_RUNS}"),
     ] = Field(1, description="How many runs may be open at once.")
     redo: Annotated[Literal["failed", "all"] | None, Expected("`failed` or `all`")] = Field(
         None, description="Which partitions that had a run before get another one. Default: none."
