@@ -270,8 +270,7 @@ class Worker:
             on_run_end=lambda run, ending: log_run_end(run, ending, self._store.clock()),
         )
         while not self._stopping.is_set():
-            if self._lease_keeper.is_failing:
-                # A visit with an expired lease may be one that another thread of this worker still executes.
+            if not self._lease_keeper.may_claim:
                 self._stopping.wait(IDLE_SECONDS)
                 continue
             seen = self._store.work.count

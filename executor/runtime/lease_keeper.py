@@ -8,6 +8,10 @@ an older fence, so two workers can never both commit a visit. One thread renews 
 the lease. The same thread polls for cancelled runs. Source: Gray and Cheriton 1989 (leases); Kleppmann 2016,
 "How to do distributed locking" (fencing tokens).
 
+A process that was stopped (by Ctrl-Z, or with its machine) finds its own leases expired. So does one whose
+clock was set ahead. It claims nothing before it has renewed them. Then it waits until other processes of the
+machine have renewed theirs.
+
 Cost: one write for each active claim every third of the lease, and one read every `CANCEL_POLL_SECONDS`. A
 claim that ends before the next renewal costs no write.
 
@@ -18,6 +22,7 @@ worker receives FencedError. Work with effects outside of the store may then run
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -35,6 +40,9 @@ from noetl.executor.stores.interface import Store
 
 CANCEL_POLL_SECONDS = 0.5
 """How often a process with active claims checks whether their runs were cancelled."""
+
+LATE_PAUSE_SECONDS = 2 * CANCEL_POLL_SECONDS
+"""How long a process claims nothing after a late renewal, because others on its machine may be late, too."""
 
 logger = logging.getLogger("noetl.executor")
 
@@ -96,10 +104,24 @@ class LeaseKeeper:
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._held: dict[tuple[str, str], HeldClaim] = {}
-        self.is_failing = False
-        """Whether the store has refused the last renewal, so that active claims may be lost."""
+        self._is_failing = False
+        self._checked_at = clock()
+        self._claims_from = -math.inf
         self._reasons = FailureReasons("claims are renewed when it is available again")
         self._lock = threading.Lock()
+
+    @property
+    def may_claim(self) -> bool:
+        """False while active claims may seem expired: the store refuses renewals, or they are late.
+
+        A thread must not take over a visit that another thread of its process still executes.
+        """
+        return not self._is_failing and time.monotonic() >= self._claims_from and not self._is_late()
+
+    def _is_late(self) -> bool:
+        """Return whether a lease may have expired since the active claims were checked last."""
+        # The oldest of them was renewed a third of a lease before.
+        return self._clock() - self._checked_at > self._lease_seconds * 2 / 3
 
     def execute(self, executor: VisitExecutor, claim: Claim) -> Claim | None:
         """Execute the claim and return the claim of the next visit, if any.
@@ -143,9 +165,11 @@ class LeaseKeeper:
 
         While the store refuses, each poll renews.
         """
+        checked_at, is_late = self._clock(), self._is_late()
         try:
             self._cancel_claims()
-            if not is_due and not self.is_failing:
+            if not (is_due or is_late or self._is_failing):
+                self._checked_at = checked_at
                 for held in self._active():
                     if held.takes_progress():
                         self._renew(held, held.events)
@@ -153,9 +177,12 @@ class LeaseKeeper:
             for held in self._active():
                 self._renew(held, held.events if held.is_older_than(self._lease_seconds / 3) else None)
         except StoreError:
-            self.is_failing = True
+            self._is_failing = True
             raise
-        self.is_failing = False
+        if is_late:
+            self._claims_from = time.monotonic() + LATE_PAUSE_SECONDS
+        self._checked_at = checked_at
+        self._is_failing = False
         self._reasons.clear()
         return True
 

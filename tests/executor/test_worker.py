@@ -257,6 +257,27 @@ def test_claims_are_renewed_while_a_step_is_active(store: SqliteStore, tmp_path:
     watched.close()
 
 
+def test_a_step_is_not_repeated_when_the_clock_is_set_ahead(
+    store: SqliteStore, tmp_path: Path, gate: Path
+) -> None:
+    """An hour passes at once, as for a laptop that was closed. An idle thread must not take the step over."""
+    text = BLOCKING_PLAYBOOK.replace("cat gate", "echo x >> f; cat gate")
+    harness = start(store, text, tmp_path, origin="service")
+    hours = [0]
+    moved = SqliteStore(str(store.path))
+    moved.file.clock = lambda: time.time() + 3600 * hours[0]
+    with working(moved, tmp_path) as worker:
+        wait_until((tmp_path / "f").exists)
+        hours[0] = 1
+        other = start(store, text.replace("cat gate", "true"), tmp_path, origin="service")
+        assert finished(worker, other).status is RunStatus.SUCCEEDED
+        with gate.open("w") as writer:
+            writer.write("go")
+        assert finished(worker, harness).status is RunStatus.SUCCEEDED
+    assert (tmp_path / "f").read_text() == "x\nx\n"
+    moved.close()
+
+
 def test_a_claim_whose_renewal_raises_does_not_block_others(store: SqliteStore, tmp_path: Path) -> None:
     for _ in range(2):
         start(store, BLOCKING_PLAYBOOK, tmp_path, origin="service")
