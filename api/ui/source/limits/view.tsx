@@ -1,5 +1,6 @@
 /** Limits: how many runs and steps are in progress at once, what holds their units, and what waits. */
 
+import type { ComponentChildren } from "preact";
 import { linkTo, useAddress } from "../address";
 import type { Page } from "../answers";
 import { count, shortId, windowWords } from "../format";
@@ -51,7 +52,7 @@ export function LimitsView() {
             {printable(problem)}
           </p>
           <Limits title="Limits of operators" limits={named.data} chosen={chosen}>
-            There are none. An administrator makes one with `noetl limits set`.
+            There are none. An administrator makes one with <code>noetl limits set</code>.
           </Limits>
           <Limits title="Limits of playbooks and steps in use" limits={own.data} chosen={chosen}>
             None is in use.
@@ -73,7 +74,7 @@ interface LimitsProps {
   title: string;
   limits: Page<LimitEntry>;
   chosen: string | null;
-  children: string;
+  children: ComponentChildren;
 }
 
 function Limits({ title, limits: { items, next_cursor }, chosen, children }: LimitsProps) {

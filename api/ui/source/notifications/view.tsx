@@ -100,7 +100,7 @@ function Channels({ channels, isAdmin, perform }: ChannelsProps) {
           </tbody>
         </table>
       ) : (
-        <p>There are no channels. An administrator adds one here, or with `noetl channels add`.</p>
+        <p>There are no channels. An administrator adds one here, or with <code>noetl channels add</code>.</p>
       )}
       <ChannelForm reason={reason} perform={perform} />
     </section>
