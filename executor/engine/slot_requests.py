@@ -95,7 +95,9 @@ def request_for_run(
     if all(limit.is_rate for limit in limits):
         return _request_all(store, limits, scope, _Terms())
     priority = _read_priority(store.plans.header(run.plan_hash).priority, scope)
-    return _request_all(store, limits, scope, _Terms(rank=rank_of(now, priority)))
+    wanted = _request_all(store, limits, scope, _Terms(rank=rank_of(now, priority)))
+    requested_at = _first_request_at(run, visit)
+    return wanted if requested_at is None else _keep_first_place(wanted, requested_at, priority)
 
 
 def request_for_step(store: Store, header: Header, step: Step, scope: Scope, now: float) -> list[WantedSlot]:
@@ -200,6 +202,29 @@ def has_begun(run: Run, visit: Visit) -> bool:
 
 def _has_begun_work(visit: Visit) -> bool:
     return visit.progress is not None or visit.attempt > 1
+
+
+def _first_request_at(run: Run, visit: Visit) -> float | None:
+    """Return when a visit that has waited for a slot of its run was first claimed, or None for any other."""
+    if _has_begun_work(visit) and not run.resumes:
+        return None
+    requested_at = visit.started_at or 0.0
+    return requested_at if requested_at < (visit.segment_started_at or 0.0) else None
+
+
+def _keep_first_place(wanted: Sequence[WantedSlot], requested_at: float, priority: float) -> list[WantedSlot]:
+    """Return the requests of a run that asks again. At its first limit, it goes back to its place.
+
+    A grant has passed it over there while it was paused. Whether it has asked at a later limit is unknown.
+    """
+    first = next((slot for slot in wanted if not slot.request.is_rate), None)
+    rank = rank_of(requested_at, priority)
+    return [
+        replace(slot, request=replace(slot.request, rank=rank, since=requested_at, max_queued=None))
+        if slot is first
+        else slot
+        for slot in wanted
+    ]
 
 
 def _request_all(store: Store, limits: Sequence[Limit], scope: Scope, terms: _Terms) -> list[WantedSlot]:

@@ -138,7 +138,8 @@ class SlotRequest:
     `size` is how many units the gate has, or None for an operator's limit, whose gate exists already. `units`
     is how many the owner wants; it gets no more than the gate has. If the gate is full, the owner waits if
     `queues` is true and fewer than `max_queued` slots wait. `flow` names the flow of the slot, and `rank`
-    orders the flow: the smallest first.
+    orders the flow: the smallest first. `since` is when an owner has asked first whose place was given up
+    meanwhile; None means now.
 
     With `is_rate`, the gate is that of a rate. `per` is its window in seconds, or None for an operator's
     limit. The owner does not wait for more than `max_wait` seconds there.
@@ -156,6 +157,7 @@ class SlotRequest:
     per: float | None = None
     max_wait: float | None = None
     flow: str = ""
+    since: float | None = None
 
 
 @frozen
@@ -302,6 +304,7 @@ def admit(gate: Gate, owner: SlotOwner, request: SlotRequest, now: float) -> tup
         return _hold(gate, units), replace(slot, units=units, held_at=now)
     if not request.queues or (request.max_queued is not None and gate.waiting >= request.max_queued):
         return gate, None
+    slot = slot if request.since is None else replace(slot, queued_at=request.since)
     return replace(gate, waiting=gate.waiting + 1, edition=gate.edition + 1), slot
 
 
@@ -355,15 +358,16 @@ def find_superseded(
 
     `slots` are all slots at the gate, which has `units`, and `cancelled` the runs that are being cancelled.
     If more runs are left than there are units, the oldest are too many. Those that hold units are older than
-    those that wait. A run cancels none that is newer than itself: that one has counted it.
+    those that wait. A run cancels none that is newer than itself. Either that one has counted it, or a grant
+    has passed over the run while it was paused.
     """
     if waiting.owner.run_id in cancelled:
         return []
     left = [slot for slot in slots if slot.owner.run_id not in cancelled]
     left.sort(key=lambda slot: (not slot.is_held, slot.queued_at, slot.owner))
-    oldest = [slot.owner for slot in left[: max(len(left) - units, 0)]]
-    until = oldest.index(waiting.owner) if waiting.owner in oldest else len(oldest)
-    return [owner.run_id for owner in oldest[:until]]
+    oldest = left[: max(len(left) - units, 0)]
+    until = next((n for n, slot in enumerate(oldest) if slot.owner == waiting.owner), len(oldest))
+    return [slot.owner.run_id for slot in oldest[:until] if slot.queued_at <= waiting.queued_at]
 
 
 def grant(gate: Gate, slot: Slot, now: float) -> tuple[Gate, Slot] | None:

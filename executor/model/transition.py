@@ -326,7 +326,8 @@ def wait_for_slot(visit: Visit, slot: Slot, until: float, now: float) -> Commit:
         segment_started_at=None,
     )
     events: tuple[Event, ...] = ()
-    if slot.queued_at >= now:
+    is_back = not slot.owner.visit_id and slot.queued_at == visit.started_at
+    if slot.queued_at >= now or is_back:
         key = {} if slot.value is None else {"key": slot.value}
         place = None if slot.is_held else slot.queued_before
         waits_for = {"limit": slot.limit, **key, "queued_before": place}

@@ -873,7 +873,8 @@ class GateStore(Protocol):
         """Give free units of a gate to the slots of its queue, in their order. Return how many got theirs.
 
         A suspended visit that holds a slot now is due at once. A run's slot makes all its suspended visits
-        due. A slot whose visit is parked is removed, since its visit asks again when its run continues.
+        due. A slot is removed if its visit is parked or its run is paused: the visit asks again when its run
+        continues. No slot of a run that is unpaused meanwhile may be removed.
         """
         ...
 

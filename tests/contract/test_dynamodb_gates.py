@@ -12,7 +12,7 @@ import pytest
 from noetl.executor.errors import StoreError
 from noetl.executor.model.gates import GateKey, LimitKind, Slot, SlotOwner, own_gate
 from noetl.executor.model.run import END, NEVER, Claim, Lease, Run, RunEnding, RunStatus
-from noetl.executor.model.transition import wait_for_slot
+from noetl.executor.model.transition import abandon, wait_for_slot
 from noetl.executor.stores.dynamo import gate_grants, keys
 from noetl.executor.stores.dynamo import table as tables
 from noetl.executor.stores.dynamo.expressions import Delete, Update
@@ -99,6 +99,31 @@ def second(store: DynamoStore, request: pytest.FixtureRequest) -> tuple[Claim, S
     (slot,) = store.gates.acquire(claim, owner, [ask()], 1.0)
     give_back(store, first)
     return claim, slot
+
+
+def test_a_run_that_is_unpaused_before_its_slot_is_removed_is_granted(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its visit, which was suspended for the slot again, would never be due."""
+    first = claim_visit(store, start_run(store))
+    acquire_for_run(store, first)
+    second = claim_visit(store, start_run(store))
+    suspend_queued(store, second, acquire_for_run(store, second)[0])
+    store.pauses.pause(second.run.id, 2.0)
+    store.runs.stop(first.run.id, RunStatus.CANCELLED, 2.0)
+    store.queue.commit(abandon(first.visit), 2.0)
+    store.queue.finish(claim_visit(store, first.run, 3.0), RunEnding(RunStatus.CANCELLED, None, []), 3.0)
+
+    def suspend_again() -> None:
+        store.pauses.unpause(second.run.id, 4.0)
+        again = claim_visit(store, second.run, 4.0)
+        suspend_queued(store, again, acquire_for_run(store, again, 4.0)[0], 4.0)
+
+    before_next_write(store, monkeypatch, suspend_again)
+    assert store.gates.grant(OF_RUNS, 5.0) == 1
+    again = claim_visit(store, second.run, 5.0)
+    assert acquire_for_run(store, again, 5.0)[0].is_held
+    check_gates(store, [OF_RUNS])
 
 
 def test_a_grant_between_the_read_and_the_suspension(

@@ -37,6 +37,7 @@ RUNS = """
     - name: clean
       run: [{action: set, set: {cleaned: true}}]
 """
+CONCURRENCY_OF_TWO = "concurrency: [{limit: 1}, {use: api, max_wait: 50s}]"
 STEP = """
     name: call
     steps:
@@ -226,6 +227,70 @@ class TestRuns:
         store.pauses.unpause(second.id, runs.clock())
         assert second.finish().status == "succeeded"
 
+    @pytest.mark.parametrize("entry", ["when_full: queue", "max_queued: 2"])
+    def test_a_paused_run_is_passed_over_and_keeps_its_place(self, any_store: Store, entry: str) -> None:
+        text = runs_with(entry)
+        first, second, third = runs = Runs(any_store, text, count=3)
+        for harness in runs:
+            execute_all(harness)
+        any_store.pauses.pause(second.id, runs.clock())
+        first.finish()
+        assert [holds_unit(harness) for harness in runs] == [False, False, True]
+        later = [RunHarness(any_store, text, clock=runs.clock) for _ in range(2)]
+        for harness in later:
+            execute_all(harness)
+        any_store.pauses.unpause(second.id, runs.clock())
+        execute_all(second)
+        assert [runs.waits(harness) for harness in (second, *later)] == [
+            [("import", "acme", place)] for place in range(3)
+        ]
+        (_, again) = [event for event in second.events if event.type == "step.waiting"]
+        assert again.payload["queued_before"] == 0
+        third.finish()
+        assert holds_unit(second)
+        for harness in (second, *later):
+            assert harness.finish().status == "succeeded"
+        assert any_store.maintenance.check_consistency() == []
+
+    def test_a_paused_run_at_a_free_limit_goes_on_at_once(self, any_store: Store) -> None:
+        runs = Runs(any_store, RUNS)
+        first, second = runs
+        for harness in runs:
+            execute_all(harness)
+        any_store.pauses.pause(second.id, runs.clock())
+        first.finish()
+        assert runs.units() == []
+        any_store.pauses.unpause(second.id, runs.clock())
+        assert second.finish().status == "succeeded"
+
+    def test_the_longest_wait_counts_in_a_pause(self, any_store: Store) -> None:
+        text = runs_with("max_wait: 70s")
+        first, second, third = runs = Runs(any_store, text, count=3)
+        for harness in runs:
+            execute_all(harness)
+        any_store.pauses.pause(second.id, runs.clock())
+        first.finish()
+        execute_all(third)
+        runs.clock.advance(30)
+        any_store.pauses.unpause(second.id, runs.clock())
+        assert second.finish().status == "skipped"
+
+    def test_a_second_limit_has_a_wait_of_its_own(self, any_store: Store) -> None:
+        api = named_gate("default", "api")
+        any_store.gates.set_limit(api, LimitKind.RUNS, 1)
+        text = RUNS.replace('concurrency: {limit: 1, key: "{{ input.customer }}"}', CONCURRENCY_OF_TWO)
+        first, second = runs = Runs(any_store, text)
+        for harness in runs:
+            execute_all(harness)
+        assert runs.waits(second) == [("import", None, 0)]
+        first.finish()
+        any_store.gates.set_limit(api, LimitKind.RUNS, 0)
+        arrived_at = runs.clock()
+        execute_all(second)
+        (slot,) = [slot for slot in any_store.gates.slots_of(second.id) if not slot.is_held]
+        assert (slot.limit, slot.queued_at) == ("api", arrived_at)
+        assert second.events[-1].payload["limit"] == "api"
+
     def test_the_deadline_of_a_run_counts_while_it_waits(self, store: SqliteStore) -> None:
         runs = Runs(store, RUNS.replace("name: import", "name: import\n    timeout: 30s"))
         first, second = runs
@@ -314,6 +379,20 @@ class TestCancelOldest:
     """The newest runs have the places of a limit."""
 
     TEXT = runs_with("when_full: cancel_oldest")
+
+    def test_a_run_that_was_passed_over_cancels_no_newer_one(self, any_store: Store) -> None:
+        first, second = runs = Runs(any_store, self.TEXT)
+        for harness in runs:
+            execute_all(harness)
+        any_store.pauses.pause(second.id, runs.clock())
+        assert first.finish().status == "cancelled"
+        newer = RunHarness(any_store, self.TEXT, clock=runs.clock)
+        execute_all(newer)
+        assert holds_unit(newer)
+        any_store.pauses.unpause(second.id, runs.clock())
+        execute_all(second)
+        assert newer.run.stop is None
+        assert [harness.finish().status for harness in (newer, second)] == ["succeeded"] * 2
 
     def test_the_newest_run_takes_the_place_of_the_oldest(self, any_store: Store) -> None:
         first, second = runs = Runs(any_store, self.TEXT)

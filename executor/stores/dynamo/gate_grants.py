@@ -45,7 +45,7 @@ from noetl.executor.stores.dynamo.gate_items import (
     returning_update,
 )
 from noetl.executor.stores.dynamo.gate_lists import list_flows
-from noetl.executor.stores.dynamo.run_items import has_ended, run_id_of, spread_of
+from noetl.executor.stores.dynamo.run_items import has_ended, is_paused, run_id_of, spread_of
 from noetl.executor.stores.dynamo.table import MAX_CONFLICTS
 from noetl.executor.stores.dynamo.wakeups import Wakeups
 from noetl.planner.frozen import frozen
@@ -181,9 +181,14 @@ class Grants:
         return None
 
     def _remove(self, first: _First, now: float) -> None:
-        """Remove the slot of an owner that has ended or is parked. A parked visit asks again."""
+        """Remove the slot of an owner that has ended, or is parked or paused. A parked visit asks again.
+
+        A run that is unpaused meanwhile may have been suspended for the slot again, so it keeps the slot.
+        """
         slot, visit = first.slot, first.visit
         writes = [*removing_writes(slot), leaving_write(first.flow, 1)]
+        if first.head is not None and is_paused(first.head):
+            writes.append(ConditionCheck(keys.head(slot.owner.run_id), (("held", "present", None),)))
         writes.append(returning_update(slot.gate, [slot], now))
         if slot.owner.visit_id and visit is not None and visit["status"] == VisitStatus.PARKED:
             assert first.head is not None
@@ -235,8 +240,8 @@ def find_sleepers(context: DynamoContext, head: Item) -> list[Item]:
 
 
 def _may_hold(first: _First) -> bool:
-    """Return whether the owner of a slot exists, has not ended, and is not parked."""
-    if first.head is None or has_ended(first.head):
+    """Return whether the owner of a slot exists, has not ended, and is neither paused nor parked."""
+    if first.head is None or has_ended(first.head) or is_paused(first.head):
         return False
     if not first.slot.owner.visit_id:
         return True

@@ -110,7 +110,7 @@ class MemoryGates:
             while (head := self._head(key)) is not None:
                 record = self._state.runs.get(head.owner.run_id)
                 visit = None if record is None else record.visits.get(head.owner.visit_id)
-                is_open = record is not None and record.run.finished_at is None
+                is_open = record is not None and record.run.finished_at is None and not record.run.is_paused
                 if not is_open or (head.owner.visit_id and not may_hold(visit)):
                     give_back_slots(self._state, [head])
                     _wake(record, [] if visit is None else [visit], now)

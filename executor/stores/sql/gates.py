@@ -141,7 +141,10 @@ class SqlGates:
         return granted
 
     def _grant_first(self, key: GateKey, run_id: str, now: float) -> _GrantResult:
-        """Grant units to the first slot of a queue, if it is one of a run. Remove it if its owner is gone."""
+        """Grant units to the first slot of a queue, if it is one of a run.
+
+        Remove it if its owner has ended, or is paused and asks again.
+        """
         with self._context.transaction() as db:
             db.lock_run(run_id)
             gate = lock_gate(db, key)
@@ -300,8 +303,8 @@ def _read_locked(row: Row | None, request: SlotRequest) -> Gate:
 
 
 def _may_hold(db: Writer, owner: SlotOwner) -> bool:
-    """Return whether the run of an owner has not ended, and its visit is active."""
-    run = db.execute("gates.is_open", run_id=owner.run_id)
+    """Return whether the run of an owner has not ended and is not paused, and its visit is active."""
+    run = db.execute("gates.may_hold", run_id=owner.run_id)
     visit = db.execute("gates.read_visit", run_id=owner.run_id, visit_id=owner.visit_id)
     if run.fetchone() is None:
         return False

@@ -803,20 +803,43 @@ class GatesContract(ContractFixtures):
         store.pauses.unpause(second.run.id, 4.0)
         assert find_due(store, second.run) == ["a"]
 
-    def test_a_paused_run_keeps_its_place(self, store: Store) -> None:
+    def test_a_grant_passes_over_a_paused_run(self, store: Store) -> None:
         first = claim_visit(store, start_run(store))
         acquire_for_run(store, first)
-        second = claim_visit(store, start_run(store))
-        (slot,) = acquire_for_run(store, second, now=2.0)
-        suspend_queued(store, second, slot)
+        second, third, fourth = (claim_visit(store, start_run(store)) for _ in range(3))
+        for claim, now in ((second, 2.0), (third, 3.0)):
+            suspend_queued(store, claim, acquire_for_run(store, claim, now)[0], now)
         store.pauses.pause(second.run.id, 3.0)
-        assert store.gates.slots_of(second.run.id) == [slot]
+        assert owners_at(store, OF_RUNS) == [claim.run.id for claim in (first, second, third)]
         store.runs.stop(first.run.id, RunStatus.CANCELLED, 3.0)
         store.queue.commit(abandon(first.visit), 3.0)
         end_run(store, first.run, RunStatus.CANCELLED, 4.0)
+        assert store.gates.stalled(10) == [OF_RUNS]
         assert store.gates.grant(OF_RUNS, 5.0) == 1
+        assert (numbers_of(store, OF_RUNS), store.gates.slots_of(second.run.id)) == ((1, 0), [])
+        assert find_due(store, third.run) == ["a"]
+        suspend_queued(store, fourth, acquire_for_run(store, fourth, 5.0)[0], 5.0)
         store.pauses.unpause(second.run.id, 6.0)
-        assert acquire_for_run(store, claim_visit(store, second.run, 6.0))[0].held_at == 5.0
+        again = claim_visit(store, second.run, 6.0)
+        request = ask(OF_RUNS, since=2.0, rank=-1.0)
+        (slot,) = store.gates.acquire(again, SlotOwner(second.run.id), [request], 6.0)
+        assert (slot.is_held, slot.queued_at, slot.queued_before) == (False, 2.0, 0)
+        assert owners_at(store, OF_RUNS) == [claim.run.id for claim in (third, second, fourth)]
+
+    def test_a_paused_run_leaves_no_queue_behind(self, store: Store) -> None:
+        first = claim_visit(store, start_run(store))
+        acquire_for_run(store, first)
+        second = claim_visit(store, start_run(store))
+        (slot,) = acquire_for_run(store, second)
+        store.pauses.pause(second.run.id, 2.0)
+        end_run(store, first.run, RunStatus.CANCELLED, 4.0)
+        assert store.gates.grant(OF_RUNS, 5.0) == 0
+        assert numbers_of(store, OF_RUNS) is None
+        suspend_queued(store, second, slot, 5.0)
+        assert visit_states(store, second.run) == [("a", "parked")]
+        store.pauses.unpause(second.run.id, 6.0)
+        again = claim_visit(store, second.run, 6.0)
+        assert acquire_for_run(store, again, 6.0)[0].is_held
 
     def test_an_unpaused_run_waits_on(self, store: Store) -> None:
         acquire_for_run(store, claim_visit(store, start_run(store)))

@@ -214,8 +214,8 @@ and exists (select 1 from runs where id = :run_id and stop is null)
 -- name: is_held
 select 1 from visits where {held}
 
--- name: is_open
-select 1 from runs where id = :run_id and finished_at is null
+-- name: may_hold
+select 1 from runs where id = :run_id and finished_at is null and not {is_paused}
 
 -- name: read_visit
 select {visit_columns} from visits where run_id = :run_id and id = :visit_id
