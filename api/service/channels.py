@@ -27,8 +27,8 @@ from noetl.executor.channels.message import make_message
 from noetl.executor.channels.sender import secret_name
 from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.channels import Channel
-from noetl.executor.model.notifications import EVENTS, entry_id
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind
+from noetl.executor.model.notifications import EVENTS
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind, entry_id
 from noetl.executor.security.redaction import redact
 from noetl.executor.security.webhook_signatures import STANDARD_PREFIX, SigningSecretError, sign_standard
 from noetl.planner.diagnostics.wording import abbreviate, as_code, join_words

@@ -18,8 +18,7 @@ import secrets
 import time
 
 from noetl.executor.model.deliveries import DeliveryState, delivery_state, retry_delivery
-from noetl.executor.model.notifications import entry_id
-from noetl.executor.model.outbox import PERFORM_SECONDS, OutboxEntry, OutboxKind, postpone_entry
+from noetl.executor.model.outbox import PERFORM_SECONDS, OutboxEntry, OutboxKind, entry_id, postpone_entry
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import replace
 

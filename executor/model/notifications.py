@@ -14,13 +14,12 @@ run that has started them ends with a failure, too, or it has handled it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers, notification_id
 from noetl.executor.model.run import SERVICE_QUEUE, ErrorRecord, Run, RunEnding, RunStatus
 from noetl.planner.frozen import frozen
 from noetl.planner.notify import Notify, NotifyEvent
@@ -92,18 +91,6 @@ def late_time(header: Header, run: Run) -> float | None:
     return begin + notify.late_seconds
 
 
-def entry_id(run: str, *parts: object) -> str:
-    """Return the id of an entry of the outbox that a run causes: 24 hexadecimal digits.
-
-    >>> entry_id("run", "end 0", "ops") == entry_id("run", "end 0", "ops")
-    True
-    >>> entry_id("run", "end 0", "ops") == entry_id("run", "end 1", "ops")
-    False
-    """
-    text = "\x1f".join(("outbox", run, *map(str, parts)))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
-
-
 def _channels_of(run: Run, event: NotifyEvent, notify: Notify | None, subscribers: Subscribers) -> list[str]:
     """Return the names of the channels that receive an event of a run."""
     requested: Iterable[str] = () if notify is None else notify.channels.get(event, ())
@@ -149,9 +136,9 @@ def _earlier_endings(run: Run) -> list[str]:
 
 def _notification(run: Run, channel: str, cause: _Cause, now: float) -> OutboxEntry:
     """Return the entry of a notification. It waits for the earlier ones of its run and channel."""
-    waits_for = [entry_id(run.id, name, channel) for name in cause.earlier]
+    waits_for = [notification_id(run.id, name, run.tenant, channel) for name in cause.earlier]
     return OutboxEntry(
-        id=entry_id(run.id, cause.name, channel),
+        id=notification_id(run.id, cause.name, run.tenant, channel),
         tenant=run.tenant,
         kind=OutboxKind.NOTIFICATION,
         created_at=now,

@@ -14,6 +14,7 @@ Limits: an entry may be performed twice, so its effect has an id that follows fr
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import field
 from enum import StrEnum
@@ -48,12 +49,54 @@ class OutboxKind(StrEnum):
     RELEASE = "release"
 
 
+_CAUSE_DIGITS = 16
+_LANE_DIGITS = 8
+
+
+def entry_id(run: str, *parts: object) -> str:
+    """Return the id of an entry of the outbox that a run causes: 24 hexadecimal digits.
+
+    >>> entry_id("run", "end 0") == entry_id("run", "end 0")
+    True
+    >>> entry_id("run", "end 0") == entry_id("run", "end 1")
+    False
+    """
+    return _digest("outbox", run, *map(str, parts))[: _CAUSE_DIGITS + _LANE_DIGITS]
+
+
+def notification_id(run: str, cause: str, tenant: str, channel: str) -> str:
+    """Return the id of a notification of a run: 24 hexadecimal digits. The last ones are its lane.
+
+    >>> notification_id("run", "end 0", "acme", "ops").endswith(lane_of("acme", "ops"))
+    True
+    """
+    return _digest("outbox", run, cause, channel)[:_CAUSE_DIGITS] + lane_of(tenant, channel)
+
+
+def lane_of(tenant: str, channel: str) -> str:
+    """Return the lane of the notifications of a channel: 8 hexadecimal digits.
+
+    Each store finds it in the keys of entries, so those of some lanes are left out without being decoded.
+    """
+    return _digest("lane", tenant, channel)[:_LANE_DIGITS]
+
+
+def lane_in(id: str) -> str:
+    """Return the lane of the channel of a notification, by its id."""
+    return id[_CAUSE_DIGITS:]
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
 @frozen
 class OutboxEntry:
     """One entry of the outbox.
 
     Attributes:
-        id: hexadecimal digits, which follow from the cause of the entry.
+        id: hexadecimal digits, which follow from the cause of the entry. Those of a notification end with the
+            lane of its channel.
         created_at: when the cause was committed.
         due_at: when it is performed; None if it is not performed by itself any more.
         record: the data of its kind, as JSON.
@@ -69,6 +112,11 @@ class OutboxEntry:
     record: Mapping[str, Any]
     edition: int = 1
     expires_at: float | None = None
+
+    @property
+    def lane(self) -> str:
+        """Lane of the channel of a notification. For an entry of another kind, it is without meaning."""
+        return lane_in(self.id)
 
     @property
     def position(self) -> str:

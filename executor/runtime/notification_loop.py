@@ -10,15 +10,17 @@ to the next one. A channel whose last attempt was so slow gets at most half of t
 attempts are open, and half of them belong to one tenant. If the store fails for a notification, its channel
 has a pause, which doubles each time.
 
-A full page of due notifications may be of channels that wait for an answer. If the wait is longer than
-PATIENCE_SECONDS, these move by BUSY_SECONDS, behind those of other channels. The notification of the attempt
-never moves.
+Channels alternate. In a round, each channel that has a due notification begins one before any begins its
+next. A full page of due notifications hides others. So the next pages leave out the channels of the pages
+before, and those that have had their turn in this round. They also leave out tenants of which enough channels
+are found. Tenants with fewer open attempts come first.
 
-Cost: one query of the store in each poll. A full page costs one more, with at most MAX_DUE writes, at most
-MAX_PAGES times. A process without notifications has no further threads.
+Cost: one query of the store in each poll. A full page costs at least one more, at most MAX_PAGES, and as many
+at the end of a round. These pass over the keys of the notifications that they leave out. A process without
+notifications has no further threads.
 
-Limits: the bounds are those of one process. A channel whose receiver answers within PATIENCE_SECONDS may hide
-other channels of its tenant while it has more than MAX_DUE due notifications.
+Limits: the bounds are those of one process. Ids that an earlier version has made name no channel, so their
+notifications may hide others of their tenant. In DynamoDB a query passes over 10,000 notifications at most.
 """
 
 from __future__ import annotations
@@ -26,16 +28,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from operator import itemgetter
 
 from noetl.executor.engine.delivery import Courier
 from noetl.executor.errors import StoreError
 from noetl.executor.model.deliveries import LEASE_SECONDS
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind, postpone_entry
 from noetl.executor.runtime.store_failures import FailureReasons
-from noetl.planner.frozen import frozen
 
 POLL_SECONDS = 1.0
 """How often a process reads which notifications are due."""
@@ -56,11 +59,8 @@ MAX_ATTEMPTS = 64
 
 MAX_ATTEMPTS_OF_TENANT = MAX_ATTEMPTS // 2
 
-BUSY_SECONDS = 5.0
-"""By how much a notification moves whose channel waits for an answer, if it hides others."""
-
-MAX_PAGES = 3
-"""How many pages of due notifications are read in a poll to find those of other channels."""
+MAX_PAGES = 10
+"""How many pages of due notifications are read at once to find those of other channels."""
 
 SLICE_SECONDS = 0.1
 """How long a loop that waits does not see that its process stops."""
@@ -69,20 +69,12 @@ MAX_PAUSE_SECONDS = 60.0
 """The longest pause of a channel whose notifications the store cannot read or write."""
 
 MAX_PAUSED = 1000
-"""For how many channels pauses and slow answers are kept. One that is forgotten is tried at once."""
+"""For how many channels pauses, slow answers and turns are kept. One that is forgotten is tried at once."""
 
 MAX_DUE = 100
 """Number of due notifications that are read at once."""
 
 logger = logging.getLogger("noetl.executor")
-
-
-@frozen
-class BusyChannel:
-    """The open attempt of a channel: the notification, and when the attempt has begun."""
-
-    entry_id: str
-    begun_at: float
 
 
 class NotificationLoop:
@@ -96,8 +88,9 @@ class NotificationLoop:
         self._poll_seconds = POLL_SECONDS if self._store.queue.claims_in_turn else TABLE_POLL_SECONDS
         self._lock = threading.Lock()
         self._freed = threading.Event()
-        self._busy: dict[tuple[str, str], BusyChannel] = {}
+        self._busy: dict[tuple[str, str], float] = {}
         self._slow: set[tuple[str, str]] = set()
+        self._served: set[str] = set()
         self._pauses: dict[tuple[str, str], tuple[float, float]] = {}
 
     def run(self) -> None:
@@ -119,44 +112,55 @@ class NotificationLoop:
     def start_due(self, senders: ThreadPoolExecutor) -> int:
         """Give due notifications to threads, and return how many.
 
-        A full page hides those of other channels and of other tenants, which are read without it.
-
         Raises:
             StoreError: the store cannot be reached.
         """
         self._freed.clear()
-        passed_over: set[str] = set()
-        count = pages = 0
-        while not self._stopping.is_set():
-            passed_over |= self._full_tenants()
-            due = self._store.outbox.due([OutboxKind.NOTIFICATION], self._store.clock(), MAX_DUE, passed_over)
-            count += sum(self._start(senders, entry) for entry in due)
-            if len(due) < MAX_DUE or self._is_full():
-                break
-            pages += 1
-            if pages == MAX_PAGES or not self._move_busy(due):
-                pages = 0
-                passed_over |= {entry.tenant for entry in due}
-        return count
+        due = self._find_due()
+        lanes = {entry.lane for entry in due}
+        if lanes <= self._served or len(self._served) > MAX_PAUSED:
+            has_hidden = len(due) >= MAX_DUE and not self._served <= lanes
+            self._served.clear()
+            due = self._find_due() if has_hidden else due
+        return sum(self._start(senders, entry) for entry in self._in_turn(due))
 
-    def _move_busy(self, due: Sequence[OutboxEntry]) -> bool:
-        """Let notifications whose channels wait for an answer be due later. Return whether there were any.
+    def _in_turn(self, due: Sequence[OutboxEntry]) -> list[OutboxEntry]:
+        """Return the first due notification of each channel. Channels alternate, and so do tenants."""
+        with self._lock:
+            attempts = Counter(tenant for tenant, _ in self._busy)
+        places = list[tuple[bool, int, OutboxEntry]]()
+        firsts = dict[tuple[str, str], OutboxEntry]()
+        for entry in due:
+            firsts.setdefault(_place_of(entry), entry)
+        for entry in firsts.values():
+            is_served = entry.lane in self._served
+            places.append((is_served, attempts[entry.tenant], entry))
+            attempts[entry.tenant] += not is_served
+        return [entry for _, _, entry in sorted(places, key=itemgetter(0, 1))]
 
-        A channel that answers quickly is free again soon. The notification of an attempt does not move,
-        because the attempt may not have written it yet.
+    def _find_due(self) -> list[OutboxEntry]:
+        """Return due notifications of all channels that have some, as far as MAX_PAGES pages contain them.
 
         Raises:
             StoreError: the store cannot be reached.
         """
-        begun_after = time.monotonic() - PATIENCE_SECONDS
-        with self._lock:
-            waits = {
-                place: busy.entry_id for place, busy in self._busy.items() if busy.begun_at <= begun_after
-            }
-        waiting = [entry for entry in due if waits.get(_place_of(entry), entry.id) != entry.id]
-        until = self._store.clock() + BUSY_SECONDS
-        moved = [self._store.outbox.change(entry, postpone_entry(entry, until)) for entry in waiting]
-        return any(moved)
+        entries: list[OutboxEntry] = []
+        tenants, lanes = self._full_tenants(), set[str]()
+        waiting = defaultdict[str, set[str]](set)
+        for _ in range(MAX_PAGES):
+            if self._stopping.is_set() or self._is_full():
+                break
+            now = self._store.clock()
+            page = self._store.outbox.due([OutboxKind.NOTIFICATION], now, MAX_DUE, tenants, lanes)
+            entries += page
+            if len(page) < MAX_DUE:
+                break
+            for entry in page:
+                if entry.lane not in self._served:
+                    waiting[entry.tenant].add(entry.lane)
+            lanes |= {entry.lane for entry in page} | self._served
+            tenants |= {name for name, found in waiting.items() if len(found) >= MAX_SENDERS_OF_TENANT}
+        return entries
 
     def _full_tenants(self) -> set[str]:
         """Return the tenants for which no further notification begins."""
@@ -174,7 +178,7 @@ class NotificationLoop:
         One of a slow channel begins only while half of the places for new attempts are free.
         """
         begun_after = time.monotonic() - PATIENCE_SECONDS
-        new = [place[0] for place, busy in self._busy.items() if busy.begun_at > begun_after]
+        new = [place[0] for place, begun_at in self._busy.items() if begun_at > begun_after]
         divisor = 2 if is_slow else 1
         if len(self._busy) >= MAX_ATTEMPTS or len(new) >= MAX_SENDERS // divisor:
             return False
@@ -184,15 +188,21 @@ class NotificationLoop:
         return count < MAX_ATTEMPTS_OF_TENANT and new.count(tenant) < MAX_SENDERS_OF_TENANT // divisor
 
     def _start(self, senders: ThreadPoolExecutor, entry: OutboxEntry) -> bool:
-        """Give a notification to a thread. Return False if its channel or its tenant has enough of them."""
+        """Give a notification to a thread. Return False if its channel or its tenant has enough of them.
+
+        Unless its tenant has, the channel has had its turn.
+        """
         place = _place_of(entry)
         with self._lock:
+            if not self._has_place(entry.tenant):
+                return False
+            self._served.add(entry.lane)
             until, _ = self._pauses.get(place, (0.0, 0.0))
             if until > time.monotonic() or place in self._busy:
                 return False
-            if not self._has_place(entry.tenant, is_slow=place in self._slow):
+            if place in self._slow and not self._has_place(entry.tenant, is_slow=True):
                 return False
-            self._busy[place] = BusyChannel(entry.id, time.monotonic())
+            self._busy[place] = time.monotonic()
         senders.submit(self._deliver, entry, place)
         return True
 
@@ -216,7 +226,7 @@ class NotificationLoop:
     def _free(self, place: tuple[str, str]) -> None:
         """Note that an attempt of a channel has ended, and whether it was slow."""
         with self._lock:
-            seconds = time.monotonic() - self._busy.pop(place).begun_at
+            seconds = time.monotonic() - self._busy.pop(place)
             if seconds <= PATIENCE_SECONDS:
                 self._slow.discard(place)
             else:

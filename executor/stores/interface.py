@@ -803,11 +803,17 @@ class OutboxStore(Protocol):
         ...
 
     def due(
-        self, kinds: Collection[OutboxKind], now: float, limit: int, passed_over: Collection[str] = ()
+        self,
+        kinds: Collection[OutboxKind],
+        now: float,
+        limit: int,
+        passed_over: Collection[str] = (),
+        passed_lanes: Collection[str] = (),
     ) -> list[OutboxEntry]:
         """Return entries of some kinds that are due at `now`, those that are due longest first.
 
-        They are those of all tenants except `passed_over`.
+        They are those of all tenants except `passed_over`, without the notifications in `passed_lanes`. Those
+        may be many, so they must not be decoded.
         """
         ...
 

@@ -33,7 +33,7 @@ from noetl.executor.model.deliveries import (
     give_up,
     retry_delivery,
 )
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind, postpone_entry
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind, entry_id, lane_of, postpone_entry
 from noetl.executor.model.run import RunEnding, RunStatus
 from noetl.executor.model.run_entries import entries_of_start
 from noetl.executor.model.start_request import StartRequest
@@ -679,6 +679,11 @@ class StandInTime:
         return self._seconds[0]
 
 
+def id_of(name: str, channel: str, tenant: str = "default") -> str:
+    """Return the id of a notification of a channel. Its name has at most 16 letters."""
+    return f"{name:.<16}{lane_of(tenant, channel)}"
+
+
 class TestLoop:
     def test_a_slow_receiver_does_not_delay_others(self) -> None:
         post = PostOffice()
@@ -689,10 +694,10 @@ class TestLoop:
             post.add_channel(slow.url(), "slow")
             post.add_channel(quick.url(), "quick")
             for number in range(150):
-                post.add(f"s{number:03}", "slow")
-            post.add("q1", "quick")
+                post.add(id_of(f"s{number:03}", "slow"), "slow")
+            post.add(id_of("q1", "quick"), "quick")
             post.add_channel(quick.url(), "quick", tenant="other")
-            post.add("q2", "quick", tenant="other")
+            post.add(id_of("q2", "quick", "other"), "quick", tenant="other")
             thread = threading.Thread(target=loop.run)
             thread.start()
             try:
@@ -750,50 +755,80 @@ class TestLoop:
             is_released.set()
         assert sorted(begun[-3:]) == ["good", "m00", "m01"]
 
-    def test_notifications_of_quick_channels_do_not_move(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Else those whose channel was being served at the time of a poll were sent five seconds later."""
-        post, moved = PostOffice(), []
-
-        def postpone(entry: OutboxEntry, due_at: float) -> OutboxEntry:
-            moved.append(entry.id)
-            return postpone_entry(entry, due_at)
-
+    def test_channels_with_many_due_notifications_alternate_with_others(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else those of a channel that answers quickly hid the others of its tenant until few were left."""
+        post = PostOffice()
         monkeypatch.setattr(notification_loop, "time", StandInTime([0.0]))
-        monkeypatch.setattr(notification_loop, "postpone_entry", postpone)
-        for number in range(20):
-            post.add_channel("http://127.0.0.1:1", f"c{number:02}")
-            for place in range(10):
-                post.add(f"n{place}-{number:02}", f"c{number:02}")
-        is_released = threading.Event()
+        monkeypatch.setattr(notification_loop, "MAX_DUE", 10)
+        channels = [f"c{number:02}" for number in range(20)]
+        for name in channels:
+            post.add_channel("http://127.0.0.1:1", name)
+            for place in range(30 if name < "c12" else 2):
+                post.add(id_of(f"{name}-{place}", name), name)
+            post.clock.now += 1
+        begun, is_released = list[str](), threading.Event()
 
         class Served(Courier):
             """A courier whose attempts end after the poll that has begun them."""
 
             def deliver(self, entry: OutboxEntry, now: float) -> bool:
+                begun.append(entry.record["channel"])
                 is_released.wait(10)
                 return self.store.outbox.change(entry, None)
 
         loop = NotificationLoop(Served(post.store, post.courier.sender), threading.Event())
-        started = []
-        for _ in range(200 // notification_loop.MAX_SENDERS_OF_TENANT):
-            is_released.clear()
-            with ThreadPoolExecutor(notification_loop.MAX_ATTEMPTS) as senders:
-                started.append(loop.start_due(senders))
-                is_released.set()
-        assert (moved, sum(started)) == ([], 200)
+        rounds = list[list[str]]()
+        for _ in range(2):
+            begun.clear()
+            for _ in range(len(channels) // notification_loop.MAX_SENDERS_OF_TENANT):
+                is_released.clear()
+                with ThreadPoolExecutor(notification_loop.MAX_ATTEMPTS) as senders:
+                    loop.start_due(senders)
+                    is_released.set()
+            rounds.append(sorted(begun))
+        assert rounds == [channels] * 2
 
-    def test_only_notifications_that_wait_for_a_slow_attempt_move(
+    def test_a_tenant_with_many_channels_does_not_hide_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        post, begun, is_released = PostOffice(), list[str](), threading.Event()
+        monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
+        for tenant, count in (("default", 40), ("second", 40), ("third", 1)):
+            for number in range(count):
+                post.add_channel("http://127.0.0.1:1", f"c{number}", tenant=tenant)
+                for place in range(5):
+                    id = id_of(f"{number}-{place}", f"c{number}", tenant)
+                    post.add(id, f"c{number}", tenant=tenant)
+
+        class Gated(Courier):
+            """A courier that waits."""
+
+            def deliver(self, entry: OutboxEntry, now: float) -> bool:
+                begun.append(entry.tenant)
+                is_released.wait(10)
+                return self.store.outbox.change(entry, None)
+
+        loop = NotificationLoop(Gated(post.store, post.courier.sender), threading.Event())
+        for count in (8, 8):
+            begun.clear()
+            is_released.clear()
+            with ThreadPoolExecutor(8) as senders:
+                assert loop.start_due(senders) == count
+                is_released.set()
+            if "third" in begun:
+                break
+        assert "third" in begun
+
+    def test_notifications_that_wait_for_a_slow_attempt_do_not_change(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The attempt may not have written its own notification yet, and would lose it."""
-        post, seconds, is_released = PostOffice(), [0.0], threading.Event()
-        monkeypatch.setattr(notification_loop, "time", StandInTime(seconds))
+        post, is_released = PostOffice(), threading.Event()
         monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
         post.add_channel("http://127.0.0.1:1", "slow")
         post.add_channel("http://127.0.0.1:1", "quick")
-        for number in range(7):
-            post.add(f"n{number}", "slow")
-        post.add("q", "quick")
+        slow = [post.add(id_of(f"n{number}", "slow"), "slow") for number in range(7)]
+        quick = post.add(id_of("q", "quick"), "quick")
         sent = []
 
         class Stalled(Courier):
@@ -806,14 +841,31 @@ class TestLoop:
 
         loop = NotificationLoop(Stalled(post.store, post.courier.sender), threading.Event())
         with ThreadPoolExecutor(notification_loop.MAX_ATTEMPTS) as senders:
-            assert loop.start_due(senders) == 1
-            assert post.due_in("n1") == 0
-            seconds[0] += notification_loop.PATIENCE_SECONDS
-            assert loop.start_due(senders) == 1
-            due = [post.due_in(f"n{number}") for number in range(7)]
+            assert [loop.start_due(senders) for _ in range(2)] == [2, 0]
+            assert [post.existing(entry.id) for entry in slow] == slow
             is_released.set()
-        assert due == [0.0, *[notification_loop.BUSY_SECONDS] * 4, 0.0, 0.0]
-        assert sorted(sent) == [("n0", True), ("q", True)]
+        assert sorted(sent) == [(slow[0].id, True), (quick.id, True)]
+
+    def test_ids_of_an_earlier_version_hide_no_other_tenant(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        post, begun = PostOffice(), list[str]()
+        monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
+        post.add_channel("http://127.0.0.1:1")
+        post.add_channel("http://127.0.0.1:1", tenant="other")
+        for number in range(100):
+            post.add(entry_id("r1", number))
+        post.add(entry_id("r2"), tenant="other")
+
+        class Recording(Courier):
+            """A courier that sends nothing."""
+
+            def deliver(self, entry: OutboxEntry, now: float) -> bool:
+                begun.append(entry.tenant)
+                return True
+
+        loop = NotificationLoop(Recording(post.store, post.courier.sender), threading.Event())
+        with ThreadPoolExecutor(8) as senders:
+            loop.start_due(senders)
+        assert "other" in begun
 
     def test_a_slow_attempt_leaves_its_place_after_a_second_on_each_store(
         self, monkeypatch: pytest.MonkeyPatch
@@ -837,9 +889,9 @@ class TestLoop:
         post = PostOffice()
         for number in range(8):
             post.add_channel("http://127.0.0.1:1", f"c{number}")
-            post.add(f"n{number}", f"c{number}")
+            post.add(id_of(f"n{number}", f"c{number}"), f"c{number}")
         post.add_channel("http://127.0.0.1:1", tenant="other")
-        post.add("o1", tenant="other")
+        post.add(id_of("o1", "ops", "other"), tenant="other")
         begun, is_released = [], threading.Event()
 
         class Waiting(Courier):

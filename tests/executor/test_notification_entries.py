@@ -10,12 +10,11 @@ from noetl.executor.engine.start import new_run, new_run_from
 from noetl.executor.model.notifications import (
     MAX_EARLIER_ENDINGS,
     MAX_MESSAGE_LENGTH,
-    entry_id,
     late_entries,
     late_time,
     notification_entries,
 )
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers, notification_id
 from noetl.executor.model.outcome import error_record
 from noetl.executor.model.run import Run, RunEnding, RunStatus, Visit, VisitStatus, WaitKey
 from noetl.executor.model.start_request import StartRequest
@@ -93,7 +92,7 @@ def test_an_entry_says_which_run_has_ended_and_why() -> None:
         "ending": 0,
         "attempts": 0,
         "error": {"type": "Timeout", "step": "load", "message": "x" * (MAX_MESSAGE_LENGTH - 1) + "…"},
-        "waits_for": [entry_id("r1", "late", "ops")],
+        "waits_for": [notification_id("r1", "late", RUN.tenant, "ops")],
     }
     assert entries(RunStatus.FAILED, errors=[error_record(VISIT, "E", "short")])[0].record["error"] == {
         "type": "E",
@@ -114,9 +113,9 @@ def test_the_same_end_has_the_same_entries_and_each_other_end_has_others() -> No
 
 def test_an_entry_waits_for_the_earlier_ones_of_its_run_and_channel() -> None:
     run = replace(RUN, resumes=2)
-    ends = [entry_id("r1", f"end {number}", "ops") for number in (0, 1)]
+    ends = [notification_id("r1", f"end {number}", RUN.tenant, "ops") for number in (0, 1)]
     end = entries(RunStatus.FAILED, run)[1]
-    assert end.record["waits_for"] == [*ends, entry_id("r1", "late", "ops")]
+    assert end.record["waits_for"] == [*ends, notification_id("r1", "late", RUN.tenant, "ops")]
     assert late_entries(run, NOTIFY, NONE, 150.0)[0].record["waits_for"] == ends
     often = entries(RunStatus.FAILED, replace(RUN, resumes=100))[1]
     assert len(often.record["waits_for"]) == MAX_EARLIER_ENDINGS + 1

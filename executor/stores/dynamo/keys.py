@@ -66,6 +66,9 @@ DELETIONS = "deletions"
 TRIGGERS = "triggers"
 """Partition of the index `due` with the triggers that are due some time."""
 
+OUTBOX_PREFIX = "Y#"
+"""The begin of the partition keys of entries of the outbox. The id follows."""
+
 END_OF_TEXTS = "\U0010ffff"
 """Text after all sort keys."""
 
@@ -227,7 +230,7 @@ def path_shards(tenant: str) -> list[ItemKey]:
 
 def outbox_entry(tenant: str, id: str) -> ItemKey:
     """Return the key of an entry of the outbox. Its sort key is its tenant."""
-    return ItemKey(f"Y#{id}", tenant)
+    return ItemKey(f"{OUTBOX_PREFIX}{id}", tenant)
 
 
 def outbox_kind(kind: str) -> str:

@@ -26,7 +26,7 @@ from typing import Any
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import Fact
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers, lane_in
 from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.dynamo import keys
@@ -59,14 +59,21 @@ class DynamoOutbox:
         return read_subscribers(self._table, tenant, playbook)
 
     def due(
-        self, kinds: Collection[OutboxKind], now: float, limit: int, passed_over: Collection[str] = ()
+        self,
+        kinds: Collection[OutboxKind],
+        now: float,
+        limit: int,
+        passed_over: Collection[str] = (),
+        passed_lanes: Collection[str] = (),
     ) -> list[OutboxEntry]:
+        def is_passed(place: keys.ItemKey) -> bool:
+            id = place.pk.removeprefix(keys.OUTBOX_PREFIX)
+            return place.sk in passed_over or lane_in(id) in passed_lanes
+
         due = [
             (item["due"], _decode_entry(item))
             for kind in kinds
-            for item in find_due_items(
-                self._table, keys.outbox_kind(kind), now, limit, lambda place: place.sk in passed_over
-            )
+            for item in find_due_items(self._table, keys.outbox_kind(kind), now, limit, is_passed)
         ]
         return [entry for _, entry in sorted(due, key=lambda pair: float(pair[0]))[:limit]]
 

@@ -36,14 +36,22 @@ class MemoryOutbox:
         )
 
     def due(
-        self, kinds: Collection[OutboxKind], now: float, limit: int, passed_over: Collection[str] = ()
+        self,
+        kinds: Collection[OutboxKind],
+        now: float,
+        limit: int,
+        passed_over: Collection[str] = (),
+        passed_lanes: Collection[str] = (),
     ) -> list[OutboxEntry]:
         with self._state.lock:
             entries = list(self._state.outbox.values())
         timed = [
             (entry.due_at, entry)
             for entry in entries
-            if entry.due_at is not None and entry.kind in kinds and entry.tenant not in passed_over
+            if entry.due_at is not None
+            and entry.kind in kinds
+            and entry.tenant not in passed_over
+            and entry.lane not in passed_lanes
         ]
         due = [(due_at, entry) for due_at, entry in timed if due_at <= now]
         return [entry for _, entry in sorted(due, key=lambda pair: pair[0])[:limit]]

@@ -110,7 +110,7 @@ class Database(Protocol):
         ...
 
     def encode_list(self, values: Sequence[str]) -> Any:
-        """Return a list as the value of `:ids` in the fragment `{in_ids}`."""
+        """Return a list as the value of `:ids` or `:lanes` in the fragments `{in_ids}` and `{in_lanes}`."""
         ...
 
     def notify(self, due: int | None) -> None:

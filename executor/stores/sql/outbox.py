@@ -49,10 +49,17 @@ class SqlOutbox:
         return Subscribers(has_triggers=len(events) < len(rows), channels=events)
 
     def due(
-        self, kinds: Collection[OutboxKind], now: float, limit: int, passed_over: Collection[str] = ()
+        self,
+        kinds: Collection[OutboxKind],
+        now: float,
+        limit: int,
+        passed_over: Collection[str] = (),
+        passed_lanes: Collection[str] = (),
     ) -> list[OutboxEntry]:
         database = self._context.database
         passed = {"ids": database.encode_list(sorted(passed_over))} if passed_over else {}
+        if passed_lanes:
+            passed["lanes"] = database.encode_list(sorted(passed_lanes))
         entries = [
             _decode_entry(row)
             for kind in kinds

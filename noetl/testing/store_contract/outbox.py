@@ -11,7 +11,7 @@ from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.channels import Channel
 from noetl.executor.model.deliveries import give_up, retry_delivery, undelivered_event
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers, lane_of, notification_id
 from noetl.executor.model.run import Claim, Run, RunEnding, RunStatus
 from noetl.executor.model.run_entries import entries_of_start
 from noetl.executor.model.start_request import StartRequest
@@ -168,6 +168,28 @@ class OutboxContract(ContractFixtures):
         assert due(second, 9.0, NOTIFICATION) == ["then", "soon"]
         assert store.outbox.change(replace(soon, edition=2), None)
         assert due(second, 9.0, NOTIFICATION) == ["then"]
+
+    def test_due_notifications_of_some_channels_are_left_out(self, store: Store, second: Store) -> None:
+        channels = ["ops", "ops", "ops", "audit", "é"]
+        ids = [
+            notification_id(f"r{n}", "end 0", "default", channels[n % len(channels)])
+            for n in range(len(channels))
+        ]
+        theirs = notification_id("r9", "end 0", "other", "ops")
+        add(store, *(entry(id, due_at=float(n)) for n, id in enumerate(ids)))
+        add(store, entry(theirs, due_at=9.0, tenant="other"), entry("late", LATE, due_at=1.5))
+        ops, audit = lane_of("default", "ops"), lane_of("default", "audit")
+
+        def find(limit: int, lanes: set[str], passed: Any = ()) -> list[str]:
+            kinds = [NOTIFICATION, LATE] if limit > 3 else [NOTIFICATION]
+            return [found.id for found in second.outbox.due(kinds, 9.0, limit, passed, lanes)]
+
+        assert find(3, set()) == ids[:3]
+        assert find(3, {ops}) == [*ids[3:], theirs]
+        assert find(2, {ops, "00000000"}) == ids[3:]
+        assert find(3, {ops, audit}) == [ids[4], theirs]
+        assert find(3, {ops}, {"other"}) == ids[3:]
+        assert find(9, {ops}) == ["late", *ids[3:], theirs]
 
     def test_entries_of_a_kind_are_listed_in_pages_newest_first(self, store: Store, second: Store) -> None:
         add(store, *(entry(f"n{n}", created_at=float(n), due_at=None if n % 2 else 5.0) for n in range(5)))

@@ -1,7 +1,10 @@
--- Expressions of Postgres. `:ids` is an array.
+-- Expressions of Postgres. `:ids` and `:lanes` are arrays.
 
 -- name: in_ids
 = any(:ids)
+
+-- name: in_lanes
+= any(:lanes)
 
 -- The rows of `:parts`, a JSON array of arrays of kind, position, name and body.
 -- name: part_rows

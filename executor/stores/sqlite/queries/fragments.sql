@@ -1,7 +1,10 @@
--- Expressions of SQLite. `:ids` is a JSON array.
+-- Expressions of SQLite. `:ids` and `:lanes` are JSON arrays.
 
 -- name: in_ids
 in (select value from json_each(:ids))
+
+-- name: in_lanes
+in (select value from json_each(:lanes))
 
 -- The rows of `:parts`, a JSON array of arrays of kind, position, name and body.
 -- name: part_rows
