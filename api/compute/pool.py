@@ -11,11 +11,11 @@ the latest results. A process whose job takes too long, or has no client any mor
 Cost: some 1 ms and two messages for each job. A process starts with its first job, which takes 0.5 s, or when
 a browser opens the page.
 
-Limits: `processes`, MAX_WAITING and MAX_TENANT_WAITING jobs, MAX_WAIT_SECONDS, CACHE_BYTES, and those of
-`noetl.api.compute.worker`. A tenant uses all processes but one. One more process serves the threads that fire
-triggers. Without processes, jobs run on threads. There only dot and expressions have a time limit, and only
-expressions stop with their client; a compilation runs to its end. Past a limit, `run` raises
-ServiceBusyError, TenantBusyError or WorkLimitError.
+Limits: `processes`, MAX_WAITING and MAX_TENANT_WAITING jobs, of which LARGE_JOBS have large data,
+MAX_WAIT_SECONDS, CACHE_BYTES, and those of `noetl.api.compute.worker`. A tenant uses all processes but one.
+One more process serves the threads that fire triggers. Without processes, jobs run on threads. There only dot
+and expressions have a time limit, and only expressions stop with their client; a compilation runs to its end.
+Past a limit, `run` raises ServiceBusyError, TenantBusyError or WorkLimitError.
 """
 
 from __future__ import annotations
@@ -58,6 +58,12 @@ THREADS = 2
 
 READERS = 2
 """How many threads read the data of jobs. The states of a large run take some 50 ms."""
+
+LARGE_JOBS = 3
+"""How many jobs with large data are in memory at the same time, from their reads to their results.
+
+A tenant has two of them, so that one is read while the other is performed.
+"""
 
 SWITCHERS = 16
 """How many requests that let runs continue in another version are under way at the same time."""
@@ -129,6 +135,7 @@ class ComputePool:
         self._flights: dict[str, _Flight] = {}
         self._cache: WeightedCache[str, bytes] = WeightedCache(CACHE_BYTES)
         self._readers = _TenantQueues(READERS)
+        self._large_jobs = _TenantQueues(LARGE_JOBS)
         self._switchers = _TenantQueues(SWITCHERS, TENANT_SWITCHERS)
         self._switch_threads = CapacityLimiter(SWITCHERS)
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -229,6 +236,16 @@ class ComputePool:
             if is_before_job:
                 self._queues.refuse_if_full(tenant)
             return await run_in_threadpool(read)
+
+    def reserve(self, tenant: str) -> AbstractAsyncContextManager[None]:
+        """Return the place of a job of a tenant with large data. Its block reads and performs the job.
+
+        Otherwise the data of all jobs that wait for a process would be in memory.
+
+        Raises:
+            ServiceBusyError, TenantBusyError: as `run` does.
+        """
+        return self._large_jobs.place(tenant)
 
     async def switch(self, function: Callable[[], T], tenant: str) -> T:
         """Return function(), which may hold a run for a minute. A tenant has TENANT_SWITCHERS of the threads.

@@ -148,6 +148,19 @@ async def read_for_job(request: Request, services: TenantServices, function: Cal
         return await opened_services(request).compute.read(function, services.tenant, is_before_job=True)
 
 
+@asynccontextmanager
+async def large_job(request: Request, services: TenantServices) -> AsyncIterator[None]:
+    """Wait for the place of a job with large data. The block reads and performs the job.
+
+    Raises:
+        ServiceBusyError, TenantBusyError: too many such jobs wait.
+    """
+    async with AsyncExitStack() as stack:
+        async with waiting_elsewhere(request):
+            await stack.enter_async_context(opened_services(request).compute.reserve(services.tenant))
+        yield
+
+
 def perform_on_thread(request: Request, services: TenantServices, job: Job) -> Any:
     """Return the result of a job for a worker thread of a request, which blocks meanwhile.
 

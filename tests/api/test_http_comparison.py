@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
+import threading
 import tracemalloc
 from collections.abc import Iterable
 from contextlib import closing
@@ -15,7 +17,7 @@ import httpx
 import pytest
 
 from noetl.api.compute.jobs import CompareJob
-from noetl.api.service import run_comparison
+from noetl.api.service import run_comparison, run_diff
 from noetl.api.service.run_comparison import ComparisonService
 from noetl.api.service.run_diff import ComparedPair, ComparedRun, ComparedVisit, RunDifference, read_visits
 from noetl.executor.model.events import Event
@@ -120,6 +122,35 @@ async def test_many_events_are_not_in_memory_together(
     assert not pair.a.is_cut
     assert max(growth) < 12_000_000  # All 20,000 events as objects take 18 MB.
     assert len(slices) >= 2 * 20_000
+
+
+async def test_few_comparisons_are_in_memory_at_the_same_time(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all that wait for a process would be. Each may have some 20 MB."""
+    ids = [await start(http, 5), await start(http, 5)]
+    read, compare_pair = ComparisonService.read, run_diff.compare_runs
+    in_memory: list[ComparedPair] = []
+    most: list[int] = []
+    all_read = threading.Event()
+
+    def counted_read(service: ComparisonService, a: str, b: str) -> ComparedPair:
+        in_memory.append(read(service, a, b))
+        most.append(len(in_memory))
+        if len(in_memory) == 3:  # Two are of one tenant at most.
+            all_read.set()
+        return in_memory[-1]
+
+    def slow(pair: ComparedPair) -> dict[str, Any]:
+        all_read.wait(0.3)
+        in_memory.remove(pair)
+        return compare_pair(pair)
+
+    monkeypatch.setattr(ComparisonService, "read", counted_read)
+    monkeypatch.setattr(run_diff, "compare_runs", slow)
+    diffs = await asyncio.gather(*(compare(http, *ids) for _ in range(4)))
+    assert [diff.equal_visits for diff in diffs] == [2] * 4
+    assert max(most) <= 2
 
 
 async def test_an_unknown_run_is_a_problem(http: httpx.AsyncClient) -> None:
