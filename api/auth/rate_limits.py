@@ -14,7 +14,7 @@ Cost: at most 64 writes in a minute for each caller and process, however many re
 Clients behind one proxy may have one address. So credentials of an address without an attempt left are
 checked nevertheless, a few at a time. Right ones are accepted, and wrong ones are 429. Each wrong one is read
 from the store, so a second token bucket has SPARE_FACTOR times the limit. If that is empty, too, nothing new
-is checked. Credentials that were accepted lately are.
+is checked. Credentials, and tokens of callbacks, that were accepted lately are.
 
 Limits: in any minute, each process may allow 5 % of the limit beyond it. Of addresses and credentials, the
 MAX_ADDRESSES and MAX_FAMILIAR latest are remembered.
@@ -326,7 +326,7 @@ class SpareChecks:
 
 
 class FamiliarCredentials:
-    """The credentials that were accepted lately, with their tenants.
+    """The credentials that were accepted lately, with their tenants. Tokens of callbacks have none: "".
 
     Failures of others at their address do not stop them. They are authenticated nevertheless.
     """
@@ -334,7 +334,7 @@ class FamiliarCredentials:
     def __init__(self) -> None:
         self._tenants = _Latest[str](MAX_FAMILIAR)
 
-    def add(self, credentials: str, tenant: str) -> None:
+    def add(self, credentials: str, tenant: str = "") -> None:
         """Remember credentials that were accepted."""
         self._tenants.get(_digest(credentials), lambda: tenant)
 
@@ -416,6 +416,7 @@ class RequestLimits:
     spare_checks: SpareChecks
     callbacks: AddressLimiter
     unknown_tokens: FailureLimiter
+    familiar_tokens: FamiliarCredentials
     webhooks: AddressLimiter
     unknown_senders: AddressLimiter
 
@@ -429,6 +430,7 @@ def create_request_limits(settings: RateSettings, count: CountRequests) -> Reque
         SpareChecks(),
         AddressLimiter("callbacks", settings.callbacks),
         FailureLimiter("unknown-tokens", settings.failures),
+        FamiliarCredentials(),
         AddressLimiter("webhooks", settings.callbacks),
         AddressLimiter("unknown-senders", settings.failures),
     )

@@ -10,7 +10,6 @@ before a person does. The form is sent to the same address.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Request
@@ -83,7 +82,7 @@ async def get_callback_form(token: Token, request: Request, services: PublicTena
     """Return the question of a waiting step: a form for browsers, else JSON. It never answers."""
 
     async def show() -> Response:
-        question = await _with_limits(request, partial(services.callbacks.question, token))
+        question = await _with_limits(request, token, services.callbacks.question)
         if _prefers_page(request):
             return question_page(question)
         return JsonResponse(question, headers={"Cache-Control": "no-store"})
@@ -164,32 +163,41 @@ async def _check_token(request: Request, services: TenantServices, token: str) -
         Problem: 429.
         RejectedError: `unknown_token`.
     """
-    await _with_limits(request, partial(services.callbacks.check_token, token))
+    await _with_limits(request, token, services.callbacks.check_token)
 
 
-async def _with_limits(request: Request, find: Callable[[], Found]) -> Found:
-    """Count a request of its address, and return what `find` returns for its token.
+async def _with_limits(request: Request, token: str, find: Callable[[str], Found]) -> Found:
+    """Count a request of its address, and return find(token).
+
+    Tokens that were found lately are looked up whatever others at the address have sent.
 
     Raises:
         Problem: 429.
         RejectedError: as `find`. An unknown token is counted once more. Beyond the limit it is 429, and far
-            beyond it no token is looked up.
+            beyond it no token is looked up that was not found lately.
     """
     limits, address = opened_services(request).limits, peer_address(request.scope)
-    limits.callbacks.take(address)
-    attempt = limits.unknown_tokens.begin(address)
+    is_familiar = limits.familiar_tokens.tenant_of(token) is not None
+    # What is not looked up is not counted, because it would take the requests of others at the address.
+    attempt = None if is_familiar else limits.unknown_tokens.begin(address)
     is_unknown = False
     try:
-        async with limits.spare_checks.place(address, attempt.refusal):
-            return await run_in_threadpool(find)
+        limits.callbacks.take(address)
+        async with limits.spare_checks.place(address, None if attempt is None else attempt.refusal):
+            found = await run_in_threadpool(find, token)
     except RejectedError as error:
         is_unknown = error.reason == "unknown_token"
-        if is_unknown and attempt.refusal is not None:
+        if is_unknown and attempt is None:
+            limits.familiar_tokens.forget(token)  # Its run was deleted.
+            limits.unknown_tokens.take(address)
+        elif is_unknown and attempt is not None and attempt.refusal is not None:
             raise attempt.refusal from None
         raise
     finally:
-        if not is_unknown:
+        if attempt is not None and not is_unknown:
             attempt.give_back()
+    limits.familiar_tokens.add(token)
+    return found
 
 
 def _prefers_page(request: Request) -> bool:

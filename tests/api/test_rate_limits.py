@@ -220,7 +220,8 @@ class TestService:
 
     @pytest.fixture
     def settings(self, settings: dict[str, str]) -> dict[str, str]:
-        return settings | {"NOETL_RATE_PER_KEY": "50", "NOETL_RATE_FAILURES": "20"}
+        limits = {"NOETL_RATE_PER_KEY": "50", "NOETL_RATE_FAILURES": "20", "NOETL_RATE_CALLBACKS": "250"}
+        return settings | limits
 
     @pytest.fixture
     def key(self, settings: dict[str, str]) -> str:
@@ -308,6 +309,31 @@ class TestService:
             patch.setattr(CallbackService, "record_heartbeat", lambda *_: None)
             assert (await http.post(f"/workflows/callbacks/{1:064}/heartbeat")).status_code == 202
         assert (await http.post(f"/workflows/callbacks/{1:064}/heartbeat")).status_code == 429
+
+    async def test_a_familiar_token_of_a_callback_is_accepted_far_beyond_the_limit(
+        self, key: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Tokens that are not looked up do not count among the callbacks of the address either."""
+        monkeypatch.setattr(rate_limits, "WINDOW_SECONDS", 6000)  # No attempt is gained.
+
+        async def send(number: int) -> int:
+            return (await http.post(f"/workflows/callbacks/{number:064}/heartbeat")).status_code
+
+        known, check = {f"{1:064}", f"{2:064}"}, CallbackService.check_token
+
+        def check_token(service: CallbackService, token: str) -> None:
+            if token not in known:
+                check(service, token)
+
+        monkeypatch.setattr(CallbackService, "check_token", check_token)
+        monkeypatch.setattr(CallbackService, "record_heartbeat", lambda *_: None)
+        assert await send(1) == 202
+        statuses = [await send(number) for number in range(10, 350)]
+        assert statuses == [404] * 20 + [429] * 320
+        # A token that was not found before is not looked up, as a key that was not accepted before.
+        assert (await send(2), await send(1)) == (429, 202)
+        known.clear()  # Its run is deleted.
+        assert (await send(1), await send(1)) == (429, 429)
 
     async def test_a_key_that_was_revoked_counts_as_wrong(
         self, key: str, http: httpx.AsyncClient, settings: dict[str, str]
