@@ -425,8 +425,9 @@ SETTINGS = (
         "an https URL",
         "`{issuer}/.well-known/jwks.json`",
         "The address of the keys of the issuer. They are cached for ten minutes, and for an hour while the"
-        " issuer does not respond. A read ends after 5 s. An unknown key lets them be read again, at most"
-        " once in 30 s. So tokens of a new key may be refused for 30 s.",
+        " issuer does not respond. A read ends after 5 s. An unknown key lets them be read again, 5 s"
+        " after the last read, and 30 s after one that has failed. So tokens of a new key may be refused for"
+        " 5 s.",
     ),
     Setting(
         "NOETL_JWT_SCOPE_CLAIM",

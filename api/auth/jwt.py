@@ -9,8 +9,9 @@ accepted (RFC 8725, section 3.1). The `kid` of the header selects a key in the J
 required; `nbf` and `iat` are checked if present.
 
 Cost: one signature check a request. The key set is fetched when it is older than `REFRESH_SECONDS`, or when a
-key is unknown, and at most once in `MIN_FETCH_INTERVAL_SECONDS`. So tokens with invented key ids cannot make
-the service flood the issuer.
+key is unknown. The next fetch begins at least `PAUSE_SECONDS` after the end of the last one, or
+`FAILURE_PAUSE_SECONDS` if that has failed. So tokens with invented key ids cannot make the service flood the
+issuer, and a new key of the issuer is known after some seconds.
 
 Limits: a revoked token is accepted until it expires. While the issuer does not answer, known keys are used
 for `MAX_STALE_SECONDS`; after that every token is answered with 503. A read of the key set may take
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import sys
 import threading
@@ -49,8 +51,11 @@ LEEWAY_SECONDS = 30
 REFRESH_SECONDS = 600.0
 """Age of the key set at which it is fetched again."""
 
-MIN_FETCH_INTERVAL_SECONDS = 30.0
-"""Least time between two fetches of the key set."""
+PAUSE_SECONDS = 5.0
+"""Least time between a fetch of the key set and the next one. So long may tokens of a new key be refused."""
+
+FAILURE_PAUSE_SECONDS = 30.0
+"""Least time after a fetch that has failed. Each one makes requests wait for up to FETCH_SECONDS."""
 
 MAX_STALE_SECONDS = 3600.0
 """Age of the key set up to which it is used while the issuer does not answer."""
@@ -205,7 +210,7 @@ class KeySetCache:
     clock: Callable[[], float] = time.monotonic
     _keys: dict[str, PyJWK] = field(default_factory=dict)
     _fetched_at: float | None = None
-    _attempted_at: float | None = None
+    _next_read_at: float = -math.inf
     _read: KeySetRead | None = None
     _waiting: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -226,7 +231,7 @@ class KeySetCache:
                     self._waiting -= 1
         with self._lock:
             if self._since(self._fetched_at) > MAX_STALE_SECONDS:
-                raise _unavailable("are not available", 30)
+                raise _unavailable("are not available", int(FAILURE_PAUSE_SECONDS))
             return self._keys.get(id)
 
     def _join_read(self, id: str) -> KeySetRead | None:
@@ -239,7 +244,7 @@ class KeySetCache:
             is_known = id in self._keys and self._since(self._fetched_at) <= MAX_STALE_SECONDS
             is_due = self._since(self._fetched_at) > REFRESH_SECONDS or id not in self._keys
             if self._read is None:
-                if not is_due or self._since(self._attempted_at) <= MIN_FETCH_INTERVAL_SECONDS:
+                if not is_due or self.clock() < self._next_read_at:
                     return None
                 self._start_read()
             elif is_known:
@@ -250,15 +255,15 @@ class KeySetCache:
             return self._read
 
     def _start_read(self) -> None:
-        attempted_at = self._attempted_at = self.clock()
+        begun_at = self.clock()
 
         def finish(body: bytes | None, problem: str) -> None:
-            self._finish_read(body, problem, attempted_at)
+            self._finish_read(body, problem, begun_at)
 
         self._read = KeySetRead(self.url, finish)
         self._read.start()
 
-    def _finish_read(self, body: bytes | None, problem: str, attempted_at: float) -> None:
+    def _finish_read(self, body: bytes | None, problem: str, begun_at: float) -> None:
         keys: dict[str, PyJWK] | None = None
         try:
             if body is not None:
@@ -268,8 +273,9 @@ class KeySetCache:
         finally:
             with self._lock:
                 self._read = None
+                self._next_read_at = self.clock() + (FAILURE_PAUSE_SECONDS if keys is None else PAUSE_SECONDS)
                 if keys is not None:
-                    self._keys, self._fetched_at = keys, attempted_at
+                    self._keys, self._fetched_at = keys, begun_at
         if keys is None:
             _log.warning(
                 "cannot fetch the keys of the token issuer from %s (NOETL_JWKS_URL): %s", self.url, problem

@@ -213,16 +213,48 @@ class TestKeySetCache:
     ) -> None:
         assert key_set.find("rsa")
         issuer.keys = [public_jwk("new", rsa_key("new"))]
-        clock[0] += token_module.MIN_FETCH_INTERVAL_SECONDS + 1
+        assert key_set.find("new") is None
+        clock[0] += 5.1
         assert key_set.find("new") and key_set.find("rsa") is None
 
     def test_unknown_keys_do_not_cause_a_fetch_each(
         self, issuer: FakeIssuer, key_set: KeySetCache, clock: list[float]
     ) -> None:
-        for index in range(100):
+        for index in range(600):
             assert key_set.find(f"unknown {index}") is None
             clock[0] += 0.1
+        assert 11 <= issuer.request_count <= 13
+
+    def test_an_issuer_that_fails_is_asked_less_often(
+        self, issuer: FakeIssuer, key_set: KeySetCache, clock: list[float]
+    ) -> None:
+        assert key_set.find("rsa")
+        issuer.status = 500
+        clock[0] += 5.1
+        for index in range(290):
+            assert key_set.find(f"unknown {index}") is None
+            clock[0] += 0.1
+        assert issuer.request_count == 2
+        assert key_set.find("rsa")
+
+    def test_the_pause_begins_at_the_end_of_a_read(
+        self, issuer: FakeIssuer, key_set: KeySetCache, clock: list[float]
+    ) -> None:
+        """A slow issuer does not hold the threads of unknown keys all the time."""
+        issuer.drip = Event()
+        with ThreadPoolExecutor(1) as pool:
+            reader = pool.submit(key_set.find, "unknown")
+            while issuer.request_count < 1:
+                time.sleep(0.001)
+            clock[0] += 4.9
+            issuer.drip.set()
+            assert reader.result() is None
+        clock[0] += 4.9
+        assert key_set.find("unknown") is None
         assert issuer.request_count == 1
+        clock[0] += 0.2
+        assert key_set.find("unknown") is None
+        assert issuer.request_count == 2
 
     @pytest.mark.parametrize(
         ("status", "body"),
