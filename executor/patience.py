@@ -49,6 +49,17 @@ def end_of_retries() -> float | None:
     return None if ends_at is None else min(ends_at, time.monotonic() + MAX_RETRY_SECONDS)
 
 
+def bounded_by_invocation(seconds: float) -> float:
+    """Return `seconds`, or what an invocation leaves of them for an operation that begins now.
+
+    >>> with retrying_until(time.monotonic() + 5.0):
+    ...     bounded_by_invocation(2.0), bounded_by_invocation(9.0) < 6.0
+    (2.0, True)
+    """
+    ends_at = _RETRIES_END_AT.get()
+    return seconds if ends_at is None else max(min(seconds, ends_at - time.monotonic()), 0.0)
+
+
 @contextmanager
 def retrying_until(ends_at: float) -> Iterator[None]:
     """Let the operations of this block be tried again until a time on `time.monotonic`."""

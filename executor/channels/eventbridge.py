@@ -8,6 +8,7 @@ from noetl.executor.channels.message import Message
 from noetl.executor.clients import aws
 from noetl.executor.errors import ActionError
 from noetl.executor.model.deliveries import SEND_SECONDS, DeliveryFailure
+from noetl.executor.patience import bounded_by_invocation
 
 SOURCE = "noetl"
 """The source of the events. Their `detail-type` is the type of the message, such as `run.failed`."""
@@ -21,10 +22,10 @@ def put_event(bus: str, message: Message) -> DeliveryFailure | None:
         "DetailType": message.type,
         "Detail": json.dumps({"id": message.id, **message.body}),
     }
-    subject = f"event bus `{bus}`"
+    subject, seconds = f"event bus `{bus}`", bounded_by_invocation(SEND_SECONDS)
     try:
         client = aws.client("events", aws.region_of_arn(bus))
-        answer = aws.call_with_timeout(SEND_SECONDS, subject, lambda: client.put_events(Entries=[entry]))
+        answer = aws.call_with_timeout(seconds, subject, lambda: client.put_events(Entries=[entry]))
     except ActionError as error:
         return DeliveryFailure(error.message, is_away=error.retryable)
     if not answer.get("FailedEntryCount"):

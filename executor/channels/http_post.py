@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from noetl.executor.clients.egress import MAX_PORT
 from noetl.executor.errors import ActionError
 from noetl.executor.model.deliveries import SEND_SECONDS, DeliveryFailure
+from noetl.executor.patience import bounded_by_invocation
 from noetl.executor.security.redaction import redact
 from noetl.planner.frozen import frozen
 
@@ -52,12 +53,13 @@ class HttpPost:
         headers = {"content-type": "application/json", "user-agent": "noetl", **self.headers}
         request = httpx.Request("POST", self.url, headers=headers, content=self.body)
         server = self.url.netloc.decode()
+        seconds = bounded_by_invocation(SEND_SECONDS)
         try:
-            with time_limit(time.monotonic() + SEND_SECONDS, cancelled=stopping):
+            with time_limit(time.monotonic() + seconds, cancelled=stopping):
                 response = vetted_transport(networks, self.sender).handle_request(request)
                 response.close()
         except (httpcore.TimeoutException, TimeoutError):
-            return DeliveryFailure(f"`{server}` did not answer within {SEND_SECONDS:g} s")
+            return DeliveryFailure(f"`{server}` did not answer within {round(seconds, 1):g} s")
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
             return DeliveryFailure(
                 f"no response from `{server}`: {redact(str(error)) or type(error).__name__}"

@@ -34,6 +34,7 @@ from noetl.executor.clients.deadline_stream import DeadlineStream, connect
 from noetl.executor.clients.egress import CONNECT_SECONDS, resolve_and_vet
 from noetl.executor.clients.time_limit import time_limit
 from noetl.executor.model.deliveries import SEND_SECONDS, DeliveryFailure, cut_problem
+from noetl.executor.patience import bounded_by_invocation
 from noetl.executor.security.redaction import redact
 from noetl.planner.frozen import frozen
 
@@ -68,16 +69,17 @@ class Mail:
             CancelledError: `stopping` was set.
         """
         server = f"{self.target.host}:{self.target.port}"
+        seconds = bounded_by_invocation(SEND_SECONDS)
         try:
             with (
-                time_limit(time.monotonic() + SEND_SECONDS, cancelled=stopping),
+                time_limit(time.monotonic() + seconds, cancelled=stopping),
                 closing(_open_session(self.target, networks)) as session,
             ):
                 return self._deliver(session, now)
         except _RefusalError as refusal:
             return refusal.judge(server)
         except (httpcore.TimeoutException, TimeoutError):
-            return DeliveryFailure(f"`{server}` did not answer within {SEND_SECONDS:g} s")
+            return DeliveryFailure(f"`{server}` did not answer within {round(seconds, 1):g} s")
         except (httpcore.NetworkError, httpcore.ProtocolError, smtplib.SMTPException, OSError) as error:
             return DeliveryFailure(
                 f"no response from `{server}`: {redact(str(error)) or type(error).__name__}"

@@ -4,11 +4,12 @@ them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from noetl.executor.engine.outbox import ALL_KINDS, perform_entry
 from noetl.executor.engine.schedule_firing import perform_due
-from noetl.executor.model.outbox import OutboxEntry
+from noetl.executor.model.outbox import PERFORM_SECONDS, OutboxEntry
 from noetl.executor.model.triggers import LiveTrigger
 from noetl.executor.stores.interface import QueuedStore
 from noetl.executor.stores.sqs.outbox_message import OutboxMessage
@@ -39,16 +40,22 @@ def perform_message(store: QueuedStore, message: TriggerMessage | OutboxMessage)
 
 
 def _perform_trigger(store: QueuedStore, message: TriggerMessage) -> bool:
-    """Perform the firings of a trigger that are due."""
+    """Perform the firings of a trigger that are due.
+
+    After PERFORM_SECONDS another message performs the rest. A trigger may catch up on a thousand firings, and
+    the invocation has other messages.
+    """
     trigger = store.triggers.get(message.tenant, message.playbook, message.name)
     if trigger is None or trigger.due_at is None or trigger.due_at > message.due_at:
         return False
-    is_performed = False
+    is_performed, ends_at = False, time.monotonic() + PERFORM_SECONDS
     while trigger.due_at is not None and trigger.due_at <= store.clock():
         advance = perform_due(store, trigger, store.clock())
         if advance is None:
             return is_performed
         is_performed, trigger = True, advance.written
+        if time.monotonic() >= ends_at:
+            break
     send_messages_about(store, [trigger])
     return is_performed
 

@@ -27,7 +27,7 @@ from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.tracing import trace_labels
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.model.worker_identity import process_name
-from noetl.executor.patience import limited_patience, retrying_until
+from noetl.executor.patience import bounded_by_invocation, limited_patience, retrying_until
 from noetl.executor.runtime.function_settings import read_continue_fraction
 from noetl.executor.runtime.json_logs import LOG_CONTEXT
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
@@ -49,6 +49,9 @@ RETURN_MARGIN_SECONDS = 3.0
 
 RENEWAL_PATIENCE_SECONDS = 5.0
 """How long a renewal of claims waits for the store. The next one is soon."""
+
+MIN_FIRING_SECONDS = 1.0
+"""With less time before that, no message about a trigger or an entry of the outbox is performed."""
 
 MAX_CONCURRENT_MESSAGES = 10
 
@@ -198,6 +201,9 @@ class MessageBatch:
 
         if self._give_up:
             return False
+        if bounded_by_invocation(MIN_FIRING_SECONDS) < MIN_FIRING_SECONDS:
+            self._return.shorten([record])
+            return True
         try:
             is_performed = perform_message(self._warm.store, message)
         except StoreError as error:

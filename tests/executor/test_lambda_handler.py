@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -21,18 +22,22 @@ import pytest
 from noetl.executor import lambda_handler as handlers
 from noetl.executor.clients import aws_retry
 from noetl.executor.errors import SettingError, StoreError
+from noetl.executor.model.channels import Channel
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.triggers import LiveTrigger
 from noetl.executor.runtime import message_batch, message_return
 from noetl.executor.runtime.function_settings import read_continue_fraction
+from noetl.executor.runtime.message_batch import COMMIT_MARGIN_SECONDS
 from noetl.executor.runtime.preload import check_processor
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.expressions import Update
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
+from noetl.executor.stores.sqs.outbox_message import OutboxMessage
 from noetl.executor.stores.sqs.trigger_message import TriggerMessage
 from noetl.infra.dynamodb import upgrade
 from noetl.planner.frozen import replace
@@ -547,6 +552,54 @@ def test_a_worker_deletes_messages_about_triggers(queue: LambdaQueue) -> None:
     attributes = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     counts = queue.aws("sqs").get_queue_attributes(QueueUrl=queue.url, AttributeNames=attributes)
     assert [counts["Attributes"][name] for name in attributes] == ["0", "0"]
+
+
+def add_notification(queue: LambdaQueue, name: str, target: str) -> dict[str, Any]:
+    """Add a due notification to a channel of its own, and return the message about it."""
+    now = queue.store.clock()
+    assert queue.store.channels.put(Channel("default", name, "webhook", target, now), None)
+    record: dict[str, Any] = {
+        "channel": name,
+        "run_id": "r1",
+        "playbook": "play",
+        "version": "1",
+        "status": "failed",
+    }
+    record |= {"event": "failed", "attempts": 0, "waits_for": []}
+    entry = OutboxEntry(name, "default", OutboxKind.NOTIFICATION, now - 1, now - 1, record)
+    assert queue.store.outbox.add(entry)
+    body = OutboxMessage("default", name, now - 1).encode()
+    return {"messageId": name, "body": body, "eventSource": "aws:sqs"}
+
+
+def test_a_silent_receiver_of_a_notification_does_not_outlast_an_invocation(queue: LambdaQueue) -> None:
+    released = threading.Event()
+
+    def hang(_exchange: StubExchange) -> None:
+        released.wait(30)
+
+    with serve(hang) as server:
+        try:
+            # Both are performed alone, as they were received before.
+            records = [
+                {
+                    **add_notification(queue, name, server.url()),
+                    "attributes": {"ApproximateReceiveCount": "2"},
+                }
+                for name in ("first", "second")
+            ]
+            begun_at, context = time.monotonic(), FakeLambdaContext(seconds=8.0)
+            failed = failures(handlers.step({"Records": records}, context))
+            assert time.monotonic() - begun_at < context.seconds - COMMIT_MARGIN_SECONDS
+        finally:
+            released.set()
+    first = queue.store.outbox.get("default", "first")
+    assert first is not None
+    assert re.fullmatch(r"`127.0.0.1:\d+` did not answer within [1-3](\.\d)? s", first.record["problem"])
+    # Nothing was left of the time for the other one.
+    second = queue.store.outbox.get("default", "second")
+    assert second is not None
+    assert (failed, second.record["attempts"]) == (["second"], 0)
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Any
 
 import pytest
 
+from noetl.executor.engine import schedule_firing
 from noetl.executor.errors import DamagedRunError, MessageError, StoreAwayError, StoreError
-from noetl.executor.model.outbox import POSTPONE_SECONDS, OutboxEntry, OutboxKind
+from noetl.executor.model.outbox import PERFORM_SECONDS, POSTPONE_SECONDS, OutboxEntry, OutboxKind
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.triggers import pause_trigger
-from noetl.executor.runtime import trigger_loop
+from noetl.executor.runtime import due_messages, trigger_loop
 from noetl.executor.runtime.due_messages import perform_message, send_due_messages, send_messages_about
 from noetl.executor.runtime.trigger_loop import MAX_DUE, POLL_SECONDS, TABLE_POLL_SECONDS, TriggerLoop
 from noetl.executor.security.capabilities import Capabilities
@@ -272,6 +274,26 @@ def test_a_message_that_is_late_performs_what_is_due() -> None:
     assert store.queue.message_queue.sent == [TriggerMessage("default", "play0", "tick", START + 40)]
     # A copy of it finds the trigger due later.
     assert not perform_message(store, message)
+
+
+def test_a_message_performs_missed_firings_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, clock = open_timed_store("10s")
+    fire = schedule_firing.perform_due
+
+    def fire_slowly(*arguments: Any) -> Any:
+        time.sleep(PERFORM_SECONDS / 4)
+        return fire(*arguments)
+
+    monkeypatch.setattr(due_messages, "perform_due", fire_slowly)
+    clock.advance(69)  # A firing of a minute ago is not missed yet.
+    store.queue.message_queue.sent = [TriggerMessage("default", "play0", "tick", START + 10)]
+    counts = []
+    while (message := store.queue.message_queue.sent.pop()).due_at <= clock():
+        assert perform_message(store, message)
+        assert len(store.queue.message_queue.sent) == 1
+        counts.append(count_runs(store))
+    assert counts[0] < counts[-1] == 6
+    assert message == TriggerMessage("default", "play0", "tick", START + 70)
 
 
 def test_a_message_that_comes_too_early_is_sent_again() -> None:
