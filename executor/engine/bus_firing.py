@@ -8,8 +8,11 @@ fires each that it fits. The key of a firing is the id of the event, or the obje
 trigger fires once for each event, also if the message is received again for the sake of another trigger. The
 message may be deleted if every firing is committed or filtered.
 
+Tenants have turns of one trigger, and begin at a random one. An invocation of a function leaves the triggers
+for which it has no time to the next one, which passes over those whose runs exist.
+
 Cost: one query of the triggers of each tenant for a batch. Each trigger that an event
-fits costs a firing.
+fits costs a firing. A message that was received before costs one query for the runs of all its triggers.
 
 Limits: a tenant with thousands of triggers reads them for each batch. A trigger that is paused misses its
 events: the queue has those of other triggers too, so it cannot stop.
@@ -18,15 +21,20 @@ events: the queue has those of other triggers too, so it cannot stop.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+import random
+import time
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from itertools import zip_longest
+from json import JSONDecodeError
+from typing import Any, TypeAlias
 
 from noetl.executor.engine.firing import Firer
 from noetl.executor.engine.source_firing import SourceItem, fire_item, miss_item
 from noetl.executor.errors import RejectedError, StoreAwayError, StoreError
 from noetl.executor.model.json_values import read_json
-from noetl.executor.model.triggers import FiringOutcome
+from noetl.executor.model.triggers import FiringOutcome, firing_id
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import TriggerSource
@@ -75,6 +83,16 @@ class ReceivedEvent:
     arrived_at: float
 
 
+@frozen
+class EventMessage:
+    """A message of the queue of events. `receives` is how often it was received, with this time."""
+
+    id: str
+    body: str
+    arrived_at: float
+    receives: int = 1
+
+
 def read_event(body: str, arrived_at: float) -> ReceivedEvent | None:
     """Return the event of a message, or None if it is none.
 
@@ -82,21 +100,16 @@ def read_event(body: str, arrived_at: float) -> ReceivedEvent | None:
     >>> event.source, read_event("hello", 0.0)
     ('shop', None)
     """
-    value = _read_object(body)
-    if value is None or not isinstance(value.get("detail"), dict):
+    try:
+        value = read_json(body)
+    except ValueError:
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("detail"), dict):
         return None
     id, source, detail_type = (value.get(name) for name in ("id", "source", "detail-type"))
     if not isinstance(id, str) or not isinstance(source, str) or not isinstance(detail_type, str) or not id:
         return None
     return ReceivedEvent(id, source, detail_type, value["detail"], arrived_at)
-
-
-def _read_object(body: str) -> dict[str, Any] | None:
-    try:
-        value = read_json(body)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def explain_unknown(body: str) -> str:
@@ -106,9 +119,17 @@ def explain_unknown(body: str) -> str:
     'S3 has sent it: let the bucket send its '
     >>> explain_unknown('{"id": "1"}')[:50]
     'it has no `source`, `detail-type`, `detail`: a rul'
+    >>> explain_unknown('{"detail": NaN}')
+    'NaN is not JSON: events are JSON that runs can store'
     """
-    value = _read_object(body)
-    if value is None:
+    value = None
+    try:
+        value = read_json(body)
+    except JSONDecodeError:
+        pass  # It is no object.
+    except ValueError as problem:
+        return f"{problem}: events are JSON that runs can store"
+    if not isinstance(value, dict):
         return "it is no JSON object: only rules of EventBridge may send to this queue"
     records = value.get("Records")
     first = records[0] if isinstance(records, list) and records else None
@@ -120,6 +141,10 @@ def explain_unknown(body: str) -> str:
     missing = [name for name in _MEMBERS if not isinstance(value.get(name), _MEMBERS[name])]
     named = ", ".join(f"`{name}`" for name in missing) or "text in `id`"
     return f"it has no {named}: a rule of EventBridge must not change the form of events"
+
+
+Match: TypeAlias = tuple[Firer, SourceItem]
+"""What fires a trigger, with an event that it fits."""
 
 
 def match_event(event: ReceivedEvent, source: TriggerSource) -> SourceItem | None:
@@ -164,8 +189,10 @@ class EventTriggers:
     firers: tuple[Firer, ...]
     is_complete: bool = True
 
-    def fire(self, event: ReceivedEvent) -> EventOutcome:
-        """Fire all triggers that an event fits.
+    def fire(self, event: ReceivedEvent, ends_at: float, *, was_received: bool) -> EventOutcome:
+        """Fire all triggers that an event fits, until `ends_at` on `time.monotonic`.
+
+        With `was_received`, those whose run exists are passed over.
 
         Raises:
             StoreAwayError: the store cannot be reached.
@@ -175,10 +202,31 @@ class EventTriggers:
             for firer in self.firers
             if (item := match_event(event, firer.declared.source)) is not None
         ]
-        are_done = [_try_to_fire(firer, item) for firer, item in matches]
-        if not all(are_done) or not self.is_complete:
+        left = _without_started(matches) if was_received else matches
+        are_done = [_try_to_fire(*match) for match in _alternate_tenants(left) if time.monotonic() < ends_at]
+        if len(are_done) < len(left) or not all(are_done) or not self.is_complete:
             return EventOutcome.POSTPONED
         return EventOutcome.FIRED if matches else EventOutcome.UNMATCHED
+
+
+def _without_started(matches: Sequence[Match]) -> list[Match]:
+    """Return those whose run does not exist, and those whose `key` is not evaluated yet."""
+    ids = {_run_id(*match) for match in matches if match[0].declared.key is None}
+    started: Collection[str] = matches[0][0].store.runs.positions(sorted(ids)) if ids else ()
+    return [match for match in matches if match[0].declared.key is not None or _run_id(*match) not in started]
+
+
+def _run_id(firer: Firer, item: SourceItem) -> str:
+    trigger = firer.trigger
+    return firing_id(trigger.tenant, trigger.playbook, trigger.name, item.key)
+
+
+def _alternate_tenants(matches: Sequence[Match]) -> list[Match]:
+    """Return firings in the order of turns: of each tenant one, then of each a second one, and so on."""
+    of_tenants: dict[str, list[Match]] = {}
+    for match in random.sample(matches, len(matches)):
+        of_tenants.setdefault(match[0].trigger.tenant, []).append(match)
+    return [match for turn in zip_longest(*of_tenants.values()) for match in turn if match is not None]
 
 
 def _try_to_fire(firer: Firer, item: SourceItem) -> bool:
@@ -203,21 +251,21 @@ def _try_to_fire(firer: Firer, item: SourceItem) -> bool:
     return False
 
 
-def fire_event(triggers: EventTriggers, id: str, body: str, arrived_at: float) -> EventOutcome:
-    """Fire the triggers that the event of a message fits. `id` is that of the message.
+def fire_event(triggers: EventTriggers, message: EventMessage, ends_at: float = math.inf) -> EventOutcome:
+    """Fire the triggers that the event of a message fits, until `ends_at` on `time.monotonic`.
 
     Raises:
         StoreAwayError: the store cannot be reached.
     """
-    event = read_event(body, arrived_at)
+    event = read_event(message.body, message.arrived_at)
     if event is None:
         logger.error(
             "message %s is no event of EventBridge, and the dead-letter queue gets it: %s",
-            id,
-            explain_unknown(body),
+            message.id,
+            explain_unknown(message.body),
         )
         return EventOutcome.UNKNOWN
-    outcome = triggers.fire(event)
+    outcome = triggers.fire(event, ends_at, was_received=message.receives > 1)
     if outcome is EventOutcome.UNMATCHED:
         logger.info("event %s (%s, %s) fits no trigger", event.id, event.source, event.detail_type)
     return outcome

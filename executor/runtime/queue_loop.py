@@ -32,7 +32,7 @@ from functools import partial
 from typing import Any
 
 from noetl.executor.clients import aws
-from noetl.executor.engine.bus_firing import EventTriggers, fire_event
+from noetl.executor.engine.bus_firing import EventMessage, EventTriggers, fire_event
 from noetl.executor.engine.firing import Firer, read_firer
 from noetl.executor.engine.quotas import check_branch_quota
 from noetl.executor.engine.source_firing import SourceItem, fire_item
@@ -384,8 +384,19 @@ def fire_event_message(triggers: EventTriggers, message: Mapping[str, Any]) -> b
     Raises:
         StoreAwayError: the store cannot be reached.
     """
-    outcome = fire_event(triggers, str(message["MessageId"]), str(message["Body"]), _sent_at(message))
-    return outcome.is_done
+    id, body = str(message["MessageId"]), str(message["Body"])
+    received = EventMessage(id, body, _sent_at(message), read_receives(message.get("Attributes", {})))
+    return fire_event(triggers, received).is_done
+
+
+def read_receives(attributes: Mapping[str, Any]) -> int:
+    """Return how often a message was received, from its system attributes.
+
+    >>> read_receives({"ApproximateReceiveCount": "3"}), read_receives({})
+    (3, 1)
+    """
+    text = str(attributes.get("ApproximateReceiveCount", ""))
+    return int(text) if text.isdecimal() else 1
 
 
 def _sent_at(message: Mapping[str, Any]) -> float:

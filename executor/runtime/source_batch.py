@@ -10,8 +10,8 @@ triggers are read once for each batch.
 
 Cost: one query of the triggers of each tenant for a batch, and one firing for each trigger and message.
 
-Limits: the messages of a batch are fired in sequence. What is received too often moves to the
-dead-letter queue, also if the store was away for so long.
+Limits: the messages of a batch are fired in sequence. An event has an equal share of the time that is left.
+What is received too often moves to the dead-letter queue, also if the store was away for so long.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from noetl.executor.engine.bus_firing import EventOutcome, EventTriggers, fire_event
+from noetl.executor.engine.bus_firing import EventMessage, EventOutcome, EventTriggers, fire_event
 from noetl.executor.engine.firing import Firer
 from noetl.executor.engine.source_firing import SourceItem
 from noetl.executor.errors import RejectedError, StoreError, TriggerChangedError
 from noetl.executor.patience import retrying_until
 from noetl.executor.runtime.json_logs import LOG_CONTEXT
 from noetl.executor.runtime.message_batch import InvocationMetrics, LambdaContext, warm_state
-from noetl.executor.runtime.queue_loop import fire_message, view_message
+from noetl.executor.runtime.queue_loop import fire_message, read_receives, view_message
 from noetl.executor.runtime.source_triggers import read_event_triggers, read_queue_firers
 from noetl.executor.security.allowed_sources import AllowedSources, name_queue
 from noetl.executor.stores.interface import Store
@@ -57,10 +57,13 @@ class SourceBatch:
         self._events: EventTriggers | None = None
         self._readers: dict[str, list[Firer]] = {}
 
-    def process(self, record: Mapping[str, Any]) -> bool:
-        """Fire the triggers of a message. Return whether it may be deleted."""
+    def process(self, record: Mapping[str, Any], ends_at: float) -> bool:
+        """Fire the triggers of a message. Return whether it may be deleted.
+
+        After `ends_at` on `time.monotonic`, an event fires no further trigger.
+        """
         try:
-            return self._fire(record)
+            return self._fire(record, ends_at)
         except (RejectedError, TriggerChangedError) as problem:
             logger.warning("message %s is received again: %s", record.get("messageId"), problem)
             self._metrics.add("Postponed")
@@ -76,14 +79,16 @@ class SourceBatch:
             self._metrics.add("Bugs")
         return False
 
-    def _fire(self, record: Mapping[str, Any]) -> bool:
+    def _fire(self, record: Mapping[str, Any], ends_at: float) -> bool:
         queue = name_queue(str(record.get("eventSourceARN", "")))
         item = _to_item(record)
         if self._allowed.event_queue is None or queue != name_queue(self._allowed.event_queue):
             return self._fire_message(queue, item)
         if self._events is None:
             self._events = read_event_triggers(self._store, self._allowed)
-        outcome = fire_event(self._events, item.key, str(record.get("body", "")), item.arrived_at)
+        receives = read_receives(record.get("attributes") or {})
+        message = EventMessage(item.key, str(record.get("body", "")), item.arrived_at, receives)
+        outcome = fire_event(self._events, message, ends_at)
         self._metrics.add(_METRICS[outcome])
         return outcome.is_done
 
@@ -128,9 +133,10 @@ def fire_batch(
         with retrying_until(ends_at):
             warm = warm_state()
             batch = SourceBatch(warm.store, warm.capabilities.trigger_sources, metrics)
-            while waiting and time.monotonic() < ends_at:
+            while waiting and (now := time.monotonic()) < ends_at:
+                share = (ends_at - now) / len(waiting)
                 record = waiting.pop(0)
-                if not batch.process(record):
+                if not batch.process(record, now + share):
                     failed.append(record)
     except StoreError as problem:
         logger.warning("the store failed; %s messages are received again: %s", len(waiting), problem)

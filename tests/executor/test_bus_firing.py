@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from noetl.executor.engine.bus_firing import EventOutcome, EventTriggers, explain_unknown, fire_event
+from noetl.executor.engine.bus_firing import (
+    EventMessage,
+    EventOutcome,
+    EventTriggers,
+    explain_unknown,
+    fire_event,
+)
 from noetl.executor.engine.firing import Firer
 from noetl.executor.errors import RejectedError, StoreAwayError, StoreError
 from noetl.executor.model.registry import RegisteredPlaybook
@@ -31,6 +37,9 @@ steps: [{name: a, run: [{action: log, message: hello}]}]
 """
 
 
+DEEP = '{"a":' * 100 + "1" + "}" * 100
+
+
 class Bus:
     """A store with a playbook that events start, and a process that gets messages."""
 
@@ -48,7 +57,9 @@ class Bus:
 
     def send(self, body: Any, arrived_at: float = 5.0) -> EventOutcome:
         text = body if isinstance(body, str) else json.dumps(body)
-        return fire_event(read_event_triggers(self.store, self.allowed), "m-1", text, arrived_at)
+        return fire_event(
+            read_event_triggers(self.store, self.allowed), EventMessage("m-1", text, arrived_at)
+        )
 
     def firings(self, trigger: str, tenant: str = "default") -> list[Any]:
         return self.store.triggers.firings(tenant, "play", trigger, limit=1000)[0][::-1]
@@ -150,6 +161,11 @@ def test_a_message_that_is_no_event_is_named_and_kept(
     ("body", "reason"),
     [
         ("hello", "it is no JSON object: only rules"),
+        (json.dumps(event("shop", "Paid", {})).replace("{}", DEEP), "it is nested more than 100 levels deep"),
+        (
+            json.dumps(event("shop", "Paid", {})).replace("{}", '{"n": 1e999}'),
+            "the number 1e999 is too large",
+        ),
         ('{"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"}', "S3 has sent it"),
         ('{"Records": [{"eventSource": "aws:s3", "eventName": "ObjectCreated:Put"}]}', "S3 has sent it"),
         (
@@ -267,7 +283,7 @@ def test_a_store_that_is_away_ends_the_batch(monkeypatch: pytest.MonkeyPatch) ->
     triggers: EventTriggers = read_event_triggers(bus.store, bus.allowed)
     monkeypatch.setattr(Firer, "fire", fail)
     with pytest.raises(StoreAwayError):
-        fire_event(triggers, "m-1", json.dumps(event("shop", "Paid", {"sum": 1})), 5.0)
+        fire_event(triggers, EventMessage("m-1", json.dumps(event("shop", "Paid", {"sum": 1})), 5.0))
     monkeypatch.setattr(bus.store.plans, "header", fail)
     with pytest.raises(StoreAwayError):
         read_event_triggers(bus.store, bus.allowed)

@@ -226,6 +226,39 @@ def test_without_enough_time_messages_are_left_to_another_invocation(
     assert outcomes(store, "paid") == ["started"]
 
 
+def test_many_triggers_of_an_event_fire_in_several_invocations(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An invocation ends in time, a tenant with one trigger waits for no other, and no work is repeated."""
+    monkeypatch.setenv("NOETL_TRIGGER_SOURCES", f"{RULES}; zoo/event:shop")
+    message_batch.warm_state.cache_clear()
+    names = [f"t{number}" for number in range(20)]
+    declared = "".join(f"- {{name: {name}, type: event, source: shop}}\n" for name in names)
+    register(store, f"triggers:\n{declared}steps: [{{name: a, run: [{{action: log, message: hello}}]}}]")
+    register(store, TEXT, "zoo")
+    fired: list[str] = []
+    fire = Firer.fire
+
+    def fire_slowly(firer: Firer, firing: Any, *arguments: Any) -> Any:
+        time.sleep(0.1)
+        fired.append(f"{firing.key} {firing.tenant}")
+        return fire(firer, firing, *arguments)
+
+    monkeypatch.setattr(Firer, "fire", fire_slowly)
+    message = record("a", paid("1"))
+    begun_at = time.monotonic()
+    assert invoke(message, record("b", paid("2")), seconds=source_batch.MARGIN_SECONDS + 0.8) == ["a", "b"]
+    assert time.monotonic() - begun_at < 2.0
+    # Each event has a share of the time.
+    assert "1 zoo" in fired[:2]
+    assert any(name.startswith("2 ") for name in fired)
+    for _ in range(10):
+        if invoke(message, seconds=source_batch.MARGIN_SECONDS + 0.8) == []:
+            break
+    assert sorted(name for name in fired if name.startswith("1 ")) == ["1 default"] * len(names) + ["1 zoo"]
+    assert all("started" in outcomes(store, name) for name in names)
+
+
 def test_an_event_that_is_no_batch_of_messages_is_an_error() -> None:
     with pytest.raises(TypeError, match="not a batch"):
         handlers.trigger({"no": "batch"}, TriggerContext())
