@@ -543,9 +543,12 @@ def test_a_message_about_a_trigger_comes_again_after_a_failure(
     assert failures(handlers.dead_letter({"Records": [record]}, FakeLambdaContext())) == []
 
 
-def test_a_worker_deletes_messages_about_triggers(queue: LambdaQueue) -> None:
-    trigger = replace(register_trigger(queue), due_at=0.0)
-    queue.aws("sqs").send_message(QueueUrl=queue.url, MessageBody=message_about(trigger)["body"])
+@pytest.mark.parametrize("subject", ["a trigger", "the outbox"])
+def test_a_worker_deletes_messages_about_what_its_loops_perform(queue: LambdaQueue, subject: str) -> None:
+    body = OutboxMessage("default", "n1", 0.0).encode()
+    if subject == "a trigger":
+        body = message_about(replace(register_trigger(queue), due_at=0.0))["body"]
+    queue.aws("sqs").send_message(QueueUrl=queue.url, MessageBody=body)
     lease, store = Lease("worker", 30.0), queue.store
     assert store.queue.claim("service", lease, store.clock()) is None  # It has received the message.
     assert store.queue.claim("service", lease, store.clock()) is None

@@ -49,6 +49,7 @@ from noetl.executor.stores.dynamo.visit_items import (
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.messages import MessageQueue
+from noetl.executor.stores.sqs.outbox_message import OutboxMessage
 from noetl.executor.stores.sqs.receiver import MessageReceiver
 from noetl.executor.stores.sqs.trigger_message import TriggerMessage
 from noetl.planner.frozen import replace
@@ -272,11 +273,12 @@ class DynamoQueue:
         """Claim a visit of a received message. If there is none, one thread waits for messages."""
         while (message := receiver.take()) is not None:
             try:
-                if TriggerMessage.decode(message["Body"]) is not None:
-                    # The loop of this process reads the triggers that are due.
+                body = message["Body"]
+                if TriggerMessage.decode(body) is not None or OutboxMessage.decode(body) is not None:
+                    # The loops of this process read the triggers and the entries that are due.
                     receiver.delete(message["ReceiptHandle"])
                     continue
-                claim = self.claim_message(message["Body"], lease, now)
+                claim = self.claim_message(body, lease, now)
             except MessageError as problem:
                 # SQS delivers it again, and moves it to the dead-letter queue after some deliveries.
                 logger.warning("a message was left in the queue: %s", problem)
