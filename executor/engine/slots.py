@@ -26,6 +26,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from operator import attrgetter
 
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.slot_requests import WantedSlot, has_begun, request_for_run, request_for_step
@@ -213,9 +214,10 @@ def _wait_for_rates(
 
 
 def _find_unmet(wanted: Iterable[WantedSlot], held: Iterable[Slot]) -> SlotRequest:
-    """Return the first request whose gate has given nothing."""
+    """Return the first request whose gate has given nothing. Stores ask rates last."""
     gates = {slot.gate for slot in held}
-    return next(entry.request for entry in wanted if entry.request.gate not in gates)
+    refused = (entry.request for entry in wanted if entry.request.gate not in gates)
+    return min(refused, key=attrgetter("is_rate"))
 
 
 def _cancel_older(store: Store, visit: Visit, slot: Slot, now: float) -> None:

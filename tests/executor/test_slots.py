@@ -366,6 +366,16 @@ class TestSkippedRuns:
         execute_all(third.resume())
         assert runs.waits(third) == [("import", "acme", 1)]
 
+    @pytest.mark.parametrize("option", ["when_full: skip", "max_queued: 1"])
+    def test_a_run_with_a_rate_is_skipped_for_its_limit(self, any_store: Store, option: str) -> None:
+        text = runs_with(option).replace("finally:", "rate: {limit: 100, per: 1m}\n    finally:")
+        first, *others = Runs(any_store, text, count=3)
+        execute_all(first)
+        if option != "when_full: skip":
+            execute_all(others[0])
+        assert others[-1].finish().status == "skipped"
+        assert others[-1].events[-1].payload["reason"].startswith("limit `import` of `acme` is full")
+
     def test_it_gives_back_what_it_holds_at_other_limits(self, store: SqliteStore) -> None:
         text = runs_with("max_wait: 1h").replace("concurrency: {", "concurrency: [{")
         text = text.replace("max_wait: 1h}", "max_wait: 1h}, {use: api, when_full: skip}]")
@@ -675,6 +685,13 @@ class TestFullLimitsThatSkip:
         (skipped,) = (event for event in harness.events if event.type == "step.skipped")
         assert skipped.payload == {"limit": "api"}
         assert read_left_out(harness.visit("limited")) == {"limit": "api"}
+
+    def test_a_rate_of_the_step_is_not_named(self, store: SqliteStore) -> None:
+        text = self.TEXT.replace("LIMITS", "{use: zoo, when_full: skip}\n          rate: {limit: 9, per: 1m}")
+        (harness,) = Runs(store, text, count=1)
+        store.gates.set_limit(named_gate(harness.tenant, "zoo"), LimitKind.STEPS, 0)
+        assert harness.finish().status == "succeeded"
+        assert read_left_out(harness.visit("limited")) == {"limit": "zoo"}
 
     def test_a_case_that_waits_keeps_the_reason(self, store: SqliteStore) -> None:
         text = """
