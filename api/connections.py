@@ -211,11 +211,22 @@ class TimedConnection(asyncio.Protocol):
         detail = f"The header has more than {MAX_HEADER_KIB} KiB." if is_long else msg
         document = {"type": "about:blank", "title": status.phrase, "status": status, "detail": detail}
         self.is_refused = True
-        self.transport.write(_write_answer(self.conn, status, json.dumps(document).encode()))
+        self._leave_request()
+        answer = _write_answer(self.conn, status, json.dumps(document).encode())
+        if answer is None:
+            self.transport.close()
+            return
+        self.transport.write(answer)
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:
             self.transport.close()
+
+    def _leave_request(self) -> None:
+        """Let the application of the latest request see a client that has left. Its body cannot be read."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -255,10 +266,15 @@ class TimedConnection(asyncio.Protocol):
         self.transport.close()
 
 
-def _write_answer(connection: Any, status: HTTPStatus, body: bytes) -> bytes:
-    """Return the bytes of a problem document that ends a connection of h11."""
+def _write_answer(connection: Any, status: HTTPStatus, body: bytes) -> bytes | None:
+    """Return the bytes of a problem document that ends a connection of h11.
+
+    It is None if the request has an answer already, or its beginning. Its body was refused later.
+    """
     import h11
 
+    if connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+        return None
     headers = [
         ("Content-Type", "application/problem+json"),
         ("Content-Length", str(len(body))),

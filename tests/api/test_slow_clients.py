@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 import time
@@ -143,6 +144,49 @@ def test_a_header_that_is_refused_is_answered(request_bytes: bytes, status: int)
                     client.sendall(b"x" * 1000)
                     time.sleep(0.01)
         assert is_empty_soon(table)
+
+
+async def answer_slowly(scope: Any, receive: Any, send: Any) -> None:
+    """Begin an answer, and end it when the client has sent or left."""
+    if scope["type"] == "lifespan":
+        raise NotImplementedError
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+    await send({"type": "http.response.body", "body": b"", "more_body": True})
+    await receive()
+    await send({"type": "http.response.body", "body": b"x"})
+
+
+@pytest.mark.parametrize(
+    ("application", "parts", "status"),
+    [
+        (answer, [b"zz\r\n"], 400),
+        (answer, [b"", b"zz\r\n"], 200),
+        (answer_slowly, [b"zz\r\n"], 400),
+        (answer_slowly, [b"", b"zz\r\n"], 200),
+    ],
+    ids=["before the answer", "after the answer", "before a slow answer", "within a slow answer"],
+)
+def test_a_body_that_cannot_be_parsed_ends_its_request(
+    application: Any, parts: list[bytes], status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has no traceback: any client could write thousands of lines."""
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    table = ConnectionTable(100)
+    with serve(application, table) as port:
+        server_log = logging.getLogger("uvicorn.error")
+        server_log.setLevel(logging.ERROR)
+        server_log.addHandler(caplog.handler)
+        with connect(port) as client:
+            client.sendall(head + parts[0])
+            for part in parts[1:]:
+                time.sleep(0.3)
+                client.sendall(part)
+            answered = read_until_closed(client)
+        server_log.removeHandler(caplog.handler)
+        assert is_empty_soon(table)
+    assert answered.startswith(b"HTTP/1.1 %d " % status)
+    assert answered.count(b"HTTP/1.1 ") == 1
+    assert not [record for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
 
 
 def is_empty_soon(table: ConnectionTable) -> bool:
