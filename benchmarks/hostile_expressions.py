@@ -27,6 +27,8 @@ NAMES: dict[str, Any] = {
     "object": {str(n): n for n in range(100_000)},
     "numbers": list(range(100_000)),
     "text": "a" * 1_000_000,
+    "large": int("9" * 4299 + "8"),
+    "larger": int("9" * 4300),
 }
 EXPRESSIONS = {
     "recursion": "{% set r = range(1000) %}{% for x in r recursive %}{{ (loop or 1)(r) }}{% endfor %}",
@@ -89,6 +91,13 @@ EXPRESSIONS = {
     "strip": "{{ (" + LONG + ").strip('y' * 4000000 ~ 'x') }}",
     "reverse search": "{{ (" + LONG + ").rfind(" + NEEDLE + ") }}",
     "forward search": "{{ (" + LONG + ").find(" + NEEDLE + ") }}",
+    "search of nearly all": "{{ ('a' * 7998097 ~ 'baa') in ('a' * 8000000) }}",
+    "loop with short searches": "{% set n = 'a' * 600 ~ 'b' ~ 'a' * 600 %}{% set h = 'a' * 2499 %}"
+    "{% for i in range(9000) %}{{ n in h }}{% endfor %}",
+    "search of a large integer": "{{ larger in ([large] * 1000000) }}",
+    "sorted large integers": "{{ ([large, larger] * 150000) | sort }}",
+    "unique large integers": "{{ ([large, larger] * 150000) | unique | list }}",
+    "repeated large integers": "{{ [large] * 300000 }}",
     "wrapped text": "{{ (" + LONG + ") | wordwrap(1) }}",
     "wrapped lines": "{{ ('x\v' * 4000000) | wordwrap }}",
     "wrapped words": "{{ ('a-' * 4000000) | wordwrap(1) }}",

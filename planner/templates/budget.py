@@ -89,6 +89,10 @@ SHOWN_VALUE_UNITS = 128
 DECIMAL_UNITS = 192
 """The price of the text of a decimal number."""
 SEARCHED_ITEM_UNITS = 8
+SEARCHED_PAIRS_PER_UNIT = 4
+"""How many comparisons of two characters one unit pays for, where a text is searched for another one."""
+COMPARED_BITS_PER_UNIT = 64
+"""How many bits of two integers that differ at their ends one unit pays for."""
 COMPARED_CHARACTERS_PER_UNIT = 32
 ORDER_UNITS = 14
 """The price of the comparison of one number with the next, which shows how far a list is in order."""
@@ -110,6 +114,8 @@ SHORT_BITS = 256
 """How many bits an integer may have, so that operations on it have a constant price."""
 BIT_PAIRS_PER_UNIT = 512
 """How many pairs of bits one unit pays for, where an operation combines each bit with each."""
+WRITTEN_BIT_PAIRS_PER_UNIT = 1024
+"""The same for the text of an integer that a result has. It is written more often than once."""
 DIGIT_PAIRS_PER_UNIT = 64
 """How many pairs of decimal digits one unit pays for, where a text is converted to an integer."""
 MAX_DIGITS = 4300
@@ -297,6 +303,14 @@ def charge_digits(number: int) -> None:
     bits = number.bit_length()
     if bits > SHORT_BITS:
         charge(bits * bits // BIT_PAIRS_PER_UNIT)
+
+
+def charge_written(values: Sequence[Any], kinds: set[type]) -> None:
+    """Charge for the JSON of the long integers among the values of a result, which is written afterwards."""
+    if int in kinds:
+        numbers = values if len(kinds) == 1 else [value for value in values if type(value) is int]
+        if max(map(int.bit_length, numbers)) > SHORT_BITS:
+            charge(sum(number.bit_length() ** 2 // WRITTEN_BIT_PAIRS_PER_UNIT for number in numbers))
 
 
 def charge_product(left: int, right: int) -> None:
@@ -633,6 +647,47 @@ def _refuse_address(value: Any) -> None:
         raise TypeError("the list has not been read yet: add `| list`")
 
 
+def charge_search(text: str, wanted: str, *, length: int | None = None, from_end: bool = False) -> None:
+    """Charge for a search, in addition to a charge for each character of the text.
+
+    Python compares a short text with what is wanted at each place, from the end at any length. In a longer
+    one its two-way search takes linear time, but nearly 2,000 places may remain without it. The `length` is
+    that of the part which is searched.
+    """
+    size = len(wanted)
+    length = len(text) if length is None else length
+    places = length - size + 1
+    if size < _LEAST_WANTED or places <= 0:
+        return
+    if not from_end and length >= _ALWAYS_COMPARED and not (size < 100 and length < _OFTEN_COMPARED):
+        charge(length)
+        if (size >> 2) * 3 >= length >> 2:
+            charge((min(places, _MAX_PLACES_LEFT) + 2) * size // SEARCHED_PAIRS_PER_UNIT)
+        return
+    units = places * size // SEARCHED_PAIRS_PER_UNIT
+    if units > length:
+        # A place is left at once unless it has the first or the last character of what is wanted.
+        charge(len(text) // 4)
+        units = min(units, text.count(wanted[0 if from_end else -1]) * size // SEARCHED_PAIRS_PER_UNIT)
+    charge(units)
+
+
+_LEAST_WANTED = 6
+_ALWAYS_COMPARED = 2_500
+_OFTEN_COMPARED = 30_000
+_MAX_PLACES_LEFT = 2_000
+"""The sizes at which the search of Python 3.13 changes its algorithm (`Objects/stringlib/fastsearch.h`)."""
+
+
+def charge_integers(numbers: Sequence[Any], kinds: set[type], passes: int) -> None:
+    """Charge for the comparisons of values in some passes, as far as some of them are long integers."""
+    if int in kinds:
+        integers = numbers if len(kinds) == 1 else [number for number in numbers if type(number) is int]
+        bits = sum(map(int.bit_length, integers))
+        if bits > SHORT_BITS * len(integers):
+            charge(passes * (bits // COMPARED_BITS_PER_UNIT))
+
+
 def charge_comparison(value: Any) -> Any:
     """Charge for a comparison with the value or for its hash, and return the value."""
     kind = type(value)
@@ -657,14 +712,19 @@ def contains(wanted: Any, container: Any) -> bool:
         charge_comparison(wanted)
         if kind is str and type(wanted) is str:
             charge(len(wanted))  # a search for a long text prepares a table
+            charge_search(container, wanted)
         if kind is not dict:
             charge_comparison(container)
     elif kind in _LISTS:
         if len(container) > SHORT:
             charge(SEARCHED_ITEM_UNITS * len(container))
+            if type(wanted) is int and wanted.bit_length() > SHORT_BITS:
+                charge(wanted.bit_length() // COMPARED_BITS_PER_UNIT * len(container))
     elif kind is str:
         if len(container) > SHORT:
             charge(len(container))
+            if type(wanted) is str:
+                charge_search(container, wanted)
     elif kind is not dict and not isinstance(container, Mapping):
         charge_comparison(container)
     return wanted in container
@@ -731,7 +791,10 @@ def charge_sort(keys: Sequence[Any], *, sorts: bool) -> bool:
     """
     kinds = set(map(type, keys))
     if kinds <= SCALARS:
-        charge(len(keys) * (_number_passes(keys, kinds) * SORTED_KEY_UNITS if sorts else PASS_UNITS))
+        charge_integers(keys, kinds, 2)
+        passes = _number_passes(keys, kinds) if sorts else 0
+        charge_integers(keys, kinds, passes)
+        charge(len(keys) * (passes * SORTED_KEY_UNITS if sorts else PASS_UNITS))
         return True
     if kinds == _TEXTS:
         count, characters, key_units = len(keys), sum(map(len, keys)), SORTED_TEXT_UNITS

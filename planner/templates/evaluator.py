@@ -35,8 +35,10 @@ from noetl.planner.templates.budget import (
     MAX_TEXT,
     SCALARS,
     SHORT,
+    SHORT_BITS,
     LimitExceeded,
     charge,
+    charge_written,
     read_items,
     to_charged_text,
     used_units,
@@ -235,6 +237,8 @@ def _convert(value: Any) -> Any:
             charge(len(value))
         return value
     if kind in _EXACT:
+        if kind is int and value.bit_length() > SHORT_BITS:
+            charge_written((value,), {int})
         return value
     if kind is list or kind is tuple:
         return _convert_items(value)
@@ -270,6 +274,7 @@ def _convert_other(value: Any) -> Any:
 def _convert_items(items: Sequence[Any]) -> list[Any]:
     charge(LIST_UNITS + COPIED_ITEM_UNITS * len(items))
     kinds = set(map(type, items))
+    charge_written(items, kinds)
     if kinds <= _PLAIN:
         if float in kinds and not all(
             map(math.isfinite, items if len(kinds) == 1 else [i for i in items if type(i) is float])

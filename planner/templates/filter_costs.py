@@ -76,6 +76,8 @@ CASE_METHODS = frozenset({"capitalize", "casefold", "lower", "swapcase", "upper"
 _IN_CONTEXT = CASE_METHODS - {"casefold", "upper"}
 """Those that write a sigma at the end of a word in another way."""
 PARSED_CHARACTER_UNITS = 12
+SIZE_DIGIT_UNITS = 32
+"""The price of a digit of a long size."""
 REFUSED_VALUE_UNITS = 1536
 """The price of the errors that `int` and `float` catch where they return their default."""
 CHARACTER_PAIRS_PER_UNIT = 64
@@ -120,6 +122,8 @@ def charge_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]
         return function
     if name in _CONVERSIONS:
         function = _charge_default(function)
+    if name == "filesizeformat":
+        function = _charge_long_size(function)
     marker = _PassArg.from_obj(function)
     first = 0 if marker is None else 1
     charge_arguments = _charge_arguments(name)
@@ -188,6 +192,18 @@ def _charge_default(convert: Callable[..., Any]) -> Callable[..., Any]:
         result = convert(value, *args, **kwargs)
         if not result or args or kwargs:
             charge(REFUSED_VALUE_UNITS)
+        return result
+
+    return convert_charged
+
+
+def _charge_long_size(convert: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `filesizeformat` with a charge for the digits of a size that no file has, such as 1e308."""
+
+    def convert_charged(*args: Any, **kwargs: Any) -> Any:
+        result = convert(*args, **kwargs)
+        if len(result) > SHORT // 2:
+            charge(SIZE_DIGIT_UNITS * len(result))
         return result
 
     return convert_charged

@@ -33,6 +33,7 @@ from noetl.planner.templates.budget import (
     charge_items,
     charge_large_numbers,
     charge_number_text,
+    charge_search,
     charge_slice,
     charge_text,
     concatenate,
@@ -58,6 +59,8 @@ ADDED_LIST_UNITS = 416
 JOINED_ITEM_UNITS = 48
 QUOTED_CHARACTER_UNITS = 2
 """The price of a character of a text that `tojson` reads for characters to escape."""
+SEARCHES_OF_REPLACE = 3
+"""How often a text is searched: Python counts the occurrences, too, and then finds them."""
 REPLACED_PART_UNITS = 8
 """The price of an occurrence that `replace` finds and replaces."""
 DECODED_CHARACTER_UNITS = 3
@@ -101,6 +104,10 @@ def replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
     source, old, new = to_charged_text(text), to_charged_text(old), to_charged_text(new)
     limit = -1 if count is None else count
     if len(source) > SHORT or len(new) > SHORT:
+        for _ in range(SEARCHES_OF_REPLACE):
+            charge_search(source, old)
+        if len(old) > 1:
+            charge((SEARCHES_OF_REPLACE - 1) * len(source))
         occurrences = source.count(old) if limit < 0 else min(source.count(old), limit)
         is_ascii = source.isascii() and new.isascii()
         charge_text(len(source) + occurrences * max(len(new) - len(old), 0), is_ascii=is_ascii)

@@ -36,8 +36,15 @@ ENTRY_UNITS = 128
 """The price of the entry of one value in the table of `unique`."""
 
 
+TUPLE_UNITS = 512
+"""The price of a part of a tuple in the table of `unique`."""
+HASHED_BITS_PER_UNIT = 16
+"""How many bits of an integer one unit pays for, where bytes in that table stand for it."""
+
 _LARGE_INTEGER = object()
 """What begins the key of a table that stands for a large integer. Nothing else begins with it."""
+_TUPLE = object()
+"""What begins the key of a table that stands for a tuple."""
 
 
 class _Keyed(NamedTuple):
@@ -139,14 +146,34 @@ def _unique(
 
 
 def _table_key(key: Any) -> Any:
-    """Return a key of a table that stands for a key. Python gives many large integers one hash.
+    """Return a key of a table that stands for a key. Python gives many large integers or tuples one hash.
 
     >>> _table_key(2**64) == _table_key(2.0**64), _table_key(1)
     (True, 1)
+    >>> _table_key((1, "1")) == _table_key((1.0, "1")), _table_key((1, "1")) == _table_key(("1", 1))
+    (True, False)
     """
     if isinstance(key, int | float) and not -HASH_BOUND < key < HASH_BOUND and key % 1 == 0:
-        return _LARGE_INTEGER, f"{int(key):x}"
-    return key
+        return _LARGE_INTEGER, _to_bytes(int(key))
+    return _tuple_key(key) if isinstance(key, tuple) else key
+
+
+def _to_bytes(number: int) -> bytes:
+    """Return an integer as bytes. Their hash is one that an author cannot choose."""
+    charge(number.bit_length() // HASHED_BITS_PER_UNIT)
+    return number.to_bytes(number.bit_length() // 8 + 1, "big", signed=True)
+
+
+def _tuple_key(key: tuple[Any, ...]) -> Any:
+    """Return a key that stands for a tuple, with bytes in the place of its integers."""
+    charge(TUPLE_UNITS * (1 + len(key)))
+    return _TUPLE, *map(_part_key, key)
+
+
+def _part_key(part: Any) -> Any:
+    if isinstance(part, int | float) and part % 1 == 0:
+        return _LARGE_INTEGER, _to_bytes(int(part))
+    return _tuple_key(part) if isinstance(part, tuple) else part
 
 
 def _select(select: Callable[..., int]) -> Callable[..., Any]:

@@ -41,6 +41,7 @@ from noetl.planner.templates.budget import (
     charge,
     charge_comparison,
     charge_items,
+    charge_search,
     charge_text,
     contains,
     read_items,
@@ -296,8 +297,8 @@ def _charge_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable[
             charge(_method_units(obj, name))
         for arg in args:
             charge_comparison(arg)
-        if name in _SLOW_METHODS and args and isinstance(args[0], str):
-            charge(len(obj) * len(args[0]) // CHARACTER_PAIRS_PER_UNIT)
+        if isinstance(obj, str) and args and isinstance(args[0], str):
+            _charge_argument(obj, name, *args)
         if name in ("split", "rsplit") and len(args) < 3:
             max_splits = args[1] if len(args) == 2 else -1
             args = (args[0] if args else None, min(max_splits, MAX_ITEMS) if max_splits >= 0 else MAX_ITEMS)
@@ -313,6 +314,21 @@ def _charge_method(obj: Any, name: str, method: Callable[..., Any]) -> Callable[
         return result
 
     return charged
+
+
+def _charge_argument(text: str, name: str, wanted: str, *bounds: Any) -> None:
+    """Charge for a method that searches a text for another one, or strips its characters."""
+    if name in _STRIPPING_METHODS:
+        charge(len(text) * len(wanted) // CHARACTER_PAIRS_PER_UNIT)
+    elif name in _FINDING_METHODS and len(text) > SHORT:
+        is_split = name in ("split", "rsplit")
+        length = None
+        if bounds and not is_split:
+            start, end = (*bounds, None)[:2]
+            length = len(range(*slice(start, end).indices(len(text))))
+        charge_search(text, wanted, length=length, from_end=name.startswith("r"))
+        if is_split:
+            charge_search(text, wanted)
 
 
 def _method_units(text: str, name: str) -> int:
@@ -354,9 +370,13 @@ def _count_parts(text: str, separator: object) -> int:
     return 1 + (_count(text, _SPACES) if text.isascii() else len(text) // 2)
 
 
-_SLOW_METHODS = frozenset({"lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"})
+_STRIPPING_METHODS = frozenset({"lstrip", "rstrip", "strip"})
 """The methods that may compare each character of the text with each character of their argument."""
 
+_FINDING_METHODS = frozenset(
+    ["count", "find", "index", "partition", "rfind", "rindex", "rpartition", "rsplit", "split"]
+)
+"""The methods that search the text for their argument."""
 
 _SEARCHING_METHODS = frozenset(
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import tracemalloc
 from typing import Any
 
@@ -30,6 +31,8 @@ NAMES: dict[str, Any] = {
     "object": {str(n): n for n in range(100_000)},
     "text": "a" * 1_000_000,
     "same_hash": [[number * sys.hash_info.modulus, 1] for number in range(10_000)],
+    "large": int("9" * 4299 + "8"),
+    "larger": int("9" * 4300),
 }
 
 LONG_TEXT = "'x' * 8000000"
@@ -166,10 +169,68 @@ def find_error(text: str) -> EvaluationError:
         # Large numbers take more memory, and many of them have one hash.
         "{{ range(0, 2**2000 * 1000000, 2**2000) | list }}",
         "{{ dict(same_hash) }}",
+        # Nearly each place of a long text remains for the search that compares each character.
+        "{{ ('a' * 7998097 ~ 'baa') in ('a' * 8000000) }}",
+        "{{ ('a' * 8000000).find('a' * 7998097 ~ 'baa') }}",
+        "{{ ('a' * 8000000) | replace('a' * 7998097 ~ 'baa', '') }}",
+        "{{ ('a' * 8000000).split('a' * 7998097 ~ 'baa') }}",
+        # So does each place of a short text, many times.
+        *(
+            "{% set n = 'a' * 600 ~ 'b' ~ 'a' * 600 %}{% set h = 'a' * 2499 %}"
+            f"{{% for i in range(3000) %}}{{% set x = {search} %}}{{% endfor %}}"
+            for search in (
+                "n in h", "h.count(n)", "h.find(n)", "h.index('a', 0) + h.find(n, 0)", "h.partition(n)",
+                "h.replace(n, '')", "h | replace(n, '')", "h.rfind(n)", "h.rpartition(n)", "h.rsplit(n)",
+                "h.split(n)",
+            )
+        ),
+        # A part of a long text is searched as a short one.
+        "{% for i in range(1000) %}{% set x = text.find('a' * 600 ~ 'b' ~ 'a' * 600, 0, 2499) %}{% endfor %}",
+        # Integers of thousands of digits differ at their ends, or are written many times.
+        "{{ larger in ([large] * 1000000) }}",
+        "{{ ([large, larger] * 150000) | sort | length }}",
+        "{{ ([large, larger] * 150000) | unique | list | length }}",
+        "{{ ([large, larger] * 150000) | max | string | length }}",
+        "{{ [large] * 15000 }}",
+        "{{ [[large, 'x']] * 15000 }}",
+        "{{ [{'a': large}] * 15000 }}",
+        "{% for i in range(9000) %}{% set x = '1e300' | filesizeformat %}{% endfor %}",
     ],
 )  # fmt: skip
 def test_the_work_exceeds_the_budget(text: str) -> None:
     assert find_error(text).type == "LimitExceeded"
+
+
+def find_tuples_with_one_hash(number: int) -> list[list[int]]:
+    """Return pairs of integers whose tuples have one hash (`tuplehash` in `Objects/tupleobject.c`)."""
+    modulus = 2**64
+    primes = 11400714785074694791, 14029467366897019727, 2870177450012600261
+
+    def add(state: int, lane: int) -> int:
+        mixed = (state + lane * primes[1]) % modulus
+        return ((mixed << 31) | (mixed >> 33)) * primes[0] % modulus
+
+    wanted = add(add(primes[2], 5), 7) * pow(primes[0], -1, modulus) % modulus
+    before = ((wanted >> 31) | (wanted << 33)) % modulus
+    pairs: list[list[int]] = []
+    first = 1
+    while len(pairs) < number:
+        second = (before - add(primes[2], first)) * pow(primes[1], -1, modulus) % modulus
+        second -= modulus if second >= modulus // 2 else 0
+        if abs(second) < sys.hash_info.modulus and second != -1:
+            pairs.append([first, second])
+        first += 1
+    return pairs
+
+
+@pytest.mark.skipif(sys.hash_info.width != 64, reason="the hash of a tuple has 64 bits")
+def test_tuples_with_one_hash_are_compared_few_times() -> None:
+    pairs = find_tuples_with_one_hash(4_000)
+    assert len({hash(tuple(pair)) for pair in pairs}) == 1
+    started = time.thread_time()
+    template = parse_template("{{ dict(pairs).items() | unique | list | length }}")
+    assert template.evaluate({"pairs": pairs}.__getitem__) == 4_000
+    assert time.thread_time() - started < 0.1
 
 
 @pytest.mark.parametrize(
@@ -315,6 +376,16 @@ def test_a_message_shows_the_beginning_of_a_value(expression: str, message: str)
         ("[{'a': {}}] | map(attribute='a.b', default=7) | list", [7]),
         ("'2026-01-31' | to_datetime | strftime('%4Y-%m')", "2026-01"),
         ("'abc' | slice(5) | list | length", 5),
+        (
+            "[(1, 'a'), (1.0, 'a'), (true, 'b'), (2 ** 64,), (2.0 ** 64,)] | unique | list | length",
+            3,
+        ),
+        ("[[1, large], [2, larger]] | map('last') | max == larger", True),
+        ("rows | map(attribute='name') | select('in', 'n1234567 ' * 100) | list | length", 5),
+        ("('The quick brown fox ' * 100000).count('quick brown')", 100_000),
+        ("('The quick brown fox ' * 100000).rfind('quick brown')", 1_999_984),
+        ("('line of a text\n' * 50000) | replace('of a', 'of the') | length", 850_000),
+        ("[large, {'a': [larger, 1, 'x']}] | length", 2),
     ],
 )
 def test_ordinary_work_is_within_the_budget(
