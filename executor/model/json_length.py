@@ -4,7 +4,8 @@ Problem: a value can be much shorter than its JSON. A list may have one text man
 to twelve characters. A text that is written before its length is known may take all memory.
 
 Algorithm: a depth-first walk in batches of elements. The texts of a batch are joined, and their escapes are
-counted by functions of Python that run in C. Numbers are written, which are short.
+counted by functions of Python that run in C. Numbers are written, if they are short. The digits of a long
+integer follow from its bits, because its text takes quadratic time.
 
 Cost: about a nanosecond for each character of texts, and the writing of numbers. A walk ends as soon as the
 limit is exceeded. It holds a batch for each level of nesting, and a part of one text.
@@ -14,7 +15,10 @@ Limits: MAX_LEVELS of nesting. A value that contains itself exceeds them.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -36,6 +40,8 @@ _PAIRED = bytes(range(0xF0, 0xF8))
 
 _CONTAINERS = (dict, list, tuple)
 _NUMBERS = frozenset({int, float, bool, type(None)})
+_LONG = 1 << 1024
+_DIGITS_PER_BIT = math.log10(2)
 
 
 class TooLongError(ValueError):
@@ -61,6 +67,34 @@ def count_escapes(data: bytes) -> int:
     """Return how many characters a JSON string has more than its text, which is given in UTF-8."""
     escaped = len(data) - len(data.translate(None, _ESCAPED))
     return escaped and escaped + 4 * (len(data) - len(data.translate(None, _NUMBERED)))
+
+
+def is_long_integer(value: Any) -> bool:
+    """Return whether a value is an integer whose text takes much longer than it has characters."""
+    return isinstance(value, int) and not -_LONG < value < _LONG
+
+
+def count_digits(number: int) -> int:
+    """Return the length of the text of an integer, without its text.
+
+    >>> count_digits(10**400), count_digits(-(10**400) + 1)
+    (401, 401)
+
+    Raises:
+        ValueError: Python would not write it.
+    """
+    # A number of b bits has as many digits as 2**(b-1), or one more.
+    digits = int((number.bit_length() - 1) * _DIGITS_PER_BIT) + 1
+    digits += abs(number) >= _power_of_ten(digits)
+    limit = sys.get_int_max_str_digits()
+    if limit and digits > limit:
+        raise ValueError(f"a number has more than {limit:,} digits")
+    return digits + (number < 0)
+
+
+@lru_cache(maxsize=64)
+def _power_of_ten(exponent: int) -> int:
+    return int(10**exponent)
 
 
 def measure_characters(text: str) -> int:
@@ -184,7 +218,11 @@ class _Meter:
 
     def _add_numbers(self, numbers: list[Any]) -> None:
         """Add the lengths of what is neither text nor container."""
-        self._add(len(self._form.encode(numbers)) - 1 - len(numbers))
+        if any(map(is_long_integer, numbers)):
+            self._add(sum(map(count_digits, filter(is_long_integer, numbers))))
+            numbers = [number for number in numbers if not is_long_integer(number)]
+        if numbers:
+            self._add(len(self._form.encode(numbers)) - 1 - len(numbers))
 
     def _add_texts(self, texts: Sequence[str]) -> None:
         self._add(2 * len(texts))

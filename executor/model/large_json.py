@@ -341,6 +341,15 @@ class _TextWriter:
         return text
 
 
+def _integer_size(values: list[Any]) -> int:
+    """Return the characters of integers that are longer than other elements, with a price for the longest.
+
+    The text of an integer of 4,300 digits takes as long as that of many others of as many digits together.
+    """
+    bits = sum(map(int.bit_length, [value for value in values if isinstance(value, int)]))
+    return bits // 3 if bits > 64 * len(values) else 0
+
+
 def is_large(value: Any, part: int = PART) -> bool:
     """Return whether a value has more than `part` characters of JSON, or nearly.
 
@@ -352,6 +361,8 @@ def is_large(value: Any, part: int = PART) -> bool:
         kinds = {*map(type, level)}
         if str in kinds:
             size += sum(len(text) for text in level if isinstance(text, str))
+        if int in kinds:
+            size += _integer_size(level)
         containers = (
             [] if kinds <= _SCALARS else [element for element in level if isinstance(element, _CONTAINERS)]
         )

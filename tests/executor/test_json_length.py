@@ -15,6 +15,7 @@ from noetl.executor.model import json_length, json_values
 from noetl.executor.model.json_length import (
     JsonForm,
     TooLongError,
+    count_digits,
     measure_ascii,
     measure_characters,
     measure_json,
@@ -52,6 +53,33 @@ def test_a_length_is_that_of_the_text(form: str, value: Any) -> None:
     assert measure_json(value, json_form, length) == length
     with pytest.raises(TooLongError):
         measure_json(value, json_form, length - 1)
+
+
+@given(exponent=st.integers(300, 4_298), difference=st.integers(-1, 1), is_negative=st.booleans())
+def test_the_digits_of_a_long_integer_are_counted(exponent: int, difference: int, is_negative: bool) -> None:
+    number = (10**exponent + difference) * (-1 if is_negative else 1)
+    assert count_digits(number) == len(str(number))
+    for form, count in FORMS.values():
+        value = [number, 1.5, {"a": number, "b": [None]}]
+        assert measure_json(value, form) == count(form.encode(value))
+
+
+def test_an_integer_that_python_does_not_write_has_no_length() -> None:
+    with pytest.raises(ValueError, match="more than 4,300 digits"):
+        measure_json([10**4_300], FORMS["UTF-8"][0])
+
+
+def test_long_integers_are_measured_without_their_text() -> None:
+    """Their texts would take 20 s."""
+    written: list[Any] = []
+
+    def encode(value: Any) -> str:
+        written.append(value)
+        return _encode(value)
+
+    number = int("9" * 4_300)
+    assert measure_json([number] * 100_000, JsonForm(encode, measure_utf8, 6)) == 4_301 * 100_000 + 1
+    assert not written
 
 
 @pytest.mark.parametrize("text", ["é\x00" * 700_000 + "😀", "x" * 3_000_000])

@@ -120,6 +120,19 @@ def test_a_value_of_nested_containers_is_counted_few_times(monkeypatch: pytest.M
     assert sum(counted) < 8 * len(text)
 
 
+def test_long_integers_are_written_one_by_one() -> None:
+    """Python holds the lock of the interpreter for 0.2 ms for each."""
+    numbers = [int("9" * 4_300), -int("9" * 4_300)] * 40
+    lengths: list[int] = []
+
+    def count(value: Any) -> str:
+        lengths.append(len(encode(value)))
+        return encode(value)
+
+    assert write_large_json([{"a": numbers}], count) == encode([{"a": numbers}])
+    assert max(lengths) < 2 * PART
+
+
 def test_a_list_that_contains_itself_is_an_error() -> None:
     circular: list[Any] = [1]
     circular.append(circular)
