@@ -369,12 +369,12 @@ class TestSkippedRuns:
     @pytest.mark.parametrize("option", ["when_full: skip", "max_queued: 1"])
     def test_a_run_with_a_rate_is_skipped_for_its_limit(self, any_store: Store, option: str) -> None:
         text = runs_with(option).replace("finally:", "rate: {limit: 100, per: 1m}\n    finally:")
-        first, *others = Runs(any_store, text, count=3)
+        first, second, third = Runs(any_store, text, count=3)
         execute_all(first)
         if option != "when_full: skip":
-            execute_all(others[0])
-        assert others[-1].finish().status == "skipped"
-        assert others[-1].events[-1].payload["reason"].startswith("limit `import` of `acme` is full")
+            execute_all(second)
+        assert third.finish().status == "skipped"
+        assert third.events[-1].payload["reason"].startswith("limit `import` of `acme` is full")
 
     def test_it_gives_back_what_it_holds_at_other_limits(self, store: SqliteStore) -> None:
         text = runs_with("max_wait: 1h").replace("concurrency: {", "concurrency: [{")
