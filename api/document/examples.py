@@ -283,6 +283,7 @@ _TRIGGER = TriggerEntry(
     last_at="2026-01-30T01:30:00.000000Z",
     last_outcome=FiringOutcome.STARTED,
     last_run=_RUN,
+    last_by=None,
     changed_at="2026-01-29T10:00:00.000000Z",
 )
 _VIEWS: tuple[View, ...] = (

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from noetl.api.service.views import Timestamp, View
 from noetl.executor.model.events import timestamp
-from noetl.executor.model.triggers import Firing, FiringOutcome, LiveTrigger
+from noetl.executor.model.triggers import Firing, FiringCause, FiringOutcome, LiveTrigger, extra_cause
 from noetl.planner.plan import Trigger, TriggerSource
 from noetl.planner.polled_sources import BucketObjects, BusEvents, Folder, Queue
 from noetl.planner.schedules.schedule import Schedule
@@ -22,7 +22,7 @@ class TriggerEntry(View, schema_name="Trigger"):
     `summary` says on one line what it fires at. `schedule` is that of a schedule, in the words of the
     playbook. `next_at` is the instant at which it fires next, and `due_at` is later by its jitter. It is null
     if the trigger is paused, does not fire any more, or does not fire at times. `last_at`, `last_outcome` and
-    `last_run` describe its latest firing.
+    `last_run` describe its latest firing. `last_by` is `hand` or `backfill` if one of these has fired it.
     """
 
     playbook: str
@@ -37,6 +37,7 @@ class TriggerEntry(View, schema_name="Trigger"):
     last_at: Timestamp | None
     last_outcome: FiringOutcome | None
     last_run: str | None
+    last_by: FiringCause | None
     changed_at: Timestamp
 
     @classmethod
@@ -282,6 +283,7 @@ def _members_of(trigger: LiveTrigger, source: TriggerSource, last: Firing | None
         "last_at": timestamp(trigger.last_at if last is None else last.fired_at),
         "last_outcome": trigger.last_outcome if last is None else last.outcome,
         "last_run": trigger.last_run if last is None else last.run_id,
+        "last_by": None if last is None else extra_cause(trigger, last),
         "changed_at": timestamp(trigger.changed_at),
     }
 

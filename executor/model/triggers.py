@@ -348,6 +348,25 @@ def is_known(trigger: LiveTrigger, firing: Firing) -> bool:
     return not is_extra and firing.scheduled_at <= (trigger.last_at or 0.0)
 
 
+class FiringCause(StrEnum):
+    """A cause of a firing other than the source of its trigger."""
+
+    HAND = "hand"
+    BACKFILL = "backfill"
+
+
+def extra_cause(trigger: LiveTrigger, firing: Firing) -> FiringCause | None:
+    """Return what has fired a trigger by a firing that it does not know itself, or None for its own source.
+
+    A person may fire a schedule for an instant that has not come yet. A firing by hand at the end of a run is
+    recorded as one of the trigger.
+    """
+    if firing.backfill is not None:
+        return FiringCause.BACKFILL
+    is_early = trigger.type == "schedule" and not is_known(trigger, firing)
+    return FiringCause.HAND if is_early or firing.key.startswith(MANUAL_KEY) else None
+
+
 def describe_cause(trigger: LiveTrigger, firing: Firing) -> dict[str, Any]:
     """Return what the run of a firing knows of its trigger: `run.trigger` of its templates.
 

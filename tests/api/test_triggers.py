@@ -142,6 +142,7 @@ def test_a_firing_by_hand_is_the_last_one_of_a_schedule(
         (entry,) = services.triggers.find().items
         details = services.triggers.get("a", "t")
         assert (entry.last_at, entry.last_run) == (details.last_at, details.last_run)
+        assert entry.last_by == details.last_by == (None if clock.time == START + 3600 else "hand")
         return entry.last_at, entry.last_outcome, entry.last_run
 
     clock.time = START + 60
@@ -174,6 +175,7 @@ def test_a_firing_of_a_backfill_is_the_last_one_of_a_schedule(
         assert store.triggers.advance(record_firing(Advance(trigger, trigger), firing, FiringOutcome.STARTED))
     (entry,) = services.triggers.find().items
     assert (entry.last_at, entry.last_outcome) == (timestamp(clock.time), FiringOutcome.STARTED)
+    assert entry.last_by == "backfill"
     assert entry.last_run == services.triggers.firings("a", "t").items[0].workflow_id
     clock.time = START + 3600
     fire_due(store, clock.time)

@@ -75,6 +75,7 @@ def test_a_trigger_is_fired_by_hand(
         assert find_barriers(page, axe) == []
         page.get_by_role("link", name="early").press("Enter")
         expect(shown.get_by_role("row").nth(1)).to_contain_text("Started")
+        expect(page.get_by_text("Started by hand").first).to_be_visible()
         run_id = service.http.get("/triggers/nightly/early").json()["last_run"]
         link = shown.get_by_role("row").get_by_role("link", name=run_id[:8])
         expect(link).to_have_attribute("href", f"/ui/runs/{run_id}")

@@ -24,7 +24,7 @@ def format_triggers(
             to_printable(trigger["summary"]),
             _format_next(trigger, now),
             _cut(trigger["last_at"]),
-            trigger["last_outcome"] or "-",
+            _format_outcome(trigger),
             trigger["last_run"] or "-",
         )
         for trigger in triggers
@@ -58,7 +58,7 @@ def format_details(trigger: Mapping[str, Any], now: float) -> str:
         ("if", None if trigger["condition"] is None else str(trigger["condition"])),
         ("input", write_json(trigger["input"]) if trigger["input"] else None),
         ("state", "paused" if trigger["paused"] else None),
-        ("last", last and f"{_cut(last)}  {trigger['last_outcome']}  {trigger['last_run'] or ''}".rstrip()),
+        ("last", last and f"{_cut(last)}  {_format_outcome(trigger)}  {trigger['last_run'] or ''}".rstrip()),
     ):
         if value is not None:
             lines.append(f"{label:<9}{to_printable(value)}")
@@ -128,6 +128,23 @@ _DEFINITIONS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[tuple[str, str
     "event": _event_lines,
 }
 """The parts of a definition, by the type of the trigger."""
+
+
+_CAUSES: Mapping[str, str] = {"hand": " by hand", "backfill": " by a backfill"}
+"""What has fired a trigger, after the outcome of its latest firing."""
+
+
+def _format_outcome(trigger: Mapping[str, Any]) -> str:
+    """Return the outcome of the latest firing of a trigger, and what has fired it instead of its source.
+
+    >>> _format_outcome({"last_outcome": "started", "last_by": "hand"})
+    'started by hand'
+    >>> _format_outcome({"last_outcome": None, "last_by": None})
+    '-'
+    """
+    outcome = trigger["last_outcome"]
+    # An earlier version of a service does not say what has fired the trigger.
+    return "-" if outcome is None else f"{outcome}{_CAUSES.get(trigger.get('last_by') or '', '')}"
 
 
 def _format_next(trigger: Mapping[str, Any], now: float) -> str:

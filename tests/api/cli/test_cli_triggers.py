@@ -133,6 +133,9 @@ def test_a_trigger_is_fired_by_hand(noetl: Command, place: tuple[str, str], fold
     assert [firing["workflow_id"] for firing in limited["items"]] == [fired.out.strip()]
     again = noetl("triggers", "fire", NIGHTLY, "--json", *place).json
     assert again["workflow_id"] != fired.out.strip()
+    listed = noetl("triggers", "list", *place).out
+    assert re.search(rf"started by hand\s+{again['workflow_id']}", listed)
+    assert f"started by hand  {again['workflow_id']}\n" in noetl("triggers", "show", NIGHTLY, *place).out
     assert re.search(
         "more firings: --cursor", noetl("triggers", "history", NIGHTLY, "--limit", "1", *place).err
     )
@@ -196,6 +199,9 @@ def test_tables_for_persons_have_a_header() -> None:
     listed = RESPONSE_EXAMPLES["TriggerPage"]["items"]
     header, row = format_triggers(listed, 0.0, with_header=True)
     assert (header[0], row[0]) == ("TRIGGER", "greet/nightly")
+    assert format_triggers([{**listed[0], "last_by": "backfill"}], 0.0, with_header=False)[0][4] == (
+        "started by a backfill"
+    )
     firing = RESPONSE_EXAMPLES["FiringPage"]["items"][0]
     missed = {**firing, "outcome": "missed", "count": 12, "workflow_id": None, "reason": "no process"}
     assert format_firings([missed], with_header=True) == [
@@ -255,7 +261,7 @@ def test_a_webhook_is_fired_by_hand_with_a_request(
     history = noetl("triggers", "history", "hooked/sent", *place).out
     assert run_id in history
     shown = noetl("triggers", "show", "hooked/sent", *place).out
-    assert f"started  {run_id}" in shown
+    assert f"started by hand  {run_id}" in shown
     refused = noetl("triggers", "fire", NIGHTLY, "--data", str(file), *place)
     assert "takes no data" in refused.err
     assert "not fire at times" in noetl("triggers", "fire", "hooked/sent", "--at", "2040-01-01", *place).err

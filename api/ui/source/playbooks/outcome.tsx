@@ -11,13 +11,16 @@ const OUTCOMES: Record<string, [word: string, tone: string]> = {
   rejected: ["Rejected", "bad"],
 };
 
-export function Outcome({ outcome, number = 1 }: { outcome: string | null; number?: number }) {
+const CAUSES: Record<string, string> = { hand: " by hand", backfill: " by a backfill" };
+
+export function Outcome({ outcome, number = 1, by = null }: { outcome: string | null; number?: number; by?: string | null }) {
   if (outcome === null) return <>none yet</>;
   const [word, tone] = OUTCOMES[outcome] ?? [outcome, ""];
   return (
     <span class={tone}>
       {printable(word)}
       {number > 1 && ` ${plural(number, "time")}`}
+      {by !== null && CAUSES[by]}
     </span>
   );
 }

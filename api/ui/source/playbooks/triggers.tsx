@@ -62,7 +62,7 @@ export function TriggersTab({ name }: { name: string }) {
               </td>
               <td>{trigger.paused ? <span class="wait">Paused</span> : trigger.due_at ? <Time at={trigger.due_at} /> : trigger.type === "schedule" && "never"}</td>
               <td>
-                <Outcome outcome={trigger.last_outcome} /> <Time at={trigger.last_at} />
+                <Outcome outcome={trigger.last_outcome} by={trigger.last_by} /> <Time at={trigger.last_at} />
               </td>
             </tr>
           ))}
@@ -172,7 +172,7 @@ function Declaration({ trigger }: { trigger: TriggerDetails }) {
       <div>
         <dt>{trigger.type === "webhook" ? "Last delivery" : "Last"}</dt>
         <dd>
-          <Outcome outcome={trigger.last_outcome} /> <Time at={trigger.last_at} />
+          <Outcome outcome={trigger.last_outcome} by={trigger.last_by} /> <Time at={trigger.last_at} />
         </dd>
       </div>
       <div>

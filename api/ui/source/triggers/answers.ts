@@ -41,6 +41,8 @@ export interface ListedTrigger {
   last_at: string | null;
   last_outcome: string | null;
   last_run: string | null;
+  /** What has fired it last, if it was not its source. */
+  last_by: "hand" | "backfill" | null;
   changed_at: string;
 }
 

@@ -106,7 +106,7 @@ function Row({ trigger, onChange }: RowProps) {
       </td>
       <td>{paused ? <span class="wait">Paused</span> : <Time at={trigger.due_at} />}</td>
       <td>
-        <Outcome outcome={trigger.last_outcome} /> <Time at={trigger.last_at} />
+        <Outcome outcome={trigger.last_outcome} by={trigger.last_by} /> <Time at={trigger.last_at} />
       </td>
       <td>{trigger.last_run && <a href={linkTo(["runs", trigger.last_run])}>{shortId(trigger.last_run)}</a>}</td>
       <td>
