@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from noetl.executor.engine.hand_firing import HandFiring, fire_by_hand
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import RejectedError, TriggerChangedError
 from noetl.executor.model.registry import RegisteredPlaybook
@@ -189,6 +190,21 @@ class TriggersContract(ContractFixtures):
         assert len({run.created_at for run in runs}) == 1
         assert read_trigger(store).edition == trigger.edition + 1
         assert [firing.run_id for firing in list_firings(store)] == [runs[0].id]
+
+    def test_all_concurrent_firings_by_hand_start_runs(self, store: Store, second: Store) -> None:
+        register(store, declare())
+        trigger = read_trigger(store)
+        fired = run_concurrently(
+            8,
+            lambda index: fire_by_hand(
+                (store, second)[index % 2], trigger, HandFiring(f"k{index}"), 60.0 + index
+            ),
+        )
+        assert [is_new for _, is_new in fired] == [True] * 8
+        ids = {run.id for run, _ in fired}
+        assert {firing.run_id for firing in list_firings(store)} == ids
+        after = read_trigger(store)
+        assert (len(ids), after.edition, after.last_run in ids) == (8, trigger.edition + 8, True)
 
     def test_one_of_the_firings_with_the_same_start_key_starts_a_run(
         self, store: Store, second: Store
