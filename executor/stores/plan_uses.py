@@ -31,7 +31,7 @@ UNUSED_SECONDS = 3600.0
 """How long a plan must be unused before it is deleted."""
 
 MAX_DELETED_PLANS = 20
-"""Number of plans that one transaction examines at most, so that commits of SQLite wait for milliseconds."""
+"""Number of plans that one call of `delete_old` examines at most. SQL stores delete one in a transaction."""
 
 _MAX_REMEMBERED = 10_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import Counter
@@ -508,7 +509,7 @@ def test_a_start_waits_for_a_deletion_of_its_plan(
         start = run_in_thread(start_saved, stores[1], unused_plan, "run")
         saving = run_in_thread(stores[2].plans.save, unused_plan)
         observer.wait_for_blocked(2)
-        db.execute("plans.delete_parts", ids=[unused_plan.hash])
+        db.execute("plans.delete_parts", hash=unused_plan.hash, limit=sys.maxsize)
     assert isinstance(start.exception(), StoreError)
     assert saving.exception() is None
     assert stores[3].plans.get(unused_plan.hash).to_json() == unused_plan.to_json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -160,10 +162,12 @@ def test_a_plan_of_an_earlier_version_is_deleted_an_hour_after_it_is_found(tmp_p
 def test_unused_plans_are_found_by_indexes(tmp_path: Path) -> None:
     with closing(SqliteStore(str(tmp_path / "noetl.db"), retention_seconds=1.0)) as store:
         start_run(store)
+        save_plan(store, "unused")
         db = store.file.connection()
         queries = trace_queries(db, partial(store.maintenance.delete_old, store.clock() + UNUSED_SECONDS + 1))
         searches = [query for query in queries if "plan" in query]
-        assert len(searches) == 5
+        # The plans are found. One is deleted with its parts, and the other is examined.
+        assert len(searches) == 1 + 2 + 2
         for query in searches:
             plan = [row["detail"] for row in db.execute(f"explain query plan {query}")]
             assert not [line for line in plan if line.startswith("SCAN") and "json_each" not in line], query
@@ -728,6 +732,79 @@ def test_parts_that_are_deleted_while_their_plan_is_saved_are_added_again(
         store.plans.save(plan)
         assert begun > transactions
         assert store.plans.get(plan.hash) == plan
+
+
+def begin_deletions(store: SqliteStore, plan: Plan, action: Callable[[int], None]) -> None:
+    """Delete a plan that is old, and call action(number) before each transaction that deletes some of it."""
+    store.plans.save(plan)
+    with store.file.transaction() as db:
+        db.execute("update plans set used_at = 1.0")
+    begin, count = store.file.transaction, itertools.count()
+
+    def act_before(after_commit: Callable[[], object] = lambda: None) -> Any:
+        action(next(count))
+        return begin(after_commit)
+
+    with patch.object(store.file, "transaction", act_before):
+        store.maintenance.delete_old(store.clock())
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SqliteFile, "max_plan_parts", 10)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_other_writers_may_write_between_the_deletions_of_parts(tmp_path: Path) -> None:
+    plan = compile_chain(95)
+    numbers: list[int] = []
+    with closing(SqliteStore(str(tmp_path / "store.db"), retention_seconds=1.0)) as store:
+        begin_deletions(store, plan, numbers.append)
+        assert numbers == [*range(10)]
+        assert store.file.fetch_one("plans.count_parts", hash=plan.hash)["parts"] == 0
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("transactions", range(1, 10))
+def test_a_plan_that_is_deleted_in_part_is_not_used(tmp_path: Path, transactions: int) -> None:
+    plan, path = compile_chain(95), str(tmp_path / "store.db")
+
+    def end(number: int) -> None:
+        if number == transactions:
+            raise KeyboardInterrupt
+
+    with closing(SqliteStore(path, retention_seconds=1.0)) as store:
+        with pytest.raises(KeyboardInterrupt):
+            begin_deletions(store, plan, end)
+        assert store.file.fetch_one("plans.count_parts", hash=plan.hash)["parts"] == 95 - 10 * transactions
+    with closing(SqliteStore(path)) as store:
+        with pytest.raises(StoreError, match="no plan"):
+            start_saved(store, plan, "refused")
+        assert not store.plans.exists(plan.hash)
+        if transactions % 2:
+            store.maintenance.sweep(store.clock())
+            assert store.file.fetch_one("plans.count_parts", hash=plan.hash)["parts"] == 0
+        store.plans.save(plan)
+        assert store.plans.get(plan.hash) == plan
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("transactions", range(10))
+def test_a_plan_that_is_saved_while_its_parts_are_deleted_is_kept(tmp_path: Path, transactions: int) -> None:
+    plan, path = compile_chain(95), str(tmp_path / "store.db")
+    with (
+        closing(SqliteStore(path, retention_seconds=1.0)) as store,
+        closing(SqliteStore(path)) as other,
+    ):
+
+        def save(number: int) -> None:
+            if number == transactions:
+                other.plans.save(plan)
+
+        begin_deletions(store, plan, save)
+        assert other.plans.get(plan.hash) == plan
+        store.maintenance.sweep(store.clock())
+        assert other.plans.get(plan.hash) == plan
 
 
 def test_abandoned_parts_of_a_plan_are_deleted_once_an_hour(

@@ -78,7 +78,7 @@ class Database(Protocol):
     """A database. Every method may be called from any thread, and raises StoreError if the database fails."""
 
     max_plan_parts: int
-    """How many parts of a plan one transaction adds at most. Other writers may wait for it."""
+    """How many parts of a plan one transaction adds or deletes at most. Other writers may wait for it."""
 
     @property
     def clock(self) -> Callable[[], float]:

@@ -197,16 +197,11 @@ class SqlMaintenance:
             return len(deleted) == MAX_DELETED_RUNS or has_more_firings
 
     def _delete_plans(self, now: float) -> bool:
-        unused = {"before": now - UNUSED_SECONDS, "limit": MAX_DELETED_PLANS}
-        if not self._context.database.fetch_all("plans.find_unused", **unused):
-            return False
-        encode_list = self._context.database.encode_list
-        with self._context.database.transaction() as db:
-            found = [row["hash"] for row in db.execute("plans.find_unused", **unused).fetchall()]
-            examined = {"ids": encode_list(found), "before": unused["before"]}
-            deleted = db.execute("plans.delete_unused", **examined).fetchall()
-            db.execute("plans.delete_parts", ids=encode_list([row["hash"] for row in deleted]))
-            db.execute("plans.mark_examined", now=now, **examined)
+        """Delete some unused plans, each in transactions of its own. Return whether more may be left."""
+        before = now - UNUSED_SECONDS
+        found = self._context.database.fetch_all("plans.find_unused", before=before, limit=MAX_DELETED_PLANS)
+        for row in found:
+            self._plans.delete_unused(row["hash"], before, now)
         return len(found) == MAX_DELETED_PLANS
 
 

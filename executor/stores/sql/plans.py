@@ -50,6 +50,36 @@ class SqlPlans:
                 _complete_parts(db, plan, batches)
         return now
 
+    def delete_unused(self, plan_hash: str, before: float, now: float) -> None:
+        """Delete a plan without a use since a time that nothing names. If it is named, `now` is its last use.
+
+        The first transaction deletes its row, so no run can start with the parts that are left.
+        """
+        database = self._context.database
+        examined = {"ids": database.encode_list([plan_hash]), "before": before}
+        with database.transaction() as db:
+            if db.execute("plans.delete_unused", **examined).fetchone() is None:
+                db.execute("plans.mark_examined", now=now, **examined)
+                return
+            has_more = self._delete_parts(db, plan_hash)
+        if has_more:
+            self.delete_parts(plan_hash)
+
+    def delete_parts(self, plan_hash: str) -> None:
+        """Delete the parts of a plan that was deleted, in transactions of `max_plan_parts`.
+
+        If the process ends meanwhile, a sweep deletes the rest. On Postgres, one transaction deletes all.
+        """
+        has_more = True
+        while has_more:
+            with self._context.database.transaction() as db:
+                has_more = self._delete_parts(db, plan_hash)
+
+    def _delete_parts(self, db: Writer, plan_hash: str) -> bool:
+        """Delete some parts of a plan that was deleted, and return whether more may be left."""
+        limit = self._context.database.max_plan_parts
+        return db.execute("plans.delete_parts", hash=plan_hash, limit=limit).rowcount == limit
+
     def exists(self, plan_hash: str) -> bool:
         """Return whether the store has a plan."""
         return bool(self._context.database.fetch_all("plans.find_use", hash=plan_hash))

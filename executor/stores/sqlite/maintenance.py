@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from noetl.executor.stores.interface import StoreMaintenance, SweepResult
+from noetl.executor.stores.sql.plans import SqlPlans
 from noetl.executor.stores.sqlite.file import SqliteFile
 from noetl.executor.stores.sqlite.file_modes import find_readable_files
 from noetl.executor.stores.sqlite.write_ahead_log import WriteAheadLog
@@ -22,8 +23,11 @@ ABANDONED_PAUSE_SECONDS = 3600.0
 class SqliteMaintenance:
     """The maintenance of a SQLite store: that of every SQL store, its log, and the modes of its files."""
 
-    def __init__(self, shared: StoreMaintenance, log: WriteAheadLog, file: SqliteFile) -> None:
+    def __init__(
+        self, shared: StoreMaintenance, plans: SqlPlans, log: WriteAheadLog, file: SqliteFile
+    ) -> None:
         self._shared = shared
+        self._plans = plans
         self._file = file
         self._log = log
         self._abandoned_at = time.monotonic()
@@ -82,8 +86,5 @@ class SqliteMaintenance:
 
     def _delete_abandoned_parts(self) -> None:
         """Delete parts without a plan. A process that saves their plan meanwhile adds them again."""
-        while self._file.fetch_all("plans.find_abandoned", limit=1):
-            with self._file.transaction() as db:
-                found = db.execute("plans.find_abandoned", limit=1).fetchall()
-                ids = self._file.encode_list([row["hash"] for row in found])
-                db.execute("plans.delete_parts", ids=ids)
+        while found := self._file.fetch_all("plans.find_abandoned", limit=1):
+            self._plans.delete_parts(found[0]["hash"])

@@ -34,4 +34,4 @@ class SqliteStore(SqlStore):
         log = WriteAheadLog(self.file)
         context = SqlContext(self.file, limits, retention_seconds)
         super().__init__(context, SqliteFacts(context, log))
-        self.maintenance = SqliteMaintenance(self.maintenance, log, self.file)
+        self.maintenance = SqliteMaintenance(self.maintenance, self.plans, log, self.file)

@@ -43,8 +43,13 @@ delete from plans where hash {in_ids} and used_at < :before and used_at > 0
 and not exists (select 1 from runs where plan_hash = plans.hash)
 and not exists (select 1 from playbooks where plan_hash = plans.hash and removed_at is null) returning hash
 
+-- Parts of a plan that was deleted, at most `:limit`. A plan that was saved again keeps its parts. SQLite
+-- reads the text of a plan when it compares hashes, so it must not do so for each part.
 -- name: delete_parts
-delete from plan_parts where hash {in_ids}
+delete from plan_parts where (hash, kind, name) in (
+    select hash, kind, name from plan_parts where hash = :hash
+    and not exists (select 1 from plans where hash = :hash) limit :limit
+)
 
 -- name: mark_examined
 update plans set used_at = :now where hash {in_ids} and used_at < :before
