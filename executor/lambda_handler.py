@@ -60,12 +60,14 @@ def sweep(event: Mapping[str, Any], context: LambdaContext) -> dict[str, Any]:
     log_as_json_lines()
     metrics = InvocationMetrics(context.function_name)
     store = warm_state().store
+    # A fault of a trigger stops no limit, and neither stops a run.
     try:
         triggers = send_due_messages(store, store.clock())
-        limits = grant_stalled(store)
     finally:
-        # A fault of a trigger or a limit stops no run.
-        result = store.maintenance.sweep(store.clock())
+        try:
+            limits = grant_stalled(store)
+        finally:
+            result = store.maintenance.sweep(store.clock())
     metrics.add("Swept", result.runs)
     metrics.add("SentAgain", result.repaired)
     if triggers:  # CloudWatch charges for a metric that has a value.

@@ -109,12 +109,24 @@ def _read_attribute(attribute: Mapping[str, Any]) -> str:
 def fire_message(firers: Iterable[Firer], item: SourceItem) -> bool:
     """Fire all triggers of a queue for a message. Return whether it may be deleted.
 
+    The failure of a trigger is raised after the others have fired.
+
     Raises:
         RejectedError: `quota_exceeded`.
         TriggerChangedError: a trigger was changed or removed.
         StoreError: the store cannot be reached, or a plan cannot be read.
     """
-    outcomes = [fire_item(firer, item) for firer in firers]
+    outcomes: list[FiringOutcome] = []
+    failures: list[Exception] = []
+    for firer in firers:
+        try:
+            outcomes.append(fire_item(firer, item))
+        except StoreAwayError:
+            raise
+        except Exception as error:  # noqa: BLE001  It is raised below.
+            failures.append(error)
+    if failures:
+        raise failures[0]
     return bool(outcomes) and FiringOutcome.REJECTED not in outcomes
 
 
@@ -348,7 +360,8 @@ def _read_batch(url: str, prepare: Callable[[], Callable[[Mapping[str, Any]], bo
     """Receive a batch of a queue, and delete the messages that are done.
 
     `prepare` is called if there are messages. It returns a function that fires one, and returns whether it is
-    done.
+    done. A failure of the store or of the queue ends the batch. One that a message causes is raised after the
+    others have fired.
 
     Raises:
         ActionError: SQS refuses the request.
@@ -367,11 +380,19 @@ def _read_batch(url: str, prepare: Callable[[], Callable[[Mapping[str, Any]], bo
     if not messages:
         return
     handles: list[str] = []
+    failures: list[Exception] = []
     try:
         fire = prepare()
         for message in messages:
-            if fire(message):
-                handles.append(message["ReceiptHandle"])  # noqa: PERF401  A failure must keep these.
+            try:
+                if fire(message):
+                    handles.append(message["ReceiptHandle"])
+            except (ActionError, RejectedError, StoreError, TriggerChangedError):
+                raise
+            except Exception as error:  # noqa: BLE001  It is raised below.
+                failures.append(error)
+        if failures:
+            raise failures[0]
     finally:
         if handles:
             entries = [{"Id": str(n), "ReceiptHandle": handle} for n, handle in enumerate(handles)]

@@ -23,6 +23,7 @@ from noetl.executor import lambda_handler as handlers
 from noetl.executor.clients import aws_retry
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.channels import Channel
+from noetl.executor.model.gates import GateKey
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus
@@ -480,9 +481,18 @@ def test_a_sweep_repairs_runs_although_triggers_or_limits_fail(
     monkeypatch.setattr(DynamoStore, "clock", property(lambda _: lambda: later))
     names = {"triggers": "due", "gates": "stalled"}
     monkeypatch.setattr(type(getattr(queue.store, part)), names[part], fail)
+    granted: list[int] = []
+
+    def find_stalled(_gates: Any, limit: int) -> list[GateKey]:
+        granted.append(limit)
+        return []
+
+    if part == "triggers":
+        monkeypatch.setattr(type(queue.store.gates), "stalled", find_stalled)
     with pytest.raises(StoreError, match="an item is damaged"):
         handlers.sweep({}, FakeLambdaContext())
     assert queue.records() != []
+    assert bool(granted) is (part == "triggers")
 
 
 def register_trigger(queue: LambdaQueue) -> LiveTrigger:

@@ -184,6 +184,31 @@ def test_a_refused_message_ends_in_the_dead_letter_queue(aws: Client) -> None:
     assert [message["MessageId"] for message in received] == [id]
 
 
+def test_a_message_that_fails_stops_neither_others_nor_other_triggers(
+    aws: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = ReadQueue(aws, rules="sqs:URL; zoo/sqs:URL", VisibilityTimeout="60")
+    queue.register(TEXT, "zoo")
+    poison = queue.send("0")
+    for number in range(1, 6):
+        queue.send(str(number))
+
+    def fail(firer: Any, item: Any) -> Any:
+        if (firer.trigger.tenant, item.key) == ("default", poison):
+            raise KeyError("wrong")
+        return fire_item(firer, item)
+
+    monkeypatch.setattr(queue_loop, "fire_item", fail)
+    # The emulator may return fewer messages than there are.
+    for _ in range(6):
+        queue.loop._paused_until.clear()
+        queue.read()
+    assert sorted(item["body"] for item in queue.inputs()) == [1, 2, 3, 4, 5]
+    assert len(queue.firings(tenant="zoo")) == 6
+    assert queue.messages() == 1
+    assert "could not be read; it is read again" in caplog.text
+
+
 def test_all_triggers_of_a_queue_get_each_message(aws: Client) -> None:
     queue = ReadQueue(aws, rules="sqs:URL; acme/sqs:URL")
     queue.register(TEXT.replace("  input:", '  if: "{{ trigger.body == 1 }}"\n  input:', 1), "acme")
