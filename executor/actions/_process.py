@@ -32,6 +32,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from noetl.executor.actions._orphans import START_LOCK, adopt_orphans, kill_orphans, read_start
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError, CancelledError
 from noetl.executor.model.arriving_data import ArrivingData
@@ -207,6 +208,10 @@ def end_all_commands() -> None:
         group.end(_GRACE_SECONDS)
 
 
+def _find_supervisors() -> set[int]:
+    return {group.process.pid for group in list(_running)}
+
+
 class _ProcessGroup:
     """A command with its supervisor `process` and the processes that it starts.
 
@@ -225,6 +230,7 @@ class _ProcessGroup:
         self._has_started = threading.Event()
         self._has_ended = threading.Event()
         self._ended_at = 0.0
+        self._began_at = read_start(process.pid)
         self._watcher = threading.Thread(target=self._watch, name=f"watch-{process.pid}", daemon=True)
         self._watcher.start()
 
@@ -246,9 +252,13 @@ class _ProcessGroup:
             # Either this process has asked for the end, or the command has killed its supervisor.
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._leader, signal.SIGKILL)
+        if self.process.returncode != 0:
+            kill_orphans(self._began_at, _find_supervisors)
         self._has_started.set()
         self._set_ended()
-        _running.discard(self)
+        with START_LOCK:
+            _running.discard(self)
+            adopt_orphans(is_on=bool(_running))
 
     def _set_ended(self) -> None:
         if not self._has_ended.is_set():
@@ -292,9 +302,11 @@ class _ProcessGroup:
             if self._control is not None:
                 os.close(self._control)
                 self._control = None
+                # The command may have stopped its supervisor.
+                self.process.send_signal(signal.SIGCONT)
         self._watcher.join(_SUPERVISOR_SECONDS)
         if self._watcher.is_alive():
-            # The command may have stopped its supervisor.
+            # The command stops its supervisor again and again.
             self.process.kill()
             self._watcher.join()
 
@@ -353,17 +365,20 @@ def _start_supervisor(
     control_end, control = os.pipe()
     report, report_end = os.pipe()
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_SUPERVISOR), str(control_end), str(report_end)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # The command has its own environment, which could change how an interpreter starts.
-            env={name: os.environ[name] for name in _SUPERVISOR_VARIABLES if name in os.environ},
-            cwd=command.cwd,
-            start_new_session=True,
-            pass_fds=(control_end, report_end, *inherited_files),
-        )
+        with START_LOCK:
+            adopt_orphans(is_on=True)
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_SUPERVISOR), str(control_end), str(report_end)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                # The command has its own environment, which could change how an interpreter starts.
+                env={name: os.environ[name] for name in _SUPERVISOR_VARIABLES if name in os.environ},
+                cwd=command.cwd,
+                start_new_session=True,
+                pass_fds=(control_end, report_end, *inherited_files),
+            )
+            group = _ProcessGroup(process, control, report)
     except BaseException:
         os.close(control)
         os.close(report)
@@ -371,7 +386,6 @@ def _start_supervisor(
     finally:
         os.close(control_end)
         os.close(report_end)
-    group = _ProcessGroup(process, control, report)
     unsent = memoryview(b"%010d" % len(request) + request)
     with suppress(BrokenPipeError):
         while unsent:

@@ -9,7 +9,7 @@ prctl(2), PR_SET_CHILD_SUBREAPER.
 Cost: the start of an interpreter without site-packages.
 
 Limits: elsewhere than on Linux, only the process group of the command ends. A command may kill its
-supervisor, because both have the same user; then its process group is killed.
+supervisor, because both have the same user; then the process that has started it ends the rest (`_orphans`).
 
 The script imports nothing of `noetl`, and no `pathlib`, which takes longer than the rest. Its arguments are
 the numbers of two pipes. It reads a request in JSON from the first one, and then `T` (send SIGTERM) or the

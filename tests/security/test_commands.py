@@ -66,6 +66,58 @@ def test_a_daemon_does_not_outlive_its_step(tmp_path: Path, ending: str) -> None
 
 
 @linux
+@pytest.mark.parametrize("ending", ["", "; exec sleep 600"])
+def test_a_daemon_does_not_outlive_a_supervisor_that_its_command_has_killed(
+    tmp_path: Path, ending: str
+) -> None:
+    (tmp_path / "daemon.py").write_text(DAEMON)
+    command = f"echo $$ > leader; {sys.executable} daemon.py; kill -KILL $PPID{ending}"
+    with pytest.raises(ActionError, match="SIGKILL"):
+        perform_action("shell", capabilities=service(tmp_path), command=command)
+    for name in ("daemon", "leader"):
+        assert not is_alive(int((tmp_path / name).read_text()))
+
+
+@linux
+def test_other_commands_and_children_outlive_a_supervisor_that_was_killed(tmp_path: Path) -> None:
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    other: list[object] = []
+
+    def perform_other() -> None:
+        command = "touch began; while [ ! -e ended ]; do sleep 0.05; done; echo done"
+        other.append(perform_action("shell", capabilities=service(tmp_path), command=command))
+
+    thread = threading.Thread(target=perform_other)
+    thread.start()
+    try:
+        while not (tmp_path / "began").exists():
+            time.sleep(0.01)
+        with pytest.raises(ActionError, match="SIGKILL"):
+            perform_action("shell", capabilities=service(tmp_path), command="kill -KILL $PPID")
+        assert child.poll() is None
+    finally:
+        (tmp_path / "ended").touch()
+        thread.join()
+        child.kill()
+        child.wait()
+    assert other == [{"exit_code": 0, "stdout": "done\n", "stderr": ""}]
+
+
+@linux
+def test_a_supervisor_that_its_command_has_stopped_ends_in_time(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(ActionError) as caught:
+        perform_action(
+            "shell",
+            capabilities=service(tmp_path),
+            seconds=0.5,
+            command="kill -STOP $PPID; trap '' TERM; while :; do sleep 1; done",
+        )
+    assert caught.value.type == "Timeout"
+    assert time.monotonic() - started < 8
+
+
+@linux
 def test_a_daemon_ends_with_a_cancelled_run(tmp_path: Path) -> None:
     (tmp_path / "daemon.py").write_text(DAEMON)
     tester = ActionTester("shell", service(tmp_path), seconds=600)
