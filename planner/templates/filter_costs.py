@@ -78,6 +78,8 @@ _IN_CONTEXT = CASE_METHODS - {"casefold", "upper"}
 PARSED_CHARACTER_UNITS = 12
 SIZE_DIGIT_UNITS = 32
 """The price of a digit of a long size."""
+ROUNDED_BIT_PAIRS_PER_UNIT = 32
+"""How many pairs of bits before the point of a decimal number one unit pays for, where it is rounded."""
 REFUSED_VALUE_UNITS = 1536
 """The price of the errors that `int` and `float` catch where they return their default."""
 CHARACTER_PAIRS_PER_UNIT = 64
@@ -109,8 +111,6 @@ SORTED_ENTRY_UNITS = CALL_UNITS + 15 * SHORT + SORTED_TEXT_UNITS + LIST_ITEM_UNI
 _FEW = 16
 """How many entries a short object has at most."""
 _TEXTS = {str}
-_CONVERSIONS = frozenset({"float", "int"})
-"""The filters that return a default for what they cannot convert."""
 _CONSTANTS = frozenset({float, bool, type(None)})
 _MAX_OPTION = 1024
 _SHORT_NUMBER = 2**62
@@ -120,10 +120,7 @@ def charge_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]
     """Return the built-in filter with charges for its arguments, its work and its result."""
     if name in _CONSTANT_FILTERS:
         return function
-    if name in _CONVERSIONS:
-        function = _charge_default(function)
-    if name == "filesizeformat":
-        function = _charge_long_size(function)
+    function = _CHARGED_RESULTS.get(name, _as_it_is)(function)
     marker = _PassArg.from_obj(function)
     first = 0 if marker is None else 1
     charge_arguments = _charge_arguments(name)
@@ -197,6 +194,19 @@ def _charge_default(convert: Callable[..., Any]) -> Callable[..., Any]:
     return convert_charged
 
 
+def _charge_rounded_digits(convert: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `round` with a charge for the digits of a large decimal number. Python writes and reads them."""
+
+    def convert_charged(value: Any, *args: Any, **kwargs: Any) -> Any:
+        if (args or kwargs) and type(value) is float:
+            bits = math.frexp(value)[1]
+            if bits > SHORT:
+                charge(bits * bits // ROUNDED_BIT_PAIRS_PER_UNIT)
+        return convert(value, *args, **kwargs)
+
+    return convert_charged
+
+
 def _charge_long_size(convert: Callable[..., Any]) -> Callable[..., Any]:
     """Return `filesizeformat` with a charge for the digits of a size that no file has, such as 1e308."""
 
@@ -207,6 +217,19 @@ def _charge_long_size(convert: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return convert_charged
+
+
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+_CHARGED_RESULTS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "filesizeformat": _charge_long_size,
+    "float": _charge_default,
+    "int": _charge_default,
+    "round": _charge_rounded_digits,
+}
+"""The functions that return a filter with charges which depend on a result, or on a number, of any length."""
 
 
 def _is_short(value: Any) -> bool:

@@ -195,6 +195,7 @@ def find_error(text: str) -> EvaluationError:
         "{{ [[large, 'x']] * 15000 }}",
         "{{ [{'a': large}] * 15000 }}",
         "{% for i in range(9000) %}{% set x = '1e300' | filesizeformat %}{% endfor %}",
+        "{{ ([1e300] * 9000) | map('round', 300) | list | length }}",
     ],
 )  # fmt: skip
 def test_the_work_exceeds_the_budget(text: str) -> None:
