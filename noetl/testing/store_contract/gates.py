@@ -832,6 +832,8 @@ class GatesContract(ContractFixtures):
         second = claim_visit(store, start_run(store))
         (slot,) = acquire_for_run(store, second)
         store.pauses.pause(second.run.id, 2.0)
+        store.runs.stop(first.run.id, RunStatus.CANCELLED, 3.0)
+        store.queue.commit(abandon(first.visit), 3.0)
         end_run(store, first.run, RunStatus.CANCELLED, 4.0)
         assert store.gates.grant(OF_RUNS, 5.0) == 0
         assert numbers_of(store, OF_RUNS) is None

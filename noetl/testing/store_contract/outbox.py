@@ -176,7 +176,7 @@ class OutboxContract(ContractFixtures):
             for n in range(len(channels))
         ]
         theirs = notification_id("r9", "end 0", "other", "ops")
-        add(store, *(entry(id, due_at=float(n)) for n, id in enumerate(ids)))
+        add(store, *(entry(id, due_at=n + 1.0) for n, id in enumerate(ids)))
         add(store, entry(theirs, due_at=9.0, tenant="other"), entry("late", LATE, due_at=1.5))
         ops, audit = lane_of("default", "ops"), lane_of("default", "audit")
 
