@@ -120,6 +120,10 @@ class SchemaError(StoreError):
     """A store with the schema of another version. The message says what to do."""
 
 
+class ChangedSchemaError(SchemaError):
+    """A store whose schema another process may have changed. The message names both versions and no path."""
+
+
 class MessageError(Exception):
     """A queue message that this version of the executor cannot decode."""
 

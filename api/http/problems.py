@@ -29,7 +29,14 @@ from noetl.api.service.errors import (
 from noetl.api.service.switch_views import VerdictEntry
 from noetl.api.service.views import DiagnosticEntry, View
 from noetl.executor.engine.external import CALLBACK_PATH
-from noetl.executor.errors import DamagedRunError, RejectedError, SettingError, StoreError, UnknownRunError
+from noetl.executor.errors import (
+    ChangedSchemaError,
+    DamagedRunError,
+    RejectedError,
+    SettingError,
+    StoreError,
+    UnknownRunError,
+)
 from noetl.executor.security.redaction import MASK
 from noetl.planner.diagnostics.wording import abbreviate, shorten
 
@@ -288,7 +295,7 @@ def _problem_of_store(error: StoreError) -> Problem:
         )
         return Problem(500, detail, slug="run-damaged")
     _log.error("the store failed: %s", error)
-    detail = "The store cannot be reached."
+    detail = str(error) if isinstance(error, ChangedSchemaError) else "The store cannot be reached."
     return Problem(503, detail, slug="store-unavailable", headers={"Retry-After": "5"})
 
 

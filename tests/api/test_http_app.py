@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from starlette.types import Scope
 from noetl.api.app import create_app, find_routers
 from noetl.api.http.openapi import JSON_TYPE, YAML_TYPES
 from noetl.executor.errors import StoreError
+from noetl.executor.stores.sqlite.file import SCHEMA_VERSION
+from tests.api.responses import assert_problem
 
 pytestmark = pytest.mark.anyio
 
@@ -26,6 +30,34 @@ pytestmark = pytest.mark.anyio
 async def test_the_app_reports_that_it_is_healthy_and_ready(http: httpx.AsyncClient) -> None:
     assert (await http.get("/healthz")).json() == {"status": "ok"}
     assert (await http.get("/readyz")).json() == {"status": "ready"}
+
+
+async def test_the_app_says_that_its_store_was_upgraded(
+    http: httpx.AsyncClient, settings: dict[str, str]
+) -> None:
+    assert (await http.get("/readyz")).status_code == 200
+    path = settings["NOETL_STORE"].removeprefix("sqlite:///")
+    text = "name: x\nsteps: [{name: a, run: [{action: log, message: x}]}]\n"
+    for version, reason in (
+        (
+            SCHEMA_VERSION + 1,
+            "another process has upgraded the store. Restart this process with the later version",
+        ),
+        (SCHEMA_VERSION - 1, "an earlier copy has replaced the store. Restart this process"),
+    ):
+        with closing(sqlite3.connect(path)) as db:
+            db.execute(f"pragma user_version = {version}")
+        for response in (
+            await http.get("/readyz"),
+            await http.post("/workflows/run", content=text, headers={"Content-Type": "application/yaml"}),
+        ):
+            assert_problem(response, 503, "store-unavailable")
+            versions = f"The store has schema {version}, but this process knows only {SCHEMA_VERSION}: "
+            assert response.json()["detail"].startswith(versions + reason)
+            assert path not in response.text
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"pragma user_version = {SCHEMA_VERSION}")
+    assert (await http.get("/readyz")).status_code == 200
 
 
 async def test_the_app_is_healthy_without_a_store(settings: dict[str, str]) -> None:

@@ -23,7 +23,7 @@ from unittest.mock import patch
 
 import pytest
 
-from noetl.executor.errors import DamagedRunError, SchemaError, SettingError, StoreError
+from noetl.executor.errors import ChangedSchemaError, DamagedRunError, SchemaError, SettingError, StoreError
 from noetl.executor.model.gates import named_gate
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.outbox import OutboxKind, Subscribers
@@ -492,7 +492,7 @@ def test_an_upgrade_stops_the_writes_of_a_process_that_uses_the_store(tmp_path: 
             partial(start_run, store),
             store.maintenance.probe,
         ):
-            with pytest.raises(SchemaError, match="install a later version"):
+            with pytest.raises(ChangedSchemaError, match="Restart this process with the later version"):
                 operation()
         assert store.runs.get(run.tenant, run.id) is not None
         with closing(sqlite3.connect(tmp_path / "noetl.db")) as db:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from noetl.executor.errors import SchemaError
+from noetl.executor.errors import ChangedSchemaError
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.api_keys import DynamoApiKeys
@@ -112,12 +112,12 @@ def _check_schema(table: DynamoTable) -> None:
     """Check that this version of noetl knows the schema of a table.
 
     Raises:
-        SchemaError: a later version has written it.
+        ChangedSchemaError: a later version has written it.
     """
     item = table.get(keys.SCHEMA)
     schema = SCHEMA_VERSION if item is None else item["schema"]
     if schema > SCHEMA_VERSION:
-        raise SchemaError(
+        raise ChangedSchemaError(
             f"The store in DynamoDB has schema {schema}, but this version of noetl knows only"
             f" {SCHEMA_VERSION}: install a later version."
         )

@@ -25,7 +25,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noetl.executor.errors import SchemaError, SettingError, StoreAwayError, StoreError
+from noetl.executor.errors import ChangedSchemaError, SchemaError, SettingError, StoreAwayError, StoreError
 from noetl.executor.model.run import NEVER, SERVICE_QUEUE
 from noetl.executor.patience import patience_seconds
 from noetl.executor.precedence import StoreOperation
@@ -509,7 +509,7 @@ def _check_schema(connection: psycopg.Connection[Any]) -> int:
     if applied < SCHEMA_VERSION:
         raise SchemaError("The schema of the store in Postgres is not up to date: run `noetl db upgrade`.")
     if applied > SCHEMA_VERSION:
-        raise SchemaError(
+        raise ChangedSchemaError(
             f"The store in Postgres has schema {applied}, but this version of noetl knows only"
             f" {SCHEMA_VERSION}: install a later version."
         )

@@ -28,7 +28,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from noetl.executor.errors import SchemaError, StoreError
+from noetl.executor.errors import ChangedSchemaError, SchemaError, StoreError
 from noetl.executor.precedence import PrecedenceLock, StoreOperation
 from noetl.executor.stores.sql.database import Result, unstorable_text
 from noetl.executor.stores.sql.statements import Statements, to_numbered
@@ -132,7 +132,7 @@ class SqliteFile:
     Raises:
         StoreError: any method, if the file cannot be used; the constructor also if the file is not a store.
         SchemaError: the constructor, if the store has a later version, or an earlier one without `create`;
-            transactions and `probe`, if another process has upgraded the store since.
+            transactions and `probe` (ChangedSchemaError), if another process has upgraded the store since.
     """
 
     max_plan_parts = 500
@@ -439,11 +439,22 @@ class SqliteFile:
     def _check_version(self, db: sqlite3.Connection) -> None:
         """Raise SchemaError if the store has another schema: statements of this version may damage runs."""
         (version,) = db.execute("pragma user_version").fetchone()
-        if version != SCHEMA_VERSION:
+        if version == SCHEMA_VERSION:
+            return
+        if not self._is_prepared:
             raise SchemaError(
                 f"The store at {self.path} has schema {version}, but this version of noetl knows only"
                 f" {SCHEMA_VERSION}: install a later version."
             )
+        found = f"The store has schema {version}, but this process knows only {SCHEMA_VERSION}"
+        if version < SCHEMA_VERSION:
+            raise ChangedSchemaError(
+                f"{found}: an earlier copy has replaced the store. Restart this process."
+            )
+        raise ChangedSchemaError(
+            f"{found}: another process has upgraded the store. Restart this process with the later version of"
+            " noetl."
+        )
 
 
 def read_schema_version(path: Path) -> int:
