@@ -198,6 +198,8 @@ def _describe_default(schema: Mapping[str, Any], *, is_required: bool) -> str:
         return ""
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
+    if isinstance(default, list):
+        return f"`[{', '.join(default)}]`"
     return f"`{default:.10g}`" if isinstance(default, float) else f"`{default}`"
 
 

@@ -408,7 +408,9 @@ class RunTriggerDeclaration(KeyedTriggerDeclaration):
     """A trigger that fires when a run of another playbook has ended."""
 
     playbook: str
-    status: Annotated[list[EndedStatus], Field(min_length=1)] = Field(default_factory=_succeeded)
+    status: Annotated[list[EndedStatus], Field(min_length=1)] = Field(
+        default_factory=_succeeded, json_schema_extra={"default": ["succeeded"]}
+    )
 
 
 class FolderDeclaration(KeyedTriggerDeclaration):

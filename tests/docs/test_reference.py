@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from noetl.executor.actions import catalogue
 from noetl.infra.reference import PAGES, ROOT, main, methods_by_type, render_page
 from noetl.infra.reference_text import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
+from noetl.planner.syntax.json_schema import build_json_schema
 from noetl.planner.syntax.models import TriggerDeclaration
 from noetl.planner.templates import filters
 
@@ -53,6 +56,19 @@ def test_every_key_has_a_meaning() -> None:
         or (model is TriggerDeclaration) is (name in TriggerDeclaration.model_fields)
     }
     assert set(KEYS) == keys
+
+
+def test_a_default_that_a_function_makes_is_in_the_schema() -> None:
+    defaults = {
+        (model.__name__, field.alias or name): list(made)
+        for model in CONSTRUCTS.values()
+        for name, field in model.model_fields.items()
+        if field.default_factory is not None and (made := cast("Callable[[], Any]", field.default_factory)())
+    }
+    definitions = build_json_schema(catalogue())["$defs"]
+    assert defaults == {("RunTriggerDeclaration", "status"): ["succeeded"]}
+    for (model, key), default in defaults.items():
+        assert definitions[model]["properties"][key]["default"] == default
 
 
 def test_every_filter_of_noetl_has_a_meaning() -> None:
