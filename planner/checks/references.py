@@ -34,6 +34,8 @@ ATTRIBUTES = {
 """The attributes of each name of the language; for `steps`, those of a step."""
 FINALLY_ATTRIBUTES = frozenset({"status", "error"})
 """Further attributes of `run` in the `finally` step."""
+RUN_TRIGGER_ATTRIBUTES = frozenset({"name", "type", "scheduled_at", "workflow_id", "backfill"})
+"""The attributes of `run.trigger`: what a run knows of the firing that has started it."""
 
 ALWAYS_KNOWN = frozenset({"input", "environment", "run", "now", "uuid", "secrets"})
 KNOWN_BEFORE_START = {
@@ -207,6 +209,8 @@ def _check_read(read: _Read) -> None:
         _check_step(read)
     elif name == "run" and attribute in FINALLY_ATTRIBUTES and use.step == program.playbook.finally_:
         return
+    elif read.access[:2] == ("run", "trigger"):
+        _check_run_trigger(read)
     elif (attributes := _find_attributes(program, name)) is not None and attribute is not None:
         _check_attribute(read, attributes, f"`{name}` has no attribute `{{}}`")
     elif name == "variables":
@@ -309,6 +313,19 @@ def _check_argument(read: _Read) -> None:
     message = f"missing argument `{argument}` for task `{task}`" + (f" on line {lines}" if lines else "")
     known = {name for entry in calls for name in entry.with_}
     read.report(argument, message, known, hint=f"add it to `with: {{{argument}: …}}`")
+
+
+def _check_run_trigger(read: _Read) -> None:
+    """Report an attribute that `run.trigger` does not have, unless it is a method of objects."""
+    for attribute in read.access[2:3]:
+        is_known = attribute in RUN_TRIGGER_ATTRIBUTES or attribute in _OBJECT_METHODS
+        if not is_known and not handles_undefined(read.use.template, *read.access[:3]):
+            message = f"`run.trigger` has no attribute `{attribute}`"
+            read.report(attribute, message, RUN_TRIGGER_ATTRIBUTES, _RUN_TRIGGER_HINT)
+
+
+_OBJECT_METHODS = frozenset({"get", "items", "keys", "values"})
+_RUN_TRIGGER_HINT = "`run.trigger` has no data of the firing: pass it on with the `input` of the trigger"
 
 
 def _check_step(read: _Read) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from noetl.executor.model.triggers import LiveTrigger, describe_cause, new_firing
+from noetl.planner.checks.references import RUN_TRIGGER_ATTRIBUTES
 from tests.planner.findings import STEP, diagnose, findings, hints, messages
 
 NOT_GIVEN = "input: {}\n"
@@ -62,6 +64,8 @@ class TestUnknownNames:
             (log("environment.who"), "who"),
             (log("step.nmae"), "nmae"),
             (log("run.who"), "who"),
+            (log("run.trigger.body"), "body"),
+            (log("run.trigger and run.trigger.detail.id"), "detail"),
             (log("error.tpye"), "tpye"),
             (log("steps.a.reslut"), "reslut"),
             (log("item"), "item"),
@@ -100,6 +104,8 @@ class TestUnknownNames:
                 "rule: [{case: '{{ result.data }}', run: []}]}]"
             ),
             STEP + "output: {a: '{{ steps.a.result }}'}",
+            log("run.trigger ~ run.trigger.body | default(1) ~ (run.trigger.detail is defined)"),
+            log("run.trigger.items() | list ~ run.trigger.scheduled_at[:10]"),
             log("loop.index0 ~ loop.last ~ loop.length ~ item.x", ", loop: {items: [1]}"),
             log("loop ~ (loop.previtem | default(1))", ", loop: {items: [1]}"),
             log("1 }}{% for x in [1] %}{{ loop.previtem }}{% endfor %}{{ 1"),
@@ -111,6 +117,15 @@ class TestUnknownNames:
     def test_hint_names_the_closest_input(self) -> None:
         assert hints("input: {user_id: any}\n" + log("usr_id"), "NP301") == ["did you mean `user_id`?"]
         assert hints("input: {user_id: any}\n" + log("input.usr_id"), "NP301") == ["did you mean `user_id`?"]
+
+    def test_attributes_of_a_trigger_are_those_that_runs_have(self) -> None:
+        trigger = LiveTrigger("default", "p", "t", "webhook", "1", "", 0.0)
+        assert frozenset(describe_cause(trigger, new_firing(trigger, "", 0.0))) == RUN_TRIGGER_ATTRIBUTES
+
+    def test_hint_about_the_trigger_of_a_run(self) -> None:
+        assert hints(log("run.trigger.nmae"), "NP301") == ["did you mean `name`?"]
+        (hint,) = hints(log("run.trigger.body"), "NP301")
+        assert hint == "`run.trigger` has no data of the firing: pass it on with the `input` of the trigger"
 
 
 class TestTaskArguments:
