@@ -19,7 +19,7 @@ from noetl.api.cli.display.console import (
 )
 from noetl.api.cli.list_pages import CursorOption, JsonOption
 from noetl.api.cli.registration_order import order_by_use
-from noetl.api.cli.sources import compile_or_fail, read_source, report_findings
+from noetl.api.cli.sources import compile_or_fail, names_file, read_source, report_findings
 from noetl.api.cli.store_option import StoreOption
 from noetl.api.service.errors import PlaybookError
 from noetl.planner.catalogue import LIVE
@@ -168,40 +168,52 @@ def show_playbook(name: NameArgument, store: StoreOption = None, url: UrlOption 
     print_message(f"version {entry.version} of {entry.name}; {live}{aliases}")
 
 
-@app.command("diff", no_args_is_help=True, epilog="Example: noetl playbooks diff report@2")
+@app.command("diff", no_args_is_help=True, epilog="Example: noetl playbooks diff report@1 report@2")
 def compare_playbooks(
     name: NameArgument,
     other: Annotated[
         str | None,
         typer.Argument(
-            metavar="[FILE|VERSION]", help="A file, a version or an alias. Default: the version before."
+            metavar="[NAME@VERSION|VERSION|FILE]",
+            help="The new text: a version or an alias, also of another playbook, or a file.",
         ),
     ] = None,
     store: StoreOption = None,
     url: UrlOption = None,
 ) -> None:
-    """Compare a registered playbook with the version before it, with another version, or with a file.
+    """Compare a registered playbook with another version, another playbook, or a file.
 
-    The older text comes first. The exit status is 1 if they differ.
+    The first argument is the old text, the second the new one. With one argument, the version before it is
+    the old text. The exit status is 1 if they differ.
     """
     playbook, version = _split(name)
     with open_playbooks(store, url) as playbooks:
-        found = playbooks.get(playbook, version)
-        chosen, text = found.entry.version, found.text
-        label = f"{playbook}@{chosen}"
-        if other is not None and not _is_version(playbooks, found.entry, other):
-            first, second = (label, text), (other, read_source(other).text)
+        named = playbooks.get(playbook, version)
+        if other is None:
+            before = _version_before(playbooks, playbook, named.entry.version)
+            old, new = _label(playbooks.get(playbook, before)), _label(named)
         else:
-            before = playbooks.get(playbook, other or _version_before(playbooks, playbook, chosen))
-            first = f"{playbook}@{before.entry.version}", before.text
-            second = label, text
-    lines = difflib.unified_diff(
-        first[1].splitlines(), second[1].splitlines(), first[0], second[0], lineterm=""
-    )
+            old, new = _label(named), _read_other(playbooks, named.entry, other)
+    lines = difflib.unified_diff(old[1].splitlines(), new[1].splitlines(), old[0], new[0], lineterm="")
     shown = "".join(f"{line}\n" for line in lines)
     write_stdout(shown)
     if shown:
         raise typer.Exit(_EXIT_DIFFERENT)
+
+
+def _label(playbook: PlaybookText) -> tuple[str, str]:
+    """Return the name with the version of a registered playbook, and its text."""
+    return f"{playbook.entry.name}@{playbook.entry.version}", playbook.text
+
+
+def _read_other(playbooks: PlaybookAccess, playbook: PlaybookEntry, text: str) -> tuple[str, str]:
+    """Return the label and the text of what is compared with a playbook: a version, a file or a playbook."""
+    if _is_version(playbooks, playbook, text):
+        return _label(playbooks.get(playbook.name, text))
+    name, version = _split(text)
+    if version is not None and not names_file(text):
+        return _label(playbooks.get(name, version))
+    return text, read_source(text).text
 
 
 @app.command("remove", no_args_is_help=True, epilog="Example: noetl playbooks remove report@1")

@@ -93,18 +93,38 @@ def test_playbooks_are_compared(noetl: Command, place: tuple[str, str], name: st
         "-steps: [{name: a, run: [{action: log, message: one}]}]",
         "+steps: [{name: a, run: [{action: log, message: two}]}]",
     ]
-    backwards = noetl("playbooks", "diff", f"team/{name}@1", "2", *place)
-    assert backwards.out.splitlines()[:2] == [f"--- team/{name}@2", f"+++ team/{name}@1"]
     noetl("playbooks", "promote", f"team/{name}@1", "--as", "stable", *place)
-    aliased = noetl("playbooks", "diff", f"team/{name}@live", "stable", *place)
-    assert aliased.out.splitlines()[:2] == [f"--- team/{name}@1", f"+++ team/{name}@2"]
-    against_live = noetl("playbooks", "diff", f"team/{name}@stable", "live", *place)
-    assert against_live.out.splitlines()[:2] == [f"--- team/{name}@2", f"+++ team/{name}@1"]
+    old, new = [f"--- team/{name}@1", f"+++ team/{name}@2"], [f"--- team/{name}@2", f"+++ team/{name}@1"]
+    for first_text, second_text, header in (
+        ("@1", "2", old),
+        ("@2", "1", new),
+        ("", "1", new),
+        ("@1", f"team/{name}@2", old),
+        ("@2", f"team/{name}@stable", new),
+        ("@stable", "live", old),
+        ("@live", "stable", new),
+    ):
+        shown = noetl("playbooks", "diff", f"team/{name}{first_text}", second_text, *place)
+        assert shown.out.splitlines()[:2] == header
     assert noetl("playbooks", "diff", f"team/{name}@live", *place).out == result.out
     with_file = noetl("playbooks", "diff", f"team/{name}", first, *place)
     assert with_file.out.splitlines()[:2] == [f"--- team/{name}@2", f"+++ {first}"]
     equal = noetl("playbooks", "diff", f"team/{name}@1", first, *place)
     assert (equal.exit_code, equal.out) == (0, "")
+
+
+def test_versions_of_two_playbooks_are_compared(
+    noetl: Command, place: tuple[str, str], name: str, tmp_path: Path
+) -> None:
+    files = [write(name, FIRST, tmp_path), write(f"{name}-copy", FIRST, tmp_path)]
+    noetl("playbooks", "register", *files, *place)
+    copied = noetl("playbooks", "diff", f"team/{name}@1", f"team/{name}-copy@1", *place)
+    assert copied.out.splitlines()[:2] == [f"--- team/{name}@1", f"+++ team/{name}-copy@1"]
+    unknown = noetl("playbooks", "diff", f"team/{name}@1", f"team/{name}@9", *place)
+    assert (unknown.exit_code, unknown.out) == (2, "")
+    assert f"unknown version `9` of playbook `team/{name}`" in unknown.err
+    no_file = noetl("playbooks", "diff", f"team/{name}@1", "reprt@2.yaml", *place)
+    assert "cannot read reprt@2.yaml" in no_file.err
 
 
 def test_a_version_is_promoted_and_live_follows_the_newest_again(
