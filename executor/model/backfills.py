@@ -177,7 +177,7 @@ class Backfill:
     """A backfill, which an entry of the outbox holds.
 
     Attributes:
-        version: the version of the playbook, which was the newest at the start of the backfill.
+        version: the version of the playbook, which was live at the start of the backfill.
         limit: how many of its runs may be open at once.
         redo: which partitions that had a run before get another one; None if none.
         cursor: the next partition: an instant, or a position in the list; None after the last one.

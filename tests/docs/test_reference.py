@@ -12,6 +12,7 @@ import pytest
 from noetl.executor.actions import catalogue
 from noetl.infra.reference import PAGES, ROOT, main, methods_by_type, render_page
 from noetl.infra.reference_text import CONSTRUCTS, FILTERS, KEYS, METHODS_OF
+from noetl.planner.checks.triggers import TRIGGER_ATTRIBUTES
 from noetl.planner.syntax.json_schema import build_json_schema
 from noetl.planner.syntax.models import TriggerDeclaration
 from noetl.planner.templates import filters
@@ -69,6 +70,14 @@ def test_a_default_that_a_function_makes_is_in_the_schema() -> None:
     assert defaults == {("RunTriggerDeclaration", "status"): ["succeeded"]}
     for (model, key), default in defaults.items():
         assert definitions[model]["properties"][key]["default"] == default
+
+
+def test_the_keys_of_data_are_those_that_templates_of_triggers_read() -> None:
+    page = (ROOT / "docs/reference/commands.md").read_text("utf-8")
+    table = page.partition("| type | keys of `--data` |")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`(\w+)`", row) for row in table.splitlines()[2:]]
+    keys = {type_: keys for type_, keys in TRIGGER_ATTRIBUTES.items() if type_ not in ("schedule", "run")}
+    assert {type_: frozenset(names) for type_, *names in rows} == keys
 
 
 def test_every_filter_of_noetl_has_a_meaning() -> None:
