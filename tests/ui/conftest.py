@@ -99,7 +99,9 @@ class ServedPage:
 
 
 def open_client(url: str) -> httpx.Client:
-    return httpx.Client(base_url=url, timeout=30)
+    """Return a client of a service. It does not reuse a connection that the service may close meanwhile."""
+    # The service closes a connection that is idle for 5 s. The default of httpx is to reuse it for 5 s.
+    return httpx.Client(base_url=url, timeout=30, limits=httpx.Limits(keepalive_expiry=2.0))
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])
