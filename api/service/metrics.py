@@ -34,6 +34,7 @@ COUNTERS: Mapping[FactKind, tuple[str, str]] = {
     FactKind.RETRY: ("noetl_step_retries", "Attempts that have failed and are followed by another."),
     FactKind.CACHED: ("noetl_actions_cached", "Actions and steps whose result was taken from the cache."),
     FactKind.NOTIFICATION: ("noetl_notifications", "Attempts at notifications, by their outcome."),
+    FactKind.FIRING: ("noetl_trigger_firings", "Recorded firings of triggers, by their outcome."),
     FactKind.LOST_LEASE: ("noetl_lost_leases", "Visits that another worker took over from a lost one."),
 }
 """The name and the meaning of the counter of each kind of facts."""
@@ -43,8 +44,11 @@ DURATIONS: Mapping[FactKind, tuple[str, str]] = {
     FactKind.STEP: ("noetl_step_duration_seconds", "Time of the last attempt of a step, with its waits."),
 }
 
-WITH_STATUS = {*DURATIONS, FactKind.NOTIFICATION}
-"""The kinds whose counter has the label `status`."""
+STATUS_LABELS: Mapping[FactKind, str] = {
+    **dict.fromkeys((*DURATIONS, FactKind.NOTIFICATION), "status"),
+    FactKind.FIRING: "outcome",
+}
+"""The label for the status of a kind. The other kinds have none."""
 
 LATENCY = ("noetl_store_operation_seconds", "Operations of the store for requests of this process.")
 
@@ -109,8 +113,11 @@ class Scrape:
     def _counter(self, kind: FactKind, totals: Iterable[FactTotal]) -> Metric:
         from prometheus_client.core import CounterMetricFamily
 
-        has_status = kind in WITH_STATUS
-        names = [*(["playbook"] if self.has_playbooks else []), *(["status"] if has_status else [])]
+        has_status = kind in STATUS_LABELS
+        names = [
+            *(["playbook"] if self.has_playbooks else []),
+            *([STATUS_LABELS[kind]] if has_status else []),
+        ]
         counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
         if not self.has_playbooks and not has_status:
             counts[()] = 0  # a series without labels is there from the start

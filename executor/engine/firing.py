@@ -20,6 +20,7 @@ from typing import Any
 
 from noetl.executor.engine.evaluation import evaluate
 from noetl.executor.engine.firing_expressions import FiringExpressions, FiringPart
+from noetl.executor.engine.firing_log import log_firings
 from noetl.executor.engine.quotas import check_branch_quota
 from noetl.executor.engine.run_log import log_run_start
 from noetl.executor.engine.start import new_run
@@ -114,6 +115,7 @@ class Firer:
             return self.write(record_firing(advance, firing, FiringOutcome.REJECTED, problem.message))
         started = name_run(record_firing(advance, firing, FiringOutcome.STARTED), run.id)
         if is_new:
+            log_firings(started)
             return started
         # Another process was faster, or the run was started by hand before. Its firing is recorded.
         return self.write(replace(started, firings=advance.firings, earlier_run=run.id))
@@ -194,4 +196,7 @@ class Firer:
 
     def write(self, advance: Advance) -> Advance | None:
         """Write an advance without a run, and return it, or None if the trigger has changed."""
-        return advance if self.store.triggers.advance(advance) else None
+        if not self.store.triggers.advance(advance):
+            return None
+        log_firings(advance)
+        return advance

@@ -1,4 +1,4 @@
-"""Facts about runs that a store counts for metrics, and how much a scrape reads of them.
+"""Facts about runs and firings that a store counts for metrics, and how much a scrape reads of them.
 
 Problem: counters must be right although several processes execute runs, any of them may be killed, and old
 runs are deleted. Names of playbooks are data of users, and a monitoring system keeps a series for each label.
@@ -8,7 +8,7 @@ committed. A store adds facts up to totals, which a deletion of runs does not ch
 for each of its buckets. The first MAX_PLAYBOOKS playbooks of a tenant have a label, and all later ones share
 one. A playbook never changes its label, so no counter falls.
 
-Cost: one short row for each outcome of a step, and for the start and the end of a run.
+Cost: one short row for each outcome of a step, for the start and the end of a run, and for each firing.
 
 Limits: a playbook that is no longer used keeps its label.
 """
@@ -43,7 +43,8 @@ BUCKET_SECONDS = (0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0)
 class FactKind(StrEnum):
     """Kind of a counted fact.
 
-    Runs and steps have a status and a duration, and attempts at notifications have a status.
+    Runs and steps have a status and a duration. Attempts at notifications have a status, and firings an
+    outcome.
     """
 
     START = "start"
@@ -53,6 +54,7 @@ class FactKind(StrEnum):
     LOST_LEASE = "lost_lease"
     CACHED = "cached"
     NOTIFICATION = "notification"
+    FIRING = "firing"
 
 
 @frozen

@@ -133,3 +133,21 @@ async def test_a_store_that_counts_nothing_has_only_its_latency(
     await http.get("/workflows")
     names = {name.partition(" ")[0] for name in await samples(http)}
     assert names == {f"noetl_store_operation_seconds_{kind}" for kind in ("bucket", "count", "sum")}
+
+
+async def test_firings_of_triggers_are_counted_by_their_outcome(http: httpx.AsyncClient) -> None:
+    text = """
+name: hook
+triggers:
+- {name: t, type: webhook, path: hook, auth: {scheme: api_key}, input: {n: "{{ trigger.body.n }}"}}
+input: {n: {type: integer, enum: [1]}}
+steps: [{name: a, run: [{action: set, set: {m: 1}}]}]
+"""
+    registered = await http.post("/playbooks", json={"playbook": text})
+    assert registered.status_code in (200, 201), registered.text
+    for number in (1, 2, 3):
+        await http.post("/hooks/default/hook", json={"n": number})
+    after = await samples(http)
+    assert after["noetl_trigger_firings_total hook started"] == 1
+    assert after["noetl_trigger_firings_total hook rejected"] == 2
+    assert (await samples(http, "/metrics?tenants=all"))["noetl_trigger_firings_total rejected"] == 2

@@ -6,19 +6,28 @@ in which transactions wait for each other appends a row instead, and adds rows u
 
 from __future__ import annotations
 
-from noetl.executor.model.metrics import MAX_COUNTED, Fact, FactTotal, StoreMetrics, label_playbook
+from noetl.executor.model.metrics import MAX_COUNTED, Fact, FactKind, FactTotal, StoreMetrics, label_playbook
 from noetl.executor.model.registry import SERVICE_TENANT
 from noetl.executor.model.run import SERVICE_QUEUE, Run
+from noetl.executor.model.triggers import Firing
 from noetl.executor.stores.memory.state import MemoryState
 from noetl.planner.frozen import replace
 
 
 def add_fact(state: MemoryState, run: Run, fact: Fact | None) -> None:
     """Add a fact about a run to the totals of its tenant and of all tenants, unless it is None."""
-    if fact is None:
-        return
-    labels = {total.playbook for total in state.fact_totals.get(run.tenant, {}).values()}
-    for tenant, label in ((run.tenant, label_playbook(run.playbook, labels)), (SERVICE_TENANT, "")):
+    if fact is not None:
+        _add(state, run.tenant, run.playbook, fact)
+
+
+def add_firing_fact(state: MemoryState, firing: Firing) -> None:
+    """Add the fact that a firing was recorded to the totals of its tenant and of all tenants."""
+    _add(state, firing.tenant, firing.playbook, Fact(FactKind.FIRING, firing.outcome.value))
+
+
+def _add(state: MemoryState, owner: str, playbook: str, fact: Fact) -> None:
+    labels = {total.playbook for total in state.fact_totals.get(owner, {}).values()}
+    for tenant, label in ((owner, label_playbook(playbook, labels)), (SERVICE_TENANT, "")):
         totals = state.fact_totals.setdefault(tenant, {})
         key = (label, fact.kind, fact.status, fact.bucket)
         total = totals.get(key, FactTotal(*key, count=0, seconds=0.0))

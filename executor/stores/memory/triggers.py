@@ -24,6 +24,7 @@ from noetl.executor.stores.cursors import (
     write_key_cursor,
     write_name_cursor,
 )
+from noetl.executor.stores.memory.facts import add_firing_fact
 from noetl.executor.stores.memory.state import MemoryState
 from noetl.planner.plan import Trigger
 
@@ -120,7 +121,11 @@ def write_advance(state: MemoryState, advance: Advance) -> None:
     key = (written.tenant, written.playbook, written.name)
     if advance.changes_trigger:
         state.triggers[key] = written
-    state.firings.setdefault(key, {}).update({firing.position: firing for firing in advance.firings})
+    firings = state.firings.setdefault(key, {})
+    for firing in advance.firings:
+        if firing.position not in firings:
+            firings[firing.position] = firing
+            add_firing_fact(state, firing)
 
 
 def replace_triggers(

@@ -32,6 +32,7 @@ from noetl.executor.model.metrics import (
 from noetl.executor.model.registry import SERVICE_TENANT
 from noetl.executor.model.run import SERVICE_QUEUE
 from noetl.executor.model.stored_json import encode_json
+from noetl.executor.model.triggers import Firing
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.rows import Row
@@ -47,6 +48,11 @@ def add_fact(db: Writer, run_id: str, fact: Fact | None) -> None:
     """Write a fact about a run, unless it is None."""
     if fact is not None:
         db.execute("facts.add", run_id=run_id, **fact_values(fact))
+
+
+def add_firing_fact(db: Writer, firing: Firing) -> None:
+    """Write the fact that a firing was recorded. It may have no run."""
+    db.execute("facts.add_firing", tenant=firing.tenant, playbook=firing.playbook, outcome=firing.outcome)
 
 
 def fact_values(fact: Fact) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from noetl.executor.stores.cursors import (
 )
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
+from noetl.executor.stores.sql.facts import add_firing_fact
 from noetl.planner.plan import Trigger
 
 MAX_DELETED_FIRINGS = 500
@@ -120,7 +121,7 @@ def write_advance(db: Writer, advance: Advance) -> None:
         if db.execute("triggers.advance", edition_before=advance.read.edition, **values).rowcount == 0:
             raise trigger_changed(advance.read)
     for firing in advance.firings:
-        db.execute(
+        added = db.execute(
             "triggers.add_firing",
             tenant=firing.tenant,
             playbook=firing.playbook,
@@ -129,6 +130,8 @@ def write_advance(db: Writer, advance: Advance) -> None:
             fired_at=firing.fired_at,
             record=encode_json(firing.to_json()),
         )
+        if added.rowcount:
+            add_firing_fact(db, firing)
 
 
 def replace_triggers(

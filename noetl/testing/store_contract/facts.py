@@ -14,6 +14,7 @@ from noetl.executor.model.metrics import (
 )
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind
 from noetl.executor.model.run import SERVICE_QUEUE, Lease, Run, RunStatus
+from noetl.executor.model.triggers import FiringOutcome
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import replace
 from noetl.testing.store_contract.damage import SweepDamage
@@ -28,6 +29,7 @@ from noetl.testing.store_contract.operations import (
     start_waiting_run,
     succeed,
 )
+from noetl.testing.store_contract.triggers import advance_by, declare, fire, read_trigger, register
 
 TEXT = "name: NAME\nsteps: [{name: a, run: [{action: set, set: {n: 1}}]}]"
 
@@ -174,6 +176,20 @@ class FactsContract(ContractFixtures):
         assert second.outbox.change(deleted, None, (), NOTIFICATION_SENT)
         found = {key: count for key, count in counts(read_metrics(store)).items() if key[1] == "notification"}
         assert found == {("first", "notification", "failed"): 1, ("first", "notification", "sent"): 2}
+
+    def test_firings_are_counted_once_by_their_outcome(self, store: Store, second: Store) -> None:
+        register(store, declare())
+        trigger = read_trigger(store)
+        missed = advance_by(trigger, 60.0, FiringOutcome.MISSED)
+        assert store.triggers.advance(missed)
+        assert not second.triggers.advance(missed)
+        again = replace(missed, read=missed.written)
+        assert second.triggers.advance(again)
+        started = advance_by(read_trigger(store), 120.0, FiringOutcome.STARTED)
+        fire(second, started, 120.0)
+        counted = {key: count for key, count in counts(read_metrics(store)).items() if key[1] == "firing"}
+        assert counted == {("p", "firing", "missed"): 1, ("p", "firing", "started"): 1}
+        assert counts(read_metrics(store, None))["", "firing", "missed"] == 1
 
     def test_deleted_runs_stay_counted(self, store: Store) -> None:
         self.damage.set_retention(store, 100.0)

@@ -4,6 +4,10 @@
 insert into facts (tenant, playbook, kind, status, bucket, seconds)
 select tenant, playbook, :kind, :status, :bucket, :seconds from runs where id = :run_id
 
+-- name: add_firing
+insert into facts (tenant, playbook, kind, status, bucket, seconds)
+values (:tenant, :playbook, 'firing', :outcome, 0, 0)
+
 -- name: find_any
 select 1 from facts limit 1
 
