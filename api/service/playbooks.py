@@ -108,6 +108,8 @@ class PlaybookService:
                 `playbook_changed`, if the newest version is not `newest`; `alias_exists`, if the version has
                 the name of an alias.
         """
+        from noetl.planner.registration.ended_schedules import find_ended_schedules
+
         store, tenant = self.context.store, self.context.tenant
         plan = playbook if isinstance(playbook, Plan) else self.context.compiler.plan(playbook)
         name, version = plan.header.name, plan.header.version
@@ -120,6 +122,7 @@ class PlaybookService:
             is_pinned = any(alias.name == LIVE for alias in store.registry.aliases(tenant, [name]))
             aliases = () if is_pinned else (LIVE,)
             warnings = require_fit(self.context, plan, aliases, is_forced=is_forced)
+            warnings = (*warnings, *find_ended_schedules(plan, self.context.clock()))
         store.plans.save(plan)
         caller = None if registered_by is None else cut_caller(registered_by)
         registered_at = round(self.context.clock(), 6)

@@ -95,17 +95,26 @@ def register_playbooks(
 
 def _describe(entry: PlaybookEntry, triggers: int, *, is_new: bool) -> str:
     """Return what the registration of a version with some triggers has changed."""
+    from noetl.planner.registration.ended_schedules import ENDED_CODE
+
     if not is_new:
         return "registered before; nothing has changed"
     if entry.pinned:
         label = f"{entry.name}@{entry.version}"
         return f"registered; version {entry.live_version} stays live until `noetl playbooks promote {label}`"
-    noun = "trigger" if triggers == 1 else f"{triggers} triggers"
-    return (
-        f"registered; services and workers of the store fire its {noun} from now on"
-        if triggers
-        else "registered"
-    )
+    if not triggers:
+        return "registered"
+    left = triggers - sum(finding.code == ENDED_CODE for finding in entry.diagnostics or ())
+    if left == 0:
+        return (
+            f"registered; its {_count_triggers(triggers)} {'has' if triggers == 1 else 'have'} no firing left"
+        )
+    fired = f"its {_count_triggers(left)}" if left == triggers else f"{left} of its {triggers} triggers"
+    return f"registered; services and workers of the store fire {fired} from now on"
+
+
+def _count_triggers(number: int) -> str:
+    return "trigger" if number == 1 else f"{number} triggers"
 
 
 @app.command("list", epilog="Example: noetl playbooks list --name report")

@@ -58,6 +58,29 @@ def test_playbooks_are_registered(noetl: Command, place: tuple[str, str], name: 
     assert noetl("triggers", "list", "--playbook", f"team/{name}", *place).out.startswith(f"team/{name}/n")
 
 
+def test_a_registration_names_the_triggers_that_have_no_firing_left(
+    noetl: Command, place: tuple[str, str], name: str, tmp_path: Path
+) -> None:
+    ended = "triggers:\n- {name: o, type: schedule, every: 1h, end: '2000-01-01'}\n"
+    rare = "- {name: leap, type: schedule, cron: 0 0 29 2 *, end: '2023-01-01'}\n"
+    daily = "- {name: nightly, type: schedule, every: 1d}\n"
+    path = write(name, FIRST + ended + rare + daily, tmp_path)
+    hint = "(write a later `end`, or remove the trigger)"
+    lines = noetl("playbooks", "register", path, *place).err.splitlines()
+    assert lines[0] == "registered; services and workers of the store fire 1 of its 3 triggers from now on"
+    found = [re.sub(r":\d+: warning: ", ": ", line) for line in lines[1:]]
+    assert found == [
+        f"{path}:4: NP802 trigger `o` has no firing left before its end, 2000-01-01T00:00:00Z {hint}",
+        f"{path}:5: NP802 trigger `leap` has no firing left before its end, 2023-01-01T00:00:00Z {hint}",
+    ]
+    for number, triggers in ((1, ended), (2, ended + rare)):
+        noun = "its trigger has" if number == 1 else "its 2 triggers have"
+        registered = noetl("playbooks", "register", write(name, SECOND + triggers, tmp_path), *place)
+        assert registered.err.startswith(f"registered; {noun} no firing left\n")
+    again = noetl("playbooks", "register", path, "--json", *place)
+    assert [finding["code"] for finding in again.json[0]["diagnostics"]] == ["NP802", "NP802"]
+
+
 def test_playbooks_are_listed_and_shown(
     noetl: Command, place: tuple[str, str], name: str, tmp_path: Path
 ) -> None:
