@@ -104,6 +104,11 @@ class ServiceResponse:
         text = self._response.headers.get("retry-after", "")
         return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0.0
 
+    @property
+    def is_replay(self) -> bool:
+        """True if an earlier request has started the run of this one."""
+        return self._response.headers.get("idempotency-replayed") == "true"
+
     def unexpected(self, remedy: str) -> CommandError:
         """Return the error for a response that no NoETL service gives."""
         response = self._response

@@ -60,8 +60,8 @@ class ServiceTriggers:
         body |= {} if request.instant is None else {"at": instant_key(request.instant)}
         body |= {} if request.data is None else {"data": dict(request.data)}
         body |= {} if request.run_id is None else {"run": request.run_id}
-        accepted = self._requests.send(AcceptedRun, "POST", _path(playbook, name, "fire"), body)
-        return FiredRun(accepted.workflow_id, accepted.starts)
+        accepted, is_replay = self._requests.send_start(AcceptedRun, _path(playbook, name, "fire"), body)
+        return FiredRun(accepted.workflow_id, accepted.starts, accepted.status if is_replay else None)
 
 
 def _path(playbook: str, name: str, part: str = "") -> str:

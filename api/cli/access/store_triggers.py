@@ -40,5 +40,5 @@ class StoreTriggers:
     def fire(self, playbook: str, name: str, request: FireRequest) -> FiredRun:
         from noetl.api.service.views import starts_of
 
-        run, _ = self._services.triggers.fire(playbook, name, request)
-        return FiredRun(run.id, starts_of(run))
+        run, is_replay = self._services.triggers.fire(playbook, name, request)
+        return FiredRun(run.id, starts_of(run), run.status if is_replay else None)

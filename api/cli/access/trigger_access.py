@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from noetl.api.service.trigger_views import FiringPage, TriggerDetails, TriggerEntry, TriggerPage
     from noetl.api.service.triggers import FireRequest
+    from noetl.executor.model.run import RunStatus
     from noetl.planner.schedules.schedule import CatchUpMode
 
 
 class FiredRun(NamedTuple):
-    """The run of a firing by hand. `starts` is how many starts share it, or None for one."""
+    """The run of a firing by hand. `starts` is how many starts share it, or None for one.
+
+    `earlier_status` is the status of a run that an earlier firing has started, or None for a new run.
+    """
 
     id: str
     starts: int | None
+    earlier_status: RunStatus | None = None
 
 
 class TriggerAccess(Protocol):

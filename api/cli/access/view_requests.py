@@ -38,6 +38,18 @@ class ViewRequests:
         """
         return self._receive(view, lambda: self._client.request(method, path, body))
 
+    def send_start(self, view: type[V], path: str, body: Any) -> tuple[V, bool]:
+        """Send a POST request that starts a run.
+
+        Return the response, and whether an earlier request has started the run.
+
+        Raises:
+            NotFoundError, CommandError: as `send` does.
+        """
+        with _translate_unknown():
+            response = self._client.request("POST", path, body)
+        return _read(view, response), response.is_replay
+
     def delete(self, view: type[V], path: str, params: Mapping[str, Any]) -> V:
         """Send a DELETE request, and return the response.
 
@@ -58,10 +70,19 @@ class ViewRequests:
     def _receive(self, view: type[V], request: Callable[[], ServiceResponse]) -> V:
         with _translate_unknown():
             response = request()
-        try:
-            return receive_view(view, response.body)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise response.unexpected("check --url") from error
+        return _read(view, response)
+
+
+def _read(view: type[V], response: ServiceResponse) -> V:
+    """Return the value of a response.
+
+    Raises:
+        CommandError: the server is not a NoETL service.
+    """
+    try:
+        return receive_view(view, response.body)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise response.unexpected("check --url") from error
 
 
 @contextmanager

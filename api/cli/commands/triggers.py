@@ -156,6 +156,10 @@ def fire_trigger(
             declared = triggers.get(playbook, name, 0).inputs
             values |= parse_input_pairs(inputs, {key: value["type"] for key, value in declared.items()})
         fired = triggers.fire(playbook, name, FireRequest(seconds, values, data=view, run_id=run))
+    if fired.earlier_status is not None:
+        cause = f"{instant}" if run is None else f"the end of run {run}"
+        status = fired.earlier_status.value.replace("_", " ")
+        print_message(f"{trigger} has fired for {cause} before, and its run is {status}; no run was started")
     if json:
         write_json({"workflow_id": fired.id} | ({} if fired.starts is None else {"starts": fired.starts}))
         return
