@@ -38,6 +38,7 @@ from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.expressions import Update
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
+from noetl.executor.stores.sqs.messages import MAX_BATCH, MessageQueue
 from noetl.executor.stores.sqs.outbox_message import OutboxMessage
 from noetl.executor.stores.sqs.trigger_message import TriggerMessage
 from noetl.infra.dynamodb import upgrade
@@ -495,16 +496,19 @@ def test_a_sweep_repairs_runs_although_triggers_or_limits_fail(
     assert bool(granted) is (part == "triggers")
 
 
-def register_trigger(queue: LambdaQueue) -> LiveTrigger:
-    """Register a playbook that starts every 40 seconds, and return its trigger."""
-    plan = compile_text("""
-    triggers: [{name: tick, type: schedule, every: 40s}]
-    steps: [{name: a, run: [{action: log, message: hello}]}]
+TICK = "{name: tick, type: schedule, every: 40s}"
+
+
+def register_trigger(queue: LambdaQueue, triggers: str = TICK) -> LiveTrigger:
+    """Register a playbook that starts every 40 seconds, and return its first trigger."""
+    plan = compile_text(f"""
+    triggers: [{triggers}]
+    steps: [{{name: a, run: [{{action: log, message: hello}}]}}]
     """)
     queue.store.plans.save(plan)
     playbook = RegisteredPlaybook("default", "play", None, plan.hash, queue.store.clock())
     queue.store.registry.register(playbook, triggers=plan.header.triggers)
-    trigger = queue.store.triggers.get("default", "play", "tick")
+    trigger = queue.store.triggers.get("default", "play", plan.header.triggers[0].name)
     assert trigger is not None
     return trigger
 
@@ -519,6 +523,42 @@ def test_a_sweep_sends_messages_about_triggers(queue: LambdaQueue) -> None:
     register_trigger(queue)
     assert handlers.sweep({}, FakeLambdaContext())["triggers"] == 1
     assert queue.delayed() == 1
+
+
+def test_a_sweep_that_dies_between_two_messages_leaves_the_rest_to_the_next(
+    queue: LambdaQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"t{number}" for number in range(MAX_BATCH + 2)]
+    triggers = ", ".join(f"{{name: {name}, type: schedule, every: 40s}}" for name in names)
+    due_at = register_trigger(queue, triggers).due_at
+    assert due_at is not None
+    monkeypatch.setattr(DynamoStore, "clock", property(lambda _: lambda: due_at))
+    send_batch, batches = MessageQueue._send_batch, itertools.count()
+
+    def die_at_the_second(self: MessageQueue, entries: Any) -> None:
+        if next(batches) == 1:
+            raise _KilledError
+        send_batch(self, entries)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MessageQueue, "_send_batch", die_at_the_second)
+        with pytest.raises(_KilledError):
+            handlers.sweep({}, FakeLambdaContext())
+    first = queue.records(100)
+    assert len(first) == MAX_BATCH
+    for record in first:
+        assert handlers.step({"Records": [record]}, FakeLambdaContext()) == {"batchItemFailures": []}
+    queue.records(100)  # Those about the new runs.
+    # The triggers that have fired are due again in 40 seconds, and their messages come then.
+    assert handlers.sweep({}, FakeLambdaContext())["triggers"] == len(names)
+    for record in [record for record in queue.records(100) if "trigger" in json.loads(record["body"])]:
+        assert handlers.step({"Records": [record]}, FakeLambdaContext()) == {"batchItemFailures": []}
+    runs = queue.store.runs.find(RunFilter("default", limit=100))[0]
+    assert sorted(run.trigger["name"] for run in runs if run.trigger is not None) == sorted(names)
+
+
+class _KilledError(BaseException):
+    """The end of a process at this place."""
 
 
 def test_a_message_about_a_trigger_starts_a_run(queue: LambdaQueue, monkeypatch: pytest.MonkeyPatch) -> None:
