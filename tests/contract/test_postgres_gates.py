@@ -7,26 +7,31 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from itertools import count
 from random import Random
+from threading import Event
 from types import ModuleType
 from typing import Any
 
 import psycopg
 import pytest
 
+from noetl.executor.engine.slots import grant_stalled
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.gates import Slot, SlotOwner, SlotRequest, own_gate
+from noetl.executor.model.gates import Gate, Slot, SlotOwner, SlotRequest, own_gate
 from noetl.executor.model.run import END, NEVER, Claim, Commit, Run, RunEnding, RunStatus, Visit, VisitStatus
 from noetl.executor.model.transition import wait_for_slot
 from noetl.executor.stores.postgres import slots as statements_of_slots
 from noetl.executor.stores.postgres.database import STATEMENTS
 from noetl.executor.stores.postgres.slots import SlotStatements
 from noetl.executor.stores.postgres.store import PostgresStore
+from noetl.executor.stores.sql import gates as sql_gates
 from noetl.executor.stores.sql import slots as shared_slots
+from noetl.executor.stores.sql.database import Result, Writer
 from noetl.planner.frozen import replace
-from noetl.testing.store_contract.gates import OWN, hold, queue_up
+from noetl.testing.store_contract.gates import OWN, acquire, give_back, hold, queue_up, suspend_queued
 from noetl.testing.store_contract.operations import (
     CHAIN,
     LEASE,
+    claim_visit,
     failed_checks,
     run_concurrently,
     start_child,
@@ -299,6 +304,51 @@ def test_a_full_gate_reads_no_slot_of_a_long_queue(stores: list[PostgresStore]) 
     reads = [node["Actual Loops"] for node in _nodes(row["QUERY PLAN"][0]["Plan"]) if reads_slots(node)]
     assert reads
     assert set(reads) == {0}
+
+
+def _read_without_lock(db: Writer, request: SlotRequest) -> Result:
+    """Read the gate of a request as `_send_lock` does, but without its lock."""
+    return db.execute("gates.get", id=request.gate.id, tenant=request.gate.tenant)
+
+
+@pytest.mark.parametrize("is_locked", [True, False], ids=["with the lock", "a ticket outside the lock"])
+def test_a_release_while_a_slot_joins_the_queue_is_not_missed(
+    stores: list[PostgresStore], monkeypatch: pytest.MonkeyPatch, is_locked: bool
+) -> None:
+    """The owner finds a full gate, and its holder releases it then. Without the lock, the run is stuck."""
+    owner_store, holder_store = stores[:2]
+    holder, waiting = hold(holder_store), claim_visit(owner_store, start_run(owner_store))
+    has_read, has_released = Event(), Event()
+    read_locked = sql_gates._read_locked
+
+    def pause_after_reading(row: Any, request: SlotRequest) -> Gate:
+        gate = read_locked(row, request)
+        has_read.set()
+        assert has_released.wait(0.5 if is_locked else 30.0) is not is_locked
+        return gate
+
+    def work(index: int) -> list[Slot]:
+        if index == 0:
+            return acquire(owner_store, waiting)
+        assert has_read.wait(30)
+        for key in give_back(holder_store, holder):
+            holder_store.gates.grant(key, 2.0)
+        has_released.set()
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sql_gates, "_read_locked", pause_after_reading)
+        if not is_locked:
+            patch.setattr(sql_gates, "_send_lock", _read_without_lock)
+        (slot,) = run_concurrently(2, work)[0]
+    assert not slot.is_held
+    suspend_queued(owner_store, waiting, slot, 3.0)
+    grant_stalled(owner_store)
+    again = owner_store.queue.claim(waiting.run.queue, LEASE, 4.0)
+    checks = {finding.check for finding in owner_store.maintenance.check_consistency()}
+    assert (again is not None, checks) == ((True, set()) if is_locked else (False, {"counters of gates"}))
+    if again is not None:
+        assert acquire(owner_store, again)[-1].is_held
 
 
 def count_gates(store: PostgresStore) -> int:
