@@ -10,7 +10,8 @@ none is left.
 
 Cost: a list of all processes, only after a supervisor was killed.
 
-Limits: Linux. A command that also kills the process of the service is not ended by it.
+Limits: Linux. A command that also kills the process of the service is not ended by it. A program that embeds
+NoETL and starts children in new sessions may lose them, if a command kills its supervisor meanwhile.
 """
 
 from __future__ import annotations

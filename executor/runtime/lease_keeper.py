@@ -42,7 +42,9 @@ CANCEL_POLL_SECONDS = 0.5
 """How often a process with active claims checks whether their runs were cancelled."""
 
 LATE_PAUSE_SECONDS = 2 * CANCEL_POLL_SECONDS
-"""How long a process claims nothing after a late renewal, because others on its machine may be late, too."""
+"""How long a process claims nothing after a late renewal, because others on its machine may be late, too. For
+a short lease it is two thirds of it.
+"""
 
 logger = logging.getLogger("noetl.executor")
 
@@ -180,7 +182,7 @@ class LeaseKeeper:
             self._is_failing = True
             raise
         if is_late:
-            self._claims_from = time.monotonic() + LATE_PAUSE_SECONDS
+            self._claims_from = time.monotonic() + min(LATE_PAUSE_SECONDS, self._lease_seconds * 2 / 3)
         self._checked_at = checked_at
         self._is_failing = False
         self._reasons.clear()

@@ -36,7 +36,7 @@ def test_nothing_is_claimed_before_late_leases_are_renewed(
 def test_other_processes_of_the_machine_have_time_to_renew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("noetl.executor.runtime.lease_keeper.LATE_PAUSE_SECONDS", 3600.0)
     clock = FakeClock()
-    lease_keeper = LeaseKeeper(MemoryStore(), LEASE_SECONDS, clock)
+    lease_keeper = LeaseKeeper(MemoryStore(), 3600.0, clock)
     clock.advance(3600)
     finished, is_renewed = threading.Event(), threading.Event()
     with ThreadPoolExecutor(1) as pool:
