@@ -87,7 +87,9 @@ def _check_name(program: Program, trigger: TriggerDeclaration, first: dict[str, 
             f"name of a trigger must be 1 to {MAX_NAME_LENGTH} letters, digits, `_`, `-` or `.`, "
             "and start with a letter or digit"
         )
-        program.report("NP813", message, path)
+        intended = re.sub("[^A-Za-z0-9_.-]+", "-", trigger.name).strip("-_.")
+        hint = f"write `{intended}`" if _NAME.fullmatch(intended) else "write a name such as `nightly`"
+        program.report("NP813", message, path, hint)
     elif trigger.name in RESERVED_TRIGGER_NAMES:
         message = f"name of a trigger cannot be `{trigger.name}`, which is a part of addresses"
         program.report("NP813", message, path, f"rename it to `{trigger.name}-runs`")
@@ -153,13 +155,14 @@ def _read_cron(program: Program, trigger: ScheduleDeclaration) -> Cron | None:
     try:
         cron = Cron(trigger.cron)
     except NoDateError:
-        program.report("NP802", "`cron` never matches: none of its months has the day", path)
+        hint = "choose a day that one of its months has"
+        program.report("NP802", "`cron` never matches: none of its months has the day", path, hint)
         return None
     except CronError as problem:
-        program.report("NP801", f"`cron` is invalid: {problem}", path)
+        program.report("NP801", f"`cron` is invalid: {problem}", path, problem.hint)
         return None
     if (long_step := find_long_step(cron.text)) is not None:
-        program.report("NP801", f"`cron` is invalid: {long_step}", path)
+        program.report("NP801", f"`cron` is invalid: {long_step}", path, long_step.hint)
         return None
     if cron.day_or_weekday:
         message = "`cron` matches a date if its day matches, or if its weekday does"
@@ -182,10 +185,12 @@ def _check_firings(program: Program, trigger: ScheduleDeclaration, zone: ZoneInf
             _report_moved_firing(program, trigger, schedule, cron)
         return
     if end is None:
-        program.report("NP802", "`cron` never matches: there is no such date", (*trigger.path, "cron"))
+        hint = "change the day, the month or the weekday"
+        program.report("NP802", "`cron` never matches: there is no such date", (*trigger.path, "cron"), hint)
         return
     message = f"trigger `{abbreviate(trigger.name)}` never fires: it ends before its first time"
-    program.report("NP802", message, (*trigger.path, "end"))
+    hint = "write a later `end`" if start is None else "write a later `end`, or an earlier `start`"
+    program.report("NP802", message, (*trigger.path, "end"), hint)
 
 
 def _report_moved_firing(
@@ -231,7 +236,8 @@ def _check_inputs(program: Program, trigger: TriggerDeclaration) -> None:
             hint = program.diagnostics.did_you_mean(name, known) or "declare it under `input`"
             program.report("NP810", f"unknown input `{abbreviate(name)}`", path, hint, key=True)
         elif declaration is not None and (problem := find_mismatch(declaration, value)) is not None:
-            program.report("NP810", f"input `{abbreviate(name)}` {problem}", path)
+            hint = _hint_of_mismatch(declaration, value)
+            program.report("NP810", f"input `{abbreviate(name)}` {problem}", path, hint)
     for name in required - trigger.input.keys():
         message = f"trigger `{abbreviate(trigger.name)}` has no input `{abbreviate(name)}`"
         hint = "add it to the `input` of the trigger, or give it a `default`"
@@ -251,6 +257,20 @@ def find_mismatch(declared: InputDeclaration | Input, value: Any) -> str | None:
         return "must be one of `enum`"
     return None
 
+
+def _hint_of_mismatch(declared: InputDeclaration, value: Any) -> str:
+    """Return what may be written instead of a value that does not fit."""
+    if declared.enum is not None and is_of_kind(value, Kind(declared.type)):
+        words = [abbreviate(str(item)) for item in declared.enum[:_MAX_SHOWN_VALUES]]
+        more = ["…"] if len(declared.enum) > _MAX_SHOWN_VALUES else []
+        return f"write one of {', '.join(as_code(words) + more)}, or add the value to `enum`"
+    if declared.type == "string" and isinstance(value, int | float):
+        return "write it in quotes"
+    return f"write a value of type {declared.type}, or change the `type` of the input"
+
+
+_MAX_SHOWN_VALUES = 5
+"""How many values of an `enum` a hint has."""
 
 _TEXTS = ("string", "any")
 _TEXT_ACCESSES = frozenset((name,) for name in _TEXT_ATTRIBUTES)

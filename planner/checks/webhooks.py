@@ -51,8 +51,8 @@ def _check_address(program: Program, trigger: WebhookDeclaration, first: dict[st
             f"path of a webhook must be at most {MAX_WEBHOOK_PATH_LENGTH} letters, digits, `_`, `-` or `.`, "
             "in segments between `/`"
         )
-        intended = address.strip("/")
-        hint = f"write `{intended}`" if intended != address and is_webhook_path(intended) else None
+        intended = "/".join(filter(None, re.sub("[^A-Za-z0-9_./-]+", "-", address).split("/")))
+        hint = f"write `{intended}`" if is_webhook_path(intended) else "write a path such as `shop/paid`"
         program.report("NP813", message, path, hint)
     elif address in first:
         labels = [Label(first[address], "first use")]

@@ -54,8 +54,25 @@ _FIELD_RANGES = {
 }
 
 
+_FIELD_HINTS = {
+    "second": "write numbers from 0 to 59, such as `30`, `0-29`, `0,30` or `*/10`",
+    "minute": "write numbers from 0 to 59, such as `30`, `0-29`, `0,30` or `*/10`",
+    "hour": "write numbers from 0 to 23, such as `2`, `9-17`, `6,18` or `*/4`",
+    "day": "write numbers from 1 to 31, such as `1`, `1-7`, `1,15` or `*/2`, or `L` for the last day",
+    "month": "write numbers from 1 to 12 or names in ascending order, such as `1-6` or `JAN,JUL`",
+    "weekday": "write numbers from 0 to 7 or names in ascending order, such as `MON-FRI` or `SAT,SUN`",
+}
+"""What a field may have."""
+
+_FIELDS_HINT = "write minute, hour, day, month and weekday, such as `30 2 * * MON-FRI`"
+
+
 class CronError(ValueError):
-    """A text that is no cron expression. The message says what is wrong."""
+    """A text that is no cron expression. The message says what is wrong, and `hint` what may be written."""
+
+    def __init__(self, message: str, hint: str = _FIELDS_HINT) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class NoDateError(CronError):
@@ -73,7 +90,7 @@ class Cron:
     def __init__(self, text: str) -> None:
         self.text = text.strip()
         if len(self.text) > _MAX_LENGTH:
-            raise CronError(f"it has more than {_MAX_LENGTH} characters")
+            raise CronError(f"it has more than {_MAX_LENGTH} characters", "write several triggers")
         self._parsed = parsed = _parse(self.text)
         self._times = _DayTimes(parsed.hours, parsed.minutes, parsed.seconds)
         # Negative numbers stand for the last day and the last weekday of a month.
@@ -185,13 +202,13 @@ def _parse(text: str) -> CronSim:
     except CronSimError as problem:
         if str(problem) == "Bad day-of-month" and _is_valid_in_any_month(text):
             raise NoDateError("none of its months has the day") from None
-        raise CronError(_describe(str(problem), text)) from None
+        raise _describe(str(problem), text) from None
 
 
-def find_long_step(text: str) -> str | None:
+def find_long_step(text: str) -> CronError | None:
     """Return what is wrong with a valid expression that has a step past the end of its field, or None.
 
-    >>> find_long_step("*/61 * * * *")
+    >>> str(find_long_step("*/61 * * * *"))
     'the step of the minute `*/61` must be at most 59, as its values are 0 to 59'
     >>> find_long_step("*/59 */23 * * 1-5/2")
     """
@@ -200,7 +217,8 @@ def find_long_step(text: str) -> str | None:
         steps = [int(term.partition("/")[2]) for term in field.split(",") if "/" in term]
         if any(step > last for step in steps):
             values = f"its values are {first} to {last}"
-            return f"the step of the {name} `{field}` must be at most {last}, as {values}"
+            message = f"the step of the {name} `{field}` must be at most {last}, as {values}"
+            return CronError(message, _FIELD_HINTS[name])
     return None
 
 
@@ -213,16 +231,19 @@ def _is_valid_in_any_month(text: str) -> bool:
     return True
 
 
-def _describe(problem: str, text: str) -> str:
+def _describe(problem: str, text: str) -> CronError:
     """Return what is wrong, from the message of cronsim.
 
-    >>> _describe("Bad hour", "0 25 * * *"), _describe("Wrong number of fields", "0 1")
-    ('the hour `25` is wrong', 'it has 2 fields, not 5 or 6')
+    >>> _describe("Bad hour", "0 25 * * *")
+    CronError('the hour `25` is wrong')
+    >>> _describe("Wrong number of fields", "0 1")
+    CronError('it has 2 fields, not 5 or 6')
     """
     names = ("second", "minute", "hour", "day-of-month", "month", "day-of-week")
     fields = text.split()
     name = problem.removeprefix("Bad ")
     if name not in names or len(fields) not in (5, 6):
-        return f"it has {len(fields)} fields, not 5 or 6"
+        return CronError(f"it has {len(fields)} fields, not 5 or 6")
     shown = {"day-of-month": "day", "day-of-week": "weekday"}.get(name, name)
-    return f"the {shown} `{fields[names.index(name) - (len(fields) == 5)]}` is wrong"
+    field = fields[names.index(name) - (len(fields) == 5)]
+    return CronError(f"the {shown} `{field}` is wrong", _FIELD_HINTS[shown])

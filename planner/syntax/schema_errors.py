@@ -553,16 +553,24 @@ def _describe_wrong_limit(path: DocumentPath, value: object, kind: str) -> Schem
         return SchemaViolation("NP830", message, _show_durations(_WINDOW))
     if is_short or is_number:
         message = f"`{key}` must be a whole number from 1 to {MAX_LIMIT:,}, not {quote_or_describe(value)}"
-        hint = "remove the quotes" if isinstance(value, str) and value.strip().isdecimal() else None
-        return SchemaViolation("NP830", message, hint)
+        return SchemaViolation("NP830", message, _hint_of_limit(value, "3"))
     if key == "max_queued" and (is_limits_path(owner) or is_limits_path(owner[:-1])):
         message = f"`{key}` must be a whole number from 1 to {MAX_QUEUED:,}, not {quote_or_describe(value)}"
-        return SchemaViolation("NP830", message)
+        return SchemaViolation("NP830", message, _hint_of_limit(value, "100"))
     if is_limits_path(path) and kind == "model_type":
         forms = "a mapping or a list" if key == "rate" else "a number, a mapping or a list"
         message = f"`{key}` must be {forms}, not {describe_value(value)}"
         return SchemaViolation("NP012", message, _MAPPING_HINTS[str(key)])
     return None
+
+
+def _hint_of_limit(value: object, example: str) -> str:
+    """Return what may be written instead of a value that is no number in the range of a limit."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        return "remove the quotes"
+    if isinstance(value, str) and "{{" in value:
+        return f"write a number such as {example}, or name a limit of an operator with `use`"
+    return f"write a number such as {example}"
 
 
 def _is_work(value: object) -> bool:
