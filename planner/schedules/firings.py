@@ -12,6 +12,9 @@ _STEP = 1e-6
 """The distance of two instants, at least, in seconds."""
 
 
+_DAY_SECONDS = 86_400.0
+
+
 @frozen
 class PlannedFiring:
     """A firing to come: its time in the zone of its trigger, and what the zone does to it, if anything."""
@@ -38,9 +41,10 @@ def list_firings(schedule: Schedule, start: float, number: int) -> list[PlannedF
     from noetl.planner.schedules.zone_names import find_zone
 
     zone = find_zone(schedule.timezone)
-    before = datetime.fromtimestamp(start, zone)
     firings: list[PlannedFiring] = []
     instant = schedule.next_after(start - _STEP)
+    # A change that was long before the first firing does not move it.
+    before = datetime.fromtimestamp(max(start, (instant or start) - _DAY_SECONDS), zone)
     while instant is not None and len(firings) < number:
         local = datetime.fromtimestamp(instant, zone)
         firings.append(PlannedFiring(local, _describe_change(schedule, before, local)))

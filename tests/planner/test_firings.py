@@ -118,6 +118,16 @@ def test_a_change_of_the_offset_has_a_note() -> None:
     ]
 
 
+def test_the_first_firing_has_no_note_of_an_earlier_change() -> None:
+    late = Schedule("*/20 2 * * *", timezone="Europe/Berlin", start_at=1_831_503_600.0)
+    assert shown(late, "2027-07-01", 1) == [("2028-01-15 02:00:00+01:00", None)]
+    assert shown(BERLIN, "2025-03-30", 1) == [
+        ("2025-03-30 03:00:00+02:00", "there is no 02:30: the offset changes from +01:00 to +02:00")
+    ]
+    monthly = Schedule("30 2 30 3 *", timezone="Europe/Berlin")
+    assert shown(monthly, "2024-12-01", 1) == shown(BERLIN, "2025-03-30", 1)
+
+
 def test_a_list_begins_at_its_first_instant_and_may_end() -> None:
     assert shown(Schedule("0 4 * * *"), "2025-01-01 04:00", 1) == [("2025-01-01 04:00:00+00:00", None)]
     ends = Schedule(every_seconds=60.0, start_at=100.0, end_at=220.0)
