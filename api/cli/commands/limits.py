@@ -115,7 +115,8 @@ def show_limit(
         write_json({"limit": entry, **vars(page)})
         return
     items = [to_json(use) for use in page.items]
-    write_table(format_queue(items, with_header=sys.stdout.isatty()))
+    is_rate = entry.per is not None
+    write_table(format_queue(items, is_rate=is_rate, with_header=sys.stdout.isatty()))
     place = ", shared by all tenants" if entry.shared else ""
     if entry.per is None:
         numbers = f"{entry.held:,} of {entry.units:,} held, {entry.waiting:,} waiting"

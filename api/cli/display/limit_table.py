@@ -29,8 +29,13 @@ def format_limits(limits: Sequence[Mapping[str, Any]], *, with_header: bool) -> 
     return [_LIMIT_HEADER, *rows] if with_header and rows else rows
 
 
-def format_queue(uses: Sequence[Mapping[str, Any]], *, with_header: bool) -> list[tuple[str, ...]]:
-    """Return the rows of what holds units or waits, which are items of `GET /limits/NAME/queue`."""
+def format_queue(
+    uses: Sequence[Mapping[str, Any]], *, is_rate: bool, with_header: bool
+) -> list[tuple[str, ...]]:
+    """Return the rows of what holds units or waits, which are items of `GET /limits/NAME/queue`.
+
+    What uses a rate has a time instead of a priority.
+    """
     rows: list[tuple[str, ...]] = [
         (
             use["workflow_id"] or "other tenant",
@@ -38,12 +43,17 @@ def format_queue(uses: Sequence[Mapping[str, Any]], *, with_header: bool) -> lis
             str(use["units"]),
             (use["held_at"] or use["queued_at"])[:19] + "Z",
             to_printable(use["flow"] or "-"),
-            "first" if use["priority"] is None else f"{use['priority']:g}",
+            "-" if is_rate else _format_priority(use["priority"]),
             _state_of(use),
         )
         for use in uses
     ]
     return [_USE_HEADER, *rows] if with_header and rows else rows
+
+
+def _format_priority(priority: float | None) -> str:
+    """Return a priority, or `first` for a finally step."""
+    return "first" if priority is None else f"{priority:g}"
 
 
 def _state_of(use: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from noetl.api.cli.display.limit_table import format_queue
 from tests.api.cli.conftest import Command
 from tests.api.cli.test_cli_url import ServedStore
 from tests.e2e.test_serve import run_service
@@ -153,3 +154,20 @@ def test_what_waits_is_shown(noetl: Command, service: ServedStore, tmp_path: Pat
     noetl("limits", "set", "closed", "1", "--of", "steps", *place)
     while json.loads(noetl("limits", "show", "closed", "--json", *place).out)["items"]:
         pass
+
+
+def test_what_uses_a_rate_has_no_priority() -> None:
+    use = {
+        "workflow_id": "r",
+        "visit": None,
+        "units": 1,
+        "flow": "f",
+        "priority": None,
+        "held_at": "2026-01-31T09:30:00.000000Z",
+        "queued_at": None,
+        "begins_at": None,
+    }
+    shown = {
+        is_rate: format_queue([use], is_rate=is_rate, with_header=False)[0][5] for is_rate in (True, False)
+    }
+    assert shown == {True: "-", False: "first"}
