@@ -40,7 +40,7 @@ class BackfillEntry(View, schema_name="Backfill"):
     `partitions` is their number. `start_at` and `end_at` are null if it has a list, and `every_seconds` if
     the instants are those of the schedule. `retry` says what happens to the failed runs, if they are retried.
     `open` are the runs that have not ended, and `failures` the latest that have failed. `reason` says why it
-    has ended early.
+    has ended early, or why the last rejected partition was rejected.
     """
 
     id: str

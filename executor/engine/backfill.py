@@ -40,6 +40,7 @@ from noetl.executor.model.outbox import PERFORM_SECONDS, POSTPONE_SECONDS, Outbo
 from noetl.executor.model.run import SERVICE_QUEUE, RunStatus
 from noetl.executor.model.triggers import Advance, FiringOutcome, new_firing
 from noetl.executor.stores.interface import Store
+from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import replace
 
 MAX_EXAMINED = 400
@@ -246,11 +247,13 @@ def _start(firer: Firer, backfill: Backfill, item: OpenPartition) -> Backfill:
     firing = replace(firing, scheduled_at=partition.instant, backfill=backfill.id)
     view = view_partition(backfill, firer.declared.schedule, partition)
     advance = firer.fire(firing, view, Advance(trigger, trigger))
-    outcome = advance.firings[-1].outcome if advance is not None and advance.firings else None
+    recorded = advance.firings[-1] if advance is not None and advance.firings else None
+    outcome = None if recorded is None else recorded.outcome
     if outcome is FiringOutcome.FILTERED:
         return backfill.end_open(item, "filtered")
-    if outcome is FiringOutcome.REJECTED:
-        return backfill.end_open(item, "rejected")
+    if recorded is not None and outcome is FiringOutcome.REJECTED:
+        reason = f"partition {abbreviate(partition.text)} was rejected: {recorded.reason}"
+        return replace(backfill.end_open(item, "rejected"), reason=reason)
     return backfill.start_open(item)
 
 

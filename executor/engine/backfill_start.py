@@ -29,7 +29,7 @@ from noetl.planner.frozen import frozen, replace
 from noetl.planner.kinds import describe_kind_of
 from noetl.planner.schedules.schedule import Schedule
 from noetl.planner.schedules.zone_names import find_zone
-from noetl.planner.syntax.instants import check_instant, parse_instant
+from noetl.planner.syntax.instants import InstantYearError, check_instant, parse_instant
 
 
 @frozen
@@ -179,6 +179,8 @@ def _read_time(name: str, text: str | None, schedule: Schedule) -> float | None:
         return None
     try:
         return parse_instant(check_instant(text), find_zone(schedule.timezone))
+    except InstantYearError as problem:
+        raise _invalid(f"`{name}` must have {problem}, not {abbreviate(text)}") from None
     except (ValueError, OverflowError):
         message = (
             f"`{name}` must be a time such as 2026-01-31 or 2026-01-31T09:30:00Z, not {abbreviate(text)}"

@@ -184,7 +184,7 @@ class Backfill:
         retry: what happens to failed runs in this pass; None in the first pass, which starts partitions.
         cancels_runs: whether the open runs of a cancelled backfill are cancelled.
         failures: the latest failed partitions, with the ids of their runs.
-        reason: why it has ended before its last partition.
+        reason: why it has ended before its last partition, or why its last rejected partition was rejected.
         request: the hash of the request that has started it.
         progressed_at: when one of its runs has started or ended last.
         finished_at: when it has ended, and its last run, too.

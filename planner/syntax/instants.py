@@ -7,14 +7,22 @@ from datetime import datetime, tzinfo
 _YEARS = range(1970, 3000)
 
 
+class InstantYearError(ValueError):
+    """An instant of another year. The message has the years that are possible."""
+
+
 def check_instant(value: object) -> str:
     """Return the text of an instant.
 
     Raises:
-        ValueError: it is none, or not of the years 1970 to 2999.
+        InstantYearError: it is not of the years 1970 to 2999.
+        ValueError: it is none.
     """
-    if not isinstance(value, str) or datetime.fromisoformat(value).year not in _YEARS:
+    parsed = datetime.fromisoformat(value) if isinstance(value, str) else None
+    if parsed is None or not isinstance(value, str):
         raise ValueError("an instant must be `2030-01-31T08:00:00` or `2030-01-31T08:00:00Z`")
+    if parsed.year not in _YEARS:
+        raise InstantYearError(f"a year from {_YEARS.start} to {_YEARS.stop - 1}")
     return value
 
 

@@ -266,6 +266,7 @@ def test_each_partition_of_a_list_starts_a_run(bench: BackfillBench) -> None:
     assert bench.days() == ["eu", "us"]
     assert bench.counts == {"passed": 3, "started": 2, "succeeded": 2, "rejected": 1}
     assert bench.backfill.state is BackfillState.FAILED
+    assert (bench.backfill.reason or "").startswith("partition 7 was rejected: input `day` must be")
 
 
 def test_a_list_of_several_slices_is_read_in_order(bench: BackfillBench) -> None:
@@ -651,7 +652,8 @@ def test_the_same_key_starts_one_backfill(bench: BackfillBench) -> None:
         ({"start": FROM + DAY, "end": FROM}, "2025-03-29T00:00:00Z is not before 2025-03-28T00:00:00Z"),
         ({"end": NOW + 1.0}, "`to` must not be in the future"),
         ({"start": "x"}, "`from` must be a time such as 2026-01-31 or 2026-01-31T09:30:00Z, not x"),
-        ({"end": "9999-12-31"}, "`to` must be a time"),
+        ({"end": "9999-12-31"}, "`to` must have a year from 1970 to 2999, not 9999-12-31"),
+        ({"start": "1900-01-01"}, "`from` must have a year from 1970 to 2999, not 1900-01-01"),
         ({"end": "2999-12-31"}, "`to` must not be in the future"),
         ({"end": None}, "needs `from` and `to`, or a list"),
         ({"start": None}, "needs `from` and `to`, or a list"),
