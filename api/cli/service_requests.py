@@ -107,7 +107,7 @@ class ServiceResponse:
     @property
     def is_replay(self) -> bool:
         """True if an earlier request has started the run of this one."""
-        return self._response.headers.get("idempotency-replayed") == "true"
+        return bool(self._response.headers.get("idempotency-replayed") == "true")
 
     def unexpected(self, remedy: str) -> CommandError:
         """Return the error for a response that no NoETL service gives."""
