@@ -1,7 +1,8 @@
 """The log lines of a service about firings that start nothing: `rejected` and `missed`.
 
 The process that has committed a firing logs it. All firings of a trigger with an outcome have one message,
-and the reason is a field. So a flood of them has a few lines a minute (`noetl.executor.runtime.repeat_limit`).
+and the reason is a field. So a flood of them has a few lines a minute, as of each fault
+(`noetl.executor.runtime.repeat_limit`).
 """
 
 from __future__ import annotations
