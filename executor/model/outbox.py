@@ -77,6 +77,7 @@ def lane_of(tenant: str, channel: str) -> str:
     """Return the lane of the notifications of a channel: 8 hexadecimal digits.
 
     Each store finds it in the keys of entries, so those of some lanes are left out without being decoded.
+    It is short enough to be guessed. So only the pair of the tenant and the lane stands for a channel.
     """
     return _digest("lane", tenant, channel)[:_LANE_DIGITS]
 

@@ -808,12 +808,12 @@ class OutboxStore(Protocol):
         now: float,
         limit: int,
         passed_over: Collection[str] = (),
-        passed_lanes: Collection[str] = (),
+        passed_lanes: Collection[tuple[str, str]] = (),
     ) -> list[OutboxEntry]:
         """Return entries of some kinds that are due at `now`, those that are due longest first.
 
-        They are those of all tenants except `passed_over`, without the notifications in `passed_lanes`. Those
-        may be many, so they must not be decoded.
+        They are those of all tenants except `passed_over`, without the notifications in `passed_lanes`, pairs
+        of a tenant and a lane. Those may be many, so they must not be decoded.
         """
         ...
 

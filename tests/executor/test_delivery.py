@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -684,6 +685,26 @@ def id_of(name: str, channel: str, tenant: str = "default") -> str:
     return f"{name:.<16}{lane_of(tenant, channel)}"
 
 
+def recording_loop(post: PostOffice) -> tuple[NotificationLoop, list[tuple[str, str]]]:
+    """Return a loop that sends nothing, and the list of tenants and channels whose attempts have begun."""
+    begun: list[tuple[str, str]] = []
+
+    class Recording(Courier):
+        """A courier whose receivers answer at once."""
+
+        def deliver(self, entry: OutboxEntry, now: float) -> bool:
+            begun.append((entry.tenant, entry.record["channel"]))
+            return self.store.outbox.change(entry, None)
+
+    return NotificationLoop(Recording(post.store, post.courier.sender), threading.Event()), begun
+
+
+def start_all(loop: NotificationLoop) -> None:
+    """Begin due notifications once, and wait for their ends."""
+    with ThreadPoolExecutor(notification_loop.MAX_ATTEMPTS) as senders:
+        loop.start_due(senders)
+
+
 class TestLoop:
     def test_a_slow_receiver_does_not_delay_others(self) -> None:
         post = PostOffice()
@@ -847,25 +868,107 @@ class TestLoop:
         assert sorted(sent) == [(slow[0].id, True), (quick.id, True)]
 
     def test_ids_of_an_earlier_version_hide_no_other_tenant(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        post, begun = PostOffice(), list[str]()
+        """Else each of them was a channel of its own in a round, and another tenant had one turn in 1,000."""
+        post = PostOffice()
         monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
-        post.add_channel("http://127.0.0.1:1")
-        post.add_channel("http://127.0.0.1:1", tenant="other")
         for number in range(100):
             post.add(entry_id("r1", number))
-        post.add(entry_id("r2"), tenant="other")
+        post.clock.now += 1
+        for number in range(20):
+            post.add(id_of(f"{number}", "ops", "other"), tenant="other")
+        loop, begun = recording_loop(post)
+        for _ in range(20):
+            start_all(loop)
+        assert Counter(begun) == {("default", "ops"): 20, ("other", "ops"): 20}
 
-        class Recording(Courier):
-            """A courier that sends nothing."""
+    def test_tenants_with_ids_of_an_earlier_version_hide_no_other_one(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        post = PostOffice()
+        monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
+        for tenant in range(12):
+            for number in range(30):
+                post.add(entry_id("r1", tenant, number), tenant=f"t{tenant}")
+            post.clock.now += 1
+        post.add(id_of("last", "ops", "other"), tenant="other")
+        loop, begun = recording_loop(post)
+        for _ in range(3):
+            start_all(loop)
+        assert ("other", "ops") in begun
 
-            def deliver(self, entry: OutboxEntry, now: float) -> bool:
-                begun.append(entry.tenant)
-                return True
+    def test_a_few_ids_of_an_earlier_version_hide_no_other_channel(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        post = PostOffice()
+        monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
+        for number in range(10):
+            post.add(id_of(f"{number}", "ops"))
+        for name, channel in (
+            (entry_id("r1"), "ops"),
+            *((id_of("n", c), c) for c in ("a", "b", "c", "d", "e")),
+        ):
+            post.clock.now += 1
+            post.add(name, channel)
+        loop, begun = recording_loop(post)
+        for _ in range(2):
+            start_all(loop)
+        assert {channel for _, channel in begun} == {"ops", "a", "b", "c", "d", "e"}
 
-        loop = NotificationLoop(Recording(post.store, post.courier.sender), threading.Event())
-        with ThreadPoolExecutor(8) as senders:
-            loop.start_due(senders)
-        assert "other" in begun
+    def test_a_channel_with_the_lane_of_another_tenant_does_not_hide_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        post = PostOffice()
+        monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
+        monkeypatch.setattr(notification_loop, "lane_of", lambda *_: "0" * 8)
+        for number in range(20):
+            post.add(f"{number:016}{'0' * 8}")
+        post.clock.now += 1
+        post.add("f" * 16 + "0" * 8, tenant="other")
+        loop, begun = recording_loop(post)
+        start_all(loop)
+        assert sorted(begun) == [("default", "ops"), ("other", "ops")]
+
+    def test_further_pages_are_read_once_a_second(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Else each end of a delivery read the keys of all notifications that were left out."""
+        post, seconds, searches = PostOffice(), [0.0], list[float]()
+        monkeypatch.setattr(notification_loop, "time", StandInTime(seconds))
+        monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
+        for number in range(100):
+            post.add(id_of(f"{number}", "ops"))
+        post.clock.now += 1
+        for name in ("a", "a", "a", "b"):
+            post.add(id_of(f"{name}{post.clock.now}", name), name)
+            post.clock.now += 1
+        due = post.store.outbox.due
+
+        def count_searches(*arguments: Any) -> list[OutboxEntry]:
+            if arguments[4]:
+                searches.append(seconds[0])
+            return due(*arguments)  # type: ignore[no-any-return]
+
+        post.store.outbox.due = count_searches
+        loop, begun = recording_loop(post)
+        for _ in range(40):
+            start_all(loop)
+            seconds[0] += 0.1
+        assert Counter(begun) == {("default", "ops"): 40, ("default", "a"): 3, ("default", "b"): 1}
+        assert sorted(begun[:3]) == [("default", name) for name in ("a", "b", "ops")]
+        assert len(searches) <= 5
+
+    def test_a_channel_whose_remembered_notifications_have_begun_is_found_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        post = PostOffice()
+        monkeypatch.setattr(notification_loop, "time", StandInTime([0.0]))
+        monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
+        for name in ("ops", "audit"):
+            for number in range(50):
+                post.add(id_of(f"{number}", name), name)
+            post.clock.now += 1
+        loop, begun = recording_loop(post)
+        for _ in range(30):
+            start_all(loop)
+        assert Counter(begun) == {("default", "ops"): 30, ("default", "audit"): 30}
 
     def test_a_slow_attempt_leaves_its_place_after_a_second_on_each_store(
         self, monkeypatch: pytest.MonkeyPatch

@@ -64,11 +64,11 @@ class DynamoOutbox:
         now: float,
         limit: int,
         passed_over: Collection[str] = (),
-        passed_lanes: Collection[str] = (),
+        passed_lanes: Collection[tuple[str, str]] = (),
     ) -> list[OutboxEntry]:
         def is_passed(place: keys.ItemKey) -> bool:
             id = place.pk.removeprefix(keys.OUTBOX_PREFIX)
-            return place.sk in passed_over or lane_in(id) in passed_lanes
+            return place.sk in passed_over or (place.sk, lane_in(id)) in passed_lanes
 
         due = [
             (item["due"], _decode_entry(item))

@@ -41,7 +41,7 @@ class MemoryOutbox:
         now: float,
         limit: int,
         passed_over: Collection[str] = (),
-        passed_lanes: Collection[str] = (),
+        passed_lanes: Collection[tuple[str, str]] = (),
     ) -> list[OutboxEntry]:
         with self._state.lock:
             entries = list(self._state.outbox.values())
@@ -51,7 +51,7 @@ class MemoryOutbox:
             if entry.due_at is not None
             and entry.kind in kinds
             and entry.tenant not in passed_over
-            and entry.lane not in passed_lanes
+            and (entry.tenant, entry.lane) not in passed_lanes
         ]
         due = [(due_at, entry) for due_at, entry in timed if due_at <= now]
         return [entry for _, entry in sorted(due, key=lambda pair: pair[0])[:limit]]

@@ -54,12 +54,12 @@ class SqlOutbox:
         now: float,
         limit: int,
         passed_over: Collection[str] = (),
-        passed_lanes: Collection[str] = (),
+        passed_lanes: Collection[tuple[str, str]] = (),
     ) -> list[OutboxEntry]:
         database = self._context.database
         passed = {"ids": database.encode_list(sorted(passed_over))} if passed_over else {}
         if passed_lanes:
-            passed["lanes"] = database.encode_list(sorted(passed_lanes))
+            passed["lanes"] = database.encode_list(sorted(lane + tenant for tenant, lane in passed_lanes))
         entries = [
             _decode_entry(row)
             for kind in kinds

@@ -175,18 +175,18 @@ class OutboxContract(ContractFixtures):
             notification_id(f"r{n}", "end 0", "default", channels[n % len(channels)])
             for n in range(len(channels))
         ]
-        theirs = notification_id("r9", "end 0", "other", "ops")
+        theirs = f"{'f' * 16}{lane_of('default', 'ops')}"
         add(store, *(entry(id, due_at=n + 1.0) for n, id in enumerate(ids)))
         add(store, entry(theirs, due_at=9.0, tenant="other"), entry("late", LATE, due_at=1.5))
-        ops, audit = lane_of("default", "ops"), lane_of("default", "audit")
+        ops, audit = [("default", lane_of("default", name)) for name in ("ops", "audit")]
 
-        def find(limit: int, lanes: set[str], passed: Any = ()) -> list[str]:
+        def find(limit: int, lanes: set[tuple[str, str]], passed: Any = ()) -> list[str]:
             kinds = [NOTIFICATION, LATE] if limit > 3 else [NOTIFICATION]
             return [found.id for found in second.outbox.due(kinds, 9.0, limit, passed, lanes)]
 
         assert find(3, set()) == ids[:3]
         assert find(3, {ops}) == [*ids[3:], theirs]
-        assert find(2, {ops, "00000000"}) == ids[3:]
+        assert find(2, {ops, ("default", "00000000")}) == ids[3:]
         assert find(3, {ops, audit}) == [ids[4], theirs]
         assert find(3, {ops}, {"other"}) == ids[3:]
         assert find(9, {ops}) == ["late", *ids[3:], theirs]

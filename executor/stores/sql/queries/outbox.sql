@@ -8,11 +8,11 @@ where exists (select 1 from triggers where tenant = :tenant and awaits = :playbo
 union all
 select name, events from channels where tenant = :tenant and events is not null
 
--- The lane of a notification is the end of its id (`model.outbox.lane_in`).
+-- The lane of a notification is the end of its id (`model.outbox.lane_in`). All lanes have the same length.
 -- name: find_due
 select record from outbox where kind = :kind and due_at <= :now
 and not (tenant {in_ids}) -- optional
-and not (substr(id, 17) {in_lanes}) -- optional
+and not ((substr(id, 17) || tenant) {in_lanes}) -- optional
 order by due_at limit :limit
 
 -- name: get
