@@ -8,11 +8,13 @@ fires each that it fits. The key of a firing is the id of the event, or the obje
 trigger fires once for each event, also if the message is received again for the sake of another trigger. The
 message may be deleted if every firing is committed or filtered.
 
-Tenants have turns of one trigger, and begin at a random one. An invocation of a function leaves the triggers
-for which it has no time to the next one, which passes over those whose runs exist.
+Tenants have turns of one trigger, and begin at a random one. In an invocation of a function, events have
+turns, too. It leaves the triggers for which it has no time to the next one, which passes over those whose
+runs exist.
 
 Cost: one query of the triggers of each tenant for a batch. Each trigger that an event
 fits costs a firing. A message that was received before costs one query for the runs of all its triggers.
+Its triggers that were filtered or rejected, and those with a `key`, are evaluated again.
 
 Limits: a tenant with thousands of triggers reads them for each batch. A trigger that is paused misses its
 events: the queue has those of other triggers too, so it cannot stop.
@@ -24,7 +26,9 @@ import logging
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import zip_longest
 from json import JSONDecodeError
@@ -63,8 +67,10 @@ class EventOutcome(StrEnum):
     """The event fits no trigger."""
     POSTPONED = "postponed"
     """A trigger could not be fired, or its inputs were refused."""
+    UNFINISHED = "unfinished"
+    """The time has ended before some of its triggers were fired."""
     UNKNOWN = "unknown"
-    """The message is no event."""
+    """The message is no event, or no trigger reads its queue."""
 
     @property
     def is_done(self) -> bool:
@@ -189,13 +195,13 @@ class EventTriggers:
     firers: tuple[Firer, ...]
     is_complete: bool = True
 
-    def fire(self, event: ReceivedEvent, ends_at: float, *, was_received: bool) -> EventOutcome:
-        """Fire all triggers that an event fits, until `ends_at` on `time.monotonic`.
+    def find_firings(self, event: ReceivedEvent, *, was_received: bool) -> EventFirings:
+        """Return the firings of all triggers that an event fits.
 
         With `was_received`, those whose run exists are passed over.
 
         Raises:
-            StoreAwayError: the store cannot be reached.
+            StoreError: the store cannot be reached.
         """
         matches = [
             (firer, item)
@@ -203,10 +209,37 @@ class EventTriggers:
             if (item := match_event(event, firer.declared.source)) is not None
         ]
         left = _without_started(matches) if was_received else matches
-        are_done = [_try_to_fire(*match) for match in _alternate_tenants(left) if time.monotonic() < ends_at]
-        if len(are_done) < len(left) or not all(are_done) or not self.is_complete:
+        return EventFirings(deque(_alternate_tenants(left)), bool(matches), self.is_complete)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class EventFirings:
+    """The firings of an event, which may be performed in several turns.
+
+    Attributes:
+        left: those that were not tried yet.
+        is_matched: whether the event fits a trigger.
+        are_done: whether all others are committed or filtered, and no trigger is unknown.
+    """
+
+    left: deque[Match]
+    is_matched: bool
+    are_done: bool
+
+    def perform_until(self, ends_at: float) -> EventOutcome:
+        """Perform firings until `ends_at` on `time.monotonic`, and at least one if any is left.
+
+        Raises:
+            StoreAwayError: the store cannot be reached.
+        """
+        while self.left:
+            is_done = _try_to_fire(*self.left.popleft())
+            self.are_done = self.are_done and is_done
+            if self.left and time.monotonic() >= ends_at:
+                return EventOutcome.UNFINISHED
+        if not self.are_done:
             return EventOutcome.POSTPONED
-        return EventOutcome.FIRED if matches else EventOutcome.UNMATCHED
+        return EventOutcome.FIRED if self.is_matched else EventOutcome.UNMATCHED
 
 
 def _without_started(matches: Sequence[Match]) -> list[Match]:
@@ -251,11 +284,11 @@ def _try_to_fire(firer: Firer, item: SourceItem) -> bool:
     return False
 
 
-def fire_event(triggers: EventTriggers, message: EventMessage, ends_at: float = math.inf) -> EventOutcome:
-    """Fire the triggers that the event of a message fits, until `ends_at` on `time.monotonic`.
+def find_event_firings(triggers: EventTriggers, message: EventMessage) -> EventFirings | None:
+    """Return the firings of the event of a message, or None if the message is no event.
 
     Raises:
-        StoreAwayError: the store cannot be reached.
+        StoreError: the store cannot be reached.
     """
     event = read_event(message.body, message.arrived_at)
     if event is None:
@@ -264,8 +297,18 @@ def fire_event(triggers: EventTriggers, message: EventMessage, ends_at: float = 
             message.id,
             explain_unknown(message.body),
         )
-        return EventOutcome.UNKNOWN
-    outcome = triggers.fire(event, ends_at, was_received=message.receives > 1)
-    if outcome is EventOutcome.UNMATCHED:
+        return None
+    firings = triggers.find_firings(event, was_received=message.receives > 1)
+    if triggers.is_complete and not firings.is_matched:
         logger.info("event %s (%s, %s) fits no trigger", event.id, event.source, event.detail_type)
-    return outcome
+    return firings
+
+
+def fire_event(triggers: EventTriggers, message: EventMessage) -> EventOutcome:
+    """Fire all triggers that the event of a message fits.
+
+    Raises:
+        StoreError: the store cannot be reached.
+    """
+    firings = find_event_firings(triggers, message)
+    return EventOutcome.UNKNOWN if firings is None else firings.perform_until(math.inf)

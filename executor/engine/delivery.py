@@ -28,6 +28,7 @@ from noetl.executor.errors import CancelledError
 from noetl.executor.model.channels import Channel
 from noetl.executor.model.deliveries import (
     LEASE_SECONDS,
+    MIN_SEND_SECONDS,
     PROBE_SECONDS,
     SLOW_SECONDS,
     DeliveryFailure,
@@ -53,13 +54,14 @@ from noetl.executor.model.metrics import (
 from noetl.executor.model.notifications import late_entries
 from noetl.executor.model.outbox import OutboxEntry, postpone_entry
 from noetl.executor.model.run import Run
+from noetl.executor.patience import bounded_by_invocation
 from noetl.executor.security.capabilities import service_capabilities
 from noetl.executor.security.redaction import redact
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen
 
 TURN_SECONDS = 1.0
-"""How long a notification waits for one that is being sent."""
+"""How long a notification waits for one that is being sent, or for another invocation."""
 
 MAX_TRIES = 5
 """How often a change of a channel is tried again after another process has changed it."""
@@ -91,6 +93,9 @@ class Courier:
         waits_until = self._find_wait(entry, channel, now)
         if waits_until is not None:
             return self.store.outbox.change(entry, postpone_entry(entry, waits_until))
+        if bounded_by_invocation(MIN_SEND_SECONDS) < MIN_SEND_SECONDS:
+            # Another invocation has more time.
+            return self.store.outbox.change(entry, postpone_entry(entry, now + TURN_SECONDS))
         began = self._begin_probe(channel, now)
         if began is None:
             return self.store.outbox.change(entry, postpone_entry(entry, now + TURN_SECONDS))

@@ -31,6 +31,9 @@ MAX_ATTEMPTS = len(RETRY_SECONDS) + 1
 SEND_SECONDS = 15.0
 """How long a receiver may take to answer."""
 
+MIN_SEND_SECONDS = 5.0
+"""With less time left of an invocation, no attempt begins: its end would count as a failure."""
+
 SLOW_SECONDS = 5.0
 """After which time an answer is slow: the notifications of the channel are then sent one after the other."""
 

@@ -201,19 +201,17 @@ class MessageBatch:
 
         if self._give_up:
             return False
-        if bounded_by_invocation(MIN_FIRING_SECONDS) < MIN_FIRING_SECONDS:
-            self._return.shorten([record])
-            return True
         try:
-            is_performed = perform_message(self._warm.store, message)
+            if bounded_by_invocation(MIN_FIRING_SECONDS) >= MIN_FIRING_SECONDS:
+                is_performed = perform_message(self._warm.store, message)
+                self._metrics.add("Fired" if is_performed else "Repeated")
+                return False
         except StoreError as error:
             logger.warning("the store failed; %s is tried again: %s", message, error)
             self._metrics.add("StoreFailures")
-            with retrying_until(self._started + self._seconds):
-                self._return.shorten([record])
-            return True
-        self._metrics.add("Fired" if is_performed else "Repeated")
-        return False
+        with retrying_until(self._started + self._seconds):
+            self._return.shorten([record])
+        return True
 
     def _must_be_delivered_again(self, record: Mapping[str, Any]) -> bool:
         """Execute the visit of a message, and following visits while there is time.

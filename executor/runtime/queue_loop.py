@@ -29,7 +29,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from noetl.executor.clients import aws
 from noetl.executor.engine.bus_firing import EventMessage, EventTriggers, fire_event
@@ -109,7 +109,8 @@ def _read_attribute(attribute: Mapping[str, Any]) -> str:
 def fire_message(firers: Iterable[Firer], item: SourceItem) -> bool:
     """Fire all triggers of a queue for a message. Return whether it may be deleted.
 
-    The failure of a trigger is raised after the others have fired.
+    The failure of a trigger is raised after the others have fired. If several fail, one that is expected to
+    pass is preferred, and the others are in the log.
 
     Raises:
         RejectedError: `quota_exceeded`.
@@ -126,8 +127,18 @@ def fire_message(firers: Iterable[Firer], item: SourceItem) -> bool:
         except Exception as error:  # noqa: BLE001  It is raised below.
             failures.append(error)
     if failures:
-        raise failures[0]
+        _raise_one(failures)
     return bool(outcomes) and FiringOutcome.REJECTED not in outcomes
+
+
+def _raise_one(failures: Sequence[Exception]) -> NoReturn:
+    """Raise the first failure of the store or of a quota, else the first one. Log the others."""
+    expected = (failure for failure in failures if isinstance(failure, RejectedError | StoreError))
+    raised = next(expected, failures[0])
+    for failure in failures:
+        if failure is not raised:
+            logger.warning("another trigger of the queue failed, too: %s", failure, exc_info=failure)
+    raise raised
 
 
 class QueueLoop:
@@ -310,7 +321,7 @@ class QueueLoop:
 
         Raises:
             ActionError: SQS refuses the request.
-            StoreAwayError: the store cannot be reached.
+            StoreError: the store cannot be reached.
         """
         assert self._allowed.event_queue is not None
 
@@ -403,7 +414,7 @@ def fire_event_message(triggers: EventTriggers, message: Mapping[str, Any]) -> b
     """Fire the triggers of the event in a message. Return whether the message may be deleted.
 
     Raises:
-        StoreAwayError: the store cannot be reached.
+        StoreError: the store cannot be reached.
     """
     id, body = str(message["MessageId"]), str(message["Body"])
     received = EventMessage(id, body, _sent_at(message), read_receives(message.get("Attributes", {})))

@@ -6,22 +6,31 @@ its messages have fired.
 Algorithm: late acknowledgement, as in `queue_loop`. A message whose firings are committed is deleted, and the
 others are reported as failures of the batch (partial batch responses). They are received again after the
 visibility timeout. The source of a message is the ARN of its queue, which its sender cannot choose. The
-triggers are read once for each batch.
+triggers are read once for each batch. Messages have turns of an equal part of the time (round-robin
+scheduling). An event with more triggers has another turn after the others, while there is time.
 
 Cost: one query of the triggers of each tenant for a batch, and one firing for each trigger and message.
 
-Limits: the messages of a batch are fired in sequence. An event has an equal share of the time that is left.
-What is received too often moves to the dead-letter queue, also if the store was away for so long.
+Limits: the messages of a batch are fired in sequence. Only events have several turns. What is received too
+often moves to the dead-letter queue, also if the store was away for so long.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from noetl.executor.engine.bus_firing import EventMessage, EventOutcome, EventTriggers, fire_event
+from noetl.executor.engine.bus_firing import (
+    EventFirings,
+    EventMessage,
+    EventOutcome,
+    EventTriggers,
+    find_event_firings,
+)
 from noetl.executor.engine.firing import Firer
 from noetl.executor.engine.source_firing import SourceItem
 from noetl.executor.errors import RejectedError, StoreError, TriggerChangedError
@@ -42,9 +51,21 @@ _METRICS: Mapping[EventOutcome, str] = {
     EventOutcome.POSTPONED: "Postponed",
     EventOutcome.UNKNOWN: "NotOurs",
 }
-"""The counter of an event, by its outcome."""
+"""The counter of a message, by its outcome. One that is unfinished may have another turn."""
 
 logger = logging.getLogger("noetl.executor")
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class BatchMessage:
+    """A message of a batch. `firings` are those of an event that has had a turn."""
+
+    record: Mapping[str, Any]
+    firings: EventFirings | None = None
+
+    @property
+    def id(self) -> str:
+        return str(self.record.get("messageId", ""))
 
 
 class SourceBatch:
@@ -57,52 +78,53 @@ class SourceBatch:
         self._events: EventTriggers | None = None
         self._readers: dict[str, list[Firer]] = {}
 
-    def process(self, record: Mapping[str, Any], ends_at: float) -> bool:
-        """Fire the triggers of a message. Return whether it may be deleted.
+    def process(self, message: BatchMessage, ends_at: float) -> EventOutcome:
+        """Fire the triggers of a message, of an event until `ends_at` on `time.monotonic`.
 
-        After `ends_at` on `time.monotonic`, an event fires no further trigger.
+        Return the outcome. If it is UNFINISHED, the message needs another turn.
         """
         try:
-            return self._fire(record, ends_at)
+            outcome = self._fire(message, ends_at)
         except (RejectedError, TriggerChangedError) as problem:
-            logger.warning("message %s is received again: %s", record.get("messageId"), problem)
+            logger.warning("message %s is received again: %s", message.id, problem)
             self._metrics.add("Postponed")
         except StoreError as problem:
-            logger.warning(
-                "the store failed; message %s is received again: %s", record.get("messageId"), problem
-            )
+            logger.warning("the store failed; message %s is received again: %s", message.id, problem)
             self._metrics.add("StoreFailures")
         except Exception:
-            logger.exception(
-                "message %s could not be processed; it is received again", record.get("messageId")
-            )
+            logger.exception("message %s could not be processed; it is received again", message.id)
             self._metrics.add("Bugs")
-        return False
+        else:
+            if outcome is not EventOutcome.UNFINISHED:
+                self._metrics.add(_METRICS[outcome])
+            return outcome
+        return EventOutcome.POSTPONED
 
-    def _fire(self, record: Mapping[str, Any], ends_at: float) -> bool:
-        queue = name_queue(str(record.get("eventSourceARN", "")))
-        item = _to_item(record)
-        if self._allowed.event_queue is None or queue != name_queue(self._allowed.event_queue):
-            return self._fire_message(queue, item)
+    def _fire(self, message: BatchMessage, ends_at: float) -> EventOutcome:
+        if message.firings is None:
+            queue = name_queue(str(message.record.get("eventSourceARN", "")))
+            if self._allowed.event_queue is None or queue != name_queue(self._allowed.event_queue):
+                return self._fire_message(queue, _to_item(message.record))
+            message.firings = self._find_firings(message.record)
+        return EventOutcome.UNKNOWN if message.firings is None else message.firings.perform_until(ends_at)
+
+    def _find_firings(self, record: Mapping[str, Any]) -> EventFirings | None:
+        """Return the firings of a message of the queue of events, or None if it is no event."""
         if self._events is None:
             self._events = read_event_triggers(self._store, self._allowed)
-        receives = read_receives(record.get("attributes") or {})
+        item, receives = _to_item(record), read_receives(record.get("attributes") or {})
         message = EventMessage(item.key, str(record.get("body", "")), item.arrived_at, receives)
-        outcome = fire_event(self._events, message, ends_at)
-        self._metrics.add(_METRICS[outcome])
-        return outcome.is_done
+        return find_event_firings(self._events, message)
 
-    def _fire_message(self, queue: str, item: SourceItem) -> bool:
+    def _fire_message(self, queue: str, item: SourceItem) -> EventOutcome:
         """Fire the triggers that read a queue. Without one, the message stays for its dead-letter queue."""
         if queue not in self._readers:
             self._readers[queue] = read_queue_firers(self._store, self._allowed, queue)
         if not self._readers[queue]:
             logger.error("message %s of queue %s fits no trigger; it is received again", item.key, queue)
-            self._metrics.add("NotOurs")
-            return False
+            return EventOutcome.UNKNOWN
         is_done = fire_message(self._readers[queue], item)
-        self._metrics.add("Fired" if is_done else "Postponed")
-        return is_done
+        return EventOutcome.FIRED if is_done else EventOutcome.POSTPONED
 
 
 def _to_item(record: Mapping[str, Any]) -> SourceItem:
@@ -127,20 +149,29 @@ def fire_batch(
     """
     ends_at = time.monotonic() + context.get_remaining_time_in_millis() / 1000 - MARGIN_SECONDS
     token = LOG_CONTEXT.set({"request_id": context.aws_request_id})
-    waiting = list(records)
-    failed: list[Mapping[str, Any]] = []
+    waiting = deque(BatchMessage(record) for record in records)
+    failed: list[BatchMessage] = []
     try:
         with retrying_until(ends_at):
             warm = warm_state()
             batch = SourceBatch(warm.store, warm.capabilities.trigger_sources, metrics)
+            turn_seconds = (ends_at - time.monotonic()) / max(len(records), 1)
             while waiting and (now := time.monotonic()) < ends_at:
-                share = (ends_at - now) / len(waiting)
-                record = waiting.pop(0)
-                if not batch.process(record, now + share):
-                    failed.append(record)
+                # Those without a turn share what is left, if others have exceeded theirs.
+                new = sum(message.firings is None for message in waiting)
+                turn = min(turn_seconds, (ends_at - now) / max(new, 1))
+                message = waiting.popleft()
+                outcome = batch.process(message, now + turn)
+                if outcome is EventOutcome.UNFINISHED:
+                    waiting.append(message)
+                elif not outcome.is_done:
+                    failed.append(message)
+        unfinished = sum(message.firings is not None for message in waiting)
+        if unfinished:
+            metrics.add("Postponed", unfinished)
     except StoreError as problem:
         logger.warning("the store failed; %s messages are received again: %s", len(waiting), problem)
         metrics.add("StoreFailures", len(waiting))
     finally:
         LOG_CONTEXT.reset(token)
-    return [str(record.get("messageId", "")) for record in (*failed, *waiting)]
+    return [message.id for message in (*failed, *waiting)]

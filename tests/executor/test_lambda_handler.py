@@ -21,6 +21,7 @@ import pytest
 
 from noetl.executor import lambda_handler as handlers
 from noetl.executor.clients import aws_retry
+from noetl.executor.engine import delivery
 from noetl.executor.errors import SettingError, StoreError
 from noetl.executor.model.channels import Channel
 from noetl.executor.model.gates import GateKey
@@ -29,6 +30,7 @@ from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Claim, Lease, Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.triggers import LiveTrigger
+from noetl.executor.patience import bounded_by_invocation
 from noetl.executor.runtime import message_batch, message_return
 from noetl.executor.runtime.function_settings import read_continue_fraction
 from noetl.executor.runtime.message_batch import COMMIT_MARGIN_SECONDS
@@ -625,7 +627,57 @@ def add_notification(queue: LambdaQueue, name: str, target: str) -> dict[str, An
     return {"messageId": name, "body": body, "eventSource": "aws:sqs"}
 
 
-def test_a_silent_receiver_of_a_notification_does_not_outlast_an_invocation(queue: LambdaQueue) -> None:
+def test_a_notification_without_enough_time_is_left_to_another_invocation(queue: LambdaQueue) -> None:
+    """An attempt that is cut short would count as a failure, and delay its channel."""
+
+    def answer_slowly(exchange: StubExchange) -> None:
+        time.sleep(2.0)
+        exchange.reply(204)
+
+    with serve(answer_slowly) as server:
+        message = add_notification(queue, "ops", server.url())
+        seconds = COMMIT_MARGIN_SECONDS + message_batch.RETURN_MARGIN_SECONDS + 1.2
+        assert failures(handlers.step({"Records": [message]}, FakeLambdaContext(seconds))) == []
+        assert server.requests == []
+        entry, channel = queue.store.outbox.get("default", "ops"), queue.store.channels.get("default", "ops")
+        assert entry is not None and entry.due_at is not None and channel is not None
+        assert (entry.record["attempts"], entry.record.get("problem"), channel.retry_at) == (0, None, None)
+        # The message about the next attempt is new, so no receive of this one counts.
+        assert queue.delayed() == 1
+        time.sleep(max(entry.due_at - queue.store.clock(), 0.0))
+        message["body"] = OutboxMessage("default", "ops", entry.due_at).encode()
+        assert failures(handlers.step({"Records": [message]}, FakeLambdaContext())) == []
+        assert len(server.requests) == 1
+    assert queue.store.outbox.get("default", "ops") is None
+
+
+@pytest.mark.parametrize("is_away", [True, False])
+def test_the_return_of_a_message_has_the_time_that_is_kept_for_it(
+    queue: LambdaQueue, is_away: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = add_notification(queue, "ops", "http://127.0.0.1:1")
+    bounds: list[float] = []
+
+    def shorten(_self: Any, _records: Any) -> None:
+        bounds.append(bounded_by_invocation(60.0))
+
+    def fail(*_: object) -> None:
+        raise StoreError("The table is away.")
+
+    monkeypatch.setattr(message_return.MessageReturn, "shorten", shorten)
+    kept = message_batch.RETURN_MARGIN_SECONDS
+    seconds = COMMIT_MARGIN_SECONDS + kept
+    if is_away:
+        monkeypatch.setattr(message_batch.warm_state().store.outbox, "get", fail)
+        seconds += message_batch.MIN_FIRING_SECONDS + 1.0
+    assert failures(handlers.step({"Records": [message]}, FakeLambdaContext(seconds))) == ["ops"]
+    assert [bound > kept - 1.0 for bound in bounds] == [True]
+
+
+def test_a_silent_receiver_of_a_notification_does_not_outlast_an_invocation(
+    queue: LambdaQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "MIN_SEND_SECONDS", 1.0)
     released = threading.Event()
 
     def hang(_exchange: StubExchange) -> None:

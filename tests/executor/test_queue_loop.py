@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from noetl.executor.engine.firing import Firer
 from noetl.executor.engine.invocation import VisitExecutor
-from noetl.executor.engine.source_firing import fire_item
-from noetl.executor.errors import RejectedError, SettingError, StoreAwayError, StoreError
+from noetl.executor.engine.source_firing import SourceItem, fire_item
+from noetl.executor.errors import RejectedError, SettingError, StoreAwayError, StoreError, TriggerChangedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Lease
 from noetl.executor.model.triggers import Advance, pause_trigger
@@ -207,6 +208,28 @@ def test_a_message_that_fails_stops_neither_others_nor_other_triggers(
     assert len(queue.firings(tenant="zoo")) == 6
     assert queue.messages() == 1
     assert "could not be read; it is read again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "expected", [RejectedError("quota_exceeded", "too many branches"), StoreError("a plan is damaged")]
+)
+def test_a_failure_of_the_store_or_a_quota_is_not_hidden_by_another_one(
+    expected: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = [KeyError("wrong"), expected, TriggerChangedError("changed")]
+    left = list(failures)
+
+    def fail(*_: Any) -> Any:
+        raise left.pop(0)
+
+    monkeypatch.setattr(queue_loop, "fire_item", fail)
+    item = SourceItem("m-1", 0.0, {})
+    with pytest.raises(type(expected)) as raised:
+        queue_loop.fire_message(cast("list[Firer]", [None] * 3), item)
+    assert raised.value is expected
+    # The others are in the log, with their traces.
+    traces = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert traces == [failures[0], failures[2]]
 
 
 def test_all_triggers_of_a_queue_get_each_message(aws: Client) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from noetl.executor import lambda_handler as handlers
-from noetl.executor.engine import bus_firing
 from noetl.executor.engine.firing import Firer
 from noetl.executor.errors import RejectedError, StoreError, TriggerChangedError
 from noetl.executor.model.registry import RegisteredPlaybook
@@ -212,15 +211,15 @@ def test_without_enough_time_messages_are_left_to_another_invocation(
     margin = source_batch.MARGIN_SECONDS
     assert invoke(record("a", paid("1")), seconds=margin) == ["a"]
     assert outcomes(store, "paid") == []
-    fire_event = bus_firing.fire_event
+    fire = Firer.fire
 
     def fire_slowly(*arguments: Any) -> Any:
-        outcome = fire_event(*arguments)
+        written = fire(*arguments)
         now = time.monotonic()
         monkeypatch.setattr(source_batch.time, "monotonic", lambda: now + 60)  # type: ignore[attr-defined]
-        return outcome
+        return written
 
-    monkeypatch.setattr(source_batch, "fire_event", fire_slowly)
+    monkeypatch.setattr(Firer, "fire", fire_slowly)
     assert invoke(record("a", paid("1")), record("b", paid("2"))) == ["b"]
     monkeypatch.undo()
     assert outcomes(store, "paid") == ["started"]
@@ -247,7 +246,8 @@ def test_many_triggers_of_an_event_fire_in_several_invocations(
     monkeypatch.setattr(Firer, "fire", fire_slowly)
     message = record("a", paid("1"))
     begun_at = time.monotonic()
-    assert invoke(message, record("b", paid("2")), seconds=source_batch.MARGIN_SECONDS + 0.8) == ["a", "b"]
+    batch = [message, record("b", paid("2"))]
+    assert sorted(invoke(*batch, seconds=source_batch.MARGIN_SECONDS + 0.8)) == ["a", "b"]
     assert time.monotonic() - begun_at < 2.0
     # Each event has a share of the time.
     assert "1 zoo" in fired[:2]
@@ -257,6 +257,68 @@ def test_many_triggers_of_an_event_fire_in_several_invocations(
             break
     assert sorted(name for name in fired if name.startswith("1 ")) == ["1 default"] * len(names) + ["1 zoo"]
     assert all("started" in outcomes(store, name) for name in names)
+
+
+def register_many(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch, lines: str, seconds: float = 0.1
+) -> list[str]:
+    """Register a playbook whose triggers take so long. Return the list of the keys of the begun firings."""
+    register(store, f"triggers:\n{lines}steps: [{{name: a, run: [{{action: log, message: hello}}]}}]")
+    fired: list[str] = []
+    fire = Firer.fire
+
+    def fire_slowly(firer: Firer, firing: Any, *arguments: Any) -> Any:
+        time.sleep(seconds)
+        fired.append(firing.key)
+        return fire(firer, firing, *arguments)
+
+    monkeypatch.setattr(Firer, "fire", fire_slowly)
+    return fired
+
+
+def test_an_event_with_many_triggers_uses_the_time_that_others_leave(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"t{number}" for number in range(16)]
+    filtered = "".join(f"- {{name: {name}, type: event, source: shop, if: false}}\n" for name in names[8:])
+    lines = "".join(f"- {{name: {name}, type: event, source: shop}}\n" for name in names[:8])
+    fired = register_many(store, monkeypatch, lines + filtered)
+    small = [record(f"m{number}", paid(f"s{number}", "other")) for number in range(9)]
+    # Its share is half a second.
+    assert invoke(record("a", paid("1")), *small, seconds=source_batch.MARGIN_SECONDS + 5) == []
+    # No trigger is evaluated twice, also none that was filtered.
+    assert len(fired) == len(names)
+    assert metrics(capsys) == {"Fired": 1, "Unmatched": 9}
+    assert all(outcomes(store, name) == ["started"] for name in names[:8])
+
+
+def test_events_with_many_triggers_share_all_of_the_time(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = "".join(f"- {{name: t{number}, type: event, source: shop}}\n" for number in range(30))
+    fired = register_many(store, monkeypatch, lines)
+    small = [record(f"m{number}", paid(f"s{number}", "other")) for number in range(4)]
+    seconds = 3.0
+    begun_at = time.monotonic()
+    batch = [record("a", paid("1")), record("b", paid("2")), *small]
+    assert sorted(invoke(*batch, seconds=source_batch.MARGIN_SECONDS + seconds)) == ["a", "b"]
+    # No time is left unused, and none is taken from the margin.
+    assert seconds <= time.monotonic() - begun_at < seconds + source_batch.MARGIN_SECONDS / 2
+    assert metrics(capsys) == {"Postponed": 2, "Unmatched": 4}
+    # They have turns of equal length.
+    assert fired.count("1") > len(fired) / 4 < fired.count("2")
+    assert fired.index("2") < len(fired) / 2 < len(fired) - fired[::-1].index("1")
+
+
+def test_an_event_whose_triggers_exceed_its_turn_leaves_one_to_the_others(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "".join(f"- {{name: t{number}, type: event, source: shop}}\n" for number in range(2))
+    fired = register_many(store, monkeypatch, lines, 0.8)
+    batch = [record(id, paid(id)) for id in "123"]
+    # A turn has a second, so the first event takes 1.6 seconds.
+    invoke(*batch, seconds=source_batch.MARGIN_SECONDS + 3.0)
+    assert set(fired) == {"1", "2", "3"}
 
 
 def test_an_event_that_is_no_batch_of_messages_is_an_error() -> None:
