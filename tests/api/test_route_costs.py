@@ -259,6 +259,7 @@ async def count_statements(url: str, count: int) -> dict[str, int]:
                 response = await http.get(filled)
                 assert response.status_code == 200, (address, response.text)
                 numbers[address] = take()
+    app.state.context.close()
     return numbers
 
 
