@@ -74,6 +74,18 @@ def is_long_integer(value: Any) -> bool:
     return isinstance(value, int) and not -_LONG < value < _LONG
 
 
+def has_integers_beyond(bound: int, values: Sequence[Any], kinds: set[type]) -> bool:
+    """Return whether an integer among values, which have these types, is `bound` or `-bound` or beyond.
+
+    It takes no call for each value.
+
+    >>> has_integers_beyond(9, [1, None], {int, type(None)}), has_integers_beyond(9, [3, -9], {int})
+    (False, True)
+    """
+    integers = values if kinds == {int} else [value for value in values if isinstance(value, int)]
+    return bool(integers) and not -bound < min(integers) <= max(integers) < bound
+
+
 def count_digits(number: int) -> int:
     """Return the length of the text of an integer, without its text.
 
@@ -174,7 +186,7 @@ class _Meter:
             self._add_texts(batch)
             return []
         if kinds <= _NUMBERS:
-            self._add_numbers(batch)
+            self._add_numbers(batch, kinds)
             return []
         texts: list[str] = []
         numbers: list[Any] = []
@@ -191,7 +203,7 @@ class _Meter:
         if texts:
             self._add_texts(texts)
         if numbers:
-            self._add_numbers(numbers)
+            self._add_numbers(numbers, kinds)
         for container in containers:
             self._add_brackets(container)
         return containers
@@ -216,9 +228,9 @@ class _Meter:
             converted = [name for name in names if not isinstance(name, str)]
             self._add(sum(len(self._form.encode({name: 0})) - 4 for name in converted))
 
-    def _add_numbers(self, numbers: list[Any]) -> None:
-        """Add the lengths of what is neither text nor container."""
-        if any(map(is_long_integer, numbers)):
+    def _add_numbers(self, numbers: list[Any], kinds: set[type]) -> None:
+        """Add the lengths of what is neither text nor container, of the types of its batch."""
+        if has_integers_beyond(_LONG, numbers, kinds):
             self._add(sum(map(count_digits, filter(is_long_integer, numbers))))
             numbers = [number for number in numbers if not is_long_integer(number)]
         if numbers:

@@ -28,7 +28,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any
 
-from noetl.executor.model.json_length import JsonForm, TooLongError, measure_json
+from noetl.executor.model.json_length import JsonForm, TooLongError, has_integers_beyond, measure_json
 from noetl.executor.precedence import wait_for_slice
 
 PART = 64 * 1024
@@ -50,6 +50,9 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _CONTAINERS = (dict, list, tuple)
 _SCALARS = {str, int, float, bool, type(None)}
 _ELEMENT_SIZE = 4
+_SHORT_BITS = 64
+"""How many bits an integer has at most that is no longer than other elements."""
+_LONG = 1 << _SHORT_BITS
 
 
 def read_large_json(text: str, part: int = PART, decoder: json.JSONDecoder = _DECODER) -> Any:
@@ -341,13 +344,15 @@ class _TextWriter:
         return text
 
 
-def _integer_size(values: list[Any]) -> int:
+def _integer_size(values: list[Any], kinds: set[type]) -> int:
     """Return the characters of integers that are longer than other elements, with a price for the longest.
 
     The text of an integer of 4,300 digits takes as long as that of many others of as many digits together.
     """
+    if not has_integers_beyond(_LONG, values, kinds):
+        return 0
     bits = sum(map(int.bit_length, [value for value in values if isinstance(value, int)]))
-    return bits // 3 if bits > 64 * len(values) else 0
+    return bits // 3 if bits > _SHORT_BITS * len(values) else 0
 
 
 def is_large(value: Any, part: int = PART) -> bool:
@@ -362,7 +367,7 @@ def is_large(value: Any, part: int = PART) -> bool:
         if str in kinds:
             size += sum(len(text) for text in level if isinstance(text, str))
         if int in kinds:
-            size += _integer_size(level)
+            size += _integer_size(level, kinds)
         containers = (
             [] if kinds <= _SCALARS else [element for element in level if isinstance(element, _CONTAINERS)]
         )
