@@ -89,7 +89,7 @@ SHOWN_VALUE_UNITS = 128
 DECIMAL_UNITS = 192
 """The price of the text of a decimal number."""
 SEARCHED_ITEM_UNITS = 8
-SEARCHED_PAIRS_PER_UNIT = 4
+SEARCHED_PAIRS_PER_UNIT = 16
 """How many comparisons of two characters one unit pays for, where a text is searched for another one."""
 COMPARED_BITS_PER_UNIT = 64
 """How many bits of two integers that differ at their ends one unit pays for."""
@@ -647,36 +647,32 @@ def _refuse_address(value: Any) -> None:
         raise TypeError("the list has not been read yet: add `| list`")
 
 
-def charge_search(text: str, wanted: str, *, length: int | None = None, from_end: bool = False) -> None:
-    """Charge for a search, in addition to a charge for each character of the text.
+def charge_search(
+    text: str, wanted: str, *, length: int | None = None, from_end: bool = False, searches: int = 1
+) -> None:
+    """Charge for the comparisons of searches, in addition to a charge for each character of the text.
 
-    Python compares a short text with what is wanted at each place, from the end at any length. In a longer
-    one its two-way search takes linear time, but nearly 2,000 places may remain without it. The `length` is
-    that of the part which is searched.
+    Python compares what is wanted with each place of a text, from the end at any length. In a longer text it
+    takes linear time, but the last places may remain if what is wanted is a large part. They also remain for
+    `searches` that continue after what was found. The `length` is that of the part which is searched.
     """
     size = len(wanted)
     length = len(text) if length is None else length
-    places = length - size + 1
-    if size < _LEAST_WANTED or places <= 0:
-        return
-    if not from_end and length >= _ALWAYS_COMPARED and not (size < 100 and length < _OFTEN_COMPARED):
-        charge(length)
-        if (size >> 2) * 3 >= length >> 2:
-            charge((min(places, _MAX_PLACES_LEFT) + 2) * size // SEARCHED_PAIRS_PER_UNIT)
-        return
-    units = places * size // SEARCHED_PAIRS_PER_UNIT
-    if units > length:
-        # A place is left at once unless it has the first or the last character of what is wanted.
-        charge(len(text) // 4)
-        units = min(units, text.count(wanted[0 if from_end else -1]) * size // SEARCHED_PAIRS_PER_UNIT)
-    charge(units)
+    compared = _COMPARED_PLACES if size < _MIN_LONG_WANTED else _COMPARED_PLACES_OF_LONG
+    places = max(length - size + 1, 0)
+    if not from_end and length >= compared:
+        places = min(places, compared) if searches > 1 or 4 * size >= length else 0
+    pairs = places * size
+    if pairs > length:
+        # A place is left at once unless it has the first and the last character of what is wanted.
+        pairs = min(pairs, size * min(text.count(wanted[0]), text.count(wanted[-1])))
+    charge(searches * (pairs // SEARCHED_PAIRS_PER_UNIT))
 
 
-_LEAST_WANTED = 6
-_ALWAYS_COMPARED = 2_500
-_OFTEN_COMPARED = 30_000
-_MAX_PLACES_LEFT = 2_000
-"""The sizes at which the search of Python 3.13 changes its algorithm (`Objects/stringlib/fastsearch.h`)."""
+_MIN_LONG_WANTED = 100
+_COMPARED_PLACES = 30_000
+_COMPARED_PLACES_OF_LONG = 2_500
+"""How many places Python 3.13 may compare before its search is linear, by the length of what is wanted."""
 
 
 def charge_integers(numbers: Sequence[Any], kinds: set[type], passes: int) -> None:

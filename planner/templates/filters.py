@@ -104,10 +104,7 @@ def replace(text: Any, old: Any, new: Any, count: int | None = None) -> str:
     source, old, new = to_charged_text(text), to_charged_text(old), to_charged_text(new)
     limit = -1 if count is None else count
     if len(source) > SHORT or len(new) > SHORT:
-        for _ in range(SEARCHES_OF_REPLACE):
-            charge_search(source, old)
-        if len(old) > 1:
-            charge((SEARCHES_OF_REPLACE - 1) * len(source))
+        charge_search(source, old, searches=SEARCHES_OF_REPLACE)
         occurrences = source.count(old) if limit < 0 else min(source.count(old), limit)
         is_ascii = source.isascii() and new.isascii()
         charge_text(len(source) + occurrences * max(len(new) - len(old), 0), is_ascii=is_ascii)

@@ -36,7 +36,7 @@ ENTRY_UNITS = 128
 """The price of the entry of one value in the table of `unique`."""
 
 
-TUPLE_UNITS = 512
+TUPLE_UNITS = 64
 """The price of a part of a tuple in the table of `unique`."""
 HASHED_BITS_PER_UNIT = 16
 """How many bits of an integer one unit pays for, where bytes in that table stand for it."""
@@ -166,7 +166,7 @@ def _to_bytes(number: int) -> bytes:
 
 def _tuple_key(key: tuple[Any, ...]) -> Any:
     """Return a key that stands for a tuple, with bytes in the place of its integers."""
-    charge(TUPLE_UNITS * (1 + len(key)))
+    charge(TUPLE_UNITS * len(key))
     return _TUPLE, *map(_part_key, key)
 
 

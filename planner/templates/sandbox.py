@@ -326,9 +326,8 @@ def _charge_argument(text: str, name: str, wanted: str, *bounds: Any) -> None:
         if bounds and not is_split:
             start, end = (*bounds, None)[:2]
             length = len(range(*slice(start, end).indices(len(text))))
-        charge_search(text, wanted, length=length, from_end=name.startswith("r"))
-        if is_split:
-            charge_search(text, wanted)
+        searches = 2 if is_split else 1
+        charge_search(text, wanted, length=length, from_end=name.startswith("r"), searches=searches)
 
 
 def _method_units(text: str, name: str) -> int:

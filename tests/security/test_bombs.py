@@ -33,6 +33,11 @@ NAMES: dict[str, Any] = {
     "same_hash": [[number * sys.hash_info.modulus, 1] for number in range(10_000)],
     "large": int("9" * 4299 + "8"),
     "larger": int("9" * 4300),
+    "log": "10:15:00 INFO request 123 took 45 ms, no timeout\n" * 160_000,
+    "table": '123,a name,"a city, abroad",12.5,true\n' * 76_000,
+    "prose": "The pod restarted after the probe failed on the node and the lease expired. " * 260,
+    "pairs": [(n, f"n{n}") for n in range(50_000)],
+    "prices": {f"n{n}": n for n in range(45_000)},
 }
 
 LONG_TEXT = "'x' * 8000000"
@@ -174,7 +179,10 @@ def find_error(text: str) -> EvaluationError:
         "{{ ('a' * 8000000).find('a' * 7998097 ~ 'baa') }}",
         "{{ ('a' * 8000000) | replace('a' * 7998097 ~ 'baa', '') }}",
         "{{ ('a' * 8000000).split('a' * 7998097 ~ 'baa') }}",
-        # So does each place of a short text, many times.
+        # Each part of a text is searched again, and the last one is short.
+        "{{ (('a' * 999997 ~ 'baa') * 5 ~ 'a' * 1002000) | replace('a' * 999997 ~ 'baa', '') | length }}",
+        "{{ (('a' * 999997 ~ 'baa') * 5 ~ 'a' * 1002000).split('a' * 999997 ~ 'baa') | length }}",
+        # Each place of a short text remains, many times.
         *(
             "{% set n = 'a' * 600 ~ 'b' ~ 'a' * 600 %}{% set h = 'a' * 2499 %}"
             f"{{% for i in range(3000) %}}{{% set x = {search} %}}{{% endfor %}}"
@@ -387,6 +395,27 @@ def test_a_message_shows_the_beginning_of_a_value(expression: str, message: str)
         ("('The quick brown fox ' * 100000).rfind('quick brown')", 1_999_984),
         ("('line of a text\n' * 50000) | replace('of a', 'of the') | length", 850_000),
         ("[large, {'a': [larger, 1, 'x']}] | length", 2),
+        # These are repeated until they use most of the budget, so that a higher price of a search is found.
+        ("([log] * 3) | map('replace', 'timeout', 'x') | map('length') | list", [6_880_000] * 3),
+        (
+            (
+                "([log[:1000000]] * 8) | map('replace', 'INFO', 'x') | map('replace', 'request', 'y')"
+                " | map('replace', 'timeout', 'z') | map('length') | sum"
+            ),
+            8 * 693_880,
+        ),
+        (
+            (
+                "([table] * 2) | map('replace', 'name', 'n') | map('replace', 'true', '1')"
+                " | map('replace', '\"', '') | map('replace', 'city', 'c') | map('replace', ', ', ',')"
+                " | map('length') | sum"
+            ),
+            2 * 1_976_000,
+        ),
+        ("(['connection refused'] * 7) | select('in', log) | list", []),
+        ("(['the node was restarted'] * 2000) | select('in', prose) | list", []),
+        ("prices.items() | unique | list | length", 45_000),
+        ("pairs | unique | list | length", 50_000),
     ],
 )
 def test_ordinary_work_is_within_the_budget(
