@@ -96,3 +96,4 @@ async def test_a_cursor_of_another_list_or_tenant_is_refused(settings: dict[str,
                 response = await http.get(address, params={**httpx.URL(address).params, "cursor": cursor})
                 is_known = ids["run"] not in address
                 assert_problem(response, *((400, "invalid-cursor") if is_known else (404, "not-found")))
+    app.state.context.close()

@@ -84,9 +84,10 @@ def test_the_licences_are_shipped() -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize("path", PAGES)
 async def test_the_policy_of_a_page_allows_only_its_own_scripts(tmp_path: Path, path: str) -> None:
-    transport = httpx.ASGITransport(create_app({"NOETL_STORE": f"sqlite:///{tmp_path}/noetl.db"}))
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    app = create_app({"NOETL_STORE": f"sqlite:///{tmp_path}/noetl.db"})
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         response = await client.get(path)
+    app.state.context.close()
     policy = dict(
         part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";")
     )
