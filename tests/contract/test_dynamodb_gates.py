@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -124,6 +126,91 @@ def test_a_run_that_is_unpaused_before_its_slot_is_removed_is_granted(
     again = claim_visit(store, second.run, 5.0)
     assert acquire_for_run(store, again, 5.0)[0].is_held
     check_gates(store, [OF_RUNS])
+
+
+def pause_partly(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch, run: Run, act: Callable[[], object], dies: bool
+) -> None:
+    """Pause a run. Between the write of its head and the reads of its visits, something else happens."""
+    settle = store.pauses.settle
+
+    def act_and_settle(head: Any, now: float) -> Any:
+        monkeypatch.setattr(store.pauses, "settle", settle)
+        act()
+        if dies:
+            raise GateWorkerDied
+        return settle(head, now)
+
+    monkeypatch.setattr(store.pauses, "settle", act_and_settle)
+    with suppress(GateWorkerDied):
+        store.pauses.pause(run.id, 3.0)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("is_unpaused_first", [False, True])
+def test_a_grant_before_the_visits_of_a_pause_are_parked(
+    store: DynamoStore,
+    second: tuple[Claim, Slot],
+    monkeypatch: pytest.MonkeyPatch,
+    is_unpaused_first: bool,
+    dies: bool,
+) -> None:
+    """The visit is suspended until it gets its slot, which the grant removes. So it must be due."""
+    claim, slot = second
+    suspend_queued(store, claim, slot, 2.0)
+
+    def grant() -> None:
+        assert store.gates.grant(OWN, 3.0) == 0
+        if is_unpaused_first:
+            store.pauses.unpause(claim.run.id, 4.0)
+
+    pause_partly(store, monkeypatch, claim.run, grant, dies)
+    assert store.gates.slots_of(claim.run.id) == []
+    if not is_unpaused_first:
+        assert store.queue.claim(claim.run.id, LEASE, 4.0) is None
+        store.pauses.unpause(claim.run.id, 4.0)
+    again = claim_visit(store, claim.run, 5.0)
+    assert (again.visit.id, failed_checks(store)) == (claim.visit.id, [])
+    (held,) = store.gates.acquire(again, slot.owner, [ask()], 5.0)
+    assert held.is_held
+    check_gates(store)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_suspension_and_a_grant_that_removes_its_slot(
+    store: DynamoStore, second: tuple[Claim, Slot], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The visit that works on while its run is paused is suspended for a slot that is being removed."""
+    claim, slot = second
+    store.pauses.pause(claim.run.id, 2.0)
+    suspend = partial(suspend_queued, store, claim, slot, 3.0)
+    grant = partial(store.gates.grant, OWN, 3.0)
+    before_next_write(store, monkeypatch, grant if when == "before" else suspend)
+    if when == "before":
+        suspend()
+    else:
+        grant()
+    assert store.gates.slots_of(claim.run.id) == []
+    store.pauses.unpause(claim.run.id, 4.0)
+    assert claim_visit(store, claim.run, 5.0).visit.id == claim.visit.id
+
+
+def test_a_grant_removes_the_slot_of_a_run_for_which_many_visits_wait(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_grants, "MAX_WOKEN", 1)
+    first = claim_visit(store, start_run(store))
+    acquire_for_run(store, first)
+    run = start_run(store, DIAMOND)
+    store.queue.commit(succeed(store, claim_visit(store, run)), 1.0)
+    for _ in range(4):
+        claim = claim_visit(store, run, 1.0)
+        suspend_queued(store, claim, acquire_for_run(store, claim)[0])
+    store.queue.commit(succeed(store, first), 2.0)
+    store.queue.finish(finish_steps(store, first.run), RunEnding(RunStatus.SUCCEEDED, None, []), 2.0)
+    pause_partly(store, monkeypatch, run, lambda: store.gates.grant(OF_RUNS, 3.0), dies=True)
+    store.pauses.unpause(run.id, 4.0)
+    assert sorted(claim_visit(store, run, 4.0).visit.step for _ in range(4)) == ["b1", "b2", "b3", "b4"]
 
 
 def test_a_grant_between_the_read_and_the_suspension(

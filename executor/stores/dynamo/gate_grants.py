@@ -41,8 +41,8 @@ from noetl.executor.stores.dynamo.gate_items import (
     granting_writes,
     is_same_gate,
     leaving_write,
-    removing_writes,
     returning_update,
+    revoking_writes,
 )
 from noetl.executor.stores.dynamo.gate_lists import list_flows
 from noetl.executor.stores.dynamo.run_items import has_ended, is_paused, run_id_of, spread_of
@@ -181,19 +181,20 @@ class Grants:
         return None
 
     def _remove(self, first: _First, now: float) -> None:
-        """Remove the slot of an owner that has ended, or is parked or paused. A parked visit asks again.
+        """Remove the slot of an owner that has ended, or is parked or paused. Visits that wait for it ask again.
 
+        Not all visits of a paused run may be parked yet, so those that are suspended for the slot become due.
         A run that is unpaused meanwhile may have been suspended for the slot again, so it keeps the slot.
         """
-        slot, visit = first.slot, first.visit
-        writes = [*removing_writes(slot), leaving_write(first.flow, 1)]
-        if first.head is not None and is_paused(first.head):
-            writes.append(ConditionCheck(keys.head(slot.owner.run_id), (("held", "present", None),)))
+        slot, head = first.slot, first.head
+        writes = [*revoking_writes(slot, first.item.get("sleepers")), leaving_write(first.flow, 1)]
         writes.append(returning_update(slot.gate, [slot], now))
-        if slot.owner.visit_id and visit is not None and visit["status"] == VisitStatus.PARKED:
-            assert first.head is not None
-            writes.append(self._wakeups.due_update(first.head, visit, now))
-        self._context.table.write(writes)
+        if head is None or has_ended(head):
+            self._context.table.write(writes)
+            return
+        if is_paused(head):
+            writes.append(ConditionCheck(keys.head(slot.owner.run_id), (("held", "present", None),)))
+        self._wake_and_write(writes, first, head, now)
 
     def _hold(self, granting: Sequence[Write], first: _First, now: float) -> None:
         """Write a grant, with the visits that it makes due, and announce them.
@@ -201,22 +202,26 @@ class Grants:
         Raises:
             ConditionFailed: what was read has changed.
         """
-        head = first.head
-        assert head is not None
-        writes = [*granting]
+        assert first.head is not None
+        self._wake_and_write(granting, first, first.head, now)
+
+    def _wake_and_write(self, changes: Sequence[Write], first: _First, head: Item, now: float) -> None:
+        """Write changes of a slot that waited, with the visits that they make due, and announce these.
+
+        The changes require the number of visits that are suspended for the slot as it was read.
+
+        Raises:
+            ConditionFailed: what was read has changed.
+        """
+        writes, visit = [*changes], first.visit
+        suspended = list[Item]()
         if not first.slot.owner.visit_id:
             suspended = find_sleepers(self._context, head) if "sleepers" in first.item else []
-        elif first.visit is not None and first.visit["status"] == VisitStatus.WAITING:
-            suspended = [first.visit]
-        else:
-            assert first.visit is not None
-            unchanged = (
-                ("status", "=", first.visit["status"]),
-                ("fence", "absent or =", first.visit["fence"]),
-            )
-            visit_key = keys.ItemKey(first.visit["pk"], first.visit["sk"])
-            writes.append(ConditionCheck(visit_key, unchanged))
-            suspended = []
+        elif visit is not None and visit["status"] in (VisitStatus.WAITING, VisitStatus.PARKED):
+            suspended = [visit]
+        elif visit is not None:
+            unchanged = (("status", "=", visit["status"]), ("fence", "absent or =", visit["fence"]))
+            writes.append(ConditionCheck(keys.ItemKey(visit["pk"], visit["sk"]), unchanged))
         updates = [self._wakeups.due_update(head, item, now) for item in suspended]
         for update in updates[MAX_WOKEN:]:
             with suppress(ConditionFailed):  # it has been claimed since, and asks again

@@ -161,10 +161,23 @@ def granting_writes(slot: Slot, gate: Gate, sleepers: int | None) -> list[Write]
 
     `gate` is the gate after it. `sleepers` is their number as it was read.
     """
-    unchanged: Condition = ("sleepers", "absent", None) if sleepers is None else ("sleepers", "=", sleepers)
     sets: Item = {"units": slot.units, "sleepers": None, **_held_attributes(slot, gate)}
-    update = Update(keys.slot(slot.gate, slot.owner), sets, when=(*IS_WAITING, unchanged))
+    update = Update(keys.slot(slot.gate, slot.owner), sets, when=_waits_with(sleepers))
     return [update, Delete(ticket_key(slot))]
+
+
+def revoking_writes(slot: Slot, sleepers: int | None) -> list[Write]:
+    """Return the writes by which a slot that waited is removed by a grant, without its gate.
+
+    `sleepers` is their number as it was read.
+    """
+    return [Delete(keys.slot(slot.gate, slot.owner), when=_waits_with(sleepers)), Delete(ticket_key(slot))]
+
+
+def _waits_with(sleepers: int | None) -> tuple[Condition, ...]:
+    """Return the conditions of a slot that waits, for which as many visits are suspended as were read."""
+    unchanged: Condition = ("sleepers", "absent", None) if sleepers is None else ("sleepers", "=", sleepers)
+    return (*IS_WAITING, unchanged)
 
 
 def _held_attributes(slot: Slot, gate: Gate) -> Item:
