@@ -23,6 +23,7 @@ from itertools import count
 
 from noetl.executor.engine.rate_units import count_rate_units
 from noetl.executor.engine.rendering import render_at_key
+from noetl.executor.engine.run_events import read_events
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import FINALLY_STEP_SECONDS
 from noetl.executor.errors import ActionError
@@ -97,7 +98,7 @@ def request_for_run(
     priority = _read_priority(store.plans.header(run.plan_hash).priority, scope)
     wanted = _request_all(store, limits, scope, _Terms(rank=rank_of(now, priority)))
     requested_at = _first_request_at(run, visit)
-    return wanted if requested_at is None else _keep_first_place(wanted, requested_at, priority)
+    return wanted if requested_at is None else _keep_place(store, run, wanted, requested_at, priority)
 
 
 def request_for_step(store: Store, header: Header, step: Step, scope: Scope, now: float) -> list[WantedSlot]:
@@ -212,19 +213,38 @@ def _first_request_at(run: Run, visit: Visit) -> float | None:
     return requested_at if requested_at < (visit.segment_started_at or 0.0) else None
 
 
-def _keep_first_place(wanted: Sequence[WantedSlot], requested_at: float, priority: float) -> list[WantedSlot]:
-    """Return the requests of a run that asks again. At its first limit, it goes back to its place.
+def _keep_place(
+    store: Store, run: Run, wanted: Sequence[WantedSlot], requested_at: float, priority: float
+) -> list[WantedSlot]:
+    """Return the requests of a run that asks again. At the limit where it waited, it goes back to its place.
 
-    A grant has passed it over there while it was paused. Whether it has asked at a later limit is unknown.
+    A grant may have passed it over there while it was paused. This is the first limit without a unit. It has
+    asked at the first of all with its first claim. At a later one, its history says whether it has waited.
     """
-    first = next((slot for slot in wanted if not slot.request.is_rate), None)
-    rank = rank_of(requested_at, priority)
-    return [
-        replace(slot, request=replace(slot.request, rank=rank, since=requested_at, max_queued=None))
-        if slot is first
-        else slot
-        for slot in wanted
-    ]
+    limits = [slot for slot in wanted if not slot.request.is_rate]
+    missing = limits[:1]
+    if len(limits) > 1:
+        held = {slot.gate for slot in store.gates.slots_of(run.id, "")}
+        missing = [slot for slot in limits if slot.request.gate not in held][:1]
+    if not missing:
+        return [*wanted]
+    (first,) = missing
+    since = requested_at if first is limits[0] else _has_waited_since(store, run, first.request)
+    if since is None:
+        return [*wanted]
+    request = replace(first.request, rank=rank_of(since, priority), since=since, max_queued=None)
+    return [replace(slot, request=request) if slot is first else slot for slot in wanted]
+
+
+def _has_waited_since(store: Store, run: Run, request: SlotRequest) -> float | None:
+    """Return when a run has begun to wait at a limit, by its history, or None if it has not."""
+    wanted = (request.limit, request.value)
+    for event in read_events(store, run.id):
+        payload = event.payload
+        is_place = event.type == "step.waiting" and payload.get("queued_before") is not None
+        if is_place and (payload.get("limit"), payload.get("key")) == wanted:
+            return event.at
+    return None
 
 
 def _request_all(store: Store, limits: Sequence[Limit], scope: Scope, terms: _Terms) -> list[WantedSlot]:

@@ -291,6 +291,40 @@ class TestRuns:
         assert (slot.limit, slot.queued_at) == ("api", arrived_at)
         assert second.events[-1].payload["limit"] == "api"
 
+    @pytest.mark.parametrize("option", ["max_queued: 1", "when_full: cancel_oldest", "max_wait: 70s"])
+    def test_a_paused_run_keeps_its_place_at_its_second_limit(self, any_store: Store, option: str) -> None:
+        first, second, third = runs = Runs(any_store, two_limits(option), count=3)
+        for harness in (first, second):
+            execute_all(harness)
+        if option.startswith("when_full"):
+            assert second.run.stop is None and first.run.stop is not None
+        queued_at = any_store.gates.slots_of(second.id)[-1].queued_at
+        any_store.pauses.pause(second.id, runs.clock())
+        first.finish()
+        execute_all(third)
+        fourth = RunHarness(any_store, two_limits(option), clock=runs.clock)
+        if not option.startswith("when_full"):
+            execute_all(fourth)
+        any_store.pauses.unpause(second.id, runs.clock())
+        execute_all(second)
+        assert (third.run.stop, second.status) == (None, RunStatus.WAITING)
+        slot = any_store.gates.slots_of(second.id)[-1]
+        assert (slot.is_held, slot.queued_at, slot.queued_before) == (False, queued_at, 0)
+        assert third.finish().status == second.finish().status == "succeeded"
+        assert any_store.maintenance.check_consistency() == []
+
+    def test_a_run_that_has_waited_at_its_first_limit_may_be_refused_at_its_second(
+        self, any_store: Store
+    ) -> None:
+        text = two_limits("max_queued: 1").replace("limit: 9", 'limit: 1, key: "{{ input.customer }}"')
+        first, second = runs = Runs(any_store, text)
+        others = [RunHarness(any_store, text, {"customer": name}, clock=runs.clock) for name in ("b", "c")]
+        for harness in (first, second, others[0]):
+            execute_all(harness)
+        first.finish()
+        execute_all(others[1])
+        assert second.finish().status == "skipped"
+
     def test_the_deadline_of_a_run_counts_while_it_waits(self, store: SqliteStore) -> None:
         runs = Runs(store, RUNS.replace("name: import", "name: import\n    timeout: 30s"))
         first, second = runs
@@ -299,6 +333,14 @@ class TestRuns:
         assert second.finish().status == "timed_out"
         assert runs.units() == [("import", 1, 0)]
         assert first.finish().status == "timed_out"
+
+
+def two_limits(option: str) -> str:
+    """Return the text of `RUNS` with a wide limit and one of a single unit, which has an option."""
+    entry = f'{{limit: 1, key: "{{{{ 1 + 1 }}}}", {option}}}' if option else "{limit: 1}"
+    return RUNS.replace(
+        'concurrency: {limit: 1, key: "{{ input.customer }}"}', f"concurrency: [{{limit: 9}}, {entry}]"
+    )
 
 
 def runs_with(entry: str) -> str:
