@@ -318,11 +318,13 @@ class TestRuns:
     ) -> None:
         text = two_limits("max_queued: 1").replace("limit: 9", 'limit: 1, key: "{{ input.customer }}"')
         first, second = runs = Runs(any_store, text)
-        others = [RunHarness(any_store, text, {"customer": name}, clock=runs.clock) for name in ("b", "c")]
-        for harness in (first, second, others[0]):
+        of_b, of_c = [
+            RunHarness(any_store, text, {"customer": name}, clock=runs.clock) for name in ("b", "c")
+        ]
+        for harness in (first, second, of_b):
             execute_all(harness)
         first.finish()
-        execute_all(others[1])
+        execute_all(of_c)
         assert second.finish().status == "skipped"
 
     def test_the_deadline_of_a_run_counts_while_it_waits(self, store: SqliteStore) -> None:

@@ -181,7 +181,7 @@ class Grants:
         return None
 
     def _remove(self, first: _First, now: float) -> None:
-        """Remove the slot of an owner that has ended, or is parked or paused. Visits that wait for it ask again.
+        """Remove the slot of an owner that has ended, or is parked or paused. Its visits ask again.
 
         Not all visits of a paused run may be parked yet, so those that are suspended for the slot become due.
         A run that is unpaused meanwhile may have been suspended for the slot again, so it keeps the slot.
