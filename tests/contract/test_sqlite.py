@@ -26,6 +26,7 @@ import pytest
 from noetl.executor.errors import ChangedSchemaError, DamagedRunError, SchemaError, SettingError, StoreError
 from noetl.executor.model.gates import named_gate
 from noetl.executor.model.limits import PayloadLimits
+from noetl.executor.model.metrics import FactKind
 from noetl.executor.model.outbox import OutboxKind, Subscribers
 from noetl.executor.model.run import RunEnding, RunStatus, WaitKey
 from noetl.executor.model.run_filter import OPEN_STATUSES, RunFilter
@@ -1151,3 +1152,12 @@ def test_an_interrupted_deletion_of_a_large_tree_is_completed(
             assert store.maintenance.delete_run("default", run.id)
         assert store.runs.find(RunFilter())[0] == []
         assert failed_checks(store) == []
+
+
+def test_facts_of_a_later_version_are_left_out(store: SqliteStore) -> None:
+    with store.context.transaction() as db:
+        for kind in (FactKind.START, "later"):
+            db.execute("facts.add_totals", totals=json.dumps([["default", "play", kind, "", 0, 3, 0.0]]))
+    metrics = store.facts.read("default", 1.0)
+    assert metrics is not None
+    assert [(total.kind, total.count) for total in metrics.totals] == [(FactKind.START, 3)]
