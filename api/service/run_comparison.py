@@ -2,8 +2,8 @@
 
 Cost: the text, the input and the events of visits of both runs, at most MAX_READ_EVENTS of each. Outputs are
 read of MAX_READ_OUTPUTS visits of each. On SQL stores it is a constant number of statements. Their events are
-decoded one by one, and only what is compared of them stays in memory. That of 50,000 events takes some 20 MB,
-so the service has few comparisons in memory at the same time.
+decoded one by one, and only what is compared of them stays in memory. It may be some megabytes, so the
+service has few comparisons in memory at the same time.
 """
 
 from __future__ import annotations

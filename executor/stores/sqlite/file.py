@@ -136,7 +136,7 @@ class SqliteFile:
     """
 
     max_plan_parts = 500
-    """As in `Database`: adding so many takes about 2 ms, and deleting them 5 ms."""
+    """As in `Database`: adding or deleting so many takes a few milliseconds."""
 
     def __init__(self, path: str, *, create: bool = True) -> None:
         self.path = Path(path)
