@@ -31,7 +31,7 @@ from noetl.executor.engine.source_firing import SourceItem, fire_item, item_firi
 from noetl.executor.errors import ActionError, RejectedError, StoreAwayError, StoreError, TriggerChangedError
 from noetl.executor.model.triggers import LiveTrigger
 from noetl.executor.runtime.source_triggers import find_source_triggers
-from noetl.executor.runtime.store_failures import FailureReasons
+from noetl.executor.runtime.store_failures import repeat_until
 from noetl.executor.security.allowed_sources import SOURCES_SETTING, describe_rule
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.stores.interface import Store
@@ -159,7 +159,6 @@ class FolderLoop:
         self._memories: dict[tuple[str, str, str], FolderMemory] = {}
         self._visits = 0
         self._read_at = 0.0
-        self._failures = FailureReasons("folders are read again")
         self._warned: set[tuple[str, ...]] = set()
 
     @property
@@ -169,18 +168,13 @@ class FolderLoop:
 
     def run(self) -> None:
         """Fire files when they have arrived, until the process stops."""
-        pause = 0.0
-        while not self._stopping.wait(pause):
-            try:
-                pause = self.scan_all()
-                self._failures.clear()
-            except StoreError as error:
-                pause = SCAN_SECONDS
-                if not self._stopping.is_set():
-                    self._failures.log(error)
-            except Exception:
-                pause = SCAN_SECONDS
-                logger.exception("folders could not be read; they are read again")
+        repeat_until(
+            self._stopping,
+            self.scan_all,
+            pause_seconds=SCAN_SECONDS,
+            consequence="folders are read again",
+            crash="folders could not be read; they are read again",
+        )
 
     def scan_all(self) -> float:
         """Fire the files that have arrived. Return after how many seconds the folders are visited again.
@@ -218,7 +212,7 @@ class FolderLoop:
         return groups
 
     def _read_triggers(self) -> None:
-        """Read which triggers are there. Those that have changed forget which files they have fired."""
+        """Read the triggers of folders. One that has changed forgets which files it has fired."""
         tenants = self._capabilities.trigger_sources.tenants(("folder",))
         known, self._memories = self._memories, {}
         for trigger in find_source_triggers(self._store, tenants, "folder"):

@@ -80,9 +80,10 @@ class HeldClaim:
     progress_age: float = 0.5
 
     def takes_progress(self) -> bool:
-        """Return whether the progress of a loop of a local run is to be written before the next renewal.
+        """Return whether the progress of a loop of a local run is to be written now, and note that it is.
 
-        A person is looking on. This is so at ages of some 1, 2, 4 and 8 s, so it costs few writes.
+        A person watches the run, so the next renewal would be too late. It is written at ages of some 1, 2,
+        4 and 8 s, which costs few writes.
         """
         is_due = self.is_older_than(2 * self.progress_age)
         if self.claim.run.origin != "local" or not is_due or not self.events.has_progress:

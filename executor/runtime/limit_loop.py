@@ -12,12 +12,10 @@ Limits: what waits after such a death waits for POLL_SECONDS longer.
 
 from __future__ import annotations
 
-import logging
 import threading
 
 from noetl.executor.engine.slots import grant_stalled
-from noetl.executor.errors import StoreError
-from noetl.executor.runtime.store_failures import FailureReasons
+from noetl.executor.runtime.store_failures import repeat_until
 from noetl.executor.stores.interface import Store
 
 POLL_SECONDS = 1.0
@@ -26,8 +24,6 @@ POLL_SECONDS = 1.0
 TABLE_POLL_SECONDS = 5.0
 """The same for a store that bills each request."""
 
-logger = logging.getLogger("noetl.executor")
-
 
 class LimitLoop:
     """A loop that grants free units until `stopping` is set. Every worker has one."""
@@ -35,17 +31,20 @@ class LimitLoop:
     def __init__(self, store: Store, stopping: threading.Event) -> None:
         self._store = store
         self._stopping = stopping
-        self._failures = FailureReasons("limits are read again")
         self._poll_seconds = POLL_SECONDS if store.queue.claims_in_turn else TABLE_POLL_SECONDS
 
     def run(self) -> None:
         """Grant free units, until the process stops."""
-        while not self._stopping.wait(self._poll_seconds):
-            try:
-                grant_stalled(self._store)
-                self._failures.clear()
-            except StoreError as error:
-                if not self._stopping.is_set():
-                    self._failures.log(error)
-            except Exception:
-                logger.exception("limits could not be read; they are read again")
+        if self._stopping.wait(self._poll_seconds):
+            return
+        repeat_until(
+            self._stopping,
+            self._grant,
+            pause_seconds=self._poll_seconds,
+            consequence="limits are read again",
+            crash="limits could not be read; they are read again",
+        )
+
+    def _grant(self) -> float:
+        grant_stalled(self._store)
+        return self._poll_seconds

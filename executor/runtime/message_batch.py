@@ -180,8 +180,8 @@ class MessageBatch:
             message = TriggerMessage.decode(text) or OutboxMessage.decode(text)
             with counting_reads():
                 if message is not None:
-                    return id if self._must_fire_again(message, record) else None
-                return id if self._must_be_delivered_again(record) else None
+                    return None if self._perform_due(message, record) else id
+                return None if self._execute_visits(record) else id
         except MessageError as error:
             logger.error("unknown message %s: %s", id, error)  # noqa: TRY400  The traceback adds nothing.
             self._metrics.add("NotOurs")
@@ -192,32 +192,33 @@ class MessageBatch:
             LOG_CONTEXT.reset(token)
         return id
 
-    def _must_fire_again(self, message: TriggerMessage | OutboxMessage, record: Mapping[str, Any]) -> bool:
-        """Perform what a message names, if it is due. Return whether the message must be delivered again.
+    def _perform_due(self, message: TriggerMessage | OutboxMessage, record: Mapping[str, Any]) -> bool:
+        """Perform what a message names, if it is due. Return False if it must be delivered again.
 
         One that was received too often is dropped, since the next sweep sends another.
         """
         from noetl.executor.runtime.due_messages import perform_message
 
         if self._give_up:
-            return False
+            return True
         try:
             if bounded_by_invocation(MIN_FIRING_SECONDS) >= MIN_FIRING_SECONDS:
                 is_performed = perform_message(self._warm.store, message)
                 self._metrics.add("Fired" if is_performed else "Repeated")
-                return False
+                return True
         except StoreError as error:
             logger.warning("the store failed; %s is tried again: %s", message, error)
             self._metrics.add("StoreFailures")
         with retrying_until(self._started + self._seconds):
             self._return.shorten([record])
-        return True
+        return False
 
-    def _must_be_delivered_again(self, record: Mapping[str, Any]) -> bool:
+    def _execute_visits(self, record: Mapping[str, Any]) -> bool:
         """Execute the visit of a message, and following visits while there is time.
 
         If another worker holds the claim, or the visit is given up, another message replaces this one, so
-        that no delivery counts as a failure. Return whether none could be sent.
+        that no delivery counts as a failure. Return False if none could be sent: this one must be delivered
+        again.
         """
         body, executor = str(record.get("body", "")), self._make_executor()
         given_up, claim = DueMessage.decode(body), None
@@ -225,7 +226,7 @@ class MessageBatch:
         worker = executor.lease.worker
         try:
             if given_up.released and queue.release_given_up(body, clock()):
-                return False
+                return True
             # From here on, a request that fails may have been a claim.
             given_up = replace(given_up, released=(worker, *given_up.released)[:MAX_RELEASED])
             claimed = queue.claim_message(body, executor.lease, clock(), give_up=self._give_up)
@@ -236,14 +237,14 @@ class MessageBatch:
                 claim = self._execute(executor, claim)
         except DamagedRunError as error:
             self._warm.store.maintenance.set_aside(error.run_id or given_up.run_id, error.message)
-            return False
+            return True
         except StoreError as error:
             logger.warning("the store failed; visit %s is given up: %s", given_up.visit_id, error)
             self._metrics.add("StoreFailures")
             if claim is not None:
                 given_up = replace(given_up, released=() if self._claim_counts(claim) else (worker,))
-            return not self._replace(record, given_up)
-        return claimed is MessageOutcome.HELD and not self._replace(record, DueMessage.decode(body))
+            return self._replace(record, given_up)
+        return claimed is not MessageOutcome.HELD or self._replace(record, DueMessage.decode(body))
 
     def _count(self, claimed: Claim | MessageOutcome) -> None:
         if not isinstance(claimed, Claim):
@@ -286,7 +287,6 @@ class MessageBatch:
             self._metrics.add("Steps")
 
     def _make_executor(self) -> VisitExecutor:
-
         continues_until = self._started + self._seconds * self._warm.continue_fraction
         return VisitExecutor(
             self._warm.store,

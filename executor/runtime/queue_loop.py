@@ -41,7 +41,7 @@ from noetl.executor.model.json_values import read_json
 from noetl.executor.model.run import SERVICE_QUEUE
 from noetl.executor.model.triggers import FiringOutcome, LiveTrigger
 from noetl.executor.runtime.source_triggers import find_source_triggers, read_event_triggers
-from noetl.executor.runtime.store_failures import FailureReasons
+from noetl.executor.runtime.store_failures import repeat_until
 from noetl.executor.security.allowed_sources import (
     EVENT_KINDS,
     SOURCES_SETTING,
@@ -76,11 +76,11 @@ logger = logging.getLogger("noetl.executor")
 
 
 def view_message(
-    id: str, body: str, attributes: Mapping[str, Mapping[str, Any]], receives: str
+    id: str, body: str, attributes: Mapping[str, Mapping[str, Any]], receives: int
 ) -> dict[str, Any]:
     """Return what templates read under `trigger` for a message, without the values of secrets.
 
-    A body that is no JSON is text.
+    A body that is no JSON is text. `receives` is how often the message was received, with this time.
     """
     try:
         value = read_json(body)
@@ -90,7 +90,7 @@ def view_message(
         "id": id,
         "body": value,
         "attributes": {name: _read_attribute(attribute) for name, attribute in attributes.items()},
-        "receives": int(receives) if receives.isdecimal() else 1,
+        "receives": receives,
     }
     # The inputs of its run are stored.
     redacted: dict[str, Any] = redact_for_storage(view)
@@ -157,7 +157,6 @@ class QueueLoop:
         self._refresh_at = 0.0
         self._last_reads: dict[str, int] = {}
         self._reads = 0
-        self._failures = FailureReasons("queues are read again")
         self._warned: set[tuple[str, ...]] = set()
 
     @property
@@ -168,24 +167,19 @@ class QueueLoop:
     def run(self) -> None:
         """Fire messages when they arrive, until the process stops."""
         try:
-            self._read_until_stopped()
+            repeat_until(
+                self._stopping,
+                self._read_round,
+                pause_seconds=PAUSE_SECONDS,
+                consequence="queues are read again",
+                crash="queues could not be read; they are read again",
+            )
         finally:
             if (tables := getattr(self._store, "message_tables", None)) is not None:
                 tables.close()
 
-    def _read_until_stopped(self) -> None:
-        pause = 0.0
-        while not self._stopping.wait(pause):
-            try:
-                pause = 0.0 if self.read_all() else float(WAIT_SECONDS)
-                self._failures.clear()
-            except StoreError as error:
-                pause = PAUSE_SECONDS
-                if not self._stopping.is_set():
-                    self._failures.log(error)
-            except Exception:
-                pause = PAUSE_SECONDS
-                logger.exception("queues could not be read; they are read again")
+    def _read_round(self) -> float:
+        return 0.0 if self.read_all() else float(WAIT_SECONDS)
 
     def read_all(self) -> int:
         """Read the queues of a round: receive a batch of each, and fire its messages.
@@ -438,18 +432,13 @@ def _sent_at(message: Mapping[str, Any]) -> float:
 def _row_item(source: str, row: Mapping[str, Any], now: float) -> SourceItem:
     """Return a row as an item. Its key names its table, as rows of another one have the same ids."""
     body, id = row["body"], str(row["id"])
-    view = view_message(id, body or "", {}, str(row["receives"] + 1))
+    view = view_message(id, body or "", {}, row["receives"] + 1)
     return SourceItem(f"{source} {id}", now, {**view, "body": None} if body is None else view)
 
 
 def _to_item(message: Mapping[str, Any]) -> SourceItem:
-    system, id = message.get("Attributes", {}), str(message["MessageId"])
-    view = view_message(
-        id,
-        str(message["Body"]),
-        message.get("MessageAttributes", {}),
-        str(system.get("ApproximateReceiveCount", "")),
-    )
+    id, receives = str(message["MessageId"]), read_receives(message.get("Attributes", {}))
+    view = view_message(id, str(message["Body"]), message.get("MessageAttributes", {}), receives)
     return SourceItem(id, _sent_at(message), view)
 
 

@@ -3,9 +3,9 @@
 Problem: a full collection examines all objects of the process, and no other thread runs meanwhile. While
 large runs are shown, it takes 130 ms, and the interpreter begins one every second.
 
-Algorithm: the interpreter collects young objects only. A thread looks twice a second whether objects were
-created since the last full collection, and begins one if no request came for a while. After
-MAX_WAIT_SECONDS, or if the process has grown by MAX_GROWTH_BYTES, it does not wait for that.
+Algorithm: the interpreter collects young objects only. A thread checks twice a second whether objects were
+created since the last full collection. If so, and if no request has come for a while, it begins one. After
+MAX_WAIT_SECONDS, or if the process has grown by MAX_GROWTH_BYTES, it begins one also while requests come.
 
 Cost: cycles of old objects stay for some seconds longer. All other objects are freed at once, as before.
 
@@ -34,9 +34,10 @@ PAUSE_FACTOR = 20
 """How many times the duration of a full collection the next one waits for."""
 
 MIDDLE = 1
-"""A threshold of the interpreter: at each second collection, those that survived the first are examined, too.
+"""A threshold of the interpreter: each second collection also examines what survived the one before.
 
-The fewer there are, the shorter is the pause. They were examined twice then, and wait for a full collection.
+With a greater number, more survivors are examined at once, so the pause is longer. Objects that survive this
+examination wait for a full collection.
 """
 
 NEVER = 1_000_000
@@ -70,7 +71,7 @@ class QuietCollections:
         self._clock = clock
         self._measure = measure
         self._duration = 0.0
-        self._note()
+        self._remember()
 
     def start(self) -> None:
         """Begin to collect on a thread, which ends with the process."""
@@ -87,11 +88,11 @@ class QuietCollections:
             return False
         began = self._clock()
         gc.collect()
-        self._note()
+        self._remember()
         self._duration = self._collected_at - began
         return True
 
-    def _note(self) -> None:
+    def _remember(self) -> None:
         self._young, self._memory, self._collected_at = young_collections(), self._measure(), self._clock()
 
     def _run(self) -> None:

@@ -130,12 +130,8 @@ class SourceBatch:
 def _to_item(record: Mapping[str, Any]) -> SourceItem:
     """Return a message in the form that Lambda gives it as an item."""
     system, id = record.get("attributes") or {}, str(record.get("messageId", ""))
-    view = view_message(
-        id,
-        str(record.get("body", "")),
-        record.get("messageAttributes") or {},
-        str(system.get("ApproximateReceiveCount", "")),
-    )
+    attributes = record.get("messageAttributes") or {}
+    view = view_message(id, str(record.get("body", "")), attributes, read_receives(system))
     return SourceItem(id, float(system.get("SentTimestamp", 0)) / 1000, view)
 
 

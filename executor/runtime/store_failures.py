@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from noetl.executor.errors import StoreError
 from noetl.executor.runtime.persistent_store import PAUSE_SECONDS
@@ -45,6 +46,35 @@ class FailureReasons:
     def clear(self) -> None:
         """Remove the reasons: the failure has ended."""
         self._logged.clear()
+
+
+def repeat_until(
+    stopping: threading.Event,
+    perform: Callable[[], float],
+    *,
+    pause_seconds: float,
+    consequence: str,
+    crash: str,
+) -> None:
+    """Call `perform` until `stopping` is set. It returns after how many seconds it is called again.
+
+    After a failure it is called again after `pause_seconds`. One of the store is logged with `consequence`,
+    once for each reason. Any other is a bug, and is logged as `crash` with its traceback.
+    """
+    failures = FailureReasons(consequence)
+    pause = 0.0
+    while not stopping.wait(pause):
+        try:
+            pause = perform()
+            failures.clear()
+        except StoreError as error:
+            pause = pause_seconds
+            # The store of a process that stops may be closed.
+            if not stopping.is_set():
+                failures.log(error)
+        except Exception:
+            pause = pause_seconds
+            logger.exception(crash)
 
 
 class StoreFailure:

@@ -48,7 +48,7 @@ class TenantShares:
         return claimed
 
     def release(self, tenant: str) -> None:
-        """Stop to count a thread of a tenant."""
+        """Stop counting a thread of a tenant."""
         with self._changed:
             self._occupied[tenant] -= 1
             if not self._occupied[tenant]:

@@ -15,17 +15,15 @@ and for the end of one firing.
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
 
 from noetl.executor.engine.outbox import PERFORMED_KINDS, perform_entry
 from noetl.executor.engine.schedule_firing import perform_due
-from noetl.executor.errors import StoreError
 from noetl.executor.model.outbox import OutboxEntry
 from noetl.executor.model.triggers import LiveTrigger
-from noetl.executor.runtime.store_failures import FailureReasons
+from noetl.executor.runtime.store_failures import repeat_until
 from noetl.executor.stores.interface import Store
 
 POLL_SECONDS = 1.0
@@ -48,8 +46,6 @@ MAX_DUE = 100
 
 DueWork = LiveTrigger | OutboxEntry
 
-logger = logging.getLogger("noetl.executor")
-
 
 class TriggerLoop:
     """A loop that performs due firings until `stopping` is set.
@@ -62,24 +58,18 @@ class TriggerLoop:
     def __init__(self, store: Store, stopping: threading.Event) -> None:
         self._store = store
         self._stopping = stopping
-        self._failures = FailureReasons("triggers are tried again")
         self._passed_over: set[str] = set()
         self._poll_seconds = POLL_SECONDS if store.queue.claims_in_turn else TABLE_POLL_SECONDS
 
     def run(self) -> None:
         """Perform firings when they are due, until the process stops."""
-        pause = 0.0
-        while not self._stopping.wait(pause):
-            try:
-                pause = self.perform_all()
-                self._failures.clear()
-            except StoreError as error:
-                pause = self._poll_seconds
-                if not self._stopping.is_set():
-                    self._failures.log(error)
-            except Exception:
-                pause = self._poll_seconds
-                logger.exception("a trigger could not be performed; it is tried again")
+        repeat_until(
+            self._stopping,
+            self.perform_all,
+            pause_seconds=self._poll_seconds,
+            consequence="triggers are tried again",
+            crash="a trigger could not be performed; it is tried again",
+        )
 
     def perform_all(self) -> float:
         """Perform the work that is due. Return after how many seconds other work is.

@@ -393,14 +393,14 @@ def test_a_message_loses_the_values_of_secrets(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(REVEALED_SECRETS, "_search", None)
     REVEALED_SECRETS.add(secret)
     attributes = {"key": {"StringValue": secret}}
-    view = view_message("id", json.dumps({"token": f"<{secret}>"}), attributes, "1")
+    view = view_message("id", json.dumps({"token": f"<{secret}>"}), attributes, 1)
     assert (view["body"], view["attributes"]) == ({"token": "<***>"}, {"key": "***"})
-    assert view_message("id", secret, {}, "1")["body"] == "***"
+    assert view_message("id", secret, {}, 1)["body"] == "***"
 
 
 def test_attributes_of_functions_are_read_as_those_of_workers() -> None:
     attributes = {"a": {"stringValue": "x", "dataType": "String"}, "b": {"binaryValue": "AP8="}, "c": {}}
-    view = view_message("id", "[NaN]", attributes, "")
+    view = view_message("id", "[NaN]", attributes, 1)
     assert view == {
         "id": "id",
         "body": "[NaN]",
