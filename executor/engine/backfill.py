@@ -20,7 +20,9 @@ from collections.abc import Sequence
 
 from noetl.executor.engine.backfill_partitions import (
     Attempt,
+    describe_removal,
     find_last_attempts,
+    find_version,
     read_partitions,
     run_id_of,
     view_partition,
@@ -69,11 +71,11 @@ def perform_backfill(store: Store, entry: OutboxEntry, now: float) -> bool:
         RejectedError: a run was refused, for another reason than the quota of the tenant.
         StoreError: the store cannot be reached, or the plan or the list cannot be read.
     """
-    backfill = _count_ends(store, Backfill.from_json(entry.record), now)
-    firer = _read_version(store, backfill, now)
+    backfill = _check_open_runs(store, Backfill.from_json(entry.record), now)
+    is_removed = find_version(store, backfill) is None
+    firer = None if is_removed else read_firer(store, backfill.fired_trigger, now)
     if firer is None and not backfill.state.is_final:
-        reason = f"version {backfill.version} of playbook `{backfill.playbook}` was removed"
-        backfill = replace(backfill, state=BackfillState.FAILED, reason=reason)
+        backfill = replace(backfill, state=BackfillState.FAILED, reason=describe_removal(backfill))
     if firer is not None and backfill.state is BackfillState.RUNNING:
         backfill = _choose(firer, backfill)
     backfill = backfill.settle(now)
@@ -92,14 +94,6 @@ def perform_backfill(store: Store, entry: OutboxEntry, now: float) -> bool:
     return True
 
 
-def _read_version(store: Store, backfill: Backfill, now: float) -> Firer | None:
-    """Return what fires the trigger in the version of a backfill, or None if the version was removed."""
-    registered = store.registry.get(backfill.tenant, backfill.playbook, backfill.version)
-    if registered is None or registered.plan_hash != backfill.plan_hash:
-        return None
-    return read_firer(store, backfill.fired_trigger, now)
-
-
 def _next_turn(store: Store, backfill: Backfill, now: float) -> float | None:
     """Return when the next turn is due, or None if nothing is left to do."""
     has_place = len(backfill.open) < backfill.limit and backfill.cursor is not None
@@ -112,8 +106,8 @@ def _next_turn(store: Store, backfill: Backfill, now: float) -> float | None:
     return now + min(max(pause, least), MAX_PAUSE_SECONDS)
 
 
-def _count_ends(store: Store, backfill: Backfill, now: float) -> Backfill:
-    """Return a backfill after the runs that have ended. Open runs of a cancelled one may be cancelled."""
+def _check_open_runs(store: Store, backfill: Backfill, now: float) -> Backfill:
+    """Return a backfill that has counted its ended runs. Cancel its open runs if a person has said so."""
     if not backfill.open:
         return backfill
     positions = store.runs.positions([item.run_id for item in backfill.open])

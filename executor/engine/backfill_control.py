@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from noetl.executor.engine.backfill_partitions import next_instant
+from noetl.executor.engine.backfill_partitions import describe_removal, find_version, next_instant
 from noetl.executor.engine.firing import declared_trigger
 from noetl.executor.engine.quotas import check_backfill_quota
 from noetl.executor.errors import RejectedError
@@ -122,14 +122,18 @@ def retry_backfill(store: Store, tenant: str, backfill_id: str, mode: RetryMode)
 
 
 def _first_cursor(store: Store, backfill: Backfill) -> float | None:
+    """Return the cursor at the first partition of a backfill.
+
+    Raises:
+        RejectedError: `backfill_ended`, if its instants are those of a version that was removed.
+    """
     start = backfill.range.start_at
     if start is None:
         return 0.0
-    registered = store.registry.get(backfill.tenant, backfill.playbook, backfill.version)
-    if registered is None or registered.plan_hash != backfill.plan_hash:
-        message = f"version {backfill.version} of playbook `{backfill.playbook}` was removed"
-        raise RejectedError("backfill_ended", message)
-    declared = declared_trigger(store.plans.header(backfill.plan_hash), backfill.trigger)
+    header = find_version(store, backfill)
+    if header is None:
+        raise RejectedError("backfill_ended", describe_removal(backfill))
+    declared = declared_trigger(header, backfill.trigger)
     assert declared is not None
     return next_instant(backfill.range, declared.schedule, start)
 

@@ -23,6 +23,7 @@ from noetl.executor.model.run import RunStatus
 from noetl.executor.model.triggers import firing_id, instant_key
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen
+from noetl.planner.plan import Header
 from noetl.planner.schedules.schedule import Schedule
 
 PROBED_ATTEMPTS = 2
@@ -101,6 +102,19 @@ class Attempt:
     number: int
     run_id: str
     status: RunStatus
+
+
+def find_version(store: Store, backfill: Backfill) -> Header | None:
+    """Return the header of the plan that a backfill starts, or None if its version was removed."""
+    registered = store.registry.get(backfill.tenant, backfill.playbook, backfill.version)
+    if registered is None or registered.plan_hash != backfill.plan_hash:
+        return None
+    return store.plans.header(backfill.plan_hash)
+
+
+def describe_removal(backfill: Backfill) -> str:
+    """Return why a backfill whose version was removed starts no run."""
+    return f"version {backfill.version} of playbook `{backfill.playbook}` was removed"
 
 
 def run_id_of(backfill: Backfill, partition: Partition, attempt: int) -> str:

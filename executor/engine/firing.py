@@ -8,7 +8,8 @@ from the firing, so a firing that is performed again starts no second run.
 
 Cost: one read of the plan, which is cached, and one transaction.
 
-Limits: a firing is tried again if the evaluator of the thread has too much work.
+Limits: a firing that another process evaluates is refused while that has too much work. The caller tries it
+again later.
 """
 
 from __future__ import annotations
@@ -44,19 +45,6 @@ from noetl.planner.frozen import frozen, replace
 from noetl.planner.kinds import describe_kind_of
 from noetl.planner.plan import Header, Trigger
 
-
-def read_firer(store: Store, trigger: LiveTrigger, now: float) -> Firer | None:
-    """Return what fires a trigger at a time, or None if its plan does not declare it."""
-    header = store.plans.header(trigger.plan_hash)
-    declared = declared_trigger(header, trigger.name)
-    return None if declared is None else Firer(store, trigger, header, declared, now)
-
-
-def declared_trigger(header: Header, name: str) -> Trigger | None:
-    """Return the declaration of a trigger in a plan, or None."""
-    return next((declared for declared in header.triggers if declared.name == name), None)
-
-
 BACKFILL_TAG = "backfill"
 """The key of the tag that runs of a backfill have."""
 
@@ -70,6 +58,19 @@ CONFLICT_SECONDS = 0.01
 """The longest pause after the first of these tries. It doubles with each of them."""
 
 MAX_CONFLICT_SECONDS = 0.2
+"""The longest pause after any of these tries."""
+
+
+def read_firer(store: Store, trigger: LiveTrigger, now: float) -> Firer | None:
+    """Return what fires a trigger at a time, or None if its plan does not declare it."""
+    header = store.plans.header(trigger.plan_hash)
+    declared = declared_trigger(header, trigger.name)
+    return None if declared is None else Firer(store, trigger, header, declared, now)
+
+
+def declared_trigger(header: Header, name: str) -> Trigger | None:
+    """Return the declaration of a trigger in a plan, or None."""
+    return next((declared for declared in header.triggers if declared.name == name), None)
 
 
 def pause_after_conflict(number: int) -> None:
