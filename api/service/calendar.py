@@ -25,7 +25,7 @@ from noetl.api.service.tenant import TenantContext
 from noetl.api.service.trigger_views import ScheduledFiring, describe_schedule
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.run import RunStatus
-from noetl.executor.model.triggers import Firing, LiveTrigger, jitter_of, position_at
+from noetl.executor.model.triggers import Firing, LiveTrigger, delay_of, position_at
 from noetl.planner.frozen import frozen
 from noetl.planner.schedules.schedule import Schedule
 
@@ -171,7 +171,7 @@ def _span_of(request: CalendarRequest, now: float) -> TimeSpan:
 def _planned_firings(trigger: LiveTrigger, schedule: Schedule, span: TimeSpan) -> Iterator[ScheduledFiring]:
     """Yield the firings to come that are due in a time. Those of a paused trigger would be."""
     zone = ZoneInfo(schedule.timezone)
-    delay = jitter_of(trigger.tenant, trigger.playbook, trigger.name, schedule.jitter_seconds)
+    delay = delay_of(trigger, schedule)
     instant = schedule.next_after(span.now) if trigger.is_paused else trigger.next_at
     if instant is not None and instant + delay < span.since:
         instant = schedule.next_after(span.since - delay - _JUST_BEFORE)

@@ -40,9 +40,9 @@ from noetl.executor.model.triggers import (
     Advance,
     Firing,
     LiveTrigger,
+    delay_of,
     instant_key,
     is_known,
-    jitter_of,
     pause_trigger,
     position_at,
     resume_trigger,
@@ -256,7 +256,7 @@ def _next_firings(trigger: LiveTrigger, schedule: Schedule, now: float) -> Itera
     from zoneinfo import ZoneInfo
 
     zone = ZoneInfo(schedule.timezone)
-    delay = jitter_of(trigger.tenant, trigger.playbook, trigger.name, schedule.jitter_seconds)
+    delay = delay_of(trigger, schedule)
     instant = schedule.next_after(now) if trigger.is_paused else trigger.next_at
     while instant is not None:
         yield ScheduledFiring(

@@ -25,9 +25,9 @@ from noetl.executor.model.triggers import (
     FiringOutcome,
     LiveTrigger,
     advance_schedule,
+    delay_of,
     fire_schedule,
     instant_key,
-    jitter_of,
     postpone,
     record_firing,
 )
@@ -90,9 +90,8 @@ def _perform(firer: Firer) -> Advance | None:
     trigger, schedule = firer.trigger, firer.declared.schedule
     if trigger.next_at is None:
         return None
-    delay = jitter_of(trigger.tenant, trigger.playbook, trigger.name, schedule.jitter_seconds)
     catch_up = None if trigger.catch_up is None else replace(schedule.catch_up, mode=trigger.catch_up)
-    due = find_due(schedule, trigger.next_at, firer.now - delay, catch_up)
+    due = find_due(schedule, trigger.next_at, firer.now - delay_of(trigger, schedule), catch_up)
     advance = advance_schedule(trigger, schedule, due, firer.now)
     if due.performed is None:
         return firer.write(advance) if due.missed else None

@@ -217,10 +217,15 @@ def jitter_of(tenant: str, playbook: str, trigger: str, jitter_seconds: float) -
     return int.from_bytes(digest[:8], "big") % max(int(jitter_seconds * 1000), 1) / 1000
 
 
+def delay_of(trigger: LiveTrigger, schedule: Schedule) -> float:
+    """Return how many seconds after its instants a trigger is due."""
+    return jitter_of(trigger.tenant, trigger.playbook, trigger.name, schedule.jitter_seconds)
+
+
 def place_triggers(
     current: Sequence[LiveTrigger], declared: Sequence[Trigger], playbook: RegisteredPlaybook, now: float
 ) -> tuple[list[LiveTrigger], list[LiveTrigger]]:
-    """Return the triggers of a playbook whose live version is now `playbook`: the written, and the removed.
+    """Return the triggers to write, and those to remove, when `playbook` becomes the live version.
 
     `current` are those of the version that was live before. A trigger is known by its name. It stays
     paused, and keeps its next firing unless its timing has changed. A trigger of that version is not written
@@ -291,8 +296,7 @@ def with_due_time(trigger: LiveTrigger, schedule: Schedule) -> LiveTrigger:
     """Return the trigger with the due time that follows from its next firing, its jitter and its pause."""
     if trigger.is_paused or trigger.next_at is None:
         return replace(trigger, due_at=None)
-    delay = jitter_of(trigger.tenant, trigger.playbook, trigger.name, schedule.jitter_seconds)
-    return replace(trigger, due_at=trigger.next_at + delay)
+    return replace(trigger, due_at=trigger.next_at + delay_of(trigger, schedule))
 
 
 def advance_schedule(
@@ -424,7 +428,7 @@ def pause_trigger(trigger: LiveTrigger, now: float) -> Advance:
 
 
 def unpause_trigger(trigger: LiveTrigger, now: float) -> Advance:
-    """Return a trigger that does not fire at times, and is not paused any more."""
+    """Return a trigger of another type than `schedule` that is not paused any more."""
     written = replace(trigger, is_paused=False, changed_at=now, edition=trigger.edition + 1)
     return Advance(trigger, written)
 
@@ -439,7 +443,6 @@ def resume_trigger(
     resumed = replace(trigger, is_paused=False, changed_at=now, edition=trigger.edition + 1)
     if catch_up != "none":
         return Advance(trigger, with_due_time(replace(resumed, catch_up=catch_up), schedule))
-    delay = jitter_of(trigger.tenant, trigger.playbook, trigger.name, schedule.jitter_seconds)
-    passed = count_passed(schedule, trigger.next_at, now - delay)
+    passed = count_passed(schedule, trigger.next_at, now - delay_of(trigger, schedule))
     advance = advance_schedule(resumed, schedule, passed, now, was_paused=True)
     return Advance(trigger, replace(advance.written, edition=resumed.edition), advance.firings)
