@@ -142,7 +142,7 @@ class RejectedError(Exception):
 
     @property
     def is_temporary(self) -> bool:
-        """Truth of: the same request may be accepted later, as nothing is wrong with it."""
+        """True if the same request may be accepted later, as nothing is wrong with it."""
         return self.reason in ("quota_exceeded", "service_busy")
 
     def __str__(self) -> str:

@@ -83,7 +83,7 @@ class CreditAccount:
 
     @property
     def is_spent(self) -> bool:
-        """Truth of: threads of the tenant are in the background, as it has no credit or several threads."""
+        """True if threads of the tenant are in the background, as it has no credit or several threads."""
         return self.balance <= 0.0 or self.threads > 1
 
     def charge(self, seconds: float, now: float, rate: float = MIN_CREDIT_RATE) -> None:
@@ -263,7 +263,7 @@ class BackgroundOperations:
 
     @property
     def has_requests(self) -> bool:
-        """Truth of: a request has come within REQUEST_MEMORY_SECONDS."""
+        """True if a request has come within REQUEST_MEMORY_SECONDS."""
         return self._clock() - self._requested_at <= REQUEST_MEMORY_SECONDS
 
     def note_request(self) -> None:

@@ -142,7 +142,7 @@ class ComputePool:
 
     @property
     def has_processes(self) -> bool:
-        """Truth of: other processes perform the jobs that are not light."""
+        """True if other processes perform the jobs that are not light."""
         return self._processes > 0
 
     async def run(self, job: Job, tenant: str) -> Any:

@@ -99,7 +99,7 @@ class ComparedPair(NamedTuple):
 
     @property
     def has_large_values(self) -> bool:
-        """Truth of: an input, a result or the outputs of a visit are large."""
+        """True if an input, a result or the outputs of a visit are large."""
         runs = (self.a, self.b)
         outputs = [visit.outputs for run in runs for visit in run.visits.values()]
         return is_large([*((run.input, run.result) for run in runs), *outputs])

@@ -32,7 +32,7 @@ class FiringExpressions:
 
     @property
     def is_light(self) -> bool:
-        """Truth of: the evaluation takes less time than its transfer to another process."""
+        """True if the evaluation takes less time than its transfer to another process."""
         declared = self.declared
         if self.part == "key":
             return has_light_texts(declared.key)

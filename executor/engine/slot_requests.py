@@ -116,9 +116,9 @@ def request_for_step(store: Store, header: Header, step: Step, scope: Scope, now
 
 
 def request_for_following(store: Store, run: Run, commit: Commit, now: float) -> tuple[SlotRequest, ...]:
-    """Return what the visit requests that the first branch of a commit enters. It does not wait for a slot.
+    """Return what the visit requests that the first branch of a commit enters. The requests do not queue.
 
-    Return none if this cannot be known before its claim. A wrong key is reported after it.
+    Return none if this cannot be known before the claim of the visit. A wrong key is reported after that.
     """
     header = store.plans.header(run.plan_hash)
     if not header.has_limits or not store.queue.takes_slots:
@@ -207,6 +207,7 @@ def _has_begun_work(visit: Visit) -> bool:
 
 def _first_request_at(run: Run, visit: Visit) -> float | None:
     """Return when a visit that has waited for a slot of its run was first claimed, or None for any other."""
+    # A run whose work has begun holds its slots. One that was resumed has given them back at its end.
     if _has_begun_work(visit) and not run.resumes:
         return None
     requested_at = visit.started_at or 0.0
@@ -255,6 +256,7 @@ def _request_all(store: Store, limits: Sequence[Limit], scope: Scope, terms: _Te
             MAX_KEY_BYTES.
     """
     wanted = []
+    # The gates of `concurrency` and of `rate` are numbered apart.
     numbers = {False: count(), True: count()}
     for limit in limits:
         position = next(numbers[limit.is_rate])

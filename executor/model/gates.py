@@ -358,8 +358,8 @@ def find_superseded(
 
     `slots` are all slots at the gate, which has `units`, and `cancelled` the runs that are being cancelled.
     If more runs are left than there are units, the oldest are too many. Those that hold units are older than
-    those that wait. A run cancels none that is newer than itself. Either that one has counted it, or a grant
-    has passed over the run while it was paused.
+    those that wait. A run cancels none that is newer than itself. A newer run has already cancelled as many
+    as it needs. Or it was granted its unit while this run was paused, and keeps it.
     """
     if waiting.owner.run_id in cancelled:
         return []

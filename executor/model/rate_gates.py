@@ -51,7 +51,7 @@ def reserve(
 def reserve_now(gate: Gate, owner: SlotOwner, request: SlotRequest, now: float) -> tuple[Gate, Slot] | None:
     """Return the gate of a rate with the reservation of an owner, and its slot, or None if it would wait.
 
-    It is None, too, if the gate is not that of a rate, or the other way around.
+    Return None as well if the gate is one of a rate and the request is not, or the reverse.
 
     >>> from noetl.executor.model.gates import named_gate
     >>> gate = Gate(named_gate("acme", "api"), "api", units=1, rate=RateLog(60.0))

@@ -64,7 +64,8 @@ class RateLog:
     def count_taken(self, limit: int, now: float) -> int:
         """Return how many units of a limit are taken in the window that ends now.
 
-        While others are reserved for later, they are all: the log may have only the window of the last one.
+        If units are reserved for later, all units count as taken. No reservation is earlier than the last
+        one, so none is free now. The log may have only the window that ends with the last one, too.
         """
         if self.count_reserved(now):
             return limit

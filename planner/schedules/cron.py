@@ -36,13 +36,13 @@ _MAX_LENGTH = 500
 _LAST_YEAR = 9999
 _SEARCHED_YEARS = 50
 """In how many further years a date must match, as in `cronsim`."""
+
 _OTHER_DIALECTS = {
     r"^@": "a schedule such as `@daily` is written in five fields, `0 0 * * *`",
     r"\?": "`?` is written as `*`",
     r"\bH\b": "`H` is no value: write a number, and spread the firings by `jitter`",
     r"\d+W\b": "the weekday nearest to a date is not offered",
 }
-
 
 _FIELD_RANGES = {
     "second": (0, 59),
@@ -52,7 +52,6 @@ _FIELD_RANGES = {
     "month": (1, 12),
     "weekday": (0, 7),
 }
-
 
 _FIELD_HINTS = {
     "second": "write numbers from 0 to 59, such as `30`, `0-29`, `0,30` or `*/10`",

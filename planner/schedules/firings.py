@@ -11,7 +11,6 @@ from noetl.planner.schedules.schedule import Schedule
 _STEP = 1e-6
 """The distance of two instants, at least, in seconds."""
 
-
 _DAY_SECONDS = 86_400.0
 
 

@@ -145,7 +145,7 @@ class SqliteFile:
         """The clock of the machine, which all processes of the file share."""
         self._is_in_memory = path == _MEMORY
         self._is_prepared = False
-        """Truth of: the schema is that of this version, unless another process upgrades it."""
+        """True if the schema is that of this version, unless another process upgrades it."""
         self._is_read_only = False
         self._identity: FileIdentity | None = None
         self._damage: str | None = None
