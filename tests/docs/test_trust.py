@@ -79,11 +79,12 @@ def test_each_figure_has_a_command_and_a_measurement() -> None:
         assert re.search(r"\d", measured) or "not covered" in measured, number
 
 
-def test_each_row_has_a_test() -> None:
+def test_each_row_has_a_test_and_occurs_once() -> None:
     rows = [
         line
         for line in PAGE.partition("\n## Figures\n")[0].splitlines()
         if line.startswith("| ") and not line.startswith(("| ---", "| threat"))
     ]
     assert len(rows) > 30
+    assert {row for row in rows if rows.count(row) > 1} == set()
     assert [row for row in rows if ".py" not in row.split("|")[-2]] == []
