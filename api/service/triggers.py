@@ -194,7 +194,7 @@ class TriggerService:
         trigger, header = self._read(playbook, name)
         instant = request.instant
         if instant is not None:
-            _check_instant(trigger, _declaration(header, trigger), instant)
+            instant = _find_instant(trigger, _declaration(header, trigger), instant)
         _check_cause(trigger, request)
         key = request.idempotency_key or secrets.token_hex(8)
         firing = HandFiring(key, instant, request.input, request.run_id, request.data)
@@ -298,8 +298,10 @@ def _check_data(trigger: LiveTrigger, data: Mapping[str, Any]) -> None:
             raise RejectedError("invalid_input", f"unknown key `{abbreviate(name)}` in `data`; {hint}")
 
 
-def _check_instant(trigger: LiveTrigger, declared: Trigger, instant: float) -> None:
-    """Check that a schedule fires at an instant.
+def _find_instant(trigger: LiveTrigger, declared: Trigger, instant: float) -> float:
+    """Return the instant of a schedule at a time of a request, which may be rounded.
+
+    The key of the firing follows from the instant, so it must be exactly that of the schedule.
 
     Raises:
         RejectedError: `not_scheduled`.
@@ -312,3 +314,4 @@ def _check_instant(trigger: LiveTrigger, declared: Trigger, instant: float) -> N
         problem = f"trigger `{trigger.name}` does not fire at {instant_key(instant)}"
         hint = ", nor later" if following is None else f"; then it fires at {instant_key(following)}"
         raise RejectedError("not_scheduled", problem + hint)
+    return following

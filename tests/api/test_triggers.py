@@ -255,6 +255,20 @@ def test_a_firing_at_an_instant_is_that_of_the_schedule(
     assert (firing.workflow_id, firing.key) == (early.id, "2001-09-09T03:00:00Z")
 
 
+def test_a_time_less_than_a_millisecond_from_an_instant_is_that_instant(
+    services: TenantServices, store: MemoryStore, clock: TestClock
+) -> None:
+    """Times of requests may be rounded. The firing nevertheless has the key of the schedule."""
+    services.playbooks.register(with_triggers("a", declare("t", HOURLY)))
+    instant = START + 3600
+    early, _ = services.triggers.fire("a", "t", FireRequest(instant + 0.0005))
+    assert services.triggers.fire("a", "t", FireRequest(instant - 0.0005)) == (early, True)
+    clock.time = instant
+    fire_due(store, clock.time)
+    (firing,) = services.triggers.firings("a", "t").items
+    assert (firing.workflow_id, firing.key) == (early.id, "2001-09-09T03:00:00Z")
+
+
 def test_an_instant_that_the_schedule_does_not_have_is_refused(services: TenantServices) -> None:
     ended = replace(HOURLY, end_at=START + 7200)
     services.playbooks.register(with_triggers("a", declare("t", ended)))
