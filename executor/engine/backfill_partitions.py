@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from noetl.executor.engine.schedule_firing import view_schedule
+from noetl.executor.engine.schedule_firing import find_previous, view_schedule
 from noetl.executor.errors import StoreError
 from noetl.executor.model.backfills import LIST_SLICE, Backfill, Partition, PartitionRange, slice_id
 from noetl.executor.model.run import RunStatus
@@ -30,8 +30,6 @@ PROBED_ATTEMPTS = 2
 """Number of attempts at a partition that one query looks for."""
 
 _JUST_BEFORE = 1e-6
-_FIRST_SPAN = 60.0
-_LAST_SPAN = 10 * 366 * 86_400.0
 
 
 def next_instant(partitions: PartitionRange, schedule: Schedule, instant: float) -> float | None:
@@ -159,24 +157,3 @@ def view_partition(backfill: Backfill, schedule: Schedule, partition: Partition)
         return view | {"previous_at": before, "next_at": after}
     previous = find_previous(schedule, instant)
     return view | {"previous_at": None if previous is None else instant_key(previous)}
-
-
-def find_previous(schedule: Schedule, instant: float) -> float | None:
-    """Return the last instant of a schedule before one of its instants, or None.
-
-    >>> find_previous(Schedule(every_seconds=3600), 7200.0)
-    3600.0
-    >>> find_previous(Schedule(cron="0 9 * * MON"), 1704704400.0)
-    1704099600.0
-    """
-    span = _FIRST_SPAN
-    while not schedule.count_between(instant - span, instant):
-        span *= 4
-        if span > _LAST_SPAN:
-            return None
-    # The last instant is at `low` or later, and before `high`.
-    low, high = instant - span, instant
-    while schedule.count_between(low, high) > 1:
-        middle = (low + high) / 2
-        low, high = (middle, high) if schedule.count_between(middle, high) else (low, middle)
-    return schedule.next_after(low - _JUST_BEFORE)

@@ -38,6 +38,10 @@ from noetl.planner.schedules.schedule import Schedule
 POSTPONE_SECONDS = 10.0
 """After which time a firing that cannot be performed now is tried again."""
 
+_JUST_BEFORE = 1e-6
+_FIRST_SPAN = 60.0
+_LAST_SPAN = 10 * 366 * 86_400.0
+
 logger = logging.getLogger("noetl.executor")
 
 
@@ -66,18 +70,45 @@ def perform_due(store: Store, trigger: LiveTrigger, now: float) -> Advance | Non
 
 
 def view_schedule(trigger: LiveTrigger, schedule: Schedule, instant: float) -> dict[str, Any]:
-    """Return what templates read under `trigger` at an instant. `trigger` is as it was before that."""
+    """Return what templates read under `trigger` at an instant. `trigger` is as it was before that.
+
+    A person may fire an instant that the schedule has performed. The last firing is not before it then, but
+    an instant of the schedule is.
+    """
     from zoneinfo import ZoneInfo
 
-    following = schedule.next_after(instant)
+    previous, following = trigger.last_at, schedule.next_after(instant)
+    if previous is not None and previous >= instant:
+        previous = find_previous(schedule, instant)
     local = datetime.fromtimestamp(instant, UTC).astimezone(ZoneInfo(schedule.timezone))
     return {
         "scheduled_at": instant_key(instant),
-        "previous_at": None if trigger.last_at is None else instant_key(trigger.last_at),
+        "previous_at": None if previous is None else instant_key(previous),
         "next_at": None if following is None else instant_key(following),
         "local": local.isoformat(),
         "partition": None,
     }
+
+
+def find_previous(schedule: Schedule, instant: float) -> float | None:
+    """Return the last instant of a schedule before one of its instants, or None.
+
+    >>> find_previous(Schedule(every_seconds=3600), 7200.0)
+    3600.0
+    >>> find_previous(Schedule(cron="0 9 * * MON"), 1704704400.0)
+    1704099600.0
+    """
+    span = _FIRST_SPAN
+    while not schedule.count_between(instant - span, instant):
+        span *= 4
+        if span > _LAST_SPAN:
+            return None
+    # The last instant is at `low` or later, and before `high`.
+    low, high = instant - span, instant
+    while schedule.count_between(low, high) > 1:
+        middle = (low + high) / 2
+        low, high = (middle, high) if schedule.count_between(middle, high) else (low, middle)
+    return schedule.next_after(low - _JUST_BEFORE)
 
 
 def _perform(firer: Firer) -> Advance | None:

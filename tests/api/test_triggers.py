@@ -269,6 +269,22 @@ def test_a_time_less_than_a_millisecond_from_an_instant_is_that_instant(
     assert (firing.workflow_id, firing.key) == (early.id, "2001-09-09T03:00:00Z")
 
 
+@pytest.mark.parametrize("hours", [1, 2])
+def test_the_previous_instant_of_a_firing_by_hand_is_before_its_instant(
+    services: TenantServices, store: MemoryStore, clock: TestClock, hours: int
+) -> None:
+    """A person fires an instant that was rejected, when the schedule has performed it or later ones."""
+    rejecting = {"day": "{{ 1 }}"}
+    services.playbooks.register(with_triggers("a", declare("t", HOURLY, input=rejecting)))
+    for _ in range(3):
+        clock.time += 3600
+        fire_due(store, clock.time)
+    correct = declare("t", HOURLY, input={"day": "{{ trigger.previous_at }}"})
+    services.playbooks.register(with_triggers("a", correct))
+    run, _ = services.triggers.fire("a", "t", FireRequest(START + (hours + 1) * 3600))
+    assert run.input["day"] == f"2001-09-09T0{2 + hours}:00:00Z"
+
+
 def test_an_instant_that_the_schedule_does_not_have_is_refused(services: TenantServices) -> None:
     ended = replace(HOURLY, end_at=START + 7200)
     services.playbooks.register(with_triggers("a", declare("t", ended)))

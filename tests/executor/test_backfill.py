@@ -19,10 +19,10 @@ from noetl.executor.engine.backfill_control import (
     resume_backfill,
     retry_backfill,
 )
-from noetl.executor.engine.backfill_partitions import find_previous
 from noetl.executor.engine.backfill_start import BackfillRequest, start_backfill
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.outbox import perform_entry
+from noetl.executor.engine.schedule_firing import find_previous
 from noetl.executor.errors import RejectedError, StoreAwayError
 from noetl.executor.model.backfills import (
     LIST_SLICE,
