@@ -15,7 +15,6 @@ Limits: a firing stands at the time at which it was performed. The statuses of o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from functools import cache
 from itertools import islice
 from zoneinfo import ZoneInfo
@@ -176,9 +175,5 @@ def _planned_firings(trigger: LiveTrigger, schedule: Schedule, span: TimeSpan) -
     if instant is not None and instant + delay < span.since:
         instant = schedule.next_after(span.since - delay - _JUST_BEFORE)
     while instant is not None and instant + delay < span.until:
-        yield ScheduledFiring(
-            scheduled_at=timestamp(instant),
-            local=datetime.fromtimestamp(instant, zone).isoformat(),
-            due_at=timestamp(instant + delay),
-        )
+        yield ScheduledFiring.from_instant(instant, zone, delay)
         instant = schedule.next_after(instant)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, tzinfo
 from typing import Any, Literal
 
 from noetl.api.service.views import Timestamp, View
@@ -56,6 +57,14 @@ class ScheduledFiring(View, schema_name="ScheduledFiring"):
     scheduled_at: Timestamp
     local: Timestamp
     due_at: Timestamp
+
+    @classmethod
+    def from_instant(cls, instant: float, zone: tzinfo, delay: float) -> ScheduledFiring:
+        return cls(
+            scheduled_at=timestamp(instant),
+            local=datetime.fromtimestamp(instant, zone).isoformat(),
+            due_at=timestamp(instant + delay),
+        )
 
 
 class CatchUpEntry(View, schema_name="CatchUp"):

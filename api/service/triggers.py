@@ -17,7 +17,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
-from datetime import datetime
 from functools import cache
 from itertools import islice
 from typing import Any
@@ -34,7 +33,6 @@ from noetl.api.service.trigger_views import (
     describe_trigger,
 )
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.events import timestamp
 from noetl.executor.model.run import Run
 from noetl.executor.model.triggers import (
     Advance,
@@ -259,11 +257,7 @@ def _next_firings(trigger: LiveTrigger, schedule: Schedule, now: float) -> Itera
     delay = delay_of(trigger, schedule)
     instant = schedule.next_after(now) if trigger.is_paused else trigger.next_at
     while instant is not None:
-        yield ScheduledFiring(
-            scheduled_at=timestamp(instant),
-            local=datetime.fromtimestamp(instant, zone).isoformat(),
-            due_at=timestamp(instant + delay),
-        )
+        yield ScheduledFiring.from_instant(instant, zone, delay)
         instant = schedule.next_after(instant)
 
 
