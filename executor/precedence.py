@@ -65,7 +65,10 @@ MAX_OPERATION_WAIT_SECONDS = 0.05
 """How long a store operation of the background waits for the one before it at most."""
 
 RECHECK_SECONDS = 1.0
+"""After which time a thread that waits for a slice checks whether it is next, if no other thread wakes it."""
+
 MAX_ACCOUNTS = 10_000
+"""How many tenants have an account at most."""
 
 FOREGROUND_SHARE = 8
 """How many write transactions of the foreground may pass one of the background that waits."""
