@@ -32,8 +32,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from noetl.api.auth.authentication import LOCAL_CALLER, Caller
 from noetl.api.auth.loopback import loopback_problem
+from noetl.api.auth.rate_limits import network_of
 from noetl.api.context import AppContext
 from noetl.api.http.access_log import note_caller
+from noetl.api.http.body_memory import BodyMemory
 from noetl.api.http.event_stream import EventStreamResponse
 from noetl.api.http.negotiation import accepted_media_type
 from noetl.api.http.open_bodies import OpenBodies
@@ -262,6 +264,7 @@ class AccessControl:
     def __init__(self, app: ASGIApp, context: AppContext, table: AccessTable) -> None:
         self._app = app
         self._bodies = OpenBodies(lambda: context.settings)
+        self.body_memory = BodyMemory()
         self._shares = RequestShares(lambda: context.settings)
         self._context = context
         self._table = table
@@ -294,7 +297,8 @@ class AccessControl:
             tenant = None if caller is None else caller.tenant
             if place is None:
                 place = await places.enter_async_context(self._shares.place(scope, tenant, route))
-            receive = self._bodies.limit(receive, _PUBLIC if tenant is None else tenant, place)
+            hold = places.enter_context(self.body_memory.hold(scope, tenant, network_of(peer_address(scope))))
+            receive = self._bodies.limit(receive, _PUBLIC if tenant is None else tenant, place, hold)
             await self._app(scope, receive, send)
 
     def _familiar_tenant(self, scope: Scope, access: RouteAccess, credentials: _Credentials) -> str | None:

@@ -7,7 +7,8 @@ BODY_SECONDS, however slowly it drips. A body counts for its tenant while the ap
 
 Cost: a timer for each part of a body.
 
-Limits: `NOETL_MAX_BODIES`. The bodies of callbacks count together, as those of one tenant.
+Limits: `NOETL_MAX_BODIES`, and the bytes of `noetl.api.http.body_memory`. The bodies of callbacks count
+together, as those of one tenant.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from functools import cached_property
 
 from starlette.types import Message, Receive
 
+from noetl.api.http.body_memory import BodyHold
 from noetl.api.http.open_limit import BODIES, OpenLimit, read_open_limit
 from noetl.api.http.problems import Problem
 from noetl.api.http.request_shares import RequestPlace
@@ -38,10 +40,12 @@ class OpenBodies:
     def _open(self) -> OpenLimit:
         return read_open_limit(self._read_settings(), BODIES)
 
-    def limit(self, receive: Receive, tenant: str, place: RequestPlace) -> Receive:
+    def limit(
+        self, receive: Receive, tenant: str, place: RequestPlace, hold: BodyHold | None = None
+    ) -> Receive:
         """Return a function that receives the same messages, within the limits for bodies.
 
-        The request gives up its place while it waits for a part of its body.
+        The request gives up its place while it waits for a part of its body. `hold` counts the bytes.
         The function raises a `Problem`: 408, 429 or 503.
         """
         deadline, is_complete = math.inf, False
@@ -58,6 +62,8 @@ class OpenBodies:
                         message = await receive()
                 except TimeoutError:
                     raise self._late() from None
+            if hold is not None:
+                hold.receive(len(message.get("body", b"")))
             is_complete = message["type"] != "http.request" or not message.get("more_body", False)
             return message
 

@@ -29,6 +29,7 @@ from anyio import CapacityLimiter, move_on_after, to_thread
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from noetl.api.http.body_memory import wait_for_memory
 from noetl.api.http.openapi import FORM_TYPE, JSON_TYPE, YAML_TYPES
 from noetl.api.http.problems import Problem
 from noetl.api.service.changed_restarts import ChangedRestart
@@ -95,7 +96,7 @@ async def read_submission(request: Request, input_text: str | None) -> tuple[Pla
                 "The query parameter `input` is for a body of YAML. In JSON, `input` is a member of the body."
             )
             raise Problem(400, detail, slug="invalid-request")
-        return await _decode(body, _parse_submission)
+        return await _decode(request, body, _parse_submission)
     if input_text is None:
         return InlinePlaybook(body), StartRequest()
     input = decode_json(input_text.encode("utf-8", "surrogatepass"), "The query parameter `input`")
@@ -116,7 +117,9 @@ async def read_playbook(request: Request) -> str | bytes:
     body = await _read_body(request)
     if content_type != JSON_TYPE:
         return body
-    return await _decode(body, lambda value: _playbook_text(parse_body(PlaybookBody, value).playbook))
+    return await _decode(
+        request, body, lambda value: _playbook_text(parse_body(PlaybookBody, value).playbook)
+    )
 
 
 async def read_draft_request(request: Request) -> tuple[str, int | None]:
@@ -129,7 +132,7 @@ async def read_draft_request(request: Request) -> tuple[str, int | None]:
 
     body = await _read_body(request)
     _content_type(request, (JSON_TYPE,))
-    draft = await _decode(body, lambda value: parse_body(DraftBody, value))
+    draft = await _decode(request, body, lambda value: parse_body(DraftBody, value))
     return draft.text, draft.line
 
 
@@ -149,7 +152,7 @@ async def read_resume_request(
     if not body:
         return ResumeRequest(idempotency_key=key)
     _content_type(request, (JSON_TYPE,))
-    resume = await _decode(body, lambda value: parse_body(ResumeBody, value))
+    resume = await _decode(request, body, lambda value: parse_body(ResumeBody, value))
     if resume.playbook is not None:
         change = _playbook_change(resume, key)
         return change if resume.step is None and resume.event is None else _changed_restart(resume, change)
@@ -227,7 +230,7 @@ async def read_answer_request(request: Request) -> AnswerRequest:
 
     body = await _read_body(request)
     _content_type(request, (JSON_TYPE,))
-    answer = await _decode(body, lambda value: parse_body(AnswerBody, value))
+    answer = await _decode(request, body, lambda value: parse_body(AnswerBody, value))
     return AnswerRequest(answer.step, answer.answer, answer.visit, answer.position)
 
 
@@ -241,7 +244,7 @@ async def read_tag_change(request: Request) -> TagChange:
 
     body = await _read_body(request)
     _content_type(request, (JSON_TYPE,))
-    change = await _decode(body, lambda value: parse_body(TagsBody, value))
+    change = await _decode(request, body, lambda value: parse_body(TagsBody, value))
     return TagChange(tuple(change.add), tuple(change.remove))
 
 
@@ -257,7 +260,7 @@ async def read_fire_request(request: Request, key: str | None) -> FireRequest:
     if not body:
         return FireRequest(idempotency_key=key)
     _content_type(request, (JSON_TYPE,))
-    fire = await _decode(body, lambda value: parse_body(FireBody, value))
+    fire = await _decode(request, body, lambda value: parse_body(FireBody, value))
     instant = None if fire.instant is None else datetime.fromisoformat(fire.instant.upper()).timestamp()
     return FireRequest(instant, fire.input or {}, key, fire.data, fire.run)
 
@@ -272,7 +275,7 @@ async def read_limit_request(request: Request) -> tuple[int, LimitKind, float | 
 
     body = await _read_body(request)
     _content_type(request, (JSON_TYPE,))
-    declared = await _decode(body, lambda value: parse_body(LimitBody, value))
+    declared = await _decode(request, body, lambda value: parse_body(LimitBody, value))
     per = None if declared.per is None else float(declared.per)
     return declared.units, LimitKind(declared.kind), per
 
@@ -287,7 +290,7 @@ async def read_channel_request(request: Request) -> ChannelRequest:
 
     body = await _read_body(request)
     _content_type(request, (JSON_TYPE,))
-    declared = await _decode(body, lambda value: parse_body(ChannelBody, value))
+    declared = await _decode(request, body, lambda value: parse_body(ChannelBody, value))
     return ChannelRequest(declared.url, declared.type, tuple(declared.events), declared.secret)
 
 
@@ -301,7 +304,7 @@ async def read_alias_version(request: Request) -> str:
 
     body = await _read_body(request)
     _content_type(request, (JSON_TYPE,))
-    return (await _decode(body, lambda value: parse_body(AliasBody, value))).version
+    return (await _decode(request, body, lambda value: parse_body(AliasBody, value))).version
 
 
 async def read_catch_up(request: Request) -> CatchUpMode:
@@ -316,7 +319,7 @@ async def read_catch_up(request: Request) -> CatchUpMode:
     if not body:
         return "none"
     _content_type(request, (JSON_TYPE,))
-    return (await _decode(body, lambda value: parse_body(TriggerResumeBody, value))).catch_up
+    return (await _decode(request, body, lambda value: parse_body(TriggerResumeBody, value))).catch_up
 
 
 async def read_backfill_start(request: Request, key: str | None) -> tuple[str, str, BackfillRequest]:
@@ -329,7 +332,7 @@ async def read_backfill_start(request: Request, key: str | None) -> tuple[str, s
 
     body = await _read_body(request)
     _content_type(request, (JSON_TYPE,))
-    given = await _decode(body, lambda value: parse_body(BackfillBody, value))
+    given = await _decode(request, body, lambda value: parse_body(BackfillBody, value))
     interval = None if given.interval is None else parse_interval(given.interval)
     start = BackfillRequest(
         given.start, given.end, interval, given.partitions, given.limit, given.redo, idempotency_key=key
@@ -349,7 +352,7 @@ async def read_backfill_cancellation(request: Request) -> bool:
     if not body:
         return False
     _content_type(request, (JSON_TYPE,))
-    return (await _decode(body, lambda value: parse_body(BackfillCancelBody, value))).runs
+    return (await _decode(request, body, lambda value: parse_body(BackfillCancelBody, value))).runs
 
 
 async def read_backfill_retry(request: Request) -> RetryMode:
@@ -364,7 +367,7 @@ async def read_backfill_retry(request: Request) -> RetryMode:
     if not body:
         return "resume"
     _content_type(request, (JSON_TYPE,))
-    retry = await _decode(body, lambda value: parse_body(BackfillRetryBody, value))
+    retry = await _decode(request, body, lambda value: parse_body(BackfillRetryBody, value))
     return "fresh" if retry.fresh else "resume"
 
 
@@ -379,7 +382,7 @@ async def read_run_selection(request: Request, run_filter: RunFilter | None) -> 
     body = await _read_body(request)
     if body and run_filter is None:
         _content_type(request, (JSON_TYPE,))
-        return (await _decode(body, lambda value: parse_body(BulkBody, value))).ids
+        return (await _decode(request, body, lambda value: parse_body(BulkBody, value))).ids
     if body or run_filter is None:
         problem = "has both" if body else "has neither"
         detail = f"The request names runs by `ids` in the body, or by a filter in the query; it {problem}."
@@ -409,7 +412,7 @@ async def read_migration(request: Request, run_filter: RunFilter | None) -> Migr
 
     body = await _read_body(request)
     _content_type(request, (JSON_TYPE,))
-    migration = await _decode(body, lambda value: parse_body(MigrationBody, value))
+    migration = await _decode(request, body, lambda value: parse_body(MigrationBody, value))
     selection = migration.ids if run_filter is None else run_filter
     if selection is None or (migration.ids is not None and run_filter is not None):
         problem = "has neither" if selection is None else "has both"
@@ -448,7 +451,7 @@ async def read_callback_answer(request: Request) -> Any:
         return None
     if _content_type(request, (JSON_TYPE, FORM_TYPE)) == FORM_TYPE:
         return FormBody(_parse_form(body))
-    return await _decode(body, lambda value: value)
+    return await _decode(request, body, lambda value: value)
 
 
 def _parse_form(body: bytes) -> dict[str, str]:
@@ -473,8 +476,10 @@ def _parse_form(body: bytes) -> dict[str, str]:
     return texts
 
 
-async def _decode(body: bytes, read: Callable[[Any], Decoded]) -> Decoded:
-    """Return what `read` makes of the JSON value in a body.
+async def _decode(
+    request: Request, body: bytes, read: Callable[[Any], Decoded], tenant: str | None = None
+) -> Decoded:
+    """Return what `read` makes of the JSON value in a body, which counts for `tenant` if it is known.
 
     Raises:
         Problem: 400, or what `read` raises.
@@ -483,6 +488,7 @@ async def _decode(body: bytes, read: Callable[[Any], Decoded]) -> Decoded:
     def decode() -> Decoded:
         return read(decode_json(body, "The body"))
 
+    await wait_for_memory(request, body, tenant)
     if len(body) <= MAX_INLINE_BYTES:
         return decode()
     return await to_thread.run_sync(decode, limiter=_decoders)
@@ -502,8 +508,8 @@ def decode_json(body: bytes, subject: str) -> Any:
         raise Problem(400, detail, slug="malformed-json") from None
 
 
-async def parse_webhook_body(request: Request, body: bytes) -> Any:
-    """Return what the body of a request to a webhook means: JSON, the texts of a form, or text.
+async def parse_webhook_body(request: Request, body: bytes, tenant: str) -> Any:
+    """Return what the body of a request to a webhook of a tenant means: JSON, the texts of a form, or text.
 
     An empty body is None.
 
@@ -515,7 +521,7 @@ async def parse_webhook_body(request: Request, body: bytes) -> Any:
     is_plain = request.headers.get("content-encoding", "identity").lower() == "identity"
     content_type = parse_content_type(request.headers.get("content-type", "")).media_type
     if is_plain and (content_type == JSON_TYPE or content_type.endswith("+json")):
-        return await _decode(body, lambda value: value)
+        return await _decode(request, body, lambda value: value, tenant)
     if is_plain and content_type == FORM_TYPE:
         return _parse_form(body)
     try:

@@ -134,6 +134,10 @@ class AcceptedRun(View, schema_name="Accepted"):
             links=links,
         )
 
+    def with_status(self, status: RunStatus) -> AcceptedRun:
+        """Return the run with a later status."""
+        return AcceptedRun(**{**vars(self), "status": status})
+
 
 class WebhookReceipt(View, schema_name="WebhookReceipt"):
     """Answer to a request of another system.

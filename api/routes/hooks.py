@@ -23,6 +23,7 @@ from noetl.api.access import identify_caller, peer_address
 from noetl.api.auth.api_keys import is_tenant
 from noetl.api.auth.authentication import Caller
 from noetl.api.auth.rate_limits import AddressLimiter
+from noetl.api.http.body_memory import release_body
 from noetl.api.http.openapi import (
     FORM_TYPE,
     JSON_TYPE,
@@ -129,7 +130,7 @@ async def post_to_webhook(
     tenant: Tenant, path: HookPath, request: Request, services: PublicTenantServices
 ) -> Response:
     """Accept a request of another system, which must be signed, and start the run of its trigger."""
-    return await _receive(request, services.for_tenant(tenant), path)
+    return await _answer(request, services.for_tenant(tenant), path)
 
 
 @router.put("/{tenant}/{path:path}", status_code=202, responses=_RESPONSES, openapi_extra=_DOCUMENT)
@@ -137,10 +138,15 @@ async def put_to_webhook(
     tenant: Tenant, path: HookPath, request: Request, services: PublicTenantServices
 ) -> Response:
     """Accept a request as `POST` does, for a trigger that declares `method: PUT`."""
-    return await _receive(request, services.for_tenant(tenant), path)
+    return await _answer(request, services.for_tenant(tenant), path)
 
 
-async def _receive(request: Request, services: TenantServices, path: str) -> Response:
+async def _receive(request: Request, services: TenantServices, path: str) -> tuple[Webhook, Delivery]:
+    """Accept a request, and return its webhook and what became of it.
+
+    Raises:
+        NotFoundError, Problem: the request is refused.
+    """
     limits, address = opened_services(request).limits, peer_address(request.scope)
     limits.webhooks.take(address)
     headers = _headers_of(request)
@@ -162,11 +168,10 @@ async def _receive(request: Request, services: TenantServices, path: str) -> Res
         await run_in_threadpool(limits.callers.check, caller)
     if firer.trigger.is_paused:
         raise Problem(503, "The webhook is paused.", slug="trigger-paused", headers=RETRY_LATER)
-    value = await parse_webhook_body(request, body)
+    value = await parse_webhook_body(request, body, services.tenant)
     deliver = partial(_deliver, request, services, firer, headers, (body, value))
     deliver_now = evaluated_elsewhere(request, services, deliver)
-    delivery = await _receivers.run(request, services.tenant, deliver_now)
-    return await _answer(request, services, webhook, delivery)
+    return webhook, await _receivers.run(request, services.tenant, deliver_now)
 
 
 @contextmanager
@@ -242,14 +247,16 @@ def _deliver(
     return services.webhooks.deliver(firer, WebhookRequest(request.method, headers, query, body, value))
 
 
-async def _answer(
-    request: Request, services: TenantServices, webhook: Webhook, delivery: Delivery
-) -> Response:
-    """Return the answer for a delivery: the receipt, or the result of its run.
+async def _answer(request: Request, services: TenantServices, path: str) -> Response:
+    """Return the answer for a request: the receipt, or the result of its run.
 
     Raises:
-        Problem: 422, if the inputs of the run do not fit; 502, if the run has failed.
+        NotFoundError, Problem: the request is refused; 422, if the inputs of the run do not fit; 502, if the
+            run has failed.
     """
+    # The frame of that function had the body. So nothing has it while this one waits for the run.
+    webhook, delivery = await _receive(request, services, path)
+    release_body(request)
     if delivery.outcome is FiringOutcome.REJECTED:
         detail = delivery.reason or "The request does not fit the inputs of the playbook."
         raise Problem(422, detail, slug="invalid-input")

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from noetl.api.access import caller_name
 from noetl.api.compute.jobs import InitialDataJob
+from noetl.api.http.body_memory import release_body
 from noetl.api.http.openapi import optional_body, playbook_body, problems, required_body, response_body
 from noetl.api.http.parameters import IdempotencyKey, InputText, RunQuery, StartHeaders, WaitHeaders
 from noetl.api.http.requests import read_resume_request, read_submission, read_tag_change
@@ -126,7 +127,29 @@ async def start_run(
     input_text: InputText = None,
 ) -> Response:
     """Start a run of the playbook in the body, or of a registered one."""
-    key, wait_seconds = sent.idempotency_key, sent.wait_seconds
+    wait_seconds = sent.wait_seconds
+    # The frame of that function had the body. So nothing has it while this one waits for the run.
+    accepted, headers = await _accept(request, services, sent, input_text)
+    release_body(request)
+    async with place_to_wait(request, services.tenant, wait_seconds) as may_wait:
+        if may_wait:
+            headers["Preference-Applied"] = f"wait={wait_seconds}"
+            result = await wait_until_finished(request, services, accepted.workflow_id, wait_seconds or 0)
+            if result.status.is_final:
+                return await run_in_threadpool(result_response, result, 200, headers)
+            accepted = accepted.with_status(result.status)
+    return JsonResponse(accepted, 202, headers=headers | RETRY_AFTER)
+
+
+async def _accept(
+    request: Request, services: TenantServices, sent: StartHeaders, input_text: str | None
+) -> tuple[AcceptedRun, dict[str, str]]:
+    """Start the run of a request. Return it with the headers of the response.
+
+    Raises:
+        Problem, RejectedError, NotFoundError: nothing is started.
+    """
+    key = sent.idempotency_key
     playbook, submission = await read_submission(request, input_text)
     # The run sends its trace to every host that it calls.
     submission = replace(submission, idempotency_key=key, trace=redact(sent.trace))
@@ -145,14 +168,7 @@ async def start_run(
     links = RunLinks.of_run(request, run.id)
     headers = {"Location": links.status} | (REPLAYED if is_replay else {})
     headers |= DEBOUNCED if run.is_joined else {}
-    async with place_to_wait(request, services.tenant, wait_seconds) as may_wait:
-        if may_wait:
-            headers["Preference-Applied"] = f"wait={wait_seconds}"
-            result = await wait_until_finished(request, services, run.id, wait_seconds or 0)
-            if result.status.is_final:
-                return await run_in_threadpool(result_response, result, 200, headers)
-            run = replace(run, status=result.status)
-    return JsonResponse(AcceptedRun.from_run(run, links), 202, headers=headers | RETRY_AFTER)
+    return AcceptedRun.from_run(run, links), headers
 
 
 @router.get(
