@@ -38,7 +38,6 @@ from noetl.api.http.access_log import note_caller
 from noetl.api.http.body_memory import BodyMemory
 from noetl.api.http.event_stream import EventStreamResponse
 from noetl.api.http.negotiation import accepted_media_type
-from noetl.api.http.open_bodies import OpenBodies
 from noetl.api.http.openapi import JSON_TYPE
 from noetl.api.http.parameters import check_parameters
 from noetl.api.http.problems import (
@@ -263,7 +262,6 @@ class AccessControl:
 
     def __init__(self, app: ASGIApp, context: AppContext, table: AccessTable) -> None:
         self._app = app
-        self._bodies = OpenBodies(lambda: context.settings)
         self.body_memory = BodyMemory()
         self._shares = RequestShares(lambda: context.settings)
         self._context = context
@@ -298,7 +296,7 @@ class AccessControl:
             if place is None:
                 place = await places.enter_async_context(self._shares.place(scope, tenant, route))
             hold = places.enter_context(self.body_memory.hold(scope, tenant, network_of(peer_address(scope))))
-            receive = self._bodies.limit(receive, _PUBLIC if tenant is None else tenant, place, hold)
+            receive = self._context.bodies.limit(receive, _PUBLIC if tenant is None else tenant, place, hold)
             await self._app(scope, receive, send)
 
     def _familiar_tenant(self, scope: Scope, access: RouteAccess, credentials: _Credentials) -> str | None:

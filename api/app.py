@@ -96,7 +96,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, has_gateway: bool = 
             worker = Worker(services.store, replace(settings, evaluator=evaluator))
             await run_in_threadpool(worker.start)
             try:
-                with _on_stop_signal(services.stop_streams):
+                with _on_stop_signal(context.stop_clients):
                     yield
             finally:
                 await run_in_threadpool(worker.stop, timeout_seconds=DRAIN_SECONDS)

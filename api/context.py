@@ -18,6 +18,7 @@ from noetl.api.auth.rate_limits import (
 from noetl.api.compute.pool import ComputePool
 from noetl.api.http.event_stream import encode_event
 from noetl.api.http.list_stream import LIST_ENCODER
+from noetl.api.http.open_bodies import OpenBodies
 from noetl.api.http.open_limit import OPEN_KINDS, STREAMS, WAITING_REQUESTS, OpenLimit, read_open_limit
 from noetl.api.http.shared_limit import SharedLimit
 from noetl.api.service.compiler import allowed_catalogue
@@ -74,6 +75,7 @@ class AppContext:
         """How many compute processes may start. Only a lifespan can stop them, so it sets the number."""
         self.worker_threads: int | None = None
         """How many threads execute visits. Only a lifespan has workers, so it sets the number."""
+        self.bodies = OpenBodies(lambda: self.settings)
         self._services: AppServices | None = None
         self._lock = threading.Lock()
         self._opening = Circuit()
@@ -136,6 +138,12 @@ class AppContext:
                     else None,
                 )
             return self._services
+
+    def stop_clients(self) -> None:
+        """Let streams, waiting requests and unfinished bodies end soon. A signal handler may call it."""
+        self.bodies.stop()
+        if self._services is not None:
+            self._services.stop_streams()
 
     def close(self) -> None:
         """Close the store, if it is open."""

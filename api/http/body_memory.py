@@ -135,9 +135,15 @@ class WaitingBytes:
 
 
 class BodyHold:
-    """The memory that the body of one request takes. Only the task of the request may use it."""
+    """The memory that the body of one request takes. Only the task of the request may use it.
 
-    def __init__(self, holder: str, arrived: BodyBytes, decoded: WaitingBytes) -> None:
+    `address` is the one that sends it, if its request has no caller.
+    """
+
+    def __init__(
+        self, holder: str, arrived: BodyBytes, decoded: WaitingBytes, address: str | None = None
+    ) -> None:
+        self.address = address
         self._holder = holder
         self._arrived = arrived
         self._decoded = decoded
@@ -205,7 +211,7 @@ class BodyMemory:
         """
         if tenant is None:
             # No tenant has a blank in its name.
-            hold = BodyHold(f" {address}", self.unknown, self.decoded)
+            hold = BodyHold(f" {address}", self.unknown, self.decoded, address)
         else:
             hold = BodyHold(tenant, self.arrived, self.decoded)
         scope[_HOLD] = hold

@@ -4,18 +4,20 @@ Problem: a client that never finishes a body holds a connection, memory and a ta
 
 Algorithm: a middleware wraps the function that receives a body. All of a body must arrive within
 BODY_SECONDS, however slowly it drips. A body counts for its tenant while the app waits for a part of it.
+When the process stops, bodies that are on their way have STOP_SECONDS left.
 
 Cost: a timer for each part of a body.
 
-Limits: `NOETL_MAX_BODIES`, and the bytes of `noetl.api.http.body_memory`. The bodies of callbacks count
-together, as those of one tenant.
+Limits: `NOETL_MAX_BODIES`, and the bytes of `noetl.api.http.body_memory`. The bodies of callbacks and
+webhooks count together, as those of one tenant. An address has a quarter of these.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from functools import cached_property
 
 from starlette.types import Message, Receive
@@ -28,6 +30,11 @@ from noetl.api.http.request_shares import RequestPlace
 BODY_SECONDS = 25.0
 """How long the body of a request may take."""
 
+STOP_SECONDS = 2.0
+"""How long it may take after the process has got a signal to stop."""
+
+ADDRESS_PARTS = 4
+
 
 class OpenBodies:
     """The bodies that are on their way to an app. Its settings are read at the first body."""
@@ -35,10 +42,54 @@ class OpenBodies:
     def __init__(self, read_settings: Callable[[], Mapping[str, str]], seconds: float = BODY_SECONDS) -> None:
         self.seconds = seconds
         self._read_settings = read_settings
+        self._is_stopping = False
+        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Timeout]] = set()
 
     @cached_property
     def _open(self) -> OpenLimit:
         return read_open_limit(self._read_settings(), BODIES)
+
+    @cached_property
+    def _open_by_strangers(self) -> OpenLimit:
+        return OpenLimit(self._open.share, BODIES, owner="address", parts=ADDRESS_PARTS)
+
+    def stop(self) -> None:
+        """Let the bodies that are on their way end soon. Any thread may call it, also a signal handler."""
+        self._is_stopping = True
+        for loop, timeout in list(self._waiting):
+            with suppress(RuntimeError):  # The loop may be closed.
+                loop.call_soon_threadsafe(self._shorten, timeout)
+
+    def _shorten(self, timeout: asyncio.Timeout) -> None:
+        when = timeout.when()
+        if when is not None and not timeout.expired() and self._is_waiting(timeout):
+            timeout.reschedule(min(when, asyncio.get_running_loop().time() + STOP_SECONDS))
+
+    def _is_waiting(self, timeout: asyncio.Timeout) -> bool:
+        return (asyncio.get_running_loop(), timeout) in self._waiting
+
+    @asynccontextmanager
+    async def _timeout_at(self, deadline: float) -> AsyncIterator[None]:
+        """Limit the time of a block to a deadline, and after a signal to STOP_SECONDS.
+
+        Raises:
+            TimeoutError: the block takes longer.
+        """
+        loop = asyncio.get_running_loop()
+        if self._is_stopping:
+            deadline = min(deadline, loop.time() + STOP_SECONDS)
+        async with asyncio.timeout_at(deadline) as timeout:
+            self._waiting.add((loop, timeout))
+            try:
+                yield
+            finally:
+                self._waiting.remove((loop, timeout))
+
+    def _opened_by(self, hold: BodyHold | None) -> AbstractContextManager[None]:
+        """Count the body of a request without a caller for its address."""
+        if hold is None or hold.address is None:
+            return nullcontext()
+        return self._open_by_strangers.open(hold.address)
 
     def limit(
         self, receive: Receive, tenant: str, place: RequestPlace, hold: BodyHold | None = None
@@ -56,9 +107,9 @@ class OpenBodies:
                 return await receive()
             if deadline == math.inf:
                 deadline = asyncio.get_running_loop().time() + self.seconds
-            with self._open.open(tenant):
+            with self._open.open(tenant), self._opened_by(hold):
                 try:
-                    async with place.given_up(), asyncio.timeout_at(deadline):
+                    async with place.given_up(), self._timeout_at(deadline):
                         message = await receive()
                 except TimeoutError:
                     raise self._late() from None

@@ -36,12 +36,16 @@ OPEN_KINDS = (STREAMS, WAITING_REQUESTS, BODIES)
 
 
 class OpenLimit:
-    """A limit of open things of a kind; one tenant may take half of it. Only one thread may use it."""
+    """A limit of open things of a kind; one tenant may take half of it. Only one thread may use it.
 
-    def __init__(self, limit: int, kind: OpenKind) -> None:
+    If `owner` names other holders than tenants, one of them may take one of `parts`.
+    """
+
+    def __init__(self, limit: int, kind: OpenKind, *, owner: str = "tenant", parts: int = 2) -> None:
         self.limit = limit
-        self.share = max(limit // 2, 1)
+        self.share = max(limit // parts, 1)
         self._kind = kind
+        self._owner = owner
         self._counts: Counter[str] = Counter()
 
     @property
@@ -57,7 +61,9 @@ class OpenLimit:
             Problem: 503, the process has too many; 429, the tenant has its share.
         """
         if self._counts[tenant] >= self.share:
-            raise self._problem(429, "quota-exceeded", f"{self.share} {self._kind.name} of this tenant")
+            raise self._problem(
+                429, "quota-exceeded", f"{self.share} {self._kind.name} of this {self._owner}"
+            )
         if self.count >= self.limit:
             raise self._problem(503, self._kind.slug, f"{self.limit} {self._kind.name}")
         self._counts[tenant] += 1

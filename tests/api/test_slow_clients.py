@@ -18,8 +18,8 @@ import uvicorn
 from starlette.types import Message
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from noetl.api import access
 from noetl.api import connections as connections_module
+from noetl.api import context
 from noetl.api.app import create_app
 from noetl.api.connections import (
     READ_BYTES,
@@ -29,6 +29,8 @@ from noetl.api.connections import (
     read_send_seconds,
     timed_protocol,
 )
+from noetl.api.http import open_bodies
+from noetl.api.http.body_memory import BodyMemory
 from noetl.api.http.open_bodies import OpenBodies
 from noetl.api.http.problems import Problem
 from noetl.api.http.request_shares import RequestPlace
@@ -447,7 +449,7 @@ def test_a_server_whose_connections_all_work_refuses_others() -> None:
 def test_a_body_that_does_not_end_is_refused(
     drip: bytes, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(access, "OpenBodies", partial(OpenBodies, seconds=1.0))
+    monkeypatch.setattr(context, "OpenBodies", partial(OpenBodies, seconds=1.0))
     with serve(create_app(settings), ConnectionTable(100)) as port, ExitStack() as stack:
         clients = [stack.enter_context(connect(port)) for _ in range(5)]
         for client in clients:
@@ -458,6 +460,68 @@ def test_a_body_that_does_not_end_is_refused(
             assert b"urn:noetl:problem:slow-body" in response
         with connect(port) as client:
             assert ask(client).startswith(b"HTTP/1.1 200")
+
+
+def test_a_signal_to_stop_ends_unfinished_bodies(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_bodies, "STOP_SECONDS", 0.2)
+    app = create_app(settings)
+    with serve(app, ConnectionTable(100)) as port, ExitStack() as stack:
+        clients = [stack.enter_context(connect(port)) for _ in range(3)]
+        for client in clients:
+            client.sendall(POST)
+        wait_until(lambda: len(app.state.context.bodies._waiting) == len(clients))
+        stopped_at = time.monotonic()
+        app.state.context.stop_clients()
+        for client in clients:
+            assert read_until_closed(client).startswith(b"HTTP/1.1 408")
+        with connect(port) as late:
+            late.sendall(POST)
+            assert read_until_closed(late).startswith(b"HTTP/1.1 408")
+        assert time.monotonic() - stopped_at < open_bodies.BODY_SECONDS / 2
+
+
+def test_a_request_of_http_1_0_with_a_transfer_encoding_is_refused(settings: dict[str, str]) -> None:
+    request = POST.replace(b"HTTP/1.1", b"HTTP/1.0").replace(
+        b"Content-Length: 1000", b"Transfer-Encoding: chunked"
+    )
+    with serve(create_app(settings), ConnectionTable(100)) as port, connect(port) as client:
+        client.sendall(request + b"7\r\nname: x\r\n0\r\n\r\n")
+        response = read_until_closed(client)
+    assert response.startswith(b"HTTP/1.1 400")
+    assert b"HTTP/1.0 has no header Transfer-Encoding" in response
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_an_address_has_a_part_of_the_unfinished_bodies_of_strangers() -> None:
+    bodies, memory = OpenBodies(lambda: {"NOETL_MAX_BODIES": "16"}), BodyMemory()
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    async def play() -> list[int]:
+        statuses = []
+        tasks = []
+        for address in ("192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2"):
+            with memory.hold({}, None, address) as hold:
+                limited = bodies.limit(never, " public", free_place(), hold)
+            tasks.append(asyncio.ensure_future(limited()))
+            await asyncio.sleep(0)
+        for task in tasks:
+            if task.done() and isinstance(problem := task.exception(), Problem):
+                statuses.append(problem.status)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return statuses
+
+    assert asyncio.run(play()) == [429]
 
 
 def free_place() -> RequestPlace:
