@@ -8,7 +8,8 @@ Algorithm: a connection waits while it has no request whose header is complete a
 timer for each connection closes it if it has waited for HEADER_SECONDS, however slowly bytes drip in. If
 there are too many connections, a new one replaces the oldest that waits. A client that must be waited for
 before more can be sent has `send_seconds` to read MIN_SENT_BYTES, again and again. Read is what its system
-has acknowledged.
+has acknowledged. When the server stops, a client has STOP_SECONDS for its response. A server would wait for
+each client that reads a little now and then.
 
 A request that cannot be parsed, such as one with a header that is too long, is answered with a problem
 document. What follows it is discarded until the client closes the connection, or a timer does. If it were
@@ -51,6 +52,9 @@ DEFAULT_SEND_SECONDS = 30
 MAX_SEND_SECONDS = 3600
 MIN_SENT_BYTES = 16 * 1024
 """How many bytes the system of a slow client must take in the time of `NOETL_SEND_SECONDS`."""
+
+STOP_SECONDS = 8.0
+"""How long a client may leave its response unread after a signal to stop. Workers have 20 seconds more."""
 
 DEFAULT_CONNECTIONS = 2000
 MAX_CONNECTIONS = 60_000
@@ -98,7 +102,9 @@ class ConnectionTable:
         max_connections: int,
         header_seconds: float = HEADER_SECONDS,
         send_seconds: float = DEFAULT_SEND_SECONDS,
+        stop_seconds: float = STOP_SECONDS,
     ) -> None:
+        self._stop_seconds = stop_seconds
         self._max_connections = max_connections
         self._header_seconds = header_seconds
         self._send_seconds = send_seconds
@@ -154,6 +160,20 @@ class ConnectionTable:
             self._close(connection)
         else:
             self._schedule_send_check(connection)
+
+    def end(self, connection: TimedConnection, *, was_unread: bool = False) -> None:
+        """Close a connection of a server that stops, if its client leaves the response unread twice."""
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._stop_seconds / 2, self._check_end, connection, was_unread)
+
+    def _check_end(self, connection: TimedConnection, was_unread: bool) -> None:
+        if connection not in self._timers:
+            return
+        is_unread = connection.unsent_bytes > 0
+        if was_unread and is_unread:
+            self._close(connection)
+        else:
+            self.end(connection, was_unread=is_unread)
 
     def _close_oldest(self) -> bool:
         for connection in self._timers:
@@ -227,6 +247,11 @@ class TimedConnection(asyncio.Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+
+    def shutdown(self) -> None:
+        """Close the connection after its response. The server calls it when it stops."""
+        self.table.end(self)
+        super().shutdown()  # type: ignore[misc]
 
     def pause_writing(self) -> None:
         super().pause_writing()

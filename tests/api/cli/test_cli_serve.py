@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from noetl.api.connections import STOP_SECONDS
 from tests.process_privacy import is_readable, make_readable
 
 Command = Callable[..., Any]
@@ -110,6 +112,22 @@ def test_a_request_may_name_the_service(address: str, host: str, status: int) ->
         client.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         received = b"".join(iter(lambda: client.recv(65536), b""))
     assert received.startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_a_client_that_does_not_read_does_not_hold_up_the_end(folder: Path) -> None:
+    large = GREET.replace("said: hello", "said: \"{{ 'x' * 7000000 }}\"")
+    headers = {"content-type": "application/yaml", "prefer": "wait=25"}
+    with socket.socket() as client:
+        with serving() as address:
+            answer = httpx.post(f"{address}/workflows/run", content=large, headers=headers, timeout=60)
+            path = answer.headers["location"].replace("/status/", "/result/")
+            host, port = address.removeprefix("http://").split(":")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((host, int(port)))
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert client.recv(12) == b"HTTP/1.1 200"
+            stopped_at = time.monotonic()
+        assert time.monotonic() - stopped_at < 2.5 * STOP_SECONDS
 
 
 def test_a_wrong_origin_is_a_sentence(noetl: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
