@@ -18,7 +18,11 @@ MAX_WEBHOOK_WAIT_SECONDS = 25.0
 DEFAULT_TOLERANCE_SECONDS = 300.0
 """How far a signed time may be from that of the store, if a playbook says nothing else."""
 
-_CREDENTIALS = re.compile(r"authorization|cookie|token|secret|signature|password|api-?key|credential")
+_CREDENTIALS = re.compile(
+    r"authorization|cookie|token|secret|signature|password|passwd|api[_-]?key|credential|session"
+    r"|jwt|assertion|oidc|x-auth-"
+)
+"""Parts of the names of headers with credentials, also of those that proxies add: `x-amzn-oidc-data`."""
 
 
 def is_credential_header(name: str) -> bool:
