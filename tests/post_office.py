@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from noetl.executor.channels.sender import Sender
 from noetl.executor.engine.delivery import Courier
 from noetl.executor.model.channels import Channel
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind
+from noetl.executor.model.outbox import OutboxEntry, OutboxKind, lane_of
+from noetl.executor.runtime import channel_attempts, notification_loop
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.testing.run_harness import FakeClock
 from noetl.testing.store_contract.outbox import add
@@ -66,3 +69,21 @@ class PostOffice:
     def due_in(self, id: str = "n1") -> float | None:
         due_at = self.existing(id).due_at
         return None if due_at is None else due_at - self.clock()
+
+
+def replace_time(monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> None:
+    """Let the loop read its monotonic clock from a list, whose value a test changes."""
+
+    class StandInTime:
+        """A monotonic clock that a test moves."""
+
+        def monotonic(self) -> float:
+            return seconds[0]
+
+    for module in (notification_loop, channel_attempts):
+        monkeypatch.setattr(module, "time", StandInTime())
+
+
+def id_of(name: str, channel: str, tenant: str = "default") -> str:
+    """Return the id of a notification of a channel. Its name has at most 16 letters."""
+    return f"{name:.<16}{lane_of(tenant, channel)}"

@@ -15,9 +15,11 @@ Limits: an entry may be performed twice, so its effect has an id that follows fr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import field
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 from noetl.planner.frozen import frozen, replace
@@ -76,7 +78,7 @@ def notification_id(run: str, cause: str, tenant: str, channel: str) -> str:
 def lane_of(tenant: str, channel: str) -> str:
     """Return the lane of the notifications of a channel: 8 hexadecimal digits.
 
-    Each store finds it in the keys of entries, so those of some lanes are left out without being decoded.
+    Each store finds it in the keys of entries, so it groups them by channel without decoding them.
     It is short enough to be guessed. So only the pair of the tenant and the lane stands for a channel.
     """
     return _digest("lane", tenant, channel)[:_LANE_DIGITS]
@@ -136,6 +138,57 @@ class OutboxEntry:
 def postpone_entry(entry: OutboxEntry, due_at: float | None) -> OutboxEntry:
     """Return an entry that is due at another time; None: not by itself any more."""
     return replace(entry, due_at=due_at, edition=entry.edition + 1)
+
+
+@frozen
+class NotificationSearch:
+    """A search for due notifications in which no tenant hides another one, and no channel hides another one.
+
+    Tenants alternate in what is found. Of a tenant, the first notifications of all its channels come before
+    the second ones, and so on. Between equals, the one that is due longer is first.
+
+    Attributes:
+        now: the time at which they are due.
+        limit: how many are found at most.
+        of_channel: how many of one lane are found at most.
+        oldest: among how many is searched, those that are due longest.
+        tenants: tenants that are left out.
+        lanes: pairs of a tenant and a lane that are left out.
+    """
+
+    now: float
+    limit: int
+    of_channel: int
+    oldest: int
+    tenants: Collection[str] = ()
+    lanes: Collection[tuple[str, str]] = ()
+
+    def leaves_out(self, tenant: str, id: str) -> bool:
+        return tenant in self.tenants or (tenant, lane_in(id)) in self.lanes
+
+    def select(self, due: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return what is found of pairs of tenant and id, which are sorted by the time at which they are due.
+
+        >>> search = NotificationSearch(now=0.0, limit=3, of_channel=2, oldest=9)
+        >>> ops, audit = (lane_of("acme", name) for name in ("ops", "audit"))
+        >>> ids = [f"{number:016}{lane}" for number, lane in enumerate([ops, ops, ops, audit])]
+        >>> [int(id[:16]) for _, id in search.select(("acme", id) for id in ids)]
+        [0, 3, 1]
+        """
+        counts = Counter[tuple[str, str]]()
+        tenants = defaultdict[str, list[tuple[int, int, str]]](list)
+        searched = (pair for pair in due if not self.leaves_out(*pair))
+        for age, (tenant, id) in enumerate(islice(searched, self.oldest)):
+            lane = tenant, lane_in(id)
+            counts[lane] += 1
+            if counts[lane] <= self.of_channel:
+                tenants[tenant].append((counts[lane], age, id))
+        ranked = [
+            (rank, age, tenant, id)
+            for tenant, found in tenants.items()
+            for rank, (_, age, id) in enumerate(sorted(found))
+        ]
+        return [(tenant, id) for _, _, tenant, id in sorted(ranked)[: self.limit]]
 
 
 @frozen

@@ -37,7 +37,7 @@ from noetl.executor.model.durations import RunTimes
 from noetl.executor.model.events import Event
 from noetl.executor.model.gates import Gate, GateKey, LimitKind, Slot, SlotOwner, SlotRequest
 from noetl.executor.model.metrics import Fact, StoreMetrics
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
+from noetl.executor.model.outbox import NotificationSearch, OutboxEntry, OutboxKind, Subscribers
 from noetl.executor.model.registry import ApiKey, PlaybookAlias, RegisteredPlaybook
 from noetl.executor.model.request_counts import RequestBatch
 from noetl.executor.model.run import (
@@ -803,17 +803,18 @@ class OutboxStore(Protocol):
         ...
 
     def due(
-        self,
-        kinds: Collection[OutboxKind],
-        now: float,
-        limit: int,
-        passed_over: Collection[str] = (),
-        passed_lanes: Collection[tuple[str, str]] = (),
+        self, kinds: Collection[OutboxKind], now: float, limit: int, passed_over: Collection[str] = ()
     ) -> list[OutboxEntry]:
         """Return entries of some kinds that are due at `now`, those that are due longest first.
 
-        They are those of all tenants except `passed_over`, without the notifications in `passed_lanes`, pairs
-        of a tenant and a lane. Those may be many, so they must not be decoded.
+        They are those of all tenants except `passed_over`.
+        """
+        ...
+
+    def due_notifications(self, search: NotificationSearch) -> list[OutboxEntry]:
+        """Return due notifications of many channels, in the order that `NotificationSearch` says.
+
+        Thousands may be due, so only those that are returned may be decoded.
         """
         ...
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from noetl.executor.errors import RejectedError
-from noetl.executor.model.outbox import OutboxKind
+from noetl.executor.model.outbox import OutboxKind, lane_of
 from noetl.executor.model.triggers import LiveTrigger
 from noetl.executor.stores.dynamo import due_items, keys
 from noetl.executor.stores.dynamo.expressions import Update, Write
@@ -16,7 +16,7 @@ from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.infra.dynamodb import upgrade
 from noetl.testing.store_contract.aliases import promote
 from noetl.testing.store_contract.operations import findings_of
-from noetl.testing.store_contract.outbox import entry
+from noetl.testing.store_contract.outbox import entry, notification, search
 from noetl.testing.store_contract.trigger_lookups import run_end, webhook
 from noetl.testing.store_contract.triggers import declare, register
 from tests.aws import Client
@@ -103,6 +103,35 @@ def test_a_visit_of_due_entries_reads_a_bounded_number_of_pages(
     monkeypatch.setattr(due_items, "MAX_PAGES", 3)
     assert store.outbox.due(kinds, 100.0, 1, {"default"}) == []
     assert requests == [1, 2, 2]
+
+
+def test_a_search_for_due_notifications_reads_the_items_that_it_returns(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(due_items, "PAGE_ITEMS", 4)
+    for number in range(12):
+        store.outbox.add(notification(number, "ops"))
+    store.outbox.add(notification(12, "audit"))
+    query, get_many = store.context.table.query_index, store.context.table.get_many
+    limits, reads = list[int](), list[int]()
+
+    def count_queries(index: str, **request: Any) -> Any:
+        limits.append(request["Limit"])
+        return query(index, **request)
+
+    def count_items(places: Sequence[Any], *attributes: Any) -> Any:
+        reads.append(len(places))
+        return get_many(places, *attributes)
+
+    monkeypatch.setattr(store.context.table, "query_index", count_queries)
+    monkeypatch.setattr(store.context.table, "get_many", count_items)
+    assert search(store, of_channel=2) == [0, 12, 1]
+    assert (limits, reads) == ([1000], [3])
+    limits.clear()
+    assert search(store, of_channel=2, oldest=5, lanes={("default", lane_of("default", "ops"))}) == [12]
+    assert limits == [5, 4, 4, 4]
+    assert search(store, now=0.5) == []
+    assert reads == [3, 1, 0]
 
 
 def test_live_and_the_triggers_change_in_one_transaction(

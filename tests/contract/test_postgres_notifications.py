@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from queue import SimpleQueue
@@ -15,6 +16,7 @@ from noetl.executor.engine.delivery import Courier
 from noetl.executor.model.channels import Channel
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind
 from noetl.executor.model.run import RunStatus
+from noetl.executor.runtime.notification_loop import NotificationLoop
 from noetl.executor.stores.postgres.listener import MISSED, read_payloads, write_payload
 from noetl.executor.stores.postgres.notifier import Notifier, add_numbers
 from noetl.executor.stores.postgres.store import PostgresStore
@@ -71,6 +73,26 @@ def test_each_notification_is_sent_once(stores: list[PostgresStore]) -> None:
     ids = Counter(request.headers["webhook-id"] for request in server.requests)
     assert ids == Counter(f"msg_n{number:02}" for number in range(COUNT))
     assert stores[0].outbox.find("default", OutboxKind.NOTIFICATION)[0] == []
+
+
+def test_loops_of_several_processes_send_each_notification_once(stores: list[PostgresStore]) -> None:
+    stopping = threading.Event()
+    with serve(lambda exchange: exchange.reply(204)) as server:
+        add_notifications(stores[0], server)
+        threads = [
+            threading.Thread(target=NotificationLoop(Courier(store, Sender(("127.0.0.0/8",))), stopping).run)
+            for store in stores
+        ]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 60.0
+        while stores[0].outbox.find("default", OutboxKind.NOTIFICATION)[0] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        stopping.set()
+        for thread in threads:
+            thread.join(60.0)
+    ids = Counter(request.headers["webhook-id"] for request in server.requests)
+    assert ids == Counter(f"msg_n{number:02}" for number in range(COUNT))
 
 
 def test_a_process_receives_how_many_visits_others_made_due(stores: list[PostgresStore]) -> None:

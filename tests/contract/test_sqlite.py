@@ -27,7 +27,7 @@ from noetl.executor.errors import ChangedSchemaError, DamagedRunError, SchemaErr
 from noetl.executor.model.gates import named_gate
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.metrics import FactKind
-from noetl.executor.model.outbox import OutboxKind, Subscribers
+from noetl.executor.model.outbox import NotificationSearch, OutboxKind, Subscribers
 from noetl.executor.model.run import RunEnding, RunStatus, WaitKey
 from noetl.executor.model.run_filter import OPEN_STATUSES, RunFilter
 from noetl.executor.stores import open_store
@@ -344,6 +344,20 @@ def test_triggers_and_entries_are_found_by_indexes(tmp_path: Path) -> None:
             plan = [row["detail"] for row in db.execute(f"explain query plan {query}")]
             assert any(index in line for line in plan), plan
             assert not [line for line in plan if "SCAN" in line and "CONSTANT" not in line], plan
+
+
+def test_a_search_for_due_notifications_reads_keys_of_an_index(tmp_path: Path) -> None:
+    # Only those that are returned are read from the table.
+    search = NotificationSearch(1.0, 9, 9, 9, {"t"}, {("t", "00000000")})
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        db = store.file.connection()
+        (query,) = trace_queries(db, partial(store.outbox.due_notifications, search))
+        plan = [row["detail"] for row in db.execute(f"explain query plan {query}")]
+    reads = sorted(line for line in plan if "outbox" in line)
+    assert reads == [
+        "SEARCH outbox USING COVERING INDEX outbox_due (kind=? AND due_at<?)",
+        "SEARCH outbox USING PRIMARY KEY (tenant=? AND id=?)",
+    ]
 
 
 @pytest.mark.parametrize("is_removed", [False, True])

@@ -34,11 +34,17 @@ from noetl.executor.model.deliveries import (
     give_up,
     retry_delivery,
 )
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind, entry_id, lane_of, postpone_entry
+from noetl.executor.model.outbox import (
+    NotificationSearch,
+    OutboxEntry,
+    OutboxKind,
+    entry_id,
+    postpone_entry,
+)
 from noetl.executor.model.run import RunEnding, RunStatus
 from noetl.executor.model.run_entries import entries_of_start
 from noetl.executor.model.start_request import StartRequest
-from noetl.executor.runtime import notification_loop
+from noetl.executor.runtime import channel_attempts, notification_loop
 from noetl.executor.runtime.notification_loop import NotificationLoop
 from noetl.executor.security.capabilities import Capabilities, service_capabilities
 from noetl.executor.security.event_buses import read_allowed_buses
@@ -52,7 +58,7 @@ from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract.outbox import claim_end, start_late_run
 from tests.aws import Client
 from tests.http_server import StubExchange, StubServer, find_free_port, serve
-from tests.post_office import LOOPBACK, START, PostOffice
+from tests.post_office import LOOPBACK, START, PostOffice, id_of, replace_time
 
 SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
@@ -670,21 +676,6 @@ class TestLate:
         assert post.store.outbox.find("default", OutboxKind.NOTIFICATION)[0] == []
 
 
-class StandInTime:
-    """A monotonic clock that a test moves."""
-
-    def __init__(self, seconds: list[float]) -> None:
-        self._seconds = seconds
-
-    def monotonic(self) -> float:
-        return self._seconds[0]
-
-
-def id_of(name: str, channel: str, tenant: str = "default") -> str:
-    """Return the id of a notification of a channel. Its name has at most 16 letters."""
-    return f"{name:.<16}{lane_of(tenant, channel)}"
-
-
 def recording_loop(post: PostOffice) -> tuple[NotificationLoop, list[tuple[str, str]]]:
     """Return a loop that sends nothing, and the list of tenants and channels whose attempts have begun."""
     begun: list[tuple[str, str]] = []
@@ -701,7 +692,7 @@ def recording_loop(post: PostOffice) -> tuple[NotificationLoop, list[tuple[str, 
 
 def start_all(loop: NotificationLoop) -> None:
     """Begin due notifications once, and wait for their ends."""
-    with ThreadPoolExecutor(notification_loop.MAX_ATTEMPTS) as senders:
+    with ThreadPoolExecutor(channel_attempts.MAX_ATTEMPTS) as senders:
         loop.start_due(senders)
 
 
@@ -739,17 +730,17 @@ class TestLoop:
     ) -> None:
         """Else 20 of them took the four places of the tenant for 15 seconds each."""
         post, seconds, begun, is_released = PostOffice(), [0.0], [], threading.Event()
-        monkeypatch.setattr(notification_loop, "time", StandInTime(seconds))
+        replace_time(monkeypatch, seconds)
         for number in range(40):
             post.add_channel("http://127.0.0.1:1", f"c{number:02}")
-            post.add(f"n{number:02}", f"c{number:02}")
+            post.add(id_of(f"n{number:02}", f"c{number:02}"), f"c{number:02}")
         post.add_channel("http://127.0.0.1:1", "good")
 
         class Hanging(Courier):
             """A courier all of whose receivers hang but one."""
 
             def deliver(self, entry: OutboxEntry, now: float) -> bool:
-                begun.append(entry.id)
+                begun.append(entry.record["channel"])
                 if entry.record["channel"] != "good":
                     is_released.wait(10)
                 return self.store.outbox.change(entry, None)
@@ -757,32 +748,32 @@ class TestLoop:
         loop = NotificationLoop(Hanging(post.store, post.courier.sender), threading.Event())
 
         def start_due(senders: ThreadPoolExecutor) -> int:
-            seconds[0] += notification_loop.PATIENCE_SECONDS
+            seconds[0] += channel_attempts.PATIENCE_SECONDS
             return loop.start_due(senders)
 
-        with ThreadPoolExecutor(notification_loop.MAX_ATTEMPTS) as senders:
+        with ThreadPoolExecutor(channel_attempts.MAX_ATTEMPTS) as senders:
             assert [start_due(senders) for _ in range(9)] == [4] * 8 + [0]
             is_released.set()
+        assert len(begun) == channel_attempts.MAX_ATTEMPTS_OF_TENANT
+        while len(begun) < 40:
+            with ThreadPoolExecutor(channel_attempts.MAX_ATTEMPTS) as senders:
+                start_due(senders)
         is_released.clear()
-        assert len(begun) == notification_loop.MAX_ATTEMPTS_OF_TENANT
         # Those that were slow leave places to the others.
         for number in range(4):
-            post.add(f"m{number:02}", f"c{number:02}")
-        post.add("good", "good")
-        for number in range(32, 40):
-            assert post.store.outbox.change(post.existing(f"n{number}"), None)
-        with ThreadPoolExecutor(notification_loop.MAX_ATTEMPTS) as senders:
+            post.add(id_of(f"m{number:02}", f"c{number:02}"), f"c{number:02}")
+        post.add(id_of("good", "good"), "good")
+        with ThreadPoolExecutor(channel_attempts.MAX_ATTEMPTS) as senders:
             assert start_due(senders) == 3
             is_released.set()
-        assert sorted(begun[-3:]) == ["good", "m00", "m01"]
+        assert sorted(begun[-3:]) == ["c00", "c01", "good"]
 
     def test_channels_with_many_due_notifications_alternate_with_others(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Else those of a channel that answers quickly hid the others of its tenant until few were left."""
         post = PostOffice()
-        monkeypatch.setattr(notification_loop, "time", StandInTime([0.0]))
-        monkeypatch.setattr(notification_loop, "MAX_DUE", 10)
+        replace_time(monkeypatch, [0.0])
         channels = [f"c{number:02}" for number in range(20)]
         for name in channels:
             post.add_channel("http://127.0.0.1:1", name)
@@ -803,17 +794,16 @@ class TestLoop:
         rounds = list[list[str]]()
         for _ in range(2):
             begun.clear()
-            for _ in range(len(channels) // notification_loop.MAX_SENDERS_OF_TENANT):
+            for _ in range(len(channels) // channel_attempts.MAX_SENDERS_OF_TENANT):
                 is_released.clear()
-                with ThreadPoolExecutor(notification_loop.MAX_ATTEMPTS) as senders:
+                with ThreadPoolExecutor(channel_attempts.MAX_ATTEMPTS) as senders:
                     loop.start_due(senders)
                     is_released.set()
             rounds.append(sorted(begun))
         assert rounds == [channels] * 2
 
-    def test_a_tenant_with_many_channels_does_not_hide_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_tenant_with_many_channels_does_not_hide_another(self) -> None:
         post, begun, is_released = PostOffice(), list[str](), threading.Event()
-        monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
         for tenant, count in (("default", 40), ("second", 40), ("third", 1)):
             for number in range(count):
                 post.add_channel("http://127.0.0.1:1", f"c{number}", tenant=tenant)
@@ -861,7 +851,7 @@ class TestLoop:
                 return True
 
         loop = NotificationLoop(Stalled(post.store, post.courier.sender), threading.Event())
-        with ThreadPoolExecutor(notification_loop.MAX_ATTEMPTS) as senders:
+        with ThreadPoolExecutor(channel_attempts.MAX_ATTEMPTS) as senders:
             assert [loop.start_due(senders) for _ in range(2)] == [2, 0]
             assert [post.existing(entry.id) for entry in slow] == slow
             is_released.set()
@@ -869,8 +859,9 @@ class TestLoop:
 
     def test_ids_of_an_earlier_version_hide_no_other_tenant(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Else each of them was a channel of its own in a round, and another tenant had one turn in 1,000."""
-        post = PostOffice()
-        monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
+        post, seconds = PostOffice(), [0.0]
+        replace_time(monkeypatch, seconds)
+        monkeypatch.setattr(notification_loop, "MAX_DUE", 20)
         for number in range(100):
             post.add(entry_id("r1", number))
         post.clock.now += 1
@@ -879,13 +870,14 @@ class TestLoop:
         loop, begun = recording_loop(post)
         for _ in range(20):
             start_all(loop)
+            seconds[0] += 0.1
         assert Counter(begun) == {("default", "ops"): 20, ("other", "ops"): 20}
 
     def test_tenants_with_ids_of_an_earlier_version_hide_no_other_one(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         post = PostOffice()
-        monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
+        monkeypatch.setattr(notification_loop, "MAX_DUE", 13)
         for tenant in range(12):
             for number in range(30):
                 post.add(entry_id("r1", tenant, number), tenant=f"t{tenant}")
@@ -900,7 +892,7 @@ class TestLoop:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         post = PostOffice()
-        monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
+        monkeypatch.setattr(notification_loop, "MAX_DUE", 7)
         for number in range(10):
             post.add(id_of(f"{number}", "ops"))
         for name, channel in (
@@ -928,39 +920,36 @@ class TestLoop:
         start_all(loop)
         assert sorted(begun) == [("default", "ops"), ("other", "ops")]
 
-    def test_further_pages_are_read_once_a_second(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Else each end of a delivery read the keys of all notifications that were left out."""
-        post, seconds, searches = PostOffice(), [0.0], list[float]()
-        monkeypatch.setattr(notification_loop, "time", StandInTime(seconds))
-        monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
+    def test_due_notifications_are_read_once_a_second(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Else each end of a delivery read the keys of all that are due."""
+        post, seconds, reads = PostOffice(), [0.0], list[float]()
+        replace_time(monkeypatch, seconds)
         for number in range(100):
             post.add(id_of(f"{number}", "ops"))
         post.clock.now += 1
         for name in ("a", "a", "a", "b"):
             post.add(id_of(f"{name}{post.clock.now}", name), name)
             post.clock.now += 1
-        due = post.store.outbox.due
+        find = post.store.outbox.due_notifications
 
-        def count_searches(*arguments: Any) -> list[OutboxEntry]:
-            if arguments[4]:
-                searches.append(seconds[0])
-            return due(*arguments)  # type: ignore[no-any-return]
+        def count_reads(search: NotificationSearch) -> list[OutboxEntry]:
+            reads.append(seconds[0])
+            return find(search)  # type: ignore[no-any-return]
 
-        post.store.outbox.due = count_searches
+        post.store.outbox.due_notifications = count_reads
         loop, begun = recording_loop(post)
         for _ in range(40):
             start_all(loop)
             seconds[0] += 0.1
         assert Counter(begun) == {("default", "ops"): 40, ("default", "a"): 3, ("default", "b"): 1}
         assert sorted(begun[:3]) == [("default", name) for name in ("a", "b", "ops")]
-        assert len(searches) <= 5
+        assert len(reads) <= 5
 
-    def test_a_channel_whose_remembered_notifications_have_begun_is_found_again(
+    def test_a_channel_whose_known_notifications_have_begun_is_found_again(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         post = PostOffice()
-        monkeypatch.setattr(notification_loop, "time", StandInTime([0.0]))
-        monkeypatch.setattr(notification_loop, "MAX_DUE", 5)
+        replace_time(monkeypatch, [0.0])
         for name in ("ops", "audit"):
             for number in range(50):
                 post.add(id_of(f"{number}", name), name)
@@ -983,9 +972,9 @@ class TestLoop:
             waited.append(slice_seconds)
             return False
 
-        monkeypatch.setattr(notification_loop, "time", StandInTime(seconds))
-        monkeypatch.setattr(loop._freed, "wait", wait)
-        loop._wait(1)
+        replace_time(monkeypatch, seconds)
+        monkeypatch.setattr(loop._ended, "wait", wait)
+        loop._wait(is_sending=True)
         assert sum(waited) == pytest.approx(notification_loop.POLL_SECONDS)
 
     def test_a_tenant_has_at_most_half_of_the_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1016,8 +1005,8 @@ class TestLoop:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         post, seconds, tries = PostOffice(), [0.0], []
-        monkeypatch.setattr(notification_loop, "time", StandInTime(seconds))
-        monkeypatch.setattr(notification_loop, "MAX_PAUSED", 2)
+        replace_time(monkeypatch, seconds)
+        monkeypatch.setattr(channel_attempts, "MAX_REMEMBERED", 2)
         for name in ("broken", "whole"):
             post.add_channel("http://127.0.0.1:1", name)
 

@@ -3,7 +3,8 @@
 What the index returns is read again from the table, since the index is behind it.
 
 Cost: a visit of the index is one query, and one read for each 100 items that are due. Further pages are
-read only if items are passed. A visit has at most MAX_PAGES pages.
+read only if items are passed, or if more keys are requested than a page has. A visit has at most MAX_PAGES
+pages.
 
 Limits: a partition of the index accepts 1,000 writes in a second. Items behind some 10,000 that are passed
 are found when those have another time.
@@ -11,7 +12,7 @@ are found when those have another time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from noetl.executor.stores.dynamo import keys
@@ -31,6 +32,14 @@ def find_due_items(
 
     Items whose keys are passed are left out.
     """
+    places = find_due_places(table, partition, now, limit, is_passed)
+    return sorted(read_due_items(table, partition, now, places), key=lambda item: float(item["due"]))
+
+
+def find_due_places(
+    table: DynamoTable, partition: str, now: float, limit: int, is_passed: Callable[[keys.ItemKey], bool]
+) -> list[keys.ItemKey]:
+    """Return the keys that the index has of these items, those that are due longest first."""
     request: dict[str, Any] = {
         "KeyConditionExpression": "wakes = :partition AND due <= :now",
         "ExpressionAttributeValues": encode_item({":partition": partition, ":now": now}),
@@ -45,6 +54,13 @@ def find_due_items(
             break
         request["Limit"] = PAGE_ITEMS
         request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
-    items = table.get_many(places[:limit]).values()
-    due = [item for item in items if item.get("wakes") == partition and item["due"] <= now]
-    return sorted(due, key=lambda item: float(item["due"]))
+    return places[:limit]
+
+
+def read_due_items(
+    table: DynamoTable, partition: str, now: float, places: Sequence[keys.ItemKey]
+) -> list[Item]:
+    """Return the items with these keys that are still due, in their order."""
+    items = table.get_many(places)
+    read = [items[place] for place in places if place in items]
+    return [item for item in read if item.get("wakes") == partition and item["due"] <= now]

@@ -8,7 +8,8 @@ requires the edition that was read (optimistic concurrency). An entry that is du
 index `due`, in a partition of its kind. Its place in the index `runs` is for lists.
 
 Cost: an entry adds one item to a transaction, and each index writes it once. It is deleted after it was
-performed, which is one write in each. The subscribers of an end are one read (`subscribers.py`).
+performed, which is one write in each. A search for notifications reads the keys of all that are due, up to
+its bound, and the items of those that it returns. The subscribers of an end are one read (`subscribers.py`).
 
 Limits: a partition of the index `due` accepts 1,000 writes in a second, so 500 entries of a kind in a second.
 A list is behind its changes for a moment. An entry that has expired is deleted within two days. Entries of a
@@ -26,12 +27,12 @@ from typing import Any
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import Fact
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers, lane_in
+from noetl.executor.model.outbox import NotificationSearch, OutboxEntry, OutboxKind, Subscribers
 from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
-from noetl.executor.stores.dynamo.due_items import find_due_items
+from noetl.executor.stores.dynamo.due_items import find_due_items, find_due_places, read_due_items
 from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, Delete, Put, Write
 from noetl.executor.stores.dynamo.run_items import appending_update
 from noetl.executor.stores.dynamo.subscribers import read_subscribers
@@ -59,23 +60,25 @@ class DynamoOutbox:
         return read_subscribers(self._table, tenant, playbook)
 
     def due(
-        self,
-        kinds: Collection[OutboxKind],
-        now: float,
-        limit: int,
-        passed_over: Collection[str] = (),
-        passed_lanes: Collection[tuple[str, str]] = (),
+        self, kinds: Collection[OutboxKind], now: float, limit: int, passed_over: Collection[str] = ()
     ) -> list[OutboxEntry]:
-        def is_passed(place: keys.ItemKey) -> bool:
-            id = place.pk.removeprefix(keys.OUTBOX_PREFIX)
-            return place.sk in passed_over or (place.sk, lane_in(id)) in passed_lanes
-
         due = [
             (item["due"], _decode_entry(item))
             for kind in kinds
-            for item in find_due_items(self._table, keys.outbox_kind(kind), now, limit, is_passed)
+            for item in find_due_items(
+                self._table, keys.outbox_kind(kind), now, limit, lambda place: place.sk in passed_over
+            )
         ]
         return [entry for _, entry in sorted(due, key=lambda pair: float(pair[0]))[:limit]]
+
+    def due_notifications(self, search: NotificationSearch) -> list[OutboxEntry]:
+        def is_passed(place: keys.ItemKey) -> bool:
+            return search.leaves_out(*_tenant_and_id(place))
+
+        partition = keys.outbox_kind(OutboxKind.NOTIFICATION)
+        places = find_due_places(self._table, partition, search.now, search.oldest, is_passed)
+        found = [keys.outbox_entry(*pair) for pair in search.select(map(_tenant_and_id, places))]
+        return [_decode_entry(item) for item in read_due_items(self._table, partition, search.now, found)]
 
     def get(self, tenant: str, id: str) -> OutboxEntry | None:
         item = self._table.get(keys.outbox_entry(tenant, id))
@@ -163,6 +166,11 @@ def _put(entry: OutboxEntry, *when: Condition) -> Put:
     if entry.expires_at is not None:
         item["expires"] = int(entry.expires_at)
     return Put(keys.outbox_entry(entry.tenant, entry.id), item, when)
+
+
+def _tenant_and_id(place: keys.ItemKey) -> tuple[str, str]:
+    """Return the tenant and the id of the entry with this key."""
+    return place.sk, place.pk.removeprefix(keys.OUTBOX_PREFIX)
 
 
 def _decode_entry(item: Item) -> OutboxEntry:

@@ -6,11 +6,12 @@ Here the lock orders all writes, and all entries are examined.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Sequence
 
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import Fact
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
+from noetl.executor.model.outbox import NotificationSearch, OutboxEntry, OutboxKind, Subscribers
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.memory.facts import add_fact
 from noetl.executor.stores.memory.state import MemoryState
@@ -36,25 +37,22 @@ class MemoryOutbox:
         )
 
     def due(
-        self,
-        kinds: Collection[OutboxKind],
-        now: float,
-        limit: int,
-        passed_over: Collection[str] = (),
-        passed_lanes: Collection[tuple[str, str]] = (),
+        self, kinds: Collection[OutboxKind], now: float, limit: int, passed_over: Collection[str] = ()
     ) -> list[OutboxEntry]:
         with self._state.lock:
             entries = list(self._state.outbox.values())
         timed = [
             (entry.due_at, entry)
             for entry in entries
-            if entry.due_at is not None
-            and entry.kind in kinds
-            and entry.tenant not in passed_over
-            and (entry.tenant, entry.lane) not in passed_lanes
+            if entry.due_at is not None and entry.kind in kinds and entry.tenant not in passed_over
         ]
         due = [(due_at, entry) for due_at, entry in timed if due_at <= now]
         return [entry for _, entry in sorted(due, key=lambda pair: pair[0])[:limit]]
+
+    def due_notifications(self, search: NotificationSearch) -> list[OutboxEntry]:
+        due = self.due([OutboxKind.NOTIFICATION], search.now, sys.maxsize, search.tenants)
+        entries = {(entry.tenant, entry.id): entry for entry in due}
+        return [entries[key] for key in search.select(entries)]
 
     def get(self, tenant: str, id: str) -> OutboxEntry | None:
         with self._state.lock:

@@ -6,8 +6,9 @@ ended a run dies at once.
 Algorithm: the transaction that ends or starts a run also inserts its entries. A write names the edition that
 was read, and changes nothing if the row has another (optimistic concurrency).
 
-Cost: one row for each entry. A partial index of each kind has the entries that are due some time. The
-subscribers of an end are one statement, which two indexes answer.
+Cost: one row for each entry. A partial index of each kind has the entries that are due some time. A search
+for notifications sorts the keys of those that are due longest, and also reads the keys that it leaves out.
+The subscribers of an end are one statement, which two indexes answer.
 
 Limits: the entries that are due first are read by every process, and one of them changes each entry. Entries
 of a deleted run stay until they are performed.
@@ -21,7 +22,7 @@ from typing import Any
 
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import Fact
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers
+from noetl.executor.model.outbox import NotificationSearch, OutboxEntry, OutboxKind, Subscribers
 from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.executor.stores.sql.context import SqlContext
@@ -49,23 +50,33 @@ class SqlOutbox:
         return Subscribers(has_triggers=len(events) < len(rows), channels=events)
 
     def due(
-        self,
-        kinds: Collection[OutboxKind],
-        now: float,
-        limit: int,
-        passed_over: Collection[str] = (),
-        passed_lanes: Collection[tuple[str, str]] = (),
+        self, kinds: Collection[OutboxKind], now: float, limit: int, passed_over: Collection[str] = ()
     ) -> list[OutboxEntry]:
         database = self._context.database
         passed = {"ids": database.encode_list(sorted(passed_over))} if passed_over else {}
-        if passed_lanes:
-            passed["lanes"] = database.encode_list(sorted(lane + tenant for tenant, lane in passed_lanes))
         entries = [
             _decode_entry(row)
             for kind in kinds
             for row in database.fetch_all("outbox.find_due", kind=kind, now=now, limit=limit, **passed)
         ]
         return sorted(entries, key=lambda entry: entry.due_at or now)[:limit]
+
+    def due_notifications(self, search: NotificationSearch) -> list[OutboxEntry]:
+        database, left_out = self._context.database, dict[str, Any]()
+        if search.tenants:
+            left_out["ids"] = database.encode_list(sorted(search.tenants))
+        if search.lanes:
+            left_out["lanes"] = database.encode_list(sorted(lane + tenant for tenant, lane in search.lanes))
+        rows = database.fetch_all(
+            "outbox.find_due_notifications",
+            kind=OutboxKind.NOTIFICATION,
+            now=search.now,
+            limit=search.limit,
+            of_channel=search.of_channel,
+            oldest=search.oldest,
+            **left_out,
+        )
+        return [_decode_entry(row) for row in rows]
 
     def get(self, tenant: str, id: str) -> OutboxEntry | None:
         rows = self._context.database.fetch_all("outbox.get", tenant=tenant, id=id)

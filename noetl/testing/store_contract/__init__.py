@@ -32,7 +32,7 @@ from noetl.testing.store_contract.failed_items import FailedItemsContract
 from noetl.testing.store_contract.gates import GateConsistencyContract, GatesContract
 from noetl.testing.store_contract.keys import KeysContract
 from noetl.testing.store_contract.open_waits import OpenWaitsContract
-from noetl.testing.store_contract.outbox import ChannelsContract, OutboxContract
+from noetl.testing.store_contract.outbox import ChannelsContract, DueNotificationsContract, OutboxContract
 from noetl.testing.store_contract.pauses import PausesContract
 from noetl.testing.store_contract.plan_deletion import PlanDeletionContract
 from noetl.testing.store_contract.plans import PlansContract
@@ -59,6 +59,7 @@ __all__ = [
     "ContinuedRunsContract",
     "DamagedRunsContract",
     "DebounceContract",
+    "DueNotificationsContract",
     "FactsContract",
     "FailedItemsContract",
     "GateConsistencyContract",
@@ -104,6 +105,7 @@ class StoreContract(
     GatesContract,
     RatesContract,
     OutboxContract,
+    DueNotificationsContract,
     ChannelsContract,
     RunsContract,
     RunListsContract,

@@ -11,7 +11,15 @@ from noetl.executor.engine.start import new_run
 from noetl.executor.errors import FencedError, RejectedError
 from noetl.executor.model.channels import Channel
 from noetl.executor.model.deliveries import give_up, retry_delivery, undelivered_event
-from noetl.executor.model.outbox import OutboxEntry, OutboxKind, Subscribers, lane_of, notification_id
+from noetl.executor.model.outbox import (
+    NotificationSearch,
+    OutboxEntry,
+    OutboxKind,
+    Subscribers,
+    entry_id,
+    lane_of,
+    notification_id,
+)
 from noetl.executor.model.run import Claim, Run, RunEnding, RunStatus
 from noetl.executor.model.run_entries import entries_of_start
 from noetl.executor.model.start_request import StartRequest
@@ -55,6 +63,21 @@ def add(store: Store, *entries: OutboxEntry) -> None:
 
 def due(store: Store, now: float, *kinds: OutboxKind, limit: int = 10, passed: Any = ()) -> list[str]:
     return [found.id for found in store.outbox.due(kinds, now, limit, passed)]
+
+
+def notification(
+    number: int, channel: str, tenant: str = "default", due_at: float | None = None
+) -> OutboxEntry:
+    """Return a notification of a channel, with a number in its record. It is due at the number + 1."""
+    id = notification_id(f"r{number}", "end 0", tenant, channel)
+    record = {"channel": channel, "number": number}
+    return entry(id, due_at=number + 1.0 if due_at is None else due_at, tenant=tenant, record=record)
+
+
+def search(store: Store, **fields: Any) -> list[int]:
+    """Return the numbers of due notifications that are found, in their order."""
+    request = NotificationSearch(**{"now": 900.0, "limit": 100, "of_channel": 10, "oldest": 1000, **fields})
+    return [found.record["number"] for found in store.outbox.due_notifications(request)]
 
 
 def start_late_run(store: Store, late_at: float | None = 9.0, run_id: str = "r1", now: float = 3.0) -> Run:
@@ -169,28 +192,6 @@ class OutboxContract(ContractFixtures):
         assert store.outbox.change(replace(soon, edition=2), None)
         assert due(second, 9.0, NOTIFICATION) == ["then"]
 
-    def test_due_notifications_of_some_channels_are_left_out(self, store: Store, second: Store) -> None:
-        channels = ["ops", "ops", "ops", "audit", "é"]
-        ids = [
-            notification_id(f"r{n}", "end 0", "default", channels[n % len(channels)])
-            for n in range(len(channels))
-        ]
-        theirs = f"{'f' * 16}{lane_of('default', 'ops')}"
-        add(store, *(entry(id, due_at=n + 1.0) for n, id in enumerate(ids)))
-        add(store, entry(theirs, due_at=9.0, tenant="other"), entry("late", LATE, due_at=1.5))
-        ops, audit = [("default", lane_of("default", name)) for name in ("ops", "audit")]
-
-        def find(limit: int, lanes: set[tuple[str, str]], passed: Any = ()) -> list[str]:
-            kinds = [NOTIFICATION, LATE] if limit > 3 else [NOTIFICATION]
-            return [found.id for found in second.outbox.due(kinds, 9.0, limit, passed, lanes)]
-
-        assert find(3, set()) == ids[:3]
-        assert find(3, {ops}) == [*ids[3:], theirs]
-        assert find(2, {ops, ("default", "00000000")}) == ids[3:]
-        assert find(3, {ops, audit}) == [ids[4], theirs]
-        assert find(3, {ops}, {"other"}) == ids[3:]
-        assert find(9, {ops}) == ["late", *ids[3:], theirs]
-
     def test_entries_of_a_kind_are_listed_in_pages_newest_first(self, store: Store, second: Store) -> None:
         add(store, *(entry(f"n{n}", created_at=float(n), due_at=None if n % 2 else 5.0) for n in range(5)))
         add(store, entry("other", ENDED), entry("theirs", tenant="other", created_at=9.0))
@@ -288,6 +289,90 @@ class OutboxContract(ContractFixtures):
         assert second.outbox.subscribers("default", "x") == Subscribers(has_triggers=True, channels=events)
         assert second.outbox.subscribers("default", "y") == Subscribers(channels=events)
         assert second.outbox.subscribers("other", "x").channels == {"theirs": ("failed",)}
+
+
+class DueNotificationsContract(ContractFixtures):
+    """Tests of searches for due notifications of many channels."""
+
+    def test_a_channel_with_many_due_notifications_hides_no_other_one(
+        self, store: Store, second: Store
+    ) -> None:
+        add(store, *(notification(number, "ops") for number in range(30)))
+        add(store, notification(30, "audit"), notification(31, "audit"), notification(32, "é"))
+        assert search(second, limit=3) == [0, 30, 32]
+        assert search(second, limit=6) == [0, 30, 32, 1, 31, 2]
+        assert search(second, of_channel=3) == [0, 30, 32, 1, 31, 2]
+        assert search(second) == [0, 30, 32, 1, 31, *range(2, 10)]
+
+    def test_the_first_ones_of_all_channels_of_a_tenant_come_first(self, store: Store, second: Store) -> None:
+        names = [f"c{number % 12}" for number in range(36)]
+        add(store, *(notification(number, name) for number, name in enumerate(names)))
+        late = [notification(number, f"c{number}", due_at=100.0 - number) for number in (40, 41)]
+        add(store, *late)
+        assert search(second, of_channel=1) == [*range(12), 41, 40]
+        assert search(second) == [*range(12), 41, 40, *range(12, 36)]
+        assert search(second, limit=13) == [*range(12), 41]
+
+    def test_a_tenant_with_many_channels_hides_no_other_one(self, store: Store, second: Store) -> None:
+        add(store, *(notification(number, f"c{number}", "many") for number in range(20)))
+        add(store, notification(20, "ops", "b"), notification(21, "ops", "b"), notification(22, "ops", "a"))
+        assert search(second, limit=6) == [0, 20, 22, 1, 21, 2]
+        assert search(second) == [0, 20, 22, 1, 21, *range(2, 20)]
+
+    def test_many_tenants_alternate(self, store: Store, second: Store) -> None:
+        for first in (0, 20, 40):
+            add(store, *(notification(first + n, "ops", f"t{n}") for n in range(20)))
+        assert search(second, limit=25) == list(range(25))
+        assert search(second, limit=25, tenants={"t0", "t2"})[:3] == [1, 3, 4]
+
+    def test_the_id_of_an_earlier_version_is_a_channel_of_its_own(self, store: Store, second: Store) -> None:
+        # Such an id names no channel. It hides no other tenant.
+        earlier = [
+            replace(notification(number, "ops", "b"), id=entry_id(f"r{number}", "end 0", "ops"))
+            for number in range(20)
+        ]
+        add(store, *earlier, notification(20, "ops", "b"), notification(21, "ops", "a"))
+        assert search(second, of_channel=1, limit=4) == [0, 21, 1, 2]
+        assert search(second, of_channel=1) == [0, 21, *range(1, 21)]
+        lanes = {("b", lane_of("b", "ops"))}
+        assert search(second, lanes=lanes) == [0, 21, *range(1, 20)]
+
+    def test_tenants_and_channels_are_left_out(self, store: Store, second: Store) -> None:
+        names = ["ops", "a b", "x'\"{}%;\\", "ü" * 60, "ops", "a b"]
+        add(store, *(notification(number, name) for number, name in enumerate(names)))
+        theirs = f"{'f' * 16}{lane_of('default', 'ops')}"
+        add(store, replace(notification(6, "other", "other"), id=theirs))
+        lanes = {("default", lane_of("default", name)) for name in names}
+        ops = ("default", lane_of("default", "ops"))
+        assert search(second) == [0, 6, 1, 2, 3, 4, 5]
+        assert search(second, lanes={ops}) == [1, 6, 2, 3, 5]
+        assert search(second, lanes={ops, ("default", "00000000")}, tenants={"third"}) == [1, 6, 2, 3, 5]
+        assert search(second, lanes=lanes) == [6]
+        assert search(second, tenants={"default"}) == [6]
+        assert search(second, lanes={ops}, tenants={"other"}, limit=2) == [1, 2]
+        assert search(second, lanes=lanes, tenants={"other"}) == []
+
+    def test_a_search_is_among_the_oldest_that_are_not_left_out(self, store: Store, second: Store) -> None:
+        add(store, *(notification(number, "ops") for number in range(12)), notification(12, "audit"))
+        lanes = {("default", lane_of("default", "ops"))}
+        assert search(second, oldest=12, of_channel=2) == [0, 1]
+        assert search(second, oldest=13, of_channel=2) == [0, 12, 1]
+        assert search(second, oldest=5, of_channel=2, lanes=lanes) == [12]
+
+    def test_only_due_notifications_are_found(self, store: Store, second: Store) -> None:
+        first, later = notification(1, "ops"), notification(4, "ops")
+        add(store, first, later, notification(5, "audit"), entry("ended", ENDED), entry("late", LATE))
+        add(store, replace(notification(6, "paused"), due_at=None))
+        assert search(second, now=1.9) == []
+        assert search(second, now=2.0) == [1]
+        assert search(second, now=5.9) == [1, 4]
+        assert search(second) == [1, 5, 4]
+        moved = replace(first, due_at=50.0, edition=2)
+        assert store.outbox.change(first, moved)
+        assert search(second) == [4, 5, 1]
+        assert search(second, now=40.0) == [4, 5]
+        assert store.outbox.change(moved, None)
+        assert second.outbox.due_notifications(NotificationSearch(900.0, 1, 1, 10)) == [later]
 
 
 class ChannelsContract(ContractFixtures):
