@@ -106,6 +106,8 @@ def retry_backfill(store: Store, tenant: str, backfill_id: str, mode: RetryMode)
             problem = "was cancelled" if backfill.state is BackfillState.CANCELLED else "has no failed run"
             raise RejectedError("backfill_ended", f"backfill {backfill.id} {problem}")
         check_backfill_quota(store, tenant)
+        # The count of rejected partitions stays, so the reason of the last one does, too.
+        is_rejection = backfill.counts.passed == backfill.range.total
         return replace(
             backfill,
             state=BackfillState.RUNNING,
@@ -113,7 +115,7 @@ def retry_backfill(store: Store, tenant: str, backfill_id: str, mode: RetryMode)
             cursor=_first_cursor(store, backfill),
             counts=replace(backfill.counts, passed=0),
             failures=(),
-            reason=None,
+            reason=backfill.reason if is_rejection else None,
             finished_at=None,
             progressed_at=store.clock(),
         )

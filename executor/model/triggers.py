@@ -345,11 +345,10 @@ def is_known(trigger: LiveTrigger, firing: Firing) -> bool:
     """
     if trigger.type != "schedule":
         return False
-    if firing.scheduled_at is None:
-        # It is from a time when the trigger had another type.
-        return True
-    is_extra = firing.backfill is not None or firing.key.startswith(MANUAL_KEY)
-    return not is_extra and firing.scheduled_at <= (trigger.last_at or 0.0)
+    if firing.backfill is not None or firing.key.startswith(MANUAL_KEY):
+        return False
+    # A firing without an instant is from a time when the trigger had another type.
+    return firing.scheduled_at is None or firing.scheduled_at <= (trigger.last_at or 0.0)
 
 
 class FiringCause(StrEnum):

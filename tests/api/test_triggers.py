@@ -160,8 +160,9 @@ def test_a_firing_by_hand_is_the_last_one_of_a_schedule(
     assert last() == (timestamp(clock.time), FiringOutcome.STARTED, early.id)
 
 
+@pytest.mark.parametrize("instants", [(START - 7200, START - 3600), (None, None)])
 def test_a_firing_of_a_backfill_is_the_last_one_of_a_schedule(
-    services: TenantServices, store: MemoryStore, clock: TestClock
+    services: TenantServices, store: MemoryStore, clock: TestClock, instants: tuple[float | None, ...]
 ) -> None:
     """Else a schedule that was fired by hand and then by a backfill had a last run, but no last firing."""
     services.playbooks.register(with_triggers("a", declare("t", HOURLY, input={"day": "x"})))
@@ -170,8 +171,10 @@ def test_a_firing_of_a_backfill_is_the_last_one_of_a_schedule(
     clock.time += 60
     trigger = store.triggers.get("default", "a", "t")
     assert trigger is not None
-    for instant in (START - 7200, START - 3600):
-        firing = replace(fire_schedule(trigger, instant, clock.time), backfill="b1")
+    for number, instant in enumerate(instants):
+        firing = fire_schedule(trigger, START - 7200 + 3600 * number, clock.time)
+        # A partition of a list has no instant.
+        firing = replace(firing, backfill="b1", scheduled_at=instant)
         assert store.triggers.advance(record_firing(Advance(trigger, trigger), firing, FiringOutcome.STARTED))
     (entry,) = services.triggers.find().items
     assert (entry.last_at, entry.last_outcome) == (timestamp(clock.time), FiringOutcome.STARTED)

@@ -444,6 +444,17 @@ def test_failed_runs_are_retried(options: dict[str, Any], mode: RetryMode) -> No
         retry_backfill(bench.store, "default", bench.id, mode)
 
 
+def test_a_retry_keeps_the_reason_of_a_rejected_partition() -> None:
+    """The partition is not tried again, and still counts as rejected."""
+    bench = BackfillBench(failing("eu"))
+    bench.start(partitions=["eu", 7], start=None, end=None)
+    reason = bench.finish().reason
+    assert (reason or "").startswith("partition 7 was rejected")
+    retry_backfill(bench.store, "default", bench.id, "resume")
+    assert (bench.backfill.reason, bench.finish().reason) == (reason, reason)
+    assert bench.counts["rejected"] == 1
+
+
 def test_a_retry_leaves_the_runs_of_others() -> None:
     bench = BackfillBench(failing("2025-03-28T01:30:00Z", "2025-03-29T01:30:00Z"))
     bench.start(days=1)
