@@ -81,11 +81,14 @@ class PlaybookReferenceBody(RequestBody):
 
 
 def _playbook_form(value: Any) -> str | None:
-    """Return the form of a playbook. An object with only `name` and `version` is a reference."""
+    """Return the form of a playbook. An object with only `name` and `version` is a reference.
+
+    One with `alias` is a wrong reference, not a playbook that lacks its steps.
+    """
     if isinstance(value, PlaybookReferenceBody):
         return "reference"
     if isinstance(value, dict):
-        is_reference = "name" in value and value.keys() <= {"name", "version"}
+        is_reference = "name" in value and value.keys() <= {"name", "version", "alias"}
         return "reference" if is_reference else "object"
     return "text" if isinstance(value, str) else None
 
@@ -467,8 +470,11 @@ def _problem_of(model: type[RequestBody], value: Any, error: ValidationError) ->
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     key = str(first["loc"][0])
     if first["loc"][1:2] == ("reference",):
-        detail = "A registered playbook must be named by `name` and `version`, both strings."
-        return _invalid_body(detail, key)
+        return _invalid_body(
+            "A registered playbook must be named by `name` and `version`, both strings. `version` may be an"
+            " alias, or missing.",
+            key,
+        )
     if first["type"] == "missing":
         return _invalid_body(f"The body has no `{key}`.", key)
     expected = next(entry for entry in fields[key].metadata if isinstance(entry, Expected))

@@ -324,6 +324,27 @@ def _problem_of_http_error(request: Request, error: HTTPException) -> Problem:
 def _describe_validation_error(entry: Mapping[str, Any]) -> str:
     # The number of a value of a repeated parameter says nothing to its reader.
     place, *names = (part for part in entry["loc"] if isinstance(part, str))
-    message = str(entry["msg"]).removeprefix("Value error, ")
     subject = _PLACES.get(place, place)
-    return f"The {subject} `{'.'.join(names)}` is not valid: {message[0].lower()}{message[1:]}."
+    return f"The {subject} `{'.'.join(names)}` is not valid: {_describe_violation(entry)}."
+
+
+def _describe_violation(entry: Mapping[str, Any]) -> str:
+    """Return what is wrong with a parameter, in words that do not depend on the library that checks it.
+
+    >>> _describe_violation({"type": "less_than_equal", "ctx": {"le": 1000}, "msg": "…"})
+    'it must be at most 1,000'
+    >>> _describe_violation({"type": "literal_error", "ctx": {"expected": "'a' or 'b'"}, "msg": "…"})
+    'it must be `a` or `b`'
+    """
+    context = entry.get("ctx", {})
+    match entry["type"]:
+        case "greater_than_equal":
+            return f"it must be at least {context['ge']:,}"
+        case "less_than_equal":
+            return f"it must be at most {context['le']:,}"
+        case "enum" | "literal_error":
+            return f"it must be {context['expected'].replace(chr(39), '`')}"
+        case "bool_parsing":
+            return "it must be `true` or `false`"
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]}"

@@ -75,6 +75,9 @@ Decoded = TypeVar("Decoded")
 
 _SHOWN_NAME_LENGTH = 100
 
+_NAME_ALONE = re.compile(r"[\w./@ -]{1,100}")
+"""A text that may be the name of a playbook. YAML never reads it as a mapping, so it is no playbook."""
+
 _NOT_PLAIN_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 """Characters that may stand unescaped in JSON, and that YAML refuses or reads as line breaks."""
 
@@ -607,6 +610,8 @@ class _MalformedJsonError(Exception):
 
 
 def _decode_strictly(body: bytes) -> Any:
+    if not body.strip():
+        raise _MalformedJsonError("is empty; it must be JSON")
     too_deep = f"is nested more than {MAX_DEPTH} levels deep"
     if nests_deeper(body, MAX_DEPTH):
         raise _MalformedJsonError(too_deep)
@@ -684,9 +689,23 @@ def _parse_submission(value: Any) -> tuple[PlanSource, StartRequest]:
 
 
 def _playbook_source(playbook: str | PlaybookReferenceBody | dict[str, Any]) -> PlanSource:
+    if isinstance(playbook, str) and _NAME_ALONE.fullmatch(playbook):
+        raise Problem(422, _describe_name(playbook), slug="invalid-body", key="playbook")
     if isinstance(playbook, str | dict):
         return InlinePlaybook(_playbook_text(playbook))
     return PlaybookReference(playbook.name, playbook.version)
+
+
+def _describe_name(text: str) -> str:
+    """Return what is wrong with a body that has the name of a playbook instead of its text.
+
+    >>> _describe_name("shop/orders@2")  # doctest: +ELLIPSIS
+    '`playbook` is a name, not the text ... one is written as {"name": "shop/orders", "version": "2"}.'
+    """
+    name, _, version = text.strip().partition("@")
+    reference = {"name": name} | ({"version": version} if version else {})
+    shown = json.dumps(reference, ensure_ascii=False)
+    return f"`playbook` is a name, not the text of a playbook; a registered one is written as {shown}."
 
 
 def _playbook_text(playbook: str | dict[str, Any]) -> str:

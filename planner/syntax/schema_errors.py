@@ -144,6 +144,7 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         "parameters": "declare the arguments of a run in `input`",
         "outputs": "write `output` for the result",
         "title": "write `name`",
+        "playbook": "write its keys here: this text is the playbook. An HTTP body with `playbook` is JSON",
         **dict.fromkeys(_FOREIGN_LIMIT_KEYS, _USE_CONCURRENCY),
         **dict.fromkeys(_FOREIGN_RATE_KEYS, _USE_RATE),
         **dict.fromkeys(("notifications", "alerts", "on_failure", "on_success"), _USE_NOTIFY),
@@ -317,6 +318,9 @@ _MISSING_KEY_HINTS = {
     "bucket": "write the name of the bucket, such as `bucket: orders`",
     "source": "write the source of the events, such as `source: com.example.shop`",
     "path": "write the address of the webhook, such as `path: stripe/paid`",
+    "type": "write what the trigger waits for, such as `type: schedule`",
+    "playbook": "write the playbook whose ended runs it fires at, such as `playbook: import`",
+    "after": "write how long a run may take, such as `after: 30m`",
 }
 _MAPPING_HINTS = {
     "input": "write each input as `NAME: TYPE`, such as `region: string`",
@@ -453,12 +457,26 @@ def describe_unknown_key(key: str, model: type[Model]) -> SchemaViolation:
     if model in (NotifyDeclaration, LatePolicy) and key in _KEYS_OF_WORK:
         return SchemaViolation("NP850", _ACTION_IN_NOTIFY, _USE_CHANNELS, at_key=True)
     keys = keys_of(model)
-    hint = _MISPLACED_KEY_HINTS.get(model, {}).get(key)
+    hint = _MISPLACED_KEY_HINTS.get(model, {}).get(key) or _name_owner(key, model)
     if intended := find_intended_key(key, model):
         hint = suggest(key, intended)
     elif hint is None and len(keys) <= _MAX_LISTED_KEYS:
         hint = f"use {join_words(as_code(keys))}"
     return SchemaViolation("NP010", f"unknown key `{abbreviate(key)}` in {_NOUNS[model]}", hint, at_key=True)
+
+
+def _name_owner(key: str, model: type[Model]) -> str | None:
+    """Return a hint that names the construct to which a misplaced key belongs, or None.
+
+    >>> _name_owner("notify", Step), _name_owner("cron", WebhookDeclaration)
+    ('it is a key of the playbook: write it there', 'triggers of type `schedule` have it')
+    """
+    if model is Step and key in keys_of(Playbook):
+        return "it is a key of the playbook: write it there"
+    types = [name for name, declaration in TRIGGER_MODELS.items() if key in keys_of(declaration)]
+    if types and issubclass(model, TriggerDeclaration):
+        return f"triggers of type {join_words(as_code(types), 'or')} have it"
+    return None
 
 
 def describe_missing_key(key: str, model: type[Model]) -> SchemaViolation:

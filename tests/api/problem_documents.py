@@ -52,6 +52,7 @@ REQUESTS = [
     *_posts("/workflows/run", {"playbook": 7}, {"playbook": None}, {"playbook": {"name": 1}}),
     *_posts("/workflows/run", {"playbook": {"name": "nosuch"}}, {"playbook": {"name": "x", "version": 2}}),
     *_posts("/workflows/run", {"playbook": {"name": "greet", "version": "9"}}, {"playbook": "name: x"}),
+    *_posts("/workflows/run", {"playbook": "team/greet@9"}, {"playbook": {"name": "greet", "alias": "live"}}),
     *_posts("/workflows/run", {"playbook": GREET, "input": []}, {"playbook": GREET, "variables": "x"}),
     *_posts("/workflows/run", {"playbook": GREET, "tags": "x"}, {"playbook": GREET, "tags": [""]}),
     *_posts(
@@ -70,6 +71,7 @@ REQUESTS = [
     *_posts("/playbooks", {}, {"playbook": 1}, {"playbook": GREET, "input": {}}, {"playbook": "name: x"}),
     *_posts("/playbooks", {"playbook": GREET.replace("greet", "a//b")}),
     WrongRequest("GET", "/playbooks?limit=0"),
+    WrongRequest("GET", "/limits?in_use=perhaps"),
     WrongRequest("GET", "/playbooks?cursor=x"),
     WrongRequest("GET", "/playbooks/nosuch"),
     WrongRequest("GET", "/playbooks/nosuch/versions"),
