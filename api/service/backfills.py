@@ -110,5 +110,5 @@ class BackfillService:
 
 def _view(backfill_id: str, backfill: Backfill | None) -> BackfillEntry:
     if backfill is None:
-        raise NotFoundError(f"unknown backfill {abbreviate(backfill_id)}")
+        raise NotFoundError(f"unknown backfill `{abbreviate(backfill_id)}`")
     return BackfillEntry.from_backfill(backfill)

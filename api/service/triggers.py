@@ -17,6 +17,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
+from datetime import datetime, tzinfo
 from functools import cache
 from itertools import islice
 from typing import Any
@@ -251,14 +252,18 @@ def _declaration(header: Header, trigger: LiveTrigger) -> Trigger:
 
 def _next_firings(trigger: LiveTrigger, schedule: Schedule, now: float) -> Iterator[ScheduledFiring]:
     """Yield the firings to come. That of `next_at` may be late, unless the trigger is paused."""
-    from zoneinfo import ZoneInfo
-
-    zone = ZoneInfo(schedule.timezone)
-    delay = delay_of(trigger, schedule)
+    zone, delay = _zone_of(schedule), delay_of(trigger, schedule)
     instant = schedule.next_after(now) if trigger.is_paused else trigger.next_at
     while instant is not None:
         yield ScheduledFiring.from_instant(instant, zone, delay)
         instant = schedule.next_after(instant)
+
+
+def _zone_of(schedule: Schedule) -> tzinfo:
+    """Return the zone of a schedule. The module of zones is imported when the first one is needed."""
+    from zoneinfo import ZoneInfo
+
+    return ZoneInfo(schedule.timezone)
 
 
 def _check_cause(trigger: LiveTrigger, request: FireRequest) -> None:
@@ -306,6 +311,12 @@ def _find_instant(trigger: LiveTrigger, declared: Trigger, instant: float) -> fl
     following = schedule.next_after(instant - _JUST_BEFORE)
     if following is None or abs(following - instant) > _JUST_BEFORE:
         problem = f"trigger `{trigger.name}` does not fire at {instant_key(instant)}"
-        hint = ", nor later" if following is None else f"; then it fires at {instant_key(following)}"
-        raise RejectedError("not_scheduled", problem + hint)
+        if following is None:
+            raise RejectedError("not_scheduled", f"{problem}, nor later")
+        hint = f"then it fires at {instant_key(following)}"
+        if schedule.timezone != "UTC":
+            # The time may have been meant as one of this zone.
+            local = datetime.fromtimestamp(following, _zone_of(schedule)).isoformat()
+            hint += f", at {local} in {schedule.timezone}"
+        raise RejectedError("not_scheduled", f"{problem}; {hint}")
     return following

@@ -64,7 +64,9 @@ def fire_by_hand(store: Store, trigger: LiveTrigger, request: HandFiring, now: f
             given = firer.render_input(view, request.input or {})
             return firer.start(firing, given, _advance_of(firer))
         except ActionError as problem:
-            raise RejectedError("invalid_input", problem.message) from problem
+            takes_data = not isinstance(firer.declared.source, Schedule | RunEnd)
+            hint = "; the firing has no `data`" if takes_data and not request.data else ""
+            raise RejectedError("invalid_input", problem.message + hint) from problem
         except TriggerChangedError:
             pause_after_conflict(number)
             current = store.triggers.get(trigger.tenant, trigger.playbook, trigger.name)

@@ -47,7 +47,9 @@ def parse_rate(text: str) -> tuple[int, float]:
     Raises:
         ValueError: it is not a rate.
     """
-    units, _, window = text.partition("/")
+    units, slash, window = text.partition("/")
+    if not slash:
+        raise ValueError("a rate must be a number and a time, such as `100/1m`")
     if not (units.isascii() and units.isdigit() and 1 <= int(units[:6]) <= MAX_LIMIT):
         raise ValueError(f"a rate must begin with a number from 1 to {MAX_LIMIT:,}, such as `100/1m`")
     return int(units), parse_window(window)

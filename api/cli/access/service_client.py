@@ -18,10 +18,15 @@ from noetl.api.cli.service_requests import (
 
 HTTP_TIMEOUT_SECONDS = 60.0
 _UNAUTHENTICATED, _NOT_FOUND = 401, 404
+_AUTHORISATION = (_UNAUTHENTICATED, 403)
 
 
 class UnknownResourceError(CommandError):
     """A response 404 with a problem document: the service does not have what the request names."""
+
+
+class RefusedRequestError(CommandError):
+    """A response to a request that cannot be performed as it is, such as input that does not fit."""
 
 
 class RefusedPlaybookError(CommandError):
@@ -102,7 +107,10 @@ class ServiceClient:
             raise UnknownResourceError(str(response.body.get("detail")))
         if response.body.get("type") == "urn:noetl:problem:invalid-playbook":
             raise RefusedPlaybookError("\n".join(lines), response.body.get("diagnostics"))
-        raise CommandError("\n".join(lines), EXIT_FAILED)
+        if response.status in _AUTHORISATION:
+            raise CommandError("\n".join(lines), EXIT_FAILED)
+        # A store refuses it with the same code: the command cannot be executed as given.
+        raise RefusedRequestError("\n".join(lines))
 
     def _passing_failure(self, response: ServiceResponse) -> CommandError:
         """Return the error for a response that asks to come again later."""

@@ -13,7 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from noetl.api.cli.access.service_client import ServiceClient
+from noetl.api.cli.access.service_client import RefusedRequestError, ServiceClient
 from noetl.api.cli.access.view_requests import ViewRequests
 from noetl.api.cli.display.console import EXIT_FAILED, CommandError, print_message
 from noetl.api.cli.display.run_board import parse_time
@@ -249,15 +249,22 @@ class ServiceRuns:
         body = {"step": request.step, "answer": request.answer}
         body |= {} if request.visit is None else {"visit": request.visit}
         body |= {} if request.position is None else {"position": request.position}
-        answered = self._send(CurrentStatus, _path(run_id, "answer"), body)
+        answered = self._answer(CurrentStatus, _path(run_id, "answer"), body)
         print_message(f"answered run {answered.workflow_id}")
 
     def answer_token(self, token: str, answer: Any, *, heartbeat: bool) -> None:
         from noetl.api.http.responses import CallbackReceipt
 
         end = "/heartbeat" if heartbeat else ""
-        self._send(CallbackReceipt, f"/workflows/callbacks/{quote(token, safe='')}{end}", answer)
+        self._answer(CallbackReceipt, f"/workflows/callbacks/{quote(token, safe='')}{end}", answer)
         print_message("heartbeat recorded" if heartbeat else "answered")
+
+    def _answer(self, view: type[V], path: str, answer: Any) -> V:
+        """Send an answer. One that is refused has an exit code of its own, as in a store."""
+        try:
+            return self._send(view, path, answer)
+        except RefusedRequestError as error:
+            raise CommandError(str(error), EXIT_FAILED) from error
 
     def cancel(self, run_id: str) -> CurrentStatus:
         return self._change(run_id, "cancel")

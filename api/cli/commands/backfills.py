@@ -96,9 +96,8 @@ def start_backfill(
         write_json(entry)
         return
     write_stdout(f"{entry.id}\n")
-    print_message(
-        f"{entry.partitions:,} partitions in version {entry.version}: noetl backfills show {entry.id}"
-    )
+    noun = "partition" if entry.partitions == 1 else "partitions"
+    print_message(f"{entry.partitions:,} {noun} in version {entry.version}: noetl backfills show {entry.id}")
 
 
 @app.command("list", epilog="Example: noetl backfills list --limit 10")

@@ -127,11 +127,11 @@ def _to_json(key: ApiKey) -> dict[str, Any]:
 
 def _row(key: ApiKey) -> tuple[str, ...]:
     fields = _to_json(key)
-    used = "never used" if key.last_used_at is None else f"used {fields['last_used_at'][:19]}"
+    used = "never used" if key.last_used_at is None else f"used {fields['last_used_at'][:19]}Z"
     return (
         key.id,
         ",".join(key.scopes),
-        fields["created_at"][:19],
+        f"{fields['created_at'][:19]}Z",
         used,
         "revoked" if key.revoked_at else "",
         key.name,

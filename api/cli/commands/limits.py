@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from noetl.api.cli.access.opening import UrlOption, open_limits
-from noetl.api.cli.display.console import print_message, write_json, write_table
+from noetl.api.cli.display.console import CommandError, print_message, write_json, write_table
 from noetl.api.cli.list_pages import CursorOption, JsonOption, print_page
 from noetl.api.cli.store_option import StoreOption
 from noetl.executor.model.gates import LimitKind
+from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.limits import format_rate
 from noetl.planner.syntax.durations import parse_rate
 
@@ -55,7 +56,8 @@ def set_limit(
         return
     place = " in all tenants" if entry.shared else ""
     if entry.per is None:
-        print_message(f"limit {name}: at most {entry.units:,} {kind.value} at once{place}")
+        noun = kind.value.removesuffix("s") if entry.units == 1 else kind.value
+        print_message(f"limit {name}: at most {entry.units:,} {noun} at once{place}")
     else:
         print_message(f"limit {name}: at most {format_rate(entry.units, entry.per)}, of {kind.value}{place}")
 
@@ -64,17 +66,18 @@ def _read_size(units: int | None, rate: str | None) -> tuple[int, float | None]:
     """Return the units of a limit, and the window of a rate or None.
 
     Raises:
-        typer.BadParameter: there are both, none of them, or no rate.
+        CommandError: there are both, none of them, or no rate.
     """
     if (units is None) is (rate is None):
-        raise typer.BadParameter("write UNITS, or `--rate UNITS/TIME`")
+        words = "has neither UNITS nor `--rate`" if units is None else "has both UNITS and `--rate`"
+        raise CommandError(f"`noetl limits set` {words}; write `UNITS` or `--rate UNITS/TIME`")
     if rate is None:
         assert units is not None
         return units, None
     try:
         return parse_rate(rate)
     except ValueError as problem:
-        raise typer.BadParameter(f"{rate!r} is no rate such as `100/1m`: {problem}") from problem
+        raise CommandError(f"`--rate` is `{abbreviate(rate)}`: {problem}") from problem
 
 
 @app.command("list", epilog="Example: noetl limits list --in-use")

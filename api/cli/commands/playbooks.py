@@ -166,10 +166,17 @@ def _list_aliases(entry: PlaybookEntry) -> str:
 
 
 @app.command("show", no_args_is_help=True, epilog="Example: noetl playbooks show report@2")
-def show_playbook(name: NameArgument, store: StoreOption = None, url: UrlOption = None) -> None:
+def show_playbook(
+    name: NameArgument, json: JsonOption = False, store: StoreOption = None, url: UrlOption = None
+) -> None:
     """Write the text of a registered playbook to stdout, and which version is live to stderr."""
     with open_playbooks(store, url) as playbooks:
         found = playbooks.get(*_split(name))
+    if json:
+        from noetl.api.service.views import members
+
+        write_json({**members(found.entry), "source": found.text})
+        return
     write_stdout(found.text)
     entry = found.entry
     live = f"live is pinned to {entry.live_version}" if entry.pinned else f"live is {entry.live_version}"
@@ -219,10 +226,12 @@ def _read_other(playbooks: PlaybookAccess, playbook: PlaybookEntry, text: str) -
     """Return the label and the text of what is compared with a playbook: a version, a file or a playbook."""
     if _is_version(playbooks, playbook, text):
         return _label(playbooks.get(playbook.name, text))
+    if names_file(text):
+        return text, read_source(text).text
     name, version = _split(text)
-    if version is not None and not names_file(text):
-        return _label(playbooks.get(name, version))
-    return text, read_source(text).text
+    if version is None:
+        raise CommandError(f"there is no file {text}, and no version or alias `{text}` of `{playbook.name}`")
+    return _label(playbooks.get(name, version))
 
 
 @app.command("remove", no_args_is_help=True, epilog="Example: noetl playbooks remove report@1")

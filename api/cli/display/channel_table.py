@@ -52,7 +52,7 @@ def format_members(view: Mapping[str, Any]) -> str:
     for name, value in view.items():
         if value is None or value is False or value == []:
             continue
-        shown = ", ".join(value) if isinstance(value, list) else str(value)
+        shown = ", ".join(value) if isinstance(value, list) else "yes" if value is True else str(value)
         lines.append(f"{name.replace('_', ' '):<14}{to_printable(shown)}")
     return "\n".join(lines) + "\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -73,11 +74,9 @@ def write_json(value: Any) -> None:
 
 
 def write_table(rows: Sequence[tuple[str, ...]]) -> None:
-    """Write rows of cells to stdout, in columns."""
-    from noetl.planner.diagnostics.terminal_text import display_width, to_printable
+    """Write rows of cells to stdout, in columns. On a terminal, no line is wider than it."""
+    from noetl.api.cli.display.table import layout_table
 
-    visible_rows = [tuple(map(to_printable, row)) for row in rows]
-    widths = [max(map(display_width, column)) for column in zip(*visible_rows, strict=True)]
-    for row in visible_rows:
-        padded = (text + " " * (width - display_width(text)) for text, width in zip(row, widths, strict=True))
-        write_stdout("  ".join(padded).rstrip() + "\n")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in layout_table(rows, width):
+        write_stdout(f"{line}\n")

@@ -56,7 +56,7 @@ def _format_run(run: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         run["workflow_id"],
         run["status"],
-        run["created_at"][:19],
+        f"{run['created_at'][:19]}Z",
         duration,
         f"{step_count or ''}" if steps is None else f"{steps['done']}/{steps['total']}",
         title,
@@ -80,13 +80,13 @@ def format_histogram(histogram: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
     >>> bucket = {"start": "2026-01-31T09:30:00.000000Z", "statuses": {"failed": 1, "succeeded": 2}}
     >>> format_histogram({"buckets": [bucket]})
-    [('2026-01-31T09:30:00', '3', '████████████████████', 'failed 1, succeeded 2')]
+    [('2026-01-31T09:30:00Z', '3', '████████████████████', 'failed 1, succeeded 2')]
     """
     totals = [sum(bucket["statuses"].values()) for bucket in histogram["buckets"]]
     largest = max(totals, default=0) or 1
     return [
         (
-            bucket["start"][:19],
+            f"{bucket['start'][:19]}Z",
             f"{total:,}",
             "█" * math.ceil(total * _BAR_LENGTH / largest),
             ", ".join(f"{status} {number:,}" for status, number in bucket["statuses"].items() if number),

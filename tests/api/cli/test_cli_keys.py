@@ -123,7 +123,7 @@ def test_a_submission_is_refused_with_reasons(
     assert (outcome.exit_code, outcome.out) == (1, "")
     assert "NP101" in outcome.err and "line 2" in outcome.err
     outcome = noetl("submit", "-", "--url", address, stdin=ADD)
-    assert (outcome.exit_code, outcome.out) == (1, "")
+    assert (outcome.exit_code, outcome.out) == (2, "")
     assert "missing input `a`" in outcome.err
     failing = "name: x\nsteps: [{name: a, run: [{action: fail, type: Own, message: sorry}]}]"
     outcome = noetl("submit", "-", "--url", address, "--wait", "--json", stdin=failing)

@@ -44,6 +44,10 @@ def test_a_limit_is_made_listed_and_removed(noetl: Command, place: tuple[str, st
     assert page["items"][0]["units"] == 5
     shown = noetl("limits", "show", "api", *place)
     assert (shown.out, "limit api: 0 of 5 held, 0 waiting" in shown.err) == ("", True)
+    single = noetl("limits", "set", "api", "1", "--of", "steps", *place)
+    assert single.err == "limit api: at most 1 step at once\n"
+    other_kind = noetl("limits", "set", "api", "1", "--of", "runs", *place)
+    assert (other_kind.exit_code, "is of steps, not of runs" in other_kind.err) == (2, True)
     changed = noetl("limits", "set", "api", "0", "--of", "steps", "--json", *place)
     assert json.loads(changed.out)["units"] == 0
     assert "limit api is removed" in noetl("limits", "remove", "api", *place).err
@@ -79,9 +83,11 @@ def test_a_rate_is_made_and_listed(noetl: Command, place: tuple[str, str]) -> No
     noetl("limits", "remove", "calls", *place)
     for size in (["5", "--rate", "5/1m"], []):
         failed = noetl("limits", "set", "calls", *size, "--of", "steps", *place)
-        assert "write UNITS, or `--rate UNITS/TIME`" in failed.err
+        assert failed.err.endswith("; write `UNITS` or `--rate UNITS/TIME`\n")
     failed = noetl("limits", "set", "calls", "--rate", "5/1ms", "--of", "steps", *place)
-    assert "'5/1ms' is no rate such as `100/1m`: the window must be from `1s` to `31d`" in failed.err
+    assert failed.err == "noetl: `--rate` is `5/1ms`: the window must be from `1s` to `31d`\n"
+    failed = noetl("limits", "set", "api", "--rate", "5", "--of", "steps", *place)
+    assert failed.err == "noetl: `--rate` is `5`: a rate must be a number and a time, such as `100/1m`\n"
 
 
 def test_a_wrong_name_is_refused(noetl: Command, place: tuple[str, str]) -> None:

@@ -98,6 +98,8 @@ def test_playbooks_are_listed_and_shown(
     )
     assert noetl("playbooks", "show", f"team/{name}@1", *place).out == FIRST.replace("NAME", name)
     assert noetl("playbooks", "show", f"team/{name}", *place).out == SECOND.replace("NAME", name)
+    shown = noetl("playbooks", "show", f"team/{name}", "--json", *place).json
+    assert (shown["source"], shown["live_version"]) == (SECOND.replace("NAME", name), shown["version"])
 
 
 def test_playbooks_are_compared(noetl: Command, place: tuple[str, str], name: str, tmp_path: Path) -> None:
@@ -146,6 +148,8 @@ def test_versions_of_two_playbooks_are_compared(
     unknown = noetl("playbooks", "diff", f"team/{name}@1", f"team/{name}@9", *place)
     assert (unknown.exit_code, unknown.out) == (2, "")
     assert f"unknown version `9` of playbook `team/{name}`" in unknown.err
+    neither = noetl("playbooks", "diff", f"team/{name}@1", "9", *place)
+    assert neither.err == f"noetl: there is no file 9, and no version or alias `9` of `team/{name}`\n"
     no_file = noetl("playbooks", "diff", f"team/{name}@1", "reprt@2.yaml", *place)
     assert "cannot read reprt@2.yaml" in no_file.err
 

@@ -155,8 +155,9 @@ def test_a_firing_at_an_instant_starts_one_run(noetl: Command, place: tuple[str,
     assert re.fullmatch(again, second.err)
     assert second.exit_code == 0
     refused = noetl("triggers", "fire", NIGHTLY, "--at", "2030-01-01T00:00", *place)
-    assert refused.exit_code != 0
-    assert "trigger `nightly` does not fire at 2030-01-01T00:00:00Z; then it fires at" in refused.err
+    assert refused.exit_code == 2
+    problem = "trigger `nightly` does not fire at 2030-01-01T00:00:00Z; then it fires at 2030-01-01T01:30:00Z"
+    assert f"{problem}, at 2030-01-01T02:30:00+01:00 in Europe/Berlin\n" in refused.err
 
 
 def test_a_firing_at_the_end_of_a_run_starts_one_run(noetl: Command, place: tuple[str, str]) -> None:
@@ -270,6 +271,8 @@ def test_a_webhook_is_fired_by_hand_with_a_request(
     assert run_id in history
     shown = noetl("triggers", "show", "hooked/sent", *place).out
     assert f"started by hand  {run_id}" in shown
+    unreadable = noetl("triggers", "fire", "hooked/sent", *place)
+    assert unreadable.err.endswith("`number` is undefined in none; the firing has no `data`\n")
     refused = noetl("triggers", "fire", NIGHTLY, "--data", str(file), *place)
     assert "takes no data" in refused.err
     assert "not fire at times" in noetl("triggers", "fire", "hooked/sent", "--at", "2040-01-01", *place).err

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from noetl.api.cli.display.console import write_table
 from noetl.api.cli.display.run_list import format_runs
 
 RUN: dict[str, Any] = {
@@ -26,7 +29,7 @@ def test_a_row_has_the_facts_of_a_run() -> None:
         (
             "1" * 24,
             "failed",
-            "2026-01-31T09:30:00",
+            "2026-01-31T09:30:00Z",
             "1 m 0 s",
             "5/11",
             "close 2",
@@ -45,3 +48,22 @@ def test_an_open_run_has_no_duration_and_a_list_for_persons_has_a_header() -> No
     (row,) = format_runs([{**run, "step_count": 11}], with_header=False)
     assert row[4] == "11"
     assert format_runs([], with_header=True) == []
+
+
+@pytest.mark.parametrize("columns", [40, 80, 400])
+def test_a_table_on_a_terminal_is_no_wider_than_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    write_table(format_runs([RUN, {**RUN, "headline": "x" * 90}], with_header=True))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert (len(lines) == 3) is (columns == 400)
+    words = "".join(lines).replace(" ", "")
+    assert "2026-01-31T09:30:00Z" in words and "x" * 90 in words and "nightly,eu" in words
+
+
+def test_a_table_in_a_file_has_one_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
+    write_table(format_runs([RUN, RUN], with_header=False))
+    assert len(capsys.readouterr().out.splitlines()) == 2
