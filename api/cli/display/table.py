@@ -3,10 +3,10 @@
 Problem: a terminal breaks a table that is wider than it in the middle of words. Then its columns are not seen
 any more. Cells must not be cut, because persons copy ids from them.
 
-Algorithm: the columns are divided, from the left, into bands that are no wider than the terminal. Each row is
 Algorithm: the columns are divided, from the left, into bands that are no wider than the terminal. Each row
 is one line for each band, and the lines after the first are indented. A cell that is wider than a line is
 wrapped at blanks. Without a terminal, a row is one line, for programs.
+
 Cost: linear in the text.
 """
 
