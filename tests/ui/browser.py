@@ -40,6 +40,30 @@ addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${
 """
 
 
+_FIND_OVERFLOWS = """
+() => {
+  const isCut = (part, cell) =>
+    getComputedStyle(part).overflowX !== "visible" || (part !== cell && isCut(part.parentElement, cell));
+  const range = document.createRange();
+  const texts = [...document.querySelectorAll("td, th")].flatMap((cell) => {
+    const edge = cell.getBoundingClientRect().right + 1;
+    const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+    const found = [];
+    for (let text = walker.nextNode(); text; text = walker.nextNode()) {
+      range.selectNodeContents(text);
+      const reachesOver = range.getBoundingClientRect().right > edge;
+      if (reachesOver && !isCut(text.parentElement, cell)) found.push(text.data);
+    }
+    return found;
+  });
+  const areas = [document.documentElement, ...document.querySelectorAll(".tab")];
+  const wide = areas.filter((area) => area.scrollWidth > area.clientWidth);
+  return [...texts, ...wide.map((area) => area.className || "page")];
+}
+"""
+"""Texts with an ellipsis, and those for screen readers, are in a part that cuts them."""
+
+
 @dataclass
 class Watched:
     """A page of the browser with the errors of its console so far.
@@ -116,6 +140,12 @@ def hold_request(page: Page, pattern: str) -> Iterator[None]:
         # A browser does not close while a request is held.
         for route in held:
             route.continue_()
+
+
+def find_overflows(page: Page) -> list[str]:
+    """Return the texts that reach over the edge of their cell of a table, and areas that are too wide."""
+    overflows: list[str] = page.evaluate(_FIND_OVERFLOWS)
+    return overflows
 
 
 def find_barriers(page: Page, axe: str) -> list[str]:
