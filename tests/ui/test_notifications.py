@@ -96,6 +96,19 @@ def test_a_channel_is_added_and_removed(browser: Browser, service: ServedPage, a
         expect(row).to_have_count(0)
 
 
+def test_why_a_channel_is_refused_stays_in_sight(browser: Browser, service: ServedPage) -> None:
+    with open_page(browser, statuses=[422], viewport={"width": 390, "height": 480}) as page:
+        channels, _ = open_view(page, service)
+        channels.get_by_text("Add or change a channel").press("Enter")
+        channels.get_by_label("Name").fill("a b")
+        channels.get_by_label("Address").fill("nowhere")
+        channels.get_by_role("button", name="Save the channel").click()
+        words = page.get_by_role("status").filter(has_text="the name of a channel must be")
+        expect(words).to_be_in_viewport()
+        page.get_by_text("Notifications that were not delivered").scroll_into_view_if_needed()
+        expect(words).to_be_in_viewport()
+
+
 def test_a_key_without_the_scope_sees_why(browser: Browser, service: ServedPage) -> None:
     with open_page(browser, statuses=[403]) as page:
         page.route(

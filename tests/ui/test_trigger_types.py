@@ -97,3 +97,12 @@ def test_all_types_are_in_the_list_of_all_triggers(page: Page, service: ServedPa
     for name, words in (("paid", "POST types/paid, api_key"), ("after", "after types/import")):
         row = page.get_by_role("row").filter(has=page.get_by_role("link", name=f"types/load/{name}"))
         expect(row).to_contain_text(words)
+
+
+def test_a_refused_firing_has_the_colour_of_failures(browser: Browser, service: ServedPage) -> None:
+    with open_page(browser, statuses=[422]) as page:
+        shown = open_trigger(page, service, "paid")
+        shown.get_by_text("Fire by hand").press("Enter")
+        shown.get_by_role("button", name="Fire").click()
+        refusal = shown.get_by_role("alert").filter(has_text="the firing has no `data`")
+        expect(refusal).to_have_css("color", "rgb(196, 35, 43)")
