@@ -50,6 +50,7 @@ INDEPENDENT = (
     "tests/api/test_generated_requests.py",  # the meaning of requests that a generator makes
     "tests/contract/test_cost.py",  # counts of requests
     "tests/contract/test_dynamodb.py",  # the meaning of a store; other tests use the client
+    "tests/contract/test_dynamodb_gate_operations.py",  # random operations against a model
     "tests/contract/test_dynamodb_races.py",  # requests in an order that the tests choose
     "tests/executor/test_consistent_cut.py",  # random runs against a model, also in the next eight
     "tests/executor/test_corrected_restarts.py",

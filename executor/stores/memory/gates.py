@@ -64,7 +64,7 @@ class MemoryGates:
         with state.lock:
             if state.find_held(claim.run.id, claim.visit.id, claim.visit.fence) is None:
                 raise claim_lost(claim.visit)
-            for request in requests:
+            for request in self._find_reached(owner, requests, now):
                 check_request(state.gates.get(request.gate), request)
             for request in requests:
                 if request.is_rate:
@@ -75,6 +75,25 @@ class MemoryGates:
                 if slot is None or not slot.is_held:
                     return slots
             return slots + self._reserve(owner, [request for request in requests if request.is_rate], now)
+
+    def _find_reached(
+        self, owner: SlotOwner, requests: Sequence[SlotRequest], now: float
+    ) -> Sequence[SlotRequest]:
+        """Return the requests of an owner without those behind the first gate that is full."""
+        reached = list[SlotRequest]()
+        for request in requests:
+            if not request.is_rate:
+                reached.append(request)
+                gate, slot = self._find_gate(request), self._state.slots.get((request.gate, owner))
+                if slot is None and gate is not None:
+                    _, slot = admit(gate, owner, request, now)
+                if slot is None or not slot.is_held:
+                    return reached
+        return requests
+
+    def _find_gate(self, request: SlotRequest) -> Gate | None:
+        """Return the gate of a request. That of an own limit may be new."""
+        return self._state.gates.get(request.gate) or (None if request.size is None else new_gate(request))
 
     def _reserve(self, owner: SlotOwner, requests: Sequence[SlotRequest], now: float) -> list[Slot]:
         """Return the slots that an owner has or gets at rates."""
@@ -95,7 +114,9 @@ class MemoryGates:
         earlier = state.slots.get((request.gate, owner))
         if earlier is not None:
             return self._read(earlier)
-        gate, slot = admit(state.gates.get(request.gate) or new_gate(request), owner, request, now)
+        gate = self._find_gate(request)
+        assert gate is not None  # checked before
+        gate, slot = admit(gate, owner, request, now)
         put_gate(state, gate)
         if slot is None:
             return None
@@ -107,7 +128,7 @@ class MemoryGates:
     def grant(self, key: GateKey, now: float) -> int:
         granted = 0
         with self._state.change_runs():
-            while (head := self._head(key)) is not None:
+            while (head := self._head(key)) is not None and self._state.gates[key].may_grant:
                 record = self._state.runs.get(head.owner.run_id)
                 visit = None if record is None else record.visits.get(head.owner.visit_id)
                 is_open = record is not None and record.run.finished_at is None and not record.run.is_paused
@@ -283,9 +304,9 @@ def take_requested(state: MemoryState, commit: Commit, claimed: Visit | None, no
                 gate, slot = reserved
         elif gate.rate is None:
             gate, slot = admit(gate, owner, request, now)
-        put_gate(state, gate)
         if slot is None:
             break
+        put_gate(state, gate)
         state.slots[slot.gate, slot.owner] = slot
         slots.append(slot)
     return tuple(slots)
