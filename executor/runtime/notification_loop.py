@@ -9,15 +9,24 @@ poll, and when nothing in them may begin. A query of the store finds the first d
 channels (`NotificationSearch`). It leaves out channels with a queue, and tenants and channels that may begin
 nothing now. So these hide no others.
 
-Cost: one query of the store in each poll, and one after an attempt if nothing in the queues may begin. It
-examines the keys of MAX_EXAMINED due notifications, and of those that it leaves out. A process without
-notifications has no further threads.
+A channel is crowded if a query found as many of its notifications as it finds at most. It may have more, and
+hide other channels when its queue is empty. So a fill first searches for others: it leaves out crowded
+channels, too, until a query finds no further one. Then another query finds the first crowded channels that
+have no queue. If the search for others has found no crowded channel, the next one leaves out none of those
+that had no queue. So crowded channels alternate (round-robin).
+
+Cost: one fill in each poll, and one after an attempt if nothing in the queues may begin. A fill has one query
+of the store, and one for each crowded channel that it finds. These are MAX_QUERIES at most. So a lone channel
+has two queries for MAX_DUE_OF_CHANNEL notifications. If a search for others finds nothing while attempts are
+open, it has a pause of PAUSE_SECONDS. A query examines the keys of MAX_EXAMINED due notifications, and of
+those that it leaves out. A process without notifications has no further threads.
 
 Limits: a query finds MAX_DUE notifications. Of more channels, those come first whose notifications are due
-longest. One that MAX_EXAMINED others precede is found when the channels of these have queues. In DynamoDB,
-those that are left out precede others, too. An id that an earlier version has made names no channel, and
-counts as one in a query. Many of them may hide the other channels of their tenant. Several processes have
-the same notifications in their queues. Each but one tries them in vain, for two requests to the store.
+longest. One that MAX_EXAMINED others precede is found when the channels of these are crowded or have queues.
+With more than MAX_QUERIES crowded channels, that takes several fills. In DynamoDB, those that are left out
+precede others, too. An id that an earlier version has made names no channel, and counts as one in a query.
+Many of them may hide the other channels of their tenant. Several processes have the same notifications in
+their queues. Each but one tries them in vain, for two requests to the store.
 """
 
 from __future__ import annotations
@@ -42,6 +51,9 @@ POLL_SECONDS = 1.0
 TABLE_POLL_SECONDS = 5.0
 """The same for a store that bills each request, while nothing is being sent."""
 
+PAUSE_SECONDS = 0.2
+"""How long a search for channels that are not crowded is not repeated after it found nothing."""
+
 SLICE_SECONDS = 0.1
 """How long a loop that waits does not see that its process stops."""
 
@@ -53,6 +65,9 @@ MAX_DUE_OF_CHANNEL = 10
 
 MAX_EXAMINED = 10_000
 """Among how many due notifications a query searches."""
+
+MAX_QUERIES = 8
+"""How many queries a search for channels that are not crowded has."""
 
 logger = logging.getLogger("noetl.executor")
 
@@ -69,7 +84,8 @@ class NotificationLoop:
         self._attempts = ChannelAttempts(2 * self._poll_seconds)
         self._ended = threading.Event()
         self._queues: dict[Place, deque[OutboxEntry]] = {}
-        self._filled_at = float("-inf")
+        self._crowded: set[Place] = set()
+        self._searched_at = self._paused_until = float("-inf")
 
     def run(self) -> None:
         """Deliver notifications when they are due, until the process stops. Wait for those being sent."""
@@ -96,7 +112,7 @@ class NotificationLoop:
         if self._stopping.is_set():
             return 0
         started = self._start_queued(senders)
-        is_stale = time.monotonic() >= self._filled_at + POLL_SECONDS
+        is_stale = time.monotonic() >= self._searched_at + POLL_SECONDS
         if is_stale or not started:
             self._fill_queues()
             started += self._start_queued(senders)
@@ -120,8 +136,47 @@ class NotificationLoop:
         """
         if len(self._queues) > MAX_DUE:
             self._queues.clear()
+        if len(self._crowded) > MAX_EXAMINED:
+            self._crowded.clear()
         tenants, channels = self._attempts.find_closed()
         channels |= self._queues.keys()
+        waiting = {place for place in self._crowded - channels if place[0] not in tenants}
+        # Without attempts and crowded channels, the process has nothing else to do.
+        is_idle = not waiting and not self._attempts.are_open()
+        if is_idle or time.monotonic() >= self._paused_until:
+            found = self._search_others(tenants, channels, waiting)
+            channels |= found
+            if not found:
+                self._paused_until = time.monotonic() + PAUSE_SECONDS
+        if waiting and not self._search(tenants, channels) & self._crowded:
+            self._crowded -= waiting
+
+    def _search_others(self, tenants: set[str], channels: set[Place], waiting: set[Place]) -> set[Place]:
+        """Read due notifications of channels that are not known as crowded. Return the channels found.
+
+        If none of these is crowded, those that wait are forgotten, so that the next search finds them.
+
+        Raises:
+            StoreError: the store cannot be reached.
+        """
+        self._searched_at = time.monotonic()
+        all_found = set[Place]()
+        for _ in range(MAX_QUERIES):
+            found = self._search(tenants, channels | self._crowded | all_found)
+            all_found |= found
+            if not found & self._crowded:
+                self._crowded -= waiting
+                break
+            if len(self._queues) >= MAX_DUE:
+                break
+        return all_found
+
+    def _search(self, tenants: set[str], channels: set[Place]) -> set[Place]:
+        """Read due notifications, but none of some tenants and channels. Return the channels of those found.
+
+        Raises:
+            StoreError: the store cannot be reached.
+        """
         search = NotificationSearch(
             now=self._store.clock(),
             limit=MAX_DUE,
@@ -130,12 +185,18 @@ class NotificationLoop:
             tenants=tenants,
             lanes={(tenant, lane_of(tenant, channel)) for tenant, channel in channels},
         )
-        self._filled_at = time.monotonic()
-        for entry in self._store.outbox.due_notifications(search):
+        found = set[Place]()
+        entries = self._store.outbox.due_notifications(search)
+        for entry in entries:
             place = (entry.tenant, str(entry.record["channel"]))
             # One with the id of an earlier version is found although its channel is left out.
             if place not in channels:
+                found.add(place)
                 self._queues.setdefault(place, deque()).append(entry)
+        # With MAX_DUE entries, each channel may have more than were found.
+        most = MAX_DUE_OF_CHANNEL if len(entries) < MAX_DUE else 1
+        self._crowded |= {place for place in found if len(self._queues[place]) >= most}
+        return found
 
     def _deliver(self, entry: OutboxEntry, place: Place) -> None:
         store, has_failed = self._store, False

@@ -920,7 +920,7 @@ class TestLoop:
         start_all(loop)
         assert sorted(begun) == [("default", "ops"), ("other", "ops")]
 
-    def test_due_notifications_are_read_once_a_second(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_due_notifications_are_read_twice_a_second(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Else each end of a delivery read the keys of all that are due."""
         post, seconds, reads = PostOffice(), [0.0], list[float]()
         replace_time(monkeypatch, seconds)
@@ -943,7 +943,8 @@ class TestLoop:
             seconds[0] += 0.1
         assert Counter(begun) == {("default", "ops"): 40, ("default", "a"): 3, ("default", "b"): 1}
         assert sorted(begun[:3]) == [("default", name) for name in ("a", "b", "ops")]
-        assert len(reads) <= 5
+        # Each second, one finds channels, and one leaves `ops` out.
+        assert len(reads) <= 8
 
     def test_a_channel_whose_known_notifications_have_begun_is_found_again(
         self, monkeypatch: pytest.MonkeyPatch

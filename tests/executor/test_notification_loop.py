@@ -181,11 +181,11 @@ def test_a_quick_channel_does_not_wait_for_slow_ones_of_its_tenant(monkeypatch: 
     assert begins["default", "a"] > 60
 
 
-@pytest.mark.parametrize("seconds", [0.3, 0.9, 15.0, None])
+@pytest.mark.parametrize("seconds", [0.01, 0.05, 0.09, 0.11, 0.3, 0.9, 15.0, None])
 def test_a_channel_with_more_due_than_a_query_examines_hides_no_other_one(
     monkeypatch: pytest.MonkeyPatch, seconds: float | None
 ) -> None:
-    # It is slow, hangs, or is in a pause because the store fails for it.
+    # It is quick or slow, hangs, or is in a pause because the store fails for it.
     monkeypatch.setattr(notification_loop, "MAX_EXAMINED", 50)
     simulation = Simulation(monkeypatch, lambda place: seconds if place[1] == "ops" else 0.05)
     simulation.add("default", "ops", range(500))
@@ -198,6 +198,43 @@ def test_a_channel_with_more_due_than_a_query_examines_hides_no_other_one(
         ("other", "ops "): 5,
         ("other", "é'\"%;\x7f"): 5,
     }
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize("tenants", [1, 7])
+@pytest.mark.parametrize(("seconds", "until"), [(0.01, 2.0), (0.11, 5.0), (0.9, 12.0)])
+def test_crowded_channels_hide_neither_each_other_nor_quiet_ones(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, until: float, tenants: int, processes: int
+) -> None:
+    monkeypatch.setattr(notification_loop, "MAX_EXAMINED", 50)
+    simulation = Simulation(
+        monkeypatch, lambda place: seconds if place[1].startswith("crowded") else 0.05, processes
+    )
+    for number in range(7):
+        simulation.add(f"t{number % tenants}", f"crowded{number}", range(500 * number, 500 * number + 500))
+    for number in range(3):
+        simulation.add(f"t{number % tenants}", f"quiet{number}", range(30_000, 30_005))
+    begins = simulation.run(until)
+    assert [begins[f"t{number % tenants}", f"quiet{number}"] for number in range(3)] == [5] * 3
+    crowded = [begins[f"t{number % tenants}", f"crowded{number}"] for number in range(7)]
+    assert min(crowded) > 0
+
+
+@pytest.mark.parametrize("distance", [0, 300])
+def test_more_crowded_channels_than_a_fill_finds_hide_no_other_one(
+    monkeypatch: pytest.MonkeyPatch, distance: int
+) -> None:
+    # Their notifications are due at the same times, or each channel after the other.
+    for name, number in (("MAX_EXAMINED", 250), ("MAX_DUE", 100)):
+        monkeypatch.setattr(notification_loop, name, number)
+    simulation = Simulation(monkeypatch, lambda _: 0.05)
+    for number in range(30):
+        simulation.add("default", f"crowded{number}", range(distance * number, distance * number + 300))
+    for tenant in ("default", "other"):
+        simulation.add(tenant, "quiet", range(90_000, 90_005))
+    begins = simulation.run(until=15.0)
+    assert begins["default", "quiet"] == begins["other", "quiet"] == 5
+    assert min(begins["default", f"crowded{number}"] for number in range(30)) >= 10
 
 
 def test_a_tenant_with_more_due_than_a_query_examines_hides_no_other_one(
@@ -231,8 +268,29 @@ def test_a_process_reads_once_a_second_and_after_attempts(monkeypatch: pytest.Mo
     assert simulation.reads == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     simulation.add("default", "ops", range(100))
     assert simulation.run(until=15.5)["default", "ops"] == 100
-    # One read for each MAX_DUE_OF_CHANNEL, and one in each second.
-    assert len(simulation.reads) <= 6 + 10 + 10
+    # Two reads for each MAX_DUE_OF_CHANNEL: one leaves the channel out. And one in each second.
+    assert len(simulation.reads) <= 6 + 2 * 10 + 10
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.05])
+def test_a_lone_channel_does_not_wait_for_its_next_read(
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    simulation = Simulation(monkeypatch, lambda _: seconds)
+    simulation.add("default", "ops", range(200))
+    simulation.run(until=20.0)
+    assert len(simulation.sent) == 200
+    assert max(begun_at for begun_at, _ in simulation.begun) == pytest.approx(199 * seconds)
+
+
+def test_ends_of_attempts_cause_few_reads_that_find_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a read may examine all due notifications of the channels that it leaves out."""
+    simulation = Simulation(monkeypatch, lambda place: 0.3 + int(place[1][1:]) / 1000)
+    for number in range(4):
+        simulation.add("default", f"c{number}", range(5))
+        simulation.add("other", f"c{number}", range(1))
+    simulation.run(until=1.5)
+    assert len(simulation.reads) <= 4
 
 
 def test_receivers_that_hang_leave_places_to_others_of_their_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
