@@ -4,23 +4,29 @@ Problem: a body has megabytes, and its values take up to forty times as much. Hu
 wait for a thread, a process or a run would keep theirs. A stranger may send bodies to webhooks whose path is
 known.
 
-Algorithm: admission control with two counters (Source: admission control in operating systems). The bytes of
-a body count from their arrival until the end of the request. A body beyond the budget is refused. Before it
-is decoded, a request waits until there is memory for the values, in the order of arrival. It holds no other
-memory for values meanwhile, so requests never wait for each other in a circle. A request that waits for a run
-has dropped its body before.
+Algorithm: admission control with two counters (Source: admission control in operating systems). Before its
+first byte is read, a request waits for the memory of all of its body, as its header declares it. So unread
+bytes slow its client down, and bodies that are half read never wait for each other. Before a body is decoded,
+the request waits for the memory of its values. A request that has values waits for no more memory, so
+requests never wait in a circle. One that waits for a run has dropped its body before. Bytes of a body that is
+refused are thrown away as they arrive, and do not count.
 
-Cost: an addition for each part of a body, and three counts of characters before it is decoded.
+Those that hold at most their share go first, in the order of arrival. One that holds more has what others
+leave of three quarters. So one sender alone is fast, and others do not wait for all of its bodies.
 
-Limits: MAX_ARRIVED_BYTES and MAX_DECODED_BYTES, of which a tenant has half. Bodies of requests without a
-caller have a budget of their own, a quarter of it for an address. Of each body, SMALL_BYTES are not counted.
-A value that is heavier than a share counts as the whole share.
+Cost: nothing for a small body. For others one step for each request that waits, and three counts of
+characters before a body is decoded.
+
+Limits: MAX_ARRIVED_BYTES and MAX_DECODED_BYTES, whose half is the share of a tenant. Requests without a
+caller, and webhooks without a signature, have budgets of their own: MAX_UNKNOWN_BYTES and
+MAX_UNKNOWN_DECODED_BYTES, whose quarter is the share of an address. Of each body, SMALL_BYTES are not
+counted. A value that is heavier than a share counts as the whole share.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -39,43 +45,23 @@ MAX_UNKNOWN_BYTES = 128 * 1024 * 1024
 """The same for requests without a caller: callbacks and webhooks."""
 
 MAX_DECODED_BYTES = 512 * 1024 * 1024
-"""How much memory the values of all bodies may take, as estimated."""
+"""How much memory the values of bodies of tenants may take, as estimated."""
+
+MAX_UNKNOWN_DECODED_BYTES = 256 * 1024 * 1024
+"""The same for requests without a caller and without a signature."""
+
+ADDRESS_PARTS = 4
+"""The share of an address is a quarter of what all requests without a caller have."""
 
 SMALL_BYTES = 64 * 1024
 """The bytes of each body, and of its values, that are not counted. So short requests never wait."""
 
 WAIT_SECONDS = 60.0
+"""How long a request waits for the memory of its values."""
+
 RETRY_SECONDS = 5
 
 _HOLD = "noetl.body_hold"
-
-
-class BodyBytes:
-    """The bytes that several holders have in memory. Only one thread may use it."""
-
-    def __init__(self, limit: int, share: int) -> None:
-        self.limit = limit
-        self.share = share
-        self._held: Counter[str] = Counter()
-
-    @property
-    def held(self) -> int:
-        """Number of bytes of all holders."""
-        return self._held.total()
-
-    def fits_share(self, holder: str, size: int) -> bool:
-        """Return whether a holder may have so many more bytes, whatever others have."""
-        return self._held[holder] + size <= self.share
-
-    def fits(self, size: int) -> bool:
-        """Return whether the process may have so many more bytes."""
-        return self.held + size <= self.limit
-
-    def add(self, holder: str, size: int) -> None:
-        """Add bytes of a holder; negative ones are taken away."""
-        self._held[holder] += size
-        if not self._held[holder]:
-            del self._held[holder]
 
 
 class _Turn(NamedTuple):
@@ -85,53 +71,64 @@ class _Turn(NamedTuple):
 
 
 class WaitingBytes:
-    """A counter whose holders wait for bytes, in the order of their requests. Only one thread may use it."""
+    """A counter whose holders wait for bytes. Only one thread may use it.
 
-    def __init__(self, limit: int) -> None:
-        self._bytes = BodyBytes(limit, limit // 2)
-        self._waiting: deque[_Turn] = deque()
+    The share of a holder is one of `parts`. See the module for the order.
+    """
 
-    @property
-    def held(self) -> int:
-        """Number of bytes of all holders."""
-        return self._bytes.held
+    def __init__(self, limit: int, parts: int = 2) -> None:
+        self.share = limit // parts
+        self.held = 0
+        self._limit = limit
+        self._free_for_all = limit * 3 // 4
+        self._held_by: Counter[str] = Counter()
+        self._waiting: dict[_Turn, None] = {}
 
     async def reserve(self, holder: str, size: int) -> int:
         """Wait for bytes of a holder, and return how many it has got: at most its share."""
-        turn = _Turn(holder, min(size, self._bytes.share), asyncio.get_running_loop().create_future())
-        self._waiting.append(turn)
+        turn = _Turn(holder, min(size, self.share), asyncio.get_running_loop().create_future())
+        self._waiting[turn] = None
         self._grant()
         try:
             await turn.granted
         except asyncio.CancelledError:
-            if turn.granted.done() and not turn.granted.cancelled():
+            if turn in self._waiting:
+                del self._waiting[turn]
+                self._grant()
+            else:
                 self.release(holder, turn.size)
             raise
         return turn.size
 
     def release(self, holder: str, size: int) -> None:
         """Give bytes back."""
-        self._bytes.add(holder, -size)
+        self.held -= size
+        self._held_by[holder] -= size
+        if not self._held_by[holder]:
+            del self._held_by[holder]
         self._grant()
 
     def _grant(self) -> None:
-        """Grant the turns that fit. A holder with a full share lets others pass; a full process does not."""
-        passed: set[str] = set()
-        kept: deque[_Turn] = deque()
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if turn.granted.done():
-                continue
-            if turn.holder in passed or not self._bytes.fits_share(turn.holder, turn.size):
-                passed.add(turn.holder)
-                kept.append(turn)
-                continue
-            if not self._bytes.fits(turn.size):
-                kept.append(turn)
-                break
-            self._bytes.add(turn.holder, turn.size)
+        """Grant the turns that fit: first those within the share of their holder, then others."""
+        beyond_share: set[str] = set()
+        for turn in list(self._waiting):
+            if turn.holder in beyond_share or self._held_by[turn.holder] + turn.size > self.share:
+                beyond_share.add(turn.holder)
+            elif self.held + turn.size > self._limit:
+                return
+            else:
+                self._start(turn)
+        for turn in list(self._waiting):
+            if self.held + turn.size > self._free_for_all:
+                return
+            self._start(turn)
+
+    def _start(self, turn: _Turn) -> None:
+        del self._waiting[turn]
+        self.held += turn.size
+        self._held_by[turn.holder] += turn.size
+        if not turn.granted.done():
             turn.granted.set_result(None)
-        self._waiting = kept + self._waiting
 
 
 class BodyHold:
@@ -140,31 +137,31 @@ class BodyHold:
     `address` is the one that sends it, if its request has no caller.
     """
 
-    def __init__(
-        self, holder: str, arrived: BodyBytes, decoded: WaitingBytes, address: str | None = None
-    ) -> None:
-        self.address = address
-        self._holder = holder
-        self._arrived = arrived
-        self._decoded = decoded
-        self._received = 0
-        self._reserved: tuple[str, int] | None = None
+    def __init__(self, memory: BodyMemory, tenant: str | None, address: str) -> None:
+        self.address = address if tenant is None else None
+        self.expected = 0
+        self._memory = memory
+        # No tenant has a blank in its name.
+        self._holder = f" {address}" if tenant is None else tenant
+        self._arrived = memory.unknown if tenant is None else memory.arrived
+        self._arrived_bytes = 0
+        self._values: tuple[WaitingBytes, str, int] | None = None
 
-    def receive(self, size: int) -> None:
-        """Count bytes that have arrived.
+    def expect(self, size: int) -> None:
+        """Set how many bytes the body may have. They are reserved before the first is received."""
+        self.expected = max(size - SMALL_BYTES, 0)
 
-        Raises:
-            Problem: 429, the holder has its share; 503, the process has too many.
-        """
-        added = max(self._received + size - SMALL_BYTES, 0) - self._counted
-        if not self._arrived.fits_share(self._holder, added):
-            detail = f"The bodies of this caller have {self._arrived.share:,} bytes in this process."
-            raise _too_many(429, "quota-exceeded", detail)
-        if not self._arrived.fits(added):
-            detail = f"The bodies of requests have {self._arrived.limit:,} bytes in this process."
-            raise _too_many(503, "too-many-bodies", detail)
-        self._arrived.add(self._holder, added)
-        self._received += size
+    async def reserve(self) -> None:
+        """Wait for the memory of the bytes that are expected."""
+        expected, self.expected = self.expected, 0
+        self._arrived_bytes += await self._arrived.reserve(self._holder, expected)
+
+    def settle(self, size: int) -> None:
+        """Give back what a complete body of this size does not need."""
+        unused = self._arrived_bytes - max(size - SMALL_BYTES, 0)
+        if unused > 0:
+            self._arrived_bytes -= unused
+            self._arrived.release(self._holder, unused)
 
     async def decode(self, weight: int, tenant: str | None = None) -> None:
         """Wait for the memory of the values of the body, which count for `tenant` if it is known.
@@ -172,36 +169,35 @@ class BodyHold:
         Raises:
             Problem: 503, there is none within WAIT_SECONDS.
         """
-        if weight <= SMALL_BYTES or self._reserved is not None:
+        if weight <= SMALL_BYTES or self._values is not None:
             return
+        is_unknown = tenant is None and self.address is not None
+        decoded = self._memory.unknown_decoded if is_unknown else self._memory.decoded
         holder = tenant or self._holder
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                self._reserved = holder, await self._decoded.reserve(holder, weight)
+                self._values = decoded, holder, await decoded.reserve(holder, weight)
         except TimeoutError:
-            detail = "The values of other bodies take all memory that this process has for them."
-            raise _too_many(503, "too-many-bodies", detail) from None
+            raise too_many_bodies("The values of other bodies") from None
 
     def release(self) -> None:
         """Give back all that the body takes. The request must have dropped it."""
-        self._arrived.add(self._holder, -self._counted)
-        self._received = 0
-        if self._reserved is not None:
-            self._decoded.release(*self._reserved)
-            self._reserved = None
-
-    @property
-    def _counted(self) -> int:
-        return max(self._received - SMALL_BYTES, 0)
+        self.expected = 0
+        self.settle(0)
+        if self._values is not None:
+            decoded, holder, size = self._values
+            self._values = None
+            decoded.release(holder, size)
 
 
 class BodyMemory:
     """The memory for the bodies of requests of a process. Only one thread may use it."""
 
     def __init__(self) -> None:
-        self.arrived = BodyBytes(MAX_ARRIVED_BYTES, MAX_ARRIVED_BYTES // 2)
-        self.unknown = BodyBytes(MAX_UNKNOWN_BYTES, MAX_UNKNOWN_BYTES // 4)
+        self.arrived = WaitingBytes(MAX_ARRIVED_BYTES)
+        self.unknown = WaitingBytes(MAX_UNKNOWN_BYTES, ADDRESS_PARTS)
         self.decoded = WaitingBytes(MAX_DECODED_BYTES)
+        self.unknown_decoded = WaitingBytes(MAX_UNKNOWN_DECODED_BYTES, ADDRESS_PARTS)
 
     @contextmanager
     def hold(self, scope: Scope, tenant: str | None, address: str) -> Iterator[BodyHold]:
@@ -209,16 +205,25 @@ class BodyMemory:
 
         Without a tenant it counts for the address that sends it.
         """
-        if tenant is None:
-            # No tenant has a blank in its name.
-            hold = BodyHold(f" {address}", self.unknown, self.decoded, address)
-        else:
-            hold = BodyHold(tenant, self.arrived, self.decoded)
-        scope[_HOLD] = hold
+        hold = scope[_HOLD] = BodyHold(self, tenant, address)
         try:
             yield hold
         finally:
             hold.release()
+
+
+def expect_body(request: Request, size: int) -> None:
+    """Let a request wait for the memory of so many bytes before it receives its body."""
+    hold: BodyHold | None = request.scope.get(_HOLD)
+    if hold is not None:
+        hold.expect(size)
+
+
+def settle_body(request: Request, size: int) -> None:
+    """Give back the memory that was expected for a body, and that its size does not need."""
+    hold: BodyHold | None = request.scope.get(_HOLD)
+    if hold is not None:
+        hold.settle(size)
 
 
 async def wait_for_memory(request: Request, body: bytes, tenant: str | None = None) -> None:
@@ -246,7 +251,7 @@ def release_body(request: Request) -> None:
         hold.release()
 
 
-def _too_many(status: int, slug: str, detail: str) -> Problem:
-    return Problem(
-        status, detail, slug=slug, headers={"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
-    )
+def too_many_bodies(subject: str) -> Problem:
+    """Return the refusal of a body. The connection stays open, so its client may send on and can read it."""
+    detail = f"{subject} take all memory that this process has for them."
+    return Problem(503, detail, slug="too-many-bodies", headers={"Retry-After": str(RETRY_SECONDS)})

@@ -2,9 +2,11 @@
 
 Problem: a client that never finishes a body holds a connection, memory and a task for as long as it likes.
 
-Algorithm: a middleware wraps the function that receives a body. All of a body must arrive within
-BODY_SECONDS, however slowly it drips. A body counts for its tenant while the app waits for a part of it.
-When the process stops, bodies that are on their way have STOP_SECONDS left.
+Algorithm: a middleware wraps the function that receives a body. A body waits for its memory first, for
+BODY_SECONDS at most. Then all of it must arrive within BODY_SECONDS, however slowly it drips. A body counts
+for its tenant while the app waits for a part of it. One without a caller counts also while it waits for its
+memory, or strangers would fill all connections. When the process stops, bodies that are on their way have
+STOP_SECONDS left.
 
 Cost: a timer for each part of a body.
 
@@ -22,7 +24,7 @@ from functools import cached_property
 
 from starlette.types import Message, Receive
 
-from noetl.api.http.body_memory import BodyHold
+from noetl.api.http.body_memory import ADDRESS_PARTS, BodyHold, too_many_bodies
 from noetl.api.http.open_limit import BODIES, OpenLimit, read_open_limit
 from noetl.api.http.problems import Problem
 from noetl.api.http.request_shares import RequestPlace
@@ -32,8 +34,6 @@ BODY_SECONDS = 25.0
 
 STOP_SECONDS = 2.0
 """How long it may take after the process has got a signal to stop."""
-
-ADDRESS_PARTS = 4
 
 
 class OpenBodies:
@@ -96,15 +96,13 @@ class OpenBodies:
     ) -> Receive:
         """Return a function that receives the same messages, within the limits for bodies.
 
-        The request gives up its place while it waits for a part of its body. `hold` counts the bytes.
-        The function raises a `Problem`: 408, 429 or 503.
+        The request gives up its place while it waits. The memory that `hold` expects is reserved before the
+        first message is received. The function raises a `Problem`: 408, 429 or 503.
         """
         deadline, is_complete = math.inf, False
 
-        async def receive_in_time() -> Message:
+        async def receive_part() -> Message:
             nonlocal deadline, is_complete
-            if is_complete:
-                return await receive()
             if deadline == math.inf:
                 deadline = asyncio.get_running_loop().time() + self.seconds
             with self._open.open(tenant), self._opened_by(hold):
@@ -113,12 +111,34 @@ class OpenBodies:
                         message = await receive()
                 except TimeoutError:
                     raise self._late() from None
-            if hold is not None:
-                hold.receive(len(message.get("body", b"")))
             is_complete = message["type"] != "http.request" or not message.get("more_body", False)
             return message
 
+        async def receive_in_time() -> Message:
+            if is_complete:
+                return await receive()
+            if hold is None or not hold.expected:
+                return await receive_part()
+            async with place.given_up():
+                await self._reserve(hold, tenant)
+                return await receive_part()
+
         return receive_in_time
+
+    async def _reserve(self, hold: BodyHold, tenant: str) -> None:
+        """Wait for the memory of a body.
+
+        Raises:
+            Problem: 429 or 503, too many bodies without a caller wait; 503, there is no memory in time.
+        """
+        count = nullcontext() if hold.address is None else self._open.open(tenant)
+        deadline = asyncio.get_running_loop().time() + self.seconds
+        try:
+            with count, self._opened_by(hold):
+                async with self._timeout_at(deadline):
+                    await hold.reserve()
+        except TimeoutError:
+            raise too_many_bodies("The bodies of other requests") from None
 
     def _late(self) -> Problem:
         detail = f"The body of the request must arrive within {self.seconds:g} s."

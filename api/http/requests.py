@@ -29,7 +29,7 @@ from anyio import CapacityLimiter, move_on_after, to_thread
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from noetl.api.http.body_memory import wait_for_memory
+from noetl.api.http.body_memory import expect_body, release_body, settle_body, wait_for_memory
 from noetl.api.http.openapi import FORM_TYPE, JSON_TYPE, YAML_TYPES
 from noetl.api.http.problems import Problem
 from noetl.api.service.changed_restarts import ChangedRestart
@@ -511,10 +511,10 @@ def decode_json(body: bytes, subject: str) -> Any:
         raise Problem(400, detail, slug="malformed-json") from None
 
 
-async def parse_webhook_body(request: Request, body: bytes, tenant: str) -> Any:
-    """Return what the body of a request to a webhook of a tenant means: JSON, the texts of a form, or text.
+async def parse_webhook_body(request: Request, body: bytes, tenant: str | None) -> Any:
+    """Return what the body of a request to a webhook means: JSON, the texts of a form, or text.
 
-    An empty body is None.
+    An empty body is None. The values count for `tenant`, or without one for the address of the sender.
 
     Raises:
         Problem: 400 or 415.
@@ -568,12 +568,16 @@ async def read_limited_body(request: Request, max_bytes: int) -> bytes:
         if length <= MAX_DISCARDED_BYTES and "expect" not in request.headers:
             await _discard(chunks)
         raise too_large
+    expect_body(request, length if is_number else max_bytes)
     body = bytearray()
     async for chunk in chunks:
         body += chunk
         if len(body) > max_bytes:
+            body.clear()
+            release_body(request)
             await _discard(chunks)
             raise too_large
+    settle_body(request, len(body))
     return bytes(body)
 
 
@@ -584,7 +588,7 @@ async def _discard(chunks: AsyncIterator[bytes]) -> None:
     and not the response.
     """
     size = 0
-    with move_on_after(_DISCARD_SECONDS), suppress(ClientDisconnect):
+    with move_on_after(_DISCARD_SECONDS), suppress(ClientDisconnect, Problem):
         async for chunk in chunks:
             size += len(chunk)
             if size > MAX_DISCARDED_BYTES:

@@ -9,10 +9,12 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from starlette.types import Message
@@ -29,8 +31,8 @@ from noetl.api.connections import (
     read_send_seconds,
     timed_protocol,
 )
-from noetl.api.http import open_bodies
-from noetl.api.http.body_memory import BodyMemory
+from noetl.api.http import body_memory, open_bodies
+from noetl.api.http.body_memory import BodyHold, BodyMemory
 from noetl.api.http.open_bodies import OpenBodies
 from noetl.api.http.problems import Problem
 from noetl.api.http.request_shares import RequestPlace
@@ -460,6 +462,83 @@ def test_a_body_that_does_not_end_is_refused(
             assert b"urn:noetl:problem:slow-body" in response
         with connect(port) as client:
             assert ask(client).startswith(b"HTTP/1.1 200")
+
+
+HOOK = """
+name: hooked
+triggers:
+- {name: called, type: webhook, path: large, max_bytes: 5MiB, auth: {scheme: none}}
+steps: [{name: rest, run: [{action: wait, seconds: 0}]}]
+"""
+
+
+@pytest.mark.parametrize(("size", "status"), [(5_000_000, 503), (15 * 1024 * 1024, 413)])
+def test_a_refusal_reaches_a_client_that_still_sends(
+    size: int, status: int, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(hold: BodyHold) -> None:
+        await asyncio.Event().wait()
+
+    settings = settings | {"NOETL_ALLOW_UNSIGNED_WEBHOOKS": "1"}
+    monkeypatch.setattr(context, "OpenBodies", partial(OpenBodies, seconds=0.5))
+    with (
+        serve(create_app(settings), ConnectionTable(100)) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client,
+    ):
+        registered = client.post("/playbooks", content=HOOK, headers={"Content-Type": "application/yaml"})
+        assert registered.status_code == 201, registered.text
+        monkeypatch.setattr(BodyHold, "reserve", never)
+        with connect(port) as sender:
+            head = f"POST /hooks/default/large HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
+            sender.sendall(head.encode() + b" " * size)  # A reset would end this, as in clients that wait.
+            time.sleep(0.2)
+            response = sender.recv(65536)
+    assert response.startswith(b"HTTP/1.1 %d" % status)
+    assert (b"retry-after" in response.lower()) == (status == 503)
+
+
+def test_parallel_bodies_of_an_address_wait_for_each_other(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings | {"NOETL_ALLOW_UNSIGNED_WEBHOOKS": "1"}
+    monkeypatch.setattr(body_memory, "MAX_UNKNOWN_BYTES", 2_000_000)
+    body = json.dumps("x" * 450_000).encode()
+    with (
+        serve(create_app(settings), ConnectionTable(100)) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client,
+        ThreadPoolExecutor(12) as threads,
+    ):
+        client.post("/playbooks", content=HOOK, headers={"Content-Type": "application/yaml"})
+
+        def send(_: int) -> int:
+            headers = {"Content-Type": "application/json"}
+            return client.post("/hooks/default/large", content=body, headers=headers).status_code
+
+        assert set(threads.map(send, range(24))) == {202}
+
+
+def test_strangers_that_wait_for_memory_count_as_unfinished_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies, memory = OpenBodies(lambda: {"NOETL_MAX_BODIES": "16"}), BodyMemory()
+
+    async def never(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async def play() -> list[bool]:
+        tasks = []
+        for tenant in (None, None, None, "a", "a", "a"):
+            with memory.hold({}, tenant, "192.0.2.1") as hold:
+                limited = bodies.limit(never, tenant or " public", free_place(), hold)
+            hold.expect(100_000)
+            tasks.append(asyncio.ensure_future(limited()))
+        await asyncio.sleep(0.01)
+        refused = [task.done() for task in tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return refused
+
+    monkeypatch.setattr(BodyHold, "reserve", never)
+    assert asyncio.run(play()) == [False, False, True, False, False, False]
 
 
 def test_a_signal_to_stop_ends_unfinished_bodies(
