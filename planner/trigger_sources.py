@@ -19,8 +19,8 @@ DEFAULT_TOLERANCE_SECONDS = 300.0
 """How far a signed time may be from that of the store, if a playbook says nothing else."""
 
 _CREDENTIALS = re.compile(
-    r"authorization|cookie|token|secret|signature|password|passwd|api[_-]?key|credential|session"
-    r"|jwt|assertion|oidc|x-auth-"
+    r"authorization|cookie|token|secret|signature|password|passwd|api[_-]?key|credential"
+    r"|jwt|assertion|oidc-data|x-auth-key"
 )
 """Parts of the names of headers with credentials, also of those that proxies add: `x-amzn-oidc-data`."""
 

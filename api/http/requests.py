@@ -75,8 +75,8 @@ Decoded = TypeVar("Decoded")
 
 _SHOWN_NAME_LENGTH = 100
 
-_NAME_ALONE = re.compile(r"[\w./@ -]{1,100}")
-"""A text that may be the name of a playbook. YAML never reads it as a mapping, so it is no playbook."""
+_NAME_ALONE = re.compile(r"(?!.*\.(?:ya?ml|json)$)[A-Za-z_][\w./-]{0,99}(?:@[\w.-]{1,50})?")
+"""The name of a playbook, maybe with a version, and no path of a file. YAML does not read it as a mapping."""
 
 _NOT_PLAIN_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 """Characters that may stand unescaped in JSON, and that YAML refuses or reads as line breaks."""

@@ -107,7 +107,7 @@ def retry_backfill(store: Store, tenant: str, backfill_id: str, mode: RetryMode)
             raise RejectedError("backfill_ended", f"backfill {backfill.id} {problem}")
         check_backfill_quota(store, tenant)
         # The count of rejected partitions stays, so the reason of the last one does, too.
-        is_rejection = backfill.counts.passed == backfill.range.total
+        is_rejection = backfill.counts.rejected > 0 and backfill.counts.passed == backfill.range.total
         return replace(
             backfill,
             state=BackfillState.RUNNING,

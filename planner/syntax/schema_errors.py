@@ -144,7 +144,7 @@ _MISPLACED_KEY_HINTS: Mapping[type[Model], Mapping[str, str]] = {
         "parameters": "declare the arguments of a run in `input`",
         "outputs": "write `output` for the result",
         "title": "write `name`",
-        "playbook": "write its keys here: this text is the playbook. An HTTP body with `playbook` is JSON",
+        "playbook": "write its keys here, without `playbook`: only a body of HTTP in JSON has it",
         **dict.fromkeys(_FOREIGN_LIMIT_KEYS, _USE_CONCURRENCY),
         **dict.fromkeys(_FOREIGN_RATE_KEYS, _USE_RATE),
         **dict.fromkeys(("notifications", "alerts", "on_failure", "on_success"), _USE_NOTIFY),
@@ -306,6 +306,9 @@ _ERROR_KINDS: Mapping[str, tuple[str, ...]] = {
 _SHORT_FORMS = {"late": "a duration", "cache": "a duration", "retry": "a number of attempts"}
 """What else a mapping with this key may be."""
 _KEYS_OF_WORK = frozenset({"action", "task", "step", "run"})
+_KEYS_OF_PLAYBOOKS_ONLY = frozenset(
+    {"triggers", "notify", "debounce", "finally", "apiVersion", "kind", "version"}
+)
 """The keys of work, which `notify` does not do."""
 _ACTION_IN_NOTIFY = "`notify` must name channels, not actions"
 _USE_CHANNELS = "name a channel, such as `failed: ops`, or do the work in the step that `finally` names"
@@ -471,7 +474,7 @@ def _name_owner(key: str, model: type[Model]) -> str | None:
     >>> _name_owner("notify", Step), _name_owner("cron", WebhookDeclaration)
     ('it is a key of the playbook: write it there', 'triggers of type `schedule` have it')
     """
-    if model is Step and key in keys_of(Playbook):
+    if model is Step and key in _KEYS_OF_PLAYBOOKS_ONLY:
         return "it is a key of the playbook: write it there"
     types = [name for name, declaration in TRIGGER_MODELS.items() if key in keys_of(declaration)]
     if types and issubclass(model, TriggerDeclaration):

@@ -300,18 +300,19 @@ def test_templates_see_no_credentials() -> None:
         "x-goog-iap-jwt-assertion",
         "cf-access-jwt-assertion",
         "x-amzn-oidc-data",
-        "x-session-id",
         "x-gitlab-token",
         "x-my-sign",
         "x-hub-signature",
         "x-amz-security-token",
         "webhook-id",
+        "x-session-id",
+        "x-auth-request-email",
     ]
     auth = WebhookAuth("hmac", header="X-My-Sign")
     view = view_request(auth, WebhookRequest("PUT", dict.fromkeys(names, "x"), {"a": "1"}, b"", None), "id 7")
     assert view == {
         "method": "PUT",
-        "headers": {"webhook-id": "x"},
+        "headers": {"webhook-id": "x", "x-session-id": "x", "x-auth-request-email": "x"},
         "query": {"a": "1"},
         "body": None,
         "id": "7",

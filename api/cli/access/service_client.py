@@ -18,7 +18,8 @@ from noetl.api.cli.service_requests import (
 
 HTTP_TIMEOUT_SECONDS = 60.0
 _UNAUTHENTICATED, _NOT_FOUND = 401, 404
-_AUTHORISATION = (_UNAUTHENTICATED, 403)
+_NOT_ABOUT_THE_REQUEST = (_UNAUTHENTICATED, 403, 408)
+"""Statuses of refusals because of the credentials, or because the request came too slowly."""
 
 
 class UnknownResourceError(CommandError):
@@ -107,7 +108,7 @@ class ServiceClient:
             raise UnknownResourceError(str(response.body.get("detail")))
         if response.body.get("type") == "urn:noetl:problem:invalid-playbook":
             raise RefusedPlaybookError("\n".join(lines), response.body.get("diagnostics"))
-        if response.status in _AUTHORISATION:
+        if response.status in _NOT_ABOUT_THE_REQUEST or response.status >= 500:
             raise CommandError("\n".join(lines), EXIT_FAILED)
         # A store refuses it with the same code: the command cannot be executed as given.
         raise RefusedRequestError("\n".join(lines))
@@ -127,7 +128,8 @@ def _problem_lines(host: str, status: int, problem: Mapping[str, Any]) -> list[s
     diagnostics = problem.get("diagnostics")
     lines = map(_describe_diagnostic, diagnostics if isinstance(diagnostics, list) else ())
     detail = problem.get("detail") or problem.get("message") or status
-    return [*filter(None, lines), f"{host} refused the request: {detail}"]
+    verb = "could not perform" if status == 500 else "refused"
+    return [*filter(None, lines), f"{host} {verb} the request: {detail}"]
 
 
 def _describe_diagnostic(found: Any) -> str | None:

@@ -246,7 +246,9 @@ REFUSALS = {
         "The credentials lack `run`.",
         "refused the request: The credentials lack `run`.",
     ),
+    408: ("slow-body", "The body is late.", "refused the request: The body is late."),
     429: ("too-many-requests", "Try again in 3 s.", "refused the request: Try again in 3 s."),
+    500: ("internal-error", "Internal error.", "could not perform the request: Internal error."),
     503: ("store-unavailable", "Gone \x1b[31m\u202e.", "refused the request: Gone ␛[31m\ufffd."),
 }
 
