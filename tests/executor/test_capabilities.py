@@ -56,7 +56,7 @@ def test_settings_of_a_service_grant_capabilities(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        ({"NOETL_FILES_ROOT": "/nonexistent"}, "NOETL_FILES_ROOT"),
+        ({"NOETL_FILES_ROOT": "/dev/null/absent"}, "NOETL_FILES_ROOT"),
         ({"NOETL_ALLOW_SHELL": "yes"}, "NOETL_ALLOW_SHELL"),
         ({"NOETL_ALLOW_ACTIONS": ","}, "NOETL_ALLOW_ACTIONS is ','"),
         ({"NOETL_ALLOW_NETWORKS": "10.0.0.1/8"}, "NOETL_ALLOW_NETWORKS"),
