@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from noetl.api.http.open_limit import OpenLimit
 from noetl.api.http.request_shares import place_of
-from noetl.api.service.run_watcher import RunFeed, RunWatcher
+from noetl.api.service.run_watcher import EncodedEvent, RunFeed, RunWatcher
 from noetl.api.service.runs import RunService
 from noetl.api.service.views import CurrentStatus, EventEntry, View, members
 from noetl.executor.model.events import Event
@@ -34,6 +34,8 @@ MIN_RETRY_MILLISECONDS = 1000
 MAX_RETRY_MILLISECONDS = 3000
 """Range of the pause of a browser before it connects again. It is random, to spread the listeners."""
 
+CHUNK_BYTES = 64 * 1024
+"""About how many bytes of frames are sent together: each write takes the time of the event loop."""
 
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Headers that keep caches and proxies from holding a stream back."""
@@ -110,20 +112,41 @@ class EventStreamResponse(EventSourceResponse):
         ends_at, remaining = clock() + request.seconds, request.bytes
         after = request.after
         yield encode_retry()
+        tenant = self._runs.context.tenant
         batches = self._watcher.read(
-            feed, place, lambda: min(KEEP_ALIVE_SECONDS, max(ends_at - clock(), 0.0))
+            feed, tenant, place, lambda: min(KEEP_ALIVE_SECONDS, max(ends_at - clock(), 0.0))
         )
         async for batch in batches:
-            for event in batch:
-                yield event.frame
-                after = write_event_id(request.run_id, event.place)
-                remaining -= len(event.frame)
-                if remaining <= 0:
-                    return
-            if clock() >= ends_at:
+            for chunk in join_frames(batch, remaining):
+                yield chunk
+                remaining -= len(chunk)
+            if remaining <= 0 or clock() >= ends_at:
                 return
-            if not batch:
+            if batch:
+                after = write_event_id(request.run_id, batch[-1].place)
+            else:
                 yield KEEPALIVE_COMMENT
         if feed.is_complete and feed.position is not None:
             status = CurrentStatus(workflow_id=request.run_id, status=feed.position.status)
             yield encode_frame("end", status, after)
+
+
+def join_frames(events: Sequence[EncodedEvent], limit: float) -> Iterator[bytes]:
+    """Yield the frames of events, several together. The last one reaches the limit of bytes, or is the end.
+
+    >>> events = [EncodedEvent((1, number), b"frame ") for number in range(4)]
+    >>> list(join_frames(events, limit=13))
+    [b'frame frame frame ']
+    """
+    frames, size = list[bytes](), 0
+    for event in events:
+        frames.append(event.frame)
+        size += len(event.frame)
+        limit -= len(event.frame)
+        if size >= CHUNK_BYTES or limit <= 0:
+            yield b"".join(frames)
+            frames, size = [], 0
+        if limit <= 0:
+            return
+    if frames:
+        yield b"".join(frames)

@@ -8,7 +8,6 @@ import pickle
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, TypeVar
-from weakref import WeakValueDictionary
 
 from anyio import CapacityLimiter, from_thread, to_thread
 from fastapi import Depends, Path, Query, Request
@@ -24,6 +23,7 @@ from noetl.api.http.requests import has_large_body
 from noetl.api.service.errors import TenantBusyError
 from noetl.api.service.registry_excerpt import RegistryExcerpt, may_use_playbooks
 from noetl.api.service.services import TenantServices
+from noetl.api.service.tenant_limiters import TenantLimiters
 from noetl.executor.engine.evaluation import Evaluation, evaluated_by
 from noetl.executor.precedence import end_slice, working_for
 from noetl.planner.plan import Plan
@@ -59,9 +59,8 @@ class TenantThreads:
     """The threads of each tenant for one kind of request, so that tenants do not wait for each other."""
 
     def __init__(self, number: int) -> None:
-        self._number = number
         self._threads = CapacityLimiter(math.inf)
-        self._limiters: WeakValueDictionary[str, CapacityLimiter] = WeakValueDictionary()
+        self._limiters = TenantLimiters(number)
 
     async def run(self, request: Request, tenant: str, function: Callable[[], Result]) -> Result:
         """Return function(), called on a thread of a tenant. The request gives up its place meanwhile.
@@ -70,7 +69,7 @@ class TenantThreads:
         """
         async with AsyncExitStack() as stack:
             async with place_of(request).given_up():
-                await stack.enter_async_context(self._limiter_of(tenant))
+                await stack.enter_async_context(self._limiters.find(tenant))
             return await to_thread.run_sync(function, limiter=self._threads)
 
     async def run_with_credit(self, request: Request, tenant: str, function: Callable[[], Result]) -> Result:
@@ -84,15 +83,9 @@ class TenantThreads:
                 return function()
 
         async with AsyncExitStack() as stack, place_of(request).given_up():
-            await stack.enter_async_context(self._limiter_of(tenant))
+            await stack.enter_async_context(self._limiters.find(tenant))
             # The next read begins when this request has its place again, so few results are held at once.
             return await to_thread.run_sync(work, limiter=self._threads)
-
-    def _limiter_of(self, tenant: str) -> CapacityLimiter:
-        limiter = self._limiters.get(tenant)
-        if limiter is None:
-            limiter = self._limiters[tenant] = CapacityLimiter(self._number)
-        return limiter
 
 
 _value_readers = TenantThreads(2)

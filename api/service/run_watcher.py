@@ -6,12 +6,14 @@ takes all threads from other requests.
 Algorithm: publish and subscribe. One task queries the positions of all followed runs together, whenever the
 store signals a change, and otherwise after a growing pause. It reads the new events of the runs that have
 moved, once for all listeners of a run. A feed keeps its latest events in a ring buffer. Each listener has a
-place of its own in it (Thompson et al., "Disruptor", 2011). So no listener waits for another. A listener
-whose place has left the buffer reads the store itself until it is in the buffer again.
+place of its own in it (Thompson et al., "Disruptor", 2011). So no listener waits for another. For a listener
+whose place has left the buffer, the store is read until it is in the buffer again. Listeners that need the
+same events at the same time share this read. It uses the credit of the tenant, as other long reads do.
 
 Cost: one query of positions for a change or a pause, whatever the number of clients. One query of events for
 each run that has moved. Queries take at most a fifth of the time, on at most MAX_THREADS threads. They are
-rarer with many followers, and steps that work do not pause for them.
+rarer with many followers, and steps that work do not pause for them. Earlier events are read on at most
+EARLIER_READERS threads of a tenant.
 
 Limits: other processes may change a run without a signal, which is noticed after MAX_PAUSE_SECONDS. A store
 that does not count the entries of a history is asked for events after a pause that grows for each run.
@@ -30,15 +32,19 @@ from typing import TypeVar
 from anyio import CapacityLimiter, to_thread
 
 from noetl.api.service.loop_watchers import LoopWatchers
+from noetl.api.service.tenant_limiters import TenantLimiters
 from noetl.executor.errors import StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import HistoryPosition
-from noetl.executor.precedence import without_precedence
+from noetl.executor.precedence import wait_for_slice, without_precedence, working_for
 from noetl.executor.stores.cursors import BEFORE_ALL_EVENTS, EventPlace, read_event_id, write_event_id
 from noetl.executor.stores.interface import Store
 
 MAX_THREADS = 4
 """Threads of a watcher that read the store. The threads that answer requests are others."""
+
+EARLIER_READERS = 2
+"""Threads of a tenant that read events which have left the buffer of their run."""
 
 MIN_PAUSE_SECONDS = 0.05
 MAX_PAUSE_SECONDS = 0.5
@@ -76,6 +82,7 @@ class RunFeed:
 
     `start` is the place before the buffer, or None until a listener has read all earlier events. `position`
     is None until the store was queried. A feed is complete if the run has ended and the buffer holds its end.
+    `reads` are those of earlier events that have begun, by the place after which they read.
     """
 
     run_id: str
@@ -88,6 +95,7 @@ class RunFeed:
     is_deleted: bool = False
     read_pause: float = MIN_PAUSE_SECONDS
     read_at: float = 0.0
+    reads: dict[EventPlace, asyncio.Task[list[EncodedEvent]]] = field(default_factory=dict)
     published: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -142,6 +150,7 @@ class RunWatcher:
         self._task: asyncio.Task[None] | None = None
         self._wakeup = asyncio.Event()
         self._threads = CapacityLimiter(MAX_THREADS)
+        self._earlier_readers = TenantLimiters(EARLIER_READERS)
         self._is_stopping = False
         self._has_failed = False
 
@@ -175,9 +184,9 @@ class RunWatcher:
             return feed.has_ended
 
     async def read(
-        self, feed: RunFeed, after: EventPlace, idle_seconds: Callable[[], float]
+        self, feed: RunFeed, tenant: str, after: EventPlace, idle_seconds: Callable[[], float]
     ) -> AsyncIterator[list[EncodedEvent]]:
-        """Yield the events of a run after a place, in batches, until it has ended or the process stops.
+        """Yield events of a tenant's run after a place, in batches, until its end or that of the process.
 
         A batch is empty if there was no event for `idle_seconds()`.
         """
@@ -186,7 +195,7 @@ class RunWatcher:
             published = feed.published
             batch = feed.events_after(place)
             if batch is None:
-                batch = await self._read_store(feed, place)
+                batch = await self._read_earlier(feed, tenant, place)
             elif not batch:
                 if feed.is_complete or feed.is_deleted:
                     return
@@ -211,10 +220,23 @@ class RunWatcher:
         for feed in self._feeds.values():
             feed.publish()
 
-    async def _read_store(self, feed: RunFeed, place: EventPlace) -> list[EncodedEvent]:
+    async def _read_earlier(self, feed: RunFeed, tenant: str, place: EventPlace) -> list[EncodedEvent]:
+        """Return events of the store after a place. Listeners that want the same ones share a read."""
+        read = feed.reads.get(place)
+        if read is None:
+            read = feed.reads[place] = asyncio.create_task(self._read_store(feed, tenant, place))
+            read.add_done_callback(lambda _: feed.reads.pop(place))
+        return await asyncio.shield(read)  # A listener that leaves must not stop the read of the others.
+
+    async def _read_store(self, feed: RunFeed, tenant: str, place: EventPlace) -> list[EncodedEvent]:
         """Return events of the store after a place. If there are no more, the buffer may begin there."""
+
+        def read() -> list[EncodedEvent]:
+            with working_for(tenant):
+                return self._read_events(feed.run_id, place)
+
         try:
-            events = await self._in_thread(self._read_events, feed.run_id, place)
+            events = await to_thread.run_sync(read, limiter=self._earlier_readers.find(tenant))
         except StoreError as error:
             self._record_failure(error)
             await asyncio.sleep(MAX_PAUSE_SECONDS)
@@ -228,8 +250,11 @@ class RunWatcher:
 
     def _read_events(self, run_id: str, after: EventPlace) -> list[EncodedEvent]:
         cursor = None if after == BEFORE_ALL_EVENTS else write_event_id(run_id, after)
-        events = self._store.runs.events(run_id, cursor, EVENTS_PER_READ)
-        return [EncodedEvent(read_event_id(run_id, event.id), self._encode(event)) for event in events]
+        encoded = list[EncodedEvent]()
+        for event in self._store.runs.events(run_id, cursor, EVENTS_PER_READ):
+            wait_for_slice()
+            encoded.append(EncodedEvent(read_event_id(run_id, event.id), self._encode(event)))
+        return encoded
 
     async def _watch(self) -> None:
         """Refresh the feeds for as long as there are any."""

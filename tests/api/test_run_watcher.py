@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -14,6 +15,7 @@ import pytest
 from noetl.api.http.event_stream import encode_event
 from noetl.api.service import run_watcher
 from noetl.api.service.run_watcher import EncodedEvent, RunFeed, RunWatcher, RunWatchers
+from noetl.executor import precedence
 from noetl.executor.errors import StoreError
 from noetl.executor.model.run import END, HistoryPosition, Run, RunEnding, RunStatus
 from noetl.executor.precedence import SLICES, StoreOperation
@@ -73,7 +75,7 @@ async def read_all(watcher: RunWatcher, run: Run, pause: Callable[[int], Any] | 
     """Return the ids of all events that a listener gets until the run has ended."""
     ids: list[str] = []
     with watcher.follow(run.id) as feed:
-        async for batch in watcher.read(feed, BEFORE_ALL_EVENTS, lambda: 15.0):
+        async for batch in watcher.read(feed, "default", BEFORE_ALL_EVENTS, lambda: 15.0):
             ids += [
                 line for event in batch for line in event.frame.decode().splitlines() if line[:3] == "id:"
             ]
@@ -173,6 +175,62 @@ async def test_reads_for_listeners_pause_no_step(store: MemoryStore, monkeypatch
     await asyncio.to_thread(cancel, store, run)
     await listener
     assert set(precedences) == {0}
+
+
+async def test_listeners_share_reads_of_earlier_events(
+    store: MemoryStore, queries: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_watcher, "EVENTS_PER_READ", 20)
+    monkeypatch.setattr(run_watcher, "MAX_BUFFERED_EVENTS", 20)
+    watcher, run = RunWatcher(store, encode_event), start_run(store)
+    write_events(store, run, 200)
+    cancel(store, run)
+    found = await asyncio.gather(*(read_all(watcher, run) for _ in range(50)))
+    assert found == [all_ids(store, run)] * 50
+    # One listener alone needs eleven reads. Of fifty, each would have its own.
+    assert queries["events"] < 100
+
+
+async def test_a_read_of_earlier_events_outlasts_the_listener_that_began_it(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, has_begun, may_end = Counter[str](), threading.Event(), threading.Event()
+    events = store.runs.events
+
+    def read(*arguments: Any) -> Any:
+        reads["begun"] += 1
+        has_begun.set()
+        assert may_end.wait(10.0)
+        return events(*arguments)
+
+    monkeypatch.setattr(store.runs, "events", read)
+    watcher, run = RunWatcher(store, encode_event), start_run(store)
+    cancel(store, run)
+    leaving, staying = (asyncio.create_task(read_all(watcher, run)) for _ in range(2))
+    await asyncio.to_thread(has_begun.wait, 10.0)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    assert not staying.done()
+    assert reads["begun"] == 1
+    may_end.set()
+    assert await staying == all_ids(store, run)
+
+
+async def test_earlier_events_are_read_with_the_credit_of_the_tenant(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices = Counter[str]()
+
+    def note_slice() -> None:
+        account = precedence._ACCOUNT.get()
+        slices["none" if account is None else account.tenant] += 1
+
+    monkeypatch.setattr(run_watcher, "wait_for_slice", note_slice)
+    watcher, run = RunWatcher(store, encode_event), start_run(store)
+    write_events(store, run, 50)
+    cancel(store, run)
+    ids = await read_all(watcher, run)
+    assert slices["default"] >= len(ids) > 50
 
 
 async def test_a_store_that_does_not_count_is_read_once_per_run_with_growing_pauses(
