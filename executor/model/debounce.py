@@ -49,11 +49,14 @@ def postpone_start(debounce: Debounce, run: Run, value: str | None) -> Postponem
     return Postponement(key, debounce.wait_seconds, debounce.max_seconds)
 
 
-def is_pending(run: Run, first: Visit) -> bool:
-    """Return whether a start may join a run whose first visit is `first`. A resumed run has begun."""
+def is_pending(run: Run, first: Visit, start: Run) -> bool:
+    """Return whether `start` may join a run whose first visit is `first`. A resumed run has begun.
+
+    A run that was switched to another plan has the key of the plan before.
+    """
     has_begun = run.status is not RunStatus.QUEUED or run.stop is not None or run.resumes > 0
     is_unclaimed = first.status is VisitStatus.READY and first.claims == 0 and first.started_at is None
-    return not has_begun and is_unclaimed
+    return not has_begun and is_unclaimed and run.plan_hash == start.plan_hash
 
 
 def join_run(pending: Run, start: Run) -> Run:

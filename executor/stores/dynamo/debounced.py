@@ -78,19 +78,22 @@ class KeyPlace:
     pending: PendingRun | None
 
 
-def read_place(context: DynamoContext, postponement: Postponement) -> KeyPlace:
-    """Read the item of a key, and its run."""
-    item = context.table.get(keys.debounced(postponement.key))
+def read_place(context: DynamoContext, start: Run) -> KeyPlace:
+    """Read the item of the key of a start, and its run."""
+    assert start.debounce is not None
+    item = context.table.get(keys.debounced(start.debounce.key))
     if item is None:
-        return KeyPlace(postponement, None, None)
+        return KeyPlace(start.debounce, None, None)
     head = context.table.get(keys.head(item["run"]))
-    pending = None if head is None or "damage" in head or era_of(head) else _read_pending(context, head)
-    return KeyPlace(postponement, item["run"], pending)
+    if head is None or "damage" in head or era_of(head):
+        return KeyPlace(start.debounce, item["run"], None)
+    pending = _read_pending(context, head, start)
+    return KeyPlace(start.debounce, item["run"], pending)
 
 
-def _read_pending(context: DynamoContext, head: Item) -> PendingRun | None:
+def _read_pending(context: DynamoContext, head: Item, start: Run) -> PendingRun | None:
     first, run = read_first_visit(context, head), decode_run(head, context.blobs)
-    return PendingRun(head, first, run) if first is not None and is_pending(run, first.visit) else None
+    return PendingRun(head, first, run) if first is not None and is_pending(run, first.visit, start) else None
 
 
 def read_first_visit(context: DynamoContext, head: Item) -> VisitItem | None:

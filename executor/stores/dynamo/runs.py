@@ -128,7 +128,7 @@ class DynamoRuns:
         """Let a start join the pending run of its key, or start a run."""
         assert run.debounce is not None
         for tries in range(MAX_CONFLICTS):
-            place = read_place(self._context, run.debounce)
+            place = read_place(self._context, run)
             with suppress(ConflictingStartError):
                 if place.pending is not None:
                     return self._join(place.pending, run, idempotency, advance)

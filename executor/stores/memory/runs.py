@@ -151,7 +151,7 @@ class MemoryRuns:
         record = None if id is None else self._state.runs.get(id)
         if record is None or record.damage is not None or first.id not in record.visits:
             return None
-        return record if is_pending(record.run, record.visits[first.id]) else None
+        return record if is_pending(record.run, record.visits[first.id], run) else None
 
     def _find_earlier(
         self, run: Run, idempotency: tuple[str, str] | None, pending: RunRecord | None = None

@@ -35,7 +35,7 @@ def find_pending(db: Writer, start: Run, first: Visit) -> Run | None:
     if row is None or visit is None:
         return None
     run = run_from_row(row)
-    return run if is_pending(run, visit_from_row(visit)) else None
+    return run if is_pending(run, visit_from_row(visit), start) else None
 
 
 def write_joined(db: Writer, pending: Run, start: Run, first: Visit) -> Run:

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from noetl.executor.engine.start import new_run
+from noetl.executor.engine.switching import PlanSwitcher, SwitchRequest
 from noetl.executor.errors import RejectedError, TriggerChangedError
 from noetl.executor.model.run import Claim, Run, RunEnding, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.triggers import Advance
 from noetl.executor.stores.interface import Store
+from noetl.planner.continuation.switch_state import Switch
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.operations import (
@@ -23,6 +25,7 @@ from noetl.testing.store_contract.operations import (
     failed_checks,
     run_concurrently,
 )
+from noetl.testing.store_contract.switches import judge
 from noetl.testing.store_contract.triggers import advance_by, declare, list_firings, read_trigger, register
 
 TEXT = """
@@ -147,6 +150,19 @@ class DebounceContract(ContractFixtures):
         store.pauses.unpause(run.id, 102.0)
         assert start(store, 2, 105.0).id == run.id
         assert due_time(store, run) == 115.0
+
+    def test_a_run_that_was_switched_to_another_plan_is_joined_by_no_start(self, store: Store) -> None:
+        run = start(store, 1, 100.0)
+        plan = compile_text(TEXT.replace("seen:", "found:"))
+        store.plans.save(plan)
+        switcher = PlanSwitcher(store, lambda: 101.0, judge)
+        assert switcher.switch(run.id, SwitchRequest(plan, Switch())).run is not None
+        following = start(store, 2, 102.0)
+        assert following.id != run.id
+        switched = current_run(store, run)
+        assert (switched.input["n"], switched.starts, switched.plan_hash) == (1, 1, plan.hash)
+        assert start(store, 3, 103.0).id == following.id
+        assert failed_checks(store) == []
 
     def test_a_run_that_was_set_aside_is_joined_by_no_start(self, store: Store) -> None:
         run = start(store, 1, 100.0)
