@@ -190,15 +190,23 @@ def _take(firer: Firer, backfill: Backfill, partition: Partition, last: Attempt 
 def _take_again(firer: Firer, backfill: Backfill, partition: Partition, last: Attempt | None) -> Backfill:
     """Return a backfill that retries, after it has passed a partition."""
     passed = replace(backfill, counts=backfill.counts.add("passed"))
-    if last is None or not last.status.is_final or last.status is RunStatus.SUCCEEDED:
+    if last is None:
         return passed
+    if last.status is RunStatus.SUCCEEDED:
+        # A person may have resumed it since it was counted as failed.
+        is_counted = (partition.text, last.run_id) in passed.failures
+        return passed.forget_failure(last.run_id).count("succeeded") if is_counted else passed
     summary = firer.store.runs.summary(backfill.tenant, last.run_id)
     if summary is None or (summary.trigger or {}).get("backfill") != backfill.id:
         return passed
-    passed = replace(passed, counts=passed.counts.add("failed", -1))
-    if backfill.retry == "fresh":
+    passed = passed.forget_failure(last.run_id)
+    item = OpenPartition(partition, last.run_id, last.number, firer.now)
+    if not last.status.is_final:
+        item = replace(item, is_started=True)
+    elif backfill.retry == "fresh":
         return _open(passed, partition, last.number + 1, firer.now)
-    item = OpenPartition(partition, last.run_id, last.number, firer.now, resumes=summary.resumes)
+    else:
+        item = replace(item, resumes=summary.resumes)
     return replace(passed, open=(*passed.open, item))
 
 
@@ -257,9 +265,12 @@ def _resume(firer: Firer, backfill: Backfill, item: OpenPartition) -> Backfill:
     Raises:
         RejectedError: `quota_exceeded`.
     """
-    store, seconds = firer.store, firer.header.timeout_seconds
+    store = firer.store
     check_branch_quota(store, backfill.tenant, SERVICE_QUEUE)
-    deadline_at = None if seconds is None else firer.now + seconds
+    # A person may have switched the run to another version.
+    summary = store.runs.summary(backfill.tenant, item.run_id)
+    header = firer.header if summary is None else store.plans.header(summary.plan_hash)
+    deadline_at = None if header.timeout_seconds is None else firer.now + header.timeout_seconds
     try:
         log_run_resume(store.runs.resume(item.run_id, firer.now, deadline_at=deadline_at, values={}))
     except (RejectedError, UnknownRunError) as problem:

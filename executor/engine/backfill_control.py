@@ -114,7 +114,6 @@ def retry_backfill(store: Store, tenant: str, backfill_id: str, mode: RetryMode)
             retry=mode,
             cursor=_first_cursor(store, backfill),
             counts=replace(backfill.counts, passed=0),
-            failures=(),
             reason=backfill.reason if is_rejection else None,
             finished_at=None,
             progressed_at=store.clock(),

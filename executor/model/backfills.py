@@ -231,7 +231,16 @@ class Backfill:
         if count == "failed":
             failures = (*failures, (item.partition.text, item.run_id))[-MAX_SHOWN_FAILURES:]
         left = tuple(other for other in self.open if other.run_id != item.run_id)
-        return replace(self, open=left, counts=self.counts.add(count), failures=failures)
+        return replace(self, open=left, failures=failures).count(count)
+
+    def forget_failure(self, run_id: str) -> Backfill:
+        """Return the backfill without a failed run, which has succeeded since or is tried again."""
+        failures = tuple(failure for failure in self.failures if failure[1] != run_id)
+        return replace(self, failures=failures, counts=self.counts.add("failed", -1))
+
+    def count(self, name: str) -> Backfill:
+        """Return the backfill with one partition more in one of its numbers."""
+        return replace(self, counts=self.counts.add(name))
 
     def start_open(self, item: OpenPartition) -> Backfill:
         """Return the backfill after the run of an open partition was started, or resumed."""

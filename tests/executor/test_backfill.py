@@ -23,6 +23,7 @@ from noetl.executor.engine.backfill_start import BackfillRequest, start_backfill
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.outbox import perform_entry
 from noetl.executor.engine.schedule_firing import find_previous
+from noetl.executor.engine.switching import PlanSwitcher, SwitchRequest
 from noetl.executor.errors import RejectedError, StoreAwayError
 from noetl.executor.model.backfills import (
     LIST_SLICE,
@@ -40,9 +41,11 @@ from noetl.executor.model.triggers import instant_key
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.planner.continuation.switch_state import Switch
 from noetl.planner.frozen import replace
 from noetl.planner.schedules.schedule import Schedule
 from noetl.testing.run_harness import FakeClock, compile_text
+from noetl.testing.store_contract.switches import judge
 
 DAY = 86_400.0
 FROM = datetime(2025, 3, 28, tzinfo=UTC).timestamp()
@@ -466,6 +469,44 @@ def test_a_retry_leaves_the_runs_of_others() -> None:
     bench.finish()
     assert bench.counts == {"passed": 2, "started": 1, "failed": 1, "skipped": 1}
     assert [run.resumes for run in bench.runs()] == [0, 1]
+
+
+def test_a_retry_counts_what_a_person_has_resumed() -> None:
+    """Three runs have failed. One has succeeded since, one goes on, and one is retried."""
+    bench = BackfillBench(
+        failing("us", "eu", "uk").replace("day in bad", f"now().timestamp() < {NOW + 1000}")
+    )
+    bench.start(**LIST)
+    assert bench.finish().counts.failed == 3
+    first, second, third = bench.runs()
+    bench.clock.now = NOW + 1000
+    for run in (first, second):
+        bench.store.runs.resume(run.id, bench.clock(), deadline_at=None, values={})
+        if run is first:
+            bench.execute()
+    retry_backfill(bench.store, "default", bench.id, "resume")
+    bench.perform_due()
+    assert [item.run_id for item in bench.backfill.open] == [second.id]
+    assert bench.backfill.failures == ((third.input["day"], third.id),)
+    assert bench.finish().state is BackfillState.SUCCEEDED
+    assert bench.counts == {"passed": 3, "started": 3, "succeeded": 3}
+    assert [run.resumes for run in bench.runs()] == [1, 1, 1]
+
+
+def test_a_retried_run_has_the_time_limit_of_its_version() -> None:
+    bench = BackfillBench(failing("2025-03-28T01:30:00Z"))
+    bench.start(days=1)
+    bench.finish()
+    (run,) = bench.runs()
+    plan = compile_text("timeout: 1h" + failing("2025-03-28T01:30:00Z"))
+    bench.store.plans.save(plan)
+    switcher = PlanSwitcher(bench.store, bench.clock, judge)
+    assert switcher.switch(run.id, SwitchRequest(plan, Switch())).run is not None
+    bench.execute()
+    retry_backfill(bench.store, "default", bench.id, "resume")
+    bench.perform_due()
+    (run,) = bench.runs()
+    assert (run.resumes, run.deadline_at) == (2, bench.clock() + 3600.0)
 
 
 def test_the_version_of_the_start_runs(bench: BackfillBench) -> None:
