@@ -24,12 +24,15 @@ from noetl.api.cli.display.console import (
     write_stdout,
 )
 from noetl.api.cli.setting_check import warn_about_unknown_settings
+from noetl.api.cli.usage_help import UsageGroup, adopt_commands
 
 FIRST_COMMANDS = ("check", "plan", "run", "runs", "submit", "serve", "worker")
 """The commands that `noetl --help` lists first. The others follow in the order of the alphabet."""
 
 app = typer.Typer(
     name="noetl",
+    cls=UsageGroup,
+    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,7 +47,7 @@ def _command_names() -> list[str]:
 
 
 for _name in _command_names():
-    app.add_typer(import_module(f"{commands.__name__}.{_name}").app)
+    app.add_typer(adopt_commands(import_module(f"{commands.__name__}.{_name}").app))
 
 
 def _print_version(wanted: bool) -> None:
@@ -55,17 +58,13 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True, epilog="Example: noetl run deploy.yaml -i region=eu")
+@app.callback(epilog="Example: noetl run deploy.yaml -i region=eu")
 def noetl(
-    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Compile YAML playbooks into checked graphs, and run them durably, step by step."""
-    if context.invoked_subcommand is None:
-        # With rich, `get_help` prints the help itself and returns an empty text.
-        write_stdout(context.get_help())
 
 
 def run_app() -> NoReturn:

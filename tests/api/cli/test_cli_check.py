@@ -332,19 +332,26 @@ def test_wrong_usage_has_exit_code_2(noetl: Command, arguments: list[str]) -> No
 
 
 @pytest.mark.parametrize(
-    "command", [["check"], ["plan"], ["run"], ["runs"], ["runs", "show"], ["runs", "resume"]]
+    "command", [["check"], ["plan"], ["run"], ["runs"], ["runs", "show"], ["runs", "resume"], ["backfills"]]
 )
 def test_a_command_without_its_argument_shows_an_example(noetl: Command, command: list[str]) -> None:
     outcome = noetl(*command)
-    assert outcome.exit_code == 2
-    assert f"Example: noetl {' '.join(command)} " in outcome.out + outcome.err
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert f"Example: noetl {' '.join(command)} " in outcome.err
 
 
 def test_noetl_without_a_command_shows_the_commands(noetl: Command) -> None:
     outcome = noetl()
-    assert outcome.exit_code == 0
+    assert (outcome.exit_code, outcome.out) == (2, "")
     for word in ("check", "plan", "run", "runs", "serve", "explain", "schema", "Example:"):
-        assert word in outcome.out
+        assert word in outcome.err
+
+
+@pytest.mark.parametrize("command", [[], ["backfills"], ["check"]])
+def test_help_that_was_requested_is_a_result(noetl: Command, command: list[str]) -> None:
+    outcome = noetl(*command, "--help")
+    assert (outcome.exit_code, outcome.err) == (0, "")
+    assert "Example: noetl " in outcome.out
 
 
 def test_the_version_is_shown(noetl: Command) -> None:
