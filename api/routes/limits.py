@@ -24,6 +24,8 @@ Limit = Annotated[
     str, Path(description="The name of a limit, or the id of a playbook's or a step's own.", examples=["api"])
 ]
 
+Force = Annotated[bool, Query(description="Remove it although live versions of playbooks name it.")]
+
 
 @router.get(
     "",
@@ -81,7 +83,7 @@ async def put_limit(limit_name: Limit, request: Request, services: AdminServices
     responses={204: {"description": "The limit was removed."}},
     openapi_extra=problems("not-found", "limit-in-use", "shared-limit"),
 )
-def remove_limit(limit_name: Limit, services: AdminServices) -> Response:
-    """Remove a limit that nothing holds or waits for."""
-    services.limits.remove(limit_name)
+def remove_limit(limit_name: Limit, services: AdminServices, force: Force = False) -> Response:
+    """Remove a limit that nothing holds or waits for, unless live versions of playbooks name it."""
+    services.limits.remove(limit_name, is_forced=force)
     return Response(status_code=204)

@@ -8,8 +8,9 @@ to what waits.
 A shared limit belongs to all tenants, and hides a limit of a tenant with its name. So no tenant evades it.
 Only a caller with access to the store changes it.
 
-Cost: two reads, or one and a write, for each call. Each entry of the queue of a shared limit takes one more
-read, of whether its run is one of the tenant.
+Cost: two reads, or one and a write, for each call. A removal also reads the live versions of playbooks, which
+may name the limit. Each entry of the queue of a shared limit takes one more read, of whether its run is one
+of the tenant.
 
 Limits: at most MAX_LIMITS limits of operators of a tenant, and as many shared ones, counted before a new one
 is written.
@@ -32,11 +33,12 @@ from noetl.executor.model.gates import (
     GateKey,
     LimitKind,
     Slot,
+    check_removable,
     named_gate,
 )
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
 from noetl.planner.diagnostics.diagnostic import did_you_mean
-from noetl.planner.diagnostics.wording import abbreviate, as_code
+from noetl.planner.diagnostics.wording import abbreviate, as_code, join_words
 from noetl.planner.frozen import frozen
 from noetl.planner.limits import (
     MAX_LIMIT_NAME,
@@ -56,6 +58,7 @@ MAX_SHARED_ENTRIES = 1000
 """How many entries of the queue of a shared limit its pages have together."""
 
 _MAX_SHOWN_LIMITS = 5
+"""How many names a message has: of limits, or of what uses a limit."""
 
 
 @frozen
@@ -130,15 +133,25 @@ class LimitService:
             grant_next(store, [key], store.clock())
         return self.get(name), is_new
 
-    def remove(self, name: str, *, is_shared: bool = False) -> None:
+    def remove(self, name: str, *, is_shared: bool = False, is_forced: bool = False) -> None:
         """Remove a limit of an operator. The caller of a shared one must have access to the store.
+
+        With `is_forced`, live versions of playbooks may name it. Their runs or steps fail from then on.
 
         Raises:
             NotFoundError: there is no such limit.
-            RejectedError: `limit_in_use`, if runs or steps hold its units or wait for them; `shared_limit`.
+            RejectedError: `limit_in_use`, if runs or steps hold its units or wait for them, or if a live
+                version of a playbook of the tenant names it; `shared_limit`.
         """
-        key = named_gate(SHARED_TENANT if is_shared else self.context.tenant, name)
-        if not self.context.store.gates.remove_limit(key):
+        gates, tenant = self.context.store.gates, self.context.tenant
+        key = named_gate(SHARED_TENANT if is_shared else tenant, name)
+        gate = gates.gate(key)
+        if gate is not None and not is_forced:
+            check_removable(gate)
+            other = named_gate(tenant if is_shared else SHARED_TENANT, name)
+            if gates.gate(other) is None:
+                self._check_not_named(name)
+        if not gates.remove_limit(key):
             self._check_not_shared(name)
             raise self._unknown(name, key.tenant)
 
@@ -206,6 +219,22 @@ class LimitService:
         hint = did_you_mean(name, names) or _list_limits(sorted(names))
         pointer = "`noetl limits list --in-use` lists those of playbooks and steps"
         return NotFoundError(f"unknown limit `{abbreviate(name)}`; {hint}; {pointer}")
+
+    def _check_not_named(self, name: str) -> None:
+        """Check that no live version of a playbook names a limit.
+
+        Raises:
+            RejectedError: `limit_in_use`.
+        """
+        from noetl.api.service.registered_plans import list_limit_users
+
+        users = list_limit_users(self.context, name)
+        if users:
+            more = len(users) - _MAX_SHOWN_LIMITS
+            shown = [*users[:_MAX_SHOWN_LIMITS], *([f"{more:,} more"] if more > 0 else [])]
+            message = f"limit `{name}` is named by {join_words(shown, 'and')}"
+            hint = "change the playbooks first, or force the removal"
+            raise RejectedError("limit_in_use", f"{message}; {hint}")
 
     def _check_not_shared(self, name: str) -> None:
         """Check that all tenants do not share a limit of this name.

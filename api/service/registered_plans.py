@@ -26,6 +26,7 @@ from noetl.planner.registration.registry import (
     UnreadablePlanError,
 )
 from noetl.planner.registration.result_reads import find_result_names
+from noetl.planner.registration.used_limits import find_limit_users
 
 MAX_NAMES = 1000
 """How many names and versions are compared with a word that is unknown."""
@@ -162,3 +163,8 @@ def list_alias_callers(context: TenantContext, playbook: str, alias: str) -> lis
     """Return the places in the live versions of playbooks that call a playbook by an alias."""
     registered = StoredPlaybooks(context.store, context.tenant, context.sources)
     return list(find_alias_callers(playbook, alias, registered, context.compiler.catalogue))
+
+
+def list_limit_users(context: TenantContext, name: str) -> list[str]:
+    """Return the live versions of playbooks, and their steps, that name a limit of an operator."""
+    return list(find_limit_users(name, StoredPlaybooks(context.store, context.tenant)))

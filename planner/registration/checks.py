@@ -219,7 +219,7 @@ def find_alias_callers(
     """
     for caller, use in _find_callers(name, registered, action_types, includes_own=True):
         if use.call.alias == alias:
-            yield f"line {use.line} of `{_label_of(caller)}`"
+            yield f"line {use.line} of `{caller.label}`"
 
 
 def _inputs_of(header: Header) -> tuple[object, ...]:
@@ -255,17 +255,12 @@ def _find_callers(
             yield from ((caller, use) for use in uses)
 
 
-def _label_of(registered: RegisteredPlan) -> str:
-    return abbreviate(f"{registered.header.name}@{registered.version}")
-
-
 def _report_broken_caller(
     findings: RegistrationFindings, caller: RegisteredPlan, use: PlaybookUse, misfit: Misfit
 ) -> None:
-    label = _label_of(caller)
     section = findings.plan.header.inputs if misfit.cause[0] == "input" else findings.plan.header.output
     is_written = section is not None and (len(misfit.cause) == 1 or misfit.cause[1] in section)
     place = key_of(*misfit.cause) if is_written else key_of("name")
-    message = f"line {use.line} of `{label}` would break: {misfit.message}"
+    message = f"line {use.line} of `{caller.label}` would break: {misfit.message}"
     hint = "keep what callers use, or change them first, or force the registration"
     findings.report("NP822", message, place, hint)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from noetl.planner.catalogue import LIVE, PlaybookCall
+from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.plan import Header, Plan, Trigger, TriggerSource
 
 
@@ -19,6 +20,11 @@ class RegisteredPlan(NamedTuple):
     plan_hash: str
     header: Header
     version: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name and the version, as messages show them."""
+        return abbreviate(f"{self.header.name}@{self.version}")
 
 
 class AwaitingTrigger(NamedTuple):

@@ -1,21 +1,31 @@
 """The checks of the operator's limits that a playbook names in `use`: unknown ones (NP834), and limits of the
-other kind (NP835).
+other kind (NP835). The removal of a limit looks for the playbooks that name it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.limits import Limit
 from noetl.planner.plan import Plan
 from noetl.planner.registration.findings import PlanPlace, RegistrationFindings
-from noetl.planner.registration.registry import KnownLimit, OperatorRules
+from noetl.planner.registration.registry import (
+    KnownLimit,
+    LinkedPlaybooks,
+    OperatorRules,
+    RegisteredPlan,
+    UnreadablePlanError,
+)
 from noetl.planner.syntax.models import DocumentPath
 
 RUNS, STEPS = "runs", "steps"
 """What a limit of an operator bounds."""
+
+MAX_USER_STEPS = 50_000
+"""How many steps the plans have together that are searched for uses of a limit."""
 
 
 class _UsedLimit(NamedTuple):
@@ -62,3 +72,30 @@ def _find_used_limits(plan: Plan) -> Iterator[_UsedLimit]:
             if limit.use is not None:
                 place = PlanPlace((*path, index, "use"))
                 yield _UsedLimit(limit.use, place, KnownLimit(kind, limit.is_rate))
+
+
+def find_limit_users(name: str, registered: LinkedPlaybooks) -> Iterator[str]:
+    """Yield the live versions, and their steps, that name a limit, such as "step `load` of `user@1`"."""
+    steps_left = MAX_USER_STEPS
+    for version in registered.live_versions():
+        if _is_named(name, (*version.header.concurrency, *version.header.rate)):
+            yield f"`{version.label}`"
+        statistics = version.header.statistics
+        if "limited_steps" not in statistics:
+            continue
+        steps_left -= statistics.get("steps", 0)
+        if steps_left < 0:
+            return
+        registered.pause()
+        with suppress(UnreadablePlanError):
+            yield from _find_steps_with(name, version, registered.plan(version))
+
+
+def _find_steps_with(name: str, version: RegisteredPlan, plan: Plan) -> Iterator[str]:
+    for step in plan.steps.values():
+        if _is_named(name, (*step.concurrency, *step.rate)):
+            yield f"step `{abbreviate(step.name)}` of `{version.label}`"
+
+
+def _is_named(name: str, limits: tuple[Limit, ...]) -> bool:
+    return any(limit.use == name for limit in limits)

@@ -60,6 +60,23 @@ async def test_a_limit_is_made_changed_and_removed(http: httpx.AsyncClient) -> N
         assert_problem(await http.request(method, f"/limits/api{path}"), 404, "not-found")
 
 
+async def test_a_limit_that_playbooks_name_is_removed_only_by_force(http: httpx.AsyncClient) -> None:
+    await put(http)
+    await put(http, "nightly", kind="runs")
+    runs = USER.replace("user", "daily").replace("{use: api}", "1") + "concurrency: {use: nightly}\n"
+    for text in (USER, USER.replace("user", "other"), runs):
+        headers = {"Content-Type": "application/yaml"}
+        assert (await http.post("/playbooks", content=text, headers=headers)).status_code == 201
+    refused = await http.delete("/limits/api")
+    assert_problem(refused, 409, "limit-in-use")
+    named = "limit `api` is named by step `load` of `other@1` and step `load` of `user@1`"
+    assert refused.json()["detail"] == f"{named}; change the playbooks first, or force the removal"
+    assert "named by `daily@1`;" in (await http.delete("/limits/nightly")).json()["detail"]
+    assert (await http.delete("/limits/api?force=true")).status_code == 204
+    await http.delete("/playbooks/daily")
+    assert (await http.delete("/limits/nightly")).status_code == 204
+
+
 @pytest.mark.parametrize(
     ("name", "body", "type"),
     [

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from noetl.executor.actions import catalogue
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.diagnostics.diagnostic import Diagnostic
+from noetl.planner.registration import used_limits
 from noetl.planner.registration.checks import check_registration, check_uses, preview_registration
+from noetl.planner.registration.used_limits import find_limit_users
 from tests.planner.registered import KnownPlaybooks, compiled, diagnose_among, findings_among
 from tests.property_settings import examples
 
@@ -285,6 +287,23 @@ class TestLimitsOfOperators:
             ),
             ("NP835", "limit `calls` is a rate", "write it in `rate`"),
         ]
+
+    def test_users_of_a_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        text = self.TEXT.replace("RUNS", "{use: imports}").replace("VISITS", "{use: salesforce}")
+        step = "{name: a, rate: {use: calls}, run: [{action: log, message: x}]}"
+        rate = f"name: rate\nrate: {{use: calls}}\nsteps: [{step}]\n"
+        known = KnownPlaybooks(text, rate)
+        found = {
+            name: sorted(find_limit_users(name, known)) for name in ("imports", "salesforce", "calls", "x")
+        }
+        assert found == {
+            "imports": ["`play@1`"],
+            "salesforce": ["step `c` of `play@1`"],
+            "calls": ["`rate@1`", "step `a` of `rate@1`"],
+            "x": [],
+        }
+        monkeypatch.setattr(used_limits, "MAX_USER_STEPS", 0)
+        assert list(find_limit_users("salesforce", known)) == []
 
 
 def test_a_step_behind_an_unreachable_one_is_found_in_the_text() -> None:

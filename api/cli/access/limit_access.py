@@ -29,8 +29,11 @@ class LimitAccess(Protocol):
         """
         ...
 
-    def remove(self, name: str, *, is_shared: bool) -> None:
-        """Remove a limit. Those of all tenants are removed in a store only."""
+    def remove(self, name: str, *, is_shared: bool, is_forced: bool) -> None:
+        """Remove a limit. Those of all tenants are removed in a store only.
+
+        If it is forced, playbooks may name the limit.
+        """
         ...
 
     def queue(self, name: str, limit: int, cursor: str | None) -> LimitQueue:

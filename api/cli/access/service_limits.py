@@ -40,9 +40,9 @@ class ServiceLimits:
         body = {"units": units, "kind": kind.value} | ({} if per is None else {"per": per})
         return self._requests.send(LimitEntry, "PUT", _limit(name), body)
 
-    def remove(self, name: str, *, is_shared: bool) -> None:
+    def remove(self, name: str, *, is_shared: bool, is_forced: bool) -> None:
         _refuse_shared(is_shared)
-        self._requests.remove(_limit(name))
+        self._requests.remove(_limit(name), {"force": "true"} if is_forced else None)
 
     def queue(self, name: str, limit: int, cursor: str | None) -> LimitQueue:
         from noetl.api.service.limit_views import LimitQueue

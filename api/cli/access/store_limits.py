@@ -27,8 +27,8 @@ class StoreLimits:
     ) -> LimitEntry:
         return self._limits.put(name, units, kind, per=per, is_shared=is_shared)[0]
 
-    def remove(self, name: str, *, is_shared: bool) -> None:
-        self._limits.remove(name, is_shared=is_shared)
+    def remove(self, name: str, *, is_shared: bool, is_forced: bool) -> None:
+        self._limits.remove(name, is_shared=is_shared, is_forced=is_forced)
 
     def queue(self, name: str, limit: int, cursor: str | None) -> LimitQueue:
         return self._limits.queue(name, limit=limit, cursor=cursor)

@@ -58,14 +58,14 @@ class ViewRequests:
         """
         return self._receive(view, lambda: self._client.request("DELETE", path, None, params))
 
-    def remove(self, path: str) -> None:
+    def remove(self, path: str, params: Mapping[str, Any] | None = None) -> None:
         """Send a DELETE request whose response has no body.
 
         Raises:
             NotFoundError, CommandError: as `send` does.
         """
         with _translate_unknown():
-            self._client.request("DELETE", path)
+            self._client.request("DELETE", path, None, params)
 
     def _receive(self, view: type[V], request: Callable[[], ServiceResponse]) -> V:
         with _translate_unknown():

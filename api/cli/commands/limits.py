@@ -133,9 +133,16 @@ def show_limit(
 
 @app.command("remove", no_args_is_help=True, epilog="Example: noetl limits remove salesforce")
 def remove_limit(
-    name: NameArgument, shared: SharedOption = False, store: StoreOption = None, url: UrlOption = None
+    name: NameArgument,
+    shared: SharedOption = False,
+    force: Annotated[bool, typer.Option("--force", help="Also if playbooks name it.")] = False,
+    store: StoreOption = None,
+    url: UrlOption = None,
 ) -> None:
-    """Remove a limit that nothing holds or waits for. Steps that use it fail from then on."""
+    """Remove a limit that nothing holds or waits for, and that no live version of a playbook names.
+
+    With --force, playbooks may name it. Their steps fail from then on.
+    """
     with open_limits(store, url) as limits:
-        limits.remove(name, is_shared=shared)
+        limits.remove(name, is_shared=shared, is_forced=force)
     print_message(f"limit {name} is removed")

@@ -162,6 +162,33 @@ def test_what_waits_is_shown(noetl: Command, service: ServedStore, tmp_path: Pat
         pass
 
 
+def test_a_limit_that_a_playbook_names_is_removed_only_by_force(
+    noetl: Command, place: tuple[str, str], tmp_path: Path
+) -> None:
+    noetl("limits", "set", "named", "1", "--of", "steps", *place)
+    (tmp_path / "user.yaml").write_text(PLAYBOOK.replace("closed", "named"))
+    noetl("playbooks", "register", str(tmp_path / "user.yaml"), *place)
+    refused = noetl("limits", "remove", "named", *place)
+    assert (refused.exit_code, "is named by step `load` of `user@" in refused.err) == (2, True)
+    assert "limit named is removed" in noetl("limits", "remove", "named", "--force", *place).err
+    noetl("playbooks", "remove", "user", *place)
+
+
+def test_a_limit_is_removed_if_playbooks_find_another_one_with_its_name(
+    noetl: Command, tmp_path: Path
+) -> None:
+    place = ("--store", f"sqlite:///{tmp_path}/store.db")
+    set_limit = ("limits", "set", "closed", "2", "--of", "steps")
+    (tmp_path / "user.yaml").write_text(PLAYBOOK)
+    noetl(*set_limit, *place)
+    noetl("playbooks", "register", str(tmp_path / "user.yaml"), *place)
+    noetl(*set_limit, "--shared", *place)
+    assert noetl("limits", "remove", "closed", *place).exit_code == 0
+    refused = noetl("limits", "remove", "closed", "--shared", *place)
+    assert "limit `closed` is named by step `load` of `user@1`; change" in refused.err
+    assert noetl("limits", "remove", "closed", "--shared", "--force", *place).exit_code == 0
+
+
 def test_what_uses_a_rate_has_no_priority() -> None:
     use = {
         "workflow_id": "r",
