@@ -40,6 +40,7 @@ from noetl.executor.model.triggers import (
     Firing,
     LiveTrigger,
     delay_of,
+    find_later_start,
     instant_key,
     is_known,
     pause_trigger,
@@ -253,10 +254,11 @@ def _declaration(header: Header, trigger: LiveTrigger) -> Trigger:
 def _next_firings(trigger: LiveTrigger, schedule: Schedule, now: float) -> Iterator[ScheduledFiring]:
     """Yield the firings to come. That of `next_at` may be late, unless the trigger is paused."""
     zone, delay = _zone_of(schedule), delay_of(trigger, schedule)
+    later_start = find_later_start(trigger, schedule) or 0.0
     instant = schedule.next_after(now) if trigger.is_paused else trigger.next_at
     while instant is not None:
         yield ScheduledFiring.from_instant(instant, zone, delay)
-        instant = schedule.next_after(instant)
+        instant = schedule.next_after(max(instant, later_start))
 
 
 def _zone_of(schedule: Schedule) -> tzinfo:

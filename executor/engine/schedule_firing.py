@@ -26,6 +26,7 @@ from noetl.executor.model.triggers import (
     LiveTrigger,
     advance_schedule,
     delay_of,
+    find_later_start,
     fire_schedule,
     instant_key,
     postpone,
@@ -122,12 +123,15 @@ def _perform(firer: Firer) -> Advance | None:
     if trigger.next_at is None:
         return None
     catch_up = None if trigger.catch_up is None else replace(schedule.catch_up, mode=trigger.catch_up)
-    due = find_due(schedule, trigger.next_at, firer.now - delay_of(trigger, schedule), catch_up)
+    until, later_start = firer.now - delay_of(trigger, schedule), find_later_start(trigger, schedule)
+    due = find_due(schedule, trigger.next_at, until, catch_up, later_start)
     advance = advance_schedule(trigger, schedule, due, firer.now)
     if due.performed is None:
         return firer.write(advance) if due.missed else None
     firing = fire_schedule(trigger, due.performed, firer.now)
-    if schedule.overlap == "skip" and (running := _open_run(firer)) is not None:
+    running = _open_run(firer) if schedule.overlap == "skip" else None
+    # A person may have started the run of this instant before.
+    if running not in (None, firing.id):
         reason = f"run {running} of an earlier firing has not ended"
         return firer.write(record_firing(advance, firing, FiringOutcome.SKIPPED, reason))
     return firer.fire(firing, view_schedule(advance.written, schedule, due.performed), advance)

@@ -52,31 +52,47 @@ class DueInstants:
     next_at: float | None
 
 
-def find_due(schedule: Schedule, next_at: float, now: float, catch_up: CatchUp | None = None) -> DueInstants:
+def find_due(
+    schedule: Schedule,
+    next_at: float,
+    now: float,
+    catch_up: CatchUp | None = None,
+    later_start: float | None = None,
+) -> DueInstants:
     """Return what to do about the instants from `next_at` to `now`, in seconds since the epoch.
 
-    `catch_up` replaces that of the schedule. If `next_at` has not passed, nothing is to be done.
+    `catch_up` replaces that of the schedule. If `next_at` has not passed, nothing is to be done. The instants
+    that follow `next_at` are after `later_start`, if that is given.
 
     >>> find_due(Schedule(every_seconds=3600), 0.0, 7300.0)
     DueInstants(performed=7200.0, missed=2, newest_missed=3600.0, next_at=10800.0)
     """
     if next_at > now:
         return DueInstants(None, 0, None, next_at)
-    count, newest = _read_passed(schedule, next_at, now)
+    count, newest = _read_passed(schedule, next_at, now, later_start)
     position = _find_performed(newest, now, catch_up or schedule.catch_up)
     missed = count - (len(newest) - position)
     newest_missed = newest[position - 1] if missed else None
     performed, following = newest[position : position + 1], newest[position + 1 : position + 2]
-    next_at_then = following[0] if following else schedule.next_after(newest[-1])
+    next_at_then = following[0] if following else _next_after(schedule, newest[-1], later_start)
     return DueInstants(performed[0] if performed else None, missed, newest_missed, next_at_then)
 
 
-def count_passed(schedule: Schedule, next_at: float | None, now: float) -> DueInstants:
-    """Return the instants from `next_at` to `now` as missed ones, none of which is performed."""
+def count_passed(
+    schedule: Schedule, next_at: float | None, now: float, later_start: float | None = None
+) -> DueInstants:
+    """Return the instants from `next_at` to `now` as missed ones, none of which is performed.
+
+    Those that follow `next_at` are after `later_start`, if that is given.
+    """
     if next_at is None or next_at > now:
         return DueInstants(None, 0, None, next_at)
-    count, newest = _read_passed(schedule, next_at, now)
-    return DueInstants(None, count, newest[-1], schedule.next_after(newest[-1]))
+    count, newest = _read_passed(schedule, next_at, now, later_start)
+    return DueInstants(None, count, newest[-1], _next_after(schedule, newest[-1], later_start))
+
+
+def _next_after(schedule: Schedule, instant: float, later_start: float | None) -> float | None:
+    return schedule.next_after(instant if later_start is None else max(instant, later_start))
 
 
 def _find_performed(newest: list[float], now: float, catch_up: CatchUp) -> int:
@@ -91,8 +107,21 @@ def _find_performed(newest: list[float], now: float, catch_up: CatchUp) -> int:
     return fresh - 1 if is_last else fresh
 
 
-def _read_passed(schedule: Schedule, next_at: float, now: float) -> tuple[int, list[float]]:
+def _read_passed(
+    schedule: Schedule, next_at: float, now: float, later_start: float | None
+) -> tuple[int, list[float]]:
     """Return how many instants from `next_at` to `now` there are, and the newest of them in order."""
+    if later_start is None:
+        return _read_regular(schedule, next_at, now)
+    following = _next_after(schedule, next_at, later_start)
+    if following is None or following > now:
+        return 1, [next_at]
+    count, newest = _read_regular(schedule, following, now)
+    return count + 1, [next_at, *newest][-_MAX_NEWEST:]
+
+
+def _read_regular(schedule: Schedule, next_at: float, now: float) -> tuple[int, list[float]]:
+    """Return the same for instants of which each follows the one before at once."""
     newest: deque[float] = deque(maxlen=_MAX_NEWEST)
     count = 0
     for instant in _instants(schedule, next_at, now):

@@ -27,7 +27,7 @@ from noetl.executor.model.due_instants import DueInstants, count_passed
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.planner.frozen import frozen, replace
-from noetl.planner.plan import Trigger
+from noetl.planner.plan import Trigger, TriggerSource
 from noetl.planner.schedules.schedule import CatchUpMode, Schedule
 from noetl.planner.trigger_sources import RunEnd, Webhook
 
@@ -54,7 +54,7 @@ class LiveTrigger:
     """A trigger of the live version of a registered playbook.
 
     Attributes:
-        timing: a hash of what decides when it fires.
+        timing: a hash of what decides when it fires: that of the version to which `next_at` belongs.
         path: the address of a webhook, which no other trigger of the tenant has; None for other types.
         awaits: the playbook whose ended runs it fires at; None for other types.
         next_at: the instant of its next firing, without its jitter; None if there is none.
@@ -269,7 +269,7 @@ def _place_trigger(
         playbook.version,
         playbook.plan_hash,
         now,
-        timing=derived_id(*source.timing),
+        timing=timing_of(source),
         path=source.path if isinstance(source, Webhook) else None,
         awaits=source.playbook if isinstance(source, RunEnd) else None,
         next_at=source.next_after(now) if isinstance(source, Schedule) else None,
@@ -278,10 +278,13 @@ def _place_trigger(
     )
     if current is not None:
         has_same_timing = current.type == placed.type and current.timing == placed.timing
-        is_due = current.due_at is not None and current.due_at <= now
+        # A firing may be postponed, or delayed by its jitter.
+        has_passed = current.due_at is not None and current.next_at is not None and current.next_at <= now
+        keeps_next = is_schedule and (has_same_timing or has_passed)
         placed = replace(
             placed,
-            next_at=current.next_at if is_schedule and (has_same_timing or is_due) else placed.next_at,
+            timing=current.timing if keeps_next else placed.timing,
+            next_at=current.next_at if keeps_next else placed.next_at,
             is_paused=current.is_paused,
             edition=current.edition + 1,
             catch_up=current.catch_up if has_same_timing else None,
@@ -290,6 +293,19 @@ def _place_trigger(
             last_outcome=current.last_outcome,
         )
     return with_due_time(placed, source) if isinstance(source, Schedule) else placed
+
+
+def timing_of(source: TriggerSource) -> str:
+    """Return the hash of what decides when a source fires."""
+    return derived_id(*source.timing)
+
+
+def find_later_start(trigger: LiveTrigger, schedule: Schedule) -> float | None:
+    """Return after which time the instants that follow `next_at` are, or None if they follow it at once.
+
+    If `next_at` is of an earlier version with another timing, those of `schedule` begin at the change.
+    """
+    return None if trigger.timing == timing_of(schedule) else trigger.changed_at
 
 
 def with_due_time(trigger: LiveTrigger, schedule: Schedule) -> LiveTrigger:
@@ -306,8 +322,10 @@ def advance_schedule(
 
     They were missed in a pause if `was_paused` is true, or if the end of a pause says what happens to them.
     """
-    written = replace(trigger, next_at=due.next_at, edition=trigger.edition + 1)
-    if trigger.catch_up is not None and (due.next_at is None or due.next_at > now):
+    edition = trigger.edition + 1
+    written = replace(trigger, next_at=due.next_at, timing=timing_of(schedule), edition=edition)
+    if due.next_at is None or due.next_at > now - delay_of(trigger, schedule):
+        # What the end of a pause says holds for the firings of that pause.
         written = replace(written, catch_up=None)
     firings: tuple[Firing, ...] = ()
     if due.newest_missed is not None:
@@ -440,8 +458,9 @@ def resume_trigger(
     The firings of its pause are missed, unless `catch_up` says that the last or all of them are performed.
     """
     resumed = replace(trigger, is_paused=False, changed_at=now, edition=trigger.edition + 1)
-    if catch_up != "none":
+    until = now - delay_of(trigger, schedule)
+    if catch_up != "none" and trigger.next_at is not None and trigger.next_at <= until:
         return Advance(trigger, with_due_time(replace(resumed, catch_up=catch_up), schedule))
-    passed = count_passed(schedule, trigger.next_at, now - delay_of(trigger, schedule))
+    passed = count_passed(schedule, trigger.next_at, until, find_later_start(trigger, schedule))
     advance = advance_schedule(resumed, schedule, passed, now, was_paused=True)
     return Advance(trigger, replace(advance.written, edition=resumed.edition), advance.firings)

@@ -314,6 +314,74 @@ def test_a_firing_that_is_due_is_not_lost_in_a_new_version() -> None:
     assert service.trigger().next_at == (START + HOUR) // (7 * HOUR) * 7 * HOUR + 7 * HOUR
 
 
+def test_a_postponed_firing_is_not_lost_in_a_new_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = ScheduledPlaybook(HOURLY)
+    service.clock.advance(HOUR)
+
+    def refuse(*_: object) -> None:
+        raise RejectedError("quota_exceeded", "the tenant has too many branches")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(firing_module, "check_branch_quota", refuse)
+        assert service.perform() == []
+    service.clock.advance(1)
+    service.register(HOURLY.replace("every: 1h", "every: 7h"))
+    [run] = service.perform()
+    assert (run.version, run.input["day"]) == ("2", instant_key(START + HOUR))
+
+
+def test_a_firing_that_is_delayed_by_its_jitter_is_not_lost_in_a_new_version() -> None:
+    service = ScheduledPlaybook(HOURLY.replace("every: 1h", "every: 1h, jitter: 30m"))
+    service.clock.advance(HOUR + 1)
+    service.register(HOURLY.replace("every: 1h", "every: 7h, jitter: 30m"))
+    assert service.perform() == []
+    service.clock.advance(HOUR / 2)
+    [run] = service.perform()
+    assert (run.version, run.input["day"]) == ("2", instant_key(START + HOUR))
+
+
+@pytest.mark.parametrize(
+    ("mode", "outcomes"),
+    [
+        ("none", [("missed", LATE_REASON, 1)]),
+        ("last", [("started", None, 1)]),
+        ("all", [("started", None, 1)]),
+    ],
+)
+def test_a_new_version_performs_no_instants_from_before_it(mode: str, outcomes: list[Any]) -> None:
+    service = ScheduledPlaybook(HOURLY)
+    service.clock.advance(3.5 * HOUR + 30)
+    service.register(HOURLY.replace("every: 1h", f"every: 1m, catch_up: {mode}"))
+    service.perform()
+    assert service.outcomes() == outcomes
+    assert [firing.scheduled_at for firing in service.firings()] == [START + HOUR]
+    assert service.trigger().next_at == START + 3.5 * HOUR + 60
+
+
+def test_a_version_with_late_firings_of_its_own_and_an_earlier_one() -> None:
+    service = ScheduledPlaybook(HOURLY)
+    service.clock.advance(3.5 * HOUR + 30)
+    service.register(HOURLY.replace("every: 1h", "every: 1m, catch_up: {mode: all, limit: 2}"))
+    service.clock.advance(300)
+    service.perform()
+    assert service.outcomes() == [("missed", LATE_REASON, 3)] + [("started", None, 1)] * 3
+    assert [firing.scheduled_at for firing in service.firings()][1:] == [
+        START + 3.5 * HOUR + 60 * minute for minute in (3, 4, 5)
+    ]
+
+
+def test_a_pause_of_a_late_firing_counts_no_instants_from_before_a_version() -> None:
+    service = ScheduledPlaybook(HOURLY)
+    service.clock.advance(3.5 * HOUR + 30)
+    service.register(HOURLY.replace("every: 1h", "every: 1m"))
+    service.store.triggers.advance(pause_trigger(service.trigger(), service.clock()))
+    service.clock.advance(120)
+    schedule = Schedule(every_seconds=60.0)
+    service.store.triggers.advance(resume_trigger(service.trigger(), schedule, service.clock()))
+    assert service.outcomes() == [("missed", PAUSED_REASON, 3)]
+    assert service.trigger().next_at == START + 3.5 * HOUR + 180
+
+
 def test_firings_of_a_pause_are_missed() -> None:
     service = ScheduledPlaybook(HOURLY)
     store, schedule = service.store, Schedule(every_seconds=HOUR)
@@ -348,6 +416,32 @@ def test_firings_of_a_pause_are_performed_on_request(
     assert service.outcomes()[-1] == ("missed", LATE_REASON, 3)
 
 
+def test_a_catch_up_of_a_pause_ends_with_its_firings_although_a_jitter_is_long() -> None:
+    text = HOURLY.replace("every: 1h", "every: 1h, catch_up: none, jitter: 24h")
+    service = ScheduledPlaybook(text)
+    delay = jitter_of("default", "play", "hourly", 86_400.0)
+    assert delay > HOUR
+    store, schedule = service.store, Schedule(every_seconds=HOUR, jitter_seconds=86_400.0)
+    store.triggers.advance(pause_trigger(service.trigger(), service.clock()))
+    service.clock.advance(delay + 3.5 * HOUR)
+    store.triggers.advance(resume_trigger(service.trigger(), schedule, service.clock(), "all"))
+    assert len(service.perform()) == 3
+    service.clock.advance(2.7 * HOUR)
+    assert len(service.perform()) == 3
+    assert service.outcomes()[-1] == ("missed", LATE_REASON, 3)
+
+
+def test_a_pause_without_firings_leaves_later_ones_to_the_schedule() -> None:
+    service = ScheduledPlaybook(HOURLY.replace("every: 1h", "every: 1h, catch_up: all"))
+    store, schedule = service.store, Schedule(every_seconds=HOUR)
+    store.triggers.advance(pause_trigger(service.trigger(), service.clock()))
+    service.clock.advance(60)
+    store.triggers.advance(resume_trigger(service.trigger(), schedule, service.clock(), "last"))
+    service.clock.advance(3.5 * HOUR)
+    assert len(service.perform()) == 3
+    assert [outcome for outcome, *_ in service.outcomes()] == ["started"] * 3
+
+
 def test_a_paused_trigger_stays_paused_in_a_new_version() -> None:
     service = ScheduledPlaybook(HOURLY)
     service.store.triggers.advance(pause_trigger(service.trigger(), service.clock()))
@@ -379,6 +473,19 @@ def test_an_instant_that_was_fired_by_hand_is_not_fired_again() -> None:
     assert service.trigger().last_at == START + HOUR
     service.clock.advance(HOUR)
     assert len(service.perform()) == 2
+
+
+def test_an_open_run_of_the_same_instant_is_not_one_of_an_earlier_firing() -> None:
+    service = ScheduledPlaybook(HOURLY.replace("every: 1h", "every: 1h, overlap: skip"))
+    early = HandFiring("", instant=START + HOUR)
+    run, _ = fire_by_hand(service.store, service.trigger(), early, service.clock())
+    service.clock.advance(HOUR)
+    service.perform()
+    assert service.outcomes() == [("started", None, 1)]
+    assert (service.trigger().last_outcome, service.trigger().last_run) == (FiringOutcome.STARTED, run.id)
+    service.clock.advance(HOUR)
+    service.perform()
+    assert service.outcomes()[1:] == [("skipped", f"run {run.id} of an earlier firing has not ended", 1)]
 
 
 def test_a_firing_by_hand_that_does_not_fit() -> None:
