@@ -44,6 +44,7 @@ from noetl.executor.security.secret_sources import resolve_secret
 from noetl.executor.security.webhook_signatures import (
     STANDARD_HEADERS,
     SigningSecretError,
+    check_secret,
     check_signature,
     signature_headers,
 )
@@ -111,18 +112,22 @@ def check_sender(
     secrets = []
     for name in auth.secrets:
         try:
-            secrets.append(resolve_secret(name, environ, firer.trigger.tenant))
+            secret = resolve_secret(name, environ, firer.trigger.tenant)
+            check_secret(auth, secret)
         except ActionError as problem:
-            logger.warning(
-                "webhook %s of %s: %s", firer.trigger.name, firer.trigger.playbook, problem.message
-            )
+            _warn(firer, problem.message)
+        except SigningSecretError as problem:
+            # The other secrets of the list are still valid.
+            _warn(firer, f"secret `{name}`: {problem}")
+        else:
+            secrets.append(secret)
     if not secrets:
         raise MissingSecretError("no secret of the webhook can be read")
-    try:
-        check_signature(auth, secrets, headers, body, firer.now)
-    except SigningSecretError as problem:
-        logger.warning("webhook %s of %s: %s", firer.trigger.name, firer.trigger.playbook, problem)
-        raise MissingSecretError("a secret of the webhook is not valid") from None
+    check_signature(auth, secrets, headers, body, firer.now)
+
+
+def _warn(firer: Firer, problem: str) -> None:
+    logger.warning("webhook %s of %s: %s", firer.trigger.name, firer.trigger.playbook, problem)
 
 
 def perform_request(firer: Firer, request: WebhookRequest, clock: Callable[[], float]) -> Delivery:

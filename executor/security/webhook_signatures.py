@@ -69,6 +69,18 @@ def check_signature(
             raise ValueError(f"scheme `{auth.scheme}` has no signature")
 
 
+def check_secret(auth: WebhookAuth, secret: str) -> None:
+    """Check that a secret can sign by a scheme.
+
+    Raises:
+        SigningSecretError: it is empty, or has no valid base64.
+    """
+    if auth.scheme == "standard":
+        _standard_key(secret)
+    else:
+        _raw_key(secret)
+
+
 def signature_headers(auth: WebhookAuth) -> tuple[str, ...]:
     """Return the names of the headers with signatures, in lower case.
 
@@ -121,7 +133,9 @@ def _check_standard(
         # A full stop would move bytes from the id to the body.
         raise SignatureError(_WRONG)
     signed = f"{message_id}.{signed_at}.".encode("utf-8", "surrogatepass")
-    given = [value for version, _, value in (s.partition(",") for s in signatures.split()) if version == "v1"]
+    # Between the values of two headers there is a comma, too.
+    parts = (signature.rstrip(",").partition(",") for signature in signatures.split())
+    given = [value for version, _, value in parts if version == "v1"]
     keys = [_standard_key(secret) for secret in secrets]
     _check(given, (base64.b64encode(_sign(key, signed, body)).decode() for key in keys))
     _check_time(signed_at, auth.tolerance_seconds, now)

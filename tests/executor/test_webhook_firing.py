@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from itertools import pairwise
@@ -331,6 +332,21 @@ def test_the_sender_is_checked_with_the_secrets_of_the_tenant(caplog: pytest.Log
         check_sender(firer, headers, b"{}", {})
     with pytest.raises(MissingSecretError):
         check_sender(firer, headers, b"{}", {"NOETL_SECRET_OLD": "whsec_"})
+
+
+@pytest.mark.parametrize(("scheme", "wrong"), [("standard", "whsec_no base64"), ("github", "")])
+def test_a_wrong_secret_of_a_list_leaves_the_others_valid(
+    scheme: str, wrong: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    auth = f"{{scheme: {scheme}, secret: ['{{{{ secrets.NEW }}}}', '{{{{ secrets.OLD }}}}']}}"
+    firer = HookedPlaybook(auth=auth).firer()
+    digest = hmac.digest(SECRET.encode(), b"{}", "sha256").hex()
+    headers = sign_standard(SECRET, "msg", START, b"{}") | {"x-hub-signature-256": f"sha256={digest}"}
+    environ = {"NOETL_SECRET_NEW": wrong, "NOETL_SECRET_OLD": SECRET}
+    check_sender(firer, headers, b"{}", environ)
+    assert "`NEW`" in caplog.text
+    with pytest.raises(SignatureError):
+        check_sender(firer, headers, b"[]", environ)
 
 
 def test_a_scheme_without_signatures_is_not_checked_by_them() -> None:

@@ -163,6 +163,12 @@ def test_one_of_several_signatures_of_standard_webhooks_suffices() -> None:
     check_signature(WebhookAuth("standard"), [STANDARD_SECRET], headers, STANDARD_BODY, SIGNED_AT)
 
 
+@pytest.mark.parametrize("signatures", [f"{STANDARD_SIGNATURE}, v1,AAAA", f"v1,AAAA, {STANDARD_SIGNATURE}"])
+def test_a_signature_of_standard_webhooks_may_be_in_one_of_two_headers(signatures: str) -> None:
+    headers = {**STANDARD, "webhook-signature": signatures}
+    check_signature(WebhookAuth("standard"), [STANDARD_SECRET], headers, STANDARD_BODY, SIGNED_AT)
+
+
 def test_a_secret_of_standard_webhooks_may_lack_its_prefix() -> None:
     secret = STANDARD_SECRET.removeprefix("whsec_")
     check_signature(WebhookAuth("standard"), [secret], STANDARD, STANDARD_BODY, SIGNED_AT)
