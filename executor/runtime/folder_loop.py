@@ -241,6 +241,7 @@ class FolderLoop:
             if now < memory.scan_at and modified_ns == memory.modified_ns:
                 return 0
             memory.modified_ns = modified_ns
+            self._warn_if_unreadable(trigger, folder)
             return self._fire_files(memory, firer, list_files(root, firer.declared.source), now)
         except StoreAwayError:
             raise
@@ -305,6 +306,15 @@ class FolderLoop:
         rule = describe_rule(trigger.tenant, "folder", folder)
         self._warn(trigger, f"is not read: {SOURCES_SETTING} needs the rule `{rule}`")
         return False
+
+    def _warn_if_unreadable(self, trigger: LiveTrigger, folder: Path) -> None:
+        """Log that a folder exists and cannot be listed. It counts as empty, as one that does not exist."""
+        try:
+            os.scandir(folder).close()
+        except FileNotFoundError:
+            pass
+        except OSError as problem:
+            self._warn(trigger, f"cannot be read: {problem.strerror}")
 
     def _warn(self, trigger: LiveTrigger, problem: str) -> None:
         """Log a problem of the folder of a trigger, once."""

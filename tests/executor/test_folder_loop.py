@@ -202,6 +202,17 @@ def test_links_lead_to_no_other_folder(watched: WatchedFolder, tmp_path: Path) -
     assert watched.firings() == []
 
 
+def test_a_folder_that_cannot_be_listed_is_reported_once(
+    watched: WatchedFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched.folder.rmdir()
+    watched.scan(2)
+    assert caplog.messages == []
+    watched.folder.write_text("no folder")
+    watched.scan(3)
+    assert caplog.messages == ["the folder of trigger arrived of play cannot be read: Not a directory"]
+
+
 def test_a_paused_trigger_reads_no_file_before_it_is_resumed(watched: WatchedFolder) -> None:
     trigger = watched.store.triggers.get("default", "play", "arrived")
     assert trigger is not None
