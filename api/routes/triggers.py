@@ -123,7 +123,10 @@ def pause_trigger(playbook: Playbook, trigger: Trigger, services: RunServices) -
 @router.post(
     "/{playbook:path}/{trigger:trigger}/resume",
     responses={200: response_body(TriggerEntry, description="The trigger is not paused any more.")},
-    openapi_extra={**optional_body("TriggerResumeBody"), **problems("not-found", "trigger-changed")},
+    openapi_extra={
+        **optional_body("TriggerResumeBody"),
+        **problems("not-found", "invalid-input", "trigger-changed"),
+    },
 )
 async def resume_trigger(
     playbook: Playbook, trigger: Trigger, request: Request, services: RunServices

@@ -164,14 +164,18 @@ class TriggerService:
     def resume(self, playbook: str, name: str, catch_up: CatchUpMode = "none") -> TriggerEntry:
         """Resume a paused trigger. A repeated request changes nothing.
 
-        `catch_up` says which of the firings that were missed since are performed.
+        `catch_up` says which of the firings that were missed since are performed. Only a schedule can perform
+        any.
 
         Raises:
             NotFoundError: the live version of the playbook has no such trigger.
-            RejectedError: `trigger_changed`.
+            RejectedError: `trigger_changed`; `invalid_input`, if another type has a `catch_up`.
         """
 
         def resume(trigger: LiveTrigger, declared: Trigger) -> Advance | None:
+            if catch_up != "none" and trigger.type != "schedule":
+                problem = f"trigger `{name}` of type `{trigger.type}` performs no missed firings"
+                raise RejectedError("invalid_input", f"{problem}: resume it without `catch_up`")
             if not trigger.is_paused:
                 return None
             if isinstance(declared.source, Schedule):

@@ -18,6 +18,7 @@ from noetl.executor.model.triggers import Advance, FiringOutcome, fire_schedule,
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.planner.plan import Plan, Trigger
 from noetl.planner.schedules.schedule import CatchUp, Schedule
+from noetl.planner.trigger_sources import RunEnd
 from noetl.testing.run_harness import compile_text
 
 TEXT = """\
@@ -225,6 +226,16 @@ def test_a_resumption_performs_missed_firings_if_requested(
     fire_due(store, clock.time)
     outcomes = [firing.outcome for firing in services.triggers.firings("a", "t").items]
     assert sorted(outcomes) == [FiringOutcome.MISSED, FiringOutcome.STARTED]
+
+
+def test_only_a_schedule_performs_missed_firings(services: TenantServices) -> None:
+    services.playbooks.register(with_triggers("b"))
+    services.playbooks.register(with_triggers("a", Trigger("t", "run", RunEnd("b"))))
+    services.triggers.pause("a", "t")
+    with pytest.raises(RejectedError, match="`t` of type `run` performs no missed firings") as refusal:
+        services.triggers.resume("a", "t", "all")
+    assert refusal.value.reason == "invalid_input"
+    assert not services.triggers.resume("a", "t").paused
 
 
 def test_a_firing_by_hand_has_a_key_of_its_own(services: TenantServices) -> None:
