@@ -1,11 +1,12 @@
-"""The requests of a run or a visit for slots at limits: their gates, keys, units and places in queues.
+"""The requests of a run or a visit for slots at limits, whose keys and priority are evaluated here.
 
 Problem: a visit should hold its slots as soon as it is claimed, since a transaction for them alone costs more
 than a small step. The keys of limits are templates, which stores do not evaluate.
 
-Algorithm: the requests of a claimed visit are made from its scope. Those of a following visit are made before
-the commit that claims it, and the store takes the slots in the same transaction. This is done if the
-templates read only what the run was started with, and what the committed visit has saved.
+Algorithm: the templates of a claimed visit are evaluated in its scope, and `model.limit_requests` makes the
+requests. Those of a following visit are made before the commit that claims it, and the store takes the slots
+in the same transaction. This is done if the templates read only what the run was started with, and what the
+committed visit has saved.
 
 Cost: an evaluation of each template. After a claim, a limit of an operator costs a read, of whether all
 tenants share it. Before it, the process uses what it has read last, and the store checks it.
@@ -17,9 +18,8 @@ of a run, and the further ones that a fork enters, those with templates do (`mod
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
-from itertools import count
 
 from noetl.executor.engine.rate_units import count_rate_units
 from noetl.executor.engine.rendering import render_at_key
@@ -27,19 +27,24 @@ from noetl.executor.engine.run_events import read_events
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.work_context import FINALLY_STEP_SECONDS
 from noetl.executor.errors import ActionError
-from noetl.executor.model.claim_requests import LimitPlace, fixed_requests, name_flow
 from noetl.executor.model.flows import FIRST_RANK, rank_of
-from noetl.executor.model.gates import SlotRequest, own_gate, own_rate_gate
+from noetl.executor.model.gates import SlotRequest
 from noetl.executor.model.json_values import round_trip_json, write_json
 from noetl.executor.model.large_json import is_large
+from noetl.executor.model.limit_requests import (
+    KeyText,
+    Requester,
+    find_early_limits,
+    find_templates,
+    make_requests,
+)
 from noetl.executor.model.run import Branch, Commit, Run, Visit
 from noetl.executor.model.special_visits import START_CLOCK
 from noetl.executor.model.transition import find_holders
 from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
-from noetl.planner.diagnostics.terminal_text import to_printable
-from noetl.planner.frozen import frozen, replace
+from noetl.planner.frozen import replace
 from noetl.planner.kinds import describe_kind_of
 from noetl.planner.limits import MAX_PRIORITY, Limit
 from noetl.planner.plan import Header, Step
@@ -57,62 +62,40 @@ _NAMES_OF_VISIT = frozenset({"error", "now", "result", "step", "steps", "uuid"})
 """Names whose values a visit has only after its claim, or that need other visits."""
 
 
-@frozen
-class WantedSlot:
-    """A request for a slot, and for how many seconds its owner waits; None means any time.
-
-    With `cancels_oldest`, it cancels older owners rather than wait for all of them.
-    """
-
-    request: SlotRequest
-    max_wait: float | None
-    cancels_oldest: bool = False
-
-
-@frozen
-class _Terms:
-    """The values that all requests of a visit or a run have in common. `step` is None for a run.
-
-    `width` and `of_rate` are the numbers of units that it requests: of places and of rates. With 0 it
-    requests nothing. `rank` is its place in queues.
-    """
-
-    step: str | None = None
-    width: int = 1
-    of_rate: int = 1
-    rank: float = 0.0
-
-
 def request_for_run(
     store: Store, run: Run, visit: Visit, limits: Sequence[Limit], now: float
-) -> list[WantedSlot]:
+) -> Sequence[SlotRequest]:
     """Return what a run requests. `visit` is the claimed one.
 
     Raises:
-        ActionError: as `_request_all` does, and for a priority that is no number from -10 to 10.
+        ActionError: a `key` or `fair` has no value, or is no text, number or Boolean of at most
+            MAX_KEY_BYTES; the priority is no number from -10 to 10.
     """
     # Names that steps have saved do not count: the keys of a run stay the same until its end.
     scope = Scope(run, visit)
-    if all(limit.is_rate for limit in limits):
-        return _request_all(store, limits, scope, _Terms())
-    priority = _read_priority(store.plans.header(run.plan_hash).priority, scope)
-    wanted = _request_all(store, limits, scope, _Terms(rank=rank_of(now, priority)))
+    priority = 0.0  # Rates have no queue.
+    if not all(limit.is_rate for limit in limits):
+        priority = _read_priority(store.plans.header(run.plan_hash).priority, scope)
+    rank, is_begun = rank_of(now, priority), has_begun(run, visit)
+    requester = Requester(run.tenant, run.playbook, rank=rank, waits=True, has_begun=is_begun)
+    requests = make_requests(requester, limits, store.gates.find_named, partial(_read_key, scope))
     requested_at = _first_request_at(run, visit)
-    return wanted if requested_at is None else _keep_place(store, run, wanted, requested_at, priority)
+    return requests if requested_at is None else _keep_place(store, run, requests, requested_at, priority)
 
 
-def request_for_step(store: Store, header: Header, step: Step, scope: Scope, now: float) -> list[WantedSlot]:
+def request_for_step(
+    store: Store, header: Header, step: Step, scope: Scope, now: float
+) -> Sequence[SlotRequest]:
     """Return what a visit requests for its step. `header` is that of its plan.
 
     Raises:
         ActionError: as `request_for_run` does.
     """
-    width = 1 if step.loop is None else step.loop.concurrency
-    of_rate = count_rate_units(scope.visit, step, scope) if step.rate else 0
-    rank = FIRST_RANK if step.is_finally_step else _rank_of_step(header, step, scope, now)
-    terms = _Terms(step.name, width, of_rate, rank)
-    wanted = _request_all(store, (*step.concurrency, *step.rate), scope, terms)
-    return [_hurry(slot, step.timeout_seconds) for slot in wanted] if step.is_finally_step else wanted
+    requester, limits = _requester_of(header, step, scope, now, waits=True), (*step.concurrency, *step.rate)
+    requests = make_requests(requester, limits, store.gates.find_named, partial(_read_key, scope))
+    if not step.is_finally_step:
+        return requests
+    return [_hurry(request, step.timeout_seconds) for request in requests]
 
 
 def request_for_following(store: Store, run: Run, commit: Commit, now: float) -> tuple[SlotRequest, ...]:
@@ -121,55 +104,58 @@ def request_for_following(store: Store, run: Run, commit: Commit, now: float) ->
     Return none if this cannot be known before the claim of the visit. A wrong key is reported after that.
     """
     header = store.plans.header(run.plan_hash)
-    if not header.has_limits or not store.queue.takes_slots:
-        return ()
-    if not commit.branches:
+    if not (header.has_limits and store.queue.takes_slots and commit.branches):
         return ()
     branch = commit.branches[0]
     step = store.plans.step(run.plan_hash, branch.step)
-    limits = step.concurrency
-    if step.rate:
-        # Several rates agree on one time, and they are asked after the limits.
-        if limits or len(step.rate) > 1 or step.loop is not None:
-            return ()
-        limits, priority = step.rate, None
-    else:
-        priority = header.priority if step.priority is None else step.priority
-    if priority is None and not any(limit.key or limit.fair for limit in limits):
-        return _fixed_requests(store, run, step, now)
-    names = _names_in_templates((priority, *_keys_of(limits)))
-    scope = _scope_of_following(run, commit.visit, branch, names, now)
+    limits = find_early_limits(step.concurrency, step.rate, step.loop)
+    if not limits:
+        return ()
+    priority = header.priority if step.priority is None else step.priority
+    templates = find_templates(limits, priority)
+    if not templates:
+        assert not isinstance(priority, str)
+        rank = rank_of(now, _default_priority(run) if priority is None else priority)
+        width = 1 if step.loop is None else step.loop.concurrency
+        requester = Requester(run.tenant, run.playbook, step.name, width, rank=rank)
+        return make_requests(requester, limits, store.gates.assume_named)
+    scope = _scope_of_following(run, commit.visit, branch, _names_in_templates(templates), now)
     if scope is None:
         return ()
     try:
-        wanted = request_for_step(store, header, step, scope, now)
+        requester = _requester_of(header, step, scope, now, waits=False)
+        return make_requests(requester, limits, store.gates.assume_named, partial(_read_key, scope))
     except ActionError:
         return ()
-    return tuple(replace(slot.request, queues=False) for slot in wanted)
 
 
-def _fixed_requests(store: Store, run: Run, step: Step, now: float) -> tuple[SlotRequest, ...]:
-    """Return what `request_for_following` does for a step whose limits and priority read nothing."""
-    rank = now if step.rate else rank_of(now, _default_priority(run))
-    width = 1 if step.loop is None else step.loop.concurrency
-    place = LimitPlace(run.tenant, run.playbook, step.name, width, rank)
-    return fixed_requests(place, step.concurrency or step.rate, partial(store.gates.find_named, is_hint=True))
+def _requester_of(header: Header, step: Step, scope: Scope, now: float, *, waits: bool) -> Requester:
+    """Return the visit of a scope, which requests slots for its step.
+
+    Raises:
+        ActionError: as `request_for_run` does.
+    """
+    visit = scope.visit
+    return Requester(
+        scope.run.tenant,
+        scope.run.playbook,
+        step.name,
+        1 if step.loop is None else step.loop.concurrency,
+        count_rate_units(visit, step, scope) if step.rate else 0,
+        FIRST_RANK if step.is_finally_step else _rank_of_step(header, step, scope, now),
+        waits,
+        _has_begun_work(visit),
+    )
 
 
 @lru_cache(maxsize=1024)
-def _names_in_templates(texts: tuple[float | str | None, ...]) -> frozenset[str]:
-    """Return the names that templates read. Other values read none."""
+def _names_in_templates(texts: tuple[str, ...]) -> frozenset[str]:
+    """Return the names that templates read. Other texts read none."""
     names = frozenset[str]()
     for text in texts:
-        if isinstance(text, str) and has_template(text):
+        if has_template(text):
             names |= parse_template(text).names
     return names
-
-
-def _keys_of(limits: Sequence[Limit]) -> Iterator[str | None]:
-    for limit in limits:
-        yield limit.key
-        yield limit.fair
 
 
 def _scope_of_following(
@@ -215,29 +201,29 @@ def _first_request_at(run: Run, visit: Visit) -> float | None:
 
 
 def _keep_place(
-    store: Store, run: Run, wanted: Sequence[WantedSlot], requested_at: float, priority: float
-) -> list[WantedSlot]:
+    store: Store, run: Run, requests: Sequence[SlotRequest], requested_at: float, priority: float
+) -> Sequence[SlotRequest]:
     """Return the requests of a run that asks again. At the limit where it waited, it goes back to its place.
 
     A grant may have passed it over there while it was paused. This is the first limit without a unit. It has
     asked at the first of all with its first claim. At a later one, its history says whether it has waited.
     """
-    limits = [slot for slot in wanted if not slot.request.is_rate]
+    limits = [request for request in requests if not request.is_rate]
     missing = limits[:1]
     if len(limits) > 1:
         held = {slot.gate for slot in store.gates.slots_of(run.id, "")}
-        missing = [slot for slot in limits if slot.request.gate not in held][:1]
+        missing = [request for request in limits if request.gate not in held][:1]
     if not missing:
-        return [*wanted]
+        return requests
     (first,) = missing
-    since = requested_at if first is limits[0] else _has_waited_since(store, run, first.request)
+    since = requested_at if first is limits[0] else _find_wait_start(store, run, first)
     if since is None:
-        return [*wanted]
-    request = replace(first.request, rank=rank_of(since, priority), since=since, max_queued=None)
-    return [replace(slot, request=request) if slot is first else slot for slot in wanted]
+        return requests
+    placed = replace(first, rank=rank_of(since, priority), since=since, max_queued=None)
+    return [placed if request is first else request for request in requests]
 
 
-def _has_waited_since(store: Store, run: Run, request: SlotRequest) -> float | None:
+def _find_wait_start(store: Store, run: Run, request: SlotRequest) -> float | None:
     """Return when a run has begun to wait at a limit, by its history, or None if it has not."""
     wanted = (request.limit, request.value)
     for event in read_events(store, run.id):
@@ -248,67 +234,10 @@ def _has_waited_since(store: Store, run: Run, request: SlotRequest) -> float | N
     return None
 
 
-def _request_all(store: Store, limits: Sequence[Limit], scope: Scope, terms: _Terms) -> list[WantedSlot]:
-    """Return the requests of the entries of `concurrency` and `rate`, in the order of their gates.
-
-    Raises:
-        ActionError: a `key` or `fair` has no value, or is no text, number or Boolean of at most
-            MAX_KEY_BYTES.
-    """
-    wanted = []
-    # The gates of `concurrency` and of `rate` are numbered apart.
-    numbers = {False: count(), True: count()}
-    for limit in limits:
-        position = next(numbers[limit.is_rate])
-        if terms.of_rate if limit.is_rate else terms.width:
-            request = _request_slot(store, limit, scope, position, terms)
-            wanted.append(WantedSlot(request, limit.max_wait_seconds, limit.when_full == "cancel_oldest"))
-    return sorted(wanted, key=lambda slot: slot.request.gate)
-
-
-def _request_slot(store: Store, limit: Limit, scope: Scope, position: int, terms: _Terms) -> SlotRequest:
-    """Return the request at the limit at a position of `concurrency` or `rate`.
-
-    Raises:
-        ActionError: its key is wrong.
-    """
-    run, visit, step = scope.run, scope.visit, terms.step
-    # Work that has begun is not left out: it waits to be continued or tried again.
-    is_begun = has_begun(run, visit) if step is None else _has_begun_work(visit)
-    entry = f"{'rate' if limit.is_rate else 'concurrency'}[{position}]"
-    fair = run.playbook
-    if limit.fair is not None:
-        fair = redact_for_storage(_read_key(f"{entry}.fair", limit.fair, scope))
-    value = None
-    if limit.use is not None:
-        name, gate = limit.use, store.gates.find_named(run.tenant, limit.use)
-    else:
-        name = run.playbook if step is None else f"{run.playbook}.{step}"
-        value = None if limit.key is None else _read_key(f"{entry}.key", limit.key, scope)
-        make_key = own_rate_gate if limit.is_rate else own_gate
-        gate = make_key(run.tenant, run.playbook, step, position, value)
-    return SlotRequest(
-        gate,
-        name,
-        limit.units,
-        terms.of_rate if limit.is_rate else terms.width,
-        # Not every store keeps a NUL or half of a surrogate pair.
-        None if value is None else to_printable(redact_for_storage(value)),
-        queues=limit.when_full != "skip" or is_begun,
-        rank=terms.rank,
-        max_queued=None if is_begun else limit.max_queued,
-        is_rate=limit.is_rate,
-        per=limit.per_seconds,
-        max_wait=limit.max_wait_seconds,
-        flow=name_flow(run.tenant, gate, fair),
-    )
-
-
-def _hurry(wanted: WantedSlot, timeout_seconds: float | None) -> WantedSlot:
-    """Return what the finally step asks for. It waits no longer than it may take."""
+def _hurry(request: SlotRequest, timeout_seconds: float | None) -> SlotRequest:
+    """Return a request of the finally step, which waits no longer than it may take."""
     longest = timeout_seconds or FINALLY_STEP_SECONDS
-    max_wait = longest if wanted.max_wait is None else min(wanted.max_wait, longest)
-    return WantedSlot(replace(wanted.request, max_wait=max_wait), max_wait)
+    return replace(request, max_wait=longest if request.max_wait is None else min(request.max_wait, longest))
 
 
 def _rank_of_step(header: Header, step: Step, scope: Scope, now: float) -> float:
@@ -355,7 +284,7 @@ def _find_input_name(key: str) -> str | None:
     return path[1] if path is not None and len(path) == 2 and path[0] == "input" else None
 
 
-def _read_key(place: str, key: str, scope: Scope) -> str:
+def _read_key(scope: Scope, place: str, key: str) -> KeyText:
     """Return the value of the template at a place of a limit as text.
 
     Raises:
@@ -373,4 +302,4 @@ def _read_key(place: str, key: str, scope: Scope) -> str:
     if size > MAX_KEY_BYTES:
         message = f"`{place}` has {size:,} bytes; it may have {MAX_KEY_BYTES:,}"
         raise ActionError("ParameterError", message, retryable=False)
-    return text
+    return KeyText(text, redact_for_storage(text))

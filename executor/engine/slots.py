@@ -29,7 +29,7 @@ from contextlib import suppress
 from operator import attrgetter
 
 from noetl.executor.engine.scope import Scope
-from noetl.executor.engine.slot_requests import WantedSlot, has_begun, request_for_run, request_for_step
+from noetl.executor.engine.slot_requests import has_begun, request_for_run, request_for_step
 from noetl.executor.errors import ActionError, RejectedError, StoreError, UnknownRunError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.gates import (
@@ -111,8 +111,8 @@ def ask_for_slots(store: Store, claim: Claim, step: Step, scope: Scope, now: flo
         # The unit of the run bounds no loop.
         admission = replace(_ask_for_run(store, claim, of_run, now), width=None)
         if admission.commit is None and step.has_limits:
-            wanted = request_for_step(store, header, step, scope, now)
-            admission = _ask(store, claim, SlotOwner(run.id, visit.id), wanted, now)
+            requests = request_for_step(store, header, step, scope, now)
+            admission = _ask(store, claim, SlotOwner(run.id, visit.id), requests, now)
     except ActionError as problem:
         error = error_record(visit, problem.type, problem.message, retryable=problem.retryable)
         return Admission(_slots_of_visit(store, claim, step), refusal=error)
@@ -130,9 +130,9 @@ def _ask_for_run(store: Store, claim: Claim, limits: Sequence[Limit], now: float
         ActionError: as `_ask` and `request_for_run` do.
     """
     run, visit = claim.run, claim.visit
-    wanted = request_for_run(store, run, visit, limits, now)
+    requests = request_for_run(store, run, visit, limits, now)
     try:
-        admission = _ask(store, claim, SlotOwner(run.id), wanted, now)
+        admission = _ask(store, claim, SlotOwner(run.id), requests, now)
     except ActionError as problem:
         if problem.type != "LimitTimeout" or has_begun(run, visit):
             raise
@@ -159,24 +159,24 @@ def slots_of_refused(store: Store, claim: Claim, step: Step) -> Admission:
 
 
 def _ask(
-    store: Store, claim: Claim, owner: SlotOwner, entries: Sequence[WantedSlot], now: float
+    store: Store, claim: Claim, owner: SlotOwner, requests: Sequence[SlotRequest], now: float
 ) -> Admission:
     """Ask for slots. An owner that has waited too long for one is refused.
 
     Raises:
         ActionError: `ParameterError`, if an operator's limit does not exist; `LimitTimeout`.
     """
-    if not entries:
+    if not requests:
         return Admission()
     try:
-        slots = store.gates.acquire(claim, owner, [entry.request for entry in entries], now)
+        slots = store.gates.acquire(claim, owner, requests, now)
     except RejectedError as problem:
         hint = "; an operator makes it with `noetl limits set`" if problem.reason == "unknown_limit" else ""
         raise ActionError("ParameterError", f"{problem.message}{hint}", retryable=False) from problem
-    if not slots or (slots[-1].is_held and len(slots) < len(entries)):
-        return Admission(slots, unmet=_find_unmet(entries, slots))
+    if not slots or (slots[-1].is_held and len(slots) < len(requests)):
+        return Admission(slots, unmet=_find_unmet(requests, slots))
     last = slots[-1]
-    by_gate = {entry.request.gate: entry for entry in entries}
+    by_gate = {request.gate: request for request in requests}
     if last.is_held:
         return _wait_for_rates(claim, slots, by_gate, now)
     wanted = by_gate[last.gate]
@@ -190,7 +190,7 @@ def _ask(
 
 
 def _wait_for_rates(
-    claim: Claim, slots: Sequence[Slot], wanted: Mapping[GateKey, WantedSlot], now: float
+    claim: Claim, slots: Sequence[Slot], requests: Mapping[GateKey, SlotRequest], now: float
 ) -> Admission:
     """Return the answer to a visit that holds all its slots, those of rates from a later time on.
 
@@ -199,24 +199,24 @@ def _wait_for_rates(
     """
     last = max(slots, key=lambda slot: slot.held_at or 0.0)
     begins_at = last.held_at or 0.0
-    refused = [wanted[slot.gate] for slot in slots if not slot.units]
+    refused = [requests[slot.gate] for slot in slots if not slot.units]
     if refused:
-        if not all(entry.request.queues for entry in refused):
+        if not all(request.queues for request in refused):
             held = [slot for slot in slots if slot.units]
-            return Admission(held, unmet=_find_unmet(wanted.values(), held))
-        longest = min(entry.max_wait for entry in refused if entry.max_wait is not None)
+            return Admission(held, unmet=_find_unmet(requests.values(), held))
+        longest = min(request.max_wait for request in refused if request.max_wait is not None)
         free = f"no unit of limit `{last.limit}` becomes free within {longest:g} s"
         raise ActionError("LimitTimeout", f"{free}, only at {timestamp(begins_at)}")
     if begins_at <= now:
-        widths = [slot.units for slot in slots if not wanted[slot.gate].request.is_rate]
+        widths = [slot.units for slot in slots if not requests[slot.gate].is_rate]
         return Admission(slots, width=min(widths, default=None))
     return Admission(slots, commit=wait_for_slot(claim.visit, last, begins_at, now))
 
 
-def _find_unmet(wanted: Iterable[WantedSlot], held: Iterable[Slot]) -> SlotRequest:
+def _find_unmet(requests: Iterable[SlotRequest], held: Iterable[Slot]) -> SlotRequest:
     """Return the first request whose gate has given nothing. Stores ask rates last."""
     gates = {slot.gate for slot in held}
-    refused = (entry.request for entry in wanted if entry.request.gate not in gates)
+    refused = (request for request in requests if request.gate not in gates)
     return min(refused, key=attrgetter("is_rate"))
 
 

@@ -16,34 +16,20 @@ its playbook has limits too: its run comes first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from operator import attrgetter
+from collections.abc import Sequence
 
-from noetl.executor.model.flows import flow_name
-from noetl.executor.model.gates import GateKey, Slot, SlotOwner, SlotRequest, own_gate, own_rate_gate
+from noetl.executor.model.flows import rank_of
+from noetl.executor.model.gates import Slot, SlotOwner, SlotRequest
+from noetl.executor.model.limit_requests import (
+    FindNamed,
+    Requester,
+    find_early_limits,
+    find_templates,
+    make_requests,
+)
 from noetl.executor.model.run import Claim, Visit
 from noetl.planner.frozen import frozen, replace
-from noetl.planner.limits import Limit
 from noetl.planner.plan import Header, Step
-
-_gate_of = attrgetter("gate")
-
-FindNamed = Callable[[str, str], GateKey]
-"""A function that returns the gate of an operator's limit, by the tenant of a run and the name."""
-
-
-@frozen
-class LimitPlace:
-    """The run or the step of a run that has limits. `step` is None for the run.
-
-    `width` is how many places it requests, and `rank` its place in queues.
-    """
-
-    tenant: str
-    playbook: str
-    step: str | None = None
-    width: int = 1
-    rank: float = 0.0
 
 
 @frozen
@@ -63,72 +49,24 @@ class ClaimRequests:
 
 
 def find_claim_requests(
-    place: LimitPlace, header: Header, step: Step, claimed: Visit, find_named: FindNamed
+    run: Requester, header: Header, step: Step, claimed: Visit, find_named: FindNamed
 ) -> ClaimRequests | None:
     """Return what is requested with the first claim of a visit, or None if nothing is.
 
-    `place` names the run. `header` and `step` are those of its plan.
+    `run` is its run. `header` and `step` are those of its plan.
     """
     if claimed.fence > 1 or step.is_finally_step:
         return None
     if header.concurrency or header.rate:
-        limits = find_fixed_limits(header.concurrency, header.rate, header.priority)
-        owner = SlotOwner(claimed.run_id)
+        owner, requester, priority = SlotOwner(claimed.run_id), run, header.priority
+        limits = find_early_limits(header.concurrency, header.rate)
     else:
+        owner = SlotOwner(claimed.run_id, claimed.id)
+        requester = replace(run, step=step.name, width=1 if step.loop is None else step.loop.concurrency)
         priority = header.priority if step.priority is None else step.priority
-        limits = find_fixed_limits(step.concurrency, step.rate, priority)
-        if step.loop is not None:
-            place = replace(place, width=step.loop.concurrency)
-            limits = () if step.rate else limits
-        owner, place = SlotOwner(claimed.run_id, claimed.id), replace(place, step=step.name)
-    return ClaimRequests(owner, fixed_requests(place, limits, find_named)) if limits else None
-
-
-def find_fixed_limits(
-    concurrency: Sequence[Limit], rate: Sequence[Limit], priority: float | str | None
-) -> Sequence[Limit]:
-    """Return the limits of a step or a playbook, or none if a template or several rates decide.
-
-    Several rates agree on one time, and they are requested after the limits.
-    """
-    limits = (*concurrency, *rate)
-    if len(limits) > 1 and rate:
-        return ()
-    reads = any(limit.key or limit.fair for limit in limits) or isinstance(priority, str)
-    return () if reads else limits
-
-
-def fixed_requests(
-    place: LimitPlace, limits: Sequence[Limit], find_named: FindNamed
-) -> tuple[SlotRequest, ...]:
-    """Return the requests at limits that read nothing, in the order of their gates. They do not wait."""
-    requests = list[SlotRequest]()
-    for position, limit in enumerate(limits):
-        if limit.use is None:
-            make_key = own_rate_gate if limit.is_rate else own_gate
-            gate = make_key(place.tenant, place.playbook, place.step, position, None)
-            name = place.playbook if place.step is None else f"{place.playbook}.{place.step}"
-        else:
-            gate, name = find_named(place.tenant, limit.use), limit.use
-        request = SlotRequest(
-            gate,
-            name,
-            limit.units,
-            1 if limit.is_rate else place.width,
-            queues=False,
-            rank=place.rank,
-            is_rate=limit.is_rate,
-            per=limit.per_seconds,
-            flow=name_flow(place.tenant, gate, place.playbook),
-        )
-        requests.append(request)
-    return tuple(sorted(requests, key=_gate_of))
-
-
-def name_flow(tenant: str, gate: GateKey, fair: str) -> str:
-    """Return the name of the flow of a run of a tenant, or of its visits, at a gate.
-
-    At a limit that all tenants share, each tenant is one flow. Otherwise one with many flows would have more
-    turns than the others.
-    """
-    return flow_name(fair if gate.tenant == tenant else tenant)
+        limits = find_early_limits(step.concurrency, step.rate, step.loop)
+    if not limits or find_templates(limits, priority):
+        return None
+    assert not isinstance(priority, str)
+    requester = replace(requester, rank=rank_of(claimed.started_at or 0.0, priority or 0.0))
+    return ClaimRequests(owner, make_requests(requester, limits, find_named))

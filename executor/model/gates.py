@@ -137,12 +137,13 @@ class SlotRequest:
 
     `size` is how many units the gate has, or None for an operator's limit, whose gate exists already. `units`
     is how many the owner wants; it gets no more than the gate has. If the gate is full, the owner waits if
-    `queues` is true and fewer than `max_queued` slots wait. `flow` names the flow of the slot, and `rank`
-    orders the flow: the smallest first. `since` is when an owner has asked first whose place was given up
-    meanwhile; None means now.
+    `queues` is true and fewer than `max_queued` slots wait. It waits for `max_wait` seconds, or any time if
+    that is None. `flow` names the flow of the slot, and `rank` orders the flow: the smallest first. `since`
+    is when an owner has asked first whose place was given up meanwhile; None means now.
 
     With `is_rate`, the gate is that of a rate. `per` is its window in seconds, or None for an operator's
-    limit. The owner does not wait for more than `max_wait` seconds there.
+    limit. There, the gate refuses an owner that would wait for longer than `max_wait`. At other gates, the
+    executor does. With `cancels_oldest`, it cancels older owners rather than let this one wait for all.
     """
 
     gate: GateKey
@@ -158,6 +159,7 @@ class SlotRequest:
     max_wait: float | None = None
     flow: str = ""
     since: float | None = None
+    cancels_oldest: bool = False
 
 
 @frozen

@@ -907,11 +907,15 @@ class GateStore(Protocol):
         """Return a gate, or None if it does not exist."""
         ...
 
-    def find_named(self, tenant: str, name: str, *, is_hint: bool = False) -> GateKey:
-        """Return the key of the gate of an operator's limit: the shared one, if there is one of this name.
+    def find_named(self, tenant: str, name: str) -> GateKey:
+        """Return the key of the gate of an operator's limit: the shared one, if there is one of this name."""
+        ...
 
-        With `is_hint`, a store may return what it has returned before. A commit takes no slot at the limit of
-        a tenant if there is a shared one.
+    def assume_named(self, tenant: str, name: str) -> GateKey:
+        """Return what `find_named` returns. A store may answer without a read, by what it has read before.
+
+        So a request in a commit may have a wrong key. A commit takes no slot at a limit that does not exist,
+        or at that of a tenant if there is a shared one.
         """
         ...
 

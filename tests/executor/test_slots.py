@@ -11,6 +11,7 @@ from noetl.executor.engine import invocation, slots
 from noetl.executor.engine.scope import load_scope
 from noetl.executor.engine.slots import grant_stalled
 from noetl.executor.errors import StoreError
+from noetl.executor.model.flows import priority_of
 from noetl.executor.model.gates import (
     SHARED_TENANT,
     LimitKind,
@@ -1179,6 +1180,21 @@ class TestFirstVisits:
         store.gates.set_limit(named_gate("default", "api"), LimitKind.STEPS, 1)
         harness = RunHarness(store, FIRST % (of_run, of_step))
         assert list(spy_on_requests(store, monkeypatch, harness)) == requesting
+
+    @pytest.mark.parametrize(
+        ("of_run", "of_step"),
+        [
+            ("concurrency: 1\n    priority: 5", ""),
+            ("priority: 5", "concurrency: 1"),
+            ("priority: 1", "concurrency: 1, priority: 5"),
+        ],
+    )
+    def test_its_slot_shows_its_priority(self, store: SqliteStore, of_run: str, of_step: str) -> None:
+        harness = RunHarness(store, FIRST % (of_run, of_step))
+        assert harness.claim() is not None
+        (slot,) = store.gates.slots_of(harness.id)
+        assert slot.is_held
+        assert priority_of(slot.queued_at, slot.rank) == 5.0
 
     @pytest.mark.parametrize("is_shared", [True, False])
     def test_one_asks_if_a_limit_is_hidden(

@@ -164,9 +164,12 @@ class DynamoGates:
         gate = self._read(key)
         return None if gate is None or gate.is_unused else gate
 
-    def find_named(self, tenant: str, name: str, *, is_hint: bool = False) -> GateKey:
+    def find_named(self, tenant: str, name: str) -> GateKey:
         shared = named_gate(SHARED_TENANT, name)
         return named_gate(tenant, name) if self.gate(shared) is None else shared
+
+    def assume_named(self, tenant: str, name: str) -> GateKey:
+        return self.find_named(tenant, name)
 
     def slots_at(
         self, key: GateKey, *, limit: int = 100, cursor: str | None = None

@@ -166,9 +166,12 @@ class MemoryGates:
         with self._state.lock:
             return self._state.gates.get(key)
 
-    def find_named(self, tenant: str, name: str, *, is_hint: bool = False) -> GateKey:
+    def find_named(self, tenant: str, name: str) -> GateKey:
         shared = named_gate(SHARED_TENANT, name)
         return named_gate(tenant, name) if self.gate(shared) is None else shared
+
+    def assume_named(self, tenant: str, name: str) -> GateKey:
+        return self.find_named(tenant, name)
 
     def slots_at(
         self, key: GateKey, *, limit: int = 100, cursor: str | None = None

@@ -143,7 +143,7 @@ class PostgresQueue:
             "lost_lease": FactKind.LOST_LEASE,
             "loses_lease": loses_lease(before),
         }
-        wanted = self._shared.find_requests(due, claimed, now)
+        wanted = self._shared.find_requests(due, claimed)
         slot: Slot | None = None
         if wanted is None or len(wanted.requests) > 1:
             wanted = None

@@ -12,6 +12,9 @@ from noetl.executor.stores.sql.database import Database, Writer
 from noetl.executor.stores.sql.due_floor import DueFloor
 from noetl.executor.stores.sql.slots import give_back_slots
 
+MAX_SHARED_LIMITS = 1000
+"""How many names of limits that all tenants share a process remembers."""
+
 
 class SqlContext:
     """The database of a store, its settings, and its signals.
@@ -31,8 +34,8 @@ class SqlContext:
         self.floor = DueFloor(database.clock)
         self.changes = ChangeSignal()
         self.work = ChangeSignal()
-        self.is_shared: dict[str, bool] = {}
-        """Whether all tenants share the operator's limit of a name, as of the last read."""
+        self._shared_limits: set[str] = set()
+        """The names of operators' limits that all tenants shared when they were read last."""
 
     @contextmanager
     def transaction(self) -> Iterator[Writer]:
@@ -44,9 +47,18 @@ class SqlContext:
             yield db
             give_back_slots(db)
 
+    def remember_shared(self, name: str, *, is_shared: bool) -> None:
+        """Remember whether all tenants share the operator's limit of a name."""
+        if not is_shared:
+            self._shared_limits.discard(name)
+            return
+        if len(self._shared_limits) >= MAX_SHARED_LIMITS:
+            self._shared_limits.clear()
+        self._shared_limits.add(name)
+
     def assume_named(self, tenant: str, name: str) -> GateKey:
         """Return the gate of an operator's limit, without a read. The store checks whether it is hidden."""
-        return named_gate(SHARED_TENANT if self.is_shared.get(name) else tenant, name)
+        return named_gate(SHARED_TENANT if name in self._shared_limits else tenant, name)
 
     def announce_due(self, count: int | None = None) -> None:
         """Signal workers that `count` visits have become due, or that some may have if it is None."""

@@ -73,9 +73,6 @@ from noetl.executor.stores.sql.slots import (
 )
 from noetl.planner.frozen import replace
 
-MAX_HINTS = 1000
-"""For how many names of operators' limits a process remembers whether they are shared."""
-
 
 class _GrantResult(Enum):
     """The result of a try to grant units to the first slot of a queue."""
@@ -198,15 +195,14 @@ class SqlGates:
         rows = self._context.database.fetch_all("gates.get", id=key.id, tenant=key.tenant)
         return gate_from_row(rows[0]) if rows else None
 
-    def find_named(self, tenant: str, name: str, *, is_hint: bool = False) -> GateKey:
+    def find_named(self, tenant: str, name: str) -> GateKey:
         shared = named_gate(SHARED_TENANT, name)
-        hints = self._context.is_shared
-        is_shared = hints.get(name) if is_hint else None
-        if is_shared is None:
-            if len(hints) >= MAX_HINTS:
-                hints.clear()
-            is_shared = hints[name] = self.gate(shared) is not None
+        is_shared = self.gate(shared) is not None
+        self._context.remember_shared(name, is_shared=is_shared)
         return shared if is_shared else named_gate(tenant, name)
+
+    def assume_named(self, tenant: str, name: str) -> GateKey:
+        return self._context.assume_named(tenant, name)
 
     def slots_at(
         self, key: GateKey, *, limit: int = 100, cursor: str | None = None

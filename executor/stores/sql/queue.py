@@ -37,11 +37,12 @@ from typing import Any, NamedTuple, TypeAlias
 from noetl.executor.errors import StoreError
 from noetl.executor.model.bounded_counter import BoundedCounter
 from noetl.executor.model.branch_stack import is_turn_over
-from noetl.executor.model.claim_requests import ClaimRequests, LimitPlace, find_claim_requests
+from noetl.executor.model.claim_requests import ClaimRequests, find_claim_requests
 from noetl.executor.model.events import Event
 from noetl.executor.model.gates import GateKey, SlotOwner, SlotRequest
 from noetl.executor.model.json_values import find_saved_result
 from noetl.executor.model.large_json import read_large_json
+from noetl.executor.model.limit_requests import Requester
 from noetl.executor.model.limits import REJECT_UNSTORABLE_OUTPUTS, PayloadLimits
 from noetl.executor.model.metrics import LEASE_LOST, fact_of_end, fact_of_outcome, loses_lease
 from noetl.executor.model.run import Claim, Commit, CommitResult, Lease, RunEnding, RunStatus, Visit
@@ -159,7 +160,7 @@ class SqlQueue:
         ready = [row for row in due if row["is_ready"]]
         return ready if ready and claims % 2 else [row for row in due if not row["is_ready"]]
 
-    def find_requests(self, run: Row, claimed: Visit, now: float) -> ClaimRequests | None:
+    def find_requests(self, run: Row, claimed: Visit) -> ClaimRequests | None:
         """Return what is requested with a claim. `run` has the tenant, the playbook and the plan of a run."""
         if is_pseudo_step(claimed.step):
             return None
@@ -167,8 +168,8 @@ class SqlQueue:
             header = self._plans.header(run["plan_hash"])
             if header.has_limits:
                 step = self._plans.step(run["plan_hash"], claimed.step)
-                place = LimitPlace(run["tenant"], run["playbook"], rank=now)
-                return find_claim_requests(place, header, step, claimed, self._context.assume_named)
+                requester = Requester(run["tenant"], run["playbook"])
+                return find_claim_requests(requester, header, step, claimed, self._context.assume_named)
         return None
 
     def _write_claim(self, _: Row, before: Visit, claimed: Visit, now: float) -> Claim | None:
@@ -186,7 +187,7 @@ class SqlQueue:
                 add_fact(db, before.run_id, LEASE_LOST)
             if events := start_events(before, claimed):
                 append_events(db, before.run_id, run["seq"], events)
-            wanted = self.find_requests(run, claimed, now)
+            wanted = self.find_requests(run, claimed)
             slots = () if wanted is None else take_with_claim(db, wanted, now)
         claim = Claim(run_from_row(run), with_saved(claimed, row["saved"]))
         return claim if wanted is None else wanted.complete(claim, slots)
@@ -291,7 +292,7 @@ class SqlQueue:
         requests = commit.requests if is_requested_for(commit, claimed) else ()
         wanted = None
         if claimed is not None and not is_requested_for(commit, claimed):
-            wanted = self.find_requests(branches.run, claimed, now)
+            wanted = self.find_requests(branches.run, claimed)
             if wanted is not None and wanted.owner == owner:
                 requests = wanted.requests
         exchange = None
