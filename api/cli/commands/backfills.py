@@ -16,6 +16,7 @@ from noetl.api.cli.display.console import (
 )
 from noetl.api.cli.list_pages import CursorOption, JsonOption, print_page
 from noetl.api.cli.store_option import StoreOption
+from noetl.api.cli.trigger_names import TriggerArgument, split_trigger
 
 app = typer.Typer(
     name="backfills",
@@ -40,9 +41,7 @@ class RedoChoice(StrEnum):
     epilog="Example: noetl backfills start close_month/nightly --from 2026-01-01 --to 2026-02-01 --limit 4",
 )
 def start_backfill(
-    trigger: Annotated[
-        str, typer.Argument(metavar="PLAYBOOK/NAME", help="A trigger, by its playbook and its name.")
-    ],
+    trigger: TriggerArgument,
     start: Annotated[
         str | None,
         typer.Option(
@@ -79,9 +78,7 @@ def start_backfill(
     """
     from noetl.executor.engine.backfill_start import BackfillRequest
 
-    playbook, _, name = trigger.rpartition("/")
-    if not playbook or not name:
-        raise CommandError(f"a trigger is named PLAYBOOK/NAME, such as close_month/nightly, not {trigger}")
+    playbook, name = split_trigger(trigger)
     request = BackfillRequest(
         start,
         end,

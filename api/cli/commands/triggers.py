@@ -19,6 +19,7 @@ from noetl.api.cli.display.console import (
 )
 from noetl.api.cli.list_pages import CursorOption, JsonOption, print_page
 from noetl.api.cli.store_option import StoreOption
+from noetl.api.cli.trigger_names import TriggerArgument, split_trigger
 from noetl.planner.syntax.instants import check_instant, parse_instant
 
 app = typer.Typer(
@@ -27,10 +28,6 @@ app = typer.Typer(
     no_args_is_help=True,
     epilog="Example: noetl triggers list --playbook nightly",
 )
-
-TriggerArgument = Annotated[
-    str, typer.Argument(metavar="PLAYBOOK/NAME", help="A trigger, by its playbook and its name.")
-]
 
 
 class CatchUpChoice(StrEnum):
@@ -77,7 +74,7 @@ def show_trigger(
     from noetl.api.cli.display.trigger_table import format_details
     from noetl.api.service.views import to_json
 
-    playbook, name = _split(trigger)
+    playbook, name = split_trigger(trigger)
     with open_triggers(store, url) as triggers:
         details = triggers.get(playbook, name, count)
         now = triggers.current_time()
@@ -101,7 +98,7 @@ def show_history(
     """List the firings of a trigger, the newest first: outcome, run, and why there is none."""
     from noetl.api.cli.display.trigger_table import format_firings
 
-    playbook, name = _split(trigger)
+    playbook, name = split_trigger(trigger)
     with open_triggers(store, url) as triggers:
         page = triggers.firings(playbook, name, limit, cursor)
     print_page(page, format_firings, "firings", json=json)
@@ -147,7 +144,7 @@ def fire_trigger(
     from noetl.api.cli.inputs import parse_input_pairs, read_input_file
     from noetl.api.service.triggers import FireRequest
 
-    playbook, name = _split(trigger)
+    playbook, name = split_trigger(trigger)
     values = read_input_file(input_file) if input_file is not None else {}
     seconds = None if instant is None else _parse_instant(instant)
     view = None if data is None else read_input_file(data, 'such as {"body": {}}')
@@ -173,7 +170,7 @@ def pause_trigger(
     trigger: TriggerArgument, json: JsonOption = False, store: StoreOption = None, url: UrlOption = None
 ) -> None:
     """Pause a trigger: it does not fire until it is resumed."""
-    playbook, name = _split(trigger)
+    playbook, name = split_trigger(trigger)
     with open_triggers(store, url) as triggers:
         entry = triggers.pause(playbook, name)
     if json:
@@ -194,7 +191,7 @@ def resume_trigger(
     url: UrlOption = None,
 ) -> None:
     """Resume a paused trigger, and print when it fires next."""
-    playbook, name = _split(trigger)
+    playbook, name = split_trigger(trigger)
     with open_triggers(store, url) as triggers:
         entry = triggers.resume(playbook, name, catch_up.value)
     if json:
@@ -205,21 +202,6 @@ def resume_trigger(
         print_message(f"trigger {trigger} does not fire any more")
     else:
         print_message(f"trigger {trigger} fires next at {entry.due_at[:19]}Z")
-
-
-def _split(trigger: str) -> tuple[str, str]:
-    """Return the playbook and the name of a trigger.
-
-    >>> _split("team/close_month/nightly")
-    ('team/close_month', 'nightly')
-
-    Raises:
-        CommandError: the text has no slash between two names.
-    """
-    playbook, _, name = trigger.rpartition("/")
-    if not playbook or not name:
-        raise CommandError(f"a trigger is named PLAYBOOK/NAME, such as close_month/nightly, not {trigger}")
-    return playbook, name
 
 
 def _parse_instant(text: str) -> float:
