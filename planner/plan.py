@@ -622,6 +622,10 @@ class Header:
         """True if runs of the plan cannot continue: the order of branches in sequential mode has changed."""
         return self.sequential and self.format == 1
 
+    def find_trigger(self, name: str) -> Trigger | None:
+        """Return the trigger of a name, or None if the playbook declares none."""
+        return next((trigger for trigger in self.triggers if trigger.name == name), None)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "format": self.format,

@@ -31,12 +31,8 @@ class BackfillService:
         """
         from noetl.executor.engine.backfill_start import start_backfill
 
-        store = self.context.store
-        found = store.triggers.get(self.context.tenant, playbook, trigger)
-        if found is None:
-            message = f"unknown trigger `{abbreviate(trigger)}` of playbook `{abbreviate(playbook)}`"
-            raise NotFoundError(message)
-        backfill, is_replay = start_backfill(store, found, request, self.context.clock())
+        found = self.context.get_trigger(playbook, trigger)
+        backfill, is_replay = start_backfill(self.context.store, found, request, self.context.clock())
         return BackfillEntry.from_backfill(backfill), is_replay
 
     def find(self, *, limit: int = BACKFILLS_PER_PAGE, cursor: str | None = None) -> BackfillPage:

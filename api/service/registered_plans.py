@@ -134,8 +134,7 @@ class StoredPlaybooks:
     def _read_trigger(self, trigger: LiveTrigger) -> Trigger | None:
         """Return the declaration of a trigger, or None if its plan does not have it."""
         with _readable(trigger.playbook):
-            header = self.store.plans.header(trigger.plan_hash)
-        return next((declared for declared in header.triggers if declared.name == trigger.name), None)
+            return self.store.plans.header(trigger.plan_hash).find_trigger(trigger.name)
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from noetl.api.service.errors import NotFoundError
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.trigger_views import (
     FiringEntry,
@@ -144,7 +143,7 @@ class TriggerService:
         place = scope.open(cursor)
         found, next_cursor = triggers.firings(tenant, playbook, name, limit=limit, cursor=place)
         if not found and cursor is None:
-            self._get(playbook, name)
+            self.context.get_trigger(playbook, name)
         items = [FiringEntry.from_firing(firing) for firing in found]
         return FiringPage(items=items, next_cursor=scope.close(next_cursor))
 
@@ -241,18 +240,15 @@ class TriggerService:
         ]
 
     def _read(self, playbook: str, name: str) -> tuple[LiveTrigger, Header]:
-        trigger = self._get(playbook, name)
+        trigger = self.context.get_trigger(playbook, name)
         return trigger, self.context.store.plans.header(trigger.plan_hash)
-
-    def _get(self, playbook: str, name: str) -> LiveTrigger:
-        trigger = self.context.store.triggers.get(self.context.tenant, playbook, name)
-        if trigger is None:
-            raise NotFoundError(f"unknown trigger `{abbreviate(name)}` of playbook `{abbreviate(playbook)}`")
-        return trigger
 
 
 def _declaration(header: Header, trigger: LiveTrigger) -> Trigger:
-    return next(declared for declared in header.triggers if declared.name == trigger.name)
+    """Return the declaration of a trigger. The plan of a trigger always has it."""
+    declared = header.find_trigger(trigger.name)
+    assert declared is not None
+    return declared
 
 
 def _next_firings(trigger: LiveTrigger, schedule: Schedule, now: float) -> Iterator[ScheduledFiring]:

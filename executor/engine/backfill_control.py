@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from noetl.executor.engine.backfill_partitions import describe_removal, find_version, next_instant
-from noetl.executor.engine.firing import declared_trigger
 from noetl.executor.engine.quotas import check_backfill_quota
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.backfills import Backfill, BackfillState, RetryMode, change_entry
@@ -134,7 +133,7 @@ def _first_cursor(store: Store, backfill: Backfill) -> float | None:
     header = find_version(store, backfill)
     if header is None:
         raise RejectedError("backfill_ended", describe_removal(backfill))
-    declared = declared_trigger(header, backfill.trigger)
+    declared = header.find_trigger(backfill.trigger)
     assert declared is not None
     return next_instant(backfill.range, declared.schedule, start)
 

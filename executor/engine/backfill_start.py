@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from noetl.executor.engine.backfill_partitions import count_instants, next_instant
-from noetl.executor.engine.firing import declared_trigger
 from noetl.executor.engine.quotas import check_backfill_quota
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.backfills import (
@@ -124,7 +123,7 @@ def _schedule_of(store: Store, trigger: LiveTrigger) -> Schedule:
     Raises:
         RejectedError: `invalid_backfill`, if the trigger is of another type.
     """
-    declared = declared_trigger(store.plans.header(trigger.plan_hash), trigger.name)
+    declared = store.plans.header(trigger.plan_hash).find_trigger(trigger.name)
     source = None if declared is None else declared.source
     if not isinstance(source, Schedule):
         message = (

@@ -64,13 +64,8 @@ MAX_CONFLICT_SECONDS = 0.2
 def read_firer(store: Store, trigger: LiveTrigger, now: float) -> Firer | None:
     """Return what fires a trigger at a time, or None if its plan does not declare it."""
     header = store.plans.header(trigger.plan_hash)
-    declared = declared_trigger(header, trigger.name)
+    declared = header.find_trigger(trigger.name)
     return None if declared is None else Firer(store, trigger, header, declared, now)
-
-
-def declared_trigger(header: Header, name: str) -> Trigger | None:
-    """Return the declaration of a trigger in a plan, or None."""
-    return next((declared for declared in header.triggers if declared.name == name), None)
 
 
 def pause_after_conflict(number: int) -> None:

@@ -17,6 +17,7 @@ from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.triggers import LiveTrigger, firing_id, pause_trigger
 from noetl.executor.stores.memory.store import MemoryStore
+from noetl.planner.plan import Header
 from noetl.testing.run_harness import FakeClock, RunHarness, compile_text
 
 IMPORT = """
@@ -300,7 +301,7 @@ def test_a_store_that_is_away_keeps_the_entry(monkeypatch: pytest.MonkeyPatch) -
 def test_a_trigger_that_is_no_longer_declared_does_not_fire(monkeypatch: pytest.MonkeyPatch) -> None:
     service = AwaitedPlaybook(AFTER)
     service.run_import()
-    monkeypatch.setattr("noetl.executor.engine.firing.declared_trigger", lambda *_: None)
+    monkeypatch.setattr(Header, "find_trigger", lambda *_: None)
     assert service.perform() == []
     assert service.entries() == []
 
