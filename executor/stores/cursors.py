@@ -20,8 +20,10 @@ import re
 import zlib
 from contextlib import suppress
 from functools import lru_cache
+from typing import NamedTuple
 
 from noetl.executor.errors import RejectedError
+from noetl.executor.model.gates import Slot
 from noetl.executor.model.run import WaitKey
 
 _EVENT_ID = re.compile(r"([0-9]{1,18})-([0-9]{1,18})-([0-9a-f]{8})")
@@ -34,8 +36,27 @@ _MAX_RANK = 1e15
 WaitPlace = tuple[float, str, str, str]
 """Place of a wait in the list of open waits: its rank, and the ids of its run, its visit and itself."""
 
-SlotPlace = tuple[int, str, float, float, str, str]
-"""Place of a slot at its gate: 0 or 1 if it waits, its flow and rank, a time, and the ids of its owner."""
+
+class SlotPlace(NamedTuple):
+    """Place of a slot at its gate: those that are held come first, and then the queue by flow and rank.
+
+    `waits` is 0 or 1. `since` is when it was held or queued. One that is held has no flow and no rank here.
+    """
+
+    waits: int
+    flow: str
+    rank: float
+    since: float
+    run_id: str
+    visit_id: str
+
+
+def place_of_slot(slot: Slot) -> SlotPlace:
+    """Return the place of a slot in the list of its gate."""
+    if slot.held_at is not None:
+        return SlotPlace(0, "", 0.0, slot.held_at, *slot.owner)
+    return SlotPlace(1, slot.flow, slot.rank, slot.queued_at, *slot.owner)
+
 
 EventPlace = tuple[int, int]
 """Place of an event in the history of its run: its entry, and its index in that entry."""
@@ -154,8 +175,8 @@ def read_wait_cursor(cursor: str) -> WaitPlace:
 def write_slot_cursor(place: SlotPlace) -> str:
     """Return the cursor after a slot of a gate.
 
-    >>> read_slot_cursor(write_slot_cursor((1, "f", 0.0, 1.5, "r", "v")))
-    (1, 'f', 0.0, 1.5, 'r', 'v')
+    >>> read_slot_cursor(write_slot_cursor(SlotPlace(1, "f", 0.0, 1.5, "r", "v"))).flow
+    'f'
     """
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
 
@@ -170,7 +191,7 @@ def read_slot_cursor(cursor: str) -> SlotPlace:
         waits, named, rank, since, *ids = json.loads(base64.urlsafe_b64decode(cursor))
         flow, run_id, visit_id = (text.encode().decode() for text in (named, *ids))
         if waits in (0, 1) and max(abs(float(rank)), abs(float(since))) < _MAX_RANK:
-            return int(waits), flow, float(rank), float(since), run_id, visit_id
+            return SlotPlace(int(waits), flow, float(rank), float(since), run_id, visit_id)
     raise RejectedError("invalid_cursor", "the cursor does not belong to a list of slots")
 
 

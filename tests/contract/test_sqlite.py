@@ -31,7 +31,13 @@ from noetl.executor.model.outbox import NotificationSearch, OutboxKind, Subscrib
 from noetl.executor.model.run import RunEnding, RunStatus, WaitKey
 from noetl.executor.model.run_filter import OPEN_STATUSES, RunFilter
 from noetl.executor.stores import open_store
-from noetl.executor.stores.cursors import write_cursor, write_key_cursor, write_slot_cursor, write_wait_cursor
+from noetl.executor.stores.cursors import (
+    SlotPlace,
+    write_cursor,
+    write_key_cursor,
+    write_slot_cursor,
+    write_wait_cursor,
+)
 from noetl.executor.stores.plan_uses import TOUCH_SECONDS, UNUSED_SECONDS
 from noetl.executor.stores.sql import facts, playbooks, run_deletion
 from noetl.executor.stores.sql import maintenance as sql_maintenance
@@ -290,7 +296,7 @@ def test_a_page_of_open_waits_uses_an_index(tmp_path: Path) -> None:
 def test_gates_and_slots_are_found_by_indexes(tmp_path: Path) -> None:
     with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
         gates, key = store.gates, named_gate("default", "api")
-        cursors = [write_slot_cursor((number, "f", 0.0, 1.0, "r", "v")) for number in range(2)]
+        cursors = [write_slot_cursor(SlotPlace(number, "f", 0.0, 1.0, "r", "v")) for number in range(2)]
         reads = (
             (partial(gates.gate, key), "PRIMARY KEY (tenant=? AND id=?)"),
             (partial(gates.stalled, 9), "gates_stalled"),

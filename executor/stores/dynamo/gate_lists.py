@@ -17,6 +17,7 @@ from noetl.executor.model.flows import Flow, count_before
 from noetl.executor.model.gates import NAMED_PREFIX, OWN_PREFIX, Gate, GateKey, Slot, SlotOwner
 from noetl.executor.stores.cursors import (
     SlotPlace,
+    place_of_slot,
     read_key_cursor,
     read_slot_cursor,
     write_key_cursor,
@@ -69,13 +70,13 @@ def list_slots(
     """Return a page of the slots at a gate, and the cursor of the next page."""
     after = None if cursor is None else read_slot_cursor(cursor)
     found: list[Slot] = []
-    if after is None or after[0] == 0:
+    if after is None or not after.waits:
         found = _list_held(table, key, limit + 1, after)
     if len(found) <= limit:
-        in_queue = after if after is not None and after[0] == 1 else None
+        in_queue = after if after is not None and after.waits else None
         found += _list_queue(table, key, limit + 1 - len(found), in_queue)
     page = found[:limit]
-    return page, write_slot_cursor(_place_of(page[-1])) if len(found) > limit else None
+    return page, write_slot_cursor(place_of_slot(page[-1])) if len(found) > limit else None
 
 
 def list_flows(table: DynamoTable, key: GateKey) -> list[Flow]:
@@ -132,8 +133,8 @@ def _with_place(slot: Slot, flows: Collection[Flow], tickets: Sequence[str]) -> 
 def _list_queue(table: DynamoTable, key: GateKey, count: int, after: SlotPlace | None) -> list[Slot]:
     pk, first = keys.queue(key), "T#"
     if after is not None:
-        _, flow, rank, queued_at, *ids = after
-        first = f"{keys.ticket(key, flow, queue_place(rank, queued_at, SlotOwner(*ids))).sk}\x00"
+        place = queue_place(after.rank, after.since, SlotOwner(after.run_id, after.visit_id))
+        first = f"{keys.ticket(key, after.flow, place).sk}\x00"
     slots: list[Slot] = []
     while len(slots) < count:
         tickets, is_complete = table.query_range(pk, (first, _LAST_PLACE), limit=count)
@@ -153,7 +154,7 @@ def _list_queue(table: DynamoTable, key: GateKey, count: int, after: SlotPlace |
 
 def _list_held(table: DynamoTable, key: GateKey, count: int, after: SlotPlace | None) -> list[Slot]:
     """Return slots that are held after a place. Those that are held since its time are read, and compared."""
-    since = 0.0 if after is None else after[3]
+    since = 0.0 if after is None else after.since
     request: dict[str, Any] = {
         "KeyConditionExpression": "wakes = :gate AND due >= :since",
         "ExpressionAttributeValues": encode_item({":gate": keys.held_slots(key), ":since": since}),
@@ -165,14 +166,8 @@ def _list_held(table: DynamoTable, key: GateKey, count: int, after: SlotPlace | 
         places = [keys.ItemKey(place["pk"], place["sk"]) for place in map(decode_item, page["Items"])]
         items = table.get_many(places)
         read = [decode_slot(items[place], place.pk[2:]) for place in places if "held" in items.get(place, {})]
-        slots += [slot for slot in read if after is None or _place_of(slot) > after]
+        slots += [slot for slot in read if after is None or place_of_slot(slot) > after]
         is_complete = len(slots) > count and slots[count].held_at != slots[count - 1].held_at
         if "LastEvaluatedKey" not in page or is_complete:
-            return sorted(slots, key=_place_of)[:count]
+            return sorted(slots, key=place_of_slot)[:count]
         request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
-
-
-def _place_of(slot: Slot) -> SlotPlace:
-    if slot.held_at is not None:
-        return 0, "", 0.0, slot.held_at, *slot.owner
-    return 1, slot.flow, slot.rank, slot.queued_at, *slot.owner

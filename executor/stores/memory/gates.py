@@ -41,7 +41,7 @@ from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.visit_states import may_hold
 from noetl.executor.model.visit_transition import claim_lost, is_requested_for, wake
 from noetl.executor.stores.cursors import (
-    SlotPlace,
+    place_of_slot,
     read_key_cursor,
     read_slot_cursor,
     write_key_cursor,
@@ -178,10 +178,12 @@ class MemoryGates:
     ) -> tuple[list[Slot], str | None]:
         after = None if cursor is None else read_slot_cursor(cursor)
         with self._state.lock:
-            slots = sorted((slot for slot in self._state.slots.values() if slot.gate == key), key=place_of)
-        rest = [slot for slot in slots if after is None or place_of(slot) > after]
+            slots = sorted(
+                (slot for slot in self._state.slots.values() if slot.gate == key), key=place_of_slot
+            )
+        rest = [slot for slot in slots if after is None or place_of_slot(slot) > after]
         page = rest[:limit]
-        return page, write_slot_cursor(place_of(page[-1])) if len(rest) > limit else None
+        return page, write_slot_cursor(place_of_slot(page[-1])) if len(rest) > limit else None
 
     def find(
         self, tenant: str, *, named: bool, limit: int = 100, cursor: str | None = None
@@ -214,7 +216,7 @@ class MemoryGates:
     def _head(self, key: GateKey) -> Slot | None:
         """Return the first slot of the flow of a gate that is served next."""
         flow = first_flow(self._flows(key))
-        return None if flow is None else min(self._queue(key, flow.name), key=place_of, default=None)
+        return None if flow is None else min(self._queue(key, flow.name), key=place_of_slot, default=None)
 
     def _flows(self, key: GateKey) -> list[Flow]:
         return [flow for flow in self._state.flows.values() if flow.gate == key]
@@ -227,15 +229,10 @@ class MemoryGates:
         """Return a slot with the number of those that are before it in the queue."""
         if slot.is_held:
             return slot
-        place = sum(place_of(queued) < place_of(slot) for queued in self._queue(slot.gate, slot.flow))
+        place = sum(
+            place_of_slot(queued) < place_of_slot(slot) for queued in self._queue(slot.gate, slot.flow)
+        )
         return replace(slot, queued_before=count_before(self._flows(slot.gate), slot.flow, place))
-
-
-def place_of(slot: Slot) -> SlotPlace:
-    """Return the place of a slot in the list of its gate: slots that are held come first, then the queue."""
-    if slot.held_at is not None:
-        return (0, "", 0.0, slot.held_at, *slot.owner)
-    return (1, slot.flow, slot.rank, slot.queued_at, *slot.owner)
 
 
 def put_gate(state: MemoryState, gate: Gate) -> None:

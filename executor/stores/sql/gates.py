@@ -19,7 +19,7 @@ the slots before another in an index.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum, auto
 from functools import partial
 from typing import Any
@@ -48,6 +48,7 @@ from noetl.executor.model.visit_states import may_hold
 from noetl.executor.model.visit_transition import claim_lost
 from noetl.executor.stores.cursors import (
     SlotPlace,
+    place_of_slot,
     read_key_cursor,
     read_slot_cursor,
     write_key_cursor,
@@ -95,35 +96,35 @@ class SqlGates:
     ) -> list[Slot]:
         slots: list[Slot] = []
         visit = claim.visit
+        limits = [request for request in requests if not request.is_rate]
+        rates = [request for request in requests if request.is_rate]
         with self._context.database.transaction() as db:
             db.lock_run(visit.run_id)
             held = db.execute("gates.is_held", run_id=visit.run_id, visit_id=visit.id, fence=visit.fence)
             found = db.execute("gates.find_owned", run_id=owner.run_id, visit_id=owner.visit_id)
-            # Before its first claim, a visit has no slots. So rates can be locked before a result is read.
-            is_first = visit.fence == 1 and all(request.is_rate for request in requests)
-            sent_locks = [_send_lock(db, request) for request in requests] if is_first else []
+            # At a first claim, an owner rarely has slots. So rates are locked before a result is read.
+            locks_early = visit.fence == 1 and not limits
+            sent_locks = [_send_lock(db, request) for request in rates] if locks_early else []
             is_lost = held.fetchone() is None
             earlier = {slot.gate: slot for slot in map(slot_from_row, found.fetchall())}
             locked = [sent.fetchone() for sent in sent_locks]
             if is_lost:
                 raise claim_lost(visit)
-            rates = [request for request in requests if request.is_rate and request.gate not in earlier]
-            if len(rates) not in (0, len(requests)):
+            new_rates = [request for request in rates if request.gate not in earlier]
+            if limits and new_rates:
                 # Rates are asked last, but gates are always locked in the order of their keys.
                 for request in requests:
                     lock_gate(db, request.gate)
-            for request in requests:
-                if request.is_rate:
-                    continue
+            for request in limits:
                 slot = earlier.get(request.gate) or _ask(db, owner, request, now)
                 if slot is not None:
                     slots.append(_with_place(slot, partial(_fetch_all, db)))
                 if slot is None or not slot.is_held:
                     return slots
-            slots += [earlier[r.gate] for r in requests if r.is_rate and r.gate in earlier]
-            if len(locked) != len(rates):
-                locked = [_send_lock(db, request).fetchone() for request in rates]
-            return slots + _reserve(db, owner, rates, locked, now)
+            slots += [earlier[request.gate] for request in rates if request.gate in earlier]
+            if len(locked) != len(new_rates):
+                locked = [_send_lock(db, request).fetchone() for request in new_rates]
+            return slots + _reserve(db, owner, new_rates, locked, now)
 
     def grant(self, key: GateKey, now: float) -> int:
         granted, result = 0, _GrantResult.PASSED
@@ -209,17 +210,19 @@ class SqlGates:
     ) -> tuple[list[Slot], str | None]:
         after = None if cursor is None else read_slot_cursor(cursor)
         slots: list[Slot] = []
-        for number, query in enumerate(("gates.find_held", "gates.find_queue")):
-            names = ("flow", "rank", "since", "after_run", "after_visit")
-            if len(slots) <= limit and (after is None or number >= after[0]):
-                values: dict[str, Any] = {"id": key.id, "tenant": key.tenant, "limit": limit + 1 - len(slots)}
-                if after is not None and after[0] == number:
-                    start = 0 if number else 2
-                    values |= dict(zip(names[start:], after[1 + start :], strict=True))
-                rows = self._context.database.fetch_all(query, **values)
-                slots += map(slot_from_row, rows)
+        if after is None or not after.waits:
+            slots = self._list_slots("gates.find_held", key, limit + 1, _after_owner(after))
+        if len(slots) <= limit:
+            in_queue: dict[str, Any] = {}
+            if after is not None and after.waits:
+                in_queue = {"flow": after.flow, "rank": after.rank, **_after_owner(after)}
+            slots += self._list_slots("gates.find_queue", key, limit + 1 - len(slots), in_queue)
         page = slots[:limit]
-        return page, write_slot_cursor(_place_of(page[-1])) if len(slots) > limit else None
+        return page, write_slot_cursor(place_of_slot(page[-1])) if len(slots) > limit else None
+
+    def _list_slots(self, query: str, key: GateKey, count: int, after: Mapping[str, Any]) -> list[Slot]:
+        rows = self._context.database.fetch_all(query, id=key.id, tenant=key.tenant, limit=count, **after)
+        return list(map(slot_from_row, rows))
 
     def find(
         self, tenant: str, *, named: bool, limit: int = 100, cursor: str | None = None
@@ -337,11 +340,12 @@ def _with_places(rows: Iterable[Row], flows: Iterable[Flow]) -> Iterator[Slot]:
         yield slot
 
 
+def _after_owner(place: SlotPlace | None) -> dict[str, Any]:
+    """Return the values of a query for slots after a time and an owner, or none for all slots."""
+    if place is None:
+        return {}
+    return {"since": place.since, "after_run": place.run_id, "after_visit": place.visit_id}
+
+
 def _fetch_all(db: Writer, query: str, **values: Any) -> list[Any]:
     return list(db.execute(query, **values).fetchall())
-
-
-def _place_of(slot: Slot) -> SlotPlace:
-    if slot.held_at is not None:
-        return (0, "", 0.0, slot.held_at, *slot.owner)
-    return (1, slot.flow, slot.rank, slot.queued_at, *slot.owner)

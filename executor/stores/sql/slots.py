@@ -56,7 +56,10 @@ def give_back_slots(db: Writer) -> tuple[GateKey, ...]:
 
     Return the gates at which others wait for them.
     """
-    return exchange_slots(db, SlotOwner(""), (), 0.0).freed if db.returned_slots else ()
+    if not db.returned_slots:
+        return ()
+    returned = _read_returned(db)
+    return tuple(key for key in sorted(returned) if _give_back_at(db, key, returned[key]))
 
 
 class SlotExchange(NamedTuple):
