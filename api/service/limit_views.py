@@ -58,8 +58,8 @@ class LimitUse(View, schema_name="LimitUse"):
 
     `held_at` is null while it waits, also for a unit of a rate that is reserved for later. Then `begins_at`
     is that time, and else null. `visit` is the id of the visit of a step, or null for a run. `flow` is the
-    name of its flow: flows alternate. `priority` is null for a finally step, which goes first. `workflow_id`,
-    `visit` and `flow` are null if the run is one of another tenant.
+    name of its flow: flows alternate. `priority` is null for a finally step, which goes first, and for a unit
+    of a rate. `workflow_id`, `visit` and `flow` are null if the run is one of another tenant.
     """
 
     workflow_id: str | None
