@@ -84,16 +84,12 @@ class MemoryGates:
         for request in requests:
             if not request.is_rate:
                 reached.append(request)
-                gate, slot = self._find_gate(request), self._state.slots.get((request.gate, owner))
+                gate, slot = find_gate(self._state, request), self._state.slots.get((request.gate, owner))
                 if slot is None and gate is not None:
                     _, slot = admit(gate, owner, request, now)
                 if slot is None or not slot.is_held:
                     return reached
         return requests
-
-    def _find_gate(self, request: SlotRequest) -> Gate | None:
-        """Return the gate of a request. That of an own limit may be new."""
-        return self._state.gates.get(request.gate) or (None if request.size is None else new_gate(request))
 
     def _reserve(self, owner: SlotOwner, requests: Sequence[SlotRequest], now: float) -> list[Slot]:
         """Return the slots that an owner has or gets at rates."""
@@ -114,7 +110,7 @@ class MemoryGates:
         earlier = state.slots.get((request.gate, owner))
         if earlier is not None:
             return self._read(earlier)
-        gate = self._find_gate(request)
+        gate = find_gate(state, request)
         assert gate is not None  # checked before
         gate, slot = admit(gate, owner, request, now)
         put_gate(state, gate)
@@ -235,6 +231,11 @@ class MemoryGates:
         return replace(slot, queued_before=count_before(self._flows(slot.gate), slot.flow, place))
 
 
+def find_gate(state: MemoryState, request: SlotRequest) -> Gate | None:
+    """Return the gate of a request, or None if no operator has made it. That of an own limit may be new."""
+    return state.gates.get(request.gate) or (None if request.size is None else new_gate(request))
+
+
 def put_gate(state: MemoryState, gate: Gate) -> None:
     """Write a gate, or remove it if it is not used any more."""
     if gate.is_unused:
@@ -292,7 +293,7 @@ def take_requested(state: MemoryState, commit: Commit, claimed: Visit | None, no
     if claimed is None or not is_requested_for(commit, claimed):
         return ()
     for request in commit.requests:
-        gate = state.gates.get(request.gate) or (None if request.size is None else new_gate(request))
+        gate = find_gate(state, request)
         slot = None
         is_hidden = request.size is None and _has_shared(state, request.gate)
         owner = SlotOwner(claimed.run_id, claimed.id)
