@@ -99,4 +99,4 @@ def resume_channel(channel: Channel, services: AdminServices) -> Response:
 async def test_channel(channel: Channel, request: Request, services: AdminServices) -> Response:
     """Send a test message to a channel, also if it is paused, and say whether it was accepted."""
     test = partial(services.channels.test, channel)
-    return JsonResponse(await _testers.run(request, services.tenant, test))
+    return JsonResponse(await _testers.run_remotely(request, services.tenant, test))

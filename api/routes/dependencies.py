@@ -72,6 +72,15 @@ class TenantThreads:
                 await stack.enter_async_context(self._limiters.find(tenant))
             return await to_thread.run_sync(function, limiter=self._threads)
 
+    async def run_remotely(self, request: Request, tenant: str, function: Callable[[], Result]) -> Result:
+        """Return function(), called on a thread of a tenant, which waits for another system for seconds.
+
+        The request has no place until then. Otherwise others of its tenant, and the background of all
+        tenants, would wait for that system.
+        """
+        async with place_of(request).given_up(), self._limiter_of(tenant):
+            return await to_thread.run_sync(function, limiter=self._threads)
+
     async def run_with_credit(self, request: Request, tenant: str, function: Callable[[], Result]) -> Result:
         """Return function(), called on a thread of a tenant, which uses the credit of the tenant.
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from noetl.api.app import create_app
 from noetl.api.service.channel_views import (
     ChannelEntry,
     ChannelPage,
@@ -23,7 +26,7 @@ from noetl.executor.actions import catalogue
 from noetl.executor.model.channels import Channel
 from noetl.executor.stores.memory.store import MemoryStore
 from tests.api.responses import assert_problem, read_view
-from tests.http_server import StubServer, serve
+from tests.http_server import StubExchange, StubServer, serve
 
 pytestmark = pytest.mark.anyio
 
@@ -148,6 +151,34 @@ async def test_a_channel_is_tested(http: httpx.AsyncClient, receiver: StubServer
     assert not refused.delivered
     assert "must not reach" in str(refused.problem)
     assert_problem(await http.post("/channels/none/test"), 404, "not-found")
+
+
+async def test_other_requests_do_not_wait_for_a_silent_receiver(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOETL_ALLOW_NETWORKS", "127.0.0.0/8")
+    app = create_app({**settings, "NOETL_TENANT_REQUESTS": "1"})
+    arrived, may_answer = threading.Event(), threading.Event()
+
+    def answer(exchange: StubExchange) -> None:
+        arrived.set()
+        may_answer.wait(timeout=60)
+        exchange.reply(204)
+
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as http:
+        with serve(answer) as server:
+            await put(http, url=server.url())
+            test = asyncio.create_task(http.post("/channels/ops/test"))
+            assert await asyncio.to_thread(arrived.wait, 60)
+            listed = asyncio.create_task(http.get("/channels"))
+            await asyncio.wait({test, listed}, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+            is_before = listed.done() and not test.done()
+            may_answer.set()
+            assert (await test).json() == {"delivered": True, "problem": None}
+            assert (await listed).status_code == 200
+            assert is_before
+    app.state.context.close()
 
 
 async def test_notifications_wait_for_a_paused_channel(http: httpx.AsyncClient, receiver: StubServer) -> None:
