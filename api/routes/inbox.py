@@ -11,8 +11,8 @@ from starlette.responses import Response
 from noetl.api.http.openapi import problems, required_body, response_body
 from noetl.api.http.parameters import InboxQuery
 from noetl.api.http.requests import read_answer_request
-from noetl.api.http.responses import JsonResponse
-from noetl.api.routes.dependencies import ReadServices, RunId, RunServices
+from noetl.api.http.responses import JsonResponse, LargeJsonResponse
+from noetl.api.routes.dependencies import ReadServices, RunId, RunServices, read_values
 from noetl.api.service.inbox_views import InboxPage
 from noetl.api.service.views import CurrentStatus
 
@@ -24,9 +24,15 @@ router = APIRouter(tags=["workflows"], default_response_class=JsonResponse)
     responses={200: response_body(InboxPage, description="A page of questions.")},
     openapi_extra=problems("invalid-cursor"),
 )
-def list_questions(services: ReadServices, query: Annotated[InboxQuery, Query()]) -> Response:
+async def list_questions(
+    request: Request, services: ReadServices, query: Annotated[InboxQuery, Query()]
+) -> Response:
     """Return what runs ask persons. What expires first comes first."""
-    return JsonResponse(services.inbox.find(query.cursor, query.limit))
+
+    def read() -> Response:
+        return LargeJsonResponse(services.inbox.find(query.cursor, query.limit))
+
+    return await read_values(request, services, read)
 
 
 @router.post(

@@ -9,8 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
+from noetl.api.service.inbox import READ_TOGETHER
 from noetl.api.service.inbox_views import InboxPage
+from noetl.api.service.services import create_services
 from noetl.api.service.views import CurrentStatus, RunResult
+from noetl.executor.actions import catalogue
+from noetl.executor.stores.memory.store import MemoryStore
+from noetl.testing.run_harness import FakeClock, RunHarness
 from tests.api.responses import assert_problem, read_view
 
 pytestmark = pytest.mark.anyio
@@ -199,3 +204,24 @@ async def test_what_does_not_exist_is_named(http: httpx.AsyncClient) -> None:
     assert_problem(await answer(http, workflow_id, step="ask", visit=0), 422, "invalid-body")
     assert_problem(await http.get("/inbox", params={"order": "newest"}), 400, "invalid-request")
     assert_problem(await http.get("/inbox", params={"cursor": "x"}), 400, "invalid-cursor")
+
+
+def test_a_page_of_large_questions_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, clock = MemoryStore(), FakeClock()
+    text = "name: ask\nsteps: [{name: a, run: [{action: callback, details: \"{{ 'x' * 1000000 }}\"}]}]"
+    for _ in range(READ_TOGETHER + 2):
+        RunHarness(store, text, clock=clock).execute_next()
+    read, limits = store.waits.find_open, []
+
+    def find_open(tenant: str, *, limit: int, cursor: str | None) -> Any:
+        limits.append(limit)
+        return read(tenant, limit=limit, cursor=cursor)
+
+    monkeypatch.setattr(store.waits, "find_open", find_open)
+    service = create_services(store, catalogue(), clock=clock).inbox
+    first = service.find()
+    assert len(first.items) == READ_TOGETHER
+    second = service.find(first.next_cursor)
+    assert second.next_cursor is None
+    assert len({entry.workflow_id for entry in (*first.items, *second.items)}) == READ_TOGETHER + 2
+    assert max(limits) == READ_TOGETHER
