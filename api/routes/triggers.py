@@ -17,7 +17,13 @@ from noetl.api.http.openapi import optional_body, problems, response_body
 from noetl.api.http.parameters import FiringCount, FiringQuery, IdempotencyKey, TriggerListQuery
 from noetl.api.http.requests import read_catch_up, read_fire_request
 from noetl.api.http.responses import AcceptedRun, JsonResponse, RunLinks
-from noetl.api.routes.dependencies import ReadServices, RunServices, TenantThreads, evaluated_elsewhere
+from noetl.api.routes.dependencies import (
+    ReadServices,
+    RunServices,
+    TenantThreads,
+    evaluated_elsewhere,
+    read_values,
+)
 from noetl.api.routes.waiting import RETRY_AFTER
 from noetl.api.routes.workflows import DEBOUNCED, REPLAYED
 from noetl.api.service.trigger_views import FiringPage, TriggerDetails, TriggerEntry, TriggerPage
@@ -49,10 +55,12 @@ Trigger = Annotated[str, Path(description="The name of a trigger of the playbook
     responses={200: response_body(TriggerPage, description="A page of triggers.")},
     openapi_extra=problems("invalid-cursor"),
 )
-def list_triggers(services: ReadServices, query: Annotated[TriggerListQuery, Query()]) -> Response:
+async def list_triggers(
+    request: Request, services: ReadServices, query: Annotated[TriggerListQuery, Query()]
+) -> Response:
     """Return the triggers of the live versions of all playbooks, or of one, in the order of their names."""
-    page = services.triggers.find(query.playbook, limit=query.limit, cursor=query.cursor)
-    return JsonResponse(page)
+    read = partial(services.triggers.find, query.playbook, limit=query.limit, cursor=query.cursor)
+    return JsonResponse(await read_values(request, services, read))
 
 
 @router.get(

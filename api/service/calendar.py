@@ -15,7 +15,7 @@ Limits: a firing stands at the time at which it was performed. The statuses of o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from itertools import islice
 from zoneinfo import ZoneInfo
 
@@ -124,7 +124,7 @@ class CalendarService:
 
     def _read_schedules(self, triggers: Sequence[LiveTrigger]) -> Mapping[str, Mapping[str, Schedule]]:
         """Return the schedules of each playbook by the names of their triggers."""
-        header_of = cache(self.context.store.plans.header)
+        header_of = lru_cache(maxsize=1)(self.context.store.plans.header)
         return {
             trigger.playbook: {
                 declared.name: declared.source

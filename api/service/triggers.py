@@ -18,7 +18,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
 from datetime import datetime, tzinfo
-from functools import cache
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -101,7 +101,8 @@ class TriggerService:
         Raises:
             RejectedError: `invalid_cursor`.
         """
-        store, header_of = self.context.store, cache(self.context.store.plans.header)
+        # Triggers of a plan follow each other. More headers must not be held: each may have megabytes.
+        store, header_of = self.context.store, lru_cache(maxsize=1)(self.context.store.plans.header)
         scope = self.context.cursor_scope("triggers", playbook)
         triggers, next_cursor = store.triggers.find(
             self.context.tenant, playbook, limit=limit, cursor=scope.open(cursor)

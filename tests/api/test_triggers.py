@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
+from noetl.api.service.calendar import CalendarRequest
 from noetl.api.service.errors import NotFoundError, PlaybookError
 from noetl.api.service.services import TenantServices, create_services
 from noetl.api.service.trigger_views import ScheduleEntry, describe_schedule
@@ -59,6 +61,20 @@ def store() -> MemoryStore:
 @pytest.fixture
 def services(store: MemoryStore, clock: TestClock) -> TenantServices:
     return create_services(store, catalogue(), clock=clock)
+
+
+class CountedHeader:
+    """The triggers of a header, and how many such objects there were at most at the same time."""
+
+    alive = most = 0
+
+    def __init__(self, triggers: Sequence[Trigger]) -> None:
+        self.triggers = triggers
+        CountedHeader.alive += 1
+        CountedHeader.most = max(CountedHeader.alive, CountedHeader.most)
+
+    def __del__(self) -> None:
+        CountedHeader.alive -= 1
 
 
 def declare(name: str, schedule: Schedule, **members: object) -> Trigger:
@@ -360,3 +376,16 @@ def test_a_trigger_with_the_name_of_a_route_is_not_registered(services: TenantSe
 )
 def test_a_schedule_is_described_as_it_is_written(schedule: Schedule, text: str) -> None:
     assert describe_schedule(schedule) == text
+
+
+def test_a_list_holds_few_headers_at_once(
+    services: TenantServices, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        plan = with_triggers(f"p{number}", declare("a", HOURLY), declare("b", HOURLY))
+        services.playbooks.register(plan, "me")
+    read = store.plans.header
+    monkeypatch.setattr(store.plans, "header", lambda plan_hash: CountedHeader(read(plan_hash).triggers))
+    assert len(services.triggers.find().items) == 12
+    assert len(services.calendar.read(CalendarRequest()).items) == 12
+    assert CountedHeader.most == 2
