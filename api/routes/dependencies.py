@@ -78,7 +78,7 @@ class TenantThreads:
         The request has no place until then. Otherwise others of its tenant, and the background of all
         tenants, would wait for that system.
         """
-        async with place_of(request).given_up(), self._limiter_of(tenant):
+        async with place_of(request).given_up(), self._limiters.find(tenant):
             return await to_thread.run_sync(function, limiter=self._threads)
 
     async def run_with_credit(self, request: Request, tenant: str, function: Callable[[], Result]) -> Result:
