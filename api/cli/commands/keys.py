@@ -48,7 +48,7 @@ def create_key(
         typer.Option(
             "--scope",
             help="read: show runs and playbooks; run: also start, cancel, resume runs;"
-            " admin: also change the registry.",
+            " admin: also change the registry, limits and channels.",
         ),
     ] = KeyScope.READ,
     tenant: TenantOption = "default",
