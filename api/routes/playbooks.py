@@ -80,7 +80,7 @@ Newest = Annotated[
 
 Force = Annotated[
     bool,
-    Query(description="Register it although it does not fit the registered playbooks (NP817, NP818, NP822)."),
+    Query(description="Register it although it does not fit registered playbooks, channels and limits."),
 ]
 
 
