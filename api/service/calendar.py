@@ -170,10 +170,10 @@ def _span_of(request: CalendarRequest, now: float) -> TimeSpan:
 def _planned_firings(trigger: LiveTrigger, schedule: Schedule, span: TimeSpan) -> Iterator[ScheduledFiring]:
     """Yield the firings to come that are due in a time. Those of a paused trigger would be."""
     zone = ZoneInfo(schedule.timezone)
-    delay = delay_of(trigger, schedule)
+    delay, later_start = delay_of(trigger, schedule), trigger.later_start or 0.0
     instant = schedule.next_after(span.now) if trigger.is_paused else trigger.next_at
     if instant is not None and instant + delay < span.since:
-        instant = schedule.next_after(span.since - delay - _JUST_BEFORE)
+        instant = schedule.next_after(max(span.since - delay - _JUST_BEFORE, later_start))
     while instant is not None and instant + delay < span.until:
         yield ScheduledFiring.from_instant(instant, zone, delay)
-        instant = schedule.next_after(instant)
+        instant = schedule.next_after(max(instant, later_start))

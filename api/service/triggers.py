@@ -39,7 +39,6 @@ from noetl.executor.model.triggers import (
     Firing,
     LiveTrigger,
     delay_of,
-    find_later_start,
     instant_key,
     is_known,
     pause_trigger,
@@ -255,7 +254,7 @@ def _declaration(header: Header, trigger: LiveTrigger) -> Trigger:
 def _next_firings(trigger: LiveTrigger, schedule: Schedule, now: float) -> Iterator[ScheduledFiring]:
     """Yield the firings to come. That of `next_at` may be late, unless the trigger is paused."""
     zone, delay = _zone_of(schedule), delay_of(trigger, schedule)
-    later_start = find_later_start(trigger, schedule) or 0.0
+    later_start = trigger.later_start or 0.0
     instant = schedule.next_after(now) if trigger.is_paused else trigger.next_at
     while instant is not None:
         yield ScheduledFiring.from_instant(instant, zone, delay)

@@ -26,7 +26,6 @@ from noetl.executor.model.triggers import (
     LiveTrigger,
     advance_schedule,
     delay_of,
-    find_later_start,
     fire_schedule,
     instant_key,
     postpone,
@@ -123,8 +122,8 @@ def _perform(firer: Firer) -> Advance | None:
     if trigger.next_at is None:
         return None
     catch_up = None if trigger.catch_up is None else replace(schedule.catch_up, mode=trigger.catch_up)
-    until, later_start = firer.now - delay_of(trigger, schedule), find_later_start(trigger, schedule)
-    due = find_due(schedule, trigger.next_at, until, catch_up, later_start)
+    until = firer.now - delay_of(trigger, schedule)
+    due = find_due(schedule, trigger.next_at, until, catch_up, trigger.later_start)
     advance = advance_schedule(trigger, schedule, due, firer.now)
     if due.performed is None:
         return firer.write(advance) if due.missed else None

@@ -27,7 +27,7 @@ from noetl.executor.model.due_instants import DueInstants, count_passed
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.planner.frozen import frozen, replace
-from noetl.planner.plan import Trigger, TriggerSource
+from noetl.planner.plan import Trigger
 from noetl.planner.schedules.schedule import CatchUpMode, Schedule
 from noetl.planner.trigger_sources import RunEnd, Webhook
 
@@ -37,6 +37,8 @@ MAX_REASON_LENGTH = 500
 PAUSED_REASON = "the trigger was paused"
 LATE_REASON = "no service and no worker fired it in time"
 """Why a firing was missed."""
+
+_TIMING_SEPARATOR = " "
 
 
 class FiringOutcome(StrEnum):
@@ -54,7 +56,8 @@ class LiveTrigger:
     """A trigger of the live version of a registered playbook.
 
     Attributes:
-        timing: a hash of what decides when it fires: that of the version to which `next_at` belongs.
+        timing: a hash of what decides when it fires. If `next_at` is of a version before with another one,
+            the time of the change follows it, as `later_start` says.
         path: the address of a webhook, which no other trigger of the tenant has; None for other types.
         awaits: the playbook whose ended runs it fires at; None for other types.
         next_at: the instant of its next firing, without its jitter; None if there is none.
@@ -86,6 +89,21 @@ class LiveTrigger:
     last_run: str | None = None
     last_at: float | None = None
     last_outcome: FiringOutcome | None = None
+
+    @property
+    def later_start(self) -> float | None:
+        """After which time the instants that follow `next_at` are, or None if they follow it at once.
+
+        If `next_at` is of a version before with another timing, those of this version begin at the change.
+        The time of the change is part of `timing`, because later versions and pauses must not move it.
+        """
+        _, _, changed_at = self.timing.partition(_TIMING_SEPARATOR)
+        return float(changed_at) if changed_at else None
+
+    @property
+    def timing_hash(self) -> str:
+        """The hash of what decides when it fires."""
+        return self.timing.partition(_TIMING_SEPARATOR)[0]
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields by name. Their names are part of the stored format."""
@@ -269,7 +287,7 @@ def _place_trigger(
         playbook.version,
         playbook.plan_hash,
         now,
-        timing=timing_of(source),
+        timing=derived_id(*source.timing),
         path=source.path if isinstance(source, Webhook) else None,
         awaits=source.playbook if isinstance(source, RunEnd) else None,
         next_at=source.next_after(now) if isinstance(source, Schedule) else None,
@@ -277,14 +295,17 @@ def _place_trigger(
         edition=int(now * 1000),
     )
     if current is not None:
-        has_same_timing = current.type == placed.type and current.timing == placed.timing
+        has_same_timing = current.type == placed.type and current.timing_hash == placed.timing
         # A firing may be postponed, or delayed by its jitter.
         has_passed = current.due_at is not None and current.next_at is not None and current.next_at <= now
-        keeps_next = is_schedule and (has_same_timing or has_passed)
+        if is_schedule and has_same_timing:
+            placed = replace(placed, timing=current.timing, next_at=current.next_at)
+        elif is_schedule and has_passed:
+            placed = replace(
+                placed, timing=f"{placed.timing}{_TIMING_SEPARATOR}{now!r}", next_at=current.next_at
+            )
         placed = replace(
             placed,
-            timing=current.timing if keeps_next else placed.timing,
-            next_at=current.next_at if keeps_next else placed.next_at,
             is_paused=current.is_paused,
             edition=current.edition + 1,
             catch_up=current.catch_up if has_same_timing else None,
@@ -293,19 +314,6 @@ def _place_trigger(
             last_outcome=current.last_outcome,
         )
     return with_due_time(placed, source) if isinstance(source, Schedule) else placed
-
-
-def timing_of(source: TriggerSource) -> str:
-    """Return the hash of what decides when a source fires."""
-    return derived_id(*source.timing)
-
-
-def find_later_start(trigger: LiveTrigger, schedule: Schedule) -> float | None:
-    """Return after which time the instants that follow `next_at` are, or None if they follow it at once.
-
-    If `next_at` is of an earlier version with another timing, those of `schedule` begin at the change.
-    """
-    return None if trigger.timing == timing_of(schedule) else trigger.changed_at
 
 
 def with_due_time(trigger: LiveTrigger, schedule: Schedule) -> LiveTrigger:
@@ -322,8 +330,9 @@ def advance_schedule(
 
     They were missed in a pause if `was_paused` is true, or if the end of a pause says what happens to them.
     """
-    edition = trigger.edition + 1
-    written = replace(trigger, next_at=due.next_at, timing=timing_of(schedule), edition=edition)
+    written = replace(trigger, next_at=due.next_at, edition=trigger.edition + 1)
+    if due.next_at != trigger.next_at:
+        written = replace(written, timing=trigger.timing_hash)
     if due.next_at is None or due.next_at > now - delay_of(trigger, schedule):
         # What the end of a pause says holds for the firings of that pause.
         written = replace(written, catch_up=None)
@@ -461,6 +470,6 @@ def resume_trigger(
     until = now - delay_of(trigger, schedule)
     if catch_up != "none" and trigger.next_at is not None and trigger.next_at <= until:
         return Advance(trigger, with_due_time(replace(resumed, catch_up=catch_up), schedule))
-    passed = count_passed(schedule, trigger.next_at, until, find_later_start(trigger, schedule))
+    passed = count_passed(schedule, trigger.next_at, until, trigger.later_start)
     advance = advance_schedule(resumed, schedule, passed, now, was_paused=True)
     return Advance(trigger, replace(advance.written, edition=resumed.edition), advance.firings)

@@ -64,6 +64,20 @@ def test_firings_to_come_stand_at_their_due_times(services: TenantServices) -> N
     assert (paused.paused, [later.due_at for later in paused.planned]) == (True, [firing.due_at])
 
 
+def test_a_late_firing_of_an_earlier_version_is_followed_by_those_since_the_change(
+    services: TenantServices, clock: TestClock
+) -> None:
+    services.playbooks.register(with_triggers("a", declare("t", HOURLY)))
+    clock.time = START + 3 * 3600
+    services.playbooks.register(with_triggers("a", declare("t", replace(HOURLY, every_seconds=600.0))))
+    planned = read_one(services, since=START, until=clock.time + 1201).planned
+    assert [firing.due_at[11:16] for firing in planned] == ["03:00", "05:10", "05:20"]
+    services.triggers.pause("a", "t")
+    services.triggers.resume("a", "t", "all")
+    details = services.triggers.get("a", "t", 3)
+    assert [firing.scheduled_at for firing in details.firings] == [firing.scheduled_at for firing in planned]
+
+
 def test_a_page_is_bounded(services: TenantServices, store: MemoryStore, clock: TestClock) -> None:
     every_second = declare("t", replace(HOURLY, every_seconds=1.0))
     services.playbooks.register(with_triggers("a", every_second))

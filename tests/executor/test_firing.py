@@ -382,6 +382,58 @@ def test_a_pause_of_a_late_firing_counts_no_instants_from_before_a_version() -> 
     assert service.trigger().next_at == START + 3.5 * HOUR + 180
 
 
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_versions_with_one_timing_keep_what_has_passed_since_the_first_of_them(is_paused: bool) -> None:
+    service = ScheduledPlaybook(HOURLY)
+    service.clock.advance(3.5 * HOUR + 30)
+    minutely = HOURLY.replace("every: 1h", "every: 1m, catch_up: all")
+    service.register(minutely)
+    if is_paused:
+        service.store.triggers.advance(pause_trigger(service.trigger(), service.clock()))
+    service.clock.advance(300)
+    service.register(minutely + "description: third\n")
+    if is_paused:
+        schedule = Schedule(every_seconds=60.0)
+        service.store.triggers.advance(
+            resume_trigger(service.trigger(), schedule, service.clock(), catch_up="all")
+        )
+    service.perform()
+    assert [firing.scheduled_at for firing in service.firings()] == [
+        START + HOUR,
+        *(START + 3.5 * HOUR + 60 * minute for minute in (1, 2, 3, 4, 5)),
+    ]
+    assert service.outcomes() == [("started", None, 1)] * 6
+
+
+def test_a_late_firing_of_an_earlier_version_loses_no_firings_of_a_pause() -> None:
+    service = ScheduledPlaybook(HOURLY)
+    service.clock.advance(3.5 * HOUR + 30)
+    service.register(HOURLY.replace("every: 1h", "every: 1m"))
+    service.clock.advance(60)
+    service.store.triggers.advance(pause_trigger(service.trigger(), service.clock()))
+    service.clock.advance(240)
+    schedule = Schedule(every_seconds=60.0)
+    service.store.triggers.advance(resume_trigger(service.trigger(), schedule, service.clock(), "all"))
+    service.perform()
+    assert service.outcomes() == [("started", None, 1)] * 6
+    assert service.trigger().later_start is None
+
+
+def test_a_resumption_before_a_delayed_firing_performs_no_instants_from_before_a_version() -> None:
+    service = ScheduledPlaybook(HOURLY.replace("every: 1h", "every: 1h, jitter: 30m"))
+    schedule = Schedule(every_seconds=60.0, jitter_seconds=1800.0)
+    delay = jitter_of("default", "play", "hourly", 1800.0)
+    service.clock.advance(HOUR + 130)
+    assert delay > 150
+    service.register(HOURLY.replace("every: 1h", "every: 1m, jitter: 30m"))
+    service.store.triggers.advance(pause_trigger(service.trigger(), service.clock()))
+    service.store.triggers.advance(resume_trigger(service.trigger(), schedule, service.clock()))
+    service.clock.advance(delay)
+    service.perform()
+    assert [firing.scheduled_at for firing in service.firings()] == [START + HOUR]
+    assert service.trigger().next_at == START + HOUR + 180
+
+
 def test_firings_of_a_pause_are_missed() -> None:
     service = ScheduledPlaybook(HOURLY)
     store, schedule = service.store, Schedule(every_seconds=HOUR)
