@@ -196,6 +196,8 @@ class RunWatcher:
             batch = feed.events_after(place)
             if batch is None:
                 batch = await self._read_earlier(feed, tenant, place)
+                if not batch and feed.is_deleted:
+                    return
             elif not batch:
                 if feed.is_complete or feed.is_deleted:
                     return

@@ -288,6 +288,28 @@ async def test_a_deleted_run_ends_its_streams(store: MemoryStore) -> None:
     await watcher.wait_until_ended(run.id, 60.0)
 
 
+async def test_a_deleted_run_ends_the_stream_of_a_listener_that_is_behind_its_buffer(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_watcher, "MAX_BUFFERED_EVENTS", 20)
+    watcher, run = RunWatcher(store, encode_event), start_run(store)
+    may_continue = asyncio.Event()
+
+    async def pause(_: int) -> None:
+        await may_continue.wait()
+
+    slow = asyncio.create_task(read_all(watcher, run, pause))
+    await asyncio.sleep(0.05)
+    await asyncio.to_thread(write_events, store, run, 100)
+    feed = watcher._feeds[run.id]
+    await wait_for(lambda: len(feed.events) == 20)
+    del store.state.runs[run.id]
+    await wait_for(lambda: feed.is_deleted)
+    may_continue.set()
+    async with asyncio.timeout(5.0):
+        assert len(await slow) == 1
+
+
 async def test_a_resumed_run_is_followed_to_its_new_end(store: MemoryStore) -> None:
     watcher, run = RunWatcher(store, encode_event), start_run(store)
     cancel(store, run)
