@@ -192,10 +192,13 @@ def _take_again(firer: Firer, backfill: Backfill, partition: Partition, last: At
     passed = replace(backfill, counts=backfill.counts.add("passed"))
     if last is None:
         return passed
+    is_shown = (partition.text, last.run_id) in passed.failures
     if last.status is RunStatus.SUCCEEDED:
         # A person may have resumed it since it was counted as failed.
-        is_counted = (partition.text, last.run_id) in passed.failures
-        return passed.forget_failure(last.run_id).count("succeeded") if is_counted else passed
+        return passed.forget_failure(last.run_id).count("succeeded") if is_shown else passed
+    if passed.shows_all_failures and not is_shown:
+        # An earlier retry has filtered or rejected the partition, which does not count as failed any more.
+        return passed
     summary = firer.store.runs.summary(backfill.tenant, last.run_id)
     if summary is None or (summary.trigger or {}).get("backfill") != backfill.id:
         return passed

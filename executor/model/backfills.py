@@ -233,6 +233,11 @@ class Backfill:
         left = tuple(other for other in self.open if other.run_id != item.run_id)
         return replace(self, open=left, failures=failures).count(count)
 
+    @property
+    def shows_all_failures(self) -> bool:
+        """True if `failures` has all partitions that count as failed."""
+        return len(self.failures) == self.counts.failed
+
     def forget_failure(self, run_id: str) -> Backfill:
         """Return the backfill without a failed run, which has succeeded since or is tried again."""
         failures = tuple(failure for failure in self.failures if failure[1] != run_id)

@@ -471,6 +471,20 @@ def test_a_retry_leaves_the_runs_of_others() -> None:
     assert [run.resumes for run in bench.runs()] == [0, 1]
 
 
+def test_a_partition_that_a_retry_has_filtered_is_failed_no_more() -> None:
+    condition = f"now().timestamp() < {NOW + 1000} or trigger.partition == 'eu'"
+    bench = BackfillBench(
+        failing("us", "eu", "uk").replace("  input: {day", f'  if: "{{{{ {condition} }}}}"\n  input: {{day')
+    )
+    bench.start(**LIST)
+    assert bench.finish().counts.failed == 3
+    bench.clock.now = NOW + 1000
+    for number in (1, 2):
+        retry_backfill(bench.store, "default", bench.id, "fresh")
+        assert bench.finish().state is BackfillState.FAILED
+        assert bench.counts == {"passed": 3, "started": 3 + number, "failed": 1, "filtered": 2}
+
+
 def test_a_retry_counts_what_a_person_has_resumed() -> None:
     """Three runs have failed. One has succeeded since, one goes on, and one is retried."""
     bench = BackfillBench(
