@@ -491,6 +491,24 @@ class TestLists:
         page, cursor = store.runs.find(RunFilter(statuses=(RunStatus.WAITING,), limit=2, cursor=cursor))
         assert ([run.id for run in page], cursor) == ([waiting[0].id], None)
 
+    def test_a_page_of_open_waits_reads_few_more_visits(
+        self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number in range(30):
+            claim = claim_visit(store, start_run(store))
+            store.waits.open_wait(claim, "w", f"token {number}", None, float(number))
+            store.queue.commit(suspend_claim(claim, "w"), 1.0)
+        get_many, read = store.context.table.get_many, set[ItemKey]()
+
+        def get(places: Sequence[ItemKey], attributes: Sequence[str] = ()) -> dict[ItemKey, Item]:
+            read.update(key for key in places if key.sk.startswith("V#"))
+            return get_many(places, attributes)
+
+        monkeypatch.setattr(store.context.table, "get_many", get)
+        page, _ = store.waits.find_open("default", limit=12)
+        assert [wait.rank for wait in page] == [float(number) for number in range(12)]
+        assert len(read) == 13
+
     def test_a_filter_that_excludes_many_runs_leaves_no_page_short(
         self, store: DynamoStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:

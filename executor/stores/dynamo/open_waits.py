@@ -9,8 +9,9 @@ The write that answers or closes it removes `wakes`. Pages are a k-way merge (Kn
 run that ends leaves the places of its waits. A reader that finds one removes it, unless the run is resumed at
 the same time. A resume writes the places again.
 
-Cost: a page takes one query of each of the SHARDS partitions. Then it reads three items for each wait, a
-hundred at once. Opening and answering write a place of the index each, one write unit.
+Cost: a page takes one query of each of the SHARDS partitions. Then it reads three items for each wait, until
+the page is full: the item of a visit may have its journal. Opening and answering write a place of the index
+each, one write unit.
 
 Limits: a reader skips the waits of ended runs MAX_ROUNDS times at most, and its page may end early then.
 Waits that were opened by an earlier version have no place. A journal that is in the bucket is one more read.
@@ -47,6 +48,9 @@ MAX_ROUNDS = 5
 MIN_CANDIDATES = 100
 """Number of places that are read at once at least, because some may be of runs that have ended."""
 
+MIN_READ = 10
+"""Number of waits that are read with their visits at once at least."""
+
 MAX_PAGES = 4
 """Number of pages of a partition that are read at once."""
 
@@ -68,12 +72,14 @@ def find_open_waits(
         RejectedError: `invalid_cursor`.
     """
     after = None if cursor is None else read_wait_cursor(cursor)
-    count = max(limit, MIN_CANDIDATES)
+    count, chunk_size = max(limit, MIN_CANDIDATES), max(limit + 1, MIN_READ)
     waits: list[ListedWait] = []
     for _ in range(MAX_ROUNDS):
         places = _list_places(context, tenant, count + 1, after)
-        waits += _read_waits(context, tenant, places[:count])
-        is_end = len(places) <= count
+        candidates, is_end = places[:count], len(places) <= count
+        while candidates and len(waits) <= limit:
+            waits += _read_waits(context, tenant, candidates[:chunk_size])
+            candidates = candidates[chunk_size:]
         if len(waits) > limit or (len(waits) == limit and not is_end):
             last = waits[limit - 1]
             return waits[:limit], write_wait_cursor(last.rank, last.key)
