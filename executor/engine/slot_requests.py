@@ -111,7 +111,9 @@ def request_for_following(store: Store, run: Run, commit: Commit, now: float) ->
     limits = find_early_limits(step.concurrency, step.rate, step.loop)
     if not limits:
         return ()
-    priority = header.priority if step.priority is None else step.priority
+    priority = None  # Rates have no queue.
+    if not step.rate:
+        priority = header.priority if step.priority is None else step.priority
     templates = find_templates(limits, priority)
     if not templates:
         assert not isinstance(priority, str)

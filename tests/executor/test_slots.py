@@ -1137,6 +1137,24 @@ class TestFollowingVisits:
         """
         assert list(spy_on_requests(store, monkeypatch, RunHarness(store, text))) == ["both"]
 
+    def test_a_priority_that_is_a_template_delays_no_rate(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        text = """
+            name: fork
+            priority: '{{ 1 + 1 }}'
+            steps:
+            - {name: first, run: [{action: log, message: a}], rule: [{case: default, run: [left, right]}]}
+            - {name: left, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [both]}]}
+            - {name: right, run: [{action: set, set: {y: 1}}], rule: [{case: default, run: [both]}]}
+            - name: both
+              join: all
+              rate: {limit: 5, per: 1m}
+              priority: '{{ y }}'
+              run: [{action: log, message: a}]
+        """
+        assert list(spy_on_requests(store, monkeypatch, RunHarness(store, text))) == []
+
 
 FIRST = """
     name: call
