@@ -18,7 +18,7 @@ from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.triggers import Advance, FiringOutcome, fire_schedule, record_firing
 from noetl.executor.stores.memory.store import MemoryStore
-from noetl.planner.plan import Plan, Trigger
+from noetl.planner.plan import Header, Plan, Trigger
 from noetl.planner.schedules.schedule import CatchUp, Schedule
 from noetl.planner.trigger_sources import RunEnd
 from noetl.testing.run_harness import compile_text
@@ -67,6 +67,7 @@ class CountedHeader:
     """The triggers of a header, and how many such objects there were at most at the same time."""
 
     alive = most = 0
+    find_trigger = Header.find_trigger
 
     def __init__(self, triggers: Sequence[Trigger]) -> None:
         self.triggers = triggers
