@@ -1,7 +1,8 @@
 """The route of webhooks: requests of other systems that start runs.
 
-The signature of a request is its credential, so no authentication may be required on this route. What a
-stranger may learn: nothing. An unknown path, and one of an unknown tenant, have the same answer.
+The signature of a request is its credential, so no authentication may be required on this route. A stranger
+may learn whether a path exists: an unknown one is 404, and a known one 401 or 405. An unknown tenant has the
+answer of an unknown path.
 
 Order: path, method, size, sender, meaning of the body, run. Nothing of a body is parsed before its sender is
 recognised. Webhooks of other tenants have places of their own, so they do not wait for the work of this one.
