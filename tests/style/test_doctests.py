@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
+from noetl.planner.templates.budget import start_budget
 from tests.style.source import PACKAGES, SourceFile, load_repository
 
 EXAMPLE = re.compile(r"^ *>>> ", re.MULTILINE)
@@ -44,6 +45,7 @@ def test_examples_give_their_results(file: SourceFile) -> None:
     module = importlib.import_module(module_name(file.path))
     report: list[str] = []
     runner = doctest.DocTestRunner(verbose=False)
+    start_budget()  # Earlier tests on this thread may have used up theirs.
     for test in doctest.DocTestFinder().find(module, module.__name__):
         runner.run(test, out=report.append)
     if runner.failures:
