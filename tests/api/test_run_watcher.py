@@ -84,6 +84,16 @@ async def read_all(watcher: RunWatcher, run: Run, pause: Callable[[int], Any] | 
     return ids
 
 
+def start_slow_listener(watcher: RunWatcher, run: Run) -> tuple[asyncio.Task[list[str]], asyncio.Event]:
+    """Start a listener that takes its first events, and no others until the event is set."""
+    may_continue = asyncio.Event()
+
+    async def pause(_: int) -> None:
+        await may_continue.wait()
+
+    return asyncio.create_task(read_all(watcher, run, pause)), may_continue
+
+
 async def wait_for(is_true: Callable[[], bool]) -> None:
     while not is_true():  # noqa: ASYNC110  Nothing signals these conditions.
         await asyncio.sleep(0.01)
@@ -98,12 +108,7 @@ async def test_a_slow_listener_blocks_no_other_and_misses_nothing(
 ) -> None:
     monkeypatch.setattr(run_watcher, "MAX_BUFFERED_EVENTS", 20)
     watcher, run = RunWatcher(store, encode_event), start_run(store)
-    may_continue = asyncio.Event()
-
-    async def pause(_: int) -> None:
-        await may_continue.wait()
-
-    slow = asyncio.create_task(read_all(watcher, run, pause))
+    slow, may_continue = start_slow_listener(watcher, run)
     fast = [asyncio.create_task(read_all(watcher, run)) for _ in range(5)]
     await asyncio.sleep(0.05)
     feed = watcher._feeds[run.id]
@@ -293,12 +298,7 @@ async def test_a_deleted_run_ends_the_stream_of_a_listener_that_is_behind_its_bu
 ) -> None:
     monkeypatch.setattr(run_watcher, "MAX_BUFFERED_EVENTS", 20)
     watcher, run = RunWatcher(store, encode_event), start_run(store)
-    may_continue = asyncio.Event()
-
-    async def pause(_: int) -> None:
-        await may_continue.wait()
-
-    slow = asyncio.create_task(read_all(watcher, run, pause))
+    slow, may_continue = start_slow_listener(watcher, run)
     await asyncio.sleep(0.05)
     await asyncio.to_thread(write_events, store, run, 100)
     feed = watcher._feeds[run.id]

@@ -998,6 +998,19 @@ FOLLOWING = """
 """
 
 
+def join_after_fork(limited: str, top: str = "") -> str:
+    """Return a playbook whose last step joins two branches. It has texts in that step, and at the top."""
+    return f"""
+name: fork
+{top}
+steps:
+- {{name: first, run: [{{action: log, message: a}}], rule: [{{case: default, run: [left, right]}}]}}
+- {{name: left, run: [{{action: set, set: {{x: 1}}}}], rule: [{{case: default, run: [both]}}]}}
+- {{name: right, run: [{{action: set, set: {{y: 1}}}}], rule: [{{case: default, run: [both]}}]}}
+- {{name: both, join: all, {limited}, run: [{{action: log, message: a}}]}}
+"""
+
+
 class TestFollowingVisits:
     """Visits that the commit before them claims, with their slots."""
 
@@ -1124,35 +1137,14 @@ class TestFollowingVisits:
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Another branch may save the name that the key reads."""
-        text = """
-            name: fork
-            steps:
-            - {name: first, run: [{action: log, message: a}], rule: [{case: default, run: [left, right]}]}
-            - {name: left, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [both]}]}
-            - {name: right, run: [{action: set, set: {y: 1}}], rule: [{case: default, run: [both]}]}
-            - name: both
-              join: all
-              concurrency: {limit: 1, key: '{{ y }}'}
-              run: [{action: set, set: {b: 1}}]
-        """
+        text = join_after_fork("concurrency: {limit: 1, key: '{{ y }}'}")
         assert list(spy_on_requests(store, monkeypatch, RunHarness(store, text))) == ["both"]
 
     def test_a_priority_that_is_a_template_delays_no_rate(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        text = """
-            name: fork
-            priority: '{{ 1 + 1 }}'
-            steps:
-            - {name: first, run: [{action: log, message: a}], rule: [{case: default, run: [left, right]}]}
-            - {name: left, run: [{action: set, set: {x: 1}}], rule: [{case: default, run: [both]}]}
-            - {name: right, run: [{action: set, set: {y: 1}}], rule: [{case: default, run: [both]}]}
-            - name: both
-              join: all
-              rate: {limit: 5, per: 1m}
-              priority: '{{ y }}'
-              run: [{action: log, message: a}]
-        """
+        limited = "rate: {limit: 5, per: 1m}, priority: '{{ y }}'"
+        text = join_after_fork(limited, "priority: '{{ 1 + 1 }}'")
         assert list(spy_on_requests(store, monkeypatch, RunHarness(store, text))) == []
 
 
