@@ -8,8 +8,9 @@ the route of a request as the router does. It authenticates the caller unless th
 compares the scope (role-based access control, Ferraiolo and Kuhn 1992). The dependency then returns the
 services for the tenant of the caller.
 
-Cost: one comparison of the path with each route, and one query of the store for an API key. While no
-authentication is configured, one query in RECHECK_SECONDS.
+Cost: one comparison of the path with each route. A process checks credentials on a thread, an API key with a
+query of the store, and does so once in RECENT_SECONDS. While no authentication is configured, one query in
+RECHECK_SECONDS.
 
 Limits: a request with a path or method of no route needs any caller, and is answered with 404 or 405. OPTIONS
 needs none.
@@ -353,6 +354,11 @@ class AccessControl:
         if problem is None and opened is not None and opened.authenticator.is_known_as_optional():
             return LOCAL_CALLER  # without a thread, which would take a tenth of a short request
         text = credentials.text
+        if opened is not None and not isinstance(access, PublicAccess):
+            # Without a thread and the store, which take a third of a short request.
+            caller = opened.authenticator.recent_caller(credentials.authorization)
+            if caller is not None and opened.limits.callers.check_at_once(caller):
+                return _with_scope(caller, access)
 
         def authenticate() -> Caller | None:
             authenticator = self._context.services().authenticator
@@ -368,16 +374,24 @@ class AccessControl:
                     return authenticator.authenticate_ticket(credentials.ticket, credentials.run_id)
                 return authenticator.authenticate(credentials.authorization)
 
-            caller = _counted(self._context, text, identify, peer_address(scope))
-            if access.scope is not None and not caller.may(access.scope):
-                raise insufficient_scope(access.scope)
-            return caller
+            return _with_scope(_counted(self._context, text, identify, peer_address(scope)), access)
 
         if opened is None or text is None or opened.limits.familiar.tenant_of(text) is not None:
             return await run_in_threadpool(authenticate)
         address = peer_address(scope)
         async with opened.limits.spare_checks.place(address, opened.limits.failures.refusal(address)):
             return await run_in_threadpool(authenticate)
+
+
+def _with_scope(caller: Caller, access: ScopeAccess) -> Caller:
+    """Return the caller if it has the scope of a route.
+
+    Raises:
+        Problem: 403.
+    """
+    if access.scope is not None and not caller.may(access.scope):
+        raise insufficient_scope(access.scope)
+    return caller
 
 
 def _counted(

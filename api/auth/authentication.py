@@ -11,14 +11,23 @@ from dataclasses import dataclass
 from noetl.api.auth.api_keys import SCOPES, is_valid, key_id
 from noetl.api.auth.event_tickets import EventTickets
 from noetl.api.auth.jwt import TokenVerifier
+from noetl.api.auth.latest_values import LatestValues
 from noetl.api.http.problems import missing_credentials, unauthenticated
 from noetl.executor.errors import StoreError
+from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import DEFAULT_TENANT
 from noetl.executor.stores.interface import Store
 
 MAX_CREDENTIALS_LENGTH = 8 * 1024
 RECHECK_SECONDS = 2.0
 """Time between two queries whether the store has a first key."""
+
+RECENT_SECONDS = 1.0
+"""How long credentials that were accepted are accepted again without a check. So long may a key that was
+revoked be in use."""
+
+MAX_RECENT = 10_000
+"""Number of credentials that were accepted latest, which a process remembers."""
 
 RECORD_USE_SECONDS = 60.0
 """Least time between two records of the last use of a key, so that not every request writes."""
@@ -79,6 +88,7 @@ class Authenticator:
         self._is_required = always or tokens is not None
         self._checked_at = -RECHECK_SECONDS
         self._recorded_uses: dict[str, float] = {}
+        self._recent = LatestValues[tuple[Caller, float]](MAX_RECENT)
 
     def is_known_as_optional(self) -> bool:
         """Return whether the last query says that requests need no credentials, and is still valid."""
@@ -110,11 +120,20 @@ class Authenticator:
                 "The header `Authorization` must be one `Bearer` with an API key or a token."
             )
         credentials = bearer["credentials"]
-        if credentials.startswith("noetl_"):
-            return self._authenticate_key(credentials)
-        if self._tokens is None:
-            raise unauthenticated("The API key is unknown, and tokens are not accepted here.")
-        return self._caller_of_claims(self._tokens, self._tokens.verify(credentials))
+        checked_at = time.monotonic()
+        caller = self._authenticate(credentials)
+        self._recent.put(hash_secret(authorization[0]), (caller, checked_at))
+        return caller
+
+    def recent_caller(self, authorization: list[str]) -> Caller | None:
+        """Return the caller that the same headers have identified within RECENT_SECONDS, or None.
+
+        This reads no store.
+        """
+        if len(authorization) != 1:
+            return None
+        caller, checked_at = self._recent.find(hash_secret(authorization[0])) or (None, 0.0)
+        return caller if time.monotonic() - checked_at < RECENT_SECONDS else None
 
     def authenticate_ticket(self, ticket: str, run_id: str) -> Caller:
         """Return the caller that has a ticket for the event stream of a run.
@@ -126,6 +145,13 @@ class Authenticator:
         return Caller(
             f"ticket for run {claims.run_id}", claims.tenant, expand_scopes(["read"]), claims.run_id
         )
+
+    def _authenticate(self, credentials: str) -> Caller:
+        if credentials.startswith("noetl_"):
+            return self._authenticate_key(credentials)
+        if self._tokens is None:
+            raise unauthenticated("The API key is unknown, and tokens are not accepted here.")
+        return self._caller_of_claims(self._tokens, self._tokens.verify(credentials))
 
     def _authenticate_key(self, text: str) -> Caller:
         id = key_id(text)

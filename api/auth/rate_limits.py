@@ -28,14 +28,13 @@ import ipaddress
 import math
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from noetl.api.auth.authentication import Caller
+from noetl.api.auth.latest_values import LatestValues
 from noetl.api.http.problems import Problem
 from noetl.executor.errors import SettingError
 from noetl.executor.model.request_counts import SLOT_SECONDS, WINDOW_SECONDS, RequestBatch
@@ -62,8 +61,6 @@ MAX_SPARE_CHECKS = 1000
 
 ADDRESS_PART = 4
 """The places and the waiting requests of one address are all divided by this number."""
-
-Value = TypeVar("Value")
 
 CountRequests = Callable[[RequestBatch], bool]
 """A function that counts a batch of requests unless the limit would be exceeded, and returns whether it did.
@@ -117,7 +114,10 @@ def _read_rate(settings: Mapping[str, str], name: str, default: int) -> int:
 
 @dataclass(slots=True, eq=False)
 class _Allowance:
-    """The requests that a caller may still send to this process without a query of the store."""
+    """The requests that a caller may still send to this process without a query of the store.
+
+    Its methods need the lock.
+    """
 
     free: int = 0
     free_until: float = 0.0
@@ -125,6 +125,19 @@ class _Allowance:
     leased_until: float = 0.0
     refused_until: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def has_one(self, limit: int, now: float) -> bool:
+        """Return whether a request is left that needs no store."""
+        if now >= self.free_until:
+            self.free, self.free_until = limit // BATCHES, now + WINDOW_SECONDS
+        return self.free > 0 or (self.leased > 0 and now < self.leased_until)
+
+    def take_one(self) -> None:
+        """Take one of the requests that are left."""
+        if self.free:
+            self.free -= 1
+        else:
+            self.leased -= 1
 
 
 class RateLimiter:
@@ -136,7 +149,7 @@ class RateLimiter:
         self._settings = settings
         self._count = count
         self._clock = clock
-        self._allowances = _Latest[_Allowance](MAX_CALLERS)
+        self._allowances = LatestValues[_Allowance](MAX_CALLERS)
 
     def check(self, caller: Caller) -> None:
         """Count a request of a caller.
@@ -144,16 +157,35 @@ class RateLimiter:
         Raises:
             Problem: 429, the caller or its tenant has sent too many requests.
         """
-        # Tokens of several tenants may have one subject, or none. No tenant has a blank in its name.
-        self._check("key", f"{caller.tenant} {caller.name}", self._settings.key)
-        self._check("tenant", caller.tenant, self._settings.tenant)
-
-    def _check(self, policy: str, name: str, limit: int) -> None:
-        if limit:
-            subject = f"{policy} {hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+        for policy, subject, limit in self._limits_of(caller):
             refused_until = self._refusal(subject, limit)
             if refused_until is not None:
                 raise too_many_requests(policy, limit, refused_until - self._clock())
+
+    def check_at_once(self, caller: Caller) -> bool:
+        """Count a request of a caller if this takes no query of the store. Return whether it was counted."""
+        now, allowances = self._clock(), list[_Allowance]()
+        with ExitStack() as locks:
+            for _, subject, limit in self._limits_of(caller):
+                allowance = self._allowances.get(subject, _Allowance)
+                if not allowance.lock.acquire(blocking=False):  # Another thread may wait for the store.
+                    return False
+                locks.callback(allowance.lock.release)
+                if now < allowance.refused_until or not allowance.has_one(limit, now):
+                    return False
+                allowances.append(allowance)
+            for allowance in allowances:
+                allowance.take_one()
+        return True
+
+    def _limits_of(self, caller: Caller) -> Iterator[tuple[str, str, int]]:
+        """Yield the policy, the subject and the number of each limit of a caller."""
+        # Tokens of several tenants may have one subject, or none. No tenant has a blank in its name.
+        names = {"key": f"{caller.tenant} {caller.name}", "tenant": caller.tenant}
+        for policy, limit in (("key", self._settings.key), ("tenant", self._settings.tenant)):
+            if limit:
+                name = names[policy].encode("utf-8", "surrogatepass")
+                yield policy, f"{policy} {hashlib.sha256(name).hexdigest()[:32]}", limit
 
     def _refusal(self, subject: str, limit: int) -> float | None:
         """Count a request, and return None. Or return until when requests are refused."""
@@ -162,18 +194,14 @@ class RateLimiter:
             now = self._clock()
             if now < allowance.refused_until:
                 return allowance.refused_until
-            if now >= allowance.free_until:
-                allowance.free, allowance.free_until = limit // BATCHES, now + WINDOW_SECONDS
-            if allowance.free:
-                allowance.free -= 1
+            if allowance.has_one(limit, now):
+                allowance.take_one()
                 return None
-            if not allowance.leased or now >= allowance.leased_until:
-                slot, size = int(now // SLOT_SECONDS), max(limit // BATCHES, 1)
-                if not self._count(RequestBatch(subject, slot, size, limit)):
-                    allowance.refused_until = (slot + 1) * SLOT_SECONDS
-                    return allowance.refused_until
-                allowance.leased, allowance.leased_until = size, now + WINDOW_SECONDS
-            allowance.leased -= 1
+            slot, size = int(now // SLOT_SECONDS), max(limit // BATCHES, 1)
+            if not self._count(RequestBatch(subject, slot, size, limit)):
+                allowance.refused_until = (slot + 1) * SLOT_SECONDS
+                return allowance.refused_until
+            allowance.leased, allowance.leased_until = size - 1, now + WINDOW_SECONDS
             return None
 
 
@@ -192,7 +220,7 @@ class AddressLimiter:
         self._policy = policy
         self._limit = limit
         self._clock = clock
-        self._buckets = _Latest[_Bucket](MAX_ADDRESSES)
+        self._buckets = LatestValues[_Bucket](MAX_ADDRESSES)
 
     def refusal(self, address: str) -> Problem | None:
         """Return the problem of an address without an attempt left, 429, or None."""
@@ -332,7 +360,7 @@ class FamiliarCredentials:
     """
 
     def __init__(self) -> None:
-        self._tenants = _Latest[str](MAX_FAMILIAR)
+        self._tenants = LatestValues[str](MAX_FAMILIAR)
 
     def add(self, credentials: str, tenant: str = "") -> None:
         """Remember credentials that were accepted."""
@@ -376,34 +404,6 @@ def network_of(address: str) -> str:
 
 def _digest(credentials: str) -> str:
     return hashlib.sha256(credentials.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-class _Latest(Generic[Value]):
-    """The latest values by key, at most `size`. Safe to share between threads."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._values: OrderedDict[str, Value] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: str, create: Callable[[], Value]) -> Value:
-        """Return the value of a key, which is created if there is none."""
-        with self._lock:
-            if key not in self._values:
-                self._values[key] = create()
-                if len(self._values) > self._size:
-                    self._values.popitem(last=False)
-            self._values.move_to_end(key)
-            return self._values[key]
-
-    def find(self, key: str) -> Value | None:
-        """Return the value of a key, or None if there is none."""
-        return self._values.get(key)
-
-    def remove(self, key: str) -> None:
-        """Remove a key, if it is there."""
-        with self._lock:
-            self._values.pop(key, None)
 
 
 @frozen

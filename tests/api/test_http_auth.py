@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sqlite3
 from collections import defaultdict
@@ -19,6 +20,7 @@ from noetl.api.access import AccessTable
 from noetl.api.app import create_app, find_routers
 from noetl.api.auth import authentication
 from noetl.api.auth.api_keys import SCOPES, create_api_key
+from noetl.api.auth.authentication import Authenticator, Caller
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.registry import ApiKey
 from noetl.executor.stores import open_store
@@ -371,10 +373,55 @@ async def test_a_running_service_notices_the_first_key(
     store.keys.add(key)
     assert (await http.get("/workflows")).status_code == 401
     assert (await http.get("/workflows", headers=bearer(text))).status_code == 200
+    monkeypatch.setattr(authentication, "RECENT_SECONDS", 0.0)
     store.keys.revoke("default", key.id, 2.0)
     store.close()
     assert (await http.get("/workflows", headers=bearer(text))).status_code == 401
     assert (await http.get("/workflows")).status_code == 401
+
+
+async def test_credentials_that_were_accepted_just_now_are_not_checked_again(
+    http: httpx.AsyncClient, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authentication, "RECENT_SECONDS", 3600.0)
+    checked: list[str] = []
+    authenticate = Authenticator.authenticate
+
+    def note(authenticator: Authenticator, authorization: list[str]) -> Caller:
+        checked.append(authorization[0])
+        return authenticate(authenticator, authorization)
+
+    monkeypatch.setattr(Authenticator, "authenticate", note)
+    read, foreign = keys["read"], keys["foreign"]
+    for key, path, status in (
+        (read, "/workflows", 200),
+        (read, "/workflows", 200),
+        (foreign, "/workflows", 200),
+        (foreign, "/workflows", 200),
+    ):
+        assert (await http.get(path, headers=bearer(key))).status_code == status
+    # What a caller may do is checked with each request.
+    assert_refused(await http.post("/playbooks", headers=bearer(read)), 403, "insufficient-scope")
+    assert checked == [f"Bearer {read}", f"Bearer {foreign}"]
+    # Others, and those that were refused, are checked each time.
+    for refused in (keys["revoked"], keys["revoked"], read[:-1], f"{read} "[1:]):
+        assert (await http.get("/workflows", headers=bearer(refused))).status_code == 401
+    repeated_headers = [("Authorization", f"Bearer {read}"), ("Authorization", f"Bearer {read}")]
+    assert (await http.get("/workflows", headers=repeated_headers)).status_code == 401
+    assert len(checked) == 7
+
+
+async def test_a_key_that_was_revoked_is_refused_after_a_moment(
+    settings: dict[str, str], http: httpx.AsyncClient, keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authentication, "RECENT_SECONDS", 0.2)
+    key = keys["run"]
+    assert (await http.get("/workflows", headers=bearer(key))).status_code == 200
+    store = open_store(settings["NOETL_STORE"])
+    store.keys.revoke("default", key.split("_")[1], 2.0)
+    store.close()
+    await asyncio.sleep(0.2)  # Requests meanwhile do not prolong it.
+    assert (await http.get("/workflows", headers=bearer(key))).status_code == 401
 
 
 async def test_an_app_with_a_gateway_always_requires_credentials(settings: dict[str, str]) -> None:
@@ -400,6 +447,7 @@ async def test_the_last_use_of_a_key_is_recorded_at_intervals(
     assert first is not None
     await http.get("/workflows", headers=bearer(keys["read"]))
     assert last_use() == first
+    monkeypatch.setattr(authentication, "RECENT_SECONDS", 0.0)
     monkeypatch.setattr(authentication, "RECORD_USE_SECONDS", 0.0)
     await http.get("/workflows", headers=bearer(keys["read"]))
     assert (last_use() or 0.0) > first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +86,49 @@ def test_a_caller_far_below_its_limit_writes_nothing_and_no_caller_much() -> Non
     assert not batches
     assert count_allowed(limiter, 20_000) == 6400
     assert len(batches) <= rate_limits.BATCHES + 1
+
+
+@pytest.mark.parametrize("limit", [1, 63, 64, 1000, 6400])
+def test_requests_that_are_counted_at_once_belong_to_the_limit(limit: int) -> None:
+    store, batches = MemoryStore(), list[RequestBatch]()
+
+    def count(batch: RequestBatch) -> bool:
+        batches.append(batch)
+        return store.keys.count_requests(batch)
+
+    limiter = RateLimiter(RateSettings(limit, 2 * limit, 0, 0), count, Time())
+
+    def check() -> None:
+        counted = len(batches)
+        if not limiter.check_at_once(caller()):
+            limiter.check(caller())
+        else:
+            assert len(batches) == counted
+
+    allowed = sum(is_allowed(check) for _ in range(2 * limit))
+    other = RateLimiter(RateSettings(limit, 2 * limit, 0, 0), MemoryStore().keys.count_requests, Time())
+    assert allowed == count_allowed(other, 2 * limit)
+    assert not limiter.check_at_once(caller())
+    # What one limit refuses does not count for the other.
+    assert limiter.check_at_once(caller("key b")) is (limit >= rate_limits.BATCHES)
+
+
+def test_a_request_is_not_counted_at_once_while_another_waits_for_the_store() -> None:
+    entered, may_continue = threading.Event(), threading.Event()
+
+    def count(_: RequestBatch) -> bool:
+        entered.set()
+        return may_continue.wait(10.0)
+
+    limiter = RateLimiter(RateSettings(64, 0, 0, 0), count, Time())
+    assert limiter.check_at_once(caller())
+    assert not limiter.check_at_once(caller())
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(limiter.check, caller())
+        assert entered.wait(10.0)
+        assert not limiter.check_at_once(caller())
+        may_continue.set()
+        waiting.result()
 
 
 def test_requests_are_allowed_again_after_a_minute() -> None:

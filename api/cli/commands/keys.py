@@ -94,7 +94,7 @@ def revoke_key(
     tenant: TenantOption = "default",
     store: StoreOption = None,
 ) -> None:
-    """Revoke a key: services refuse it from the next request on. A repeated command changes nothing."""
+    """Revoke a key: services refuse it after a second at most. A repeated command changes nothing."""
     _check_tenant(tenant)
     with open_command_store(store, create=False) as opened_store:
         if not opened_store.keys.revoke(tenant, id, round(time.time(), 6)):
