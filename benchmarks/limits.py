@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from benchmarks.run_copies import check_runs, copy_run
 from benchmarks.speed import DURABLE
 from noetl.executor.engine.scope import Scope
 from noetl.executor.engine.slots import ask_for_slots
@@ -183,7 +184,7 @@ class WaitingRuns:
         last = self.add()
         copy_waiting_run(store, last, tickets - 1)
         store.maintenance.sweep(self.clock())  # It cuts the log of SQLite, as workers do.
-        assert store.maintenance.check_consistency() == []
+        check_runs(store)
 
     def add(self) -> str:
         """Let one more run wait at the end of the queue. Return its id."""
@@ -210,37 +211,16 @@ class WaitingRuns:
 
 
 def copy_waiting_run(store: SqlStore, run_id: str, copies: int) -> None:
-    """Copy all rows of a run that waits for a limit. The copies wait behind it, by their numbers.
-
-    100,000 runs take long to start. Their rows are the same, and take seconds.
-    """
+    """Copy a run that waits for a limit. The copies wait after it, in the order of their numbers."""
     (slot,) = store.gates.slots_of(run_id)
-    is_sqlite = isinstance(store, SqliteStore)
-    # An odd factor gives each copy other digits, and spreads them like those of real ids.
-    digits = "substr(printf('%x', n * 2654435761), -8)" if is_sqlite else "right(to_hex(n * 2654435761), 8)"
-    numbers = "with recursive numbers(n) as (select 1 union all select n + 1 from numbers where n < :copies)"
+    copy_run(store, run_id, copies, queued_at="queued_at + n * 1e-6")
     with store.database.transaction() as db:
-        for table in ("runs", "visits", "history", "visit_counts", "run_times", "slots"):
-            key = "id" if table == "runs" else "run_id"
-            row = db.execute(f"select * from {table} where {key} = :run_id", run_id=run_id).fetchone()
-            if row is None:
-                continue
-            names = [f'"{name}"' for name in row.keys()]  # noqa: SIM118  A row of SQLite is no mapping.
-            values = ["queued_at + n * 1e-6" if name == '"queued_at"' else name for name in names]
-            values[names.index(f'"{key}"')] = f"{digits} || substr(id_of_run, 9)"
-            copied = f"select {table}.*, {key} as id_of_run from {table} where {key} = :run_id"
-            db.execute(
-                f"{numbers} insert into {table} ({', '.join(names)}) select {', '.join(values)}"
-                f" from numbers cross join ({copied}) as copied",
-                run_id=run_id,
-                copies=copies,
-            )
         for changed in (
             "update gates set waiting = waiting + :copies where id = :id and tenant = :tenant",
             "update flows set waiting = waiting + :copies where gate_id = :id and gate_tenant = :tenant",
         ):
             db.execute(changed, copies=copies, id=slot.gate.id, tenant=slot.gate.tenant)
-        if not is_sqlite:
+        if not isinstance(store, SqliteStore):
             db.execute(
                 "analyze runs, visits, slots, flows"
             )  # as the server does by itself while a long queue grows

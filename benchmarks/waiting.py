@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.run_copies import check_runs, copy_run
 from noetl.executor.actions import catalogue
 from noetl.executor.engine.start import new_run
 from noetl.executor.model.run import Run, RunStatus, VisitStatus
@@ -96,7 +97,7 @@ def measure_due_together(store: SqlStore, runs: int = RUNS, wait_seconds: float 
         run = store.runs.create(*new_run(wait.header, wait.hash, StartRequest(given), now=store.clock()))
         while not _waits(store, run.id):
             time.sleep(0.01)
-        _copy(store, run.id, runs - 1)
+        copy_run(store, run.id, runs - 1)
         have_waited = store.clock() < due_at
         time.sleep(max(due_at - store.clock(), 0.0))
         started: list[Run] = []
@@ -112,6 +113,7 @@ def measure_due_together(store: SqlStore, runs: int = RUNS, wait_seconds: float 
         late = [_first_started_at(store, run.id) - run.created_at for run in started]
     finally:
         worker.stop()
+    check_runs(store)
     return {
         "due_together": runs,
         "all_waited_at_once": have_waited,
@@ -128,19 +130,6 @@ def _is_queued(store: Store, run_id: str) -> bool:
 
 def _waits(store: Store, run_id: str) -> bool:
     return any(visit.status is VisitStatus.WAITING for visit in store.runs.visits(run_id))
-
-
-def _copy(store: SqlStore, run_id: str, count: int) -> None:
-    """Copy a run and its visits."""
-    numbers = "with recursive numbers (n) as (select 1 union all select n + 1 from numbers where n < :count)"
-    with store.database.transaction() as db:
-        for table, key in (("runs", "id"), ("visits", "run_id"), ("history", "run_id")):
-            row = db.execute(f"select * from {table} where {key} = :run_id", run_id=run_id).fetchone()
-            columns = ", ".join(f'"{name}"' for name in dict(row) if name != key)
-            copied = f"select 'copy' || n, {columns} from {table}, numbers where {key} = :run_id"
-            db.execute(
-                f"{numbers} insert into {table} ({key}, {columns}) {copied}", run_id=run_id, count=count
-            )
 
 
 def _first_started_at(store: Store, run_id: str) -> float:

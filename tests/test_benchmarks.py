@@ -16,6 +16,7 @@ from benchmarks import (
     growth,
     held_snapshot,
     killing,
+    limits,
     lists,
     memory,
     metrics,
@@ -36,6 +37,7 @@ from benchmarks.checks.operators import OPERATORS
 from benchmarks.playbooks import SHAPES
 from noetl.api.service.services import create_services
 from noetl.executor.actions import catalogue
+from noetl.executor.model.run import RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 from noetl.executor.stores.interface import Store
@@ -162,7 +164,38 @@ def test_new_runs_while_others_are_due_together(tmp_path: Path) -> None:
         found = waiting.measure_due_together(store, runs=3, wait_seconds=0.5)
         assert found["new_runs"] >= 1
         assert found["first_step_seconds_worst"] >= found["first_step_seconds_median"] >= 0
-        assert len(store.runs.find(RunFilter())[0]) == 3 + found["new_runs"]
+        succeeded, _ = store.runs.find(RunFilter(statuses=(RunStatus.SUCCEEDED,)))
+        assert len(succeeded) == 3 + found["new_runs"]
+        assert store.maintenance.check_consistency() == []
+
+
+def check_limits(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Check steps with limits, and that each run of a queue continues, whether it was started or copied."""
+    for name, value in (("REPETITIONS", 1), ("SHORT_RUNS", 1), ("RELEASES", 4)):
+        monkeypatch.setattr(limits, name, value)
+    assert isinstance(store, SqlStore)
+    limits.measure_steps("a store", store, steps=1)
+    queue = limits.WaitingRuns(store, tickets=3)
+    limits.measure_releases("a store", {3: queue})
+    assert store.maintenance.check_consistency() == []
+    succeeded, _ = store.runs.find(RunFilter(playbook="queued", statuses=(RunStatus.SUCCEEDED,)))
+    assert len(succeeded) == 4
+    assert queue.claim.run.id not in {run.id for run in succeeded}
+    printed = capsys.readouterr().out
+    assert printed.count("a step takes") == len(limits.limit_cases(1))
+    assert printed.count("with 3 in the queue") == 1
+
+
+def test_limits_on_sqlite(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with limits.open_sqlite() as store:
+        check_limits(store, monkeypatch, capsys)
+
+
+def test_limits_on_postgres(
+    postgres_store_dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(open_store(postgres_store_dsn)) as store:
+        check_limits(store, monkeypatch, capsys)
 
 
 def test_runs_that_are_kept_too_long() -> None:
