@@ -8,6 +8,7 @@ enough: nothing that slows a run down grows. The command fails if a run takes LI
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import threading
@@ -140,7 +141,9 @@ def measure(seconds: float = SECONDS) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    rows = measure(float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.held_snapshot", description=__doc__)
+    parser.add_argument("seconds", nargs="?", type=float, default=SECONDS, help="how long it is held")
+    rows = measure(parser.parse_args().seconds)
     for name, row in rows.items():
         figures = f"{row['seconds']:.3f} s   {row['blocks']:,.0f} blocks a run   {row['waiting']} wait"
         print(f"{name:<10}{row['runs']:>7} runs   {figures}")

@@ -1,4 +1,4 @@
-"""Metrics of several processes, one of them killed: `python -m benchmarks.metrics`.
+"""Metrics of several processes, one of them killed: `python -m benchmarks.metrics [RUNS]`.
 
 Two processes of the service and two workers share a Postgres database and execute mixed runs. One worker gets
 SIGKILL meanwhile. Then every counter of each service must be what the tables of runs and visits say.
@@ -9,6 +9,7 @@ steps, too. `benchmarks.speed` measures the steps.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -313,7 +314,9 @@ SCRAPE: tuple[report.Column, ...] = (
 
 
 def main() -> None:
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else RUNS
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.metrics", description=__doc__)
+    parser.add_argument("runs", nargs="?", type=int, default=RUNS, help="number of mixed runs")
+    runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder, running_server(**DURABLE) as server:
         with empty_database(server.dsn) as dsn:
             print(measure_counters(dsn, runs, Path(folder)), flush=True)

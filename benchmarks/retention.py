@@ -6,7 +6,7 @@ most runs that were too old at any sample.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
 from collections.abc import Iterator
@@ -90,10 +90,17 @@ def _count_old(store: SqlStore, keep_seconds: float) -> int:
     return int(store.database.fetch_one(query, before=store.clock() - keep_seconds)["runs"])
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.retention", description=__doc__)
+    parser.add_argument("seconds", nargs="?", type=float, default=SECONDS, help="how long runs start")
+    seconds = parser.parse_args().seconds
     for database in STORES:
-        row = measure(database, float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS)
+        row = measure(database, seconds)
         print(
             f"{database:<10}{row['started']:>7,} runs, {row['a_second']:.0f} a second"
             f"   at most {row['most_old']:,} too old   {row['left']:,} left"
         )
+
+
+if __name__ == "__main__":
+    main()
