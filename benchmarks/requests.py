@@ -86,6 +86,7 @@ class MeasuredService:
 
     def close(self) -> None:
         """End the process."""
+        self._connection.close()
         self._process.kill()
         self._process.wait()
         self._log.close()
@@ -152,7 +153,9 @@ def _measure_kind(
             figures.append((service.cpu_seconds() - before) / (count * kind.parts) * 1e3)
     medians = [statistics.median(figures) for figures in milliseconds]
     cells = {str(number): f"{median:.2f} ms" for number, median in enumerate(medians, 1)}
-    return {"kind": kind.name, "ratio": f"{medians[-1] / medians[0]:.2f}", **cells}
+    # The system counts in hundredths of a second, so that of a few requests may be none.
+    ratio = f"{medians[-1] / medians[0]:.2f}" if medians[0] else "-"
+    return {"kind": kind.name, "ratio": ratio, **cells}
 
 
 def main() -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +19,7 @@ from benchmarks import (
     calls,
     continuation,
     growth,
+    guards,
     held_snapshot,
     killing,
     limits,
@@ -23,6 +29,7 @@ from benchmarks import (
     outage,
     pictures,
     planner,
+    reading,
     report,
     retention,
     speed,
@@ -57,6 +64,50 @@ def test_shapes(shape: str, forks: int, joins: int) -> None:
     assert compilation.diagnostics == ()
     statistics = compilation.plan.header.statistics
     assert (statistics["steps"], statistics["forks"], statistics["joins"]) == (200, forks, joins)
+
+
+SMALL: Mapping[str, tuple[Mapping[str, object], str]] = {
+    "commits": ({"THREADS": (1, 2)}, "--rounds 1"),
+    "guards": ({"measure": partial(guards.measure, rounds=1, seconds=0.001)}, "access loop"),
+    "large_json": ({"VALUES": {"numbers": lambda: [*range(1_000)]}}, ""),
+    "migration": ({}, "--runs 2"),
+    "neighbours": ({}, "--store SQLite --case does\\ nothing --seconds 0.2 --rounds 1"),
+    "reading": ({"VISITS": (1, 3), "ITEMS": (2, 4), "CALLS": 1}, ""),
+    "requests": ({"LISTED_RUNS": 1}, "--rounds 1 --count 1"),
+    "starts": ({"PARTITIONS": 2}, "--rounds 1"),
+    "triggers": ({"LEAD_SECONDS": 1.0}, "--triggers 2 --workers 1"),
+}
+"""The constants and arguments with which a benchmark takes seconds."""
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_benchmark_runs(
+    name: str,
+    account: None,
+    postgres_server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = import_module(f"benchmarks.{name}")
+    constants, arguments = SMALL[name]
+    monkeypatch.setattr(sys, "argv", [name, *shlex.split(arguments)])
+    for constant, value in constants.items():
+        monkeypatch.setattr(module, constant, value)
+    for user in (module, limits):
+        monkeypatch.setattr(user, "running_server", partial(use_server, postgres_server), raising=False)
+    interval = sys.getswitchinterval()
+    try:
+        module.main()
+    finally:
+        sys.setswitchinterval(interval)
+        gc.unfreeze()
+    assert len(capsys.readouterr().out.splitlines()) >= 2
+
+
+@contextmanager
+def use_server(dsn: str, **options: str) -> Iterator[SimpleNamespace]:
+    """Yield the server of the test instead of a new one."""
+    yield SimpleNamespace(dsn=dsn)
 
 
 def test_rows_of_the_planner() -> None:
@@ -325,7 +376,7 @@ def account(aws: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NOETL_QUEUE", queue)
         yield queue
 
-    for module in (outage, memory, step_guards):
+    for module in (outage, memory, reading, step_guards):
         monkeypatch.setattr(module, "emulated_account", use_account)
 
 
