@@ -65,7 +65,7 @@ def running(python: Path, folder: Path, handler: str, **environ: str) -> Iterato
             deadline = int((time.time() + INVOCATION_SECONDS) * 1000)
             arn = "arn:aws:lambda:us-east-1:123456789012:function:benchmark"
             named = {"Aws-Request-Id": "1", "Deadline-Ms": str(deadline), "Invoked-Function-Arn": arn}
-            self._answer(200, body, {f"Lambda-LambdaRuntime-{name}": value for name, value in named.items()})
+            self._answer(200, body, {f"Lambda-Runtime-{name}": value for name, value in named.items()})
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))

@@ -32,6 +32,7 @@ from benchmarks import (
     reading,
     report,
     retention,
+    runtime,
     speed,
     step_guards,
     streams,
@@ -406,6 +407,26 @@ def test_memory_needs_a_cgroup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(memory, "CGROUPS", tmp_path)
     with pytest.raises(RuntimeError, match="cannot be limited by a cgroup"), memory.limited_group(1):
         pass
+
+
+RUNTIME_CLIENT = """
+import http.client, json, os
+connection = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+while True:
+    connection.request("GET", "/2018-06-01/runtime/invocation/next")
+    response = connection.getresponse()
+    event, id = json.load(response), response.headers["Lambda-Runtime-Aws-Request-Id"]
+    kind = "response" if id else "error"
+    connection.request("POST", f"/2018-06-01/runtime/invocation/{id}/{kind}", json.dumps({"got": event}))
+    connection.getresponse().read()
+"""
+
+
+def test_the_runtime_api_has_the_headers_of_lambda(tmp_path: Path) -> None:
+    (tmp_path / "awslambdaric.py").write_text(RUNTIME_CLIENT)
+    with runtime.running(Path(sys.executable), tmp_path, "module.handle") as client:
+        answers = [client.invoke({"number": number})[0] for number in range(2)]
+    assert answers == [{"got": {"number": 0}}, {"got": {"number": 1}}]
 
 
 @pytest.mark.parametrize("folder", [".", "unified"])
