@@ -91,6 +91,18 @@ def count_passed(
     return DueInstants(None, count, newest[-1], _next_after(schedule, newest[-1], later_start))
 
 
+def leave_newest(
+    schedule: Schedule, next_at: float, now: float, later_start: float | None = None
+) -> DueInstants:
+    """Return the instants from `next_at` to `now` of a schedule that ends now. The newest is performed.
+
+    >>> leave_newest(Schedule(every_seconds=3600), 0.0, 7300.0)
+    DueInstants(performed=7200.0, missed=2, newest_missed=3600.0, next_at=None)
+    """
+    count, newest = _read_passed(schedule, next_at, now, later_start)
+    return DueInstants(newest[-1], count - 1, newest[-2] if count > 1 else None, None)
+
+
 def _next_after(schedule: Schedule, instant: float, later_start: float | None) -> float | None:
     return schedule.next_after(instant if later_start is None else max(instant, later_start))
 

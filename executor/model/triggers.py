@@ -16,18 +16,18 @@ Limits: an instant that has passed is not performed again, also if the rules of 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from noetl.executor.errors import RejectedError, TriggerChangedError
-from noetl.executor.model.due_instants import DueInstants, count_passed
+from noetl.executor.errors import RejectedError, StoreAwayError, StoreError, TriggerChangedError
+from noetl.executor.model.due_instants import DueInstants, count_passed, leave_newest
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.planner.frozen import frozen, replace
-from noetl.planner.plan import Trigger
+from noetl.planner.plan import Header, Trigger
 from noetl.planner.schedules.schedule import CatchUpMode, Schedule
 from noetl.planner.trigger_sources import RunEnd, Webhook
 
@@ -36,6 +36,7 @@ MAX_REASON_LENGTH = 500
 
 PAUSED_REASON = "the trigger was paused"
 LATE_REASON = "no service and no worker fired it in time"
+CHANGED_REASON = "a version with another timing became live before it was performed"
 """Why a firing was missed."""
 
 _TIMING_SEPARATOR = " "
@@ -240,14 +241,36 @@ def delay_of(trigger: LiveTrigger, schedule: Schedule) -> float:
     return jitter_of(trigger.tenant, trigger.playbook, trigger.name, schedule.jitter_seconds)
 
 
+@frozen
+class PlacedTriggers:
+    """The triggers of a version that becomes live.
+
+    Attributes:
+        written: those that are new or change.
+        removed: those that only the version before has.
+        missed: records of the instants that the timing before has left.
+    """
+
+    written: Sequence[LiveTrigger]
+    removed: Sequence[LiveTrigger]
+    missed: Sequence[Firing]
+
+
 def place_triggers(
-    current: Sequence[LiveTrigger], declared: Sequence[Trigger], playbook: RegisteredPlaybook, now: float
-) -> tuple[list[LiveTrigger], list[LiveTrigger]]:
-    """Return the triggers to write, and those to remove, when `playbook` becomes the live version.
+    current: Sequence[LiveTrigger],
+    declared: Sequence[Trigger],
+    playbook: RegisteredPlaybook,
+    now: float,
+    header_of: Callable[[str], Header],
+) -> PlacedTriggers:
+    """Return what changes of the triggers when `playbook` becomes the live version.
 
     `current` are those of the version that was live before. A trigger is known by its name. It stays
     paused, and keeps its next firing unless its timing has changed. A trigger of that version is not written
     again.
+
+    If the timing changes, the newest instant that has passed is still due. Those before it are missed. In a
+    pause, all are. `header_of` reads the plan of the version before, which knows these instants.
 
     Raises:
         RejectedError: `path_taken`, if two of the triggers have the same path.
@@ -255,12 +278,13 @@ def place_triggers(
     _check_paths(playbook.name, declared)
     known = {trigger.name: trigger for trigger in current}
     pairs = [(known.pop(trigger.name, None), trigger) for trigger in declared]
-    written = [
-        _place_trigger(earlier, trigger, playbook, now)
-        for earlier, trigger in pairs
-        if earlier is None or earlier.version != playbook.version
-    ]
-    return written, list(known.values())
+    written, missed = list[LiveTrigger](), list[Firing]()
+    for earlier, trigger in pairs:
+        if earlier is None or earlier.version != playbook.version:
+            placed, left = _place_trigger(earlier, trigger, playbook, now, header_of)
+            written.append(placed)
+            missed += left
+    return PlacedTriggers(written, list(known.values()), missed)
 
 
 def _check_paths(playbook: str, declared: Sequence[Trigger]) -> None:
@@ -274,12 +298,43 @@ def _check_paths(playbook: str, declared: Sequence[Trigger]) -> None:
 
 
 def _place_trigger(
-    current: LiveTrigger | None, declared: Trigger, playbook: RegisteredPlaybook, now: float
-) -> LiveTrigger:
+    current: LiveTrigger | None,
+    declared: Trigger,
+    playbook: RegisteredPlaybook,
+    now: float,
+    header_of: Callable[[str], Header],
+) -> tuple[LiveTrigger, Sequence[Firing]]:
+    source, placed = declared.source, _new_trigger(declared, playbook, now)
+    if current is None:
+        return (with_due_time(placed, source) if isinstance(source, Schedule) else placed), ()
+    missed: Sequence[Firing] = ()
+    has_same_timing = current.type == placed.type and current.timing_hash == placed.timing
+    last = current
+    if isinstance(source, Schedule) and has_same_timing:
+        placed = replace(placed, timing=current.timing, next_at=current.next_at)
+    elif isinstance(source, Schedule) and current.next_at is not None and current.next_at <= now:
+        last, missed = _leave_timing(current, current.next_at, now, header_of)
+        # A firing may be postponed, or delayed by its jitter.
+        if last.next_at is not None:
+            timing = f"{placed.timing}{_TIMING_SEPARATOR}{now!r}"
+            placed = replace(placed, timing=timing, next_at=last.next_at)
+    placed = replace(
+        placed,
+        is_paused=current.is_paused,
+        edition=current.edition + 1,
+        catch_up=current.catch_up if has_same_timing else None,
+        last_run=last.last_run,
+        last_at=last.last_at,
+        last_outcome=last.last_outcome,
+    )
+    return (with_due_time(placed, source) if isinstance(source, Schedule) else placed), missed
+
+
+def _new_trigger(declared: Trigger, playbook: RegisteredPlaybook, now: float) -> LiveTrigger:
+    """Return a trigger that no version before has."""
     assert playbook.version is not None
     source = declared.source
-    is_schedule = isinstance(source, Schedule)
-    placed = LiveTrigger(
+    return LiveTrigger(
         playbook.tenant,
         playbook.name,
         declared.name,
@@ -294,26 +349,44 @@ def _place_trigger(
         # A trigger that was removed and comes back must not have an edition that it had before.
         edition=int(now * 1000),
     )
-    if current is not None:
-        has_same_timing = current.type == placed.type and current.timing_hash == placed.timing
-        # A firing may be postponed, or delayed by its jitter.
-        has_passed = current.due_at is not None and current.next_at is not None and current.next_at <= now
-        if is_schedule and has_same_timing:
-            placed = replace(placed, timing=current.timing, next_at=current.next_at)
-        elif is_schedule and has_passed:
-            placed = replace(
-                placed, timing=f"{placed.timing}{_TIMING_SEPARATOR}{now!r}", next_at=current.next_at
-            )
-        placed = replace(
-            placed,
-            is_paused=current.is_paused,
-            edition=current.edition + 1,
-            catch_up=current.catch_up if has_same_timing else None,
-            last_run=current.last_run,
-            last_at=current.last_at,
-            last_outcome=current.last_outcome,
-        )
-    return with_due_time(placed, source) if isinstance(source, Schedule) else placed
+
+
+def _leave_timing(
+    current: LiveTrigger, next_at: float, now: float, header_of: Callable[[str], Header]
+) -> tuple[LiveTrigger, Sequence[Firing]]:
+    """Return a trigger whose timing ends now with its last due instant, and a record of the missed ones.
+
+    Without the plan of its version, only `next_at` is known.
+    """
+    schedule = _read_schedule(current, header_of)
+    if schedule is None:
+        return (replace(current, next_at=None) if current.is_paused else current), ()
+    if current.is_paused:
+        left = count_passed(schedule, next_at, now, current.later_start)
+    else:
+        left = leave_newest(schedule, next_at, now, current.later_start)
+    last = replace(current, next_at=left.performed)
+    if left.newest_missed is None:
+        return last, ()
+    reason = PAUSED_REASON if current.is_paused else CHANGED_REASON
+    missed = _missed_firing(current, left, now, reason)
+    return replace(last, last_at=missed.scheduled_at, last_outcome=FiringOutcome.MISSED), (missed,)
+
+
+def _read_schedule(trigger: LiveTrigger, header_of: Callable[[str], Header]) -> Schedule | None:
+    """Return the schedule of a trigger, or None if its plan cannot be read.
+
+    Raises:
+        StoreAwayError: the store cannot be reached.
+    """
+    try:
+        declared = header_of(trigger.plan_hash).find_trigger(trigger.name)
+    except StoreAwayError:
+        raise
+    except StoreError:
+        return None
+    source = None if declared is None else declared.source
+    return source if isinstance(source, Schedule) else None
 
 
 def with_due_time(trigger: LiveTrigger, schedule: Schedule) -> LiveTrigger:
@@ -338,12 +411,18 @@ def advance_schedule(
         written = replace(written, catch_up=None)
     firings: tuple[Firing, ...] = ()
     if due.newest_missed is not None:
-        # The history is in the order of these times, and what was missed comes before what is performed.
-        missed = fire_schedule(trigger, due.newest_missed, now - 1e-6)
         reason = PAUSED_REASON if was_paused or trigger.catch_up is not None else LATE_REASON
-        firings = (replace(missed, outcome=FiringOutcome.MISSED, count=due.missed, reason=reason),)
+        firings = (_missed_firing(trigger, due, now, reason),)
         written = replace(written, last_at=due.newest_missed, last_outcome=FiringOutcome.MISSED)
     return Advance(trigger, with_due_time(written, schedule), firings)
+
+
+def _missed_firing(trigger: LiveTrigger, due: DueInstants, now: float, reason: str) -> Firing:
+    """Return the record of the missed instants of a trigger."""
+    assert due.newest_missed is not None
+    # The history is in the order of these times, and what was missed comes before what is performed.
+    missed = fire_schedule(trigger, due.newest_missed, now - 1e-6)
+    return replace(missed, outcome=FiringOutcome.MISSED, count=due.missed, reason=reason)
 
 
 def fire_schedule(trigger: LiveTrigger, instant: float, now: float) -> Firing:

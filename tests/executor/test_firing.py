@@ -19,6 +19,7 @@ from noetl.executor.errors import RejectedError, StoreAwayError, StoreError, Tri
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.triggers import (
+    CHANGED_REASON,
     LATE_REASON,
     PAUSED_REASON,
     FiringOutcome,
@@ -340,6 +341,10 @@ def test_a_firing_that_is_delayed_by_its_jitter_is_not_lost_in_a_new_version() -
     assert (run.version, run.input["day"]) == ("2", instant_key(START + HOUR))
 
 
+LEFT = ("missed", CHANGED_REASON, 2)
+"""The record of the instants of the first version that have passed before the newest one."""
+
+
 @pytest.mark.parametrize(
     ("mode", "outcomes"),
     [
@@ -353,8 +358,8 @@ def test_a_new_version_performs_no_instants_from_before_it(mode: str, outcomes: 
     service.clock.advance(3.5 * HOUR + 30)
     service.register(HOURLY.replace("every: 1h", f"every: 1m, catch_up: {mode}"))
     service.perform()
-    assert service.outcomes() == outcomes
-    assert [firing.scheduled_at for firing in service.firings()] == [START + HOUR]
+    assert service.outcomes() == [LEFT, *outcomes]
+    assert [firing.scheduled_at for firing in service.firings()] == [START + 2 * HOUR, START + 3 * HOUR]
     assert service.trigger().next_at == START + 3.5 * HOUR + 60
 
 
@@ -364,8 +369,8 @@ def test_a_version_with_late_firings_of_its_own_and_an_earlier_one() -> None:
     service.register(HOURLY.replace("every: 1h", "every: 1m, catch_up: {mode: all, limit: 2}"))
     service.clock.advance(300)
     service.perform()
-    assert service.outcomes() == [("missed", LATE_REASON, 3)] + [("started", None, 1)] * 3
-    assert [firing.scheduled_at for firing in service.firings()][1:] == [
+    assert service.outcomes() == [LEFT, ("missed", LATE_REASON, 3)] + [("started", None, 1)] * 3
+    assert [firing.scheduled_at for firing in service.firings()][2:] == [
         START + 3.5 * HOUR + 60 * minute for minute in (3, 4, 5)
     ]
 
@@ -378,7 +383,7 @@ def test_a_pause_of_a_late_firing_counts_no_instants_from_before_a_version() -> 
     service.clock.advance(120)
     schedule = Schedule(every_seconds=60.0)
     service.store.triggers.advance(resume_trigger(service.trigger(), schedule, service.clock()))
-    assert service.outcomes() == [("missed", PAUSED_REASON, 3)]
+    assert service.outcomes() == [LEFT, ("missed", PAUSED_REASON, 3)]
     assert service.trigger().next_at == START + 3.5 * HOUR + 180
 
 
@@ -399,10 +404,33 @@ def test_versions_with_one_timing_keep_what_has_passed_since_the_first_of_them(i
         )
     service.perform()
     assert [firing.scheduled_at for firing in service.firings()] == [
-        START + HOUR,
+        START + 2 * HOUR,
+        START + 3 * HOUR,
         *(START + 3.5 * HOUR + 60 * minute for minute in (1, 2, 3, 4, 5)),
     ]
-    assert service.outcomes() == [("started", None, 1)] * 6
+    assert service.outcomes() == [LEFT] + [("started", None, 1)] * 6
+
+
+def test_three_timings_of_a_late_trigger_lose_no_instant() -> None:
+    service = ScheduledPlaybook(HOURLY)
+    for seconds, interval in ((3.5 * HOUR + 30, "1m"), (90, "20s"), (65, "7h")):
+        service.clock.advance(seconds)
+        service.register(HOURLY.replace("every: 1h", f"every: {interval}"))
+    service.perform()
+    # Of the second version, 15:31 and 15:32 have passed. Of the third, 15:32:20, :40 and 15:33 have.
+    changed = ("missed", CHANGED_REASON)
+    assert service.outcomes() == [LEFT, (*changed, 2), (*changed, 3), ("started", None, 1)]
+    assert service.runs()[0].input["day"] == instant_key(START + 3.5 * HOUR + 180)
+
+
+def test_a_version_before_whose_plan_is_lost_keeps_what_is_due() -> None:
+    service = ScheduledPlaybook(HOURLY)
+    service.clock.advance(3.5 * HOUR)
+    service.store.state.plans.clear()
+    service.register(HOURLY.replace("every: 1h", "every: 7h"))
+    [run] = service.perform()
+    assert run.input["day"] == instant_key(START + HOUR)
+    assert service.outcomes() == [("started", None, 1)]
 
 
 def test_a_late_firing_of_an_earlier_version_loses_no_firings_of_a_pause() -> None:
@@ -415,7 +443,7 @@ def test_a_late_firing_of_an_earlier_version_loses_no_firings_of_a_pause() -> No
     schedule = Schedule(every_seconds=60.0)
     service.store.triggers.advance(resume_trigger(service.trigger(), schedule, service.clock(), "all"))
     service.perform()
-    assert service.outcomes() == [("started", None, 1)] * 6
+    assert service.outcomes() == [LEFT] + [("started", None, 1)] * 6
     assert service.trigger().later_start is None
 
 

@@ -137,9 +137,14 @@ def advance_writes(context: DynamoContext, advance: Advance) -> list[Write]:
 
     A trigger that does not change is not written.
     """
-    seconds = context.plan_uses.retention_seconds
-    writes: list[Write] = [_put(advance.written, advance.read)] if advance.changes_trigger else []
-    for firing in advance.firings:
+    changed = [_put(advance.written, advance.read)] if advance.changes_trigger else []
+    return [*changed, *_firing_writes(context, advance.firings)]
+
+
+def _firing_writes(context: DynamoContext, firings: Sequence[Firing]) -> list[Put]:
+    """Return the writes of the records of firings."""
+    seconds, writes = context.plan_uses.retention_seconds, list[Put]()
+    for firing in firings:
         key = keys.firing(firing.tenant, firing.playbook, firing.trigger, firing.position)
         item: Item = {"record": encode_json(firing.to_json())}
         if seconds is not None:
@@ -157,14 +162,15 @@ def replacing_writes(
         RejectedError: `path_taken`.
     """
     known = _read_triggers(context, playbook.tenant, playbook.name)
-    written, removed = place_triggers(list(known.values()), declared, playbook, now)
-    placed = {**known, **{trigger.name: trigger for trigger in written}}
-    for trigger in removed:
-        del placed[trigger.name]
+    placed = place_triggers(list(known.values()), declared, playbook, now, context.plans.header)
+    later = {**known, **{trigger.name: trigger for trigger in placed.written}}
+    for trigger in placed.removed:
+        del later[trigger.name]
     return [
-        *(_put(trigger, known.get(trigger.name)) for trigger in written),
-        *map(_delete, removed),
-        *_lookup_writes(context, playbook, known.values(), placed.values()),
+        *(_put(trigger, known.get(trigger.name)) for trigger in placed.written),
+        *map(_delete, placed.removed),
+        *_lookup_writes(context, playbook, known.values(), later.values()),
+        *_firing_writes(context, placed.missed),
     ]
 
 
@@ -211,7 +217,7 @@ def _read_triggers(context: DynamoContext, tenant: str, playbook: str) -> Mappin
     return {trigger.name: trigger for trigger in triggers}
 
 
-def _put(trigger: LiveTrigger, read: LiveTrigger | None) -> Write:
+def _put(trigger: LiveTrigger, read: LiveTrigger | None) -> Put:
     item: Item = {
         "edition": trigger.edition,
         "version": trigger.version,

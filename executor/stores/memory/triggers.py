@@ -121,8 +121,13 @@ def write_advance(state: MemoryState, advance: Advance) -> None:
     key = (written.tenant, written.playbook, written.name)
     if advance.changes_trigger:
         state.triggers[key] = written
-    firings = state.firings.setdefault(key, {})
-    for firing in advance.firings:
+    _add_firings(state, advance.firings)
+
+
+def _add_firings(state: MemoryState, added: Sequence[Firing]) -> None:
+    """Add the records of firings. One that exists already is not changed."""
+    for firing in added:
+        firings = state.firings.setdefault((firing.tenant, firing.playbook, firing.trigger), {})
         if firing.position not in firings:
             firings[firing.position] = firing
             add_firing_fact(state, firing)
@@ -138,15 +143,16 @@ def replace_triggers(
     """
     key = (playbook.tenant, playbook.name)
     current = [trigger for trigger in state.triggers.values() if (trigger.tenant, trigger.playbook) == key]
-    written, removed = place_triggers(current, declared, playbook, now)
-    paths = {trigger.path for trigger in written if trigger.path is not None}
+    placed = place_triggers(current, declared, playbook, now, lambda plan_hash: state.plan(plan_hash).header)
+    paths = {trigger.path for trigger in placed.written if trigger.path is not None}
     for owner in state.triggers.values():
         if owner.tenant == playbook.tenant and owner.playbook != playbook.name and owner.path in paths:
             raise path_taken(owner.path, owner.playbook, owner.name)
-    for trigger in removed:
+    for trigger in placed.removed:
         del state.triggers[*key, trigger.name]
-    for trigger in written:
+    for trigger in placed.written:
         state.triggers[*key, trigger.name] = trigger
+    _add_firings(state, placed.missed)
 
 
 def remove_triggers(state: MemoryState, tenant: str, playbook: str) -> None:

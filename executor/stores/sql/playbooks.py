@@ -44,7 +44,7 @@ class SqlPlaybooks:
                 require_newest(playbook, _newest(db, playbook.tenant, playbook.name), newest)
             registered = _add(self._context, db, playbook)
             if registered == _live(db, playbook.tenant, playbook.name):
-                replace_triggers(db, registered, triggers, playbook.registered_at)
+                replace_triggers(db, registered, triggers, playbook.registered_at, self._plans.header)
             return registered
 
     def get(
@@ -138,7 +138,7 @@ class SqlPlaybooks:
         else:
             has_plan = self._plans.exists(live.plan_hash)
             declared = self._plans.header(live.plan_hash).triggers if has_plan else ()
-            replace_triggers(db, live, declared, now)
+            replace_triggers(db, live, declared, now, self._plans.header)
 
 
 def _lock(db: Writer, tenant: str, name: str) -> None:

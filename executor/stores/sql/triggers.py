@@ -15,7 +15,7 @@ Limits: the triggers that are due first are read by every process, and one of th
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from noetl.executor.errors import TriggerChangedError
@@ -38,7 +38,7 @@ from noetl.executor.stores.cursors import (
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.facts import add_firing_fact
-from noetl.planner.plan import Trigger
+from noetl.planner.plan import Header, Trigger
 
 MAX_DELETED_FIRINGS = 500
 """Number of firings that one transaction deletes at most."""
@@ -120,7 +120,12 @@ def write_advance(db: Writer, advance: Advance) -> None:
         values = _trigger_values(advance.written)
         if db.execute("triggers.advance", edition_before=advance.read.edition, **values).rowcount == 0:
             raise trigger_changed(advance.read)
-    for firing in advance.firings:
+    _add_firings(db, advance.firings)
+
+
+def _add_firings(db: Writer, firings: Sequence[Firing]) -> None:
+    """Add the records of firings. One that exists already is not changed."""
+    for firing in firings:
         added = db.execute(
             "triggers.add_firing",
             tenant=firing.tenant,
@@ -135,21 +140,26 @@ def write_advance(db: Writer, advance: Advance) -> None:
 
 
 def replace_triggers(
-    db: Writer, playbook: RegisteredPlaybook, declared: Sequence[Trigger], now: float
+    db: Writer,
+    playbook: RegisteredPlaybook,
+    declared: Sequence[Trigger],
+    now: float,
+    header_of: Callable[[str], Header],
 ) -> None:
-    """Let the triggers of a playbook be those of its live version.
+    """Let the triggers of a playbook be those of its live version. `header_of` reads a plan.
 
     Raises:
         RejectedError: `path_taken`.
     """
     key = {"tenant": playbook.tenant, "playbook": playbook.name}
     current = [_decode_trigger(row) for row in db.execute("triggers.lock_all", **key).fetchall()]
-    written, removed = place_triggers(current, declared, playbook, now)
-    for trigger in removed:
+    placed = place_triggers(current, declared, playbook, now, header_of)
+    for trigger in placed.removed:
         db.execute("triggers.remove", name=trigger.name, **key)
-    _take_paths(db, current, written)
-    for trigger in written:
+    _take_paths(db, current, placed.written)
+    for trigger in placed.written:
         db.execute("triggers.put", path=trigger.path, awaits=trigger.awaits, **_trigger_values(trigger))
+    _add_firings(db, placed.missed)
 
 
 def _take_paths(db: Writer, current: Sequence[LiveTrigger], written: Sequence[LiveTrigger]) -> None:

@@ -15,12 +15,15 @@ from noetl.executor.model.run import Run
 from noetl.executor.model.run_summary import summarize
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.triggers import (
+    CHANGED_REASON,
+    PAUSED_REASON,
     Advance,
     Firing,
     FiringOutcome,
     LiveTrigger,
     firing_id,
     instant_key,
+    pause_trigger,
     position_at,
 )
 from noetl.executor.stores.cursors import write_key_cursor
@@ -116,6 +119,26 @@ def list_firings(store: Store, name: str = "t") -> Sequence[Firing]:
 
 class TriggersContract(ContractFixtures):
     """Tests of triggers and their firings."""
+
+    def test_each_change_of_a_timing_records_the_instants_that_it_leaves(self, store: Store) -> None:
+        for version, seconds, now in (("one", 60.0, 0.0), ("two", 100.0, 250.0), ("three", 7.0, 520.0)):
+            register(store, declare(seconds=seconds), version=version, now=now)
+        trigger = read_trigger(store)
+        # The newest instant is still due.
+        assert (trigger.next_at, trigger.last_at, trigger.last_outcome) == (500.0, 400.0, MISSED)
+        shown = [(f.version, f.scheduled_at, f.count, f.outcome, f.reason) for f in list_firings(store)]
+        assert shown == [
+            ("two", 400.0, 3, MISSED, CHANGED_REASON),
+            ("one", 180.0, 3, MISSED, CHANGED_REASON),
+        ]
+
+    def test_a_change_of_the_timing_in_a_pause_records_all_instants(self, store: Store) -> None:
+        register(store, declare(seconds=60.0), version="one")
+        assert store.triggers.advance(pause_trigger(read_trigger(store), 130.0))
+        register(store, declare(seconds=100.0), version="two", now=250.0)
+        trigger, [missed] = read_trigger(store), list_firings(store)
+        assert (trigger.is_paused, trigger.next_at, trigger.due_at) == (True, 300.0, None)
+        assert (missed.scheduled_at, missed.count, missed.reason) == (240.0, 4, PAUSED_REASON)
 
     def test_a_registered_trigger_is_found(self, store: Store, second: Store) -> None:
         assert store.triggers.get("default", "p", "t") is None
