@@ -149,8 +149,12 @@ class Firing:
 
     @property
     def position(self) -> str:
-        """Place among the firings of its trigger: when it was performed, its instant, and its id."""
-        return f"{position_at(self.fired_at)} {self.scheduled_at or 0:020.6f} {self.id}"
+        """Place among the firings of its trigger: when it was performed, its instant, its id and its outcome.
+
+        A firing that is performed again after a crash has the same time. So an equal outcome is one record,
+        and another outcome is another record.
+        """
+        return f"{position_at(self.fired_at)} {self.scheduled_at or 0:020.6f} {self.id} {self.outcome}"
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields by name. Their names are part of the stored format."""

@@ -117,9 +117,9 @@ class DynamoTriggers:
         items, _ = self._context.table.query_range(
             pk, (_FIRST_POSITION, last), limit=limit + 2, backward=True
         )
-        found = [Firing.from_json(json.loads(item["record"])) for item in items if item["sk"] < last]
-        page = found[:limit]
-        return page, write_key_cursor(page[-1].position) if len(found) > limit else None
+        found = [item for item in items if item["sk"] < last]
+        page = [Firing.from_json(json.loads(item["record"])) for item in found[:limit]]
+        return page, write_key_cursor(found[limit - 1]["sk"]) if len(found) > limit else None
 
     def newest_firings(
         self, tenant: str, triggers: Sequence[tuple[str, str]], before: str, limit: int

@@ -90,9 +90,9 @@ class MemoryTriggers:
         before = None if cursor is None else str(read_key_cursor(cursor, str))
         with self._state.lock:
             firings = list(self._state.firings.get((tenant, playbook, trigger), {}).items())
-        found = [f for position, f in sorted(firings, reverse=True) if before is None or position < before]
-        page = found[:limit]
-        return page, write_key_cursor(page[-1].position) if len(found) > limit else None
+        found = [entry for entry in sorted(firings, reverse=True) if before is None or entry[0] < before]
+        next_cursor = write_key_cursor(found[limit - 1][0]) if len(found) > limit else None
+        return [firing for _, firing in found[:limit]], next_cursor
 
     def newest_firings(
         self, tenant: str, triggers: Sequence[tuple[str, str]], before: str, limit: int

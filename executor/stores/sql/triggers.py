@@ -96,7 +96,7 @@ class SqlTriggers:
             values["before"] = read_key_cursor(cursor, str)
         rows = self._context.database.fetch_all("triggers.find_firings", limit=limit + 1, **values)
         page = [Firing.from_json(json.loads(row["record"])) for row in rows[:limit]]
-        next_cursor = write_key_cursor(page[-1].position) if len(rows) > limit else None
+        next_cursor = write_key_cursor(rows[limit - 1]["position"]) if len(rows) > limit else None
         return page, next_cursor
 
     def newest_firings(

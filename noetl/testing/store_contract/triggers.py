@@ -120,6 +120,19 @@ def list_firings(store: Store, name: str = "t") -> Sequence[Firing]:
 class TriggersContract(ContractFixtures):
     """Tests of triggers and their firings."""
 
+    def test_a_repeated_firing_has_a_record_of_each_outcome(self, store: Store) -> None:
+        register(store, declare())
+        trigger = read_trigger(store)
+        # An item that is read again after a crash has the time at which it arrived.
+        started = advance_by(trigger, 60.0).firings[0]
+        missed = replace(started, outcome=MISSED, run_id=None, reason=PAUSED_REASON)
+        for firing in (started, missed, started, missed):
+            assert store.triggers.advance(Advance(trigger, trigger, (firing,)))
+        assert list_firings(store) == [started, missed]
+        page, cursor = store.triggers.firings("default", "p", "t", limit=1)
+        assert page == [started]
+        assert store.triggers.firings("default", "p", "t", limit=1, cursor=cursor) == ([missed], None)
+
     def test_each_change_of_a_timing_records_the_instants_that_it_leaves(self, store: Store) -> None:
         for version, seconds, now in (("one", 60.0, 0.0), ("two", 100.0, 250.0), ("three", 7.0, 520.0)):
             register(store, declare(seconds=seconds), version=version, now=now)

@@ -50,7 +50,7 @@ insert into firings (tenant, playbook, name, position, fired_at, record)
 values (:tenant, :playbook, :name, :position, :fired_at, :record) on conflict do nothing
 
 -- name: find_firings
-select record from firings where tenant = :tenant and playbook = :playbook and name = :name
+select position, record from firings where tenant = :tenant and playbook = :playbook and name = :name
 and position < :before -- optional
 order by position desc limit :limit
 
