@@ -11,10 +11,15 @@ processes may be in different ones. There a firing also has the name of the bord
 starts a run. Firings of other keys do not wait for that. A playbook with `debounce` has no such names. Its
 firings near a border require that the trigger is as it was read (optimistic concurrency).
 
-Cost: two reads of a run and one transaction; for a repeated request one read.
+A version with another `remember` has other windows. The trigger then names those of the versions before,
+until their requests are forgotten. A request also gets the run that it has there.
+
+Cost: two reads of a run and one transaction; for a repeated request one read. Each earlier `remember` costs
+two reads more. A trigger names MAX_EARLIER_WINDOWS of them at most.
 
 Limits: a process that stands still for more than BORDER_SECONDS in the middle of a firing may start a second
-run. A run that was deleted is not known any more, so its request starts a new one.
+run. So may one of two equal requests that are performed while `remember` changes. A run that was deleted is
+not known any more, so its request starts a new one.
 """
 
 from __future__ import annotations
@@ -190,12 +195,23 @@ def _perform(firer: Firer, firing: Firing, view: Mapping[str, Any], remember: fl
 
 def _find_earlier(firer: Firer, firing: Firing, window: RememberWindow) -> str | None:
     """Return the id of the run that a request with the same key has started and that is remembered."""
-    number = window.number_at(firer.now)
-    for near in (number, number - 1, *((number + 1,) if window.is_near_border(firer.now) else ())):
-        earlier = firer.find_run(_with_window(firer.trigger, firing, near).id)
-        if earlier is not None and firer.now - earlier.created_at < window.seconds:
-            return earlier.id
+    now = firer.now
+    for known in (window, *_earlier_windows(firer, firing, window)):
+        number, remember = known.number_at(now), min(known.seconds, window.seconds)
+        for near in (number, number - 1, *((number + 1,) if known.is_near_border(now) else ())):
+            earlier = firer.find_run(_with_window(firer.trigger, firing, near).id)
+            if earlier is not None and now - earlier.created_at < remember:
+                return earlier.id
     return None
+
+
+def _earlier_windows(firer: Firer, firing: Firing, window: RememberWindow) -> list[RememberWindow]:
+    """Return the windows of earlier versions in which a request may have started a run."""
+    return [
+        RememberWindow(firing.id, seconds)
+        for seconds, ended_at in firer.trigger.earlier_windows
+        if firer.now - ended_at < min(seconds, window.seconds)
+    ]
 
 
 def _reject(firer: Firer, firing: Firing, problem: ActionError) -> Delivery:

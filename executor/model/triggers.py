@@ -27,7 +27,7 @@ from noetl.executor.model.due_instants import DueInstants, count_passed, leave_n
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.planner.frozen import frozen, replace
-from noetl.planner.plan import Header, Trigger
+from noetl.planner.plan import Header, Trigger, TriggerSource
 from noetl.planner.schedules.schedule import CatchUpMode, Schedule
 from noetl.planner.trigger_sources import RunEnd, Webhook
 
@@ -36,6 +36,9 @@ MAX_REASON_LENGTH = 500
 
 PAUSED_REASON = "the trigger was paused"
 LATE_REASON = "no service and no worker fired it in time"
+MAX_EARLIER_WINDOWS = 5
+"""For how many earlier values of `remember` a webhook looks for the run of a request."""
+
 CHANGED_REASON = "a version with another timing became live before it was performed"
 """Why a firing was missed."""
 
@@ -70,6 +73,8 @@ class LiveTrigger:
         last_at: the instant that it has performed or missed last.
         last_outcome: the outcome of that instant.
         changed_at: when it was last registered, paused or resumed.
+        earlier_windows: for how many seconds earlier versions of a webhook remembered requests, each with the
+            time of its end. Those whose requests are all forgotten are left out.
     """
 
     tenant: str
@@ -90,6 +95,7 @@ class LiveTrigger:
     last_run: str | None = None
     last_at: float | None = None
     last_outcome: FiringOutcome | None = None
+    earlier_windows: tuple[tuple[float, float], ...] = ()
 
     @property
     def later_start(self) -> float | None:
@@ -107,13 +113,19 @@ class LiveTrigger:
         return self.timing.partition(_TIMING_SEPARATOR)[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields by name. Their names are part of the stored format."""
-        return {name: getattr(self, name) for name in self.__match_args__}
+        """Return all fields by name, the last one if it has values. Names are part of the stored format."""
+        fields = {name: getattr(self, name) for name in self.__match_args__}
+        windows = fields.pop("earlier_windows")
+        return fields | ({"earlier_windows": [list(window) for window in windows]} if windows else {})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LiveTrigger:
         outcome = data["last_outcome"]
-        return cls(**{**data, "last_outcome": None if outcome is None else FiringOutcome(outcome)})
+        decoded = {
+            "last_outcome": None if outcome is None else FiringOutcome(outcome),
+            "earlier_windows": tuple(tuple(window) for window in data.get("earlier_windows", ())),
+        }
+        return cls(**{**data, **decoded})
 
 
 @frozen
@@ -330,6 +342,7 @@ def _place_trigger(
         last_run=last.last_run,
         last_at=last.last_at,
         last_outcome=last.last_outcome,
+        earlier_windows=_earlier_windows(current, source, now, header_of),
     )
     return (with_due_time(placed, source) if isinstance(source, Schedule) else placed), missed
 
@@ -362,8 +375,8 @@ def _leave_timing(
 
     Without the plan of its version, only `next_at` is known.
     """
-    schedule = _read_schedule(current, header_of)
-    if schedule is None:
+    schedule = _read_source(current, header_of)
+    if not isinstance(schedule, Schedule):
         return (replace(current, next_at=None) if current.is_paused else current), ()
     if current.is_paused:
         left = count_passed(schedule, next_at, now, current.later_start)
@@ -377,8 +390,22 @@ def _leave_timing(
     return replace(last, last_at=missed.scheduled_at, last_outcome=FiringOutcome.MISSED), (missed,)
 
 
-def _read_schedule(trigger: LiveTrigger, header_of: Callable[[str], Header]) -> Schedule | None:
-    """Return the schedule of a trigger, or None if its plan cannot be read.
+def _earlier_windows(
+    current: LiveTrigger, source: TriggerSource, now: float, header_of: Callable[[str], Header]
+) -> tuple[tuple[float, float], ...]:
+    """Return for how long the versions before now remembered the requests of a webhook."""
+    if not isinstance(source, Webhook) or current.type != "webhook":
+        return ()
+    ended_at, before = dict(current.earlier_windows), _read_source(current, header_of)
+    if isinstance(before, Webhook):
+        ended_at[before.repeat_seconds] = now
+    ended_at.pop(source.repeat_seconds, None)
+    known = [(seconds, end) for seconds, end in ended_at.items() if now - end < seconds]
+    return tuple(sorted(known, key=lambda window: window[1])[-MAX_EARLIER_WINDOWS:])
+
+
+def _read_source(trigger: LiveTrigger, header_of: Callable[[str], Header]) -> TriggerSource | None:
+    """Return the source of a trigger, or None if its plan cannot be read.
 
     Raises:
         StoreAwayError: the store cannot be reached.
@@ -389,8 +416,7 @@ def _read_schedule(trigger: LiveTrigger, header_of: Callable[[str], Header]) -> 
         raise
     except StoreError:
         return None
-    source = None if declared is None else declared.source
-    return source if isinstance(source, Schedule) else None
+    return None if declared is None else declared.source
 
 
 def with_due_time(trigger: LiveTrigger, schedule: Schedule) -> LiveTrigger:

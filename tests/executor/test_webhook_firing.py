@@ -64,6 +64,10 @@ class HookedPlaybook:
     ) -> None:
         self.store = MemoryStore()
         self.clock = FakeClock(now)
+        self.register(more, remember=remember, auth=auth)
+
+    def register(self, more: str = "", *, remember: str, auth: str = "{scheme: api_key}") -> None:
+        """Register another version."""
         plan = compile_text(TEXT.format(auth=auth, remember=remember, more=more))
         self.store.plans.save(plan)
         playbook = RegisteredPlaybook("default", "play", None, plan.hash, self.clock())
@@ -105,6 +109,37 @@ def test_the_same_request_starts_another_run_when_it_is_forgotten() -> None:
         assert service.send().run_id == runs[-1]
         service.clock.advance(1)
     assert len(set(runs)) == 5
+
+
+@pytest.mark.parametrize("remember", ["3h", "2d", "7d"])
+def test_a_version_that_remembers_for_another_time_knows_earlier_requests(remember: str) -> None:
+    service = HookedPlaybook(remember="1d")
+    first = service.send()
+    service.clock.advance(3600)
+    service.register(remember=remember)
+    service.clock.advance(3600)
+    again = service.send()
+    assert (again.run_id, again.is_repeat) == (first.run_id, True)
+    # The shorter of both times counts.
+    service.clock.advance((3600 if remember == "3h" else DAY - 7200) - 1)
+    assert service.send().run_id == first.run_id
+    service.clock.advance(1)
+    assert service.send().run_id != first.run_id
+
+
+def test_versions_that_return_to_an_earlier_time_know_all_requests() -> None:
+    service = HookedPlaybook(remember="1d")
+    runs = [service.send(b"0").run_id]
+    for number, remember in enumerate(("2d", "3d", "1d"), 1):
+        service.clock.advance(60)
+        service.register(remember=remember)
+        service.register("max_bytes: 1KiB", remember=remember)
+        runs.append(service.send(str(number).encode()).run_id)
+    assert [service.send(str(number).encode()).run_id for number in range(4)] == runs
+    assert [seconds for seconds, _ in service.firer().trigger.earlier_windows] == [2 * DAY, 3 * DAY]
+    service.clock.advance(3 * DAY)
+    service.register(remember="1d")
+    assert service.firer().trigger.earlier_windows == ()
 
 
 @pytest.mark.parametrize("scheme", ["standard", "stripe"])

@@ -31,6 +31,7 @@ from noetl.executor.stores.interface import Store
 from noetl.planner.plan import Plan, Trigger
 from noetl.planner.schedules.schedule import Schedule
 from noetl.planner.syntax.limits import MAX_TRIGGERS
+from noetl.planner.trigger_sources import Webhook, WebhookAuth
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract.fixtures import ContractFixtures
 from noetl.testing.store_contract.operations import claim_visit, failed_checks, run_concurrently
@@ -144,6 +145,12 @@ class TriggersContract(ContractFixtures):
             ("two", 400.0, 3, MISSED, CHANGED_REASON),
             ("one", 180.0, 3, MISSED, CHANGED_REASON),
         ]
+
+    def test_a_webhook_knows_for_how_long_earlier_versions_remembered(self, store: Store) -> None:
+        for number, seconds in enumerate((60.0, 90.0, 90.0, 70.0)):
+            source = Webhook("hook", WebhookAuth("none"), remember_seconds=seconds)
+            register(store, Trigger("t", "webhook", source), version=str(number), now=float(number))
+        assert read_trigger(store).earlier_windows == ((60.0, 1.0), (90.0, 3.0))
 
     def test_a_change_of_the_timing_in_a_pause_records_all_instants(self, store: Store) -> None:
         register(store, declare(seconds=60.0), version="one")
