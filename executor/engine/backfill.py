@@ -189,21 +189,21 @@ def _take(firer: Firer, backfill: Backfill, partition: Partition, last: Attempt 
 
 def _take_again(firer: Firer, backfill: Backfill, partition: Partition, last: Attempt | None) -> Backfill:
     """Return a backfill that retries, after it has passed a partition."""
-    passed = replace(backfill, counts=backfill.counts.add("passed"))
+    number, passed = backfill.counts.passed, replace(backfill, counts=backfill.counts.add("passed"))
     if last is None:
         return passed
-    is_shown = (partition.text, last.run_id) in passed.failures
-    if last.status is RunStatus.SUCCEEDED:
-        # A person may have resumed it since it was counted as failed.
-        return passed.forget_failure(last.run_id).count("succeeded") if is_shown else passed
-    if passed.shows_all_failures and not is_shown:
-        # An earlier retry has filtered or rejected the partition, which does not count as failed any more.
+    has_succeeded = last.status is RunStatus.SUCCEEDED
+    if not passed.counts_as_failed(number, last.run_id, has_succeeded=has_succeeded):
+        # It has succeeded, or an earlier retry has filtered or rejected it.
         return passed
     summary = firer.store.runs.summary(backfill.tenant, last.run_id)
     if summary is None or (summary.trigger or {}).get("backfill") != backfill.id:
         return passed
-    passed = passed.forget_failure(last.run_id)
-    item = OpenPartition(partition, last.run_id, last.number, firer.now)
+    passed = passed.forget_failure(number, last.run_id)
+    if has_succeeded:
+        # A person has resumed it since it was counted as failed.
+        return passed.count("succeeded")
+    item = OpenPartition(partition, last.run_id, last.number, firer.now, number=number)
     if not last.status.is_final:
         item = replace(item, is_started=True)
     elif backfill.retry == "fresh":
@@ -214,7 +214,9 @@ def _take_again(firer: Firer, backfill: Backfill, partition: Partition, last: At
 
 
 def _open(backfill: Backfill, partition: Partition, attempt: int, now: float) -> Backfill:
-    item = OpenPartition(partition, run_id_of(backfill, partition, attempt), attempt, now)
+    """Return a backfill that has passed a partition, with an attempt at it among its open ones."""
+    number = backfill.counts.passed - 1
+    item = OpenPartition(partition, run_id_of(backfill, partition, attempt), attempt, now, number=number)
     return replace(backfill, open=(*backfill.open, item))
 
 

@@ -21,6 +21,15 @@ from typing import Any, Literal
 
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind, postpone_entry
+from noetl.executor.model.partition_numbers import (
+    NO_NUMBERS,
+    PartitionNumbers,
+    add_number,
+    decode_numbers,
+    encode_numbers,
+    has_number,
+    remove_number,
+)
 from noetl.executor.model.triggers import LiveTrigger, instant_key
 from noetl.planner.frozen import frozen, replace
 
@@ -123,6 +132,8 @@ class OpenPartition:
         taken_at: when the backfill has chosen it.
         is_started: whether the run is known to have started, or to have been resumed.
         resumes: how often the run was resumed before; None if it is started, and not resumed.
+        number: the place of the partition in the order of the backfill, from 0; None in the entry of an
+            earlier commit.
     """
 
     partition: Partition
@@ -131,6 +142,7 @@ class OpenPartition:
     taken_at: float
     is_started: bool = False
     resumes: int | None = None
+    number: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields by name. Their names are part of the stored format."""
@@ -188,6 +200,7 @@ class Backfill:
         request: the hash of the request that has started it.
         progressed_at: when one of its runs has started or ended last.
         finished_at: when it has ended, and its last run, too.
+        failed: the numbers of the partitions that count as failed; None in the entry of an earlier commit.
     """
 
     id: str
@@ -211,6 +224,7 @@ class Backfill:
     reason: str | None = None
     progressed_at: float = 0.0
     finished_at: float | None = None
+    failed: PartitionNumbers | None = NO_NUMBERS
 
     @property
     def fired_trigger(self) -> LiveTrigger:
@@ -227,21 +241,29 @@ class Backfill:
 
     def end_open(self, item: OpenPartition, count: str) -> Backfill:
         """Return the backfill after the end of an open partition, which is counted as `count`."""
-        failures = self.failures
+        failures, failed = self.failures, self.failed
         if count == "failed":
             failures = (*failures, (item.partition.text, item.run_id))[-MAX_SHOWN_FAILURES:]
+            failed = None if failed is None or item.number is None else add_number(failed, item.number)
         left = tuple(other for other in self.open if other.run_id != item.run_id)
-        return replace(self, open=left, failures=failures).count(count)
+        return replace(self, open=left, failures=failures, failed=failed).count(count)
 
-    @property
-    def shows_all_failures(self) -> bool:
-        """True if `failures` has all partitions that count as failed."""
-        return len(self.failures) == self.counts.failed
+    def counts_as_failed(self, number: int, run_id: str, *, has_succeeded: bool) -> bool:
+        """Return whether a partition, whose last run is given, counts as failed.
 
-    def forget_failure(self, run_id: str) -> Backfill:
-        """Return the backfill without a failed run, which has succeeded since or is tried again."""
+        The entry of an earlier commit only has the latest failures. It is unknown then which partitions have
+        failed before them, except that their runs have not succeeded.
+        """
+        if self.failed is not None:
+            return has_number(self.failed, number)
+        has_others = len(self.failures) < self.counts.failed
+        return any(failure[1] == run_id for failure in self.failures) or (has_others and not has_succeeded)
+
+    def forget_failure(self, number: int, run_id: str) -> Backfill:
+        """Return the backfill without a failed partition, which has succeeded since or is tried again."""
         failures = tuple(failure for failure in self.failures if failure[1] != run_id)
-        return replace(self, failures=failures, counts=self.counts.add("failed", -1))
+        failed = None if self.failed is None else remove_number(self.failed, number)
+        return replace(self, failures=failures, failed=failed, counts=self.counts.add("failed", -1))
 
     def count(self, name: str) -> Backfill:
         """Return the backfill with one partition more in one of its numbers."""
@@ -275,6 +297,7 @@ class Backfill:
             "counts": self.counts.to_json(),
             "open": [item.to_json() for item in self.open],
             "failures": [list(failure) for failure in self.failures],
+            "failed": None if self.failed is None else encode_numbers(self.failed),
         }
 
     @classmethod
@@ -285,6 +308,7 @@ class Backfill:
             "open": tuple(map(OpenPartition.from_json, data["open"])),
             "failures": tuple((text, run_id) for text, run_id in data["failures"]),
             "state": BackfillState(data["state"]),
+            "failed": None if data.get("failed") is None else decode_numbers(data["failed"]),
         }
         return cls(**{**data, **decoded})
 

@@ -34,6 +34,7 @@ from noetl.executor.model.backfills import (
     RetryMode,
 )
 from noetl.executor.model.outbox import POSTPONE_SECONDS, OutboxKind
+from noetl.executor.model.partition_numbers import PartitionNumbers
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import SERVICE_QUEUE, Lease, Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
@@ -507,6 +508,52 @@ def test_a_retry_counts_what_a_person_has_resumed() -> None:
     assert [run.resumes for run in bench.runs()] == [1, 1, 1]
 
 
+MANY = [f"p{number:02}" for number in range(30)]
+"""More partitions than `show` names among the failed ones."""
+
+
+def test_a_retry_counts_all_that_a_person_has_resumed() -> None:
+    bench = BackfillBench(failing(*MANY).replace("day in bad", f"now().timestamp() < {NOW + 1000}"))
+    bench.start(partitions=MANY, start=None, end=None, limit=30)
+    assert bench.finish().counts.failed == 30
+    bench.clock.now = NOW + 1000
+    for run in bench.runs()[:25]:
+        bench.store.runs.resume(run.id, bench.clock(), deadline_at=None, values={})
+    bench.execute()
+    retry_backfill(bench.store, "default", bench.id, "resume")
+    assert bench.finish().state is BackfillState.SUCCEEDED
+    assert bench.counts == {"passed": 30, "started": 30, "succeeded": 30}
+    assert [run.resumes for run in bench.runs()] == [1] * 30
+
+
+def test_all_partitions_that_a_retry_has_filtered_are_failed_no_more() -> None:
+    condition = f"now().timestamp() < {NOW + 1000} or trigger.partition >= 'p05'"
+    bench = BackfillBench(
+        failing(*MANY).replace("  input: {day", f'  if: "{{{{ {condition} }}}}"\n  input: {{day')
+    )
+    bench.start(partitions=MANY, start=None, end=None, limit=30)
+    assert bench.finish().counts.failed == 30
+    bench.clock.now = NOW + 1000
+    for number in (1, 2):
+        retry_backfill(bench.store, "default", bench.id, "fresh")
+        assert bench.finish().state is BackfillState.FAILED
+        assert bench.counts == {"passed": 30, "started": 30 + 25 * number, "failed": 25, "filtered": 5}
+
+
+def test_a_backfill_of_an_earlier_commit_retries_all_that_failed() -> None:
+    bench = BackfillBench(failing(*MANY).replace("day in bad", f"now().timestamp() < {NOW + 1000}"))
+    bench.start(partitions=MANY, start=None, end=None, limit=30)
+    bench.finish()
+    entry = bench.store.outbox.get("default", bench.id)
+    assert entry is not None
+    record = {name: value for name, value in entry.record.items() if name != "failed"}
+    assert bench.store.outbox.change(entry, replace(entry, record=record, edition=entry.edition + 1))
+    bench.clock.now = NOW + 1000
+    retry_backfill(bench.store, "default", bench.id, "resume")
+    assert bench.finish().state is BackfillState.SUCCEEDED
+    assert bench.counts == {"passed": 30, "started": 30, "succeeded": 30}
+
+
 def test_a_retried_run_has_the_time_limit_of_its_version() -> None:
     bench = BackfillBench(failing("2025-03-28T01:30:00Z"))
     bench.start(days=1)
@@ -803,7 +850,10 @@ def test_a_lost_list_is_tried_again(bench: BackfillBench, caplog: pytest.LogCapt
 
 
 def test_the_record_of_a_backfill_can_be_read_again(bench: BackfillBench) -> None:
-    backfill = replace(bench.start(), counts=BackfillCounts(passed=1), failures=(("a", instant_key(0.0)),))
+    failures = (("a", instant_key(0.0)),)
+    backfill = replace(
+        bench.start(), counts=BackfillCounts(passed=1), failures=failures, failed=PartitionNumbers(5)
+    )
     assert Backfill.from_json(backfill.to_json()) == backfill
 
 
