@@ -15,6 +15,10 @@ channels, too, until a query finds no further one. Then another query finds the 
 have no queue. If the search for others has found no crowded channel, the next one leaves out none of those
 that had no queue. So crowded channels alternate (round-robin).
 
+Several processes read the same notifications. Each begins at a random one of a channel, so that it meets what
+another has sent when it reaches the start of the other. It then forgets its queue of the channel, whose next
+ones have probably been sent, too. The next fill reads what is left.
+
 Cost: one fill in each poll, and one after an attempt if nothing in the queues may begin. A fill has one query
 of the store, and one for each crowded channel that it finds. These are MAX_QUERIES at most. So a lone channel
 has two queries for MAX_DUE_OF_CHANNEL notifications. If a search for others finds nothing while attempts are
@@ -25,13 +29,15 @@ Limits: a query finds MAX_DUE notifications. Of more channels, those come first 
 longest. One that MAX_EXAMINED others precede is found when the channels of these are crowded or have queues.
 With more than MAX_QUERIES crowded channels, that takes several fills. In DynamoDB, those that are left out
 precede others, too. An id that an earlier version has made names no channel, and counts as one in a query.
-Many of them may hide the other channels of their tenant. Several processes have the same notifications in
-their queues. Each but one tries them in vain, for two requests to the store.
+Many of them may hide the other channels of their tenant. A notification that another process has sent or is
+sending is tried in vain, for two requests to the store. With four processes and a long queue, that is every
+fourth try.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections import deque
@@ -60,7 +66,7 @@ SLICE_SECONDS = 0.1
 MAX_DUE = 1000
 """How many due notifications a query finds."""
 
-MAX_DUE_OF_CHANNEL = 10
+MAX_DUE_OF_CHANNEL = 20
 """How many of them are of one channel."""
 
 MAX_EXAMINED = 10_000
@@ -85,6 +91,7 @@ class NotificationLoop:
         self._ended = threading.Event()
         self._queues: dict[Place, deque[OutboxEntry]] = {}
         self._crowded: set[Place] = set()
+        self._outrun: deque[Place] = deque()
         self._searched_at = self._paused_until = float("-inf")
 
     def run(self) -> None:
@@ -109,6 +116,8 @@ class NotificationLoop:
             StoreError: the store cannot be reached.
         """
         self._ended.clear()
+        while self._outrun:
+            self._queues.pop(self._outrun.popleft(), None)
         if self._stopping.is_set():
             return 0
         started = self._start_queued(senders)
@@ -193,6 +202,8 @@ class NotificationLoop:
             if place not in channels:
                 found.add(place)
                 self._queues.setdefault(place, deque()).append(entry)
+        for place in found:
+            self._queues[place].rotate(random.randrange(len(self._queues[place])))
         # With MAX_DUE entries, each channel may have more than were found.
         most = MAX_DUE_OF_CHANNEL if len(entries) < MAX_DUE else 1
         self._crowded |= {place for place in found if len(self._queues[place]) >= most}
@@ -201,7 +212,8 @@ class NotificationLoop:
     def _deliver(self, entry: OutboxEntry, place: Place) -> None:
         store, has_failed = self._store, False
         try:
-            self._courier.deliver(entry, store.clock())
+            if not self._courier.deliver(entry, store.clock()):
+                self._outrun.append(place)
         except StoreError as error:
             has_failed = True
             if not self._stopping.is_set():

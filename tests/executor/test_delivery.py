@@ -855,7 +855,10 @@ class TestLoop:
             assert [loop.start_due(senders) for _ in range(2)] == [2, 0]
             assert [post.existing(entry.id) for entry in slow] == slow
             is_released.set()
-        assert sorted(sent) == [(slow[0].id, True), (quick.id, True)]
+        assert [is_sent for _, is_sent in sent] == [True, True]
+        # A process begins at any of those of a channel that it has read.
+        (first,) = {id for id, _ in sent} - {quick.id}
+        assert first in [entry.id for entry in slow]
 
     def test_ids_of_an_earlier_version_hide_no_other_tenant(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Else each of them was a channel of its own in a round, and another tenant had one turn in 1,000."""
@@ -941,7 +944,9 @@ class TestLoop:
         for _ in range(40):
             start_all(loop)
             seconds[0] += 0.1
-        assert Counter(begun) == {("default", "ops"): 40, ("default", "a"): 3, ("default", "b"): 1}
+        counts = Counter(begun)
+        assert (counts["default", "a"], counts["default", "b"]) == (3, 1)
+        assert counts["default", "ops"] >= 40
         assert sorted(begun[:3]) == [("default", name) for name in ("a", "b", "ops")]
         # Each second, one finds channels, and one leaves `ops` out.
         assert len(reads) <= 8
