@@ -39,6 +39,7 @@ MAX_STATUSES = 200
 
 MAX_CALENDAR_SECONDS = 45 * 86_400.0
 _DAY_SECONDS = 86_400.0
+_HOUR_SECONDS = 3_600.0
 _LAST_INSTANT = 220_000_000_000.0
 """The end of calendars, in the year 8941. Dates of all zones exist until then."""
 
@@ -50,7 +51,7 @@ class CalendarRequest:
     """A request for a page of the calendar: triggers of all playbooks, of one, or one trigger.
 
     `since` and `until` are seconds since the epoch. Without them, the time is the week before the request and
-    the week after it.
+    the week after it, in whole hours. So the pages of an hour are equal, unless something changes.
     """
 
     playbook: str | None = None
@@ -158,12 +159,14 @@ class CalendarService:
 
 def _span_of(request: CalendarRequest, now: float) -> TimeSpan:
     """Return the time of a request, which is at most MAX_CALENDAR_SECONDS long."""
-    if request.since is None:
-        since = now - 7 * _DAY_SECONDS if request.until is None else request.until - 14 * _DAY_SECONDS
-    else:
-        since = request.since
+    since, until, hour = request.since, request.until, now // _HOUR_SECONDS * _HOUR_SECONDS
+    if since is None and until is None:
+        since, until = hour - 7 * _DAY_SECONDS, hour + _HOUR_SECONDS + 7 * _DAY_SECONDS
+    elif since is None and until is not None:
+        since = until - 14 * _DAY_SECONDS
+    assert since is not None
     since = min(max(since, 0.0), _LAST_INSTANT)
-    until = since + 14 * _DAY_SECONDS if request.until is None else request.until
+    until = since + 14 * _DAY_SECONDS if until is None else until
     return TimeSpan(since, min(max(until, since), since + MAX_CALENDAR_SECONDS), now)
 
 

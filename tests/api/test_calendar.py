@@ -109,6 +109,17 @@ def test_more_firings_than_a_page_has_are_left_out(
     assert (last.playbook, last.name) == ("p9", "u")
 
 
+def test_pages_without_times_are_equal_within_an_hour(services: TenantServices, clock: TestClock) -> None:
+    """Equal pages have one entity tag, so a client that has the page gets 304."""
+    services.playbooks.register(with_triggers("a", declare("t", replace(HOURLY, every_seconds=DAY))))
+    page = services.calendar.read(CalendarRequest())
+    assert (page.since, page.until) == ("2001-09-02T02:00:00.000000Z", "2001-09-16T03:00:00.000000Z")
+    clock.time += 3599
+    assert services.calendar.read(CalendarRequest()) == page
+    clock.time += 1
+    assert services.calendar.read(CalendarRequest()).until == "2001-09-16T04:00:00.000000Z"
+
+
 def test_a_time_is_at_most_45_days(services: TenantServices) -> None:
     services.playbooks.register(with_triggers("a", declare("t", HOURLY)))
     assert services.calendar.read(CalendarRequest("a", "none")).items == []
