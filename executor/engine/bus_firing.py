@@ -28,7 +28,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import zip_longest
 from json import JSONDecodeError
@@ -36,7 +36,7 @@ from typing import Any, TypeAlias
 
 from noetl.executor.engine.firing import Firer
 from noetl.executor.engine.source_firing import SourceItem, fire_item, miss_item
-from noetl.executor.errors import RejectedError, StoreAwayError, StoreError
+from noetl.executor.engine.trial import try_trigger
 from noetl.executor.model.json_values import read_json
 from noetl.executor.model.triggers import FiringOutcome, firing_id
 from noetl.executor.security.redaction import redact_for_storage
@@ -208,8 +208,7 @@ class EventTriggers:
             for firer in self.firers
             if (item := match_event(event, firer.declared.source)) is not None
         ]
-        left = _without_started(matches) if was_received else matches
-        return EventFirings(deque(_alternate_tenants(left)), bool(matches), self.is_complete)
+        return plan_firings(matches, was_received=was_received, is_complete=self.is_complete)
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -220,11 +219,13 @@ class EventFirings:
         left: those that were not tried yet.
         is_matched: whether the event fits a trigger.
         are_done: whether all others are committed or filtered, and no trigger is unknown.
+        problems: the failures of those that are tried again.
     """
 
     left: deque[Match]
     is_matched: bool
     are_done: bool
+    problems: list[Exception] = field(default_factory=list)
 
     def perform_until(self, ends_at: float) -> EventOutcome:
         """Perform firings until `ends_at` on `time.monotonic`, and at least one if any is left.
@@ -233,13 +234,24 @@ class EventFirings:
             StoreAwayError: the store cannot be reached.
         """
         while self.left:
-            is_done = _try_to_fire(*self.left.popleft())
+            is_done, problem = _try_to_fire(*self.left.popleft())
             self.are_done = self.are_done and is_done
+            self.problems += [] if problem is None else [problem]
             if self.left and time.monotonic() >= ends_at:
                 return EventOutcome.UNFINISHED
         if not self.are_done:
             return EventOutcome.POSTPONED
         return EventOutcome.FIRED if self.is_matched else EventOutcome.UNMATCHED
+
+
+def plan_firings(matches: Sequence[Match], *, was_received: bool, is_complete: bool = True) -> EventFirings:
+    """Return the firings of all triggers that a message fits. With `was_received`, some may have fired.
+
+    Raises:
+        StoreError: the store cannot be reached.
+    """
+    left = _without_started(matches) if was_received else matches
+    return EventFirings(deque(_alternate_tenants(left)), bool(matches), is_complete)
 
 
 def _without_started(matches: Sequence[Match]) -> list[Match]:
@@ -262,26 +274,19 @@ def _alternate_tenants(matches: Sequence[Match]) -> list[Match]:
     return [match for turn in zip_longest(*of_tenants.values()) for match in turn if match is not None]
 
 
-def _try_to_fire(firer: Firer, item: SourceItem) -> bool:
-    """Fire a trigger, or record that it is paused. Return whether it is done.
+def _try_to_fire(firer: Firer, item: SourceItem) -> tuple[bool, Exception | None]:
+    """Fire a trigger, or record that it is paused. Return whether it is done, and what has failed.
 
     Raises:
         StoreAwayError: the store cannot be reached.
     """
     trigger = firer.trigger
-    try:
+    with try_trigger(trigger) as trial:
         if trigger.is_paused:
             miss_item(firer, item)
-            return True
-        return fire_item(firer, item) is not FiringOutcome.REJECTED
-    except StoreAwayError:
-        raise
-    except (RejectedError, StoreError) as problem:
-        logger.warning("trigger %s of %s is tried again: %s", trigger.name, trigger.playbook, problem)
-    except Exception:
-        # One wrong trigger must not keep the others from firing.
-        logger.exception("trigger %s of %s failed; it is tried again", trigger.name, trigger.playbook)
-    return False
+            return True, None
+        return fire_item(firer, item) is not FiringOutcome.REJECTED, None
+    return False, trial.problem
 
 
 def find_event_firings(triggers: EventTriggers, message: EventMessage) -> EventFirings | None:

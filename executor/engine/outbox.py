@@ -5,14 +5,13 @@ An entry that cannot be performed is tried again after POSTPONE_SECONDS, so that
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 
 from noetl.executor.engine.backfill import perform_backfill
 from noetl.executor.engine.delivery import deliver, perform_late
 from noetl.executor.engine.release import perform_release
 from noetl.executor.engine.run_firing import perform_run_end
-from noetl.executor.errors import RejectedError, StoreAwayError, StoreError
+from noetl.executor.engine.trial import Trial
 from noetl.executor.model.outbox import POSTPONE_SECONDS, OutboxEntry, OutboxKind, postpone_entry
 from noetl.executor.stores.interface import Store
 
@@ -30,8 +29,6 @@ ALL_KINDS = tuple(_PERFORMERS)
 PERFORMED_KINDS = tuple(kind for kind in _PERFORMERS if kind is not OutboxKind.NOTIFICATION)
 """The kinds that the loop of a process performs. Notifications are delivered by threads of their own."""
 
-logger = logging.getLogger("noetl.executor")
-
 
 def perform_entry(store: Store, entry: OutboxEntry, now: float) -> bool:
     """Perform a due entry. Return whether this process has removed or moved it.
@@ -39,13 +36,6 @@ def perform_entry(store: Store, entry: OutboxEntry, now: float) -> bool:
     Raises:
         StoreAwayError: the store cannot be reached.
     """
-    try:
+    with Trial(f"{entry.kind} {entry.id}"):
         return _PERFORMERS[entry.kind](store, entry, now)
-    except StoreAwayError:
-        raise
-    except (RejectedError, StoreError) as problem:
-        logger.warning("%s %s is tried again: %s", entry.kind, entry.id, problem)
-    except Exception:
-        # One wrong entry must not keep the others of the process from being performed.
-        logger.exception("%s %s failed; it is tried again", entry.kind, entry.id)
     return store.outbox.change(entry, postpone_entry(entry, now + POSTPONE_SECONDS))

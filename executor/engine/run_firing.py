@@ -17,13 +17,13 @@ end of the run. A run whose result was deleted meanwhile, or that was resumed, f
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from noetl.executor.engine.firing import Firer, read_firer
-from noetl.executor.errors import ActionError, RejectedError, StoreAwayError, StoreError
+from noetl.executor.engine.trial import try_trigger
+from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.outbox import PERFORM_SECONDS, POSTPONE_SECONDS, OutboxEntry, postpone_entry
 from noetl.executor.model.run import Run
 from noetl.executor.model.triggers import (
@@ -40,8 +40,6 @@ from noetl.planner.trigger_sources import RunEnd
 
 View = Mapping[str, Any]
 """The values that templates read under `trigger`."""
-
-logger = logging.getLogger("noetl.executor")
 
 
 def perform_run_end(store: Store, entry: OutboxEntry, now: float) -> bool:
@@ -130,20 +128,11 @@ def _try_to_fire(store: Store, trigger: LiveTrigger, entry: OutboxEntry, view: V
     Raises:
         StoreAwayError: the store cannot be reached.
     """
-    try:
+    with try_trigger(trigger) as trial:
         firer = read_firer(store, trigger, now)
         if firer is not None:
             _fire(firer, entry, view)
-    except StoreAwayError:
-        raise
-    except (RejectedError, StoreError) as problem:
-        logger.warning("trigger %s of %s is tried again: %s", trigger.name, trigger.playbook, problem)
-        return False
-    except Exception:
-        # One wrong trigger must not keep the others of the process from firing.
-        logger.exception("trigger %s of %s failed; it is tried again", trigger.name, trigger.playbook)
-        return False
-    return True
+    return trial.problem is None
 
 
 def _fire(firer: Firer, entry: OutboxEntry, view: View) -> None:

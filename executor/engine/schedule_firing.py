@@ -13,12 +13,12 @@ many branches, or its plan cannot be read.
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime
 from typing import Any
 
 from noetl.executor.engine.firing import Firer, read_firer
-from noetl.executor.errors import RejectedError, StoreAwayError, StoreError, TriggerChangedError
+from noetl.executor.engine.trial import try_trigger
+from noetl.executor.errors import TriggerChangedError
 from noetl.executor.model.due_instants import find_due
 from noetl.executor.model.triggers import (
     Advance,
@@ -42,8 +42,6 @@ _JUST_BEFORE = 1e-6
 _FIRST_SPAN = 60.0
 _LAST_SPAN = 10 * 366 * 86_400.0
 
-logger = logging.getLogger("noetl.executor")
-
 
 def perform_due(store: Store, trigger: LiveTrigger, now: float) -> Advance | None:
     """Perform the oldest due firing of a schedule, and record those that were missed before it.
@@ -53,18 +51,12 @@ def perform_due(store: Store, trigger: LiveTrigger, now: float) -> Advance | Non
     Raises:
         StoreAwayError: the store cannot be reached.
     """
-    try:
+    with try_trigger(trigger):
         firer = read_firer(store, trigger, now)
-        return None if firer is None else _perform(firer)
-    except StoreAwayError:
-        raise
-    except TriggerChangedError:
-        return None
-    except (RejectedError, StoreError) as problem:
-        logger.warning("trigger %s of %s is tried again: %s", trigger.name, trigger.playbook, problem)
-    except Exception:
-        # One wrong trigger must not keep the others of the process from firing.
-        logger.exception("trigger %s of %s failed; it is tried again", trigger.name, trigger.playbook)
+        try:
+            return None if firer is None else _perform(firer)
+        except TriggerChangedError:
+            return None
     postponed = postpone(trigger, now + POSTPONE_SECONDS)
     return postponed if store.triggers.advance(postponed) else None
 

@@ -28,7 +28,8 @@ from noetl.executor.actions._files import allowed_folder, resolve_path
 from noetl.executor.actions._glob import find_files
 from noetl.executor.engine.firing import Firer, read_firer
 from noetl.executor.engine.source_firing import SourceItem, fire_item, item_firing
-from noetl.executor.errors import ActionError, RejectedError, StoreAwayError, StoreError, TriggerChangedError
+from noetl.executor.engine.trial import try_trigger
+from noetl.executor.errors import ActionError, TriggerChangedError
 from noetl.executor.model.triggers import LiveTrigger
 from noetl.executor.runtime.source_triggers import find_source_triggers
 from noetl.executor.runtime.store_failures import repeat_until
@@ -227,6 +228,14 @@ class FolderLoop:
         Return how many files have fired, or had fired before.
         """
         trigger = memory.trigger
+        with try_trigger(trigger):
+            return self._try_to_visit(memory, now)
+        memory.scan_at = now + SCAN_SECONDS
+        return 0
+
+    def _try_to_visit(self, memory: FolderMemory, now: float) -> int:
+        """List a folder and fire its files as `_visit`, whose trigger may fail."""
+        trigger = memory.trigger
         try:
             firer = read_firer(self._store, trigger, self._store.clock())
             if firer is None or not isinstance(firer.declared.source, Folder):
@@ -243,8 +252,6 @@ class FolderLoop:
             memory.modified_ns = modified_ns
             self._warn_if_unreadable(trigger, folder)
             return self._fire_files(memory, firer, list_files(root, firer.declared.source), now)
-        except StoreAwayError:
-            raise
         except TriggerChangedError:
             self._read_at = memory.scan_at = now
         except TooManyEntriesError:
@@ -255,13 +262,6 @@ class FolderLoop:
         except ActionError as problem:
             memory.scan_at = now + SCAN_SECONDS
             self._warn(trigger, f"cannot be read: {problem.message}")
-        except (RejectedError, StoreError) as problem:
-            memory.scan_at = now + SCAN_SECONDS
-            logger.warning("trigger %s of %s is tried again: %s", trigger.name, trigger.playbook, problem)
-        except Exception:
-            # One wrong trigger must not keep the others of the process from firing.
-            memory.scan_at = now + SCAN_SECONDS
-            logger.exception("trigger %s of %s failed; it is tried again", trigger.name, trigger.playbook)
         return 0
 
     def _fire_files(self, memory: FolderMemory, firer: Firer, files: list[FoundFile], now: float) -> int:
