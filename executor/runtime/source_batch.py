@@ -7,12 +7,14 @@ Algorithm: late acknowledgement, as in `queue_loop`. A message whose firings are
 others are reported as failures of the batch (partial batch responses). They are received again after the
 visibility timeout. The source of a message is the ARN of its queue, which its sender cannot choose. The
 triggers are read once for each batch. Messages have turns of an equal part of the time (round-robin
-scheduling). An event with more triggers has another turn after the others, while there is time.
+scheduling). A message with more triggers has another turn after the others, while there is time. One that is
+received again passes over the triggers whose runs exist.
 
-Cost: one query of the triggers of each tenant for a batch, and one firing for each trigger and message.
+Cost: one query of the triggers of each tenant for a batch, and one firing for each trigger and message. A
+message that was received before costs one query for its runs.
 
-Limits: the messages of a batch are fired in sequence. Only events have several turns. What is received too
-often moves to the dead-letter queue, also if the store was away for so long.
+Limits: the messages of a batch are fired in sequence. A firing that has begun is not cut off. What is
+received too often moves to the dead-letter queue, also if the store was away for so long.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from noetl.executor.engine.bus_firing import (
@@ -30,6 +33,7 @@ from noetl.executor.engine.bus_firing import (
     EventOutcome,
     EventTriggers,
     find_event_firings,
+    plan_firings,
 )
 from noetl.executor.engine.firing import Firer
 from noetl.executor.engine.source_firing import SourceItem
@@ -37,7 +41,7 @@ from noetl.executor.errors import RejectedError, StoreError, TriggerChangedError
 from noetl.executor.patience import retrying_until
 from noetl.executor.runtime.json_logs import LOG_CONTEXT
 from noetl.executor.runtime.message_batch import InvocationMetrics, LambdaContext, warm_state
-from noetl.executor.runtime.queue_loop import fire_message, read_receives, view_message
+from noetl.executor.runtime.queue_loop import read_receives, view_message
 from noetl.executor.runtime.source_triggers import read_event_triggers, read_queue_firers
 from noetl.executor.security.allowed_sources import AllowedSources, name_queue
 from noetl.executor.stores.interface import Store
@@ -58,7 +62,7 @@ logger = logging.getLogger("noetl.executor")
 
 @dataclass(slots=True, eq=False, repr=False)
 class BatchMessage:
-    """A message of a batch. `firings` are those of an event that has had a turn."""
+    """A message of a batch. `firings` are those of one that has had a turn."""
 
     record: Mapping[str, Any]
     firings: EventFirings | None = None
@@ -79,7 +83,7 @@ class SourceBatch:
         self._readers: dict[str, list[Firer]] = {}
 
     def process(self, message: BatchMessage, ends_at: float) -> EventOutcome:
-        """Fire the triggers of a message, of an event until `ends_at` on `time.monotonic`.
+        """Fire the triggers of a message until `ends_at` on `time.monotonic`.
 
         Return the outcome. If it is UNFINISHED, the message needs another turn.
         """
@@ -96,19 +100,19 @@ class SourceBatch:
             self._metrics.add("Bugs")
         else:
             if outcome is not EventOutcome.UNFINISHED:
-                self._metrics.add(_METRICS[outcome])
+                self._metrics.add(_name_metric(message, outcome))
             return outcome
         return EventOutcome.POSTPONED
 
     def _fire(self, message: BatchMessage, ends_at: float) -> EventOutcome:
         if message.firings is None:
             queue = name_queue(str(message.record.get("eventSourceARN", "")))
-            if self._allowed.event_queue is None or queue != name_queue(self._allowed.event_queue):
-                return self._fire_message(queue, _to_item(message.record))
-            message.firings = self._find_firings(message.record)
+            is_event = self._allowed.event_queue and queue == name_queue(self._allowed.event_queue)
+            find = self._find_event_firings if is_event else partial(self._find_firings, queue)
+            message.firings = find(message.record)
         return EventOutcome.UNKNOWN if message.firings is None else message.firings.perform_until(ends_at)
 
-    def _find_firings(self, record: Mapping[str, Any]) -> EventFirings | None:
+    def _find_event_firings(self, record: Mapping[str, Any]) -> EventFirings | None:
         """Return the firings of a message of the queue of events, or None if it is no event."""
         if self._events is None:
             self._events = read_event_triggers(self._store, self._allowed)
@@ -116,15 +120,28 @@ class SourceBatch:
         message = EventMessage(item.key, str(record.get("body", "")), item.arrived_at, receives)
         return find_event_firings(self._events, message)
 
-    def _fire_message(self, queue: str, item: SourceItem) -> EventOutcome:
-        """Fire the triggers that read a queue. Without one, the message stays for its dead-letter queue."""
+    def _find_firings(self, queue: str, record: Mapping[str, Any]) -> EventFirings | None:
+        """Return the firings of a message of another queue.
+
+        Return None if no trigger reads it. The message then stays for the dead-letter queue.
+        """
+        item = _to_item(record)
         if queue not in self._readers:
             self._readers[queue] = read_queue_firers(self._store, self._allowed, queue)
         if not self._readers[queue]:
             logger.error("message %s of queue %s fits no trigger; it is received again", item.key, queue)
-            return EventOutcome.UNKNOWN
-        is_done = fire_message(self._readers[queue], item)
-        return EventOutcome.FIRED if is_done else EventOutcome.POSTPONED
+            return None
+        receives = read_receives(record.get("attributes") or {})
+        matches = [(firer, item) for firer in self._readers[queue]]
+        return plan_firings(matches, was_received=receives > 1)
+
+
+def _name_metric(message: BatchMessage, outcome: EventOutcome) -> str:
+    """Return the counter of a message. A bug takes precedence over a failure of the store."""
+    problems = () if message.firings is None else message.firings.problems
+    if any(not isinstance(p, RejectedError | StoreError | TriggerChangedError) for p in problems):
+        return "Bugs"
+    return "StoreFailures" if any(isinstance(p, StoreError) for p in problems) else _METRICS[outcome]
 
 
 def _to_item(record: Mapping[str, Any]) -> SourceItem:

@@ -276,6 +276,25 @@ def register_many(
     return fired
 
 
+def test_a_message_of_a_queue_with_many_triggers_leaves_time_to_others(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = "https://sqs.us-east-1.amazonaws.com/123456789012/orders"
+    lines = "".join(f"- {{name: t{number}, type: queue, sqs: '{url}'}}\n" for number in range(20))
+    fired = register_many(store, monkeypatch, lines)
+    begun_at = time.monotonic()
+    batch = [record("m-1", {}, ORDERS), record("a", paid("1"))]
+    assert invoke(*batch, seconds=source_batch.MARGIN_SECONDS + 0.8) == ["m-1"]
+    assert time.monotonic() - begun_at < 2.0
+    assert metrics(capsys) == {"Postponed": 1, "Unmatched": 1}
+    for _ in range(10):
+        if invoke(batch[0], seconds=source_batch.MARGIN_SECONDS + 0.8) == []:
+            break
+    # What an earlier invocation has fired is not repeated.
+    assert fired.count("m-1") == 20
+    assert all(outcomes(store, f"t{number}") == ["started"] for number in range(20))
+
+
 def test_an_event_with_many_triggers_uses_the_time_that_others_leave(
     store: DynamoStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
