@@ -7,18 +7,17 @@ Algorithm: the store lists the open waits of a tenant by expiry, with their visi
 journals of these visits. An answer names its run, step and visit, and ends the wait that the journal
 names. The rules are those of an answer with a token.
 
-Cost: a read of the list for each READ_TOGETHER questions of a page. It is read on if a visit has begun to
-ask, and is not suspended yet.
+Cost: one read of the list for a page. It is read on if all of its visits have begun to ask, and are not
+suspended yet.
 
 Limits: a question appears when its visit is suspended, and not while another action of its step is at work. A
-journal may have megabytes, so a page ends early after MAX_PAGE_CHARACTERS.
+journal may have megabytes, so a page ends early after MAX_LISTED_JOURNALS bytes of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from math import ceil
 from typing import Any
 
 from noetl.api.service.errors import NotFoundError
@@ -28,7 +27,6 @@ from noetl.api.service.runs import RunService
 from noetl.api.service.tenant import TenantContext
 from noetl.executor.errors import RejectedError
 from noetl.executor.model.events import timestamp
-from noetl.executor.model.memory_budget import json_size
 from noetl.executor.model.run import ListedWait, RunStatus, Visit, VisitStatus, WaitKey
 from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.model.wait_transition import wait_closed
@@ -41,14 +39,8 @@ QUESTIONS_PER_PAGE = 100
 MAX_QUESTIONS = 200
 """The greatest number of questions on a page."""
 
-READ_TOGETHER = 12
-"""How many waits one read of the list returns, each with the journal of its visit."""
-
-MAX_PAGE_CHARACTERS = 8 * 1024 * 1024
-"""After how many characters of journals, as JSON, a page ends. It has the questions of one read at least."""
-
 _MORE_READS = 3
-"""How often one page reads the list because waits have no questions yet."""
+"""How often one page reads the list again because none of its waits has a question yet."""
 
 
 @frozen
@@ -82,19 +74,17 @@ class InboxService:
         found: list[tuple[WaitPlace, InboxEntry]] = []
         scope = self.context.cursor_scope("inbox")
         cursor = scope.open(cursor)
-        characters = 0
-        for _ in range(ceil(limit / READ_TOGETHER) + _MORE_READS):
+        for _ in range(1 + _MORE_READS):
             waits, cursor = self.context.store.waits.find_open(
-                self.context.tenant, limit=min(limit - len(found), READ_TOGETHER), cursor=cursor
+                self.context.tenant, limit=limit, cursor=cursor
             )
-            characters += sum(_count_characters(wait.visit) for wait in waits)
             # Questions that a step has asked at the same time are in the order of its actions.
             found += [
                 ((wait.rank, wait.key.run_id, wait.key.visit_id, entry.position), entry)
                 for wait in waits
                 if (entry := self._entry(wait)) is not None
             ]
-            if cursor is None or len(found) == limit or characters >= MAX_PAGE_CHARACTERS:
+            if found or cursor is None:
                 break
         found.sort(key=lambda pair: pair[0])
         return InboxPage(items=[entry for _, entry in found], next_cursor=scope.close(cursor))
@@ -184,11 +174,6 @@ class InboxService:
             for question in journal_questions(visit)
             if waits.wait(WaitKey(run.id, visit.id, question.wait.id)).answered_at is None
         ]
-
-
-def _count_characters(visit: Visit) -> int:
-    """Return how many characters the journal of a visit has as JSON."""
-    return 0 if visit.progress is None else json_size(dict(visit.progress.journal))
 
 
 def _cases_of(step: Step) -> list[CaseEntry]:

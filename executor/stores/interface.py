@@ -37,6 +37,7 @@ from noetl.executor.model.durations import RunTimes
 from noetl.executor.model.events import Event
 from noetl.executor.model.gates import Gate, GateKey, LimitKind, Slot, SlotOwner, SlotRequest
 from noetl.executor.model.metrics import Fact, StoreMetrics
+from noetl.executor.model.open_waits import MAX_LISTED_JOURNALS
 from noetl.executor.model.outbox import NotificationSearch, OutboxEntry, OutboxKind, Subscribers
 from noetl.executor.model.registry import ApiKey, PlaybookAlias, RegisteredPlaybook
 from noetl.executor.model.request_counts import RequestBatch
@@ -572,13 +573,19 @@ class WaitStore(Protocol):
         ...
 
     def find_open(
-        self, tenant: str, *, limit: int = 100, cursor: str | None = None
+        self,
+        tenant: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        journal_bytes: int = MAX_LISTED_JOURNALS,
     ) -> tuple[list[ListedWait], str | None]:
         """Return a page of the waits of a tenant that an answer ends now, and the cursor of the next page.
 
         They are those of visits that have been suspended, in runs that have not ended, by rank. Visits have
-        their progress, but no outputs. A page takes a constant number of queries. A store may return fewer
-        waits than `limit` if it has skipped many of runs that have ended.
+        their progress, but no outputs. A page takes a constant number of queries. It ends before the wait
+        with which the journals of its visits would have more than `journal_bytes`, but has one at least. A
+        store may also return fewer waits than `limit` if it has skipped many of runs that have ended.
 
         Raises:
             RejectedError: `invalid_cursor`.

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from noetl.api.service.inbox import READ_TOGETHER
 from noetl.api.service.inbox_views import InboxPage
 from noetl.api.service.services import create_services
 from noetl.api.service.views import CurrentStatus, RunResult
 from noetl.executor.actions import catalogue
+from noetl.executor.model.open_waits import MAX_LISTED_JOURNALS
 from noetl.executor.stores.memory.store import MemoryStore
+from noetl.executor.stores.sqlite.store import SqliteStore
+from noetl.planner.frozen import replace
 from noetl.testing.run_harness import FakeClock, RunHarness
 from tests.api.responses import assert_problem, read_view
 
@@ -206,22 +209,44 @@ async def test_what_does_not_exist_is_named(http: httpx.AsyncClient) -> None:
     assert_problem(await http.get("/inbox", params={"cursor": "x"}), 400, "invalid-cursor")
 
 
-def test_a_page_of_large_questions_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_of_large_questions_ends_early() -> None:
     store, clock = MemoryStore(), FakeClock()
     text = "name: ask\nsteps: [{name: a, run: [{action: callback, details: \"{{ 'x' * 1000000 }}\"}]}]"
-    for _ in range(READ_TOGETHER + 2):
+    for _ in range(7):
         RunHarness(store, text, clock=clock).execute_next()
-    read, limits = store.waits.find_open, []
-
-    def find_open(tenant: str, *, limit: int, cursor: str | None) -> Any:
-        limits.append(limit)
-        return read(tenant, limit=limit, cursor=cursor)
-
-    monkeypatch.setattr(store.waits, "find_open", find_open)
     service = create_services(store, catalogue(), clock=clock).inbox
     first = service.find()
-    assert len(first.items) == READ_TOGETHER
+    assert len(first.items) == MAX_LISTED_JOURNALS // 1_000_000
     second = service.find(first.next_cursor)
     assert second.next_cursor is None
-    assert len({entry.workflow_id for entry in (*first.items, *second.items)}) == READ_TOGETHER + 2
-    assert max(limits) == READ_TOGETHER
+    assert len({entry.workflow_id for entry in (*first.items, *second.items)}) == 7
+
+
+def test_a_page_reads_the_store_as_often_for_many_questions_as_for_one(tmp_path: Path) -> None:
+    clock, counts = FakeClock(), []
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        service = create_services(store, catalogue(), clock=clock).inbox
+        for questions in (1, 99):
+            for number in range(questions):
+                RunHarness(store, PAY, input={"amount": number}, clock=clock).execute_next()
+            service.find()  # The plan is read and kept.
+            statements: list[str] = []
+            store.file.connection().set_trace_callback(statements.append)
+            page = service.find()
+            store.file.connection().set_trace_callback(None)
+            counts.append((len(page.items), len(statements)))
+    assert [items for items, _ in counts] == [1, 100]
+    assert counts[0][1] == counts[1][1] <= 2
+
+
+def test_a_page_without_questions_is_read_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first visits run again, and the questions that they ask now are not in their journals yet."""
+    store, clock = MemoryStore(), FakeClock()
+    RunHarness(store, PAY, input={"amount": 1}, clock=clock).execute_next()
+    find_open = store.waits.find_open
+    ((listed,), _) = find_open("default")
+    unasked = replace(listed, key=replace(listed.key, id="another"))
+    pages = iter([([unasked], "next"), ([listed], None)])
+    monkeypatch.setattr(store.waits, "find_open", lambda *_, **__: next(pages))
+    page = create_services(store, catalogue(), clock=clock).inbox.find(limit=1)
+    assert ([entry.details for entry in page.items], page.next_cursor) == ([{"amount": 1}], None)

@@ -286,11 +286,14 @@ def test_the_status_of_a_run_reads_its_visits_from_an_index(tmp_path: Path) -> N
 def test_a_page_of_open_waits_uses_an_index(tmp_path: Path) -> None:
     with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
         db = store.file.connection()
-        for cursor in (None, write_wait_cursor(5.0, WaitKey("r", "v", "w"))):
-            (query,) = trace_queries(db, partial(store.waits.find_open, "default", cursor=cursor))
-            plan = [row["detail"] for row in db.execute(f"explain query plan {query}")]
-            assert "waits_open" in plan[0], plan
-            assert not [line for line in plan if "SCAN" in line or "TEMP B-TREE" in line], plan
+        start_waiting_run(store)
+        for cursor in (None, write_wait_cursor(-1.0, WaitKey("r", "v", "w"))):
+            queries = trace_queries(db, partial(store.waits.find_open, "default", cursor=cursor))
+            assert len(queries) == 2
+            for query in queries:
+                plan = [row["detail"] for row in db.execute(f"explain query plan {query}")]
+                assert "waits_open" in plan[0], plan
+                assert not [line for line in plan if "SCAN" in line or "TEMP B-TREE" in line], plan
 
 
 def test_gates_and_slots_are_found_by_indexes(tmp_path: Path) -> None:

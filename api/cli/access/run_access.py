@@ -144,8 +144,8 @@ class RunAccess(Protocol):
         """Delete the cached results of a query."""
         ...
 
-    def questions(self) -> InboxPage:
-        """Return what the waiting runs ask persons; what expires first comes first."""
+    def questions(self, cursor: str | None = None) -> InboxPage:
+        """Return a page of what the waiting runs ask persons; what expires first comes first."""
         ...
 
     def answer_step(self, run_id: str, request: AnswerRequest) -> None:

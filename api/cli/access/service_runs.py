@@ -237,11 +237,11 @@ class ServiceRuns:
 
         return self._requests.delete(ClearReport, "/cache", _to_parameters(query))
 
-    def questions(self) -> InboxPage:
+    def questions(self, cursor: str | None = None) -> InboxPage:
         from noetl.api.service.inbox import MAX_QUESTIONS
         from noetl.api.service.inbox_views import InboxPage
 
-        return self._get(InboxPage, "/inbox", limit=MAX_QUESTIONS)
+        return self._get(InboxPage, "/inbox", limit=MAX_QUESTIONS, cursor=cursor)
 
     def answer_step(self, run_id: str, request: AnswerRequest) -> None:
         from noetl.api.service.views import CurrentStatus

@@ -124,10 +124,10 @@ class StoreRuns:
     def clear_cache(self, query: CacheQuery) -> ClearReport:
         return self.services.cache.clear(query)
 
-    def questions(self) -> InboxPage:
+    def questions(self, cursor: str | None = None) -> InboxPage:
         from noetl.api.service.inbox import MAX_QUESTIONS
 
-        return self.services.inbox.find(limit=MAX_QUESTIONS)
+        return self.services.inbox.find(cursor, MAX_QUESTIONS)
 
     def answer_step(self, run_id: str, request: AnswerRequest) -> None:
         from noetl.api.cli.callback_answer import answer_step

@@ -28,6 +28,8 @@ def inbox(
 
     with open_runs(store, url) as runs:
         page = runs.questions()
+        while not page.items and page.next_cursor is not None:
+            page = runs.questions(page.next_cursor)
     if json:
         write_json(page)
         return

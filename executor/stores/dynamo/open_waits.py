@@ -10,8 +10,8 @@ run that ends leaves the places of its waits. A reader that finds one removes it
 the same time. A resume writes the places again.
 
 Cost: a page takes one query of each of the SHARDS partitions. Then it reads three items for each wait, until
-the page is full: the item of a visit may have its journal. Opening and answering write a place of the index
-each, one write unit.
+the page is full. Two requests read those of MAX_READ waits, since the item of a visit may have its journal.
+Opening and answering write a place of the index each, one write unit.
 
 Limits: a reader skips the waits of ended runs MAX_ROUNDS times at most, and its page may end early then.
 Waits that were opened by an earlier version have no place. A journal that is in the bucket is one more read.
@@ -19,14 +19,16 @@ Waits that were opened by an earlier version have no place. A journal that is in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed
+from noetl.executor.model.open_waits import measure_journal
 from noetl.executor.model.run import Claim, ListedWait, RunStatus, Visit, VisitStatus, WaitKey
 from noetl.executor.model.visit_states import ACTIVE
-from noetl.executor.stores.cursors import WaitPlace, read_wait_cursor, write_wait_cursor
+from noetl.executor.stores.cursors import WaitPlace, write_wait_cursor
 from noetl.executor.stores.damage import decode_readable
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item, decode_item, encode_item
@@ -41,6 +43,7 @@ from noetl.executor.stores.dynamo.run_items import (
     tenant_of,
 )
 from noetl.executor.stores.dynamo.visit_items import VisitItem, decode_suspended
+from noetl.planner.frozen import frozen
 
 MAX_ROUNDS = 5
 """Number of times that the index is read on to fill a page."""
@@ -50,6 +53,9 @@ MIN_CANDIDATES = 100
 
 MIN_READ = 10
 """Number of waits that are read with their visits at once at least."""
+
+MAX_READ = 50
+"""Number of waits that are read with their visits at once at most: one request for their items."""
 
 MAX_PAGES = 4
 """Number of pages of a partition that are read at once."""
@@ -63,26 +69,32 @@ def listing_attributes(claim: Claim, rank: float) -> Item:
     return {"wakes": shard, "due": rank, "step": visit.step, **number}
 
 
-def find_open_waits(
-    context: DynamoContext, tenant: str, limit: int, cursor: str | None
-) -> tuple[list[ListedWait], str | None]:
-    """Return a page of the waits of a tenant that an answer ends now, and the cursor of the next page.
+@frozen
+class WaitSearch:
+    """The waits that a page has: those of a tenant, up to a number of them and of bytes of their journals."""
 
-    Raises:
-        RejectedError: `invalid_cursor`.
-    """
-    after = None if cursor is None else read_wait_cursor(cursor)
-    count, chunk_size = max(limit, MIN_CANDIDATES), max(limit + 1, MIN_READ)
+    tenant: str
+    limit: int
+    journal_bytes: int
+
+
+def find_open_waits(
+    context: DynamoContext, search: WaitSearch, after: WaitPlace | None
+) -> tuple[list[ListedWait], str | None]:
+    """Return a page of the waits of a tenant that an answer ends now, and the cursor of the next page."""
+    count, limit = max(search.limit, MIN_CANDIDATES), search.limit
     waits: list[ListedWait] = []
+    free = search.journal_bytes
     for _ in range(MAX_ROUNDS):
-        places = _list_places(context, tenant, count + 1, after)
-        candidates, is_end = places[:count], len(places) <= count
-        while candidates and len(waits) <= limit:
-            waits += _read_waits(context, tenant, candidates[:chunk_size])
-            candidates = candidates[chunk_size:]
-        if len(waits) > limit or (len(waits) == limit and not is_end):
-            last = waits[limit - 1]
-            return waits[:limit], write_wait_cursor(last.rank, last.key)
+        places = _list_places(context, search.tenant, count + 1, after)
+        is_end = len(places) <= count
+        for wait in _read_waits(context, search.tenant, places[:count], limit + 1 - len(waits)):
+            free -= measure_journal(wait.visit)
+            if waits and (free < 0 or len(waits) == limit):
+                return waits, write_wait_cursor(waits[-1].rank, waits[-1].key)
+            waits.append(wait)
+        if len(waits) == limit and not is_end:
+            return waits, write_wait_cursor(waits[-1].rank, waits[-1].key)
         if is_end:
             return waits, None
         after = places[count - 1]
@@ -138,8 +150,20 @@ def _place_of(item: Item) -> WaitPlace:
     return float(item["due"]), item["pk"].split("#")[1], visit_id, wait_id
 
 
-def _read_waits(context: DynamoContext, tenant: str, places: Sequence[WaitPlace]) -> list[ListedWait]:
-    """Return the waits at places that an answer ends now. The index may be out of date."""
+def _read_waits(
+    context: DynamoContext, tenant: str, places: Sequence[WaitPlace], wanted: int
+) -> Iterator[ListedWait]:
+    """Yield the waits at places that an answer ends now. The index may be out of date.
+
+    They are read by chunks, with as many waits as are `wanted`, up to MAX_READ.
+    """
+    size = min(max(wanted, MIN_READ), MAX_READ)
+    for begin in range(0, len(places), size):
+        yield from _read_chunk(context, tenant, places[begin : begin + size])
+
+
+def _read_chunk(context: DynamoContext, tenant: str, places: Sequence[WaitPlace]) -> Iterator[ListedWait]:
+    """Yield the waits of a chunk. A journal in the bucket is read when its wait is next."""
     table = context.table
     head_keys = {place: keys.head(place[1]) for place in places}
     heads = table.get_many(list(set(head_keys.values())), SUMMARY_ATTRIBUTES)
@@ -147,32 +171,30 @@ def _read_waits(context: DynamoContext, tenant: str, places: Sequence[WaitPlace]
     wait_keys = {place: keys.wait(*place[1:], spread_of(head)) for place, head in found}
     visit_keys = {place: keys.visit(*place[1:3], spread_of(head)) for place, head in found}
     items = table.get_many(list({*wait_keys.values(), *visit_keys.values()}))
-    entries = [
-        (place, head)
-        for place, head in found
-        if tenant_of(head) == tenant and _is_open(items.get(wait_keys[place], {}))
-    ]
-
-    def find(entry: tuple[WaitPlace, Item]) -> Visit | None:
-        place, head = entry
-        return _find_suspended(context, head, items[wait_keys[place]], items.get(visit_keys[place], {}))
-
-    waits = []
-    for (place, head), suspended in decode_readable(entries, find, lambda entry: entry[0][1]):
-        if suspended is not None:
-            rank, *ids = place
-            waits.append(ListedWait(WaitKey(*ids), rank, suspended, head["playbook"], head["plan"]))
-        elif has_ended(head):
-            _unlist(context, head, wait_keys[place])
-    return waits
+    for place, head in found:
+        rank, *ids = place
+        wait = items.get(wait_keys[place], {})
+        if tenant_of(head) != tenant or not _is_open(wait):
+            continue
+        entry = (head, wait, items.get(visit_keys[place], {}))
+        find = partial(_find_suspended, context)
+        for _, suspended in decode_readable([entry], find, lambda entry: run_id_of(entry[0])):
+            if suspended is not None:
+                yield ListedWait(WaitKey(*ids), rank, suspended, head["playbook"], head["plan"])
+            elif has_ended(head):
+                _unlist(context, head, wait_keys[place])
 
 
 def _is_open(wait: Item) -> bool:
     return bool(wait) and not ("answered" in wait or "closed" in wait)
 
 
-def _find_suspended(context: DynamoContext, head: Item, wait: Item, item: Item) -> Visit | None:
-    """Return the visit of an open wait, unless it has not been suspended or will not continue."""
+def _find_suspended(context: DynamoContext, entry: tuple[Item, Item, Item]) -> Visit | None:
+    """Return the visit of an open wait, unless it has not been suspended or will not continue.
+
+    `entry` has the items of its run, of the wait and of the visit.
+    """
+    head, wait, item = entry
     if has_ended(head) or not item or "finished" in item:
         return None
     status = VisitStatus(item["status"])

@@ -24,6 +24,7 @@ from typing import Any
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.errors import PayloadLostError, PayloadTooLargeError, RejectedError
 from noetl.executor.model.limits import PayloadLimits
+from noetl.executor.model.open_waits import MAX_LISTED_JOURNALS
 from noetl.executor.model.run import Claim, ListedWait, TokenWait, Wait, WaitKey
 from noetl.executor.model.visit_states import WAKEABLE
 from noetl.executor.model.wait_transition import (
@@ -35,11 +36,12 @@ from noetl.executor.model.wait_transition import (
     wait_claim_lost,
     wait_closed,
 )
+from noetl.executor.stores.cursors import read_wait_cursor
 from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import ABSENT, Condition, ConditionCheck, Put, Update, Write
-from noetl.executor.stores.dynamo.open_waits import find_open_waits, listing_attributes
+from noetl.executor.stores.dynamo.open_waits import WaitSearch, find_open_waits, listing_attributes
 from noetl.executor.stores.dynamo.run_items import run_id_of, spread_of, tenant_of
 from noetl.executor.stores.dynamo.visit_items import is_held
 from noetl.executor.stores.dynamo.wakeups import Wakeups
@@ -83,10 +85,16 @@ class DynamoWaits:
             raise wait_claim_lost() from None
 
     def find_open(
-        self, tenant: str, *, limit: int = 100, cursor: str | None = None
+        self,
+        tenant: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        journal_bytes: int = MAX_LISTED_JOURNALS,
     ) -> tuple[list[ListedWait], str | None]:
         """Return a page of the waits of a tenant that an answer ends now, and the cursor of the next page."""
-        return find_open_waits(self._context, tenant, limit, cursor)
+        after = None if cursor is None else read_wait_cursor(cursor)
+        return find_open_waits(self._context, WaitSearch(tenant, limit, journal_bytes), after)
 
     def wait(self, key: WaitKey) -> Wait:
         """Return the state of a wait; a wait that was never opened has no answer."""

@@ -10,7 +10,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from noetl.executor.model.open_waits import may_be_listed
+from noetl.executor.model.open_waits import (
+    MAX_LISTED_JOURNALS,
+    count_listed,
+    may_be_listed,
+    measure_journal,
+)
 from noetl.executor.model.run import Claim, ListedWait, TokenWait, Wait, WaitKey
 from noetl.executor.model.visit_states import FINISHED
 from noetl.executor.model.visit_transition import wake
@@ -52,7 +57,12 @@ class MemoryWaits:
             self._state.tokens[token_hash] = WaitToken(key, declared)
 
     def find_open(
-        self, tenant: str, *, limit: int = 100, cursor: str | None = None
+        self,
+        tenant: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        journal_bytes: int = MAX_LISTED_JOURNALS,
     ) -> tuple[list[ListedWait], str | None]:
         after = None if cursor is None else read_wait_cursor(cursor)
         with self._state.lock:
@@ -60,8 +70,9 @@ class MemoryWaits:
             waits = [wait for record in records for wait in _open_waits(record)]
         ordered = sorted(waits, key=_place_of)
         rest = [wait for wait in ordered if after is None or _place_of(wait) > after]
-        page = rest[:limit]
-        return page, write_wait_cursor(page[-1].rank, page[-1].key) if len(rest) > limit else None
+        count = count_listed((measure_journal(wait.visit) for wait in rest[:limit]), journal_bytes)
+        page = rest[:count]
+        return page, write_wait_cursor(page[-1].rank, page[-1].key) if len(rest) > count else None
 
     def wait(self, key: WaitKey) -> Wait:
         with self._state.lock:

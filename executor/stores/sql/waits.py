@@ -9,7 +9,8 @@ answer.
 The list of open waits is a partial index. The wait of a token has the tenant of its run while it is in the
 list. The end of the run takes it out, and a resume puts it in again.
 
-Cost: one transaction for each answer, and one query for a page of the list.
+Cost: one transaction for each answer. A page of the list takes two queries. The first reads places, and the
+lengths of journals; the second reads the visits that the page may hold.
 
 Limits: those of `PayloadLimits`.
 """
@@ -20,6 +21,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from noetl.executor.model.open_waits import MAX_LISTED_JOURNALS, count_listed
 from noetl.executor.model.run import Claim, ListedWait, TokenWait, Wait, WaitKey
 from noetl.executor.model.stored_json import encode_json
 from noetl.executor.model.wait_transition import (
@@ -36,6 +38,9 @@ from noetl.executor.stores.damage import decode_readable
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.rows import Row, decode_json, visit_from_row
+
+_PLACE = ("rank", "run_id", "visit_id", "id")
+"""The columns of the place of a wait in the list."""
 
 
 class SqlWaits:
@@ -63,16 +68,25 @@ class SqlWaits:
             db.execute("waits.add_token", token_hash=token_hash, fields=fields, **asdict(key))
 
     def find_open(
-        self, tenant: str, *, limit: int = 100, cursor: str | None = None
+        self,
+        tenant: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        journal_bytes: int = MAX_LISTED_JOURNALS,
     ) -> tuple[list[ListedWait], str | None]:
-        names = ("rank", "run_id", "visit_id", "id")
-        after = {} if cursor is None else dict(zip(names, read_wait_cursor(cursor), strict=True))
-        rows = self._context.database.fetch_all("waits.find_open", tenant=tenant, limit=limit + 1, **after)
-        page = decode_readable(rows[:limit], _listed_from_row, lambda row: str(row["run_id"]))
-        waits = [wait for _, wait in page]
-        if len(rows) <= limit:
+        after = {} if cursor is None else dict(zip(_PLACE, read_wait_cursor(cursor), strict=True))
+        fetch_all = self._context.database.fetch_all
+        places = fetch_all("waits.find_places", tenant=tenant, limit=limit + 1, **after)
+        count = count_listed((place["journal"] for place in places[:limit]), journal_bytes)
+        if not count:
+            return [], None
+        first = {name: places[0][name] for name in _PLACE}
+        rows = fetch_all("waits.find_open", tenant=tenant, limit=count, **first)
+        waits = [wait for _, wait in decode_readable(rows, _listed_from_row, lambda row: str(row["run_id"]))]
+        if len(places) <= count or len(rows) < count:  # others were answered since the places were read
             return waits, None
-        last = rows[limit - 1]
+        last = rows[-1]
         return waits, write_wait_cursor(last["rank"], WaitKey(last["run_id"], last["id"], last["wait_id"]))
 
     def wait(self, key: WaitKey) -> Wait:

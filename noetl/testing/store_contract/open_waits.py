@@ -134,6 +134,21 @@ class OpenWaitsContract(ContractFixtures):
                 assert len(page) == limit
             assert [(wait.rank, wait.key) for wait in found] == expected
 
+    def test_a_page_ends_where_the_journals_of_its_visits_are_too_long(self, store: Store) -> None:
+        lengths = (400, 30, 30, 30, 500, 30)
+        for rank, length in enumerate(lengths):
+            claim = claim_visit(store, start_run(store))
+            store.waits.open_wait(claim, "w", f"token {rank}", None, float(rank))
+            store.queue.commit(suspend_claim(claim, "w", memory="x" * length), 1.0)
+        pages: list[list[float]] = []
+        cursor = None
+        while cursor is not None or not pages:
+            page, cursor = store.waits.find_open("default", limit=4, cursor=cursor, journal_bytes=350)
+            pages.append([wait.rank for wait in page])
+        assert pages == [[0.0], [1.0, 2.0, 3.0], [4.0], [5.0]]
+        (only,), cursor = store.waits.find_open("default", limit=1, journal_bytes=350)
+        assert (only.rank, cursor is not None) == (0.0, True)
+
     def test_an_answer_or_its_end_removes_a_question(self, store: Store) -> None:
         run, (first, second, third) = start_suspended(store, 10.0, 20.0, 30.0)
         answer(store, second)

@@ -216,9 +216,13 @@ def open_wait(
     return wait_key(claim, wait)
 
 
-def suspend_claim(claim: Claim, *awaits: str, due_at: float = NEVER) -> Commit:
-    """Return the commit of a visit that is suspended until one of these waits is answered."""
-    return suspend(claim.visit, Suspension(Progress(journal={"run": {"at": 0}}), due_at, awaits=awaits), 1.0)
+def suspend_claim(claim: Claim, *awaits: str, due_at: float = NEVER, memory: str = "") -> Commit:
+    """Return the commit of a visit that is suspended until one of these waits is answered.
+
+    Its journal has the text `memory`.
+    """
+    journal = {"run": {"at": 0} | ({"memory": memory} if memory else {})}
+    return suspend(claim.visit, Suspension(Progress(journal=journal), due_at, awaits=awaits), 1.0)
 
 
 def start_waiting_run(

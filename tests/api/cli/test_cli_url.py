@@ -306,6 +306,16 @@ def test_hostile_text_of_a_service_is_safe_for_a_terminal(noetl: Command) -> Non
     assert "<b>␛[31m" in result.out
 
 
+def test_the_inbox_is_read_on_after_a_page_without_questions(noetl: Command) -> None:
+    def answer(exchange: StubExchange) -> None:
+        exchange.reply_json({"items": [], "next_cursor": None if "cursor=next" in exchange.path else "next"})
+
+    with serve(answer) as server:
+        result = noetl("inbox", "--url", server.url(""))
+    assert (result.exit_code, result.err) == (0, "nothing waits for a person\n")
+    assert ["cursor=next" in request.target for request in server.requests] == [False, True]
+
+
 def test_the_key_is_sent_and_not_over_http_to_others(noetl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOETL_API_KEY", "the-key")
 

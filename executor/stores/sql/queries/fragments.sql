@@ -236,3 +236,16 @@ position >= coalesce((
 -- The length of the parameter `:key`, a text.
 -- name: key_length
 length(cast(:key as text))
+
+-- The open waits of a tenant: `open_waits.may_be_listed` in SQL. Outer joins, and conditions that a row of
+-- nulls may meet, let the database begin with the index of waits.
+-- name: from_open_waits
+from waits left join visits on visits.run_id = waits.run_id and visits.id = waits.visit_id
+left join runs on runs.id = waits.run_id
+where waits.tenant = :tenant and waits.answered_at is null and waits.closed_at is null
+and runs.finished_at is null and coalesce(visits.progress, '') <> ''
+and (coalesce(visits.status, '') not in ('parked', 'succeeded', 'failed')
+    or coalesce(visits.status, '') = 'parked' and {is_paused})
+
+-- name: by_place
+order by waits.rank, waits.run_id, waits.visit_id, waits.id limit :limit

@@ -18,21 +18,22 @@ update waits set tenant = null where run_id = :run_id and tenant is not null
 update waits set tenant = (select tenant from runs where id = :run_id)
 where run_id = :run_id and rank is not null
 
--- A page of open waits: `open_waits.may_be_listed` in SQL. Outer joins, and conditions that a row of
--- nulls may meet, let the database begin with the index of waits.
+-- The places of a page of open waits, and the lengths of the journals of their visits, which are not read.
+-- name: find_places
+select waits.rank, waits.run_id, waits.visit_id, waits.id, {journal_length} as journal
+{from_open_waits}
+and (waits.rank, waits.run_id, waits.visit_id, waits.id) > (:rank, :run_id, :visit_id, :id) -- optional
+{by_place}
+
+-- The open waits of a page with their visits.
 -- name: find_open
 select waits.id as wait_id, waits.rank, runs.playbook, runs.plan_hash, visits.run_id, visits.id, visits.step,
     visits.status, visits.clock, visits.names, visits.number, visits.attempt, visits.claims, visits.fence,
     visits.worker, visits.due_at, visits.started_at, visits.piece_at, visits.finished_at, visits."case",
     visits.error, visits.failure, visits.progress
-from waits left join visits on visits.run_id = waits.run_id and visits.id = waits.visit_id
-left join runs on runs.id = waits.run_id
-where waits.tenant = :tenant and waits.answered_at is null and waits.closed_at is null
-and (waits.rank, waits.run_id, waits.visit_id, waits.id) > (:rank, :run_id, :visit_id, :id) -- optional
-and runs.finished_at is null and coalesce(visits.progress, '') <> ''
-and (coalesce(visits.status, '') not in ('parked', 'succeeded', 'failed')
-    or coalesce(visits.status, '') = 'parked' and {is_paused})
-order by waits.rank, waits.run_id, waits.visit_id, waits.id limit :limit
+{from_open_waits}
+and (waits.rank, waits.run_id, waits.visit_id, waits.id) >= (:rank, :run_id, :visit_id, :id)
+{by_place}
 
 -- name: add_token
 insert into tokens (hash, run_id, visit_id, wait_id, fields)
