@@ -15,6 +15,9 @@ A request that cannot be parsed, such as one with a header that is too long, is 
 document. What follows it is discarded until the client closes the connection, or a timer does. If it were
 closed with unread bytes, the system of the client would discard the answer.
 
+An app that does not read a body cannot see that its client leaves. So each request has a function that finds
+it out from the state of the connection.
+
 A connection is read in parts of READ_BYTES, so that others have their turns. A part may hold thousands of
 chunks of a byte each, which h11 parses one by one.
 
@@ -23,7 +26,8 @@ Cost: a timer each HEADER_SECONDS for each connection, and one each `send_second
 Limits: `max_connections`. If none of them waits, a new connection is answered with 503. The bodies of
 requests are limited by `noetl.api.http.open_bodies`. A system with a full buffer acknowledges in steps: Linux
 when a sixteenth of the buffer is free, which may be 400 KB. So a client that reads less in `send_seconds` may
-be closed although it reads.
+be closed although it reads. Whether a client has left while its body is not read is known on Linux only. Its
+system says so when all that it sent has arrived, or at once if it drops the rest.
 """
 
 from __future__ import annotations
@@ -31,11 +35,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import sys
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from noetl.api.http.body_memory import HAS_LEFT
 from noetl.executor.errors import SettingError
 from noetl.executor.runtime.file_limit import RESERVED_FILES, raise_file_limit
 
@@ -58,6 +67,9 @@ STOP_SECONDS = 8.0
 
 DEFAULT_CONNECTIONS = 2000
 MAX_CONNECTIONS = 60_000
+
+_ENDED_STATES = (7, 8)
+"""The states `CLOSE` and `CLOSE_WAIT` of a connection of TCP, as Linux numbers them."""
 
 _log = logging.getLogger("noetl.api")
 
@@ -206,6 +218,7 @@ class TimedConnection(asyncio.Protocol):
 
     table: ClassVar[ConnectionTable]
     transport: asyncio.Transport
+    app: ASGIApp
     cycle: Any
     conn: Any
     is_refused = False
@@ -213,6 +226,7 @@ class TimedConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # The attribute of the transports of asyncio for the size of a read. Other transports ignore it.
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
+        self.app = partial(_call_app, self.app, self)
         super().connection_made(transport)
         self.table.add(self)
 
@@ -275,6 +289,10 @@ class TimedConnection(asyncio.Protocol):
         """
         return self.unsent_bytes + _queued_bytes(self.transport.get_extra_info("socket"))
 
+    def has_left(self) -> bool:
+        """Return whether the client has closed the connection, even if what it sent is not read."""
+        return self.transport.is_closing() or _is_ended(self.transport.get_extra_info("socket"))
+
     @property
     def is_waiting(self) -> bool:
         """Return whether the server waits for the header of a request, and the last response is sent."""
@@ -289,6 +307,22 @@ class TimedConnection(asyncio.Protocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+async def _call_app(
+    app: ASGIApp, connection: TimedConnection, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Call an app with a scope that says whether the client of the connection has left."""
+    await app({**scope, HAS_LEFT: connection.has_left}, receive, send)
+
+
+def _is_ended(connection: Any) -> bool:
+    """Return whether the system knows that the client of a socket has left; False if it does not say."""
+    try:
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    except (AttributeError, OSError):
+        return False
+    return state in _ENDED_STATES
 
 
 def _write_answer(connection: Any, status: HTTPStatus, body: bytes) -> bytes | None:

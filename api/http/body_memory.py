@@ -14,24 +14,28 @@ refused are thrown away as they arrive, and do not count.
 Those that hold at most their share go first, in the order of arrival. One that holds more has what others
 leave of three quarters. So one sender alone is fast, and others do not wait for all of its bodies.
 
+A request whose client leaves waits no longer. The server says that by `scope[HAS_LEFT]`, since an app would
+have to read the body to find out. It is asked every CHECK_SECONDS.
+
 Cost: nothing for a small body. For others one step for each request that waits, and three counts of
 characters before a body is decoded.
 
 Limits: MAX_ARRIVED_BYTES and MAX_DECODED_BYTES, whose half is the share of a tenant. Requests without a
 caller, and webhooks without a signature, have budgets of their own: MAX_UNKNOWN_BYTES and
 MAX_UNKNOWN_DECODED_BYTES, whose quarter is the share of an address. Of each body, SMALL_BYTES are not
-counted. A value that is heavier than a share counts as the whole share.
+counted. A value that is heavier than a share counts as the whole share. Only `noetl serve` says whether a
+client has left.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
 from noetl.api.http.problems import Problem
@@ -61,6 +65,12 @@ WAIT_SECONDS = 60.0
 
 RETRY_SECONDS = 5
 
+CHECK_SECONDS = 0.25
+"""How often a request that waits finds out whether its client has left."""
+
+HAS_LEFT = "noetl.has_left"
+"""The key of a scope with a function that returns whether the client has closed the connection."""
+
 _HOLD = "noetl.body_hold"
 
 
@@ -84,14 +94,20 @@ class WaitingBytes:
         self._held_by: Counter[str] = Counter()
         self._waiting: dict[_Turn, None] = {}
 
-    async def reserve(self, holder: str, size: int) -> int:
-        """Wait for bytes of a holder, and return how many it has got: at most its share."""
+    async def reserve(self, holder: str, size: int, has_left: Callable[[], bool] = lambda: False) -> int:
+        """Wait for bytes of a holder, and return how many it has got: at most its share.
+
+        Raises:
+            ClientDisconnect: the client has left meanwhile, as `has_left` says.
+        """
         turn = _Turn(holder, min(size, self.share), asyncio.get_running_loop().create_future())
         self._waiting[turn] = None
         self._grant()
         try:
-            await turn.granted
-        except asyncio.CancelledError:
+            while not turn.granted.done():
+                await asyncio.wait({turn.granted}, timeout=CHECK_SECONDS)
+                _check_presence(has_left)
+        except (asyncio.CancelledError, ClientDisconnect):
             if turn in self._waiting:
                 del self._waiting[turn]
                 self._grant()
@@ -127,8 +143,12 @@ class WaitingBytes:
         del self._waiting[turn]
         self.held += turn.size
         self._held_by[turn.holder] += turn.size
-        if not turn.granted.done():
-            turn.granted.set_result(None)
+        turn.granted.set_result(None)
+
+
+def _check_presence(has_left: Callable[[], bool]) -> None:
+    if has_left():
+        raise ClientDisconnect
 
 
 class BodyHold:
@@ -137,8 +157,9 @@ class BodyHold:
     `address` is the one that sends it, if its request has no caller.
     """
 
-    def __init__(self, memory: BodyMemory, tenant: str | None, address: str) -> None:
+    def __init__(self, memory: BodyMemory, scope: Scope, tenant: str | None, address: str) -> None:
         self.address = address if tenant is None else None
+        self._has_left: Callable[[], bool] = scope.get(HAS_LEFT, lambda: False)
         self.expected = 0
         self._memory = memory
         # No tenant has a blank in its name.
@@ -152,9 +173,13 @@ class BodyHold:
         self.expected = max(size - SMALL_BYTES, 0)
 
     async def reserve(self) -> None:
-        """Wait for the memory of the bytes that are expected."""
+        """Wait for the memory of the bytes that are expected.
+
+        Raises:
+            ClientDisconnect: the client has left meanwhile.
+        """
         expected, self.expected = self.expected, 0
-        self._arrived_bytes += await self._arrived.reserve(self._holder, expected)
+        self._arrived_bytes += await self._arrived.reserve(self._holder, expected, self._has_left)
 
     def settle(self, size: int) -> None:
         """Give back what a complete body of this size does not need."""
@@ -167,6 +192,7 @@ class BodyHold:
         """Wait for the memory of the values of the body, which count for `tenant` if it is known.
 
         Raises:
+            ClientDisconnect: the client has left meanwhile.
             Problem: 503, there is none within WAIT_SECONDS.
         """
         if weight <= SMALL_BYTES or self._values is not None:
@@ -176,7 +202,7 @@ class BodyHold:
         holder = tenant or self._holder
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                self._values = decoded, holder, await decoded.reserve(holder, weight)
+                self._values = decoded, holder, await decoded.reserve(holder, weight, self._has_left)
         except TimeoutError:
             raise too_many_bodies("The values of other bodies") from None
 
@@ -205,7 +231,7 @@ class BodyMemory:
 
         Without a tenant it counts for the address that sends it.
         """
-        hold = scope[_HOLD] = BodyHold(self, tenant, address)
+        hold = scope[_HOLD] = BodyHold(self, scope, tenant, address)
         try:
             yield hold
         finally:
@@ -232,6 +258,7 @@ async def wait_for_memory(request: Request, body: bytes, tenant: str | None = No
     The request gives up its place meanwhile.
 
     Raises:
+        ClientDisconnect: the client has left meanwhile.
         Problem: 503, there is none in time.
     """
     hold: BodyHold | None = request.scope.get(_HOLD)

@@ -129,6 +129,7 @@ class OpenBodies:
         """Wait for the memory of a body.
 
         Raises:
+            ClientDisconnect: the client has left meanwhile.
             Problem: 429 or 503, too many bodies without a caller wait; 503, there is no memory in time.
         """
         count = nullcontext() if hold.address is None else self._open.open(tenant)

@@ -103,7 +103,7 @@ class TestWaitingBytes:
         await asyncio.sleep(0)
         for _ in range(3):
             budget.release("a", 25)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
         assert order == ["c", "d", "a"]
         budget.release("c", 25)
         budget.release("d", 25)

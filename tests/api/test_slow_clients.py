@@ -32,7 +32,7 @@ from noetl.api.connections import (
     timed_protocol,
 )
 from noetl.api.http import body_memory, open_bodies
-from noetl.api.http.body_memory import BodyHold, BodyMemory
+from noetl.api.http.body_memory import BodyHold, BodyMemory, WaitingBytes
 from noetl.api.http.open_bodies import OpenBodies
 from noetl.api.http.problems import Problem
 from noetl.api.http.request_shares import RequestPlace
@@ -539,6 +539,36 @@ def test_strangers_that_wait_for_memory_count_as_unfinished_bodies(monkeypatch: 
 
     monkeypatch.setattr(BodyHold, "reserve", never)
     assert asyncio.run(play()) == [False, False, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("length", "sent"),
+    [(1_000_000, b""), (1_000_000, bytes(120_000)), (40_001, b"[" + b"[]," * 13_333 + b"]")],
+    ids=["nothing sent", "more sent than is read", "values"],
+)
+def test_a_client_that_leaves_does_not_wait_for_memory(
+    length: int, sent: bytes, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant, waits, has_left = WaitingBytes._grant, threading.Event(), threading.Event()
+
+    def grant_nothing(memory: WaitingBytes) -> None:
+        if memory._waiting:
+            waits.set()
+        elif waits.is_set():
+            has_left.set()
+
+    with (
+        serve(create_app(settings | {"NOETL_ALLOW_UNSIGNED_WEBHOOKS": "1"}), ConnectionTable(100)) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client,
+    ):
+        client.post("/playbooks", content=HOOK, headers={"Content-Type": "application/yaml"})
+        monkeypatch.setattr(WaitingBytes, "_grant", grant_nothing)
+        with connect(port) as sender:
+            head = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+            sender.sendall(b"POST /hooks/default/large HTTP/1.1\r\n" + head.encode() + sent)
+            assert waits.wait(60)
+        assert has_left.wait(body_memory.WAIT_SECONDS / 4)
+        monkeypatch.setattr(WaitingBytes, "_grant", grant)
 
 
 def test_a_signal_to_stop_ends_unfinished_bodies(
