@@ -51,7 +51,7 @@ from noetl.api.http.problems import (
 from noetl.api.http.request_shares import RequestPlace, RequestShares
 from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch, RouteTable
 from noetl.api.service.services import TenantServices
-from noetl.executor.precedence import ForegroundWork
+from noetl.executor.precedence import ForegroundWork, without_precedence
 from noetl.planner.frozen import frozen
 
 _CALLER = "noetl.caller"
@@ -282,8 +282,7 @@ class AccessControl:
             if (tenant := self._familiar_tenant(scope, access, credentials)) is not None:
                 place = await places.enter_async_context(self._shares.place(scope, tenant, route))
             try:
-                with ForegroundWork():
-                    caller = scope[_CALLER] = await self._accepted_caller(scope, access, credentials)
+                caller = scope[_CALLER] = await self._accepted_caller(scope, access, credentials)
             except Exception as error:  # noqa: BLE001  An unexpected error is raised again.
                 await places.aclose()
                 await self._refuse(scope, receive, send, error)
@@ -376,11 +375,14 @@ class AccessControl:
 
             return _with_scope(_counted(self._context, text, identify, peer_address(scope)), access)
 
-        if opened is None or text is None or opened.limits.familiar.tenant_of(text) is not None:
-            return await run_in_threadpool(authenticate)
-        address = peer_address(scope)
-        async with opened.limits.spare_checks.place(address, opened.limits.failures.refusal(address)):
-            return await run_in_threadpool(authenticate)
+        refusal, address = None, peer_address(scope)
+        if opened is not None and text is not None and opened.limits.familiar.tenant_of(text) is None:
+            refusal = opened.limits.failures.refusal(address)
+        if opened is None or refusal is None:
+            with ForegroundWork():
+                return await run_in_threadpool(authenticate)
+        async with opened.limits.spare_checks.place(address, refusal):
+            return await run_in_threadpool(without_precedence()(authenticate))
 
 
 def _with_scope(caller: Caller, access: ScopeAccess) -> Caller:

@@ -214,19 +214,22 @@ class _Bucket:
 
 
 class AddressLimiter:
-    """A limit of attempts in a minute for each address, on this process. `policy` names it to clients."""
+    """A limit of attempts in a minute for each address, on this process. `policy` names it to clients.
+
+    Safe to share between threads: credentials are checked on several. One lock covers the check and the count
+    of an attempt, so that no two threads use the last one.
+    """
 
     def __init__(self, policy: str, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._policy = policy
         self._limit = limit
         self._clock = clock
         self._buckets = LatestValues[_Bucket](MAX_ADDRESSES)
+        self._lock = threading.Lock()
 
     def refusal(self, address: str) -> Problem | None:
         """Return the problem of an address without an attempt left, 429, or None."""
-        if self._limit and (left := self._refilled(address).left) < 1:
-            return too_many_requests(self._policy, self._limit, (1 - left) * WINDOW_SECONDS / self._limit)
-        return None
+        return self._count(address, 0)
 
     def take(self, address: str) -> None:
         """Count an attempt of an address.
@@ -239,17 +242,28 @@ class AddressLimiter:
 
     def take_or_refusal(self, address: str) -> Problem | None:
         """Count an attempt of an address, or return the problem of an address without one."""
-        refusal = self.refusal(address)
-        if self._limit and refusal is None:
-            self._refilled(address).left -= 1
-        return refusal
+        return self._count(address, 1)
 
     def give_back(self, address: str) -> None:
         """Count an attempt of an address no longer, because it has succeeded."""
         if self._limit:
-            self._refilled(address).left += 1
+            with self._lock:
+                self._refilled(address).left += 1
+
+    def _count(self, address: str, attempts: int) -> Problem | None:
+        """Count attempts of an address, or return the problem of one without an attempt left."""
+        if not self._limit:
+            return None
+        with self._lock:
+            bucket = self._refilled(address)
+            left = bucket.left
+            if left >= 1:
+                bucket.left -= attempts
+                return None
+        return too_many_requests(self._policy, self._limit, (1 - left) * WINDOW_SECONDS / self._limit)
 
     def _refilled(self, address: str) -> _Bucket:
+        """Return the bucket of an address, refilled up to now. The caller has the lock."""
         now = self._clock()
         bucket = self._buckets.get(network_of(address), lambda: _Bucket(float(self._limit), now))
         gained = (now - bucket.updated_at) * self._limit / WINDOW_SECONDS
@@ -331,15 +345,12 @@ class SpareChecks:
         self._addresses: WeakValueDictionary[str, _AddressChecks] = WeakValueDictionary()
 
     @asynccontextmanager
-    async def place(self, address: str, refusal: Problem | None) -> AsyncIterator[None]:
-        """Take a place for a check of an address if there is a `refusal`; without one, none is needed.
+    async def place(self, address: str, refusal: Problem) -> AsyncIterator[None]:
+        """Take a place for a check of an address. The background does not pause for such a check.
 
         Raises:
             Problem: the refusal, if too many wait for a place, or too many of this address.
         """
-        if refusal is None:
-            yield
-            return
         checks = self._addresses.setdefault(network_of(address), _AddressChecks())
         if self._count >= MAX_SPARE_CHECKS or checks.count >= MAX_SPARE_CHECKS // ADDRESS_PART:
             raise refusal

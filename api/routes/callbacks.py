@@ -30,6 +30,7 @@ from noetl.api.http.openapi import (
     response_body,
 )
 from noetl.api.http.problems import problem_from
+from noetl.api.http.request_shares import place_of
 from noetl.api.http.requests import FormBody, read_callback_answer
 from noetl.api.http.responses import CallbackReceipt, JsonResponse
 from noetl.api.routes.dependencies import PublicTenantServices, opened_services
@@ -37,6 +38,7 @@ from noetl.api.service.inbox_views import CallbackQuestion
 from noetl.api.service.services import TenantServices
 from noetl.executor.engine.external import CALLBACK_PATH
 from noetl.executor.errors import RejectedError
+from noetl.executor.precedence import without_precedence
 
 router = APIRouter(
     prefix=CALLBACK_PATH.rstrip("/"),
@@ -183,8 +185,11 @@ async def _with_limits(request: Request, token: str, find: Callable[[str], Found
     is_unknown = False
     try:
         limits.callbacks.take(address)
-        async with limits.spare_checks.place(address, None if attempt is None else attempt.refusal):
+        if attempt is None or attempt.refusal is None:
             found = await run_in_threadpool(find, token)
+        else:
+            async with place_of(request).given_up(), limits.spare_checks.place(address, attempt.refusal):
+                found = await run_in_threadpool(without_precedence()(find), token)
     except RejectedError as error:
         is_unknown = error.reason == "unknown_token"
         if is_unknown and attempt is None:

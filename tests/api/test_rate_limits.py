@@ -32,6 +32,7 @@ from noetl.api.http.problems import Problem
 from noetl.api.service.callbacks import CallbackService
 from noetl.executor.errors import SettingError, StoreAwayError
 from noetl.executor.model.request_counts import SLOT_SECONDS, RequestBatch
+from noetl.executor.precedence import SLICES, StoreOperation
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.sqlite.store import SqliteStore
 from tests.api.responses import assert_problem
@@ -253,6 +254,35 @@ def test_rates_are_checked() -> None:
             read_rate_settings({"NOETL_RATE_PER_TENANT": text})
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_threads_share_the_attempts_of_an_address(number: int) -> None:
+    """A second thread counts an attempt when the first one reads the clock for the nth time."""
+    accepted: list[threading.Thread] = []
+    threads: list[threading.Thread] = []
+    reads = 0
+
+    def take() -> None:
+        with suppress(Problem):
+            limiter.take("192.0.2.1")
+            accepted.append(threading.current_thread())
+
+    def clock() -> float:
+        nonlocal reads
+        reads += 1
+        if reads == number:
+            threads.append(threading.Thread(target=take))
+            threads[0].start()
+            threads[0].join(0.5)  # With a lock, it waits for this thread.
+        return 1.0
+
+    limiter = AddressLimiter("failures", 1, clock)
+    take()
+    for thread in threads:
+        thread.join()
+    take()
+    assert len(accepted) == 1
+
+
 @pytest.mark.anyio
 class TestService:
     """A service with an API key."""
@@ -316,6 +346,31 @@ class TestService:
         for number in range(200):
             await http.post(f"/workflows/callbacks/{number:064}")
         assert 120 <= checked.count("check_token") <= 160
+
+    async def test_the_background_does_not_pause_for_keys_of_a_refused_address(
+        self, key: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        counts: list[int] = []
+
+        def observe(kind: type, name: str) -> None:
+            function = getattr(kind, name)
+
+            def check(part: object, credentials: object) -> object:
+                with StoreOperation():
+                    counts.append(SLICES.foreground)
+                return function(part, credentials)
+
+            monkeypatch.setattr(kind, name, check)
+
+        observe(Authenticator, "authenticate")
+        observe(CallbackService, "check_token")
+        await self.statuses(http, "noetl_wrong", 25)
+        assert (counts[0] > 0, counts[-1]) == (True, 0)
+        assert await self.statuses(http, key, 1) == [200]
+        counts.clear()
+        for number in range(25):
+            await http.post(f"/workflows/callbacks/{number:064}")
+        assert (counts[0] > 0, counts[-1]) == (True, 0)
 
     async def test_few_keys_of_a_refused_address_are_checked_at_a_time(
         self, key: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
