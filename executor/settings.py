@@ -272,9 +272,10 @@ SETTINGS = (
     Setting(
         "NOETL_ALLOW_ACTIONS",
         "capabilities",
-        "action types, separated by commas",
-        "all types",
-        "The action types that playbooks may use.",
+        "action types, separated by commas, or `*`",
+        "`*`: all types",
+        "The action types that playbooks may use. Commands, files, modules, private networks and secrets need"
+        " a setting of their own, also with `*`.",
     ),
     Setting(
         "NOETL_ALLOW_NETWORKS",

@@ -21,6 +21,7 @@ from noetl.executor.security.secret_hosts import SecretHosts, read_secret_hosts
 from noetl.planner.frozen import frozen
 
 ACTIONS_SETTING = "NOETL_ALLOW_ACTIONS"
+_ALL_ACTIONS = "*"
 """The setting that lists the action types that playbooks of a service may use."""
 
 DEFAULT_LOG_BYTES = 16 * 1024 * 1024
@@ -200,15 +201,18 @@ def _is_overlap(files_root: str, folder: Path) -> bool:
 
 
 def allowed_actions(environ: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the action types in `NOETL_ALLOW_ACTIONS`. None means that all are allowed.
+    """Return the action types in `NOETL_ALLOW_ACTIONS`. None means that all are allowed: `*`, or no setting.
 
     Raises:
-        SettingError: the setting has commas only. It must not allow all types by mistake.
+        SettingError: the setting has commas only, or `*` and types. It must not allow all types by mistake.
     """
     text, words = environ.get(ACTIONS_SETTING, "").strip(), _words(environ, ACTIONS_SETTING)
-    if text and not words:
-        raise SettingError(f"{ACTIONS_SETTING} is {text!r}; it must be action types, separated by commas.")
-    return words or None
+    if text in ("", _ALL_ACTIONS):
+        return None
+    if not words or _ALL_ACTIONS in words:
+        expected = f"action types, separated by commas, or `{_ALL_ACTIONS}` for all"
+        raise SettingError(f"{ACTIONS_SETTING} is {text!r}; it must be {expected}.")
+    return words
 
 
 def _words(environ: Mapping[str, str], name: str) -> tuple[str, ...]:

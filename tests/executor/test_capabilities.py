@@ -53,12 +53,18 @@ def test_settings_of_a_service_grant_capabilities(tmp_path: Path) -> None:
     assert allowed.folder != Path.cwd()
 
 
+@pytest.mark.parametrize("text", ["*", " * ", ""])
+def test_all_action_types_may_be_allowed(text: str) -> None:
+    assert service_capabilities({"NOETL_ALLOW_ACTIONS": text}).actions is None
+
+
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
         ({"NOETL_FILES_ROOT": "/dev/null/absent"}, "NOETL_FILES_ROOT"),
         ({"NOETL_ALLOW_SHELL": "yes"}, "NOETL_ALLOW_SHELL"),
         ({"NOETL_ALLOW_ACTIONS": ","}, "NOETL_ALLOW_ACTIONS is ','"),
+        ({"NOETL_ALLOW_ACTIONS": "*,http"}, r"NOETL_ALLOW_ACTIONS is '\*,http'"),
         ({"NOETL_ALLOW_NETWORKS": "10.0.0.1/8"}, "NOETL_ALLOW_NETWORKS"),
         ({"NOETL_ALLOW_NETWORKS": "localhost"}, "NOETL_ALLOW_NETWORKS"),
     ],
