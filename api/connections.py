@@ -44,7 +44,6 @@ from typing import Any, ClassVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from noetl.api.http.body_memory import HAS_LEFT
 from noetl.executor.errors import SettingError
 from noetl.executor.runtime.file_limit import RESERVED_FILES, raise_file_limit
 
@@ -67,6 +66,9 @@ STOP_SECONDS = 8.0
 
 DEFAULT_CONNECTIONS = 2000
 MAX_CONNECTIONS = 60_000
+
+HAS_LEFT = "noetl.has_left"
+"""The key of a scope with a function that returns whether the client has closed the connection."""
 
 _ENDED_STATES = (7, 8)
 """The states `CLOSE` and `CLOSE_WAIT` of a connection of TCP, as Linux numbers them."""

@@ -38,6 +38,7 @@ from typing import NamedTuple
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
+from noetl.api.connections import HAS_LEFT
 from noetl.api.http.problems import Problem
 from noetl.api.http.request_shares import place_of
 from noetl.executor.model.arriving_data import json_weight
@@ -67,9 +68,6 @@ RETRY_SECONDS = 5
 
 CHECK_SECONDS = 0.25
 """How often a request that waits finds out whether its client has left."""
-
-HAS_LEFT = "noetl.has_left"
-"""The key of a scope with a function that returns whether the client has closed the connection."""
 
 _HOLD = "noetl.body_hold"
 
