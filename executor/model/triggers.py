@@ -16,6 +16,7 @@ Limits: an instant that has passed is not performed again, also if the rules of 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from noetl.executor.errors import RejectedError, StoreAwayError, StoreError, Tri
 from noetl.executor.model.due_instants import DueInstants, count_passed, leave_newest
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.stored_json import encode_json
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.plan import Header, Trigger, TriggerSource
 from noetl.planner.schedules.schedule import CatchUpMode, Schedule
@@ -36,11 +38,11 @@ MAX_REASON_LENGTH = 500
 
 PAUSED_REASON = "the trigger was paused"
 LATE_REASON = "no service and no worker fired it in time"
-MAX_EARLIER_WINDOWS = 5
-"""For how many earlier values of `remember` a webhook looks for the run of a request."""
-
 CHANGED_REASON = "a version with another timing became live before it was performed"
 """Why a firing was missed."""
+
+MAX_EARLIER_WINDOWS = 5
+"""For how many earlier values of `remember` a webhook looks for the run of a request."""
 
 _TIMING_SEPARATOR = " "
 
@@ -113,17 +115,27 @@ class LiveTrigger:
         return self.timing.partition(_TIMING_SEPARATOR)[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields by name, the last one if it has values. Names are part of the stored format."""
-        fields = {name: getattr(self, name) for name in self.__match_args__}
+        """Return all fields by name. Their names are part of the stored format.
+
+        Processes of earlier commits refuse a row with another name. So `earlier_windows` follows `timing`, of
+        which they read the first word.
+        """
+        fields: dict[str, Any] = {name: getattr(self, name) for name in self.__match_args__}
         windows = fields.pop("earlier_windows")
-        return fields | ({"earlier_windows": [list(window) for window in windows]} if windows else {})
+        if windows:
+            fields["timing"] += _TIMING_SEPARATOR + encode_json(windows)
+        return fields
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LiveTrigger:
-        outcome = data["last_outcome"]
+        outcome, timing, windows = data["last_outcome"], data["timing"], data.get("earlier_windows", ())
+        if data["type"] == "webhook":
+            timing, _, text = timing.partition(_TIMING_SEPARATOR)
+            windows = json.loads(text) if text else windows
         decoded = {
             "last_outcome": None if outcome is None else FiringOutcome(outcome),
-            "earlier_windows": tuple(tuple(window) for window in data.get("earlier_windows", ())),
+            "timing": timing,
+            "earlier_windows": tuple(tuple(window) for window in windows),
         }
         return cls(**{**data, **decoded})
 

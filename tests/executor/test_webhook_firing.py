@@ -29,7 +29,7 @@ from noetl.executor.engine.webhook_firing import (
 )
 from noetl.executor.errors import RejectedError, TriggerChangedError
 from noetl.executor.model.registry import RegisteredPlaybook
-from noetl.executor.model.triggers import FiringOutcome, firing_id, new_firing, pause_trigger
+from noetl.executor.model.triggers import FiringOutcome, LiveTrigger, firing_id, new_firing, pause_trigger
 from noetl.executor.security.webhook_signatures import SignatureError, sign_standard
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.planner.trigger_sources import WebhookAuth
@@ -140,6 +140,21 @@ def test_versions_that_return_to_an_earlier_time_know_all_requests() -> None:
     service.clock.advance(3 * DAY)
     service.register(remember="1d")
     assert service.firer().trigger.earlier_windows == ()
+
+
+def test_earlier_commits_read_a_webhook_that_has_remembered_for_another_time() -> None:
+    service = HookedPlaybook(remember="1d")
+    plain = service.firer().trigger.to_json()
+    service.register(remember="2d")
+    trigger = service.firer().trigger
+    assert trigger.earlier_windows == ((DAY, START),)
+    stored = trigger.to_json()
+    # They refuse a row with other names, and compare the first word of `timing`.
+    assert stored.keys() == plain.keys()
+    assert stored["timing"].split()[0] == trigger.timing
+    assert LiveTrigger.from_json(stored) == trigger
+    named = stored | {"timing": trigger.timing, "earlier_windows": [[DAY, START]]}
+    assert LiveTrigger.from_json(named) == trigger
 
 
 @pytest.mark.parametrize("scheme", ["standard", "stripe"])
