@@ -290,25 +290,31 @@ class Backfill:
         return replace(self, state=state, finished_at=(self.finished_at or now) if is_over else None)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record of its entry. Its names are part of the stored format."""
+        """Return the record of its entry. Its names are part of the stored format.
+
+        Processes of earlier commits refuse `failed`, so it is left out if it has no numbers.
+        """
         fields: dict[str, Any] = {name: getattr(self, name) for name in self.__match_args__}
+        del fields["failed"]
+        fields |= {"failed": encode_numbers(self.failed)} if self.failed else {}
         return fields | {
             "range": self.range.to_json(),
             "counts": self.counts.to_json(),
             "open": [item.to_json() for item in self.open],
             "failures": [list(failure) for failure in self.failures],
-            "failed": None if self.failed is None else encode_numbers(self.failed),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Backfill:
+        counts, numbers = BackfillCounts(**data["counts"]), data.get("failed")
+        unnamed = None if counts.failed else NO_NUMBERS
         decoded = {
             "range": PartitionRange(**data["range"]),
-            "counts": BackfillCounts(**data["counts"]),
+            "counts": counts,
             "open": tuple(map(OpenPartition.from_json, data["open"])),
             "failures": tuple((text, run_id) for text, run_id in data["failures"]),
             "state": BackfillState(data["state"]),
-            "failed": None if data.get("failed") is None else decode_numbers(data["failed"]),
+            "failed": unnamed if numbers is None else decode_numbers(numbers),
         }
         return cls(**{**data, **decoded})
 

@@ -34,7 +34,7 @@ from noetl.executor.model.backfills import (
     RetryMode,
 )
 from noetl.executor.model.outbox import POSTPONE_SECONDS, OutboxKind
-from noetl.executor.model.partition_numbers import PartitionNumbers
+from noetl.executor.model.partition_numbers import NO_NUMBERS, PartitionNumbers
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import SERVICE_QUEUE, Lease, Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
@@ -847,6 +847,16 @@ def test_a_lost_list_is_tried_again(bench: BackfillBench, caplog: pytest.LogCapt
     assert bench.store.outbox.change(list_slice, None)
     assert bench.perform_due() == 1
     assert "was deleted" in caplog.text
+
+
+def test_earlier_commits_read_a_backfill_without_open_and_failed_runs(bench: BackfillBench) -> None:
+    """They refuse names that they do not know."""
+    bench.start()
+    for record in (bench.backfill.to_json(), bench.finish().to_json()):
+        assert record.keys() == {field for field in Backfill.__match_args__ if field != "failed"}
+        assert Backfill.from_json(record).failed == NO_NUMBERS
+    counts = bench.backfill.counts.add("failed")
+    assert Backfill.from_json(replace(bench.backfill, counts=counts).to_json()).failed is None
 
 
 def test_the_record_of_a_backfill_can_be_read_again(bench: BackfillBench) -> None:
