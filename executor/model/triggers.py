@@ -298,7 +298,7 @@ def place_triggers(
     again.
 
     If the timing changes, the newest instant that has passed is still due. Those before it are missed. In a
-    pause, all are. `header_of` reads the plan of the version before, which knows these instants.
+    pause, and if the trigger is no schedule any more, all are. `header_of` reads the plan of the version before, which knows these instants.
 
     Raises:
         RejectedError: `path_taken`, if two of the triggers have the same path.
@@ -340,8 +340,11 @@ def _place_trigger(
     last = current
     if isinstance(source, Schedule) and has_same_timing:
         placed = replace(placed, timing=current.timing, next_at=current.next_at)
-    elif isinstance(source, Schedule) and current.next_at is not None and current.next_at <= now:
-        last, missed = _leave_timing(current, current.next_at, now, header_of)
+    elif current.next_at is not None and current.next_at <= now:
+        performs_newest = isinstance(source, Schedule) and not current.is_paused
+        last, missed = _leave_timing(
+            current, current.next_at, now, header_of, performs_newest=performs_newest
+        )
         # A firing may be postponed, or delayed by its jitter.
         if last.next_at is not None:
             timing = f"{placed.timing}{_TIMING_SEPARATOR}{now!r}"
@@ -381,19 +384,24 @@ def _new_trigger(declared: Trigger, playbook: RegisteredPlaybook, now: float) ->
 
 
 def _leave_timing(
-    current: LiveTrigger, next_at: float, now: float, header_of: Callable[[str], Header]
+    current: LiveTrigger,
+    next_at: float,
+    now: float,
+    header_of: Callable[[str], Header],
+    *,
+    performs_newest: bool,
 ) -> tuple[LiveTrigger, Sequence[Firing]]:
     """Return a trigger whose timing ends now with its last due instant, and a record of the missed ones.
 
-    Without the plan of its version, only `next_at` is known.
+    Without `performs_newest`, all are missed. Without the plan of its version, only `next_at` is known.
     """
     schedule = _read_source(current, header_of)
     if not isinstance(schedule, Schedule):
-        return (replace(current, next_at=None) if current.is_paused else current), ()
-    if current.is_paused:
-        left = count_passed(schedule, next_at, now, current.later_start)
-    else:
+        return (current if performs_newest else replace(current, next_at=None)), ()
+    if performs_newest:
         left = leave_newest(schedule, next_at, now, current.later_start)
+    else:
+        left = count_passed(schedule, next_at, now, current.later_start)
     last = replace(current, next_at=left.performed)
     if left.newest_missed is None:
         return last, ()

@@ -160,6 +160,16 @@ class TriggersContract(ContractFixtures):
         assert (trigger.is_paused, trigger.next_at, trigger.due_at) == (True, 300.0, None)
         assert (missed.scheduled_at, missed.count, missed.reason) == (240.0, 4, PAUSED_REASON)
 
+    def test_a_schedule_that_gets_another_type_records_all_instants(self, store: Store) -> None:
+        register(store, declare(seconds=60.0), version="one")
+        register(
+            store, Trigger("t", "webhook", Webhook("hook", WebhookAuth("none"))), version="two", now=250.0
+        )
+        trigger, firings = read_trigger(store), list_firings(store)
+        assert (trigger.type, trigger.next_at, trigger.due_at) == ("webhook", None, None)
+        shown = [(f.version, f.scheduled_at, f.count, f.outcome, f.reason) for f in firings]
+        assert shown == [("one", 240.0, 4, MISSED, CHANGED_REASON)]
+
     def test_a_registered_trigger_is_found(self, store: Store, second: Store) -> None:
         assert store.triggers.get("default", "p", "t") is None
         playbook = register(store, declare(), declare("u", 7.0), now=100.0)
