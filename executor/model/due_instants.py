@@ -7,11 +7,12 @@ Algorithm: an instant that passed more than MISSED_SECONDS ago is missed. The ca
 which of the missed instants are performed nevertheless. The oldest instant that is performed is returned,
 with the number of those before it that are not. The caller asks again for the next one.
 
-Cost: proportional to the instants that have passed, at most MAX_COUNTED and those that are performed.
+Cost: proportional to the instants that have passed, at most MAX_COUNTED and those that are performed. A
+change of the timing holds locks meanwhile, so it counts MAX_COUNTED_AT_CHANGE.
 
 Limits: `next_at` is the first instant, whatever the schedule says now. It was found with earlier rules of its
-zone, or by an earlier version. If more than MAX_COUNTED instants of a cron expression have passed, so many
-are counted.
+zone, or by an earlier version. If more instants of a cron expression have passed than are counted, so many
+are recorded.
 """
 
 from __future__ import annotations
@@ -29,10 +30,24 @@ MISSED_SECONDS = 60.0
 MAX_COUNTED = 10_000
 """How many passed instants are counted one by one."""
 
+MAX_COUNTED_AT_CHANGE = 500
+"""The same while a version becomes live. A playbook may have 30 triggers, and an instant takes 0.1 ms."""
+
 _MAX_NEWEST = MAX_CATCH_UP + 64
 """At least the instants that are performed: a schedule fires once in a second."""
 
 _JUST_BEFORE = 1e-6
+
+
+@frozen
+class ReadBounds:
+    """The number of passed instants that are counted one by one, and of the newest that are returned."""
+
+    counted: int
+    newest: int
+
+
+_AT_CHANGE = ReadBounds(MAX_COUNTED_AT_CHANGE, 2)
 
 
 @frozen
@@ -91,15 +106,19 @@ def count_passed(
     return DueInstants(None, count, newest[-1], _next_after(schedule, newest[-1], later_start))
 
 
-def leave_newest(
-    schedule: Schedule, next_at: float, now: float, later_start: float | None = None
+def leave_instants(
+    schedule: Schedule, next_at: float, now: float, later_start: float | None, *, performs_newest: bool
 ) -> DueInstants:
-    """Return the instants from `next_at` to `now` of a schedule that ends now. The newest is performed.
+    """Return the instants from `next_at` to `now` of a schedule that ends now.
 
-    >>> leave_newest(Schedule(every_seconds=3600), 0.0, 7300.0)
+    The newest of them is performed if `performs_newest` is true. The others are missed.
+
+    >>> leave_instants(Schedule(every_seconds=3600), 0.0, 7300.0, None, performs_newest=True)
     DueInstants(performed=7200.0, missed=2, newest_missed=3600.0, next_at=None)
     """
-    count, newest = _read_passed(schedule, next_at, now, later_start)
+    count, newest = _read_passed(schedule, next_at, now, later_start, _AT_CHANGE)
+    if not performs_newest:
+        return DueInstants(None, count, newest[-1], None)
     return DueInstants(newest[-1], count - 1, newest[-2] if count > 1 else None, None)
 
 
@@ -120,26 +139,33 @@ def _find_performed(newest: list[float], now: float, catch_up: CatchUp) -> int:
 
 
 def _read_passed(
-    schedule: Schedule, next_at: float, now: float, later_start: float | None
+    schedule: Schedule,
+    next_at: float,
+    now: float,
+    later_start: float | None,
+    bounds: ReadBounds | None = None,
 ) -> tuple[int, list[float]]:
     """Return how many instants from `next_at` to `now` there are, and the newest of them in order."""
+    bounds = bounds or ReadBounds(MAX_COUNTED, _MAX_NEWEST)
     if later_start is None:
-        return _read_regular(schedule, next_at, now)
+        return _read_regular(schedule, next_at, now, bounds)
     following = _next_after(schedule, next_at, later_start)
     if following is None or following > now:
         return 1, [next_at]
-    count, newest = _read_regular(schedule, following, now)
-    return count + 1, [next_at, *newest][-_MAX_NEWEST:]
+    count, newest = _read_regular(schedule, following, now, bounds)
+    return count + 1, [next_at, *newest][-bounds.newest :]
 
 
-def _read_regular(schedule: Schedule, next_at: float, now: float) -> tuple[int, list[float]]:
+def _read_regular(
+    schedule: Schedule, next_at: float, now: float, bounds: ReadBounds
+) -> tuple[int, list[float]]:
     """Return the same for instants of which each follows the one before at once."""
-    newest: deque[float] = deque(maxlen=_MAX_NEWEST)
+    newest: deque[float] = deque(maxlen=bounds.newest)
     count = 0
     for instant in _instants(schedule, next_at, now):
         newest.append(instant)
         count += 1
-        if count == MAX_COUNTED:
+        if count == bounds.counted:
             break
     else:
         return count, list(newest)
@@ -149,11 +175,11 @@ def _read_regular(schedule: Schedule, next_at: float, now: float) -> tuple[int, 
     span = MISSED_SECONDS
     while now - span > next_at:
         following = schedule.next_after(now - span - _JUST_BEFORE)
-        newest = deque(_instants(schedule, following, now), _MAX_NEWEST)
-        if len(newest) == _MAX_NEWEST:
+        newest = deque(_instants(schedule, following, now), bounds.newest)
+        if len(newest) == bounds.newest:
             return count, list(newest)
         span *= 2
-    return count, list(deque(_instants(schedule, next_at, now), _MAX_NEWEST))
+    return count, list(deque(_instants(schedule, next_at, now), bounds.newest))
 
 
 def _instants(schedule: Schedule, first: float | None, end: float) -> Iterator[float]:

@@ -24,7 +24,7 @@ from enum import StrEnum
 from typing import Any
 
 from noetl.executor.errors import RejectedError, StoreAwayError, StoreError, TriggerChangedError
-from noetl.executor.model.due_instants import DueInstants, count_passed, leave_newest
+from noetl.executor.model.due_instants import DueInstants, count_passed, leave_instants
 from noetl.executor.model.ids import derived_id
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.stored_json import encode_json
@@ -298,7 +298,8 @@ def place_triggers(
     again.
 
     If the timing changes, the newest instant that has passed is still due. Those before it are missed. In a
-    pause, and if the trigger is no schedule any more, all are. `header_of` reads the plan of the version before, which knows these instants.
+    pause, and if the trigger is no schedule any more, all are. `header_of` reads the plan of the version
+    before, which knows these instants.
 
     Raises:
         RejectedError: `path_taken`, if two of the triggers have the same path.
@@ -398,10 +399,7 @@ def _leave_timing(
     schedule = _read_source(current, header_of)
     if not isinstance(schedule, Schedule):
         return (current if performs_newest else replace(current, next_at=None)), ()
-    if performs_newest:
-        left = leave_newest(schedule, next_at, now, current.later_start)
-    else:
-        left = count_passed(schedule, next_at, now, current.later_start)
+    left = leave_instants(schedule, next_at, now, current.later_start, performs_newest=performs_newest)
     last = replace(current, next_at=left.performed)
     if left.newest_missed is None:
         return last, ()

@@ -16,6 +16,7 @@ from noetl.executor.engine.firing import MAX_CONFLICTS
 from noetl.executor.engine.hand_firing import HandFiring, fire_by_hand
 from noetl.executor.engine.schedule_firing import POSTPONE_SECONDS, perform_due
 from noetl.executor.errors import RejectedError, StoreAwayError, StoreError, TriggerChangedError
+from noetl.executor.model.due_instants import MAX_COUNTED_AT_CHANGE
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.triggers import (
@@ -421,6 +422,25 @@ def test_three_timings_of_a_late_trigger_lose_no_instant() -> None:
     changed = ("missed", CHANGED_REASON)
     assert service.outcomes() == [LEFT, (*changed, 2), (*changed, 3), ("started", None, 1)]
     assert service.runs()[0].input["day"] == instant_key(START + 3.5 * HOUR + 180)
+
+
+def test_a_change_of_the_timing_after_a_month_evaluates_few_instants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registration holds locks of the store meanwhile."""
+    service = ScheduledPlaybook(HOURLY.replace("every: 1h", "cron: '* * * * *'"))
+    service.clock.advance(30 * 24 * HOUR + 30)
+    evaluated, next_after = list[float](), Schedule.next_after
+
+    def find(schedule: Schedule, instant: float) -> float | None:
+        evaluated.append(instant)
+        return next_after(schedule, instant)
+
+    monkeypatch.setattr(Schedule, "next_after", find)
+    service.register(HOURLY)
+    assert len(evaluated) < 2 * MAX_COUNTED_AT_CHANGE
+    [missed] = service.firings()
+    assert (missed.scheduled_at, missed.count) == (START + 30 * 24 * HOUR - 60, MAX_COUNTED_AT_CHANGE - 1)
+    [run] = service.perform()
+    assert run.input["day"] == instant_key(START + 30 * 24 * HOUR)
 
 
 def test_a_version_before_whose_plan_is_lost_keeps_what_is_due() -> None:
