@@ -9,15 +9,7 @@ from __future__ import annotations
 from noetl.executor.stores.interface import Store
 from noetl.executor.stores.sql.store import SqlStore
 from noetl.executor.stores.sqlite.store import SqliteStore
-
-SQLITE_COLUMNS = """
-    select tables.name as "table", columns.name as "column"
-    from sqlite_master as tables join pragma_table_info(tables.name) as columns where tables.type = 'table'
-"""
-POSTGRES_COLUMNS = """
-    select table_name as "table", column_name as "column" from information_schema.columns
-    where table_schema = current_schema()
-"""
+from tests.sql_tables import columns_of_tables
 
 
 def copy_run(store: SqlStore, run_id: str, copies: int, **changed: str) -> None:
@@ -46,15 +38,6 @@ def copy_run(store: SqlStore, run_id: str, copies: int, **changed: str) -> None:
                 run_id=run_id,
                 copies=copies,
             )
-
-
-def columns_of_tables(store: SqlStore) -> dict[str, list[str]]:
-    """Return the columns of each table of a store."""
-    columns: dict[str, list[str]] = {}
-    query = SQLITE_COLUMNS if isinstance(store, SqliteStore) else POSTGRES_COLUMNS
-    for row in store.database.fetch_all(query):
-        columns.setdefault(row["table"], []).append(row["column"])
-    return columns
 
 
 def check_runs(store: Store) -> None:

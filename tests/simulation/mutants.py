@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 from noetl.executor.engine.event_buffer import EventBuffer
-from noetl.executor.errors import TriggerChangedError
+from noetl.executor.errors import RejectedError, TriggerChangedError
 from noetl.executor.model.events import Event
 from noetl.executor.model.gates import GateKey
 from noetl.executor.model.ids import derived_id
@@ -38,6 +38,7 @@ from noetl.executor.model.triggers import Advance
 from noetl.executor.model.visit_transition import enter_step
 from noetl.executor.stores.sql import branches as sql_branches
 from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit
+from noetl.executor.stores.sql.database import Database
 from noetl.executor.stores.sql.history import append_events
 from noetl.executor.stores.sql.outbox import add_entries
 from noetl.executor.stores.sql.queue import SqlQueue
@@ -296,6 +297,31 @@ class WritesEventsOfLostClaims(SqlQueue):
         return is_held
 
 
+class ChangesDataOfEndedRuns(SqlRuns):
+    """Runs that lose their input when a cancel is refused."""
+
+    def stop(self, run_id: str, status: RunStatus, now: float, reason: ErrorRecord | None = None) -> Run:
+        try:
+            return super().stop(run_id, status, now, reason)
+        except RejectedError:
+            _delete_input(self._context.database, run_id)
+            raise
+
+
+class DeletesInputAtTheEnd(SqlQueue):
+    """A queue that deletes the input of a run at its end."""
+
+    def finish(self, claim: Claim, ending: RunEnding, now: float) -> tuple[GateKey, ...]:
+        gates = super().finish(claim, ending, now)
+        _delete_input(self._context.database, claim.run.id)
+        return gates
+
+
+def _delete_input(database: Database, run_id: str) -> None:
+    with database.transaction() as db:
+        db.execute("update run_data set input = '{}' where run_id = :run_id", run_id=run_id)
+
+
 class WritesEntriesSeparately(SqlQueue):
     """A queue that writes the end of a run and its entries of the outbox in two transactions."""
 
@@ -423,6 +449,8 @@ MUTANTS = (
     Mutant(
         "entries before the end", ("entries of the outbox",), frozenset({"I17"}), WritesEntriesBeforeTheEnd
     ),
+    Mutant("input changed after the end", ("trigger",), frozenset({"I5"}), ChangesDataOfEndedRuns),
+    Mutant("input deleted at the end", ("trigger",), frozenset({"I8"}), DeletesInputAtTheEnd),
     Mutant(
         "a rate forgets what it reserves",
         ("limits and rates",),

@@ -48,7 +48,8 @@ class Scenario:
     trigger of the playbook starts the run. With `has_entries`, the start and each end of the run write an
     entry into the outbox. With `has_limits`, gates are checked after every round. With `earlier_input`, a
     start with this input comes before that of the run, which joins it. With `has_earlier_run`, another run of
-    the playbook is started before.
+    the playbook is started before. With `has_cache`, work whose claim is lost may have saved its result. The
+    next claim takes it without the events of its actions.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Scenario:
     has_limits: bool = False
     earlier_input: Mapping[str, Any] | None = None
     has_earlier_run: bool = False
+    has_cache: bool = False
 
     @cached_property
     def plan(self) -> Plan:
@@ -587,6 +589,26 @@ SCENARIOS = (
         result={"y": 3},
         input={"n": 2},
         earlier_input={"n": 1},
+    ),
+    Scenario(
+        "cached results",
+        """
+        steps:
+        - name: a
+          cache: {key: one, skip_effects: true}
+          run: [WORK, {action: set, set: {x: 1}}]
+          rule: [{case: default, run: [b]}]
+        - name: b
+          loop: {items: [2, 3], as: n}
+          cache: {key: "{{ n }}", skip_effects: true}
+          run: [WORK, {action: set, set: {y: "{{ n }}"}}]
+          rule: [{case: default, run: [c]}]
+        - name: c
+          run: [WORK, {action: set, set: {z: "{{ steps.b.result | map(attribute='y') | sum + x }}"}}]
+        output: {z: "{{ z }}"}
+        """,
+        result={"z": 6},
+        has_cache=True,
     ),
     Scenario(
         "failed items of a loop",

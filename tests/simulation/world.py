@@ -223,7 +223,8 @@ class SimulatedWorld:
         self.run_id, self.queue = stored_run.id, stored_run.queue
 
     def _create_run(self, input: Mapping[str, Any], key: str, origin: str) -> Run:
-        plan, request = self.scenario.plan, StartRequest(input, origin=origin, queue="local")
+        plan = self.scenario.plan
+        request = StartRequest(input, tags=("simulated=yes",), origin=origin, queue="local")
         run, first_visit = new_run(plan.header, plan.hash, request, now=self.clock())
         if self.scenario.has_entries:
             run = replace(run, late_at=LATE_AT)
@@ -429,9 +430,10 @@ class SimulatedWorld:
                 logging.disable(logging.NOTSET)
 
     def _perform(self, type: str, call: Call) -> Any:
-        if self.has_ended and type == "workflow":
-            # A worker that has lost its claim may still start a run, which would change what is compared.
-            raise ActionError("Late", "no run is started after the end")
+        if self.has_ended and (type == "workflow" or self.scenario.has_cache):
+            # A worker that has lost its claim may still start a run or save a cached result. Both are valid,
+            # and would change what is compared.
+            raise ActionError("Late", "no run is started, and no result is saved after the end")
         if self.scenario.renews_claims and not self.has_ended:
             self._renew()
         fields = call.parameters.get("fields") or {}
