@@ -296,6 +296,31 @@ def test_a_page_of_open_waits_uses_an_index(tmp_path: Path) -> None:
                 assert not [line for line in plan if "SCAN" in line or "TEMP B-TREE" in line], plan
 
 
+@pytest.mark.skipif(sqlite3.sqlite_version_info < (3, 43), reason="SQLite reads a text for its length")
+def test_the_places_of_open_waits_are_read_without_journals(tmp_path: Path) -> None:
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        db = store.file.connection()
+        (query,) = trace_queries(db, partial(store.waits.find_open, "default"))
+        columns = [row["name"] for row in db.execute("pragma table_info(visits)")]
+        page = db.execute("select rootpage from sqlite_schema where name = 'visits'").fetchone()[0]
+        code = db.execute(f"explain {query}").fetchall()
+        (cursor,) = (row["p1"] for row in code if row["opcode"] == "OpenRead" and row["p2"] == page)
+        place = (cursor, columns.index("progress"))
+        reads = [row for row in code if row["opcode"] == "Column" and (row["p1"], row["p2"]) == place]
+        # The flag of `octet_length`, which reads the header of a row only.
+        assert reads and all(row["p5"] & 0xC0 == 0xC0 for row in reads)
+
+
+def test_an_earlier_version_of_sqlite_measures_journals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sqlite3.sqlite_version_info", (3, 42, 0))
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        db = store.file.connection()
+        measured = db.execute("select octet_length(null), octet_length('aé')").fetchone()
+        assert tuple(measured) == (None, 3)
+
+
 def test_gates_and_slots_are_found_by_indexes(tmp_path: Path) -> None:
     with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
         gates, key = store.gates, named_gate("default", "api")

@@ -84,6 +84,9 @@ _PRIMARY_CODE = 0xFF
 """The part of an error code of SQLite that all codes of one kind share."""
 _DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
+_FIRST_WITH_OCTET_LENGTH = (3, 43)
+"""The first version of SQLite that has `octet_length`. It does not read the text that it measures."""
+
 BUSY_SECONDS = 10.0
 MIN_FREE_BYTES = 1024 * 1024
 """How many bytes of its disk a store needs, below which it counts as full."""
@@ -250,13 +253,16 @@ class SqliteFile:
 
     def _connect(self) -> sqlite3.Connection:
         address = _read_only_address(self.path) if self._is_read_only else self._path
-        return sqlite3.connect(
+        db = sqlite3.connect(
             address,
             uri=self._is_read_only,
             timeout=BUSY_SECONDS,
             isolation_level=None,
             check_same_thread=False,
         )
+        if sqlite3.sqlite_version_info < _FIRST_WITH_OCTET_LENGTH:
+            db.create_function("octet_length", 1, _octet_length)
+        return db
 
     def _close(self, is_closed: Callable[[threading.Thread], bool]) -> None:
         """Close the connections of the threads that `is_closed` selects."""
@@ -455,6 +461,11 @@ class SqliteFile:
             f"{found}: another process has upgraded the store. Restart this process with the later version of"
             " noetl."
         )
+
+
+def _octet_length(text: str | None) -> int | None:
+    """Return the number of bytes of a text in UTF-8, for versions of SQLite without this function."""
+    return None if text is None else len(text.encode())
 
 
 def read_schema_version(path: Path) -> int:

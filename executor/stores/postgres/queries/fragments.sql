@@ -316,6 +316,3 @@ input, environment, variables,
 
 -- name: set_data
 , input = :input, environment = :environment, variables = :variables
-
--- name: journal_length
-octet_length(visits.progress)

@@ -237,13 +237,17 @@ position >= coalesce((
 -- name: key_length
 length(cast(:key as text))
 
+-- The number of bytes of the journal of a visit. Databases know it without a read of the journal.
+-- name: journal_length
+octet_length(visits.progress)
+
 -- The open waits of a tenant: `open_waits.may_be_listed` in SQL. Outer joins, and conditions that a row of
 -- nulls may meet, let the database begin with the index of waits.
 -- name: from_open_waits
 from waits left join visits on visits.run_id = waits.run_id and visits.id = waits.visit_id
 left join runs on runs.id = waits.run_id
 where waits.tenant = :tenant and waits.answered_at is null and waits.closed_at is null
-and runs.finished_at is null and coalesce(visits.progress, '') <> ''
+and runs.finished_at is null and coalesce({journal_length}, 0) > 0
 and (coalesce(visits.status, '') not in ('parked', 'succeeded', 'failed')
     or coalesce(visits.status, '') = 'parked' and {is_paused})
 

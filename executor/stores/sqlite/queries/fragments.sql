@@ -115,6 +115,3 @@ runs left join run_data on run_data.run_id = runs.id
 -- name: data_values
 
 -- name: set_data
-
--- name: journal_length
-length(visits.progress)
