@@ -21,8 +21,10 @@ from noetl.executor.security.secret_hosts import SecretHosts, read_secret_hosts
 from noetl.planner.frozen import frozen
 
 ACTIONS_SETTING = "NOETL_ALLOW_ACTIONS"
-_ALL_ACTIONS = "*"
 """The setting that lists the action types that playbooks of a service may use."""
+
+_ALL_ACTIONS = "*"
+"""The value of the setting that allows all action types."""
 
 DEFAULT_LOG_BYTES = 16 * 1024 * 1024
 """How much the playbook of one run of a service may log, unless `NOETL_LOG_BYTES` says."""
