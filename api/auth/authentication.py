@@ -12,7 +12,7 @@ from noetl.api.auth.api_keys import SCOPES, is_valid, key_id
 from noetl.api.auth.event_tickets import EventTickets
 from noetl.api.auth.jwt import TokenVerifier
 from noetl.api.auth.latest_values import LatestValues
-from noetl.api.http.problems import missing_credentials, unauthenticated
+from noetl.api.http.problems import Problem, missing_credentials, unauthenticated
 from noetl.executor.errors import StoreError
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import DEFAULT_TENANT
@@ -88,7 +88,7 @@ class Authenticator:
         self._is_required = always or tokens is not None
         self._checked_at = -RECHECK_SECONDS
         self._recorded_uses: dict[str, float] = {}
-        self._recent = LatestValues[tuple[Caller, float]](MAX_RECENT)
+        self._recent = LatestValues[tuple[Caller, float, float]](MAX_RECENT)
 
     def is_known_as_optional(self) -> bool:
         """Return whether the last query says that requests need no credentials, and is still valid."""
@@ -119,21 +119,29 @@ class Authenticator:
             raise unauthenticated(
                 "The header `Authorization` must be one `Bearer` with an API key or a token."
             )
-        credentials = bearer["credentials"]
-        checked_at = time.monotonic()
-        caller = self._authenticate(credentials)
-        self._recent.put(hash_secret(authorization[0]), (caller, checked_at))
+        digest, check = hash_secret(authorization[0]), (time.monotonic(), self._clock())
+        try:
+            caller = self._authenticate(bearer["credentials"])
+        except Problem:
+            self._recent.remove(digest)
+            raise
+        self._recent.put(digest, (caller, *check))
         return caller
 
     def recent_caller(self, authorization: list[str]) -> Caller | None:
         """Return the caller that the same headers have identified within RECENT_SECONDS, or None.
 
-        This reads no store.
+        This reads no store. The time must be recent on both clocks: one may stand still while a function is
+        frozen, and the other may be set back.
         """
         if len(authorization) != 1:
             return None
-        caller, checked_at = self._recent.find(hash_secret(authorization[0])) or (None, 0.0)
-        return caller if time.monotonic() - checked_at < RECENT_SECONDS else None
+        recent = self._recent.find(hash_secret(authorization[0]))
+        if recent is None:
+            return None
+        caller, checked_at, checked_on = recent
+        elapsed, elapsed_by_date = time.monotonic() - checked_at, self._clock() - checked_on
+        return caller if elapsed < RECENT_SECONDS and 0.0 <= elapsed_by_date < RECENT_SECONDS else None
 
     def authenticate_ticket(self, ticket: str, run_id: str) -> Caller:
         """Return the caller that has a ticket for the event stream of a run.

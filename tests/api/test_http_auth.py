@@ -7,6 +7,7 @@ import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from noetl.api.app import create_app, find_routers
 from noetl.api.auth import authentication
 from noetl.api.auth.api_keys import SCOPES, create_api_key
 from noetl.api.auth.authentication import Authenticator, Caller
+from noetl.api.http.problems import Problem
 from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.registry import ApiKey
 from noetl.executor.stores import open_store
@@ -422,6 +424,35 @@ async def test_a_key_that_was_revoked_is_refused_after_a_moment(
     store.close()
     await asyncio.sleep(0.2)  # Requests meanwhile do not prolong it.
     assert (await http.get("/workflows", headers=bearer(key))).status_code == 401
+
+
+def test_credentials_are_not_recent_after_the_process_was_frozen(
+    settings: dict[str, str], keys: dict[str, str]
+) -> None:
+    """A function is frozen between requests, and a clock of its process may stand still meanwhile."""
+    now = 1000.0
+    authorization = [f"Bearer {keys['read']}"]
+    with closing(open_store(settings["NOETL_STORE"])) as store:
+        authenticator = Authenticator(store, None, always=True, clock=lambda: now)
+        caller = authenticator.authenticate(authorization)
+        assert authenticator.recent_caller(authorization) == caller
+        for later in (1600.0, 400.0):  # The second time, the clock was set back.
+            now = later
+            assert authenticator.recent_caller(authorization) is None
+
+
+def test_credentials_that_a_check_refuses_are_not_recent_any_more(
+    settings: dict[str, str], keys: dict[str, str]
+) -> None:
+    key = keys["read"]
+    authorization = [f"Bearer {key}"]
+    with closing(open_store(settings["NOETL_STORE"])) as store:
+        authenticator = Authenticator(store, None, always=True)
+        authenticator.authenticate(authorization)
+        store.keys.revoke("default", key.split("_")[1], 2.0)
+        with pytest.raises(Problem):
+            authenticator.authenticate(authorization)
+        assert authenticator.recent_caller(authorization) is None
 
 
 async def test_an_app_with_a_gateway_always_requires_credentials(settings: dict[str, str]) -> None:
