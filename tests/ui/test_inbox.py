@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.ui.browser import find_barriers, open_page
 from tests.ui.conftest import CLOSE_MONTH, ServedPage
@@ -79,3 +79,19 @@ def test_new_questions_wait_until_a_person_wants_them(page: Page, service: Serve
     answer.press("Control+Enter")
     service.wait_for(first, "succeeded")
     assert service.http.get(f"/workflows/{first}/step?name=last").json()["visits"] == 1
+
+
+def test_the_inbox_is_read_on_after_a_page_without_questions(page: Page, service: ServedPage) -> None:
+    run_id = service.start(UNDECLARED, "waiting")
+    questions = service.http.get("/inbox").json()
+
+    def respond(route: Route) -> None:
+        is_next = "cursor=next" in route.request.url
+        route.fulfill(json=questions if is_next else {"items": [], "next_cursor": "next"})
+
+    page.route("**/inbox?*", respond)
+    page.goto(f"{service.url}/ui/inbox/{run_id}")
+    expect(page.locator(".inbox .list li")).to_have_count(len(questions["items"]))
+    expect(page.get_by_role("heading", name="How many?")).to_be_visible()
+    expect(page.locator("nav .badge")).to_have_text(str(len(questions["items"])))
+    service.http.post(f"/workflows/{run_id}/cancel").raise_for_status()

@@ -97,7 +97,7 @@ function View() {
 
 function Head({ connection: [connection, lastData] }: { connection: [Connection, number | undefined] }) {
   const { parts } = useAddress();
-  const inbox = useAnswer<Page<InboxEntry>>("/inbox?order=expires", { everyMs: COUNT_MS, grows: true });
+  const inbox = useAnswer<Page<InboxEntry>>("/inbox?order=expires", { everyMs: COUNT_MS, grows: true, readsOn: true });
   const [showsKeys, setShowsKeys] = useState(false);
   const waiting = inbox.data?.items.length ?? 0;
   useKeys({ "?": () => setShowsKeys(true) });

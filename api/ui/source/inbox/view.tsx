@@ -25,7 +25,7 @@ function addressOf({ step, visit, position }: InboxEntry): URLSearchParams {
 export function InboxView() {
   const { parts, params } = useAddress();
   const cursor = params.get("after");
-  const inbox = useAnswer<Page<InboxEntry>>(`/inbox${query({ order: "expires", cursor })}`, { everyMs: POLL_MS, grows: true });
+  const inbox = useAnswer<Page<InboxEntry>>(`/inbox${query({ order: "expires", cursor })}`, { everyMs: POLL_MS, grows: true, readsOn: true });
   const kept = inbox.data?.items;
   const list = useSteadyList(kept, cursor);
   useKeys({ ".": list.refresh });

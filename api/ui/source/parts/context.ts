@@ -3,6 +3,7 @@
 import { createContext } from "preact";
 import { useContext, useEffect, useRef, useState } from "preact/hooks";
 
+import type { Page } from "../answers";
 import { isSame } from "../same";
 import { CHANGED, ConnectionLost, Problem, type Service } from "../service";
 import type { OnConnection } from "../stream";
@@ -33,8 +34,9 @@ const MAX_GROWTH = 4;
 /**
  * Read a path, again when it changes, and every `everyMs`. With `keeps`, the data of the last path stay meanwhile.
  * With `grows`, the pause grows while the answer stays the same, and it is read again after this page has changed something.
+ * With `readsOn`, the path is one of a list, and the answer its next page that is not empty.
  */
-export function useAnswer<T>(path: string | null, { keeps = false, everyMs = 0, grows = false } = {}): Loaded<T> {
+export function useAnswer<T>(path: string | null, { keeps = false, everyMs = 0, grows = false, readsOn = false } = {}): Loaded<T> {
   const { service } = useShared();
   const [count, setCount] = useState(0);
   const [answer, setAnswer] = useState<{ path: string; data: T } | null>(null);
@@ -44,8 +46,8 @@ export function useAnswer<T>(path: string | null, { keeps = false, everyMs = 0, 
   useEffect(() => {
     if (path === null) return;
     const control = new AbortController();
-    service
-      .read<T>(path, { signal: control.signal })
+    const read = (address: string) => service.read<T>(address, { signal: control.signal });
+    (readsOn ? readOn(path, read) : read(path))
       .then((data) => {
         pause.current = grows && isSame(last.current, data) ? Math.min(pause.current * GROWTH, everyMs * MAX_GROWTH) : everyMs;
         last.current = data;
@@ -74,6 +76,18 @@ export function useAnswer<T>(path: string | null, { keeps = false, everyMs = 0, 
   }, [grows]);
   const isShown = answer !== null && (keeps || answer.path === path);
   return { data: isShown ? answer.data : null, problem, reload: () => setCount((n) => n + 1) };
+}
+
+/** Read a page of a list, and the next ones while they are empty although others follow. */
+async function readOn<T>(path: string, read: (address: string) => Promise<T>): Promise<T> {
+  for (let address = path; ; ) {
+    const answer = await read(address);
+    const { items, next_cursor } = answer as Page<unknown>;
+    if (items.length || !next_cursor) return answer;
+    const next = new URL(path, location.href);
+    next.searchParams.set("cursor", next_cursor);
+    address = `${next.pathname}${next.search}`;
+  }
 }
 
 /** Return the sentence for an error of a request. Other errors are thrown. */

@@ -1,1 +1,0 @@
-import{c as e}from"./chunk-PVHMB3AB.js";function g(t,n=[],o={}){let i=t==="new"&&!n.length?["graph"]:n,r=Object.entries(o).filter(l=>l[1]!==null);return e(["playbooks",t,...i],r.length?new URLSearchParams(r):void 0)}function p(t,n=null){let o=`/playbooks/${encodeURIComponent(t)}`;return n===null?o:`${o}/versions/${encodeURIComponent(n)}`}export{g as a,p as b};

@@ -1,0 +1,1 @@
+import{n as i}from"./chunk-IUT2NZO5.js";import{i as o,k as r}from"./chunk-3MFA6QVI.js";var c=2e3,u=5e3,e=0,f=-1/0;function d(){if(e)return;let t=()=>{e=0,f=Date.now(),dispatchEvent(new Event(i))};e=window.setTimeout(t,Math.max(f+u-Date.now(),0)+Math.random()*c)}function m(t){let n=r(t);o(()=>{n.current!==void 0&&n.current!==t&&d(),n.current=t},[t])}export{d as a,m as b};

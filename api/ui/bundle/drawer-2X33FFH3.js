@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-3LRACQZI.js";import"./chunk-5GBFDLCR.js";import"./chunk-X5DFP5XQ.js";import"./chunk-5MUB5E3F.js";import"./chunk-IOBGFB75.js";import"./chunk-RTIDTJFH.js";import"./chunk-VVV4RHHF.js";import"./chunk-L7INQEHG.js";import"./chunk-PVHMB3AB.js";import"./chunk-3MFA6QVI.js";export{a as Drawer,b as LogLines};
