@@ -33,7 +33,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from noetl.api.auth.authentication import LOCAL_CALLER, Caller
 from noetl.api.auth.loopback import loopback_problem
-from noetl.api.auth.rate_limits import network_of
+from noetl.api.auth.rate_limits import CountedAttempt, RequestLimits, network_of
 from noetl.api.context import AppContext
 from noetl.api.http.access_log import note_caller
 from noetl.api.http.body_memory import BodyMemory
@@ -347,17 +347,15 @@ class AccessControl:
             Problem: the request is refused.
         """
         problem = loopback_problem(scope)
-        if isinstance(access, PublicAccess) and problem is None:
-            return None
         opened = self._context.opened_services
+        is_required = opened is not None and opened.authenticator.is_known_as_required()
+        if isinstance(access, PublicAccess) and (problem is None or is_required):
+            return None
         if problem is None and opened is not None and opened.authenticator.is_known_as_optional():
             return LOCAL_CALLER  # without a thread, which would take a tenth of a short request
         text = credentials.text
-        if opened is not None and not isinstance(access, PublicAccess):
-            # Without a thread and the store, which take a third of a short request.
-            caller = opened.authenticator.recent_caller(credentials.authorization)
-            if caller is not None and opened.limits.callers.check_at_once(caller):
-                return _with_scope(caller, access)
+        if not isinstance(access, PublicAccess) and (caller := self._recent_caller(credentials)) is not None:
+            return _with_scope(caller, access)
 
         def authenticate() -> Caller | None:
             authenticator = self._context.services().authenticator
@@ -373,16 +371,32 @@ class AccessControl:
                     return authenticator.authenticate_ticket(credentials.ticket, credentials.run_id)
                 return authenticator.authenticate(credentials.authorization)
 
-            return _with_scope(_counted(self._context, text, identify, peer_address(scope)), access)
+            return _with_scope(_counted(self._context, text, identify, address, attempt), access)
 
-        refusal, address = None, peer_address(scope)
-        if opened is not None and text is not None and opened.limits.familiar.tenant_of(text) is None:
-            refusal = opened.limits.failures.refusal(address)
-        if opened is None or refusal is None:
+        attempt, address = None, peer_address(scope)
+        if opened is not None and is_required and text is not None:
+            # Before the check has a thread, so that those of many at once are few at a time.
+            attempt = _begin_attempt(opened.limits, text, address)
+        if opened is None or attempt is None or attempt.refusal is None:
             with ForegroundWork():
                 return await run_in_threadpool(authenticate)
-        async with opened.limits.spare_checks.place(address, refusal):
-            return await run_in_threadpool(without_precedence()(authenticate))
+        async with AsyncExitStack() as unchecked:
+            unchecked.callback(attempt.give_back)
+            async with opened.limits.spare_checks.place(address, attempt.refusal):
+                unchecked.pop_all()
+                return await run_in_threadpool(without_precedence()(authenticate))
+
+    def _recent_caller(self, credentials: _Credentials) -> Caller | None:
+        """Return the caller of credentials that were accepted just now, and count its request, or None.
+
+        This takes no thread and no store, which take a third of a short request.
+        """
+        opened = self._context.opened_services
+        if opened is None:
+            return None
+        caller = opened.authenticator.recent_caller(credentials.authorization)
+        is_counted = caller is not None and opened.limits.callers.check_at_once(caller)
+        return caller if is_counted else None
 
 
 def _with_scope(caller: Caller, access: ScopeAccess) -> Caller:
@@ -396,10 +410,25 @@ def _with_scope(caller: Caller, access: ScopeAccess) -> Caller:
     return caller
 
 
+def _begin_attempt(limits: RequestLimits, credentials: str, address: str) -> CountedAttempt | None:
+    """Count an attempt of an address before it is known whether it fails. None if it is not counted.
+
+    Raises:
+        Problem: 429, nothing of the address is checked.
+    """
+    return limits.failures.begin(address) if limits.familiar.tenant_of(credentials) is None else None
+
+
 def _counted(
-    context: AppContext, credentials: str | None, identify: Callable[[], Caller], address: str
+    context: AppContext,
+    credentials: str | None,
+    identify: Callable[[], Caller],
+    address: str,
+    attempt: CountedAttempt | None = None,
 ) -> Caller:
     """Return the caller of a request whom `identify` returns, and count the request.
+
+    `attempt` is one that was counted before.
 
     An address without an attempt left may have a right caller nevertheless: others may share the address.
     With wrong credentials far beyond its limit, it is refused before they are checked.
@@ -408,9 +437,8 @@ def _counted(
         Problem: 401, 429 or 503.
     """
     limits = context.services().limits
-    is_counted = credentials is not None and limits.familiar.tenant_of(credentials) is None
-    # Before the answer is known, so that many at once cannot pass.
-    attempt = limits.failures.begin(address) if is_counted else None
+    if attempt is None and credentials is not None:
+        attempt = _begin_attempt(limits, credentials, address)
     try:
         caller = identify()
     except Exception as error:
@@ -419,7 +447,7 @@ def _counted(
             raise attempt.refusal from None
         if not is_failure and attempt is not None:
             attempt.give_back()  # The store or the issuer is away, and the key may be right.
-        elif is_failure and credentials is not None and not is_counted:
+        elif is_failure and credentials is not None and attempt is None:
             limits.familiar.forget(credentials)  # They were revoked, or have expired.
             limits.failures.take(address)
         raise

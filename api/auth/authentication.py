@@ -94,6 +94,10 @@ class Authenticator:
         """Return whether the last query says that requests need no credentials, and is still valid."""
         return not self._is_required and time.monotonic() - self._checked_at < RECHECK_SECONDS
 
+    def is_known_as_required(self) -> bool:
+        """Return whether it is known that requests need credentials. This reads no store."""
+        return self._is_required
+
     def is_required(self) -> bool:
         """Return whether requests need credentials: there is an issuer, or the store has or had a key.
 

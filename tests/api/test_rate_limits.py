@@ -398,6 +398,35 @@ class TestService:
         assert right.result() == [200]
         assert 2 <= most <= rate_limits.SPARE_CHECKS // rate_limits.ADDRESS_PART
 
+    async def test_keys_that_arrive_together_are_checked_a_few_at_a_time(
+        self, key: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The attempts that are left are counted before any of these keys waits for a thread."""
+        assert await self.statuses(http, key, 1) == [200]
+        await self.statuses(http, "noetl_wrong", 18)
+        active, most = 0, 0
+        authenticate = Authenticator.authenticate
+
+        def observe(authenticator: Authenticator, authorization: list[str]) -> Caller:
+            nonlocal active, most
+            active += 1
+            most = max(most, active)
+            time.sleep(0.02)
+            active -= 1
+            return authenticate(authenticator, authorization)
+
+        monkeypatch.setattr(Authenticator, "authenticate", observe)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(60):
+                group.create_task(self.statuses(http, "noetl_wrong", 1))
+        assert most <= 3 + rate_limits.SPARE_CHECKS // rate_limits.ADDRESS_PART
+
+    async def test_a_public_route_needs_no_attempt(self, key: str, http: httpx.AsyncClient) -> None:
+        await self.statuses(http, "noetl_wrong", 160)
+        headers = {"Authorization": "Bearer of-another-service", "Host": "noetl.example"}
+        assert (await http.get("/workflows", headers=headers)).status_code == 429
+        assert (await http.get("/healthz", headers=headers)).status_code == 200
+
     async def test_a_right_token_of_a_callback_is_accepted_from_a_refused_address(
         self, key: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
