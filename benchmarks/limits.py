@@ -1,7 +1,7 @@
 """The cost of limits: `python -m benchmarks.limits [--steps N] [--tickets N ...]`.
 
-Measures runs with limits that are never full, and the same runs without limits, in turn: chains of steps,
-runs of one step, and forks. Then how long it takes from the end of a step until the next one in the queue has
+Measures runs with limits that are never full, and the same runs without limits, in turn: chains of steps that
+log, or that call a server of this machine, runs of one step, and forks. Then how long it takes from the end of a step until the next one in the queue has
 begun. Queues have several lengths, each in a store of its own, and they have their turns.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from benchmarks.answers import running_answers
 from benchmarks.run_copies import check_runs, copy_run
 from benchmarks.speed import DURABLE
 from noetl.executor.engine.scope import Scope
@@ -34,6 +35,8 @@ REPETITIONS = 15
 SHORT_RUNS = 10
 """How many runs of one step, or of a fork, are measured together."""
 
+LOG = "{action: log, message: hello}"
+
 BRANCHES = 8
 RELEASES = 200
 QUEUE = "benchmark"
@@ -46,8 +49,8 @@ def main() -> None:
     parser.add_argument("--tickets", type=int, nargs="+", default=[10, 100_000])
     options = parser.parse_args()
     for name, opened in (("SQLite", open_sqlite), ("Postgres", open_postgres)):
-        with opened() as store:
-            measure_steps(name, store, options.steps)
+        with opened() as store, running_answers() as url:
+            measure_steps(name, store, options.steps, url)
         with ExitStack() as stack:
             queues = {
                 tickets: WaitingRuns(stack.enter_context(opened()), tickets) for tickets in options.tickets
@@ -89,9 +92,13 @@ class LimitCase:
     runs: int = 1
 
     @classmethod
-    def of_chain(cls, name: str, steps: int, limit: str, top: str = "") -> LimitCase:
+    def of_chain(cls, name: str, steps: int, limit: str, top: str = "", action: str = LOG) -> LimitCase:
         """Return the case of a chain with a text for each step, or at the top of the playbook."""
-        return cls(name, chain("plain", steps, ""), chain("limited", steps, limit, top), steps)
+        plain, limited = (
+            chain("plain", steps, "", action=action),
+            chain("limited", steps, limit, top, action),
+        )
+        return cls(name, plain, limited, steps)
 
     @classmethod
     def of_short_runs(cls, name: str, limit: str, top: str = "") -> LimitCase:
@@ -115,17 +122,21 @@ class LimitCase:
         return (time.perf_counter() - began) / (self.steps * self.runs)
 
 
-def limit_cases(steps: int) -> list[LimitCase]:
-    """Return what is compared. `limit` and `rate` are never full."""
+def limit_cases(steps: int, url: str) -> list[LimitCase]:
+    """Return what is compared. `limit` and `rate` are never full. Steps with a call send a request to `url`."""
     of_operator = f", concurrency: {{use: {OPERATORS_LIMIT}}}"
     limit, rate = ", concurrency: 1000", "rate: {limit: 10000, per: 1s}"
     key = ', concurrency: {limit: 1000, key: "{{ input.customer }}"}'
     customer = "input: {customer: {type: string, default: acme}}"
+    call = f'{{action: http, url: "{url}"}}'
     return [
         LimitCase.of_chain("a limit", steps, limit),
         LimitCase.of_chain("a limit with a key", steps, key, customer),
         LimitCase.of_chain("a limit of an operator", steps, of_operator),
         LimitCase.of_chain("a rate", steps, f", {rate}"),
+        LimitCase.of_chain("a call and a limit", steps, limit, action=call),
+        LimitCase.of_chain("a call and a limit with a key", steps, key, customer, action=call),
+        LimitCase.of_chain("a call and a rate", steps, f", {rate}", action=call),
         LimitCase.of_chain("a limit of the playbook", steps, "", "concurrency: 1000"),
         LimitCase.of_short_runs("a limit, as the first step of a run", limit),
         LimitCase.of_short_runs(
@@ -139,25 +150,25 @@ def limit_cases(steps: int) -> list[LimitCase]:
 
 def fork(name: str, limit: str) -> str:
     """Return a playbook of a step that logs, and branches of a step each behind it."""
-    log = "run: [{action: log, message: hello}]"
+    log = f"run: [{LOG}]"
     names = [f"b{number}" for number in range(BRANCHES)]
     first = f"- {{name: fork, {log}, rule: [{{case: default, run: [{', '.join(names)}]}}]}}"
     return "\n".join([f"name: {name}", "steps:", first, *(f"- {{name: {b}{limit}, {log}}}" for b in names)])
 
 
-def chain(name: str, steps: int, limit: str, top: str = "") -> str:
-    """Return a playbook of steps that log, one after the other."""
+def chain(name: str, steps: int, limit: str, top: str = "", action: str = LOG) -> str:
+    """Return a playbook of steps with an action, one after the other."""
     lines = [f"name: {name}", *([top] if top else []), "steps:"]
     for number in range(steps):
         following = f", rule: [{{case: default, run: [s{number + 1}]}}]" if number + 1 < steps else ""
-        lines.append(f"- {{name: s{number}{limit}, run: [{{action: log, message: hello}}]{following}}}")
+        lines.append(f"- {{name: s{number}{limit}, run: [{action}]{following}}}")
     return "\n".join(lines)
 
 
-def measure_steps(name: str, store: Store, steps: int) -> None:
+def measure_steps(name: str, store: Store, steps: int, url: str) -> None:
     """Print how much longer a step takes that has a limit."""
     store.gates.set_limit(named_gate(DEFAULT_TENANT, OPERATORS_LIMIT), LimitKind.STEPS, 1000)
-    cases = limit_cases(steps)
+    cases = limit_cases(steps, url)
     times: dict[str, list[tuple[float, float]]] = {case.name: [] for case in cases}
     for _ in range(REPETITIONS):
         for case in cases:

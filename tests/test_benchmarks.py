@@ -38,6 +38,7 @@ from benchmarks import (
     streams,
     waiting,
 )
+from benchmarks.answers import running_answers
 from benchmarks.checks import __main__ as checks
 from benchmarks.checks.corpus import CorpusPlaybook
 from benchmarks.checks.mutants import Original
@@ -226,7 +227,8 @@ def check_limits(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     for name, value in (("REPETITIONS", 1), ("SHORT_RUNS", 1), ("RELEASES", 4)):
         monkeypatch.setattr(limits, name, value)
     assert isinstance(store, SqlStore)
-    limits.measure_steps("a store", store, steps=1)
+    with running_answers() as url:
+        limits.measure_steps("a store", store, steps=1, url=url)
     queue = limits.WaitingRuns(store, tickets=3)
     limits.measure_releases("a store", {3: queue})
     assert store.maintenance.check_consistency() == []
@@ -234,7 +236,7 @@ def check_limits(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert len(succeeded) == 4
     assert queue.claim.run.id not in {run.id for run in succeeded}
     printed = capsys.readouterr().out
-    assert printed.count("a step takes") == len(limits.limit_cases(1))
+    assert printed.count("a step takes") == len(limits.limit_cases(1, ""))
     assert printed.count("with 3 in the queue") == 1
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "benchmarks" / "README.md"
 PAGES = (TABLE, *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "Makefile", ROOT / "noxfile.py")
 COMMAND = re.compile(r"`(?:python -m )?(benchmarks(?:\.\w+)*(?: [^`]*)?)`")
-PROCESSES = {"benchmarks.page_clients"}
+PROCESSES = {"benchmarks.answers", "benchmarks.page_clients"}
 """Commands that are processes of other benchmarks."""
 
 
