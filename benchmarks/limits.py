@@ -1,8 +1,9 @@
 """The cost of limits: `python -m benchmarks.limits [--steps N] [--tickets N ...]`.
 
 Measures runs with limits that are never full, and the same runs without limits, in turn: chains of steps that
-log, or that call a server of this machine, runs of one step, and forks. Then how long it takes from the end of a step until the next one in the queue has
-begun. Queues have several lengths, each in a store of its own, and they have their turns.
+log, or that call a server of this machine, runs of one step, and forks. Then how long it takes from the end
+of a step until the next one in the queue has begun. Queues have several lengths, each in a store of its own,
+and they have their turns.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class LimitCase:
 
 
 def limit_cases(steps: int, url: str) -> list[LimitCase]:
-    """Return what is compared. `limit` and `rate` are never full. Steps with a call send a request to `url`."""
+    """Return what is compared. `limit` and `rate` are never full. Steps with a call send it to `url`."""
     of_operator = f", concurrency: {{use: {OPERATORS_LIMIT}}}"
     limit, rate = ", concurrency: 1000", "rate: {limit: 10000, per: 1s}"
     key = ', concurrency: {limit: 1000, key: "{{ input.customer }}"}'
