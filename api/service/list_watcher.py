@@ -274,7 +274,9 @@ class ListWatcher:
         feed.followers += 1
         tenant.wakeup.set()
         if tenant.task is None or tenant.task.done():
-            tenant.task = asyncio.get_running_loop().create_task(self._watch(name, tenant))
+            tenant.task = asyncio.get_running_loop().create_task(
+                self._watch(name, tenant), name="noetl-watch-list"
+            )
         try:
             yield feed
         finally:

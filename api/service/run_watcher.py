@@ -226,7 +226,8 @@ class RunWatcher:
         """Return events of the store after a place. Listeners that want the same ones share a read."""
         read = feed.reads.get(place)
         if read is None:
-            read = feed.reads[place] = asyncio.create_task(self._read_store(feed, tenant, place))
+            read = asyncio.create_task(self._read_store(feed, tenant, place), name="noetl-watch-earlier")
+            feed.reads[place] = read
             read.add_done_callback(lambda _: feed.reads.pop(place))
         return await asyncio.shield(read)  # A listener that leaves must not stop the read of the others.
 

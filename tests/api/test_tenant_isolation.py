@@ -28,6 +28,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from noetl.api.app import create_app, find_routers
@@ -577,6 +578,15 @@ async def send(http: httpx.AsyncClient, route: str, example: Example, names: Map
     return Sent(text, await http.request(method, filled_path, params=query, content=body, headers=headers))
 
 
+async def end_watchers(app: FastAPI) -> None:
+    """Return when no watcher of an app uses its store. A thread of one would open it again."""
+    services = app.state.context.opened_services
+    if services is not None:
+        services.stop_streams()
+    tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith("noetl-watch")]
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 @asynccontextmanager
 async def opened(path: Path) -> AsyncIterator[httpx.AsyncClient]:
     """Yield a client of an app with a store. Without the lifespan of the app, nothing is executed."""
@@ -585,6 +595,7 @@ async def opened(path: Path) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://noetl.test", timeout=60) as http:
         yield http
+    await end_watchers(app)
     app.state.context.close()
 
 
