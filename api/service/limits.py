@@ -123,15 +123,17 @@ class LimitService:
             raise RejectedError("invalid_limit", "the window of a rate must be from 1 second to 31 days")
         if per is not None and units == 0:
             raise RejectedError("invalid_limit", f"a rate must have 1 to {MAX_UNITS:,} units")
-        if not is_shared:
+        before = store.gates.gate(key)
+        # What waited at the limit of a tenant before there was a shared one of its name still waits there.
+        if not is_shared and not (before is not None and before.waiting):
             self._check_not_shared(name)
-        is_new = store.gates.gate(key) is None
+        is_new = before is None
         if is_new and len(store.gates.find(key.tenant, named=True, limit=MAX_LIMITS)[0]) >= MAX_LIMITS:
             raise RejectedError("too_many_limits", f"there are {MAX_LIMITS} limits; remove one")
         gate = store.gates.set_limit(key, kind, units, per)
         if gate.may_grant:
             grant_next(store, [key], store.clock())
-        return self.get(name), is_new
+        return self._entry(store.gates.gate(key) or gate), is_new
 
     def remove(self, name: str, *, is_shared: bool = False, is_forced: bool = False) -> None:
         """Remove a limit of an operator. The caller of a shared one must have access to the store.

@@ -142,6 +142,22 @@ async def test_a_shared_limit_hides_one_of_the_tenant(
     assert_problem(await http.delete("/limits/api", headers=keys["acme"]), 409, "shared-limit")
 
 
+async def test_what_waits_at_a_limit_before_there_is_a_shared_one_can_continue(
+    http: httpx.AsyncClient, store: Store, keys: dict[str, Any]
+) -> None:
+    acme, shared = keys["acme"], named_gate(SHARED_TENANT, "api")
+    assert store.gates.remove_limit(shared)
+    closed = {**LIMIT, "units": 0}
+    assert (await http.put("/limits/api", json=closed, headers=acme)).status_code == 201
+    run = await start(http, acme)
+    store.gates.set_limit(shared, LimitKind.STEPS, 5)
+    changed = await http.put("/limits/api", json=LIMIT, headers=acme)
+    assert (changed.status_code, changed.json()["shared"]) == (200, False)
+    result = await http.get(f"/workflows/result/{run}", headers=acme | {"Prefer": "wait=20"})
+    assert result.json()["status"] == "succeeded"
+    assert_problem(await http.put("/limits/api", json=LIMIT, headers=acme), 409, "shared-limit")
+
+
 async def test_a_playbook_that_uses_a_shared_limit_is_registered(
     http: httpx.AsyncClient, keys: dict[str, Any]
 ) -> None:
