@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from noetl.api.auth import authentication
 from noetl.api.auth.api_keys import create_api_key
 from noetl.api.auth.authentication import Authenticator, Caller
 from noetl.api.http.request_shares import (
@@ -119,6 +120,7 @@ async def test_a_tenant_waits_for_its_place_before_it_is_authenticated_again(
         return authenticate(authenticator, headers)
 
     monkeypatch.setattr(Authenticator, "authenticate", count)
+    monkeypatch.setattr(authentication, "RECENT_SECONDS", 0.0)
     assert (await http.get("/workflows/unknown", headers=keys["many"])).status_code == 404
     requests = [asyncio.ensure_future(http.get("/playbooks", headers=keys["many"])) for _ in range(20)]
     await wait_for(lambda: lists.begun == DEFAULT_REQUESTS)
