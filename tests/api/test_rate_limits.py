@@ -38,6 +38,28 @@ from noetl.executor.stores.sqlite.store import SqliteStore
 from tests.api.responses import assert_problem
 
 
+class SlowChecks:
+    """Checks of credentials, each of which takes a moment. `most` is how many were under way at once."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._active = 0
+        self._authenticate = Authenticator.authenticate
+
+    @property
+    def observe(self) -> Callable[[Authenticator, list[str]], Caller]:
+        """A method that replaces that of `Authenticator`."""
+
+        def observe(authenticator: Authenticator, authorization: list[str]) -> Caller:
+            self._active += 1
+            self.most = max(self.most, self._active)
+            time.sleep(0.02)
+            self._active -= 1
+            return self._authenticate(authenticator, authorization)
+
+        return observe
+
+
 def caller(name: str = "key a", tenant: str = "t") -> Caller:
     return Caller(name, tenant, frozenset())
 
@@ -379,24 +401,14 @@ class TestService:
         monkeypatch.setattr(rate_limits, "MAX_SPARE_CHECKS", 0)
         assert await self.statuses(http, key, 1) == [429]
         monkeypatch.setattr(rate_limits, "MAX_SPARE_CHECKS", 1000)
-        active, most = 0, 0
-        authenticate = Authenticator.authenticate
-
-        def observe(authenticator: Authenticator, authorization: list[str]) -> Caller:
-            nonlocal active, most
-            active += 1
-            most = max(most, active)
-            time.sleep(0.01)
-            active -= 1
-            return authenticate(authenticator, authorization)
-
-        monkeypatch.setattr(Authenticator, "authenticate", observe)
+        checks = SlowChecks()
+        monkeypatch.setattr(Authenticator, "authenticate", checks.observe)
         async with asyncio.TaskGroup() as group:
             for _ in range(60):
                 group.create_task(self.statuses(http, "noetl_wrong", 1))
             right = group.create_task(self.statuses(http, key, 1))
         assert right.result() == [200]
-        assert 2 <= most <= rate_limits.SPARE_CHECKS // rate_limits.ADDRESS_PART
+        assert 2 <= checks.most <= rate_limits.SPARE_CHECKS // rate_limits.ADDRESS_PART
 
     async def test_keys_that_arrive_together_are_checked_a_few_at_a_time(
         self, key: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
@@ -404,22 +416,12 @@ class TestService:
         """The attempts that are left are counted before any of these keys waits for a thread."""
         assert await self.statuses(http, key, 1) == [200]
         await self.statuses(http, "noetl_wrong", 18)
-        active, most = 0, 0
-        authenticate = Authenticator.authenticate
-
-        def observe(authenticator: Authenticator, authorization: list[str]) -> Caller:
-            nonlocal active, most
-            active += 1
-            most = max(most, active)
-            time.sleep(0.02)
-            active -= 1
-            return authenticate(authenticator, authorization)
-
-        monkeypatch.setattr(Authenticator, "authenticate", observe)
+        checks = SlowChecks()
+        monkeypatch.setattr(Authenticator, "authenticate", checks.observe)
         async with asyncio.TaskGroup() as group:
             for _ in range(60):
                 group.create_task(self.statuses(http, "noetl_wrong", 1))
-        assert most <= 3 + rate_limits.SPARE_CHECKS // rate_limits.ADDRESS_PART
+        assert 2 <= checks.most <= 3 + rate_limits.SPARE_CHECKS // rate_limits.ADDRESS_PART
 
     async def test_a_public_route_needs_no_attempt(self, key: str, http: httpx.AsyncClient) -> None:
         await self.statuses(http, "noetl_wrong", 160)
