@@ -234,7 +234,7 @@ def filled_store(postgres_server: str, postgres_template: str) -> Iterator[Postg
 
 
 def add_rows(store: PostgresStore) -> None:
-    """Add runs and visits, most of which have ended."""
+    """Add runs, visits and waits, most of which have ended, with triggers and entries of the outbox."""
     with store.database.transaction() as db:
         visits = (
             "insert into visits (run_id, id, step, queue, status, position, clock, names, number, due_at,"
@@ -260,7 +260,22 @@ def add_rows(store: PostgresStore) -> None:
             "insert into run_tags select 'past', '\"' || n % 100 || '\"', n, 'past' || n"
             " from generate_series(0, 20000) n"
         )
-        db.execute("analyze visits, runs, run_tags")
+        db.execute(
+            "insert into waits (run_id, visit_id, id, tenant, rank, answered_at) select 'run' || n / 100,"
+            " 'v' || n, 'w', 't1', n, case when n % 10 > 0 then 1.0 end from generate_series(1, 40000) n"
+        )
+        db.execute(
+            "insert into triggers (tenant, playbook, name, version, path, awaits, edition, record)"
+            " select 't' || n % 3, 'p' || n, 't', '1', case when n % 9 = 0 then 'a' || n end,"
+            " case when n % 7 = 0 then 'p' || n % 100 end, 1, '{}' from generate_series(1, 20000) n"
+        )
+        db.execute(
+            "insert into outbox (tenant, id, kind, position, due_at, expires_at, edition, record)"
+            " select 't' || n % 3, 'e' || n, case when n % 5 = 0 then 'late' else 'notification' end,"
+            " 10000 + n, case when n % 2 = 0 then n end, case when n % 3 = 0 then n end, 1, '{}'"
+            " from generate_series(1, 20000) n"
+        )
+        db.execute("analyze visits, runs, run_tags, waits, triggers, outbox")
 
 
 @pytest.mark.xdist_group("queries of Postgres")
@@ -352,12 +367,6 @@ class TestQueries:
     def test_a_page_of_open_waits_uses_an_index(
         self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with store.database.transaction() as db:
-            db.execute(
-                "insert into waits (run_id, visit_id, id, tenant, rank, answered_at) select 'run' || n / 100,"
-                " 'v' || n, 'w', 't1', n, case when n % 100 > 0 then 1.0 end from generate_series(1, 40000) n"
-            )
-            db.execute("analyze waits")
         cursor = write_wait_cursor(5.0, WaitKey("r", "v", "w"))
         plans = self.explain_queries(
             store, lambda: store.waits.find_open("t1", limit=20, cursor=cursor), monkeypatch, "waits"
@@ -369,20 +378,6 @@ class TestQueries:
     def test_triggers_and_entries_are_found_by_an_index(
         self, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with store.database.transaction() as db:
-            db.execute(
-                "insert into triggers (tenant, playbook, name, version, path, awaits, edition, record)"
-                " select 't' || n % 3, 'p' || n, 't', '1', case when n % 9 = 0 then 'a' || n end,"
-                " case when n % 7 = 0 then 'p' || n % 100 end, 1, '{}' from generate_series(1, 20000) n"
-            )
-            db.execute(
-                "insert into outbox (tenant, id, kind, position, due_at, expires_at, edition, record)"
-                " select 't' || n % 3, 'e' || n, case when n % 5 = 0 then 'late' else 'notification' end,"
-                " 10000 + n, case when n % 2 = 0 then n end, case when n % 3 = 0 then n end, 1, '{}'"
-                " from generate_series(1, 20000) n"
-            )
-            db.execute("analyze triggers, outbox")
-
         def run_queries() -> None:
             assert store.triggers.at_path("t1", "none") is None
             assert store.triggers.awaiting("t1", "none") == []
