@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from http import HTTPStatus
 from typing import Annotated
 
@@ -377,13 +377,11 @@ class AccessControl:
         if opened is not None and is_required and text is not None:
             # Before the check has a thread, so that those of many at once are few at a time.
             attempt = _begin_attempt(opened.limits, text, address)
-        if opened is None or attempt is None or attempt.refusal is None:
-            with ForegroundWork():
-                return await run_in_threadpool(authenticate)
-        async with AsyncExitStack() as unchecked:
-            unchecked.callback(attempt.give_back)
+        with attempt or nullcontext():
+            if opened is None or attempt is None or attempt.refusal is None:
+                with ForegroundWork():
+                    return await run_in_threadpool(authenticate)
             async with opened.limits.spare_checks.place(address, attempt.refusal):
-                unchecked.pop_all()
                 return await run_in_threadpool(without_precedence()(authenticate))
 
     def _recent_caller(self, credentials: _Credentials) -> Caller | None:
@@ -428,7 +426,7 @@ def _counted(
 ) -> Caller:
     """Return the caller of a request whom `identify` returns, and count the request.
 
-    `attempt` is one that was counted before.
+    `attempt` is one that was counted before, and during this call.
 
     An address without an attempt left may have a right caller nevertheless: others may share the address.
     With wrong credentials far beyond its limit, it is refused before they are checked.
@@ -438,21 +436,34 @@ def _counted(
     """
     limits = context.services().limits
     if attempt is None and credentials is not None:
-        attempt = _begin_attempt(limits, credentials, address)
+        with _begin_attempt(limits, credentials, address) or nullcontext() as begun:
+            return _identified(limits, credentials, identify, address, begun)
+    return _identified(limits, credentials, identify, address, attempt)
+
+
+def _identified(
+    limits: RequestLimits,
+    credentials: str | None,
+    identify: Callable[[], Caller],
+    address: str,
+    attempt: CountedAttempt | None,
+) -> Caller:
+    """Return the caller whom `identify` returns, and note whether the attempt has failed.
+
+    Raises:
+        Problem: 401, 429 or 503.
+    """
     try:
         caller = identify()
-    except Exception as error:
-        is_failure = isinstance(error, Problem) and error.status == HTTPStatus.UNAUTHORIZED
-        if is_failure and attempt is not None and attempt.refusal is not None:
-            raise attempt.refusal from None
-        if not is_failure and attempt is not None:
-            attempt.give_back()  # The store or the issuer is away, and the key may be right.
-        elif is_failure and credentials is not None and attempt is None:
+    except Problem as problem:
+        is_failure = problem.status == HTTPStatus.UNAUTHORIZED
+        if is_failure and attempt is not None:
+            attempt.fail()
+        elif is_failure and credentials is not None:
             limits.familiar.forget(credentials)  # They were revoked, or have expired.
             limits.failures.take(address)
         raise
     if credentials is not None and attempt is not None:
-        attempt.give_back()
         limits.familiar.add(credentials, caller.tenant)
     limits.callers.check(caller)
     return caller

@@ -31,6 +31,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Self
 from weakref import WeakValueDictionary
 
 from noetl.api.auth.authentication import Caller
@@ -47,6 +48,9 @@ MAX_ADDRESSES = 10_000
 MAX_FAMILIAR = 10_000
 MAX_CALLERS = 10_000
 _IPV6_NETWORK_BITS = 64
+_IPV4_BITS = 0xFFFF_FFFF
+_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
+"""The addresses of IPv4 clients that a translator passes on as those of IPv6 (RFC 6052)."""
 
 SPARE_FACTOR = 20
 """How many times the limit of failures an address may fail in a minute until nothing of it is checked. With
@@ -237,15 +241,16 @@ class AddressLimiter:
         Raises:
             Problem: 429, the address has no attempt left.
         """
-        if (refusal := self.take_or_refusal(address)) is not None:
+        if (refusal := self._count(address, 1)) is not None:
             raise refusal
 
-    def take_or_refusal(self, address: str) -> Problem | None:
-        """Count an attempt of an address, or return the problem of an address without one."""
-        return self._count(address, 1)
+    def begin(self, address: str) -> CountedAttempt:
+        """Count an attempt of an address, before it is known whether it fails. See `CountedAttempt`."""
+        refusal = self._count(address, 1)
+        return CountedAttempt(self if refusal is None else None, address, refusal)
 
     def give_back(self, address: str) -> None:
-        """Count an attempt of an address no longer, because it has succeeded."""
+        """Count an attempt of an address no longer, because it has not failed."""
         if self._limit:
             with self._lock:
                 self._refilled(address).left += 1
@@ -271,17 +276,35 @@ class AddressLimiter:
         return bucket
 
 
-@frozen
 class CountedAttempt:
-    """A counted attempt of an address. `refusal` is the problem to answer if it fails, or None."""
+    """An attempt of an address that is counted during a block, and afterwards if it has failed.
 
-    limiter: AddressLimiter
-    address: str
-    refusal: Problem | None
+    So an attempt without an outcome is not counted: its request was cancelled, or the store was away.
+    `refusal` is the problem to answer if it fails, or None. `limiter` is None if nothing was counted.
+    """
 
-    def give_back(self) -> None:
-        """Count the attempt no longer, because it has not failed."""
-        self.limiter.give_back(self.address)
+    def __init__(self, limiter: AddressLimiter | None, address: str, refusal: Problem | None) -> None:
+        self.refusal = refusal
+        self._limiter = limiter
+        self._address = address
+        self._has_failed = False
+
+    def fail(self) -> None:
+        """Count the attempt also after the block.
+
+        Raises:
+            Problem: the refusal, if there is one.
+        """
+        self._has_failed = True
+        if self.refusal is not None:
+            raise self.refusal from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._limiter is not None and not self._has_failed:
+            self._limiter.give_back(self._address)
 
 
 class FailureLimiter:
@@ -311,12 +334,12 @@ class FailureLimiter:
         Raises:
             Problem: 429, nothing of the address is checked.
         """
-        refusal = self._limited.take_or_refusal(address)
-        if refusal is None:
-            return CountedAttempt(self._limited, address, None)
-        if self._spare.take_or_refusal(address) is not None:
-            raise refusal
-        return CountedAttempt(self._spare, address, refusal)
+        attempt = self._limited.begin(address)
+        if attempt.refusal is None:
+            return attempt
+        if self._spare.begin(address).refusal is not None:
+            raise attempt.refusal
+        return CountedAttempt(self._spare, address, attempt.refusal)
 
     def take(self, address: str) -> None:
         """Count a failed attempt of an address.
@@ -401,15 +424,22 @@ def too_many_requests(policy: str, limit: int, wait_seconds: float) -> Problem:
 def network_of(address: str) -> str:
     """Return the network that one client is assumed to control: an IPv4 address, or 64 bits of IPv6.
 
+    A socket that serves both families has IPv4 addresses in IPv6, which would all be of one network. So has
+    one behind a translator with the prefix of RFC 6052.
+
     >>> network_of("192.0.2.1"), network_of("2001:db8::1:2:3")
     ('192.0.2.1', '2001:db8::/64')
+    >>> network_of("::ffff:192.0.2.1"), network_of("64:ff9b::192.0.2.1")
+    ('192.0.2.1', '192.0.2.1')
     """
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
-    if parsed.version == 4:
+    if isinstance(parsed, ipaddress.IPv4Address):
         return address
+    if parsed.ipv4_mapped is not None or parsed in _TRANSLATED:
+        return str(ipaddress.IPv4Address(int(parsed) & _IPV4_BITS))
     return str(ipaddress.ip_network((parsed, _IPV6_NETWORK_BITS), strict=False))
 
 

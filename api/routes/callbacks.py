@@ -10,6 +10,7 @@ before a person does. The form is sent to the same address.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Request
@@ -182,25 +183,21 @@ async def _with_limits(request: Request, token: str, find: Callable[[str], Found
     is_familiar = limits.familiar_tokens.tenant_of(token) is not None
     # What is not looked up is not counted, because it would take the requests of others at the address.
     attempt = None if is_familiar else limits.unknown_tokens.begin(address)
-    is_unknown = False
-    try:
+    with attempt or nullcontext():
         limits.callbacks.take(address)
-        if attempt is None or attempt.refusal is None:
-            found = await run_in_threadpool(find, token)
-        else:
-            async with place_of(request).given_up(), limits.spare_checks.place(address, attempt.refusal):
-                found = await run_in_threadpool(without_precedence()(find), token)
-    except RejectedError as error:
-        is_unknown = error.reason == "unknown_token"
-        if is_unknown and attempt is None:
-            limits.familiar_tokens.forget(token)  # Its run was deleted.
-            limits.unknown_tokens.take(address)
-        elif is_unknown and attempt is not None and attempt.refusal is not None:
-            raise attempt.refusal from None
-        raise
-    finally:
-        if attempt is not None and not is_unknown:
-            attempt.give_back()
+        try:
+            if attempt is None or attempt.refusal is None:
+                found = await run_in_threadpool(find, token)
+            else:
+                async with place_of(request).given_up(), limits.spare_checks.place(address, attempt.refusal):
+                    found = await run_in_threadpool(without_precedence()(find), token)
+        except RejectedError as error:
+            if error.reason == "unknown_token" and attempt is not None:
+                attempt.fail()
+            elif error.reason == "unknown_token":
+                limits.familiar_tokens.forget(token)  # Its run was deleted.
+                limits.unknown_tokens.take(address)
+            raise
     limits.familiar_tokens.add(token)
     return found
 

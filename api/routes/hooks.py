@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -183,15 +184,13 @@ def _counted_failures(limiter: AddressLimiter, address: str) -> Iterator[None]:
 
     A signed request is accepted nevertheless: other senders may have the same address, and not all repeat.
     """
-    refusal = limiter.take_or_refusal(address)
-    try:
-        yield
-    except (NotFoundError, Problem):
-        if refusal is not None:
-            raise refusal from None
-        raise
-    if refusal is None:
-        limiter.give_back(address)
+    with limiter.begin(address) as attempt:
+        try:
+            yield
+        except (NotFoundError, Problem) as problem:
+            if isinstance(problem, NotFoundError) or problem.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+                attempt.fail()
+            raise
 
 
 async def _check_caller(request: Request, services: TenantServices, webhook: Webhook) -> Caller:

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import NoReturn
 
 import httpx
 import pytest
+from anyio import to_thread
 
 from noetl.api import access
 from noetl.api.app import create_app
@@ -30,6 +31,7 @@ from noetl.api.auth.rate_limits import (
 )
 from noetl.api.http.problems import Problem
 from noetl.api.service.callbacks import CallbackService
+from noetl.api.service.webhooks import WebhookService
 from noetl.executor.errors import SettingError, StoreAwayError
 from noetl.executor.model.request_counts import SLOT_SECONDS, RequestBatch
 from noetl.executor.precedence import SLICES, StoreOperation
@@ -207,7 +209,8 @@ def test_an_address_far_beyond_its_failures_is_not_checked() -> None:
     assert not is_allowed(lambda: limiter.begin("192.0.2.1"))
     assert not is_allowed(lambda: limiter.refusal("192.0.2.1"))
     assert limiter.begin("192.0.2.2").refusal is None
-    attempts[-1].give_back()
+    with attempts[-1]:
+        pass
     assert limiter.begin("192.0.2.1").refusal is not None
     assert not is_allowed(lambda: limiter.begin("192.0.2.1"))
     clock.now += 6
@@ -222,7 +225,21 @@ def test_right_keys_are_checked_next_to_sixty_clients_with_wrong_ones() -> None:
     for _ in range(15 * 60 * 10):
         clock.now += 4 / 60
         limiter.begin("192.0.2.1")
-        limiter.begin("192.0.2.1").give_back()
+        with limiter.begin("192.0.2.1"):
+            pass
+
+
+@pytest.mark.parametrize("error", [StoreAwayError("away"), asyncio.CancelledError(), None])
+def test_an_attempt_counts_only_if_it_has_failed(error: BaseException | None) -> None:
+    limiter = FailureLimiter("failures", 1, Time())
+    for _ in range(3):
+        with suppress(BaseException), limiter.begin("192.0.2.1") as attempt:
+            assert attempt.refusal is None
+            if error is not None:
+                raise error
+    with limiter.begin("192.0.2.1") as attempt:
+        attempt.fail()
+    assert limiter.refusal("192.0.2.1") is not None
 
 
 def test_no_limit_of_failures_checks_all() -> None:
@@ -258,6 +275,15 @@ def test_one_client_may_have_a_network_of_ipv6() -> None:
     limiter.take("2001:db8::1")
     assert limiter.refusal("2001:db8::2") is not None
     assert limiter.refusal("2001:db8:0:1::1") is None
+
+
+@pytest.mark.parametrize("prefix", ["::ffff:", "64:ff9b::"])
+def test_clients_of_ipv4_at_a_socket_of_ipv6_have_addresses_of_their_own(prefix: str) -> None:
+    limiter = AddressLimiter("failures", 1, Time())
+    limiter.take(f"{prefix}192.0.2.1")
+    assert limiter.refusal(f"{prefix}192.0.2.1") is not None
+    assert limiter.refusal("192.0.2.1") is not None
+    assert limiter.refusal(f"{prefix}198.51.100.2") is None
 
 
 def test_few_addresses_and_credentials_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,6 +512,39 @@ class TestService:
             patch.setattr(Authenticator, "authenticate", fail)
             assert await self.statuses(http, key, 40) == [503] * 40
         assert await self.statuses(http, key, 1) == [200]
+
+    async def test_requests_that_were_cancelled_while_they_waited_for_a_thread_do_not_count(
+        self, key: str, http: httpx.AsyncClient
+    ) -> None:
+        assert await self.statuses(http, key, 1) == [200]
+        threads = to_thread.current_default_thread_limiter()
+        async with AsyncExitStack() as held:
+            for _ in range(int(threads.total_tokens)):
+                holder = object()
+                await threads.acquire_on_behalf_of(holder)
+                held.callback(threads.release_on_behalf_of, holder)
+            waiting = [asyncio.create_task(self.statuses(http, "noetl_wrong", 1)) for _ in range(20)]
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert threads.statistics().tasks_waiting == len(waiting)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        assert (await self.statuses(http, "noetl_wrong", 1)) == [401]
+
+    async def test_a_webhook_that_cannot_be_found_because_the_store_is_away_does_not_count(
+        self, key: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> NoReturn:
+            raise StoreAwayError("The store is away.")
+
+        async def send() -> int:
+            return (await http.post("/hooks/default/a")).status_code
+
+        with monkeypatch.context() as patch:
+            patch.setattr(WebhookService, "find", fail)
+            assert [await send() for _ in range(40)] == [503] * 40
+        assert await send() == 404
 
     async def test_a_key_has_a_limit(self, key: str, http: httpx.AsyncClient) -> None:
         statuses = await self.statuses(http, key, 80)
