@@ -19,8 +19,10 @@ needs none.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, nullcontext
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated
 
@@ -37,6 +39,7 @@ from noetl.api.auth.rate_limits import CountedAttempt, RequestLimits, network_of
 from noetl.api.context import AppContext
 from noetl.api.http.access_log import note_caller
 from noetl.api.http.body_memory import BodyMemory
+from noetl.api.http.client_check import TICKET_STREAM_SECONDS, leave_check
 from noetl.api.http.event_stream import EventStreamResponse
 from noetl.api.http.negotiation import accepted_media_type
 from noetl.api.http.openapi import JSON_TYPE
@@ -51,6 +54,7 @@ from noetl.api.http.problems import (
 from noetl.api.http.request_shares import RequestPlace, RequestShares
 from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch, RouteTable
 from noetl.api.service.services import TenantServices
+from noetl.executor.errors import StoreError
 from noetl.executor.precedence import ForegroundWork, without_precedence
 from noetl.planner.frozen import frozen
 
@@ -289,6 +293,7 @@ class AccessControl:
                 return
             if caller is not None:
                 note_caller(caller.name, caller.tenant)
+                leave_check(scope, partial(self._is_still_accepted, caller, credentials, time.monotonic()))
             if scope["type"] != "http":
                 await self._app(scope, receive, send)
                 return
@@ -383,6 +388,26 @@ class AccessControl:
                     return await run_in_threadpool(authenticate)
             async with opened.limits.spare_checks.place(address, attempt.refusal):
                 return await run_in_threadpool(without_precedence()(authenticate))
+
+    async def _is_still_accepted(self, caller: Caller, credentials: _Credentials, accepted_at: float) -> bool:
+        """Return whether a caller that was accepted is so now. This counts neither requests nor failures."""
+        if caller.run_id is not None:
+            return time.monotonic() - accepted_at < TICKET_STREAM_SECONDS
+        authenticator = self._context.services().authenticator
+        if authenticator.recent_caller(credentials.authorization) or authenticator.is_known_as_optional():
+            return True
+
+        def authenticate() -> None:
+            if authenticator.is_required():
+                authenticator.authenticate(credentials.authorization)
+
+        try:
+            await run_in_threadpool(without_precedence()(authenticate))
+        except Problem:
+            return False
+        except StoreError:
+            return True  # It cannot be known, and there is nothing that could be sent.
+        return True
 
     def _recent_caller(self, credentials: _Credentials) -> Caller | None:
         """Return the caller of credentials that were accepted just now, and count its request, or None.

@@ -9,8 +9,9 @@ API keys of the store. That record belongs to no tenant, and no text has its val
 
 Cost: one HMAC for each ticket. A process reads the key once.
 
-Limits: a ticket is valid for TICKET_SECONDS, any number of times, and an open stream outlasts it. It cannot
-be revoked. A reader of the store can sign tickets, but can also read the events themselves.
+Limits: a ticket is valid for TICKET_SECONDS, any number of times. An open stream outlasts it, by an hour at
+most (`client_check`). It cannot be revoked. A reader of the store can sign tickets, but can also read the
+events themselves.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from noetl.api.http.client_check import ClientCheck
 from noetl.api.http.open_limit import OpenLimit
 from noetl.api.http.request_shares import place_of
 from noetl.api.service.run_watcher import EncodedEvent, RunFeed, RunWatcher
@@ -76,7 +77,8 @@ class StreamRequest:
 class EventStreamResponse(EventSourceResponse):
     """A stream of the events of a run, which counts as open while it is sent.
 
-    Problems are raised before the stream begins. Afterwards its client could not read them.
+    Problems are raised before the stream begins. Afterwards its client could not read them. The stream ends
+    without `end` if its client is not accepted any more.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class EventStreamResponse(EventSourceResponse):
                 await Response(status_code=204)(scope, receive, send)
                 return
             with self._watcher.follow(request.run_id) as feed:
-                self.body_iterator = self._frames(feed, place)
+                self.body_iterator = self._frames(feed, place, ClientCheck(scope))
                 place_of(Request(scope)).give_up()
                 await super().__call__(scope, receive, send)
 
@@ -107,7 +109,7 @@ class EventStreamResponse(EventSourceResponse):
         is_at_end = self._request.is_reconnect and after is not None and self._runs.is_at_end(run_id, after)
         return place, is_at_end
 
-    async def _frames(self, feed: RunFeed, place: EventPlace) -> AsyncIterator[bytes]:
+    async def _frames(self, feed: RunFeed, place: EventPlace, client: ClientCheck) -> AsyncIterator[bytes]:
         request, clock = self._request, asyncio.get_running_loop().time
         ends_at, remaining = clock() + request.seconds, request.bytes
         after = request.after
@@ -117,6 +119,8 @@ class EventStreamResponse(EventSourceResponse):
             feed, tenant, place, lambda: min(KEEP_ALIVE_SECONDS, max(ends_at - clock(), 0.0))
         )
         async for batch in batches:
+            if not await client.passes():
+                return
             for chunk in join_frames(batch, remaining):
                 yield chunk
                 remaining -= len(chunk)

@@ -14,6 +14,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from noetl.api.http.client_check import ClientCheck
 from noetl.api.http.event_stream import KEEP_ALIVE_SECONDS, STREAM_HEADERS, encode_frame, encode_retry
 from noetl.api.http.open_limit import OpenLimit
 from noetl.api.http.request_shares import place_of
@@ -24,7 +25,7 @@ from noetl.executor.model.run_filter import RunFilter
 from noetl.planner.frozen import frozen
 
 MAX_STREAM_SECONDS = 3600.0
-"""Longest duration of a stream. Its client connects again, and its credentials are checked again."""
+"""Longest duration of a stream. Its client connects again."""
 
 
 def encode_run(entry: RunEntry) -> bytes:
@@ -70,16 +71,18 @@ class ListStreamResponse(EventSourceResponse):
             self._watcher.follow(self._lists, self._request.run_filter) as feed,
         ):
             await self._watcher.open(feed)
-            self.body_iterator = self._frames(feed)
+            self.body_iterator = self._frames(feed, ClientCheck(scope))
             place_of(Request(scope)).give_up()
             await super().__call__(scope, receive, send)
 
-    async def _frames(self, feed: ListFeed) -> AsyncIterator[bytes]:
+    async def _frames(self, feed: ListFeed, client: ClientCheck) -> AsyncIterator[bytes]:
         clock = asyncio.get_running_loop().time
         ends_at, is_ready = clock() + self._request.seconds, False
         yield encode_retry()
         updates = self._watcher.read(feed, lambda: min(KEEP_ALIVE_SECONDS, max(ends_at - clock(), 0.0)))
         async for update in updates:
+            if not await client.passes():
+                return
             if update is not None and update.frames:
                 yield update.frames
             if update is not None and not is_ready:
