@@ -118,7 +118,7 @@ class AppContext:
                 services = create_services(
                     request_store, actions, sources=read_allowed_sources(self.settings)
                 )
-                limits = create_request_limits(rates, request_store.keys.count_requests)
+                limits = create_request_limits(rates, request_store.keys.count_requests, request_store.clock)
                 compute = ComputePool(self.compute_processes, services.compiler, self.settings)
                 self._services = AppServices(
                     store,
@@ -132,7 +132,10 @@ class AppContext:
                     limits,
                     latency,
                     SharedLimit(
-                        "waits", open_limits[WAITING_REQUESTS].limit, request_store.keys.count_requests
+                        "waits",
+                        open_limits[WAITING_REQUESTS].limit,
+                        request_store.keys.count_requests,
+                        request_store.clock,
                     )
                     if has_gateway
                     else None,

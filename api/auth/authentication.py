@@ -84,7 +84,7 @@ class Authenticator:
         self._store = store
         self._tokens = tokens
         self._clock = clock
-        self.tickets = EventTickets(store, clock)
+        self.tickets = EventTickets(store)
         self._is_required = always or tokens is not None
         self._checked_at = -RECHECK_SECONDS
         self._recorded_uses: dict[str, float] = {}

@@ -22,7 +22,6 @@ import hmac
 import json
 import re
 import secrets
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,11 +50,14 @@ class TicketClaims:
 
 
 class EventTickets:
-    """The tickets of a service. Safe to share between threads."""
+    """The tickets of a service. Safe to share between threads.
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
+    The clock is that of the store, because another process may check a ticket than the one that issued it.
+    """
+
+    def __init__(self, store: Store, clock: Callable[[], float] | None = None) -> None:
         self._store = store
-        self._clock = clock
+        self._clock = clock or store.clock
         self._key: bytes | None = None
 
     def issue(self, tenant: str, run_id: str) -> tuple[str, TicketClaims]:

@@ -145,14 +145,23 @@ class _Allowance:
 
 
 class RateLimiter:
-    """The limits of callers. Safe to share between threads."""
+    """The limits of callers. Safe to share between threads.
+
+    `clock` is that of the store, which all processes share. Requests that need no store are counted by the
+    `timer` of this process, so that a clock that is set back refuses no caller.
+    """
 
     def __init__(
-        self, settings: RateSettings, count: CountRequests, clock: Callable[[], float] = time.time
+        self,
+        settings: RateSettings,
+        count: CountRequests,
+        clock: Callable[[], float] = time.time,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._count = count
         self._clock = clock
+        self._timer = timer
         self._allowances = LatestValues[_Allowance](MAX_CALLERS)
 
     def check(self, caller: Caller) -> None:
@@ -164,11 +173,11 @@ class RateLimiter:
         for policy, subject, limit in self._limits_of(caller):
             refused_until = self._refusal(subject, limit)
             if refused_until is not None:
-                raise too_many_requests(policy, limit, refused_until - self._clock())
+                raise too_many_requests(policy, limit, refused_until - self._timer())
 
     def check_at_once(self, caller: Caller) -> bool:
         """Count a request of a caller if this takes no query of the store. Return whether it was counted."""
-        now, allowances = self._clock(), list[_Allowance]()
+        now, allowances = self._timer(), list[_Allowance]()
         with ExitStack() as locks:
             for _, subject, limit in self._limits_of(caller):
                 allowance = self._allowances.get(subject, _Allowance)
@@ -195,15 +204,15 @@ class RateLimiter:
         """Count a request, and return None. Or return until when requests are refused."""
         allowance = self._allowances.get(subject, _Allowance)
         with allowance.lock:
-            now = self._clock()
+            now = self._timer()
             if now < allowance.refused_until:
                 return allowance.refused_until
             if allowance.has_one(limit, now):
                 allowance.take_one()
                 return None
-            slot, size = int(now // SLOT_SECONDS), max(limit // BATCHES, 1)
-            if not self._count(RequestBatch(subject, slot, size, limit)):
-                allowance.refused_until = (slot + 1) * SLOT_SECONDS
+            (slot, passed), size = divmod(self._clock(), SLOT_SECONDS), max(limit // BATCHES, 1)
+            if not self._count(RequestBatch(subject, int(slot), size, limit)):
+                allowance.refused_until = now + SLOT_SECONDS - passed
                 return allowance.refused_until
             allowance.leased, allowance.leased_until = size - 1, now + WINDOW_SECONDS
             return None
@@ -462,10 +471,12 @@ class RequestLimits:
     unknown_senders: AddressLimiter
 
 
-def create_request_limits(settings: RateSettings, count: CountRequests) -> RequestLimits:
-    """Return the limits of an app whose store counts requests with `count`."""
+def create_request_limits(
+    settings: RateSettings, count: CountRequests, clock: Callable[[], float]
+) -> RequestLimits:
+    """Return the limits of an app whose store counts requests with `count`, and has a `clock`."""
     return RequestLimits(
-        RateLimiter(settings, count),
+        RateLimiter(settings, count, clock),
         FailureLimiter("failures", settings.failures),
         FamiliarCredentials(),
         SpareChecks(),

@@ -32,6 +32,10 @@ class RequestBatch:
         """Number of the oldest slot in the window."""
         return self.slot - SLOTS
 
+    def may_keep(self, slot: int) -> bool:
+        """Return whether a slot is in the window, or so near after it that another process may be there."""
+        return self.oldest_slot <= slot <= self.slot + SLOTS
+
     @property
     def place(self) -> int:
         """Place of the slot in the ring of SLOTS + 1 slots, whose counts are the only ones that are kept."""

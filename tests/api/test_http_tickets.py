@@ -13,6 +13,7 @@ import pytest
 
 from noetl.api.app import create_app
 from noetl.api.auth.api_keys import create_api_key
+from noetl.api.auth.authentication import Authenticator
 from noetl.api.auth.event_tickets import SIGNING_KEY_ID, TICKET_SECONDS, EventTickets
 from noetl.api.context import AppServices
 from noetl.api.http import problems
@@ -278,6 +279,16 @@ def test_processes_that_start_together_sign_with_one_key() -> None:
     assert second.verify(ticket, "r") == claims
     with pytest.raises(problems.Problem):
         second.verify(ticket, "another")
+
+
+def test_tickets_have_the_time_of_the_store() -> None:
+    """Services whose clocks differ accept the tickets of each other, for TICKET_SECONDS."""
+    store = MemoryStore()
+    store.clock = lambda: 1000.0
+    tickets = Authenticator(store, None, always=True).tickets
+    ticket, claims = tickets.issue("default", "r")
+    assert claims.expires_at == 1000 + TICKET_SECONDS
+    assert tickets.verify(ticket, "r") == claims
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_a_request_is_not_counted_at_once_while_another_waits_for_the_store() ->
 
 def test_requests_are_allowed_again_after_a_minute() -> None:
     clock = Time()
-    limiter = RateLimiter(RateSettings(100, 0, 0, 0), MemoryStore().keys.count_requests, clock)
+    limiter = RateLimiter(RateSettings(100, 0, 0, 0), MemoryStore().keys.count_requests, clock, clock)
     first = count_allowed(limiter, 1000)
     assert 100 <= first <= 101
     for _ in range(9):
@@ -166,6 +166,17 @@ def test_requests_are_allowed_again_after_a_minute() -> None:
         assert count_allowed(limiter, 10) == 0
     clock.now += 3 * SLOT_SECONDS
     assert count_allowed(limiter, 1000) == first
+
+
+def test_a_clock_that_is_set_back_refuses_no_caller() -> None:
+    clock, timer = Time(), Time()
+    clock.now += 3600.0
+    limiter = RateLimiter(RateSettings(6400, 0, 0, 0), MemoryStore().keys.count_requests, clock, timer)
+    assert count_allowed(limiter, 7000) == 6500
+    clock.now -= 3600.0
+    for passed in (clock, timer):
+        passed.now += 2 * SLOT_SECONDS
+    assert count_allowed(limiter, 6300) == 6300
 
 
 def test_a_key_and_a_tenant_have_limits_of_their_own() -> None:

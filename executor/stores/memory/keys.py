@@ -54,9 +54,10 @@ class MemoryKeys:
     def count_requests(self, batch: RequestBatch) -> bool:
         with self._state.lock:
             counts = self._state.request_counts.setdefault(batch.subject, {})
-            for slot in [slot for slot in counts if slot < batch.oldest_slot]:
+            for slot in [slot for slot in counts if not batch.may_keep(slot)]:
                 del counts[slot]
-            if sum(counts.values()) + batch.size > batch.limit:
+            used = sum(count for slot, count in counts.items() if slot <= batch.slot)
+            if used + batch.size > batch.limit:
                 return False
             counts[batch.slot] = counts.get(batch.slot, 0) + batch.size
             return True

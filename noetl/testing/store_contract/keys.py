@@ -133,6 +133,14 @@ class KeysContract(ContractFixtures):
             counted = list(threads.map(lambda used: used.keys.count_requests(batch), stores))
         assert sum(counted) == 20
 
+    def test_requests_of_a_clock_that_was_ahead_refuse_none(self, store: Store, second: Store) -> None:
+        batch = RequestBatch("a", 1000, 10, 10)
+        for slot in range(5000, 5000 + 2 * SLOTS):
+            assert store.keys.count_requests(replace(batch, slot=slot, size=1, limit=100))
+        assert second.keys.count_requests(batch)
+        assert not store.keys.count_requests(replace(batch, slot=1000 + SLOTS))
+        assert store.keys.count_requests(replace(batch, slot=1001 + SLOTS))
+
     def test_requests_are_taken_back_from_their_slot(self, store: Store, second: Store) -> None:
         first, later = RequestBatch("key x", 100, 1, 1), RequestBatch("key x", 104, 1, 1)
         assert store.keys.count_requests(first)

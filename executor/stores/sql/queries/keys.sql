@@ -23,10 +23,11 @@ update keys set last_used_at = :now where id = :id and coalesce(last_used_at, 0)
 select coalesce(sum(used), 0) as used from request_counts
 where subject = :subject and slot >= :oldest and slot < :slot
 
--- The place of an earlier slot is taken over.
+-- The place of another slot is taken over: an earlier one, or one that a clock counted which was ahead.
 -- name: count_requests
 insert into request_counts as counts (subject, place, slot, used) values (:subject, :place, :slot, :size)
 on conflict (subject, place) do update set slot = excluded.slot,
     used = excluded.used + case when counts.slot = excluded.slot then counts.used else 0 end
 where counts.slot < excluded.slot
+    or (counts.slot > excluded.slot and excluded.used > 0)
     or (counts.slot = excluded.slot and counts.used + excluded.used <= :allowed)
