@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mangum import Mangum
     from mangum.types import LambdaContext
 
+    from noetl.api.http.problems import Problem
+
 
 MAX_RESPONSE_BYTES = 6_291_556
 """Bytes of JSON that a Lambda function may return.
@@ -34,12 +36,21 @@ MAX_ESCAPE_FACTOR = 6
 TEXT_TYPES = ("application/problem+json", "image/svg+xml")
 """Media types that are text, in addition to those that Mangum knows. Others are encoded in base64."""
 
+_NOTHING_SENT = {"headers": {}, "multiValueHeaders": {}, "body": "", "rawQueryString": ""}
+"""What a client chooses in an event, as a response to a request that cannot be read has it."""
+
+_log = logging.getLogger("noetl.api")
+
 
 def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Answer a request of API Gateway, of a function URL or of an Application Load Balancer."""
     log_as_json_lines()
     about = LOG_CONTEXT.set({"request_id": context.aws_request_id})
     try:
+        problem = _problem_of(event, context)
+        if problem is not None:
+            emptied = {name: empty for name, empty in _NOTHING_SENT.items() if name in event}
+            return _respond({**event, **emptied}, context, problem)
         response = _app()(_without_compression(event), context)
     finally:
         LOG_CONTEXT.reset(about)
@@ -48,6 +59,25 @@ def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         return response
     size = len(json.dumps(response, ensure_ascii=False).encode())
     return response if size <= limit else _too_large(event, context, response, (size, limit))
+
+
+def _problem_of(event: dict[str, Any], context: LambdaContext) -> Problem | None:
+    """Return the problem of an event that the adapter cannot read, such as one with a wrong port in its host.
+
+    Otherwise the invocation would fail: a balancer answers with 502, and an alarm counts it.
+    """
+    adapter = _app()
+    try:
+        request = adapter.infer(event, context)
+        _ = request.scope, request.body
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        from noetl.api.http.problems import Problem
+
+        # The message of the error has a part of the request.
+        _log.warning("the adapter cannot read a request of the gateway: %s", type(error).__name__)
+        detail = "The request cannot be read. Its header Host must be a name, with a port at most."
+        return Problem(400, detail, slug="invalid-request")
+    return None
 
 
 def _without_compression(event: dict[str, Any]) -> dict[str, Any]:
@@ -70,13 +100,9 @@ def _too_large(
 ) -> dict[str, Any]:
     """Return the response that replaces one that is too large. It keeps the header that names a started run.
 
-    `sizes` are the bytes of the response and the limit. The adapter writes it as it does every other.
+    `sizes` are the bytes of the response and the limit.
     """
-    from mangum import Mangum
-
     from noetl.api.http.problems import Problem
-    from noetl.api.http.root_path import sent_path
-    from noetl.api.http.security_headers import SecurityHeadersMiddleware
 
     detail = (
         f"The response has {sizes[0]:,} bytes; the gateway takes at most {sizes[1]:,}."
@@ -86,9 +112,19 @@ def _too_large(
         name: values[0] for name, values in response.get("multiValueHeaders", {}).items()
     }
     headers = {name: value for name, value in sent.items() if name.lower() == "location"}
-    problem = Problem(413, detail, slug="answer-too-large", headers=headers).response(sent_path(event))
-    adapter = Mangum(SecurityHeadersMiddleware(problem), lifespan="off", text_mime_types=[*TEXT_TYPES])
-    return adapter(event, context)
+    problem = Problem(413, detail, slug="answer-too-large", headers=headers)
+    return _respond(event, context, problem)
+
+
+def _respond(event: dict[str, Any], context: LambdaContext, problem: Problem) -> dict[str, Any]:
+    """Return a problem as the response to an event. The adapter writes it as it does every other."""
+    from mangum import Mangum
+
+    from noetl.api.http.root_path import sent_path
+    from noetl.api.http.security_headers import SecurityHeadersMiddleware
+
+    app = SecurityHeadersMiddleware(problem.response(sent_path(event)))
+    return Mangum(app, lifespan="off", text_mime_types=[*TEXT_TYPES])(event, context)
 
 
 def _import_app() -> None:

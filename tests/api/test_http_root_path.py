@@ -285,6 +285,35 @@ def converse(send: Send, prefix: str, auth: Mapping[str, str], limit: str, token
 
 
 @pytest.mark.parametrize("front", EVENTS.values(), ids=EVENTS)
+@pytest.mark.parametrize("host", ["a:payload", "a:1:2", "[2001:db8::1]:80", "a:"])
+def test_a_request_that_the_adapter_cannot_read_is_refused(
+    front: Front,
+    host: str,
+    settings: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert front.event is not None
+    event = front.event(front, "POST", "/workflows/run", {}, "a=b")
+    for headers, value in ((event.get("headers"), host), (event.get("multiValueHeaders"), [host])):
+        if headers is not None:
+            headers["host"] = value
+    path, context = f"{front.prefix}/workflows/run", SimpleNamespace(aws_request_id="r")
+    with gateway(front, monkeypatch, settings) as send:
+        sent = lambda_handler.handle(event, context)  # type: ignore[arg-type]
+        answer = json.loads(sent["body"])
+        assert (sent["statusCode"], answer["type"]) == (400, "urn:noetl:problem:invalid-request")
+        assert answer["instance"] == path
+        if front.event is alb_event:
+            assert ("headers" in sent, "multiValueHeaders" in sent) == (
+                not front.is_multi_value,
+                front.is_multi_value,
+            )
+        assert "payload" not in caplog.text
+        assert send("GET", f"{front.prefix}/healthz", {}, b"").status == 200
+
+
+@pytest.mark.parametrize("front", EVENTS.values(), ids=EVENTS)
 @pytest.mark.parametrize("name", ["app.js", "inter.woff2"])
 def test_files_of_the_page_through_a_gateway(
     front: Front, name: str, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
