@@ -36,8 +36,11 @@ class LatestValues(Generic[Value]):
             self._values.move_to_end(key)
 
     def find(self, key: str) -> Value | None:
-        """Return the value of a key, or None if there is none."""
-        return self._values.get(key)
+        """Return the value of a key, or None if there is none. A value that is found is used."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
 
     def remove(self, key: str) -> None:
         """Remove a key, if it is there."""

@@ -306,6 +306,16 @@ def test_few_addresses_and_credentials_are_remembered(monkeypatch: pytest.Monkey
     assert found == [None, None, "tenant 2", "tenant 3", "tenant 4"]
 
 
+def test_credentials_in_use_stay_familiar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller with very many credentials, such as tickets, does not let those of others be forgotten."""
+    monkeypatch.setattr(rate_limits, "MAX_FAMILIAR", 3)
+    familiar = FamiliarCredentials()
+    familiar.add("key", "a")
+    for number in range(10):
+        familiar.add(f"ticket {number}", "b")
+        assert familiar.tenant_of("key") == "a"
+
+
 def test_rates_are_checked() -> None:
     assert read_rate_settings({"NOETL_RATE_PER_KEY": "0", "NOETL_RATE_FAILURES": "7"}).failures == 7
     for text in ("-1", "1.5", "x", "1" * 30):
