@@ -300,7 +300,7 @@ def test_a_request_that_the_adapter_cannot_read_is_refused(
             headers["host"] = value
     path, context = f"{front.prefix}/workflows/run", SimpleNamespace(aws_request_id="r")
     with gateway(front, monkeypatch, settings) as send:
-        sent = lambda_handler.handle(event, context)  # type: ignore[arg-type]
+        sent = lambda_handler.handle(event, context)
         answer = json.loads(sent["body"])
         assert (sent["statusCode"], answer["type"]) == (400, "urn:noetl:problem:invalid-request")
         assert answer["instance"] == path
