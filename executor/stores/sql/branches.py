@@ -129,7 +129,11 @@ class BranchTransaction:
         self._enter_as(branch, count_visit(self.db, self.run["id"], branch))
 
     def stop_run(self) -> None:
-        """Park visits that are not running, cancel child runs, and end the run if no visit is running."""
+        """Park visits that are not running, cancel child runs, and end the run if no visit is running.
+
+        The stop replaces a pause of the run.
+        """
+        self.db.execute("branches.forget_own_pause", run_id=self.run["id"])
         self._park_visits()
         self._cancel_runs("branches.find_children_of_other_visits", finally_visit_id(self.run["resumes"]))
         if self.db.execute("branches.is_any_running", run_id=self.run["id"]).fetchone() is None:
@@ -352,7 +356,7 @@ def pause_branches(db: Writer, plans: SqlPlans, run_id: str, now: float, caller:
     ending = db.execute("branches.is_ending", run_id=run_id, finally_visit=finally_id).fetchone()
     paused = pause_run(run, is_ending=ending is not None)
     if paused is not run:
-        db.execute("branches.forget_own_pause", run_id=run_id)  # of a pause that a stop has replaced
+        db.execute("branches.forget_own_pause", run_id=run_id)  # that a stop by an earlier commit left
         row = _write_pause(db, paused, run_paused(now, caller))
         BranchTransaction(db, plans, row, now).pause()
     return paused

@@ -18,6 +18,7 @@ from noetl.executor.model.run import (
     Commit,
     Progress,
     Run,
+    RunEnding,
     RunStatus,
     Visit,
     VisitStatus,
@@ -360,6 +361,18 @@ class PausesContract(ContractFixtures):
         store.pauses.unpause(run.id, 12.0)
         assert current_run(store, child).stop is None
         assert claim_visit(store, run, 13.0).run.id == child.id
+
+    def test_the_own_pause_of_a_child_run_ends_with_a_stop(self, store: Store) -> None:
+        run, key = start_waiting_run(store)
+        child = start_child(store, run, key, "child")
+        store.pauses.pause(child.id, 2.0)
+        store.runs.stop(child.id, RunStatus.CANCELLED, 3.0)
+        store.queue.finish(claim_visit(store, run, 3.0), RunEnding(RunStatus.CANCELLED, None, []), 3.0)
+        store.runs.resume(child.id, 4.0, deadline_at=None, values={})
+        store.pauses.pause(run.id, 5.0)
+        assert current_run(store, child).stop is RunStatus.PAUSED
+        store.pauses.unpause(run.id, 6.0)
+        assert current_run(store, child).stop is None
 
     @pytest.mark.parametrize("mode", ["", "mode: sequential"], ids=["concurrent", "sequential"])
     def test_a_run_that_is_paused_at_any_moment_ends_as_without(self, store: Store, mode: str) -> None:
