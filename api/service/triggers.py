@@ -208,7 +208,7 @@ class TriggerService:
         self, playbook: str, name: str, change: Callable[[LiveTrigger, Trigger], Advance | None]
     ) -> TriggerEntry:
         """Write a change of a trigger, and return the trigger. None is no change."""
-        from noetl.executor.engine.firing_log import log_firings
+        from noetl.executor.stores.firing_log import log_firings
 
         for _ in range(MAX_TRIES):
             trigger, header = self._read(playbook, name)
@@ -217,7 +217,7 @@ class TriggerService:
             if advance is None:
                 return self._entry(trigger, declared)
             if self.context.store.triggers.advance(advance):
-                log_firings(advance)
+                log_firings(advance.firings)
                 return self._entry(advance.written, declared)
         message = f"trigger `{name}` of `{playbook}` was changed meanwhile: try again"
         raise RejectedError("trigger_changed", message)

@@ -21,7 +21,6 @@ from typing import Any
 
 from noetl.executor.engine.evaluation import evaluate
 from noetl.executor.engine.firing_expressions import FiringExpressions, FiringPart
-from noetl.executor.engine.firing_log import log_firings
 from noetl.executor.engine.quotas import check_branch_quota
 from noetl.executor.engine.run_log import log_run_start
 from noetl.executor.engine.start import new_run
@@ -40,6 +39,7 @@ from noetl.executor.model.triggers import (
     name_run,
     record_firing,
 )
+from noetl.executor.stores.firing_log import log_firings
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen, replace
 from noetl.planner.kinds import describe_kind_of
@@ -111,7 +111,7 @@ class Firer:
             return self.write(record_firing(advance, firing, FiringOutcome.REJECTED, problem.message))
         started = name_run(record_firing(advance, firing, FiringOutcome.STARTED), run.id)
         if is_new:
-            log_firings(started)
+            log_firings(started.firings)
             return started
         # Another process was faster, or the run was started by hand before. Its firing is recorded.
         return self.write(replace(started, firings=advance.firings, earlier_run=run.id))
@@ -194,5 +194,5 @@ class Firer:
         """Write an advance without a run, and return it, or None if the trigger has changed."""
         if not self.store.triggers.advance(advance):
             return None
-        log_firings(advance)
+        log_firings(advance.firings)
         return advance

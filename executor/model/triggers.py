@@ -39,6 +39,7 @@ MAX_REASON_LENGTH = 500
 PAUSED_REASON = "the trigger was paused"
 LATE_REASON = "no service and no worker fired it in time"
 CHANGED_REASON = "a version with another timing became live before it was performed"
+REMOVED_REASON = "its trigger was removed before it was performed"
 """Why a firing was missed."""
 
 MAX_EARLIER_WINDOWS = 5
@@ -276,7 +277,7 @@ class PlacedTriggers:
     Attributes:
         written: those that are new or change.
         removed: those that only the version before has.
-        missed: records of the instants that the timing before has left.
+        missed: records of the instants that a timing before or a removed trigger has left.
     """
 
     written: Sequence[LiveTrigger]
@@ -298,8 +299,8 @@ def place_triggers(
     again.
 
     If the timing changes, the newest instant that has passed is still due. Those before it are missed. In a
-    pause, and if the trigger is no schedule any more, all are. `header_of` reads the plan of the version
-    before, which knows these instants.
+    pause, and if the trigger is no schedule any more or removed, all are. `header_of` reads the plan of the
+    version before, which knows these instants.
 
     Raises:
         RejectedError: `path_taken`, if two of the triggers have the same path.
@@ -313,7 +314,19 @@ def place_triggers(
             placed, left = _place_trigger(earlier, trigger, playbook, now, header_of)
             written.append(placed)
             missed += left
-    return PlacedTriggers(written, list(known.values()), missed)
+    removed = list(known.values())
+    return PlacedTriggers(written, removed, [*missed, *record_removed(removed, now, header_of)])
+
+
+def record_removed(
+    removed: Sequence[LiveTrigger], now: float, header_of: Callable[[str], Header]
+) -> list[Firing]:
+    """Return records of the instants that removed triggers have not performed. All of them are missed."""
+    missed = list[Firing]()
+    for trigger in removed:
+        if trigger.next_at is not None and trigger.next_at <= now:
+            missed += _leave_timing(trigger, now, header_of, REMOVED_REASON, performs_newest=False)[1]
+    return missed
 
 
 def _check_paths(playbook: str, declared: Sequence[Trigger]) -> None:
@@ -343,9 +356,7 @@ def _place_trigger(
         placed = replace(placed, timing=current.timing, next_at=current.next_at)
     elif current.next_at is not None and current.next_at <= now:
         performs_newest = isinstance(source, Schedule) and not current.is_paused
-        last, missed = _leave_timing(
-            current, current.next_at, now, header_of, performs_newest=performs_newest
-        )
+        last, missed = _leave_timing(current, now, header_of, CHANGED_REASON, performs_newest=performs_newest)
         # A firing may be postponed, or delayed by its jitter.
         if last.next_at is not None:
             timing = f"{placed.timing}{_TIMING_SEPARATOR}{now!r}"
@@ -386,9 +397,9 @@ def _new_trigger(declared: Trigger, playbook: RegisteredPlaybook, now: float) ->
 
 def _leave_timing(
     current: LiveTrigger,
-    next_at: float,
     now: float,
     header_of: Callable[[str], Header],
+    reason: str,
     *,
     performs_newest: bool,
 ) -> tuple[LiveTrigger, Sequence[Firing]]:
@@ -396,15 +407,18 @@ def _leave_timing(
 
     Without `performs_newest`, all are missed. Without the plan of its version, only `next_at` is known.
     """
-    schedule = _read_source(current, header_of)
-    if not isinstance(schedule, Schedule):
-        return (current if performs_newest else replace(current, next_at=None)), ()
-    left = leave_instants(schedule, next_at, now, current.later_start, performs_newest=performs_newest)
+    assert current.next_at is not None
+    schedule, next_at = _read_source(current, header_of), current.next_at
+    if isinstance(schedule, Schedule):
+        left = leave_instants(schedule, next_at, now, current.later_start, performs_newest=performs_newest)
+    elif performs_newest:
+        left = DueInstants(next_at, 0, None, None)
+    else:
+        left = DueInstants(None, 1, next_at, None)
     last = replace(current, next_at=left.performed)
     if left.newest_missed is None:
         return last, ()
-    reason = PAUSED_REASON if current.is_paused else CHANGED_REASON
-    missed = _missed_firing(current, left, now, reason)
+    missed = _missed_firing(current, left, now, PAUSED_REASON if current.is_paused else reason)
     return replace(last, last_at=missed.scheduled_at, last_outcome=FiringOutcome.MISSED), (missed,)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from noetl.executor.engine.firing_log import MAX_LOGGED_REASON, log_firings
 from noetl.executor.model.triggers import (
     LATE_REASON,
     MAX_REASON_LENGTH,
@@ -19,6 +18,7 @@ from noetl.executor.model.triggers import (
 )
 from noetl.executor.runtime.repeat_limit import MAX_RECORDS, RepeatLimit
 from noetl.executor.security import redaction
+from noetl.executor.stores.firing_log import MAX_LOGGED_REASON, log_firings
 from tests.executor.test_firing import HOUR, HOURLY, START, ScheduledPlaybook
 from tests.executor.test_run_firing import AFTER, AwaitedPlaybook
 
@@ -87,7 +87,7 @@ def test_reasons_are_redacted_and_cut(
     for filler in (0, MAX_LOGGED_REASON - 5, MAX_REASON_LENGTH - 5):
         reason = f"{'x' * filler}{secret} {'y' * 600}"
         advance = record_firing(Advance(trigger, trigger), firing, FiringOutcome.REJECTED, reason)
-        log_firings(advance)
+        log_firings(advance.firings)
     for line in caplog.records:
         assert "corre" not in fields(line)["reason"]
         assert 0 < len(fields(line)["reason"]) <= MAX_LOGGED_REASON

@@ -8,6 +8,8 @@ The same transaction counts the registered versions of each plan in its use (`pl
 The item of a name also has the aliases as JSON, each with the attributes of the version that it names. So one
 read finds the version of an alias, and changes of aliases and versions are serial. If the live version
 changes, the transaction also replaces the triggers of the playbook.
+
+Limits: a process that dies after a transaction of 100 items may leave missed firings without a record.
 """
 
 from __future__ import annotations
@@ -33,7 +35,14 @@ from noetl.executor.stores.dynamo.attributes import Item
 from noetl.executor.stores.dynamo.conflicts import repeat_on_conflict
 from noetl.executor.stores.dynamo.context import DynamoContext
 from noetl.executor.stores.dynamo.expressions import PRESENT, Condition, Put, Update, Write
-from noetl.executor.stores.dynamo.triggers import removing_writes, replacing_writes
+from noetl.executor.stores.dynamo.table import MAX_TRANSACTION_ITEMS
+from noetl.executor.stores.dynamo.triggers import (
+    TriggerChange,
+    firing_writes,
+    removing_writes,
+    replacing_writes,
+)
+from noetl.executor.stores.firing_log import log_firings
 from noetl.planner.catalogue import LIVE
 from noetl.planner.plan import Trigger
 
@@ -92,6 +101,7 @@ class DynamoPlaybooks:
                 message = f"version {playbook.version} of `{name}` is registered with another text"
                 raise RejectedError("version_exists", message)
             writes: list[Write] = []
+            change = TriggerChange()
             if "removed" in registered:
                 del registered["removed"]
                 newest = _newest(versions.values())
@@ -99,9 +109,9 @@ class DynamoPlaybooks:
                 writes = [Update(key, {"removed": None, "counted": is_counted or None}), *count]
             restored = _decode_playbook(tenant, name, registered)
             if newest is registered and LIVE not in aliases:
-                writes += replacing_writes(self._context, restored, triggers, playbook.registered_at)
-            if writes:
-                self._table.write([*writes, _name_update(playbook, name_item, newest)])
+                change = replacing_writes(self._context, restored, triggers, playbook.registered_at)
+            if writes or change.writes:
+                self._write([*writes, _name_update(playbook, name_item, newest)], change)
             return restored
         require_no_alias(playbook, aliases)
         item = _new_item(playbook, versions)
@@ -112,10 +122,26 @@ class DynamoPlaybooks:
             _name_update(playbook, name_item, item),
             *count,
         ]
+        change = TriggerChange()
         if LIVE not in aliases:
-            writes += replacing_writes(self._context, added, triggers, playbook.registered_at)
-        self._table.write(writes)
+            change = replacing_writes(self._context, added, triggers, playbook.registered_at)
+        self._write(writes, change)
         return added
+
+    def _write(self, writes: Sequence[Write], change: TriggerChange) -> None:
+        """Write a change of a playbook and of its triggers, and records of the firings that it misses.
+
+        A record that does not fit into the transaction is written after it.
+
+        Raises:
+            ConditionFailed: another caller has changed the playbook since it was read.
+        """
+        records, written = firing_writes(self._context, change.missed), [*writes, *change.writes]
+        count = max(MAX_TRANSACTION_ITEMS - len(written), 0)
+        self._table.write([*written, *records[:count]])
+        if records[count:]:
+            self._table.write(records[count:])
+        log_firings(change.missed)
 
     def _versions(self, tenant: str, name: str) -> list[Item]:
         return list(self._table.query(keys.version(tenant, name, "").pk, "V#"))
@@ -188,8 +214,7 @@ class DynamoPlaybooks:
         ]
         writes.append(_name_update(playbook, name_item, newest, aliases))
         writes += self._count_removed(chosen)
-        writes += self._place_live(playbook, aliases.get(LIVE, newest))
-        self._table.write(writes)
+        self._write(writes, self._place_live(playbook, aliases.get(LIVE, newest)))
         return len(chosen)
 
     def promote(self, alias: PlaybookAlias) -> PlaybookAlias | None:
@@ -218,10 +243,8 @@ class DynamoPlaybooks:
             "changed_at": alias.changed_at,
             "changed_by": alias.changed_by,
         }
-        writes: list[Write] = [_aliases_update(playbook, name_item, aliases)]
-        if alias.name == LIVE:
-            writes += self._place_live(playbook, version)
-        self._table.write(writes)
+        change = self._place_live(playbook, version) if alias.name == LIVE else TriggerChange()
+        self._write([_aliases_update(playbook, name_item, aliases)], change)
         return alias
 
     def remove_alias(self, tenant: str, name: str, alias: str, *, now: float) -> bool:
@@ -232,10 +255,8 @@ class DynamoPlaybooks:
             aliases = decode_aliases(name_item)
             if aliases.pop(alias, None) is None:
                 return False
-            writes: list[Write] = [_aliases_update(playbook, name_item, aliases)]
-            if alias == LIVE:
-                writes += self._place_live(playbook, name_item)
-            self._table.write(writes)
+            change = self._place_live(playbook, name_item) if alias == LIVE else TriggerChange()
+            self._write([_aliases_update(playbook, name_item, aliases)], change)
             return True
 
         with _reject_large_triggers(name):
@@ -247,11 +268,11 @@ class DynamoPlaybooks:
         found = [_list_aliases(tenant, name, items.get(place, {})) for place, name in places.items()]
         return [alias for aliases in found for alias in aliases]
 
-    def _place_live(self, playbook: RegisteredPlaybook, live: Item | None) -> list[Write]:
-        """Return the writes of the triggers when `live` is the live version of a playbook."""
+    def _place_live(self, playbook: RegisteredPlaybook, live: Item | None) -> TriggerChange:
+        """Return the change of the triggers when `live` is the live version of a playbook."""
         tenant, name, now = playbook.tenant, playbook.name, playbook.registered_at
         if live is None:
-            return removing_writes(self._context, playbook)
+            return removing_writes(self._context, playbook, now)
         # Without its plan, a version has no triggers.
         has_plan = self._table.get(keys.plan(live["plan"]), ("pk",)) is not None
         triggers = self._context.plans.header(live["plan"]).triggers if has_plan else ()

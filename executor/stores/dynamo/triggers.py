@@ -24,11 +24,12 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from noetl.executor.clients.aws_retry import ConditionFailed
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.stored_json import encode_json
-from noetl.executor.model.triggers import Advance, Firing, LiveTrigger, place_triggers
+from noetl.executor.model.triggers import Advance, Firing, LiveTrigger, place_triggers, record_removed
 from noetl.executor.stores.cursors import (
     read_key_cursor,
     read_name_cursor,
@@ -50,6 +51,13 @@ MAX_MOVES = 3
 
 _FIRST_POSITION = "0"
 """Text before all positions of firings."""
+
+
+class TriggerChange(NamedTuple):
+    """The writes that replace the triggers of a playbook, and the firings that are missed by that."""
+
+    writes: Sequence[Write] = ()
+    missed: Sequence[Firing] = ()
 
 
 class DynamoTriggers:
@@ -138,10 +146,10 @@ def advance_writes(context: DynamoContext, advance: Advance) -> list[Write]:
     A trigger that does not change is not written.
     """
     changed = [_put(advance.written, advance.read)] if advance.changes_trigger else []
-    return [*changed, *_firing_writes(context, advance.firings)]
+    return [*changed, *firing_writes(context, advance.firings)]
 
 
-def _firing_writes(context: DynamoContext, firings: Sequence[Firing]) -> list[Put]:
+def firing_writes(context: DynamoContext, firings: Sequence[Firing]) -> list[Put]:
     """Return the writes of the records of firings."""
     seconds, writes = context.plan_uses.retention_seconds, list[Put]()
     for firing in firings:
@@ -155,7 +163,7 @@ def _firing_writes(context: DynamoContext, firings: Sequence[Firing]) -> list[Pu
 
 def replacing_writes(
     context: DynamoContext, playbook: RegisteredPlaybook, declared: Sequence[Trigger], now: float
-) -> list[Write]:
+) -> TriggerChange:
     """Return the writes that let the triggers of a playbook be those of its live version.
 
     Raises:
@@ -166,18 +174,19 @@ def replacing_writes(
     later = {**known, **{trigger.name: trigger for trigger in placed.written}}
     for trigger in placed.removed:
         del later[trigger.name]
-    return [
+    writes = [
         *(_put(trigger, known.get(trigger.name)) for trigger in placed.written),
         *map(_delete, placed.removed),
         *_lookup_writes(context, playbook, known.values(), later.values()),
-        *_firing_writes(context, placed.missed),
     ]
+    return TriggerChange(writes, placed.missed)
 
 
-def removing_writes(context: DynamoContext, playbook: RegisteredPlaybook) -> list[Write]:
+def removing_writes(context: DynamoContext, playbook: RegisteredPlaybook, now: float) -> TriggerChange:
     """Return the writes that remove all triggers of a playbook. Their firings stay."""
-    known = _read_triggers(context, playbook.tenant, playbook.name).values()
-    return [*map(_delete, known), *_lookup_writes(context, playbook, known, ())]
+    known = list(_read_triggers(context, playbook.tenant, playbook.name).values())
+    writes = [*map(_delete, known), *_lookup_writes(context, playbook, known, ())]
+    return TriggerChange(writes, record_removed(known, now, context.plans.header))
 
 
 def _lookup_writes(

@@ -101,7 +101,7 @@ class MemoryRegistry:
             ]
             kept = [e for e in self._newest_first(tenant, name) if e.playbook.version not in removed]
             if not kept:
-                remove_triggers(self._state, tenant, name)
+                remove_triggers(self._state, tenant, name, now)
             elif removed and LIVE not in aliases:
                 self._place_triggers(kept[0].playbook, now)
             for key in removed:

@@ -16,6 +16,7 @@ from noetl.executor.model.triggers import (
     LiveTrigger,
     path_taken,
     place_triggers,
+    record_removed,
     trigger_changed,
 )
 from noetl.executor.stores.cursors import (
@@ -24,6 +25,7 @@ from noetl.executor.stores.cursors import (
     write_key_cursor,
     write_name_cursor,
 )
+from noetl.executor.stores.firing_log import log_firings
 from noetl.executor.stores.memory.facts import add_firing_fact
 from noetl.executor.stores.memory.state import MemoryState
 from noetl.planner.plan import Trigger
@@ -153,8 +155,13 @@ def replace_triggers(
     for trigger in placed.written:
         state.triggers[*key, trigger.name] = trigger
     _add_firings(state, placed.missed)
+    log_firings(placed.missed)
 
 
-def remove_triggers(state: MemoryState, tenant: str, playbook: str) -> None:
+def remove_triggers(state: MemoryState, tenant: str, playbook: str, now: float) -> None:
     """Remove all triggers of a playbook. Their firings stay."""
+    removed = [t for key, t in state.triggers.items() if key[:2] == (tenant, playbook)]
     state.triggers = {key: t for key, t in state.triggers.items() if key[:2] != (tenant, playbook)}
+    missed = record_removed(removed, now, lambda plan_hash: state.plan(plan_hash).header)
+    _add_firings(state, missed)
+    log_firings(missed)

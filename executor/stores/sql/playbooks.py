@@ -17,7 +17,9 @@ from noetl.executor.model.registry import (
     require_possible_alias,
     require_unnamed,
 )
+from noetl.executor.model.triggers import Firing
 from noetl.executor.stores.cursors import read_key_cursor, write_key_cursor
+from noetl.executor.stores.firing_log import log_firings
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.plans import SqlPlans
@@ -38,14 +40,17 @@ class SqlPlaybooks:
     def register(
         self, playbook: RegisteredPlaybook, *, newest: str | None = None, triggers: Sequence[Trigger] = ()
     ) -> RegisteredPlaybook:
+        missed: Sequence[Firing] = ()
         with self._context.database.transaction() as db:
             _lock(db, playbook.tenant, playbook.name)
             if newest is not None:
                 require_newest(playbook, _newest(db, playbook.tenant, playbook.name), newest)
             registered = _add(self._context, db, playbook)
             if registered == _live(db, playbook.tenant, playbook.name):
-                replace_triggers(db, registered, triggers, playbook.registered_at, self._plans.header)
-            return registered
+                header_of, registered_at = self._plans.header, playbook.registered_at
+                missed = replace_triggers(db, registered, triggers, registered_at, header_of)
+        log_firings(missed)
+        return registered
 
     def get(
         self, tenant: str, name: str, version: str | None = None, *, alias: str | None = None
@@ -76,6 +81,7 @@ class SqlPlaybooks:
 
     def unregister(self, tenant: str, name: str, version: str | None = None, *, now: float) -> int:
         chosen = {} if version is None else {"version": version}
+        missed: Sequence[Firing] = ()
         with self._context.database.transaction() as db:
             _lock(db, tenant, name)
             require_unnamed(name, version, _read_aliases(self._context, db, tenant, name))
@@ -83,11 +89,13 @@ class SqlPlaybooks:
             if version is None:
                 db.execute("registry.remove_aliases", tenant=tenant, playbook=name)
             if removed:
-                self._place_triggers(db, tenant, name, now)
-            return removed
+                missed = self._place_triggers(db, tenant, name, now)
+        log_firings(missed)
+        return removed
 
     def promote(self, alias: PlaybookAlias) -> PlaybookAlias | None:
         name = {"tenant": alias.tenant, "name": alias.playbook}
+        missed: Sequence[Firing] = ()
         with self._context.database.transaction() as db:
             _lock(db, alias.tenant, alias.playbook)
             version = db.execute("registry.version", **name, version=alias.version).fetchone()
@@ -112,33 +120,38 @@ class SqlPlaybooks:
                 changed_by=alias.changed_by,
             )
             if alias.name == LIVE:
-                self._place_triggers(db, alias.tenant, alias.playbook, alias.changed_at)
-            return alias
+                missed = self._place_triggers(db, alias.tenant, alias.playbook, alias.changed_at)
+        log_firings(missed)
+        return alias
 
     def remove_alias(self, tenant: str, name: str, alias: str, *, now: float) -> bool:
+        missed: Sequence[Firing] = ()
         with self._context.database.transaction() as db:
             _lock(db, tenant, name)
             removed = db.execute("registry.remove_aliases", tenant=tenant, playbook=name, alias=alias)
             if removed.rowcount == 0:
                 return False
             if alias == LIVE:
-                self._place_triggers(db, tenant, name, now)
-            return True
+                missed = self._place_triggers(db, tenant, name, now)
+        log_firings(missed)
+        return True
 
     def aliases(self, tenant: str, names: Collection[str]) -> list[PlaybookAlias]:
         database = self._context.database
         ids = database.encode_list(sorted(set(names)))
         return list(map(alias_from_row, database.fetch_all("registry.find_aliases", tenant=tenant, ids=ids)))
 
-    def _place_triggers(self, db: Writer, tenant: str, name: str, now: float) -> None:
-        """Let the triggers of a playbook be those of its live version. Without its plan, it has none."""
+    def _place_triggers(self, db: Writer, tenant: str, name: str, now: float) -> Sequence[Firing]:
+        """Let the triggers of a playbook be those of its live version. Without its plan, it has none.
+
+        Return the firings that are missed by that.
+        """
         live = _live(db, tenant, name)
         if live is None:
-            remove_triggers(db, tenant, name)
-        else:
-            has_plan = self._plans.exists(live.plan_hash)
-            declared = self._plans.header(live.plan_hash).triggers if has_plan else ()
-            replace_triggers(db, live, declared, now, self._plans.header)
+            return remove_triggers(db, tenant, name, now, self._plans.header)
+        has_plan = self._plans.exists(live.plan_hash)
+        declared = self._plans.header(live.plan_hash).triggers if has_plan else ()
+        return replace_triggers(db, live, declared, now, self._plans.header)
 
 
 def _lock(db: Writer, tenant: str, name: str) -> None:

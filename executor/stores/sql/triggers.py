@@ -27,6 +27,7 @@ from noetl.executor.model.triggers import (
     LiveTrigger,
     path_taken,
     place_triggers,
+    record_removed,
     trigger_changed,
 )
 from noetl.executor.stores.cursors import (
@@ -145,8 +146,10 @@ def replace_triggers(
     declared: Sequence[Trigger],
     now: float,
     header_of: Callable[[str], Header],
-) -> None:
+) -> Sequence[Firing]:
     """Let the triggers of a playbook be those of its live version. `header_of` reads a plan.
+
+    Return the firings that are missed by that.
 
     Raises:
         RejectedError: `path_taken`.
@@ -160,6 +163,7 @@ def replace_triggers(
     for trigger in placed.written:
         db.execute("triggers.put", path=trigger.path, awaits=trigger.awaits, **_trigger_values(trigger))
     _add_firings(db, placed.missed)
+    return placed.missed
 
 
 def _take_paths(db: Writer, current: Sequence[LiveTrigger], written: Sequence[LiveTrigger]) -> None:
@@ -180,11 +184,17 @@ def _take_paths(db: Writer, current: Sequence[LiveTrigger], written: Sequence[Li
             raise path_taken(str(trigger.path), owner.playbook, owner.name)
 
 
-def remove_triggers(db: Writer, tenant: str, playbook: str) -> None:
-    """Remove all triggers of a playbook. Their firings stay."""
+def remove_triggers(
+    db: Writer, tenant: str, playbook: str, now: float, header_of: Callable[[str], Header]
+) -> Sequence[Firing]:
+    """Remove all triggers of a playbook. Their firings stay. Return those that are missed by that."""
     key = {"tenant": tenant, "playbook": playbook}
-    for row in db.execute("triggers.lock_all", **key).fetchall():
-        db.execute("triggers.remove", name=_decode_trigger(row).name, **key)
+    removed = [_decode_trigger(row) for row in db.execute("triggers.lock_all", **key).fetchall()]
+    for trigger in removed:
+        db.execute("triggers.remove", name=trigger.name, **key)
+    missed = record_removed(removed, now, header_of)
+    _add_firings(db, missed)
+    return missed
 
 
 def delete_old_firings(db: Writer, before: float) -> bool:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from noetl.executor.engine.hand_firing import HandFiring, fire_by_hand
 from noetl.executor.engine.start import new_run
 from noetl.executor.errors import RejectedError, TriggerChangedError
-from noetl.executor.model.registry import RegisteredPlaybook
+from noetl.executor.model.registry import PlaybookAlias, RegisteredPlaybook
 from noetl.executor.model.run import Run
 from noetl.executor.model.run_summary import summarize
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.model.triggers import (
     CHANGED_REASON,
     PAUSED_REASON,
+    REMOVED_REASON,
     Advance,
     Firing,
     FiringOutcome,
@@ -28,6 +30,7 @@ from noetl.executor.model.triggers import (
 )
 from noetl.executor.stores.cursors import write_key_cursor
 from noetl.executor.stores.interface import Store
+from noetl.planner.catalogue import LIVE
 from noetl.planner.plan import Plan, Trigger
 from noetl.planner.schedules.schedule import Schedule
 from noetl.planner.syntax.limits import MAX_TRIGGERS
@@ -118,6 +121,17 @@ def list_firings(store: Store, name: str = "t") -> Sequence[Firing]:
     return firings
 
 
+def show_firings(store: Store, name: str = "t") -> list[tuple[str, float | None, int, FiringOutcome, Any]]:
+    """Return version, instant, count, outcome and reason of each firing."""
+    firings = list_firings(store, name)
+    return [(f.version, f.scheduled_at, f.count, f.outcome, f.reason) for f in firings]
+
+
+def log_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the log lines of firings."""
+    return [record.getMessage() for record in caplog.records if record.name == "noetl.triggers"]
+
+
 class TriggersContract(ContractFixtures):
     """Tests of triggers and their firings."""
 
@@ -134,17 +148,19 @@ class TriggersContract(ContractFixtures):
         assert page == [started]
         assert store.triggers.firings("default", "p", "t", limit=1, cursor=cursor) == ([missed], None)
 
-    def test_each_change_of_a_timing_records_the_instants_that_it_leaves(self, store: Store) -> None:
+    def test_each_change_of_a_timing_records_the_instants_that_it_leaves(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
         for version, seconds, now in (("one", 60.0, 0.0), ("two", 100.0, 250.0), ("three", 7.0, 520.0)):
             register(store, declare(seconds=seconds), version=version, now=now)
         trigger = read_trigger(store)
         # The newest instant is still due.
         assert (trigger.next_at, trigger.last_at, trigger.last_outcome) == (500.0, 400.0, MISSED)
-        shown = [(f.version, f.scheduled_at, f.count, f.outcome, f.reason) for f in list_firings(store)]
-        assert shown == [
+        assert show_firings(store) == [
             ("two", 400.0, 3, MISSED, CHANGED_REASON),
             ("one", 180.0, 3, MISSED, CHANGED_REASON),
         ]
+        assert log_messages(caplog) == ["firing missed: trigger t of p"] * 2
 
     def test_a_webhook_knows_for_how_long_earlier_versions_remembered(self, store: Store) -> None:
         for number, seconds in enumerate((60.0, 90.0, 90.0, 70.0)):
@@ -165,10 +181,70 @@ class TriggersContract(ContractFixtures):
         register(
             store, Trigger("t", "webhook", Webhook("hook", WebhookAuth("none"))), version="two", now=250.0
         )
-        trigger, firings = read_trigger(store), list_firings(store)
+        trigger = read_trigger(store)
         assert (trigger.type, trigger.next_at, trigger.due_at) == ("webhook", None, None)
-        shown = [(f.version, f.scheduled_at, f.count, f.outcome, f.reason) for f in firings]
-        assert shown == [("one", 240.0, 4, MISSED, CHANGED_REASON)]
+        assert show_firings(store) == [("one", 240.0, 4, MISSED, CHANGED_REASON)]
+
+    def test_a_removed_trigger_leaves_a_record_of_its_instants(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        register(store, declare(seconds=60.0), declare("later", 300.0), version="one")
+        register(store, declare("renamed", 60.0), version="two", now=250.0)
+        expected = [("one", 240.0, 4, MISSED, REMOVED_REASON)]
+        assert (list_names(store), show_firings(store)) == (["renamed"], expected)
+        assert (show_firings(store, "later"), show_firings(store, "renamed")) == ([], [])
+        assert log_messages(caplog) == ["firing missed: trigger t of p"]
+        assert read_trigger(store, "renamed").next_at == 300.0
+        # It does not perform again what is recorded.
+        assert store.registry.unregister("default", "p", "two", now=260.0) == 1
+        assert read_trigger(store).next_at == 300.0
+        assert failed_checks(store) == []
+
+    def test_a_paused_trigger_that_is_removed_has_missed_its_instants_in_its_pause(
+        self, store: Store
+    ) -> None:
+        register(store, declare(), version="one")
+        assert store.triggers.advance(pause_trigger(read_trigger(store), 30.0))
+        register(store, version="two", now=130.0)
+        assert show_firings(store) == [("one", 120.0, 2, MISSED, PAUSED_REASON)]
+
+    @pytest.mark.parametrize("version", ["one", None])
+    def test_a_playbook_that_is_removed_leaves_a_record_of_its_instants(
+        self, store: Store, caplog: pytest.LogCaptureFixture, version: str | None
+    ) -> None:
+        register(store, declare(), version="one")
+        assert store.registry.unregister("default", "p", version, now=130.0) == 1
+        assert show_firings(store) == [("one", 120.0, 2, MISSED, REMOVED_REASON)]
+        assert log_messages(caplog) == ["firing missed: trigger t of p"]
+
+    def test_an_alias_that_moves_leaves_a_record_of_the_instants(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        register(store, declare("u"), version="one")
+        register(store, declare(), version="two")
+        assert store.registry.promote(PlaybookAlias("default", "p", LIVE, "one", 70.0))
+        assert show_firings(store) == [("two", 60.0, 1, MISSED, REMOVED_REASON)]
+        assert store.registry.remove_alias("default", "p", LIVE, now=130.0)
+        assert show_firings(store, "u") == [("one", 120.0, 1, MISSED, REMOVED_REASON)]
+        messages = [f"firing missed: trigger {name} of p" for name in "tu"]
+        assert log_messages(caplog) == messages
+
+    def test_a_removed_trigger_without_its_plan_has_missed_the_instant_that_it_knows(
+        self, store: Store
+    ) -> None:
+        lost = RegisteredPlaybook("default", "p", "lost", "unknown", 0.0)
+        store.registry.register(lost, triggers=(declare(),))
+        register(store, version="two", now=250.0)
+        assert show_firings(store) == [("lost", 60.0, 1, MISSED, REMOVED_REASON)]
+
+    def test_as_many_late_schedules_as_possible_are_replaced_by_webhooks(self, store: Store) -> None:
+        names = [f"{place:02}" for place in range(MAX_TRIGGERS)]
+        register(store, *map(declare, names), version="one")
+        hooks = [Trigger(f"h{name}", "webhook", Webhook(name, WebhookAuth("none"))) for name in names]
+        register(store, *hooks, version="two", now=70.0)
+        for name in names:
+            assert show_firings(store, name) == [("one", 60.0, 1, MISSED, REMOVED_REASON)]
+        assert list_names(store) == [f"h{name}" for name in names]
 
     def test_a_registered_trigger_is_found(self, store: Store, second: Store) -> None:
         assert store.triggers.get("default", "p", "t") is None

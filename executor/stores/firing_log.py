@@ -1,6 +1,7 @@
 """The log lines of a service about firings that start nothing: `rejected` and `missed`.
 
-The process that has committed a firing logs it. All firings of a trigger with an outcome have one message,
+The process that has committed a firing logs it. A store logs those that a change of the live version has
+missed, as only it knows them. All firings of a trigger with an outcome have one message,
 and the reason is a field. So a flood of them has a few lines a minute, as of each fault
 (`noetl.executor.runtime.repeat_limit`).
 """
@@ -8,8 +9,9 @@ and the reason is a field. So a flood of them has a few lines a minute, as of ea
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
-from noetl.executor.model.triggers import MAX_REASON_LENGTH, Advance, Firing, FiringOutcome, instant_key
+from noetl.executor.model.triggers import MAX_REASON_LENGTH, Firing, FiringOutcome, instant_key
 from noetl.executor.security.redaction import redact_cut_text
 
 LOGGED = frozenset({FiringOutcome.REJECTED, FiringOutcome.MISSED})
@@ -23,9 +25,9 @@ logger = logging.getLogger("noetl.triggers")
 logger.addHandler(logging.NullHandler())
 
 
-def log_firings(advance: Advance) -> None:
-    """Log the firings of a committed advance that have started nothing, though they should have."""
-    for firing in advance.firings:
+def log_firings(firings: Iterable[Firing]) -> None:
+    """Log the committed firings that have started nothing, though they should have."""
+    for firing in firings:
         if firing.outcome in LOGGED:
             message = f"firing {firing.outcome.value}: trigger {firing.trigger} of {firing.playbook}"
             logger.warning("%s", message, extra={"fields": _fields(firing)})
