@@ -117,7 +117,7 @@ def _check_open_runs(store: Store, backfill: Backfill, now: float) -> Backfill:
         status = None if position is None else position.status
         if not item.is_started and not _has_started(store, backfill, item, status):
             if backfill.state.is_final:
-                counted = counted.drop_open(item)
+                counted = _drop(counted, item)
             continue
         counted = counted if item.is_started else counted.start_open(item)
         if status is None:
@@ -127,6 +127,16 @@ def _check_open_runs(store: Store, backfill: Backfill, now: float) -> Backfill:
         elif backfill.cancels_runs:
             _cancel(store, item.run_id, now)
     return counted if counted == backfill else replace(counted, progressed_at=now)
+
+
+def _drop(backfill: Backfill, item: OpenPartition) -> Backfill:
+    """Return a backfill without a partition whose run is not started. That of a retry has failed again."""
+    dropped = backfill.drop_open(item)
+    if backfill.retry is None:
+        return dropped
+    if item.resumes is None:
+        item = replace(item, run_id=run_id_of(backfill, item.partition, item.attempt - 1))
+    return dropped.end_open(item, "failed")
 
 
 def _has_started(store: Store, backfill: Backfill, item: OpenPartition, status: RunStatus | None) -> bool:

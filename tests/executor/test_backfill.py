@@ -593,6 +593,30 @@ def test_a_removed_version_starts_no_run_any_more(bench: BackfillBench, version:
     assert bench.counts == {"passed": 1, "started": 1, "succeeded": 1}
 
 
+@pytest.mark.parametrize("options", [{}, LIST], ids=["instants", "list"])
+@pytest.mark.parametrize("mode", ["resume", "fresh"])
+def test_what_a_retry_has_not_started_when_its_version_is_removed_has_failed(
+    options: dict[str, Any], mode: RetryMode
+) -> None:
+    """A process dies after it has chosen the partition. The version is removed, and restored later."""
+    bench = BackfillBench(failing("eu", "2025-03-29T01:30:00Z"))
+    bench.start(**options)
+    before = bench.finish()
+    assert retry_backfill(bench.store, "default", bench.id, mode) is not None
+    _perform_and_die(bench, 1, is_after=False)
+    assert [item.is_started for item in bench.backfill.open] == [False]
+    [registered], _ = bench.store.registry.find("default", "play")
+    bench.store.registry.unregister("default", "play", now=bench.clock())
+    bench.clock.advance(START_SECONDS)
+    after = bench.finish()
+    assert (after.state, after.counts.failed, after.failures) == (BackfillState.FAILED, 1, before.failures)
+    bench.store.registry.register(registered)
+    assert retry_backfill(bench.store, "default", bench.id, mode) is not None
+    assert bench.finish().counts.failed == 1
+    assert len(bench.runs()) == 3 + (mode == "fresh")
+    assert sum(run.resumes for run in bench.runs()) == (mode == "resume")
+
+
 def test_a_retry_needs_the_version() -> None:
     bench = BackfillBench(failing("2025-03-28T01:30:00Z"))
     bench.start()
