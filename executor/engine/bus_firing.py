@@ -8,9 +8,8 @@ fires each that it fits. The key of a firing is the id of the event, or the obje
 trigger fires once for each event, also if the message is received again for the sake of another trigger. The
 message may be deleted if every firing is committed or filtered.
 
-Tenants have turns of one trigger, and begin at a random one. In an invocation of a function, events have
-turns, too. It leaves the triggers for which it has no time to the next one, which passes over those whose
-runs exist.
+Tenants have turns of one trigger, and begin at a random one. The events of a batch have turns, too. The
+triggers for which a batch has no time are left to the next one, which passes over those whose runs exist.
 
 Cost: one query of the triggers of each tenant for a batch. Each trigger that an event
 fits costs a firing. A message that was received before costs one query for the runs of all its triggers.
@@ -23,7 +22,6 @@ events: the queue has those of other triggers too, so it cannot stop.
 from __future__ import annotations
 
 import logging
-import math
 import random
 import time
 from collections import deque
@@ -307,13 +305,3 @@ def find_event_firings(triggers: EventTriggers, message: EventMessage) -> EventF
     if triggers.is_complete and not firings.is_matched:
         logger.info("event %s (%s, %s) fits no trigger", event.id, event.source, event.detail_type)
     return firings
-
-
-def fire_event(triggers: EventTriggers, message: EventMessage) -> EventOutcome:
-    """Fire all triggers that the event of a message fits.
-
-    Raises:
-        StoreError: the store cannot be reached.
-    """
-    firings = find_event_firings(triggers, message)
-    return EventOutcome.UNKNOWN if firings is None else firings.perform_until(math.inf)

@@ -9,30 +9,46 @@ turns of one batch. A tenant has QUEUES_PER_ROUND of them in a round. Its other 
 following round, so a tenant with many queues does not delay those of others.
 A table of the store in Postgres is read in the same way (`executor/stores/postgres/message_tables.py`).
 
+The messages of a batch have turns of an equal part of BATCH_SECONDS, as in `source_batch`. What is left of a
+message is received again, and passes over the triggers whose runs exist.
+
 The queue of events is read by the same thread (`executor/engine/bus_firing.py`), if a tenant has a trigger
 that events fire.
 
 Cost: one query of the triggers of each tenant in REFRESH_SECONDS. A batch of ten messages costs one request
-that receives them, one that deletes them, and one firing each.
+that receives them, one that deletes them, and one firing each. A message that was received before costs one
+query for its runs.
 
-Limits: one thread reads all queues, so an idle queue delays the others by WAIT_SECONDS. If several triggers
-read one queue, each of them gets each message, except those that are paused.
+Limits: a firing that has begun is not cut off. The rows of a table have no turns, since their transaction
+keeps them from other processes. One thread reads all queues, so an idle queue delays the others by
+WAIT_SECONDS. If several triggers read one queue, each of them gets each message, except those that are
+paused.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import re
 import threading
 import time
 from base64 import b64encode
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 from noetl.executor.clients import aws
-from noetl.executor.engine.bus_firing import EventMessage, EventTriggers, fire_event
+from noetl.executor.engine.bus_firing import (
+    EventFirings,
+    EventMessage,
+    EventOutcome,
+    EventTriggers,
+    Match,
+    find_event_firings,
+    plan_firings,
+)
 from noetl.executor.engine.firing import Firer, read_firer
 from noetl.executor.engine.quotas import check_branch_quota
 from noetl.executor.engine.source_firing import SourceItem, fire_item
@@ -67,6 +83,11 @@ QUEUES_PER_ROUND = 5
 
 MAX_BATCH = 10
 """How many messages are received at once."""
+
+BATCH_SECONDS = 20.0
+"""The time of the messages of a batch. After 30 s, a queue gives them to other processes, if no one changes
+this.
+"""
 
 _KINDS: tuple[SourceKind, ...] = ("sqs", "table")
 
@@ -106,29 +127,60 @@ def _read_attribute(attribute: Mapping[str, Any]) -> str:
     return str(fields.get("stringvalue") or binary or "")
 
 
-def fire_message(firers: Iterable[Firer], item: SourceItem) -> bool:
-    """Fire all triggers of a queue for a message. Return whether it may be deleted.
+class DividedFirings(Protocol):
+    """The firings of a message, some of which may be left to another turn."""
 
-    The failure of a trigger is raised after the others have fired. If several fail, one that is expected to
-    pass is preferred, and the others are in the log.
+    def perform_until(self, ends_at: float) -> EventOutcome:
+        """Perform firings until `ends_at` on `time.monotonic`, and at least one if any is left."""
+        ...
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class MessageFirings:
+    """The firings of a message by the triggers of its queue.
+
+    `left` are those that were not tried yet. `are_done` says whether all others are committed or filtered.
+    """
+
+    left: deque[Match]
+    are_done: bool = True
+
+    def perform_until(self, ends_at: float) -> EventOutcome:
+        """Perform firings until `ends_at` on `time.monotonic`, and at least one if any is left.
+
+        The failure of a trigger is raised at the end of the turn. If several fail, one that is expected to
+        pass is preferred, and the others are in the log.
+
+        Raises:
+            RejectedError: `quota_exceeded`.
+            TriggerChangedError: a trigger was changed or removed.
+            StoreError: the store cannot be reached, or a plan cannot be read.
+        """
+        failures: list[Exception] = []
+        while self.left:
+            try:
+                outcome = fire_item(*self.left.popleft())
+                self.are_done = self.are_done and outcome is not FiringOutcome.REJECTED
+            except StoreAwayError:
+                raise
+            except Exception as error:  # noqa: BLE001  It is raised below.
+                failures.append(error)
+            if time.monotonic() >= ends_at:
+                break
+        if failures:
+            _raise_one(failures)
+        if self.left:
+            return EventOutcome.UNFINISHED
+        return EventOutcome.FIRED if self.are_done else EventOutcome.POSTPONED
+
+
+def fire_row(firers: Iterable[Firer], item: SourceItem) -> bool:
+    """Fire all triggers of a table for a row. Return whether it may be deleted.
 
     Raises:
-        RejectedError: `quota_exceeded`.
-        TriggerChangedError: a trigger was changed or removed.
-        StoreError: the store cannot be reached, or a plan cannot be read.
+        RejectedError, TriggerChangedError, StoreError: as `MessageFirings.perform_until`.
     """
-    outcomes: list[FiringOutcome] = []
-    failures: list[Exception] = []
-    for firer in firers:
-        try:
-            outcomes.append(fire_item(firer, item))
-        except StoreAwayError:
-            raise
-        except Exception as error:  # noqa: BLE001  It is raised below.
-            failures.append(error)
-    if failures:
-        _raise_one(failures)
-    return bool(outcomes) and FiringOutcome.REJECTED not in outcomes
+    return MessageFirings(deque((firer, item) for firer in firers)).perform_until(math.inf).is_done
 
 
 def _raise_one(failures: Sequence[Exception]) -> NoReturn:
@@ -304,11 +356,11 @@ class QueueLoop:
             )
         firers = [self._read_current(trigger) for trigger in triggers]
 
-        def fire_row(row: Mapping[str, Any]) -> bool:
-            return fire_message(firers, _row_item(source.name, row, self._store.clock()))
+        def fire(row: Mapping[str, Any]) -> bool:
+            return fire_row(firers, _row_item(source.name, row, self._store.clock()))
 
         max_receives = max(queue.max_receives for queue, _ in readers)
-        return bool(tables.read_batch(source.table, MAX_BATCH, max_receives, fire_row))
+        return bool(tables.read_batch(source.table, MAX_BATCH, max_receives, fire))
 
     def _read_events(self) -> bool:
         """Read the queue of events. Return that messages were waited for.
@@ -319,9 +371,9 @@ class QueueLoop:
         """
         assert self._allowed.event_queue is not None
 
-        def prepare() -> Callable[[Mapping[str, Any]], bool]:
+        def prepare() -> FindFirings:
             triggers = read_event_triggers(self._store, self._allowed)
-            return lambda message: fire_event_message(triggers, message)
+            return lambda message: find_message_firings(triggers, message)
 
         _read_batch(self._allowed.event_queue, prepare)
         return True
@@ -336,9 +388,9 @@ class QueueLoop:
             StoreError: the store cannot be reached.
         """
 
-        def prepare() -> Callable[[Mapping[str, Any]], bool]:
+        def prepare() -> FindFirings:
             firers = [self._read_current(trigger) for trigger in triggers]
-            return lambda message: fire_message(firers, _to_item(message))
+            return lambda message: _plan_firings(firers, message)
 
         _read_batch(url, prepare)
 
@@ -361,12 +413,50 @@ class QueueLoop:
             logger.warning("queue %s is not read: %s", url, problem)
 
 
-def _read_batch(url: str, prepare: Callable[[], Callable[[Mapping[str, Any]], bool]]) -> None:
-    """Receive a batch of a queue, and delete the messages that are done.
+FindFirings: TypeAlias = Callable[[Mapping[str, Any]], DividedFirings | None]
+"""A function that returns the firings of a message, or None if it has none and stays in its queue."""
 
-    `prepare` is called if there are messages. It returns a function that fires one, and returns whether it is
-    done. A failure of the store or of the queue ends the batch. One that a message causes is raised after the
-    others have fired.
+
+@dataclass(slots=True, eq=False, repr=False)
+class ReceivedBatch:
+    """The messages of a batch. `handles` are those of the messages that may be deleted."""
+
+    messages: Sequence[Mapping[str, Any]]
+    handles: list[str] = field(default_factory=list)
+
+    def fire(self, find_firings: FindFirings) -> None:
+        """Give each message a turn. One with more triggers has another turn, while there is time.
+
+        A failure of the store or of the queue ends the batch. One that a message causes is raised after the
+        others have fired.
+        """
+        ends_at = time.monotonic() + BATCH_SECONDS
+        waiting = deque[tuple[Mapping[str, Any], DividedFirings | None]]()
+        waiting.extend((message, None) for message in self.messages)
+        failures: list[Exception] = []
+        while waiting:
+            (message, firings), now = waiting.popleft(), time.monotonic()
+            turn_seconds = (ends_at - now) / (len(waiting) + 1)
+            try:
+                firings = find_firings(message) if firings is None else firings
+                outcome = None if firings is None else firings.perform_until(now + turn_seconds)
+            except (ActionError, RejectedError, StoreError, TriggerChangedError):
+                raise
+            except Exception as error:  # noqa: BLE001  It is raised below.
+                failures.append(error)
+                continue
+            if outcome is EventOutcome.UNFINISHED and time.monotonic() < ends_at:
+                waiting.append((message, firings))
+            elif outcome is not None and outcome.is_done:
+                self.handles.append(message["ReceiptHandle"])
+        if failures:
+            raise failures[0]
+
+
+def _read_batch(url: str, prepare: Callable[[], FindFirings]) -> None:
+    """Receive a batch of a queue, fire its messages, and delete those that are done.
+
+    `prepare` is called if there are messages.
 
     Raises:
         ActionError: SQS refuses the request.
@@ -384,35 +474,34 @@ def _read_batch(url: str, prepare: Callable[[], Callable[[Mapping[str, Any]], bo
     ).get("Messages", ())
     if not messages:
         return
-    handles: list[str] = []
-    failures: list[Exception] = []
+    batch = ReceivedBatch(messages)
     try:
-        fire = prepare()
-        for message in messages:
-            try:
-                if fire(message):
-                    handles.append(message["ReceiptHandle"])
-            except (ActionError, RejectedError, StoreError, TriggerChangedError):
-                raise
-            except Exception as error:  # noqa: BLE001  It is raised below.
-                failures.append(error)
-        if failures:
-            raise failures[0]
+        batch.fire(prepare())
     finally:
-        if handles:
-            entries = [{"Id": str(n), "ReceiptHandle": handle} for n, handle in enumerate(handles)]
+        if batch.handles:
+            entries = [{"Id": str(n), "ReceiptHandle": handle} for n, handle in enumerate(batch.handles)]
             _call(url, client.delete_message_batch, QueueUrl=url, Entries=entries)
 
 
-def fire_event_message(triggers: EventTriggers, message: Mapping[str, Any]) -> bool:
-    """Fire the triggers of the event in a message. Return whether the message may be deleted.
+def find_message_firings(triggers: EventTriggers, message: Mapping[str, Any]) -> EventFirings | None:
+    """Return the firings of the event in a message, or None if the message is no event.
 
     Raises:
         StoreError: the store cannot be reached.
     """
     id, body = str(message["MessageId"]), str(message["Body"])
     received = EventMessage(id, body, _sent_at(message), read_receives(message.get("Attributes", {})))
-    return fire_event(triggers, received).is_done
+    return find_event_firings(triggers, received)
+
+
+def _plan_firings(firers: Sequence[Firer], message: Mapping[str, Any]) -> MessageFirings:
+    """Return the firings of a message of a queue by its triggers, without those whose runs exist.
+
+    Raises:
+        StoreError: the store cannot be reached.
+    """
+    item, receives = _to_item(message), read_receives(message.get("Attributes", {}))
+    return MessageFirings(plan_firings([(firer, item) for firer in firers], was_received=receives > 1).left)
 
 
 def read_receives(attributes: Mapping[str, Any]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from noetl.executor.engine.bus_firing import (
     EventOutcome,
     EventTriggers,
     explain_unknown,
-    fire_event,
+    find_event_firings,
 )
 from noetl.executor.engine.firing import Firer
 from noetl.executor.errors import RejectedError, StoreAwayError, StoreError
@@ -40,6 +41,12 @@ steps: [{name: a, run: [{action: log, message: hello}]}]
 DEEP = '{"a":' * 100 + "1" + "}" * 100
 
 
+def fire_event(triggers: EventTriggers, text: str, arrived_at: float) -> EventOutcome:
+    """Fire all triggers that the event of a message fits."""
+    firings = find_event_firings(triggers, EventMessage("m-1", text, arrived_at))
+    return EventOutcome.UNKNOWN if firings is None else firings.perform_until(math.inf)
+
+
 class Bus:
     """A store with a playbook that events start, and a process that gets messages."""
 
@@ -57,9 +64,7 @@ class Bus:
 
     def send(self, body: Any, arrived_at: float = 5.0) -> EventOutcome:
         text = body if isinstance(body, str) else json.dumps(body)
-        return fire_event(
-            read_event_triggers(self.store, self.allowed), EventMessage("m-1", text, arrived_at)
-        )
+        return fire_event(read_event_triggers(self.store, self.allowed), text, arrived_at)
 
     def firings(self, trigger: str, tenant: str = "default") -> list[Any]:
         return self.store.triggers.firings(tenant, "play", trigger, limit=1000)[0][::-1]
@@ -283,7 +288,7 @@ def test_a_store_that_is_away_ends_the_batch(monkeypatch: pytest.MonkeyPatch) ->
     triggers: EventTriggers = read_event_triggers(bus.store, bus.allowed)
     monkeypatch.setattr(Firer, "fire", fail)
     with pytest.raises(StoreAwayError):
-        fire_event(triggers, EventMessage("m-1", json.dumps(event("shop", "Paid", {"sum": 1})), 5.0))
+        fire_event(triggers, json.dumps(event("shop", "Paid", {"sum": 1})), 5.0)
     monkeypatch.setattr(bus.store.plans, "header", fail)
     with pytest.raises(StoreAwayError):
         read_event_triggers(bus.store, bus.allowed)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from typing import Any, cast
 
 import pytest
 
+from noetl.executor.engine.bus_firing import EventOutcome
 from noetl.executor.engine.firing import Firer
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.engine.source_firing import SourceItem, fire_item
@@ -227,7 +229,7 @@ def test_a_failure_of_the_store_or_a_quota_is_not_hidden_by_another_one(
     monkeypatch.setattr(queue_loop, "fire_item", fail)
     item = SourceItem("m-1", 0.0, {})
     with pytest.raises(type(expected)) as raised:
-        queue_loop.fire_message(cast("list[Firer]", [None] * 3), item)
+        queue_loop.fire_row(cast("list[Firer]", [None] * 3), item)
     assert raised.value is expected
     # The others are in the log, with their traces.
     traces = [record.exc_info[1] for record in caplog.records if record.exc_info]
@@ -481,3 +483,39 @@ def test_rules_of_events_need_their_queue() -> None:
     assert allowed.allows_name("default", "sqs", url)
     assert not allowed.allows_name("default", "sqs", f"{url}2")
     assert not allowed.allows_name("default", "sqs", url.replace("sqs.", "evil."))
+
+
+def test_a_message_leaves_triggers_for_which_there_is_no_time_to_the_next_time(
+    aws: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenants = ["default", "acme", "zoo"]
+    queue = ReadQueue(aws, rules="sqs:URL; acme/sqs:URL; zoo/sqs:URL", VisibilityTimeout="0")
+    for tenant in tenants[1:]:
+        queue.register(TEXT, tenant)
+    queue.send("1")
+    monkeypatch.setattr(queue_loop, "BATCH_SECONDS", 0.0)
+    counts = []
+    while queue.messages():
+        queue.read()
+        counts.append(sum(len(queue.firings(tenant=tenant)) for tenant in tenants))
+    assert counts == [1, 2, 3]
+
+
+def test_a_message_with_many_triggers_delays_the_others_of_its_batch_by_one_turn() -> None:
+    performed: list[str] = []
+
+    class Firings:
+        def __init__(self, name: str, count: int) -> None:
+            self.name, self.left = name, count
+
+        def perform_until(self, ends_at: float) -> EventOutcome:
+            assert time.monotonic() < ends_at <= time.monotonic() + queue_loop.BATCH_SECONDS
+            performed.append(self.name)
+            self.left -= 1
+            return EventOutcome.UNFINISHED if self.left else EventOutcome.FIRED
+
+    found = {"large": Firings("large", 3), "small": Firings("small", 1), "late": Firings("late", 2)}
+    batch = queue_loop.ReceivedBatch([{"ReceiptHandle": name} for name in found])
+    batch.fire(lambda message: found[message["ReceiptHandle"]])
+    assert performed == ["large", "small", "late", "large", "late", "large"]
+    assert batch.handles == ["small", "late", "large"]
