@@ -13,6 +13,7 @@ import statistics
 import string
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -207,6 +208,13 @@ def measure_run_tables() -> str:
         additions |= trigger_cost.measure_additions(store, meter)
         rows = "".join(f"| {name} | {dollars:.2f} |\n" for name, dollars in additions.items())
         return f"{tables}\n| dollars a million | |\n| --- | --- |\n{rows}"
+
+
+def create_bucket() -> str:
+    """Create a bucket, and return its name. All accounts of an emulator share the names of buckets."""
+    name = f"noetl-{uuid.uuid4().hex}"
+    client("s3").create_bucket(Bucket=name)
+    return name
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from benchmarks import report
-from benchmarks.cost import emulated_account
+from benchmarks.cost import create_bucket, emulated_account
 from noetl.executor.actions import catalogue
 from noetl.executor.clients.aws import client
 from noetl.executor.engine.start import new_run
@@ -40,10 +40,10 @@ FIRST_LIMITS = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
 SECOND_LIMITS = "memory.max", "memory.swap.max"
 TEMPLATE = Path(__file__).parents[1] / "template.yaml"
 VALUE = "name: value\nsteps: [{name: a, run: [{action: set, set: {v: \"{{ 'x' * SIZE }}\"}}]}]\n"
-OBJECT = "name: object\nsteps: [{name: a, run: [{action: s3, get: 's3://data/SIZE'}]}]\n"
+OBJECT = "name: object\nsteps: [{name: a, run: [{action: s3, get: 's3://BUCKET/SIZE'}]}]\n"
 NAMES = [f"v{number}" for number in range(10)]
 READ = (
-    "- {{name: s{0}, run: [{{action: s3, get: 's3://data/SIZE', as: v{0}}}],"
+    "- {{name: s{0}, run: [{{action: s3, get: 's3://BUCKET/SIZE', as: v{0}}}],"
     " rule: [{{case: default, run: [s{1}]}}]}}\n"
 )
 VALUES = (
@@ -192,12 +192,13 @@ def measure(batch: str, playbook: str, count: int, size: int, megabytes: int) ->
             stack.enter_context(postgres_database())
         group = stack.enter_context(limited_group(megabytes * MEGABYTE))
         s3, sqs = client("s3"), client("sqs", without_retries=True)
-        for bucket in ("payloads", "data"):
-            s3.create_bucket(Bucket=bucket)
+        bucket = create_bucket()
         text = "".join(random.Random(7).choices(string.ascii_letters + string.digits, k=size))
-        s3.put_object(Bucket="data", Key=str(size), Body=text.encode())
-        os.environ["NOETL_BUCKET"] = "payloads"
-        compilation = compile_playbook(playbook.replace("SIZE", str(size)), catalogue())
+        s3.put_object(Bucket=bucket, Key=str(size), Body=text.encode())
+        os.environ["NOETL_BUCKET"] = create_bucket()
+        compilation = compile_playbook(
+            playbook.replace("SIZE", str(size)).replace("BUCKET", bucket), catalogue()
+        )
         assert compilation.plan is not None, compilation.diagnostics
         plan = compilation.plan
         with closing(open_store()) as store:

@@ -7,7 +7,8 @@ the 99th percentiles of some rounds, and of their ratios. Each round has a new s
 measured under the same load of the machine.
 
 Two cases are controls. A tenant that computes elsewhere uses the processors of the machine, and sends no
-request. All requests go to this machine. A round ends after SECONDS, and the runs are bounded.
+request. With `--apart` it has a service and a store of its own, so what remains is the load of the machine.
+All requests go to this machine. A round ends after SECONDS, and the runs are bounded.
 """
 
 from __future__ import annotations
@@ -602,29 +603,39 @@ CASES: Mapping[str, Case] = {
 }
 
 
-def measure_round(store: str, name: str, seconds: float) -> Times:
-    """Measure a case once, with a new service on a new store: (alone, with the other tenant)."""
+def measure_round(store: str, name: str, seconds: float, *, is_apart: bool) -> Times:
+    """Measure a case once, with a new service on a new store: (alone, with the other tenant).
+
+    If the other tenant is apart, it has a service and a store of its own.
+    """
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=FOLDER))
-        if store == "SQLite":
-            url = f"sqlite:///{folder}/noetl.db"
-        else:
-            server = stack.enter_context(running_server())
-            url = stack.enter_context(empty_database(server.dsn))
-            upgrade(url)
-        service = Service(url, folder)
-        stack.callback(service.stop)
+        dsn = "" if store == "SQLite" else stack.enter_context(running_server()).dsn
+        service, *others = (_start_service(stack, dsn) for _ in range(1 + is_apart))
         measure_honest(service, 1.0)
         alone = measure_honest(service, seconds)
-        with attack(service, name):
+        with attack(others[0] if others else service, name):
             return alone, measure_honest(service, seconds)
 
 
-def measure(store: str, names: Sequence[str], seconds: float, rounds: int) -> list[report.Row]:
+def _start_service(stack: ExitStack, dsn: str) -> Service:
+    """Return a service on a new store: a database of the server at `dsn`, or a file if this is empty."""
+    folder = stack.enter_context(tempfile.TemporaryDirectory(dir=FOLDER))
+    url = f"sqlite:///{folder}/noetl.db"
+    if dsn:
+        url = stack.enter_context(empty_database(dsn))
+        upgrade(url)
+    service = Service(url, folder)
+    stack.callback(service.stop)
+    return service
+
+
+def measure(store: str, options: argparse.Namespace) -> list[report.Row]:
     """Measure the cases on SQLite or Postgres. Each figure is the median of the rounds."""
     rows: list[report.Row] = []
-    for name in names:
-        results = [measure_round(store, name, seconds) for _ in range(rounds)]
+    for name in options.case or CASES:
+        results = [
+            measure_round(store, name, options.seconds, is_apart=options.apart) for _ in range(options.rounds)
+        ]
         row: report.Row = {"case": name}
         for kind in KINDS:
             row[f"{kind} alone"] = median(alone[kind] for alone, _ in results)
@@ -641,6 +652,7 @@ def main() -> None:
     parser.add_argument("--case", choices=tuple(CASES), action="append")
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--apart", action="store_true", help="the other tenant has a service of its own")
     parser.add_argument("--attack", choices=tuple(CASES), help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -648,7 +660,7 @@ def main() -> None:
         perform_attack(options.attack, options.port, os.environ["NOETL_API_KEY"])
         return
     for store in options.store or ("SQLite", "Postgres"):
-        rows = measure(store, options.case or tuple(CASES), options.seconds, options.rounds)
+        rows = measure(store, options)
         print(report.table(f"99th percentile of an honest tenant, {store}", COLUMNS, rows), flush=True)
 
 

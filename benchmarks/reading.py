@@ -17,14 +17,13 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.cost import emulated_account
+from benchmarks.cost import create_bucket, emulated_account
 from benchmarks.meter import AwsMeter
 from benchmarks.speed import DURABLE, FOLDER
 from noetl.api.service.loop_items import ItemQuery
 from noetl.api.service.loop_states import ItemState
 from noetl.api.service.services import create_services
 from noetl.executor.actions import catalogue
-from noetl.executor.clients.aws import client
 from noetl.executor.stores import open_store
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import Store
@@ -35,7 +34,6 @@ from tests.postgres import empty_database, running_server
 VISITS = (1, 2_000)
 ITEMS = (100, 10_000)
 CALLS = 30
-BUCKET = "payloads"
 CYCLE = """
 name: cycle
 input: {rounds: integer}
@@ -105,8 +103,7 @@ def count_requests() -> list[report.Row]:
     """Return a row for each kind of read on DynamoDB, with what it uses for a short and for a long run."""
     with ExitStack() as stack:
         stack.enter_context(emulated_account())
-        client("s3").create_bucket(Bucket=BUCKET)
-        store = DynamoStore("noetl", bucket=BUCKET)
+        store = DynamoStore("noetl", bucket=create_bucket())
         meter = stack.enter_context(AwsMeter().attached())
         rows: list[report.Row] = []
         for read, calls in make_reads(store).items():
