@@ -56,6 +56,7 @@ from noetl.api.http.route_match import ROUTE_MATCH, RouteMatch, RouteTable
 from noetl.api.service.services import TenantServices
 from noetl.executor.errors import StoreError
 from noetl.executor.precedence import ForegroundWork, without_precedence
+from noetl.executor.security.redaction import redacting_for
 from noetl.planner.frozen import frozen
 
 _CALLER = "noetl.caller"
@@ -293,6 +294,7 @@ class AccessControl:
                 return
             if caller is not None:
                 note_caller(caller.name, caller.tenant)
+                places.enter_context(redacting_for(caller.tenant))
                 leave_check(scope, partial(self._is_still_accepted, caller, credentials, time.monotonic()))
             if scope["type"] != "http":
                 await self._app(scope, receive, send)

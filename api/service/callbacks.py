@@ -15,7 +15,7 @@ from noetl.executor.model.ids import hash_secret
 from noetl.executor.model.run import TokenWait, Visit, WaitKey
 from noetl.executor.model.run_summary import RunSummary
 from noetl.executor.model.wait_transition import AnswerDeclaration, unknown_token
-from noetl.executor.security.redaction import redact_for_storage
+from noetl.executor.security.redaction import redact_for_storage, redacting_for
 from noetl.planner.frozen import frozen
 
 
@@ -44,6 +44,11 @@ class CallbackService:
                 action waits for it any more; `too_large`.
         """
         answer = redact_for_storage(body)
+        if answer is not body:
+            # Of all secrets. Those of other tenants stay in the answer.
+            found = self.context.store.waits.find_wait(hash_secret(token))
+            with redacting_for(None if found is None else found.tenant):
+                answer = redact_for_storage(body)
         return self.context.store.waits.answer(hash_secret(token), answer, self.context.clock())
 
     def question(self, token: str) -> CallbackQuestion:

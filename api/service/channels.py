@@ -29,7 +29,6 @@ from noetl.executor.errors import ActionError, RejectedError
 from noetl.executor.model.channels import Channel
 from noetl.executor.model.notifications import EVENTS
 from noetl.executor.model.outbox import OutboxEntry, OutboxKind, entry_id
-from noetl.executor.security.redaction import redact
 from noetl.executor.security.webhook_signatures import STANDARD_PREFIX, SigningSecretError, sign_standard
 from noetl.planner.diagnostics.wording import abbreviate, as_code, join_words
 from noetl.planner.frozen import frozen, replace
@@ -161,7 +160,7 @@ class ChannelService:
         courier = make_courier(self.context.store)
         message = make_message(_test_entry(channel, now), courier.public_url)
         failure = courier.sender.send(channel, message, now)
-        problem = None if failure is None else str(redact(failure.reason))
+        problem = None if failure is None else failure.reason
         return ChannelTest(delivered=failure is None, problem=problem)
 
     def _new_channel(

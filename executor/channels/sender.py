@@ -15,6 +15,7 @@ from noetl.executor.errors import ActionError
 from noetl.executor.model.channels import Channel
 from noetl.executor.model.deliveries import DeliveryFailure, cut_problem
 from noetl.executor.security.event_buses import BUSES_SETTING, AllowedBuses
+from noetl.executor.security.redaction import redact, redacting_for
 from noetl.executor.security.secret_access import SecretAccess
 from noetl.executor.security.secret_hosts import SecretHosts
 from noetl.executor.security.secret_sources import resolve_secret
@@ -47,17 +48,22 @@ class Sender:
     def send(self, channel: Channel, message: Message, now: float) -> DeliveryFailure | None:
         """Send a message to a channel. Return None if its receiver has accepted it.
 
+        A failure is stored and shown, so it has no secret of the tenant of the channel.
+
         Raises:
             CancelledError: `stopping` was set.
         """
-        try:
-            failure = self._send(channel, message, now)
-        except ActionError as error:
-            failure = DeliveryFailure(error.message, is_away=False)
-        except SigningSecretError as error:
-            failure = DeliveryFailure(f"the signing secret is invalid: {error}", is_away=False)
-        # A receiver may have chosen the text, which also goes into the log.
-        return None if failure is None else replace(failure, reason=cut_problem(failure.reason))
+        with redacting_for(channel.tenant):
+            try:
+                failure = self._send(channel, message, now)
+            except ActionError as error:
+                failure = DeliveryFailure(error.message, is_away=False)
+            except SigningSecretError as error:
+                failure = DeliveryFailure(f"the signing secret is invalid: {error}", is_away=False)
+            if failure is None:
+                return None
+            # A receiver may have chosen the text, which also goes into the log.
+            return replace(failure, reason=cut_problem(str(redact(failure.reason))))
 
     def _send(self, channel: Channel, message: Message, now: float) -> DeliveryFailure | None:
         if channel.type == "eventbridge":

@@ -37,7 +37,6 @@ from noetl.executor.engine.source_firing import SourceItem, fire_item, miss_item
 from noetl.executor.engine.trial import try_trigger
 from noetl.executor.model.json_values import read_json
 from noetl.executor.model.triggers import FiringOutcome, firing_id
-from noetl.executor.security.redaction import redact_for_storage
 from noetl.planner.frozen import frozen
 from noetl.planner.plan import TriggerSource
 from noetl.planner.polled_sources import BucketObjects, BusEvents
@@ -160,7 +159,7 @@ def match_event(event: ReceivedEvent, source: TriggerSource) -> SourceItem | Non
     if source.detail_types and event.detail_type not in source.detail_types:
         return None
     view = {"source": event.source, "detail_type": event.detail_type, "detail": event.detail}
-    return _new_item(event, event.id, view)
+    return SourceItem(event.id, event.arrived_at, view)
 
 
 def _match_object(event: ReceivedEvent, source: BucketObjects) -> SourceItem | None:
@@ -178,12 +177,8 @@ def _match_object(event: ReceivedEvent, source: BucketObjects) -> SourceItem | N
         "size": written.get("size"),
         "version": written.get("version-id"),
     }
-    return _new_item(event, f"{source.bucket}/{key} {written.get('sequencer') or event.id}", view)
-
-
-def _new_item(event: ReceivedEvent, key: str, view: Mapping[str, Any]) -> SourceItem:
-    # The inputs of its run are stored.
-    return SourceItem(key, event.arrived_at, redact_for_storage(view))
+    item_key = f"{source.bucket}/{key} {written.get('sequencer') or event.id}"
+    return SourceItem(item_key, event.arrived_at, view)
 
 
 @frozen

@@ -39,6 +39,7 @@ from noetl.executor.model.triggers import (
     name_run,
     record_firing,
 )
+from noetl.executor.security.redaction import redact_for_storage, redacting_for
 from noetl.executor.stores.firing_log import log_firings
 from noetl.executor.stores.interface import Store
 from noetl.planner.frozen import frozen, replace
@@ -159,8 +160,7 @@ class Firer:
         Raises:
             ActionError: an input has no value.
         """
-        expressions = FiringExpressions(self.declared, view, self.now, "input", frozenset(given))
-        return {**evaluate(expressions, self.trigger.tenant), **given}
+        return {**self._evaluate(view, "input", frozenset(given)), **given}
 
     def with_key(self, firing: Firing, view: Mapping[str, Any]) -> Firing:
         """Return a firing with the value of `key` as its key, if the declaration has a `key`.
@@ -182,13 +182,18 @@ class Firer:
         trigger = self.trigger
         return replace(firing, key=key, id=firing_id(trigger.tenant, trigger.playbook, trigger.name, key))
 
-    def _evaluate(self, view: Mapping[str, Any], part: FiringPart) -> Any:
-        """Return the value of a part of the expressions.
+    def _evaluate(
+        self, view: Mapping[str, Any], part: FiringPart, given: frozenset[str] = frozenset()
+    ) -> Any:
+        """Return the value of a part of the expressions. They read no secret, since their values are stored.
 
         Raises:
             ActionError: an expression has no value.
         """
-        return evaluate(FiringExpressions(self.declared, view, self.now, part), self.trigger.tenant)
+        tenant = self.trigger.tenant
+        with redacting_for(tenant):
+            redacted = redact_for_storage(view)
+        return evaluate(FiringExpressions(self.declared, redacted, self.now, part, given), tenant)
 
     def write(self, advance: Advance) -> Advance | None:
         """Write an advance without a run, and return it, or None if the trigger has changed."""

@@ -91,7 +91,7 @@ from noetl.executor.model.transition import (
 )
 from noetl.executor.model.visit_transition import read_skip, seconds_until_start
 from noetl.executor.security.capabilities import Capabilities
-from noetl.executor.security.redaction import redact_for_storage
+from noetl.executor.security.redaction import redact_for_storage, redacting_for
 from noetl.executor.stores.interface import Store
 from noetl.planner.continuation.work_form import hash_item_work
 from noetl.planner.frozen import frozen, replace
@@ -133,20 +133,24 @@ class VisitExecutor:
         meanwhile, nothing is written. Set `cancelled` to abandon the work. The caller may write events from
         `events` meanwhile.
         """
-        following = None
         cancelled = cancelled or threading.Event()
         if (seconds := seconds_until_start(claim.visit, self.clock())) > 0.0:
             cancelled.wait(seconds)
         try:
-            if claim.visit.step == END:
-                self._finish_run(claim, cancelled)
-            elif claim.visit.step == DEADLINE:
-                stop_at_deadline(self.store, claim, self.clock())
-            else:
-                following = self._execute_step(claim, cancelled, events or EventBuffer())
+            with redacting_for(claim.run.tenant):
+                return self._execute_due(claim, cancelled, events or EventBuffer())
         except FencedError:
             logger.debug("run %s: another worker has claimed `%s`", claim.run.id, claim.visit.step)
-        return following
+            return None
+
+    def _execute_due(self, claim: Claim, cancelled: threading.Event, events: EventBuffer) -> Claim | None:
+        if claim.visit.step == END:
+            self._finish_run(claim, cancelled)
+        elif claim.visit.step == DEADLINE:
+            stop_at_deadline(self.store, claim, self.clock())
+        else:
+            return self._execute_step(claim, cancelled, events)
+        return None
 
     def _finish_run(self, claim: Claim, cancelled: threading.Event) -> None:
         """End a run. If it is cancelled while its output is evaluated, it is claimed and ended again."""

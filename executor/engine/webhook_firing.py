@@ -44,7 +44,6 @@ from noetl.executor.model.triggers import (
     new_firing,
     record_firing,
 )
-from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.security.secret_sources import resolve_secret
 from noetl.executor.security.webhook_signatures import (
     STANDARD_HEADERS,
@@ -145,7 +144,7 @@ def perform_request(firer: Firer, request: WebhookRequest, clock: Callable[[], f
     """
     store, webhook = firer.store, firer.declared.webhook
     key = source_key(webhook.auth, request)
-    view = redact_for_storage(view_request(webhook.auth, request, key))
+    view = view_request(webhook.auth, request, key)
     current: Firer | None = firer
     for number in range(MAX_CONFLICTS):
         if current is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from noetl.executor.model.events import timestamp
 from noetl.executor.runtime.repeat_limit import RepeatLimit
-from noetl.executor.security.redaction import redact
+from noetl.executor.security.redaction import redact, redacting_for
 
 LOG_CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("LOG_CONTEXT", default={})  # noqa: B039
 """Fields for the log lines of the current thread: run, step and request. Labels of a record replace them."""
@@ -54,7 +54,8 @@ class _JsonLines(logging.Formatter):
             line["error"] = self.formatException(record.exc_info)
         elif record.exc_text:
             line["error"] = record.exc_text
-        return str(redact(json.dumps(redact(line), default=str))) + self._end
+        with redacting_for(None):  # A log is that of all tenants.
+            return str(redact(json.dumps(redact(line), default=str))) + self._end
 
 
 def _run_fields(record: logging.LogRecord) -> dict[str, Any]:

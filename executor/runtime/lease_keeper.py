@@ -36,6 +36,7 @@ from noetl.executor.errors import PayloadTooLargeError, SettingError, StoreError
 from noetl.executor.model.run import Claim
 from noetl.executor.model.special_visits import finally_visit_id, is_pseudo_step
 from noetl.executor.runtime.store_failures import FailureReasons
+from noetl.executor.security.redaction import redacting_for
 from noetl.executor.stores.interface import Store
 
 CANCEL_POLL_SECONDS = 0.5
@@ -242,6 +243,7 @@ def renew_claim(store: Store, claim: Claim, until: float, events: EventBuffer | 
     if events is None:
         store.queue.renew(claim.visit, until)
     else:
-        events.flush_batch(
-            lambda batch, already_written: store.queue.renew(claim.visit, until, batch, already_written)
-        )
+        with redacting_for(claim.run.tenant):
+            events.flush_batch(
+                lambda batch, already_written: store.queue.renew(claim.visit, until, batch, already_written)
+            )

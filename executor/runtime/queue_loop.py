@@ -65,7 +65,6 @@ from noetl.executor.security.allowed_sources import (
     SourceKind,
     describe_rule,
 )
-from noetl.executor.security.redaction import redact_for_storage
 from noetl.executor.stores.interface import Store
 from noetl.planner.polled_sources import Queue
 
@@ -99,7 +98,7 @@ logger = logging.getLogger("noetl.executor")
 def view_message(
     id: str, body: str, attributes: Mapping[str, Mapping[str, Any]], receives: int
 ) -> dict[str, Any]:
-    """Return what templates read under `trigger` for a message, without the values of secrets.
+    """Return what templates read under `trigger` for a message.
 
     A body that is no JSON is text. `receives` is how often the message was received, with this time.
     """
@@ -107,15 +106,12 @@ def view_message(
         value = read_json(body)
     except (ValueError, RecursionError):
         value = body
-    view: dict[str, Any] = {
+    return {
         "id": id,
         "body": value,
         "attributes": {name: _read_attribute(attribute) for name, attribute in attributes.items()},
         "receives": receives,
     }
-    # The inputs of its run are stored.
-    redacted: dict[str, Any] = redact_for_storage(view)
-    return redacted
 
 
 def _read_attribute(attribute: Mapping[str, Any]) -> str:

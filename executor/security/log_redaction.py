@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from noetl.executor.security.redaction import redact
+from noetl.executor.security.redaction import redact, redacting_for
 
 
 def redact_log_records() -> None:
@@ -37,8 +37,9 @@ class _RedactingFactory:
 
     def __call__(self, *arguments: Any, **options: Any) -> logging.LogRecord:
         record: logging.LogRecord = self._create(*arguments, **options)
-        _redact_message(record)
-        _redact_traceback(record)
+        with redacting_for(None):
+            _redact_message(record)
+            _redact_traceback(record)
         return record
 
 

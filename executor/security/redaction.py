@@ -3,16 +3,20 @@
 Problem: a playbook may print, save or return the value of a secret, as it is or in another encoding. A server
 may send it back. What is searched may be large or deeply nested, and other threads must not wait.
 
-Algorithm: remember each revealed value. Search its written forms in each layer of escapes of a text
-(`noetl.executor.security.encodings`) with one automaton, and replace what was found by `***`. The texts of a
-nested value are first searched together, in batches: most values have no secret and are returned as they are.
+Algorithm: remember each revealed value, and its tenant. Search its written forms in each layer of escapes of
+a text (`noetl.executor.security.encodings`) with one automaton, and replace what was found by `***`. The
+texts of a nested value are first searched together, in batches: most values have no secret and are returned.
 If only the beginning of a text is needed, a part that is a little longer is searched. A secret that begins
 there ends in this part, since it is shorter than what follows the beginning, in each layer of escapes.
 Source: Aho and Corasick 1975; the masking of secrets in the logs of GitHub Actions. Callback tokens are too
 many for an automaton: find the runs of characters that look like a token, and search them in a set.
 
+What belongs to a tenant (`redacting_for`) is searched for the secrets of this tenant only. Otherwise a tenant
+would see by a mask that it has guessed the secret of another one. What belongs to none, such as a log, is
+searched for all secrets.
+
 Cost: linear in the text, whatever the number of secrets. The search does not hold the lock of the
-interpreter. The automaton is built again only after a new secret.
+interpreter. There is an automaton for each tenant with secrets, which is built again after a new one.
 
 Limits: values shorter than `MIN_REDACTED_LENGTH` are not replaced; a service does not reveal them. The oldest
 values are forgotten after 10,000 secrets and 100,000 tokens. Parts of a value are not found.
@@ -22,8 +26,10 @@ from __future__ import annotations
 
 import base64
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from secrets import token_hex
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -66,6 +72,7 @@ _KEY_LINE = re.compile(r"\S{16,}")
 _BATCH_CHARACTERS = 1024 * 1024
 _SEPARATOR = "\0\1"
 _MAX_NUMBER_BITS = 1024
+_TENANT: ContextVar[str | None] = ContextVar("noetl_redaction_tenant", default=None)
 _MAX_BROKEN_ESCAPES = 512
 """More than the bytes of all escapes that the ends of a part of a text break in two: one an end and layer."""
 
@@ -162,19 +169,35 @@ class _SecretSearch:
             yield from _locate_all(automaton, layer, positions)
 
 
-class RevealedSecrets:
-    """The secret values that this process has revealed, newest last.
+@contextmanager
+def redacting_for(tenant: str | None) -> Iterator[None]:
+    """Let this block search the secrets of one tenant only: what it redacts belongs to this tenant.
 
-    The oldest is forgotten past the limit.
+    None searches all secrets again.
+    """
+    token = _TENANT.set(tenant)
+    try:
+        yield
+    finally:
+        _TENANT.reset(token)
+
+
+class RevealedSecrets:
+    """The secret values that this process has revealed, newest last, each with its tenant.
+
+    A value without a tenant is searched for all tenants. The oldest is forgotten past the limit.
     """
 
     def __init__(self, limit: int = _MAX_SECRETS) -> None:
         self._limit = limit
-        self._values: OrderedDict[str, None] = OrderedDict()
-        self._search: _SecretSearch | None = None
+        self._values: OrderedDict[tuple[str | None, str], None] = OrderedDict()
+        self._numbers: Counter[str | None] = Counter()
+        """How many values each tenant has."""
+        self._searches: dict[str | None, _SecretSearch | None] = {}
+        """The search of each tenant that has values; "" is for the other tenants, and None for all values."""
         self._lock = Lock()
 
-    def add(self, value: str) -> None:
+    def add(self, value: str, tenant: str | None = None) -> None:
         """Remember a value, each long line of it, and the password if it is a URL."""
         lines = (line for line in map(str.strip, value.splitlines()) if _KEY_LINE.fullmatch(line))
         secrets = [
@@ -184,13 +207,22 @@ class RevealedSecrets:
         ]
         with self._lock:
             for secret in secrets:
-                if secret not in self._values:
-                    self._search = None
-                self._values[secret] = None
-                self._values.move_to_end(secret)
+                if (tenant, secret) not in self._values:
+                    self._change(tenant, 1)
+                self._values[tenant, secret] = None
+                self._values.move_to_end((tenant, secret))
             while len(self._values) > self._limit:
-                self._values.popitem(last=False)
-                self._search = None
+                (forgotten_tenant, _), _ = self._values.popitem(last=False)
+                self._change(forgotten_tenant, -1)
+
+    def _change(self, tenant: str | None, change: int) -> None:
+        """Note that a tenant has a value more or less, and forget the searches that have its values."""
+        self._numbers[tenant] += change
+        if tenant is None:
+            self._searches.clear()
+        else:
+            self._searches.pop(tenant, None)
+            self._searches.pop(None, None)
 
     @property
     def reach(self) -> int:
@@ -218,10 +250,15 @@ class RevealedSecrets:
         return _map_leaves(value, search.redact_text, search.redact_number)
 
     def _build_search(self) -> _SecretSearch | None:
+        """Return the search for the secrets of the tenant of this block, or None if there are none."""
+        tenant = _TENANT.get()
         with self._lock:
-            if self._search is None and self._values:
-                self._search = _SecretSearch(tuple(self._values))
-            return self._search
+            if tenant is not None and not self._numbers[tenant]:
+                tenant = ""
+            if tenant not in self._searches:
+                values = {value for owner, value in self._values if tenant is None or owner in (tenant, None)}
+                self._searches[tenant] = _SecretSearch(tuple(values)) if values else None
+            return self._searches[tenant]
 
 
 class CallbackTokens:
@@ -292,7 +329,7 @@ CALLBACK_TOKENS = CallbackTokens()
 
 
 def redact(value: Any) -> Any:
-    """Return a JSON value without the secrets that this process has revealed.
+    """Return a JSON value without the secrets that this process has revealed (see `redacting_for`).
 
     Secrets of less than `MIN_REDACTED_LENGTH` characters stay.
     """

@@ -34,6 +34,7 @@ _TENANT_PREFIX = "NOETL_TENANT_SECRET_"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NOT_IN_VARIABLES = re.compile(r"[^A-Za-z0-9]")
 _NOT_IN_PATHS = re.compile(r"[^A-Za-z0-9.-]|^[.-]")
+_ESCAPE = re.compile(rb"_([0-9a-f]{2})")
 
 
 class SecretReference(str):
@@ -80,7 +81,7 @@ def resolve_secret(name: str, environ: Mapping[str, str] = os.environ, tenant: s
         value = AWS_SECRETS.get(prefix + "/".join(place.path))
     if value is None:
         raise _unknown_secret(name, place, prefix)
-    REVEALED_SECRETS.add(value)
+    REVEALED_SECRETS.add(value, tenant)
     return value
 
 
@@ -113,6 +114,22 @@ def encode_tenant(tenant: str, replaced: re.Pattern[str] = _NOT_IN_PATHS) -> str
     )
 
 
+def _decode_tenant(written: str, replaced: re.Pattern[str]) -> str | None:
+    """Return the tenant with a written form, or None if no tenant has it.
+
+    >>> _decode_tenant("a_5fb_7cc", _NOT_IN_PATHS), _decode_tenant("a_b", _NOT_IN_PATHS)
+    ('a_b|c', None)
+    """
+    data = written.encode("utf-8", "surrogatepass")
+    try:
+        tenant = _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), data).decode(
+            "utf-8", "surrogatepass"
+        )
+    except UnicodeDecodeError:
+        return None
+    return tenant if encode_tenant(tenant, replaced) == written else None
+
+
 def _unknown_secret(name: str, place: _SecretPlace, prefix: str) -> ActionError:
     """Return the error for a secret that no source has. It names the settings for the tenant."""
     path = "/".join(place.path)
@@ -128,8 +145,11 @@ def _unknown_secret(name: str, place: _SecretPlace, prefix: str) -> ActionError:
 def register_secret_variables(variables: Mapping[str, str]) -> None:
     """Register the value of every secret in `variables` for redaction."""
     for name, value in variables.items():
-        if name.startswith((_VARIABLE_PREFIX, _TENANT_PREFIX)):
-            REVEALED_SECRETS.add(value)
+        if name.startswith(_VARIABLE_PREFIX):
+            REVEALED_SECRETS.add(value, DEFAULT_TENANT)
+        elif name.startswith(_TENANT_PREFIX):
+            written = name.removeprefix(_TENANT_PREFIX).partition("__")[0]
+            REVEALED_SECRETS.add(value, _decode_tenant(written, _NOT_IN_VARIABLES))
 
 
 def register_local_secrets(environ: Mapping[str, str] = os.environ) -> None:
@@ -144,9 +164,11 @@ def register_local_secrets(environ: Mapping[str, str] = os.environ) -> None:
     if not folder:
         return
     for path in (*Path(folder).glob("*"), *Path(folder).glob("*/*")):
+        is_default = path.parent == Path(folder)
+        tenant = DEFAULT_TENANT if is_default else _decode_tenant(path.parent.name, _NOT_IN_PATHS)
         if _NAME.fullmatch(path.name) and path.is_file():
             with suppress(OSError, UnicodeDecodeError):
-                REVEALED_SECRETS.add(_content_of(path))
+                REVEALED_SECRETS.add(_content_of(path), tenant)
 
 
 def pack_references(value: Any) -> dict[str, Any]:

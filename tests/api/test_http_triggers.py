@@ -114,7 +114,9 @@ async def test_a_calendar_has_runs_and_firings_to_come(service: httpx.AsyncClien
     response = await service.get("/triggers/calendar", params={"playbook": "team/load"})
     nightly, yearly = read_view(CalendarPage, response.json()).items
     assert [(firing.workflow_id, firing.status) for firing in nightly.firings] == [(started, "succeeded")]
-    assert ([firing.local[11:16] for firing in nightly.planned], yearly.firings) == (["02:30"] * 7, [])
+    # A page ends with a whole hour, so it may have the firing of a part of an eighth day.
+    assert len(nightly.planned) in (7, 8)
+    assert ({firing.local[11:16] for firing in nightly.planned}, yearly.firings) == ({"02:30"}, [])
     options = {
         "trigger": "yearly",
         "since": "2040-01-01T00:00:00Z",

@@ -25,6 +25,7 @@ from noetl.executor.security.allowed_sources import AllowedSources, read_allowed
 from noetl.executor.security.redaction import REVEALED_SECRETS
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.testing.run_harness import compile_text
+from tests.redaction import forget_secrets
 
 RULES = "s3:orders; event:shop; acme/event:shop"
 
@@ -218,8 +219,7 @@ def test_a_paused_trigger_misses_its_events() -> None:
 
 def test_values_of_secrets_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     bus = Bus()
-    monkeypatch.setattr(REVEALED_SECRETS, "_values", type(REVEALED_SECRETS._values)())
-    monkeypatch.setattr(REVEALED_SECRETS, "_search", None)
+    forget_secrets(monkeypatch)
     REVEALED_SECRETS.add("a-secret-value")
     bus.send(event("shop", "Paid", {"sum": 1, "token": "a-secret-value"}))
     (seen,) = bus.seen("paid")

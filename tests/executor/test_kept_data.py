@@ -30,6 +30,7 @@ from noetl.executor.security.redaction import MASK, REVEALED_SECRETS, CallbackTo
 from noetl.executor.stores.interface import Store
 from noetl.testing.run_harness import RunHarness
 from tests.executor.fake_handler import VISIT
+from tests.redaction import forget_secrets
 
 
 def make(*, with_inputs: bool = True) -> tuple[KeptData, EventBuffer]:
@@ -133,8 +134,7 @@ def test_a_long_text_is_kept_alike_whether_secrets_are_searched_or_not(
     is_searched: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The beginning of a text, which is encoded in both cases; the rest is only counted."""
-    monkeypatch.setattr(REVEALED_SECRETS, "_values", type(REVEALED_SECRETS._values)())
-    monkeypatch.setattr(REVEALED_SECRETS, "_search", None)
+    forget_secrets(monkeypatch)
     if is_searched:
         REVEALED_SECRETS.add("a-secret-of-22-letters")
     kept, _ = make()
@@ -149,8 +149,7 @@ def test_a_long_text_is_kept_alike_whether_secrets_are_searched_or_not(
 def test_a_secret_at_the_end_of_what_is_kept_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A part of it would not be found any more."""
     secret = "a-secret-of-22-letters"
-    monkeypatch.setattr(REVEALED_SECRETS, "_values", type(REVEALED_SECRETS._values)())
-    monkeypatch.setattr(REVEALED_SECRETS, "_search", None)
+    forget_secrets(monkeypatch)
     REVEALED_SECRETS.add(secret)
     kept, buffer = make()
     text = "m" * (MAX_VALUE_CHARACTERS - 5) + secret
@@ -172,8 +171,7 @@ def test_no_part_of_a_secret_is_kept_from_the_beginning_of_a_large_value(
 ) -> None:
     """Masks are shorter than the secrets, so the one that the end cuts moves to the front."""
     secret = "".join(f"part-{number:04}-" for number in range(2000))
-    monkeypatch.setattr(REVEALED_SECRETS, "_values", type(REVEALED_SECRETS._values)())
-    monkeypatch.setattr(REVEALED_SECRETS, "_search", None)
+    forget_secrets(monkeypatch)
     REVEALED_SECRETS.add(secret)
     kept, _ = make()
     shown = describe(kept, "log", fields={"rows": [secret * 100]})["input"]["fields"]

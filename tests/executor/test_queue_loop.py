@@ -22,7 +22,6 @@ from noetl.executor.runtime import queue_loop
 from noetl.executor.runtime.queue_loop import QueueLoop, view_message
 from noetl.executor.security.allowed_sources import read_allowed_sources
 from noetl.executor.security.capabilities import Capabilities
-from noetl.executor.security.redaction import REVEALED_SECRETS
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.worker import Worker, WorkerSettings
 from noetl.planner.frozen import replace
@@ -388,18 +387,6 @@ def test_the_queue_of_runs_is_no_source() -> None:
     url = "https://sqs.us-east-1.amazonaws.com/123456789012/noetl"
     with pytest.raises(SettingError, match="is the queue of runs"):
         read_allowed_sources({"NOETL_TRIGGER_SOURCES": f"sqs:{url}", "NOETL_QUEUE": url})
-
-
-def test_a_message_loses_the_values_of_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The inputs of a run are stored, and never have a secret."""
-    secret = "a-secret-of-22-letters"
-    monkeypatch.setattr(REVEALED_SECRETS, "_values", type(REVEALED_SECRETS._values)())
-    monkeypatch.setattr(REVEALED_SECRETS, "_search", None)
-    REVEALED_SECRETS.add(secret)
-    attributes = {"key": {"StringValue": secret}}
-    view = view_message("id", json.dumps({"token": f"<{secret}>"}), attributes, 1)
-    assert (view["body"], view["attributes"]) == ({"token": "<***>"}, {"key": "***"})
-    assert view_message("id", secret, {}, 1)["body"] == "***"
 
 
 def test_attributes_of_functions_are_read_as_those_of_workers() -> None:

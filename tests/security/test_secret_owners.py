@@ -10,7 +10,7 @@ import pytest
 
 from noetl.executor.errors import ActionError
 from noetl.executor.security import secret_sources
-from noetl.executor.security.redaction import MASK, redact
+from noetl.executor.security.redaction import MASK, RevealedSecrets, redact, redacting_for
 from noetl.executor.security.secret_sources import (
     encode_tenant,
     register_local_secrets,
@@ -198,3 +198,45 @@ def test_local_secrets_are_redacted_before_they_are_revealed(tmp_path: Path) -> 
         "known-from-a-tenants-variable",
     ]
     assert redact(texts) == [MASK] * 4
+
+
+def test_work_for_a_tenant_is_searched_for_its_own_secrets_only(tmp_path: Path) -> None:
+    """Otherwise a mask would show a tenant that it has guessed the secret of another one."""
+    variables = {
+        secret_sources._place_of("TOKEN", tenant).variable: f"the variable of {number:03}"
+        for number, tenant in enumerate(TENANTS)
+    }
+    register_secret_variables(variables)
+    for tenant, name in (("default", "TOKEN"), ("acme", "TOKEN"), ("acme.eu", "KEY")):
+        folder = tmp_path if tenant == "default" else tmp_path / encode_tenant(tenant)
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(f"<{tenant}> has this file")
+    register_local_secrets({"NOETL_SECRETS_DIR": str(tmp_path)})
+    texts = [*variables.values(), *(f"<{tenant}> has this file" for tenant in ("default", "acme", "acme.eu"))]
+    for number, tenant in enumerate(TENANTS):
+        found = {f"the variable of {number:03}", f"<{tenant}> has this file"}
+        with redacting_for(tenant):
+            assert redact(texts) == [MASK if text in found else text for text in texts]
+            with redacting_for(None):
+                assert redact(texts) == [MASK] * len(texts)
+
+
+def test_a_secret_without_a_known_tenant_is_searched_for_all() -> None:
+    register_secret_variables({"NOETL_TENANT_SECRET_a_b__TOKEN": "of-no-tenant-that-can-be"})
+    with redacting_for("acme"):
+        assert redact("of-no-tenant-that-can-be") == MASK
+
+
+def test_a_secret_of_two_tenants_is_searched_for_both() -> None:
+    secrets = RevealedSecrets(limit=3)
+    for tenant in ("a", "b"):
+        secrets.add("the-same-secret", tenant)
+    with redacting_for("a"):
+        assert secrets.redact("the-same-secret") == MASK
+    secrets.add("a-second-secret", "b")
+    secrets.add("a-third-secret", "b")  # The oldest value is forgotten, which is that of `a`.
+    with redacting_for("a"):
+        assert secrets.redact("the-same-secret") == "the-same-secret"
+    with redacting_for("b"):
+        assert secrets.redact("the-same-secret") == MASK
+    assert secrets.redact("the-same-secret") == MASK
