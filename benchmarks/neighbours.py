@@ -610,10 +610,11 @@ def measure_round(store: str, name: str, seconds: float, *, is_apart: bool) -> T
     """
     with ExitStack() as stack:
         dsn = "" if store == "SQLite" else stack.enter_context(running_server()).dsn
-        service, *apart = (_start_service(stack, dsn) for _ in range(1 + is_apart))
+        services = [_start_service(stack, dsn) for _ in range(1 + is_apart)]
+        service, attacked = services[0], services[-1]
         measure_honest(service, 1.0)
         alone = measure_honest(service, seconds)
-        with attack(apart[0] if apart else service, name):
+        with attack(attacked, name):
             return alone, measure_honest(service, seconds)
 
 
