@@ -135,24 +135,25 @@ class DividedFirings(Protocol):
 class MessageFirings:
     """The firings of a message by the triggers of its queue.
 
-    `left` are those that were not tried yet. `are_done` says whether all others are committed or filtered.
+    `left` are those that were not tried yet, and `failures` those of the others. `are_done` says whether all
+    that have not failed are committed or filtered.
     """
 
     left: deque[Match]
     are_done: bool = True
+    failures: list[Exception] = field(default_factory=list)
 
     def perform_until(self, ends_at: float) -> EventOutcome:
         """Perform firings until `ends_at` on `time.monotonic`, and at least one if any is left.
 
-        The failure of a trigger is raised at the end of the turn. If several fail, one that is expected to
-        pass is preferred, and the others are in the log.
+        The failure of a trigger is raised when all were tried. If several fail, one that is expected to pass
+        is preferred, and the others are in the log.
 
         Raises:
             RejectedError: `quota_exceeded`.
             TriggerChangedError: a trigger was changed or removed.
             StoreError: the store cannot be reached, or a plan cannot be read.
         """
-        failures: list[Exception] = []
         while self.left:
             try:
                 outcome = fire_item(*self.left.popleft())
@@ -160,13 +161,11 @@ class MessageFirings:
             except StoreAwayError:
                 raise
             except Exception as error:  # noqa: BLE001  It is raised below.
-                failures.append(error)
-            if time.monotonic() >= ends_at:
-                break
-        if failures:
-            _raise_one(failures)
-        if self.left:
-            return EventOutcome.UNFINISHED
+                self.failures.append(error)
+            if self.left and time.monotonic() >= ends_at:
+                return EventOutcome.UNFINISHED
+        if self.failures:
+            _raise_one(self.failures)
         return EventOutcome.FIRED if self.are_done else EventOutcome.POSTPONED
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from collections import deque
 from typing import Any, cast
 
 import pytest
@@ -17,7 +18,7 @@ from noetl.executor.engine.source_firing import SourceItem, fire_item
 from noetl.executor.errors import RejectedError, SettingError, StoreAwayError, StoreError, TriggerChangedError
 from noetl.executor.model.registry import RegisteredPlaybook
 from noetl.executor.model.run import Lease
-from noetl.executor.model.triggers import Advance, pause_trigger
+from noetl.executor.model.triggers import Advance, FiringOutcome, pause_trigger
 from noetl.executor.runtime import queue_loop
 from noetl.executor.runtime.queue_loop import QueueLoop, view_message
 from noetl.executor.security.allowed_sources import read_allowed_sources
@@ -486,6 +487,28 @@ def test_a_message_leaves_triggers_for_which_there_is_no_time_to_the_next_time(
         queue.read()
         counts.append(sum(len(queue.firings(tenant=tenant)) for tenant in tenants))
     assert counts == [1, 2, 3]
+
+
+def test_a_trigger_that_fails_leaves_a_turn_to_the_others_of_its_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fired: list[str] = []
+
+    def fire(firer: Any, item: SourceItem) -> FiringOutcome:
+        fired.append(item.key)
+        if len(fired) == 1:
+            raise KeyError("wrong")
+        return FiringOutcome.STARTED
+
+    monkeypatch.setattr(queue_loop, "fire_item", fire)
+    firers = cast("list[Firer]", [None] * 3)
+    firings = queue_loop.MessageFirings(
+        deque((firer, SourceItem(str(number), 0.0, {})) for number, firer in enumerate(firers))
+    )
+    assert firings.perform_until(0.0) is firings.perform_until(0.0) is EventOutcome.UNFINISHED
+    with pytest.raises(KeyError, match="wrong"):
+        firings.perform_until(0.0)
+    assert fired == ["0", "1", "2"]
 
 
 def test_a_message_with_many_triggers_delays_the_others_of_its_batch_by_one_turn() -> None:
