@@ -43,12 +43,11 @@ class CallbackService:
             RejectedError: `unknown_token`; `answered_otherwise`, by another answer before; `closed`, if no
                 action waits for it any more; `too_large`.
         """
-        answer = redact_for_storage(body)
-        if answer is not body:
-            # Of all secrets. Those of other tenants stay in the answer.
-            found = self.context.store.waits.find_wait(hash_secret(token))
-            with redacting_for(None if found is None else found.tenant):
-                answer = redact_for_storage(body)
+        found = self.context.store.waits.find_wait(hash_secret(token))
+        if found is None:
+            raise unknown_token()
+        with redacting_for(found.tenant):
+            answer = redact_for_storage(body)
         return self.context.store.waits.answer(hash_secret(token), answer, self.context.clock())
 
     def question(self, token: str) -> CallbackQuestion:

@@ -109,7 +109,8 @@ def build_environment(call: Call, added: Mapping[str, object]) -> dict[str, str]
     """
     is_inherited = call.capabilities.inherit_environment
     names = os.environ if is_inherited else [name for name in _INHERITED_VARIABLES if name in os.environ]
-    variables = {name: os.environ[name] for name in names}
+    inherited = {name: os.environ[name] for name in names}
+    variables: dict[str, str] = {}
     for name, value in added.items():
         try:
             text = to_text(value, MAX_ARGUMENT)
@@ -120,8 +121,9 @@ def build_environment(call: Call, added: Mapping[str, object]) -> dict[str, str]
             message = f"`env`: {quote_text(name)} is not a valid variable"
             raise ActionError("ParameterError", message, retryable=False)
         variables[name] = text
-    register_secret_variables(variables)
-    return variables
+    register_secret_variables(inherited)
+    register_secret_variables(variables, call.tenant)
+    return inherited | variables
 
 
 def run_command(command: Command, call: Call) -> CompletedCommand:

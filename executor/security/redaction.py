@@ -193,9 +193,12 @@ class RevealedSecrets:
         self._values: OrderedDict[tuple[str | None, str], None] = OrderedDict()
         self._numbers: Counter[str | None] = Counter()
         """How many values each tenant has."""
-        self._searches: dict[str | None, _SecretSearch | None] = {}
-        """The search of each tenant that has values; "" is for the other tenants, and None for all values."""
+        self._searches: dict[tuple[str | None, ...], _SecretSearch | None] = {}
+        """The search for the values of some tenants and of none; () is for all values."""
+        self._changes = 0
         self._lock = Lock()
+        self._building = Lock()
+        """Held while a search is built, which may take seconds. Searches that exist are used meanwhile."""
 
     def add(self, value: str, tenant: str | None = None) -> None:
         """Remember a value, each long line of it, and the password if it is a URL."""
@@ -218,16 +221,17 @@ class RevealedSecrets:
     def _change(self, tenant: str | None, change: int) -> None:
         """Note that a tenant has a value more or less, and forget the searches that have its values."""
         self._numbers[tenant] += change
+        self._changes += 1
         if tenant is None:
             self._searches.clear()
         else:
-            self._searches.pop(tenant, None)
-            self._searches.pop(None, None)
+            self._searches.pop((tenant, None), None)
+            self._searches.pop((), None)
 
     @property
     def reach(self) -> int:
         """The number of characters that `find_clean_head` searches after the head of a text."""
-        search = self._build_search()
+        search = self._find_search()
         return 0 if search is None else search.reach
 
     def find_clean_head(self, text: str, length: int) -> str | None:
@@ -236,7 +240,7 @@ class RevealedSecrets:
         Of the text, only `length` characters and its `reach` are read. None is also returned if these do not
         suffice to know it, because they have many escapes or blanks.
         """
-        search = self._build_search()
+        search = self._find_search()
         return text[:length] if search is None or search.finds_none_before(text, length) else None
 
     def redact(self, value: Any) -> Any:
@@ -244,21 +248,31 @@ class RevealedSecrets:
 
         Return the same object if it contains none.
         """
-        search = self._build_search()
+        search = self._find_search()
         if search is None or not _is_suspicious(search, value):
             return value
         return _map_leaves(value, search.redact_text, search.redact_number)
 
-    def _build_search(self) -> _SecretSearch | None:
+    def _find_search(self) -> _SecretSearch | None:
         """Return the search for the secrets of the tenant of this block, or None if there are none."""
         tenant = _TENANT.get()
         with self._lock:
-            if tenant is not None and not self._numbers[tenant]:
-                tenant = ""
-            if tenant not in self._searches:
-                values = {value for owner, value in self._values if tenant is None or owner in (tenant, None)}
-                self._searches[tenant] = _SecretSearch(tuple(values)) if values else None
-            return self._searches[tenant]
+            tenants: tuple[str | None, ...] = ()
+            if tenant is not None:
+                tenants = (tenant, None) if self._numbers[tenant] else (None,)
+            if tenants in self._searches:
+                return self._searches[tenants]
+        with self._building:
+            with self._lock:
+                if tenants in self._searches:
+                    return self._searches[tenants]
+                changes = self._changes
+                values = {value for owner, value in self._values if not tenants or owner in tenants}
+            search = _SecretSearch(tuple(values)) if values else None
+            with self._lock:
+                if self._changes == changes:
+                    self._searches[tenants] = search
+            return search
 
 
 class CallbackTokens:

@@ -142,10 +142,15 @@ def _unknown_secret(name: str, place: _SecretPlace, prefix: str) -> ActionError:
     return ActionError("ParameterError", message, retryable=False)
 
 
-def register_secret_variables(variables: Mapping[str, str]) -> None:
-    """Register the value of every secret in `variables` for redaction."""
+def register_secret_variables(variables: Mapping[str, str], tenant: str | None = None) -> None:
+    """Register the value of every secret in `variables` for redaction.
+
+    They belong to a tenant if it is given, else to those in their names.
+    """
     for name, value in variables.items():
-        if name.startswith(_VARIABLE_PREFIX):
+        if tenant is not None and name.startswith((_VARIABLE_PREFIX, _TENANT_PREFIX)):
+            REVEALED_SECRETS.add(value, tenant)
+        elif name.startswith(_VARIABLE_PREFIX):
             REVEALED_SECRETS.add(value, DEFAULT_TENANT)
         elif name.startswith(_TENANT_PREFIX):
             written = name.removeprefix(_TENANT_PREFIX).partition("__")[0]
@@ -163,7 +168,8 @@ def register_local_secrets(environ: Mapping[str, str] = os.environ) -> None:
     folder = environ.get("NOETL_SECRETS_DIR")
     if not folder:
         return
-    for path in (*Path(folder).glob("*"), *Path(folder).glob("*/*")):
+    # A folder whose name begins with a dot is of no tenant. A volume of Kubernetes keeps its versions there.
+    for path in (*Path(folder).glob("*"), *Path(folder).glob("[!.]*/*")):
         is_default = path.parent == Path(folder)
         tenant = DEFAULT_TENANT if is_default else _decode_tenant(path.parent.name, _NOT_IN_PATHS)
         if _NAME.fullmatch(path.name) and path.is_file():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from noetl.executor.actions._process import build_environment
 from noetl.executor.errors import ActionError
 from noetl.executor.security import secret_sources
 from noetl.executor.security.redaction import MASK, RevealedSecrets, redact, redacting_for
@@ -17,6 +18,8 @@ from noetl.executor.security.secret_sources import (
     register_secret_variables,
     resolve_secret,
 )
+from noetl.planner.frozen import replace
+from tests.action_calls import create_call
 from tests.aws import Client
 
 TENANTS = [
@@ -219,6 +222,29 @@ def test_work_for_a_tenant_is_searched_for_its_own_secrets_only(tmp_path: Path) 
             assert redact(texts) == [MASK if text in found else text for text in texts]
             with redacting_for(None):
                 assert redact(texts) == [MASK] * len(texts)
+    with redacting_for("a tenant without secrets"):
+        assert redact(texts) == texts
+
+
+def test_earlier_versions_in_a_mounted_volume_are_of_no_tenant(tmp_path: Path) -> None:
+    """A volume of Kubernetes has a link for each secret, to a file in a folder with the version."""
+    (tmp_path / "..2026_12_02").mkdir()
+    (tmp_path / "..2026_12_02" / "TOKEN").write_text("a-secret-in-a-volume")
+    (tmp_path / "..data").symlink_to("..2026_12_02")
+    (tmp_path / "TOKEN").symlink_to("..data/TOKEN")
+    register_local_secrets({"NOETL_SECRETS_DIR": str(tmp_path)})
+    for tenant, expected in (("default", MASK), ("acme", "a-secret-in-a-volume")):
+        with redacting_for(tenant):
+            assert redact("a-secret-in-a-volume") == expected
+
+
+def test_a_variable_that_a_playbook_gives_belongs_to_its_tenant() -> None:
+    call = replace(create_call("shell", {"command": ["true"]}), tenant="acme")
+    added = {"NOETL_SECRET_A": "given-as-of-default", "NOETL_TENANT_SECRET_zoo__B": "as-of-zoo"}
+    build_environment(call, added)
+    for tenant, expected in (("acme", [MASK, MASK]), ("zoo", ["given-as-of-default", "as-of-zoo"])):
+        with redacting_for(tenant):
+            assert redact(["given-as-of-default", "as-of-zoo"]) == expected
 
 
 def test_a_secret_without_a_known_tenant_is_searched_for_all() -> None:
