@@ -294,12 +294,13 @@ class AccessControl:
                 return
             if caller is not None:
                 note_caller(caller.name, caller.tenant)
-                places.enter_context(redacting_for(caller.tenant))
                 leave_check(scope, partial(self._is_still_accepted, caller, credentials, time.monotonic()))
+            tenant = None if caller is None else caller.tenant
+            # Also without a tenant: the task of a pipelined request inherits the scope of the one before.
+            places.enter_context(redacting_for(tenant))
             if scope["type"] != "http":
                 await self._app(scope, receive, send)
                 return
-            tenant = None if caller is None else caller.tenant
             if place is None:
                 place = await places.enter_async_context(self._shares.place(scope, tenant, route))
             hold = places.enter_context(self.body_memory.hold(scope, tenant, network_of(peer_address(scope))))
@@ -405,8 +406,8 @@ class AccessControl:
 
         try:
             await run_in_threadpool(without_precedence()(authenticate))
-        except Problem:
-            return False
+        except Problem as problem:
+            return problem.status != HTTPStatus.UNAUTHORIZED  # Else its issuer is away.
         except StoreError:
             return True  # It cannot be known, and there is nothing that could be sent.
         return True

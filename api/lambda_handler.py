@@ -36,7 +36,14 @@ MAX_ESCAPE_FACTOR = 6
 TEXT_TYPES = ("application/problem+json", "image/svg+xml")
 """Media types that are text, in addition to those that Mangum knows. Others are encoded in base64."""
 
-_NOTHING_SENT = {"headers": {}, "multiValueHeaders": {}, "body": "", "rawQueryString": ""}
+_NOTHING_SENT = {
+    "headers": {},
+    "multiValueHeaders": {},
+    "queryStringParameters": {},
+    "multiValueQueryStringParameters": {},
+    "rawQueryString": "",
+    "body": "",
+}
 """What a client chooses in an event, as a response to a request that cannot be read has it."""
 
 _log = logging.getLogger("noetl.api")

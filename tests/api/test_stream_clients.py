@@ -15,6 +15,7 @@ from noetl.api.auth import authentication
 from noetl.api.auth.api_keys import create_api_key
 from noetl.api.auth.authentication import Authenticator
 from noetl.api.http import client_check, event_stream, list_stream
+from noetl.api.http.problems import Problem
 from noetl.executor.errors import StoreAwayError
 from noetl.executor.stores import open_store
 
@@ -102,8 +103,13 @@ async def test_streams_without_credentials_end_when_these_are_needed(
     await assert_ended(streams)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [StoreAwayError("The store is away."), Problem(503, "The keys are away.", slug="issuer-unavailable")],
+)
+@pytest.mark.usefixtures("key")
 async def test_streams_stay_open_while_their_key_cannot_be_checked(
-    key: None,
+    error: Exception,
     http: httpx.AsyncClient,
     settings: dict[str, str],
     gate: Path,
@@ -113,7 +119,7 @@ async def test_streams_stay_open_while_their_key_cannot_be_checked(
 
     def fail(*arguments: object) -> NoReturn:
         checked.append(arguments)
-        raise StoreAwayError("The store is away.")
+        raise error
 
     streams = open_streams(http, await start_held(http, gate, WITH_KEY), WITH_KEY)
     await assert_open(streams)
