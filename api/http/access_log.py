@@ -21,6 +21,9 @@ PROBES = ("/healthz", "/readyz")
 
 ACCESS_LOGGER = "noetl.access"
 
+_OF_CALLER = ("caller", "tenant")
+"""What `note_caller` adds to log lines."""
+
 logger = logging.getLogger(ACCESS_LOGGER)
 
 
@@ -55,7 +58,10 @@ class AccessLogMiddleware:
             await self._app(scope, receive, send)
             return
         began_at, status, size = time.perf_counter(), 0, 0
-        before = LOG_CONTEXT.set(LOG_CONTEXT.get())  # A later request of this task has another caller.
+        # The task of a pipelined request inherits the caller of the request before. The next one of this task
+        # has another caller, too.
+        inherited = {name: value for name, value in LOG_CONTEXT.get().items() if name not in _OF_CALLER}
+        before = LOG_CONTEXT.set(inherited)
 
         async def send_noted(message: Message) -> None:
             nonlocal status, size

@@ -17,7 +17,7 @@ from noetl.api.auth.api_keys import create_api_key
 from noetl.api.http.access_log import ACCESS_LOGGER, read_access_log
 from noetl.executor.engine.run_log import MAX_ERROR_LENGTH, RUN_LOGGER
 from noetl.executor.errors import SettingError
-from noetl.executor.runtime.json_logs import log_as_json_lines
+from noetl.executor.runtime.json_logs import LOG_CONTEXT, log_as_json_lines
 from noetl.executor.stores import open_store
 
 pytestmark = pytest.mark.anyio
@@ -144,14 +144,18 @@ async def test_a_request_is_a_line_with_its_caller(
     store.close()
     headers = {"Authorization": f"Bearer {text}"}
     response = await http.get("/workflows", params={"limit": "7"}, headers=headers)
+    # The task of a pipelined request begins within that of the request before.
+    before = LOG_CONTEXT.set({"request_id": "r", "caller": f"key {key.id}", "tenant": "shop"})
     await http.get("/workflows", headers={"Authorization": "Bearer wrong"})
+    LOG_CONTEXT.reset(before)
     listed, refused = lines.of_logger(ACCESS_LOGGER)
     assert listed["message"] == "GET /workflows 200"
     assert (listed["caller"], listed["tenant"]) == (f"key {key.id}", "shop")
     assert listed["fields"]["bytes"] == len(response.content)
     assert listed["fields"]["address"] == "127.0.0.1"
     assert refused["fields"]["status"] == 401
-    assert "caller" not in refused
+    assert refused["request_id"] == "r"
+    assert "caller" not in refused and "tenant" not in refused
 
 
 async def test_tokens_and_queries_are_not_logged(http: httpx.AsyncClient, lines: Lines) -> None:
