@@ -43,10 +43,10 @@ class CallbackService:
             RejectedError: `unknown_token`; `answered_otherwise`, by another answer before; `closed`, if no
                 action waits for it any more; `too_large`.
         """
-        found = self.context.store.waits.find_wait(hash_secret(token))
-        if found is None:
+        wait = self.context.store.waits.find_wait(hash_secret(token))
+        if wait is None:
             raise unknown_token()
-        with redacting_for(found.tenant):
+        with redacting_for(wait.tenant):
             answer = redact_for_storage(body)
         return self.context.store.waits.answer(hash_secret(token), answer, self.context.clock())
 

@@ -137,7 +137,7 @@ class VisitExecutor:
         if (seconds := seconds_until_start(claim.visit, self.clock())) > 0.0:
             cancelled.wait(seconds)
         try:
-            with redacting_for(claim.run.tenant):
+            with redacting_for(self.capabilities.redacted_tenant(claim.run.tenant)):
                 return self._execute_due(claim, cancelled, events or EventBuffer())
         except FencedError:
             logger.debug("run %s: another worker has claimed `%s`", claim.run.id, claim.visit.step)

@@ -70,12 +70,14 @@ def read_lease_seconds(environ: Mapping[str, str] = os.environ) -> float:
 class HeldClaim:
     """A claim that a thread executes since `since` (on `time.monotonic`).
 
-    Set `cancelled` to abandon its work. `events` are those that are not written yet. `progress_age` is its
-    age in seconds when the progress of its loops was written last.
+    Set `cancelled` to abandon its work. `events` are those that are not written yet. In these, the secrets of
+    `redacted_tenant` are searched. `progress_age` is its age in seconds when the progress of its loops was
+    written last.
     """
 
     claim: Claim
     since: float
+    redacted_tenant: str | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     events: EventBuffer = field(default_factory=EventBuffer)
     progress_age: float = 0.5
@@ -133,7 +135,10 @@ class LeaseKeeper:
         The claim is active until then.
         """
         held = HeldClaim(
-            claim, time.monotonic(), events=EventBuffer(lambda events: self._spill(claim, events))
+            claim,
+            time.monotonic(),
+            executor.capabilities.redacted_tenant(claim.run.tenant),
+            events=EventBuffer(lambda events: self._spill(claim, events)),
         )
         with self._lock:
             self._held[claim.run.id, claim.visit.id] = held
@@ -193,7 +198,8 @@ class LeaseKeeper:
     def _renew(self, held: HeldClaim, events: EventBuffer | None) -> None:
         """Renew a claim. An unexpected error does not keep the other claims from being renewed."""
         try:
-            renew_claim(self._store, held.claim, self._clock() + self._lease_seconds, events)
+            with redacting_for(held.redacted_tenant):
+                renew_claim(self._store, held.claim, self._clock() + self._lease_seconds, events)
         except StoreError:
             raise
         except Exception:
@@ -243,7 +249,6 @@ def renew_claim(store: Store, claim: Claim, until: float, events: EventBuffer | 
     if events is None:
         store.queue.renew(claim.visit, until)
     else:
-        with redacting_for(claim.run.tenant):
-            events.flush_batch(
-                lambda batch, already_written: store.queue.renew(claim.visit, until, batch, already_written)
-            )
+        events.flush_batch(
+            lambda batch, already_written: store.queue.renew(claim.visit, until, batch, already_written)
+        )

@@ -84,6 +84,13 @@ class Capabilities:
     trigger_sources: AllowedSources = field(default_factory=AllowedSources)
     event_buses: AllowedBuses = field(default_factory=AllowedBuses)
 
+    def redacted_tenant(self, tenant: str) -> str | None:
+        """Return the tenant whose secrets are searched in runs of `tenant`, or None for those of all tenants.
+
+        A command that inherits the environment can print the secrets of all tenants.
+        """
+        return None if self.inherit_environment else tenant
+
 
 def local_run_capabilities(folder: Path) -> Capabilities:
     """Return the capabilities of a local run that was started in `folder`: those of its user."""

@@ -11,28 +11,28 @@ there ends in this part, since it is shorter than what follows the beginning, in
 Source: Aho and Corasick 1975; the masking of secrets in the logs of GitHub Actions. Callback tokens are too
 many for an automaton: find the runs of characters that look like a token, and search them in a set.
 
-What belongs to a tenant (`redacting_for`) is searched for the secrets of this tenant only. Otherwise a tenant
-would see by a mask that it has guessed the secret of another one. What belongs to none, such as a log, is
-searched for all secrets.
+What belongs to a tenant (`redacting_for`) is searched for the secrets of this tenant, and of none. Otherwise
+a tenant would see by a mask that it has guessed the secret of another one. All secrets are searched in the
+rest, such as a log.
 
 Cost: linear in the text, whatever the number of secrets. The search does not hold the lock of the
 interpreter. There is an automaton for each tenant with secrets, which is built again after a new one.
 
 Limits: values shorter than `MIN_REDACTED_LENGTH` are not replaced; a service does not reveal them. The oldest
-values are forgotten after 10,000 secrets and 100,000 tokens. Parts of a value are not found.
+values are forgotten after 10,000 secrets of a tenant and 100,000 tokens. Parts of a value are not found.
 """
 
 from __future__ import annotations
 
 import base64
 import re
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from secrets import token_hex
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from threading import Lock, RLock
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from noetl.executor.security.encodings import (
@@ -72,6 +72,12 @@ _KEY_LINE = re.compile(r"\S{16,}")
 _BATCH_CHARACTERS = 1024 * 1024
 _SEPARATOR = "\0\1"
 _MAX_NUMBER_BITS = 1024
+_Owners: TypeAlias = tuple[str | None, ...]
+"""Tenants whose secrets are searched. None stands for the secrets of no tenant."""
+
+_ALL: _Owners = ()
+"""The secrets of all tenants, and of none."""
+
 _TENANT: ContextVar[str | None] = ContextVar("noetl_redaction_tenant", default=None)
 _MAX_BROKEN_ESCAPES = 512
 """More than the bytes of all escapes that the ends of a part of a text break in two: one an end and layer."""
@@ -171,9 +177,9 @@ class _SecretSearch:
 
 @contextmanager
 def redacting_for(tenant: str | None) -> Iterator[None]:
-    """Let this block search the secrets of one tenant only: what it redacts belongs to this tenant.
+    """Let this block redact what belongs to one tenant: its secrets are searched, and those of no tenant.
 
-    None searches all secrets again.
+    None searches the secrets of all tenants again.
     """
     token = _TENANT.set(tenant)
     try:
@@ -183,21 +189,21 @@ def redacting_for(tenant: str | None) -> Iterator[None]:
 
 
 class RevealedSecrets:
-    """The secret values that this process has revealed, newest last, each with its tenant.
+    """The secret values that this process has revealed. Each belongs to a tenant, or to none.
 
-    A value without a tenant is searched for all tenants. The oldest is forgotten past the limit.
+    Of the values of each tenant, the oldest is forgotten past the limit.
     """
 
     def __init__(self, limit: int = _MAX_SECRETS) -> None:
         self._limit = limit
-        self._values: OrderedDict[tuple[str | None, str], None] = OrderedDict()
-        self._numbers: Counter[str | None] = Counter()
-        """How many values each tenant has."""
-        self._searches: dict[tuple[str | None, ...], _SecretSearch | None] = {}
-        """The search for the values of some tenants and of none; () is for all values."""
-        self._changes = 0
-        self._lock = Lock()
-        self._building = Lock()
+        self._values = defaultdict[str | None, OrderedDict[str, None]](OrderedDict)
+        """The values of each tenant, and under None those of no tenant, newest last."""
+        self._searches: dict[_Owners, _SecretSearch | None] = {}
+        self._changes: Counter[str | None] = Counter()
+        """How often the values of each tenant have changed."""
+        # A thread may log while it holds a lock, if it collects garbage there.
+        self._lock = RLock()
+        self._building = RLock()
         """Held while a search is built, which may take seconds. Searches that exist are used meanwhile."""
 
     def add(self, value: str, tenant: str | None = None) -> None:
@@ -208,25 +214,23 @@ class RevealedSecrets:
             for secret in (value, _password_of(value), *lines)
             if secret and len(secret) >= MIN_REDACTED_LENGTH
         ]
+        if not secrets:
+            return
         with self._lock:
+            values = self._values[tenant]
+            is_new = any(secret not in values for secret in secrets)
             for secret in secrets:
-                if (tenant, secret) not in self._values:
-                    self._change(tenant, 1)
-                self._values[tenant, secret] = None
-                self._values.move_to_end((tenant, secret))
-            while len(self._values) > self._limit:
-                (forgotten_tenant, _), _ = self._values.popitem(last=False)
-                self._change(forgotten_tenant, -1)
-
-    def _change(self, tenant: str | None, change: int) -> None:
-        """Note that a tenant has a value more or less, and forget the searches that have its values."""
-        self._numbers[tenant] += change
-        self._changes += 1
-        if tenant is None:
-            self._searches.clear()
-        else:
-            self._searches.pop((tenant, None), None)
-            self._searches.pop((), None)
+                values[secret] = None
+                values.move_to_end(secret)
+            while len(values) > self._limit:
+                values.popitem(last=False)
+            if is_new:
+                self._changes[tenant] += 1
+                self._searches = {
+                    owners: search
+                    for owners, search in self._searches.items()
+                    if owners and tenant not in owners
+                }
 
     @property
     def reach(self) -> int:
@@ -255,24 +259,31 @@ class RevealedSecrets:
 
     def _find_search(self) -> _SecretSearch | None:
         """Return the search for the secrets of the tenant of this block, or None if there are none."""
-        tenant = _TENANT.get()
         with self._lock:
-            tenants: tuple[str | None, ...] = ()
-            if tenant is not None:
-                tenants = (tenant, None) if self._numbers[tenant] else (None,)
-            if tenants in self._searches:
-                return self._searches[tenants]
+            owners = self._find_owners()
+            if owners in self._searches:
+                return self._searches[owners]
         with self._building:
             with self._lock:
-                if tenants in self._searches:
-                    return self._searches[tenants]
-                changes = self._changes
-                values = {value for owner, value in self._values if not tenants or owner in tenants}
+                if owners in self._searches:
+                    return self._searches[owners]
+                changes = self._count_changes(owners)
+                values = {value for owner in owners or self._values for value in self._values.get(owner, ())}
             search = _SecretSearch(tuple(values)) if values else None
             with self._lock:
-                if self._changes == changes:
-                    self._searches[tenants] = search
+                if self._count_changes(owners) == changes:
+                    self._searches[owners] = search
             return search
+
+    def _find_owners(self) -> _Owners:
+        """Return whose values are searched in this block. Tenants without values share a search."""
+        tenant = _TENANT.get()
+        if tenant is None:
+            return _ALL
+        return (tenant, None) if tenant in self._values else (None,)
+
+    def _count_changes(self, owners: _Owners) -> int:
+        return sum(self._changes[owner] for owner in owners) if owners else self._changes.total()
 
 
 class CallbackTokens:

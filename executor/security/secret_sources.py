@@ -127,7 +127,7 @@ def _decode_tenant(written: str, replaced: re.Pattern[str]) -> str | None:
         )
     except UnicodeDecodeError:
         return None
-    return tenant if encode_tenant(tenant, replaced) == written else None
+    return tenant if tenant and encode_tenant(tenant, replaced) == written else None
 
 
 def _unknown_secret(name: str, place: _SecretPlace, prefix: str) -> ActionError:

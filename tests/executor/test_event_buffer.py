@@ -23,6 +23,7 @@ from noetl.executor.errors import PayloadTooLargeError, StoreError
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import Claim, Run, RunStatus, Visit, VisitStatus
 from noetl.executor.runtime.lease_keeper import CANCEL_POLL_SECONDS, HeldClaim, LeaseKeeper
+from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.security.redaction import CallbackTokens
 from noetl.executor.stores.interface import Store
 
@@ -293,6 +294,7 @@ class Working(VisitExecutor):
 
     def __init__(self) -> None:
         self.buffer: EventBuffer
+        object.__setattr__(self, "capabilities", Capabilities())
         self.has_begun = threading.Event()
         self.may_stop = threading.Event()
 

@@ -66,6 +66,20 @@ def playbook(folder: Path) -> None:
     Path("demo.yaml").write_text(DEMO)
 
 
+def test_a_local_run_shows_no_secret_of_any_tenant(
+    noetl: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands inherit the environment there."""
+    monkeypatch.setenv("NOETL_TENANT_SECRET_acme__TOKEN", "of-acme-in-a-command")
+    (folder / "show.yaml").write_text(
+        "name: show\nsteps: [{name: a, run: [{action: shell, as: shown,"
+        " command: [printenv, NOETL_TENANT_SECRET_acme__TOKEN]}]}]\noutput: {text: '{{ shown.stdout }}'}\n"
+    )
+    result = noetl("run", "show.yaml")
+    assert '"text": "***' in result.out and "of-acme" not in result.out + result.err
+    assert not [path for path in folder.rglob("*.db*") if b"of-acme" in path.read_bytes()]
+
+
 def test_the_result_goes_to_stdout_and_progress_to_stderr(noetl: Command, folder: Path) -> None:
     outcome = noetl("run", "demo.yaml", "-i", "count=1")
     assert outcome.exit_code == 0
