@@ -20,7 +20,7 @@ from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.visit_transition import MAX_CLAIMS
 from noetl.executor.model.worker_identity import process_name
 from noetl.executor.runtime.lease_keeper import LeaseKeeper, read_lease_seconds
-from noetl.executor.security.capabilities import local_run_capabilities
+from noetl.executor.security.capabilities import Capabilities, local_run_capabilities
 from noetl.executor.stores.sql import queue as sql_queue
 from noetl.executor.stores.sql.queue import SqlQueue
 from noetl.executor.stores.sqlite.store import SqliteStore
@@ -295,6 +295,8 @@ def test_a_claim_whose_renewal_raises_does_not_block_others(store: SqliteStore, 
             return held
 
     class BlockingExecutor:
+        capabilities = Capabilities()
+
         def execute(self, *_: object) -> None:
             over.wait()
 
