@@ -46,6 +46,9 @@ _NOTHING_SENT = {
 }
 """What a client chooses in an event, as a response to a request that cannot be read has it."""
 
+_UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""The errors of an adapter that cannot read an event. The app raises none: the adapter answers with 500."""
+
 _log = logging.getLogger("noetl.api")
 
 
@@ -54,11 +57,13 @@ def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     log_as_json_lines()
     about = LOG_CONTEXT.set({"request_id": context.aws_request_id})
     try:
-        problem = _problem_of(event, context)
-        if problem is not None:
-            emptied = {name: empty for name, empty in _NOTHING_SENT.items() if name in event}
-            return _respond({**event, **emptied}, context, problem)
         response = _app()(_without_compression(event), context)
+    except _UNREADABLE:
+        problem = _problem_of(event, context)
+        if problem is None:
+            raise
+        emptied = {name: empty for name, empty in _NOTHING_SENT.items() if name in event}
+        return _respond({**event, **emptied}, context, problem)
     finally:
         LOG_CONTEXT.reset(about)
     limit = MAX_BALANCER_BYTES if "elb" in event["requestContext"] else MAX_RESPONSE_BYTES
@@ -77,7 +82,7 @@ def _problem_of(event: dict[str, Any], context: LambdaContext) -> Problem | None
     try:
         request = adapter.infer(event, context)
         _ = request.scope, request.body
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except _UNREADABLE as error:
         from noetl.api.http.problems import Problem
 
         # The message of the error has a part of the request.
