@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Route, expect, sync_playwright
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 WAIT_MS = 20_000
@@ -140,6 +140,13 @@ def hold_request(page: Page, pattern: str) -> Iterator[None]:
         # A browser does not close while a request is held.
         for route in held:
             route.continue_()
+
+
+def width_of(locator: Locator) -> float:
+    """Return the width of an element, in pixels."""
+    box = locator.bounding_box()
+    assert box is not None
+    return box["width"]
 
 
 def find_overflows(page: Page) -> list[str]:

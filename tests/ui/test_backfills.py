@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from tests.ui.browser import find_barriers, open_page
+from tests.ui.browser import find_barriers, open_page, width_of
 from tests.ui.conftest import ServedPage
 from tests.ui.test_switching import VIEWS, register
 
@@ -73,9 +73,11 @@ def test_a_backfill_is_paused_resumed_and_cancelled(
         expect(row).to_contain_text("Running")
         expect(row).to_contain_text("2 reached, 2 open, 0 succeeded")
         assert find_barriers(page, axe) == []
+        width = width_of(row.get_by_role("button", name="Pause"))
         row.get_by_role("button", name="Pause").press("Enter")
         expect(page.get_by_role("status").filter(has_text="was paused.")).to_be_visible()
         expect(row).to_contain_text("Paused")
+        assert width_of(row.get_by_role("button", name="Resume")) == width
         row.get_by_role("button", name="Resume").press("Enter")
         expect(row.get_by_role("button", name="Pause")).to_be_visible()
         row.get_by_role("button", name="Cancel").press("Enter")

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.ui.browser import find_barriers, open_page
+from tests.ui.browser import find_barriers, open_page, width_of
 from tests.ui.conftest import ServedPage
 from tests.ui.test_switching import VIEWS, register
 
@@ -132,10 +132,12 @@ def test_all_triggers_are_listed_and_paused(
         page.goto(f"{service.url}/ui/runs")
         page.get_by_role("navigation", name="Views").get_by_role("link", name="Triggers").press("Enter")
         row = page.get_by_role("row").filter(has=page.get_by_role("link", name="calendar/load/noon"))
+        width = width_of(row.get_by_role("button", name="Pause calendar/load/noon"))
         row.get_by_role("button", name="Pause calendar/load/noon").press("Enter")
         resume = row.get_by_role("button", name="Resume calendar/load/noon")
         expect(resume).to_be_visible()
         expect(row).to_contain_text("Paused")
+        assert width_of(resume) == width
         assert find_barriers(page, axe) == []
         resume.press("Enter")
         expect(row.get_by_role("button", name="Pause")).to_be_visible()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from datetime import datetime, timedelta
 
 import pytest
 from playwright.sync_api import APIResponse, Browser, Page, Route, expect
@@ -132,6 +133,18 @@ def test_the_list_of_runs_fits_its_screen(browser: Browser, service: ServedPage)
         cell = page.get_by_role("gridcell", name="/1,000")
         expect(cell).to_be_visible()
         assert cell.evaluate("(element) => element.scrollWidth <= element.clientWidth")
+
+
+def test_an_age_that_becomes_wider_moves_nothing(browser: Browser, service: ServedPage) -> None:
+    run_id = service.start(SHORT, "succeeded")
+    created_at = datetime.fromisoformat(service.http.get(f"/workflows/{run_id}").json()["created_at"])
+    with open_page(browser, viewport={"width": 390, "height": 844}) as phone:
+        phone.clock.set_fixed_time(created_at + timedelta(seconds=9))
+        phone.goto(f"{service.url}/ui/runs?q={run_id}&since=all")
+        age = phone.locator(".rows .row .c8")
+        expect(age).to_have_text("9 s")
+        phone.clock.set_fixed_time(created_at + timedelta(seconds=10))
+        expect(age).to_have_text("10 s")
 
 
 def test_a_list_on_a_phone_says_what_went_wrong(browser: Browser, service: ServedPage) -> None:

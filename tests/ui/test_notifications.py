@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.ui.browser import find_barriers, open_page
+from tests.ui.browser import find_barriers, open_page, width_of
 from tests.ui.conftest import ServedPage
 from tests.ui.test_switching import VIEWS, register
 
@@ -50,8 +50,10 @@ def test_channels_are_paused_resumed_and_tested(
     with open_page(browser, **options) as page:
         channels, _ = open_view(page, service)
         row = channels.get_by_role("row", name="away")
+        width = width_of(row.get_by_role("button", name="Pause away"))
         row.get_by_role("button", name="Pause away").press("Enter")
         expect(row).to_contain_text("Paused")
+        assert width_of(row.get_by_role("button", name="Resume away")) == width
         assert find_barriers(page, axe) == []
         row.get_by_role("button", name="Resume away").press("Enter")
         expect(row.get_by_role("button", name="Pause away")).to_be_visible()

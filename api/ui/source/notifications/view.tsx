@@ -8,7 +8,7 @@ import { useState } from "preact/hooks";
 import { linkTo, setParams, useAddress } from "../address";
 import type { Page } from "../answers";
 import { plural, shortId } from "../format";
-import { Action, CertainAction } from "../parts/action";
+import { Action, CertainAction, OneOf } from "../parts/action";
 import { describe, useAnswer, useShared } from "../parts/context";
 import { Time } from "../parts/times";
 import { printable } from "../parts/value";
@@ -150,7 +150,7 @@ function ChannelRow({ channel, reason, perform }: { channel: ChannelEntry; reaso
       </td>
       <td class="actions">
         <Action changes={false} reason={reason} onAct={change(paused ? "resume" : "pause")}>
-          {paused ? "Resume" : "Pause"}
+          <OneOf words={["Resume", "Pause"]} shown={paused ? "Resume" : "Pause"} />
           {named}
         </Action>
         <Action changes={false} reason={reason} onAct={test}>

@@ -1,4 +1,4 @@
-/** Buttons of actions. One that is not allowed stays in its place, and says why. */
+/** Buttons of actions. One that is not allowed stays in its place, and says why. None changes its width. */
 
 import type { ComponentChildren } from "preact";
 import { useId, useState } from "preact/hooks";
@@ -52,6 +52,24 @@ export function Action({ children, reason = "", isPrimary = false, class: name =
   );
 }
 
+interface OneOfProps {
+  words: readonly string[];
+  shown: string;
+}
+
+/** One of some words, as wide as the longest, so that nothing moves when another one is shown. */
+export function OneOf({ words, shown }: OneOfProps) {
+  return (
+    <span class="words">
+      {words.map((word) => (
+        <span key={word} class={word === shown ? "" : "spare"}>
+          {word}
+        </span>
+      ))}
+    </span>
+  );
+}
+
 interface CertainProps {
   word: string;
   /** The word of the second click, which acts. */
@@ -75,8 +93,7 @@ export function CertainAction({ word, certain, reason = "", class: name = "", on
           return onAct();
         }}
       >
-        <span class={isSure ? "spare" : ""}>{word}</span>
-        <span class={isSure ? "" : "spare"}>{certain}</span>
+        <OneOf words={[word, certain]} shown={isSure ? certain : word} />
       </Action>
     </span>
   );

@@ -13,6 +13,11 @@ export function Time({ at }: { at: string | number | null | undefined }) {
   );
 }
 
+/** A text that changes with time. Each one is a new element, so a wider one at the right edge moves nothing. */
+export function Changing({ text }: { text: string }) {
+  return <span key={text}>{text}</span>;
+}
+
 /** Return the present time in milliseconds. It changes each second while `isLive`. */
 export function useNow(isLive: boolean): number {
   const [now, setNow] = useState(Date.now);

@@ -5,7 +5,7 @@ import { useState } from "preact/hooks";
 import { go, linkTo } from "../address";
 import { hasEnded, type Page, type RunDetails, type RunEntry } from "../answers";
 import { count, duration, plural, shortId } from "../format";
-import { Action, CertainAction } from "../parts/action";
+import { Action, CertainAction, OneOf } from "../parts/action";
 import { useAnswer } from "../parts/context";
 import { lazy } from "../parts/lazy";
 import { State } from "../parts/state";
@@ -114,8 +114,8 @@ function Actions({ run, act, isDeleted, onVersion }: ActionsProps) {
       <Action class="minor" reason={end} onAct={() => act("cancel")}>
         Cancel
       </Action>
-      <Action class="minor wide" reason={end} isPrimary={primary === "unpause"} onAct={() => act(isPaused ? "unpause" : "pause")}>
-        <span key={String(isPaused)}>{isPaused ? "Unpause" : "Pause"}</span>
+      <Action class="minor" reason={end} isPrimary={primary === "unpause"} onAct={() => act(isPaused ? "unpause" : "pause")}>
+        <OneOf words={["Unpause", "Pause"]} shown={isPaused ? "Unpause" : "Pause"} />
       </Action>
       <Action class="minor" reason={gone || refusesVersions(run)} onAct={onVersion}>
         Change version
@@ -125,22 +125,20 @@ function Actions({ run, act, isDeleted, onVersion }: ActionsProps) {
       </Action>
       {asks ? (
         <Action
-          class="wide"
           reason={gone}
           isPrimary
           changes={false}
           onAct={() => go(linkTo(["inbox", run.workflow_id], new URLSearchParams({ step: asks })))}
         >
-          Answer
+          <OneOf words={["Answer", "Resume"]} shown="Answer" />
         </Action>
       ) : (
         <Action
-          class="wide"
           reason={gone || (resumable ? "" : ended ? "a run that succeeded is not resumed" : "after the run ends")}
           isPrimary={primary === "resume"}
           onAct={() => act("resume")}
         >
-          Resume
+          <OneOf words={["Answer", "Resume"]} shown="Resume" />
         </Action>
       )}
       <button type="button" class="more" aria-label="More actions" aria-expanded={isOpen} onClick={() => setIsOpen(!isOpen)}>

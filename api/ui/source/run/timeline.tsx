@@ -6,6 +6,7 @@ import type { RunDetails } from "../answers";
 import { clock } from "../format";
 import { StateSign } from "../parts/state";
 import { useTheme } from "../parts/theme";
+import { Changing } from "../parts/times";
 import { printable } from "../parts/value";
 import { drawAxis, drawBars, ROW } from "./bars";
 import type { RunHistory } from "./history";
@@ -193,8 +194,8 @@ function Row({ row, place, isCurrent, isChosen, onToggle, onChoose }: RowProps) 
       <span role="gridcell" class="hidden">
         {printable(row.words)}
       </span>
-      <span role="gridcell" class="length" key={row.length} title={printable(row.words)}>
-        {row.length}
+      <span role="gridcell" class="length" title={printable(row.words)}>
+        <Changing text={row.length} />
       </span>
     </div>
   );

@@ -9,7 +9,7 @@ import { describe, useAnswer, useShared } from "../parts/context";
 import { FilterInput } from "../parts/input";
 import { useKeys } from "../parts/keys";
 import { State, StateSign } from "../parts/state";
-import { useNow } from "../parts/times";
+import { Changing, useNow } from "../parts/times";
 import { printable } from "../parts/value";
 import { useWidth } from "../parts/width";
 import { follow } from "../stream";
@@ -368,10 +368,10 @@ function RunRow({ run, place, top, now, isCurrent, isSelected, isGone, onToggle 
         {run.steps ? <Progress {...run.steps} /> : run.step_count && <Progress done={run.step_count} total={run.step_count} words={count(run.step_count)} />}
       </span>
       <span role="gridcell" class="c7">
-        {started === null ? "" : duration(end - started)}
+        <Changing text={started === null ? "" : duration(end - started)} />
       </span>
       <span role="gridcell" class="c8" title={utc(run.created_at)}>
-        {age(now - Date.parse(run.created_at))}
+        <Changing text={age(now - Date.parse(run.created_at))} />
       </span>
     </div>
   );

@@ -5,7 +5,7 @@ import { useState } from "preact/hooks";
 import { linkTo } from "../address";
 import type { Page } from "../answers";
 import { plural, shortId } from "../format";
-import { Action, CertainAction } from "../parts/action";
+import { Action, CertainAction, OneOf } from "../parts/action";
 import { describe, useAnswer, useShared } from "../parts/context";
 import { Time } from "../parts/times";
 import { printable } from "../parts/value";
@@ -160,7 +160,7 @@ function Changes({ entry, perform, onChange }: { entry: BackfillEntry; perform: 
     return (
       <>
         <Action onAct={isPaused ? change("resume", "was resumed") : change("pause", "was paused")}>
-          {isPaused ? "Resume" : "Pause"}
+          <OneOf words={["Resume", "Pause"]} shown={isPaused ? "Resume" : "Pause"} />
           {named}
         </Action>
         <CertainAction word="Cancel" certain="Really cancel" onAct={change("cancel", "was cancelled")} />

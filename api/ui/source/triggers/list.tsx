@@ -5,7 +5,7 @@ import { useState } from "preact/hooks";
 import { linkTo } from "../address";
 import type { Page } from "../answers";
 import { shortId } from "../format";
-import { Action } from "../parts/action";
+import { Action, OneOf } from "../parts/action";
 import { describe, useAnswer, useShared } from "../parts/context";
 import { Time } from "../parts/times";
 import { printable } from "../parts/value";
@@ -111,7 +111,7 @@ function Row({ trigger, onChange }: RowProps) {
       <td>{trigger.last_run && <a href={linkTo(["runs", trigger.last_run])}>{shortId(trigger.last_run)}</a>}</td>
       <td>
         <Action onAct={() => onChange(trigger, paused ? "resume" : "pause")}>
-          {paused ? "Resume" : "Pause"} <span class="hidden">{printable(`${playbook}/${name}`)}</span>
+          <OneOf words={["Resume", "Pause"]} shown={paused ? "Resume" : "Pause"} /> <span class="hidden">{printable(`${playbook}/${name}`)}</span>
         </Action>
       </td>
     </tr>

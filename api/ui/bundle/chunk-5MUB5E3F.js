@@ -1,1 +1,0 @@
-import{h as n,i as t,w as r,x as o,z as u}from"./chunk-3MFA6QVI.js";function s({at:e}){return e==null?null:u("time",{dateTime:new Date(e).toISOString(),title:o(e),children:r(e)})}function w(e){let[i,l]=n(Date.now);return t(()=>{if(!e)return;let f=setInterval(()=>l(Date.now()),1e3);return()=>clearInterval(f)},[e]),i}export{s as a,w as b};

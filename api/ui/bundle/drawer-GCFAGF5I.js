@@ -1,1 +1,0 @@
-import{a,b}from"./chunk-T6KHPTVP.js";import"./chunk-PAZHSJOI.js";import"./chunk-F6AH2D72.js";import"./chunk-5MUB5E3F.js";import"./chunk-IOBGFB75.js";import"./chunk-RTIDTJFH.js";import"./chunk-VVV4RHHF.js";import"./chunk-6KMBS5TD.js";import"./chunk-IUT2NZO5.js";import"./chunk-3MFA6QVI.js";export{a as Drawer,b as LogLines};

@@ -1,0 +1,1 @@
+import{a,b}from"./chunk-42KXMWZD.js";import"./chunk-FOCBZM6B.js";import"./chunk-F6AH2D72.js";import"./chunk-QTZUHB3U.js";import"./chunk-IOBGFB75.js";import"./chunk-RTIDTJFH.js";import"./chunk-VVV4RHHF.js";import"./chunk-XFKZSZFK.js";import"./chunk-IUT2NZO5.js";import"./chunk-3MFA6QVI.js";export{a as Drawer,b as LogLines};
