@@ -42,7 +42,9 @@ LAYOUT_SECONDS = 30.0
 
 
 class Job(Protocol):
-    """A job. Performing it twice has the same result, if `key` is not None.
+    """A job. It has no effects, so one that starves is performed again.
+
+    Performing it twice has the same result, if `key` is not None.
 
     `key` identifies the result, `seconds` limits its CPU time, and `subject` names the work in a problem.
     """

@@ -7,15 +7,18 @@ cannot be stopped either: the work continues when its client has left.
 Algorithm: a bounded pool of processes, with one queue for each tenant. A process that is free takes a job of
 the tenant that was served least recently (round robin). Equal jobs share one execution, and a cache keeps
 the latest results. A process whose job takes too long, or has no client any more, is killed and replaced.
+The processes yield to all others. A job that starves so is performed again by a process that does not yield
+(`noetl.api.compute.starvation`).
 
 Cost: some 1 ms and two messages for each job. A process starts with its first job, which takes 0.5 s, or when
 a browser opens the page.
 
 Limits: `processes`, MAX_WAITING and MAX_TENANT_WAITING jobs, of which LARGE_JOBS have large data,
 MAX_WAIT_SECONDS, CACHE_BYTES, and those of `noetl.api.compute.worker`. A tenant uses all processes but one.
-One more process serves the threads that fire triggers. Without processes, jobs run on threads. There only dot
-and expressions have a time limit, and only expressions stop with their client; a compilation runs to its end.
-Past a limit, `run` raises ServiceBusyError, TenantBusyError or WorkLimitError.
+One more process serves the threads that fire triggers. While a process starves, there are as many more that
+do not yield. Without processes, jobs run on threads. There only dot and expressions have a time limit, and
+only expressions stop with their client; a compilation runs to its end. Past a limit, `run` raises
+ServiceBusyError, TenantBusyError or WorkLimitError.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ from anyio import CapacityLimiter, to_thread
 from starlette.concurrency import run_in_threadpool
 
 from noetl.api.compute.jobs import Job
-from noetl.api.compute.worker import DRAFT, LENGTH_BYTES
+from noetl.api.compute.starvation import result_unless_starved
+from noetl.api.compute.worker import DRAFT, LENGTH_BYTES, URGENT
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.errors import ServiceBusyError, TenantBusyError, WorkLimitError
 from noetl.executor.errors import SettingError
@@ -76,7 +80,10 @@ START_SECONDS = 60.0
 """How long a new process may take until it is ready."""
 
 WALL_FACTOR = 6
-"""How many times its CPU time a job may last on a machine that is busy."""
+"""How many times its CPU time a job may last on a machine that is busy. A repetition counts."""
+
+END_SECONDS = 1.0
+"""How long a job waits for the end of its process that was killed."""
 
 PART_BYTES = 64 * 1024
 """Size of a part of a job on its way to a process. Other requests have their turns between the parts."""
@@ -130,6 +137,8 @@ class ComputePool:
         self._environ |= {name: settings[name] for name in _PASSED if name in settings}
         self._idle: list[_ComputeProcess] = []
         self._active: set[_ComputeProcess] = set()
+        self._starving: set[asyncio.Task[None]] = set()
+        """The ends of killed processes for which the machine has no time yet."""
         self._starting: asyncio.Task[None] | None = None
         self._is_closing = False
         self._flights: dict[str, _Flight] = {}
@@ -275,6 +284,8 @@ class ComputePool:
         for process in (*self._idle, *self._active):
             await process.stop()
         self._idle.clear()
+        if self._starving:
+            await asyncio.wait(self._starving)
 
     async def _shared(self, key: str, job: Job, tenant: str) -> bytes:
         flight = self._flights.get(key)
@@ -299,7 +310,7 @@ class ComputePool:
         async with place, self._process() as process:
             try:
                 async with asyncio.timeout(WALL_FACTOR * job.seconds):
-                    is_worn, outcome = await process.perform(job)
+                    return await self._outcome(job, process)
             except TimeoutError:
                 problem = f"lasts more than {WALL_FACTOR * job.seconds:g} s"
                 raise WorkLimitError(job.subject, problem, is_late=True) from None
@@ -308,25 +319,63 @@ class ComputePool:
                     raise ServiceBusyError("The service stops.") from None
                 problem = f"takes more than {job.seconds:g} s of CPU time, or too much memory"
                 raise WorkLimitError(job.subject, problem) from None
+
+    async def _outcome(self, job: Job, process: _ComputeProcess) -> bytes:
+        """Return the pickled outcome of a job. If it starves, it is performed by another process.
+
+        The kernel lets no process without privileges leave SCHED_IDLE, so the priority of the process that
+        has begun cannot be raised.
+        """
+        if process.is_urgent:
+            return (await process.perform(job))[1]
+        answer = await result_unless_starved(process.perform(job), process.pid)
+        if answer is not None:
+            is_worn, outcome = answer
             process.is_reusable = not is_worn
             return outcome
+        self._end_later(process)
+        async with self._process(is_urgent=True) as urgent_process:
+            return (await urgent_process.perform(job))[1]
 
     @asynccontextmanager
-    async def _process(self) -> AsyncIterator[_ComputeProcess]:
-        """Yield a process that is ready, and stop it afterwards unless it can be used again."""
-        if self._starting is not None:
+    async def _process(self, *, is_urgent: bool = False) -> AsyncIterator[_ComputeProcess]:
+        """Yield a process that is ready, and stop it afterwards unless it can be used again.
+
+        While a killed process cannot end, the machine is busy. Then the process is urgent.
+        """
+        if self._starting is not None and not is_urgent:
             await asyncio.wait({self._starting})
-        process = self._idle.pop() if self._idle else await _ComputeProcess.start(self._environ)
+        if is_urgent or self._starving:
+            process = await _ComputeProcess.start(self._environ, URGENT)
+        else:
+            process = self._idle.pop() if self._idle else await _ComputeProcess.start(self._environ)
         self._active.add(process)
         process.is_reusable = False
         try:
+            if self._is_closing:
+                raise ServiceBusyError("The service stops.")
             yield process
         finally:
             self._active.discard(process)
             if process.is_reusable:
                 self._idle.append(process)
-            else:
+            elif not process.is_killed:
+                await self._end(process)
+
+    async def _end(self, process: _ComputeProcess) -> None:
+        """Stop a process. If it does not end soon, do not wait for it."""
+        try:
+            async with asyncio.timeout(END_SECONDS):
                 await process.stop()
+        except TimeoutError:
+            self._end_later(process)
+
+    def _end_later(self, process: _ComputeProcess) -> None:
+        """Kill a process that starves. It needs a processor to end, so nothing waits for it but `close`."""
+        process.kill()
+        end = asyncio.create_task(process.stop())
+        self._starving.add(end)
+        end.add_done_callback(self._starving.discard)
 
 
 def _result_of(data: bytes) -> Any:
@@ -342,13 +391,20 @@ def _result_of(data: bytes) -> Any:
 class _ComputeProcess:
     """A process of `noetl.api.compute.worker`."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, *, is_urgent: bool) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._process = process
         self._input = process.stdin
         self._output = process.stdout
         self.is_reusable = True
+        self.is_killed = False
+        self.is_urgent = is_urgent
+
+    @property
+    def pid(self) -> int:
+        """The number of the process, and of the group of its children."""
+        return self._process.pid
 
     @classmethod
     async def start(cls, environ: Mapping[str, str], *arguments: str) -> _ComputeProcess:
@@ -362,7 +418,8 @@ class _ComputeProcess:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env=environ,
-            )
+            ),
+            is_urgent=URGENT in arguments,
         )
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -387,6 +444,14 @@ class _ComputeProcess:
 
     async def stop(self) -> None:
         """Kill the process and its children, and wait until it has ended."""
+        self.kill()
+        await asyncio.shield(self._process.wait())
+
+    def kill(self) -> None:
+        """Kill the process and its children, unless this was done before."""
+        if self.is_killed:
+            return
+        self.is_killed = True
         is_alive = self._process.returncode is None
         if is_alive:
             with suppress(ProcessLookupError):
@@ -397,7 +462,6 @@ class _ComputeProcess:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._input.close()
-        await asyncio.shield(self._process.wait())
 
     async def _read(self) -> tuple[bool, bytes]:
         head = await self._output.readexactly(LENGTH_BYTES + 1)

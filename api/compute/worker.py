@@ -1,15 +1,17 @@
-"""The program of a compute process: `python -m noetl.api.compute.worker`, or with the argument `draft`.
+"""The program of a compute process: `python -m noetl.api.compute.worker`, or with `draft` or `urgent`.
 
-With it, the process performs a small draft first, because its first one takes 0.15 s more. It reads jobs from
-standard input, and writes their outcomes to standard output. A job is its length in 8 bytes and a pickle. An
-outcome has one byte more between them: whether the process is worn, so that the parent replaces it. The first
-outcome is empty. The parent created the process, so it is trusted. The process ends with its input.
+With the argument `draft`, the process performs a small draft first, because its first one takes 0.15 s more.
+It reads jobs from standard input, and writes their outcomes to standard output. A job is its length in 8
+bytes and a pickle. An outcome has one byte more between them: whether the process is worn, so that the parent
+replaces it. The first outcome is empty. The parent created the process, so it is trusted. The process ends
+with its input.
 
 The cyclic garbage collector runs after an answer, because it would take up to a third of the time of a draft.
 
 Limits: the memory of the process, and CPU seconds of each job. The kernel enforces both. The parent kills a
-process whose job takes too long, and one that has grown. So nothing stays of a hostile job. The process runs
-when nothing else of the machine does. If all processors are busy for long, its jobs take too long.
+process whose job takes too long, and one that has grown. So nothing stays of a hostile job. Once it has
+started, the process runs when nothing else of the machine does. If all processors are busy, the parent lets
+a process with the argument `urgent` perform the job. That one does not yield to other processes.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from noetl.executor.security.process_privacy import hide_process
 from noetl.planner.gc_control import gc_paused
 
 DRAFT = "draft"
+URGENT = "urgent"
 _SAMPLE = """\
 name: sample
 steps:
@@ -54,7 +57,7 @@ def main() -> None:
     results, jobs = os.fdopen(os.dup(1), "wb"), os.fdopen(os.dup(0), "rb")
     os.dup2(2, 1)  # so that no output becomes a part of a message
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    _be_modest()
+    _limit_memory()
     compiler = PlaybookCompiler(allowed_catalogue(os.environ), cache_bytes=0)
     import noetl.planner.compile  # noqa: F401  Imported before the first job, whose time is limited.
 
@@ -64,6 +67,8 @@ def main() -> None:
         DraftJob(_SAMPLE, 3).perform(compiler)
     gc.collect()
     gc.freeze()
+    if URGENT not in sys.argv[1:]:
+        yield_to_the_service()  # After the imports, which would starve on a busy machine.
     _write(results, is_worn=False, outcome=b"")
     while (job := _read(jobs)) is not None:
         with gc_paused():
@@ -105,12 +110,11 @@ def _write(stream: BinaryIO, *, is_worn: bool, outcome: bytes) -> None:
     stream.flush()
 
 
-def _be_modest() -> None:
+def _limit_memory() -> None:
     try:
         import resource
     except ImportError:  # Windows
         return
-    yield_to_the_service()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = MAX_MEMORY if hard == resource.RLIM_INFINITY else min(MAX_MEMORY, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
@@ -128,7 +132,7 @@ def yield_to_the_service() -> None:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         except OSError:  # a container may forbid it
             os.nice(NICENESS)
-    else:
+    elif sys.platform != "win32":
         os.nice(NICENESS)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -65,6 +66,34 @@ class RecordingJob(TestedJob):
             file.write(f"{os.getpid()} {self.name}\n")
         time.sleep(self.pause)
         return os.getpid()
+
+
+@frozen
+class PolicyJob(TestedJob):
+    """A job that returns the scheduling policy of its process (Linux)."""
+
+    def perform(self, compiler: PlaybookCompiler) -> int:
+        return os.sched_getscheduler(0)
+
+
+USE_CPU_TIME = "import time\nwhile time.process_time() < 0.3: pass"
+
+
+@frozen
+class BusyJob(TestedJob):
+    """A job that uses CPU time, and returns the scheduling policy of its process (Linux)."""
+
+    seconds: float = 10.0
+    has_child: bool = False
+
+    def perform(self, compiler: PlaybookCompiler) -> int:
+        if self.has_child:
+            subprocess.run([sys.executable, "-c", USE_CPU_TIME], check=True)
+        else:
+            end = time.process_time() + 0.3
+            while time.process_time() < end:
+                pass
+        return os.sched_getscheduler(0)
 
 
 @frozen

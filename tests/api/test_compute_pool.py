@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from anyio import to_thread
 
-from noetl.api.compute import jobs
+from noetl.api.compute import jobs, starvation
 from noetl.api.compute import pool as pool_module
 from noetl.api.compute.pool import ComputePool, read_compute_processes
 from noetl.api.compute.worker import MAX_KEPT_MEMORY, NICENESS, yield_to_the_service
@@ -34,12 +35,14 @@ from noetl.executor.stores.sqlite.store import SqliteStore
 from noetl.planner.templates.template import parse_template
 from noetl.testing.run_harness import compile_text
 from tests.api.compute_jobs import (
+    BusyJob,
     CollectionsJob,
     EnvironmentJob,
     FailingJob,
     GrowingJob,
     HiddenJob,
     OrphanJob,
+    PolicyJob,
     RecordingJob,
     SpinningJob,
 )
@@ -51,6 +54,7 @@ pytestmark = pytest.mark.anyio
 async def pool(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ComputePool]:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # for the jobs of the tests
     monkeypatch.setenv("NOETL_SECRET_X", "hidden")
+    monkeypatch.setattr(starvation, "STARVED_SECONDS", 1e6)  # Each job is performed once.
     created = ComputePool(2, PlaybookCompiler(catalogue()), os.environ)
     yield created
     await created.close()
@@ -139,6 +143,110 @@ def test_a_process_without_the_right_to_be_idle_has_a_low_priority(monkeypatch: 
     monkeypatch.setattr(os, "nice", nice.append)
     yield_to_the_service()
     assert nice == [NICENESS]
+
+
+@contextmanager
+def busy_processor() -> Iterator[None]:
+    """Let this thread and its children run on one processor, which two busy processes use."""
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, processors)
+        for process in busy:
+            process.kill()
+        for process in busy:
+            process.wait()
+
+
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads the CPU time of processes of Linux")
+
+
+@needs_linux
+@pytest.mark.parametrize("has_child", [False, True])
+async def test_a_job_ends_on_a_busy_machine(
+    pool: ComputePool, monkeypatch: pytest.MonkeyPatch, has_child: bool
+) -> None:
+    """A process that yields would exceed the time limit of the job, which is a minute here."""
+    monkeypatch.setattr(starvation, "STARVED_SECONDS", 2.0)
+    with busy_processor():
+        assert await pool.run(BusyJob(has_child=has_child), "a") == os.SCHED_OTHER
+
+
+@needs_linux
+async def test_a_job_of_a_busy_machine_does_not_wait_until_it_starves(pool: ComputePool) -> None:
+    end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    pool._starving.add(cast("asyncio.Task[None]", end))
+    assert await pool.run(PolicyJob(), "a") == os.SCHED_OTHER
+    end.set_result(None)
+    pool._starving.clear()
+    assert pool._idle == []
+    assert await pool.run(PolicyJob(), "a") == os.SCHED_IDLE
+    assert len(pool._idle) == 1
+
+
+class TestRepetitions:
+    """Each first attempt starves here. The second one has begun when a test acts."""
+
+    @pytest.fixture
+    async def log(self, monkeypatch: pytest.MonkeyPatch, pool: ComputePool, tmp_path: Path) -> Path:
+        monkeypatch.setattr(starvation, "STARVED_SECONDS", 0.1)
+        log = tmp_path / "log"
+        # The first attempt has begun, so that its process is known.
+        monkeypatch.setattr(starvation, "has_starved", lambda *_: log.exists() and bool(log.read_text()))
+        return log
+
+    async def begin(
+        self, pool: ComputePool, job: RecordingJob, log: Path
+    ) -> tuple[asyncio.Task[Any], list[int]]:
+        task = asyncio.create_task(pool.run(job, "a"))
+        lines = await wait_for_lines(log, 2)
+        return task, [int(pid) for pid, _ in lines]
+
+    async def test_a_job_is_performed_twice_at_most(self, pool: ComputePool, log: Path) -> None:
+        task, pids = await self.begin(pool, RecordingJob(path=str(log), name="x", pause=2.0), log)
+        assert await task == pids[1] != pids[0]
+        assert len(await wait_for_lines(log, 2)) == 2
+        assert pool._idle == []
+        for pid in pids:
+            await asyncio.to_thread(wait_for_end, pid)
+
+    @pytest.mark.parametrize("key", [None, "k"])
+    async def test_both_processes_end_with_the_client(
+        self, pool: ComputePool, log: Path, key: str | None
+    ) -> None:
+        job = RecordingJob(key=key, path=str(log), name="x", pause=100.0)
+        task, pids = await self.begin(pool, job, log)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        for pid in pids:
+            await asyncio.to_thread(wait_for_end, pid)
+
+    @pytest.mark.parametrize("key", [None, "k"])
+    async def test_both_processes_end_with_the_service(
+        self, pool: ComputePool, log: Path, key: str | None
+    ) -> None:
+        job = RecordingJob(key=key, path=str(log), name="x", pause=100.0)
+        task, pids = await self.begin(pool, job, log)
+        await pool.close()
+        for pid in pids:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+        outcomes = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(outcomes[0], ServiceBusyError if key is None else asyncio.CancelledError)
+
+    async def test_the_time_limit_is_that_of_both_attempts(
+        self, pool: ComputePool, log: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pool_module, "WALL_FACTOR", 0.5)
+        task, pids = await self.begin(pool, RecordingJob(path=str(log), name="x", pause=100.0), log)
+        with pytest.raises(WorkLimitError, match="lasts more than 10 s") as late:
+            await task
+        assert late.value.is_late
+        for pid in pids:
+            await asyncio.to_thread(wait_for_end, pid)
 
 
 async def test_a_process_of_a_large_service_performs_many_jobs(pool: ComputePool, tmp_path: Path) -> None:

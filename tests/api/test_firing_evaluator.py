@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from noetl.api.compute import pool as pool_module
+from noetl.api.compute import starvation
 from noetl.api.compute.firing_evaluator import create_firing_evaluator
 from noetl.api.compute.pool import ComputePool
 from noetl.api.service.compiler import PlaybookCompiler
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def pool(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ComputePool]:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # for the jobs of the tests
+    monkeypatch.setattr(starvation, "STARVED_SECONDS", 1e6)  # Each job is performed once.
     created = ComputePool(2, PlaybookCompiler(catalogue()), os.environ)
     yield created
     await created.close()
@@ -81,6 +83,16 @@ async def test_a_busy_machine_delays_a_firing(
         await fire(pool, TestedEvaluation(str(tmp_path / "log")))
     for error in (late.value, refused.value):
         assert (error.reason, error.is_temporary) == ("service_busy", True)
+
+
+async def test_a_firing_that_starves_is_evaluated_again(
+    pool: ComputePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setattr(starvation, "STARVED_SECONDS", 0.1)
+    monkeypatch.setattr(starvation, "has_starved", lambda *_: log.exists() and bool(log.read_text()))
+    pid = await fire(pool, TestedEvaluation(str(log), pause=2.0))
+    assert [int(line) for line in log.read_text().split()][1:] == [pid]
 
 
 async def test_the_end_of_the_service_rejects_no_firing(pool: ComputePool, tmp_path: Path) -> None:
