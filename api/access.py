@@ -37,11 +37,12 @@ from noetl.api.auth.authentication import LOCAL_CALLER, Caller
 from noetl.api.auth.loopback import loopback_problem
 from noetl.api.auth.rate_limits import CountedAttempt, RequestLimits, network_of
 from noetl.api.context import AppContext
-from noetl.api.http.access_log import note_caller
+from noetl.api.http.access_log import PROBES, note_caller
 from noetl.api.http.body_memory import BodyMemory
 from noetl.api.http.client_check import TICKET_STREAM_SECONDS, leave_check
 from noetl.api.http.event_stream import EventStreamResponse
 from noetl.api.http.negotiation import accepted_media_type
+from noetl.api.http.open_requests import count_request
 from noetl.api.http.openapi import JSON_TYPE
 from noetl.api.http.parameters import check_parameters
 from noetl.api.http.problems import (
@@ -284,10 +285,14 @@ class AccessControl:
         route = match.route.path if match.route else ""
         async with AsyncExitStack() as places:
             place: RequestPlace | None = None
-            if (tenant := self._familiar_tenant(scope, access, credentials)) is not None:
-                place = await places.enter_async_context(self._shares.place(scope, tenant, route))
+            address = network_of(peer_address(scope))
             try:
+                if (tenant := self._familiar_tenant(scope, access, credentials)) is not None:
+                    count_request(scope, tenant, address)  # before it waits for a place
+                    place = await places.enter_async_context(self._shares.place(scope, tenant, route))
                 caller = scope[_CALLER] = await self._accepted_caller(scope, access, credentials)
+                if route not in PROBES:
+                    count_request(scope, None if caller is None else caller.tenant, address)
             except Exception as error:  # noqa: BLE001  An unexpected error is raised again.
                 await places.aclose()
                 await self._refuse(scope, receive, send, error)
@@ -303,7 +308,7 @@ class AccessControl:
                 return
             if place is None:
                 place = await places.enter_async_context(self._shares.place(scope, tenant, route))
-            hold = places.enter_context(self.body_memory.hold(scope, tenant, network_of(peer_address(scope))))
+            hold = places.enter_context(self.body_memory.hold(scope, tenant, address))
             receive = self._context.bodies.limit(receive, _PUBLIC if tenant is None else tenant, place, hold)
             await self._app(scope, receive, send)
 

@@ -40,6 +40,7 @@ from noetl.api.http.framing import FramingMiddleware
 from noetl.api.http.list_stream import MAX_STREAM_SECONDS
 from noetl.api.http.methods import HeadMiddleware, MethodMiddleware
 from noetl.api.http.negotiation import NegotiationMiddleware
+from noetl.api.http.open_requests import OpenRequestsMiddleware
 from noetl.api.http.request_shares import is_contended
 from noetl.api.http.responses import JsonResponse
 from noetl.api.http.root_path import RootPathMiddleware
@@ -152,6 +153,7 @@ def _middleware(context: AppContext, table: AccessTable, *, has_access_log: bool
         Middleware(HeadMiddleware),
         Middleware(FramingMiddleware),
         Middleware(CorsMiddleware, read_settings=read_settings),
+        Middleware(OpenRequestsMiddleware, read_settings=read_settings),
         Middleware(
             UnsentAnswersMiddleware,
             budget=AnswerBudget(),

@@ -6,9 +6,10 @@ read their responses.
 
 Algorithm: a connection waits while it has no request whose header is complete and whose response is not. A
 timer for each connection closes it if it has waited for HEADER_SECONDS, however slowly bytes drip in. If
-there are too many connections, a new one replaces the oldest that waits. A client that must be waited for
-before more can be sent has `send_seconds` to read MIN_SENT_BYTES, again and again. Read is what its system
-has acknowledged. When the server stops, a client has STOP_SECONDS for its response. A server would wait for
+there are too many connections, a new one replaces the oldest that waits. If none waits, it replaces the
+oldest whose client has not read the end of its response. A client that must be waited for before more can be
+sent has `send_seconds` to read MIN_SENT_BYTES, again and again. Read is what its system has acknowledged.
+When the server stops, a client has STOP_SECONDS for its response. A server would wait for
 each client that reads a little now and then.
 
 A request that cannot be parsed, such as one with a header that is too long, is answered with a problem
@@ -23,7 +24,8 @@ chunks of a byte each, which h11 parses one by one.
 
 Cost: a timer each HEADER_SECONDS for each connection, and one each `send_seconds` for one that reads slowly.
 
-Limits: `max_connections`. If none of them waits, a new connection is answered with 503. The bodies of
+Limits: `max_connections`. If all of them have requests, a new connection is answered with 503. So the
+requests of each client are limited as well (`noetl.api.http.open_requests`). The bodies of
 requests are limited by `noetl.api.http.open_bodies`. A system with a full buffer acknowledges in steps: Linux
 when a sixteenth of the buffer is free, which may be 400 KB. So a client that reads less in `send_seconds` may
 be closed although it reads. Whether a client has left while its body is not read is known on Linux only. Its
@@ -190,11 +192,16 @@ class ConnectionTable:
             self.end(connection, was_unread=is_unread)
 
     def _close_oldest(self) -> bool:
-        for connection in self._timers:
-            if connection.is_waiting:
-                self._close(connection)
-                return True
-        return False
+        """Close the oldest connection that waits, or else the oldest whose client has not read its response.
+
+        Return False if there is none.
+        """
+        waiting = (connection for connection in self._timers if connection.is_waiting)
+        unread = (connection for connection in self._timers if connection.is_answered)
+        connection = next(waiting, None) or next(unread, None)
+        if connection is not None:
+            self._close(connection)
+        return connection is not None
 
     def _schedule(self, connection: TimedConnection) -> None:
         request = connection.cycle if connection.is_waiting else connection
@@ -298,7 +305,12 @@ class TimedConnection(asyncio.Protocol):
     @property
     def is_waiting(self) -> bool:
         """Return whether the server waits for the header of a request, and the last response is sent."""
-        return (self.cycle is None or self.cycle.response_complete) and not self.unsent_bytes
+        return self.is_answered and not self.unsent_bytes
+
+    @property
+    def is_answered(self) -> bool:
+        """Return whether the connection has no request, or the whole response was given to the transport."""
+        return self.cycle is None or self.cycle.response_complete
 
     def refuse(self) -> None:
         """Answer with 503 before any request, and close the connection."""

@@ -258,7 +258,8 @@ SETTINGS = (
         "a whole number from 1 to 60000",
         "`2000`",
         "How many connections `noetl serve` has open at the same time. The limit of open files may allow"
-        " fewer.",
+        " fewer. A tenant may have half as many requests open, with its streams. All requests without a"
+        " caller may have a quarter, and an address a quarter of that.",
     ),
     Setting(
         "NOETL_COMPUTE_PROCESSES",

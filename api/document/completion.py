@@ -62,6 +62,7 @@ OF_ALL = (
     "run-damaged",
     "store-unavailable",
     "not-set-up",
+    "quota-exceeded",
     "too-many-answers",
     "too-many-connections",
 )
@@ -71,7 +72,6 @@ OF_BODIES = (
     "slow-body",
     "too-large",
     "unsupported-media-type",
-    "quota-exceeded",
     "too-many-bodies",
 )
 OTHER_RESPONSES = {

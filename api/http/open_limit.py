@@ -32,7 +32,8 @@ WAITING_REQUESTS = OpenKind(
     "waiting requests", "too-many-waiting-requests", "NOETL_MAX_WAITING_REQUESTS", 1000, 50
 )
 BODIES = OpenKind("unfinished bodies", "too-many-bodies", "NOETL_MAX_BODIES", 512)
-OPEN_KINDS = (STREAMS, WAITING_REQUESTS, BODIES)
+REQUESTS = OpenKind("requests", "too-many-connections", "NOETL_MAX_CONNECTIONS", 2000)
+OPEN_KINDS = (STREAMS, WAITING_REQUESTS, BODIES, REQUESTS)
 
 
 class OpenLimit:

@@ -24,8 +24,9 @@ from starlette.responses import Response
 from noetl.api.access import identify_caller, peer_address
 from noetl.api.auth.api_keys import is_tenant
 from noetl.api.auth.authentication import Caller
-from noetl.api.auth.rate_limits import AddressLimiter
+from noetl.api.auth.rate_limits import AddressLimiter, network_of
 from noetl.api.http.body_memory import release_body
+from noetl.api.http.open_requests import count_request
 from noetl.api.http.openapi import (
     FORM_TYPE,
     JSON_TYPE,
@@ -165,6 +166,8 @@ async def _receive(request: Request, services: TenantServices, path: str) -> tup
         caller = await _check_caller(request, services, webhook)
         body = await read_limited_body(request, webhook.max_bytes)
         await _check_signature(request, services, firer, headers, body)
+    if webhook.auth.scheme != "none":
+        count_request(request.scope, services.tenant, network_of(address))
     note_tenant(request, services.tenant)
     if webhook.auth.scheme != "api_key":
         await run_in_threadpool(limits.callers.check, caller)

@@ -121,7 +121,8 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
     from noetl.api.http.access_log import ACCESS_LOGGER, read_access_log
 
     _check_settings(environ)
-    max_connections, send_seconds = read_max_connections(environ), read_send_seconds(environ)
+    max_connections = allow_connections(read_max_connections(environ))
+    environ = {**environ, "NOETL_MAX_CONNECTIONS": str(max_connections)}
     clients = "to clients with an API key or a token" if _has_authentication(environ) else _LOOPBACK_ONLY
 
     class AnnouncingServer(uvicorn.Server):
@@ -134,7 +135,7 @@ def _serve(listener: socket.socket, environ: dict[str, str], root_path: str) -> 
     log_as_json_lines()
     logging.getLogger(ACCESS_LOGGER).disabled = not read_access_log(environ)
     sys.setswitchinterval(SWITCH_SECONDS)
-    connections = ConnectionTable(allow_connections(max_connections), send_seconds=send_seconds)
+    connections = ConnectionTable(max_connections, send_seconds=read_send_seconds(environ))
     config = uvicorn.Config(
         create_app(environ),
         http=timed_protocol(connections),
