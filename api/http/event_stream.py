@@ -97,7 +97,7 @@ class EventStreamResponse(EventSourceResponse):
             if is_at_end:
                 await Response(status_code=204)(scope, receive, send)
                 return
-            with self._watcher.follow(request.run_id) as feed:
+            with self._watcher.follow(request.run_id, self._runs.context.tenant) as feed:
                 self.body_iterator = self._frames(feed, place, ClientCheck(scope))
                 place_of(Request(scope)).give_up()
                 await super().__call__(scope, receive, send)
@@ -114,9 +114,8 @@ class EventStreamResponse(EventSourceResponse):
         ends_at, remaining = clock() + request.seconds, request.bytes
         after = request.after
         yield encode_retry()
-        tenant = self._runs.context.tenant
         batches = self._watcher.read(
-            feed, tenant, place, lambda: min(KEEP_ALIVE_SECONDS, max(ends_at - clock(), 0.0))
+            feed, place, lambda: min(KEEP_ALIVE_SECONDS, max(ends_at - clock(), 0.0))
         )
         async for batch in batches:
             if not await client.passes():

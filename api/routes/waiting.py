@@ -59,12 +59,13 @@ async def wait_until_finished(
     if result.status.is_final or not seconds:
         return result
     async with place_of(request).given_up():
-        await opened_services(request).watchers.current().wait_until_ended(run_id, seconds)
+        watcher = opened_services(request).watchers.current()
+        await watcher.wait_until_ended(run_id, services.tenant, seconds)
     return await run_in_threadpool(services.runs.result_text, run_id)
 
 
 async def wait_until_changed(
-    request: Request, run_id: str, read: Callable[[], Response], seconds: float
+    request: Request, services: TenantServices, run_id: str, read: Callable[[], Response], seconds: float
 ) -> Response:
     """Return the response of `read` once its tag is not in `If-None-Match`, or the run has ended.
 
@@ -73,7 +74,7 @@ async def wait_until_changed(
     tags = request.headers.getlist("if-none-match")
     watcher, clock = opened_services(request).watchers.current(), asyncio.get_running_loop().time
     ends_at = clock() + seconds
-    with watcher.follow(run_id) as feed:
+    with watcher.follow(run_id, services.tenant) as feed:
         while True:
             # A change after this line wakes the request.
             published, has_ended = feed.published, feed.has_ended or watcher.is_stopping

@@ -194,7 +194,7 @@ async def get_run_status(
             return await run_in_threadpool(read)
         # A run that is unknown must not be followed.
         run = await run_in_threadpool(services.runs.summary, workflow_id)
-        response = await wait_until_changed(request, run.id, read, sent.wait_seconds or 0)
+        response = await wait_until_changed(request, services, run.id, read, sent.wait_seconds or 0)
     response.headers["Preference-Applied"] = f"wait={sent.wait_seconds}"
     return response
 

@@ -4,16 +4,17 @@ Problem: hundreds of clients follow runs. A poll for each client costs a core, a
 takes all threads from other requests.
 
 Algorithm: publish and subscribe. One task queries the positions of all followed runs together, whenever the
-store signals a change, and otherwise after a growing pause. It reads the new events of the runs that have
-moved, once for all listeners of a run. A feed keeps its latest events in a ring buffer. Each listener has a
-place of its own in it (Thompson et al., "Disruptor", 2011). So no listener waits for another. For a listener
+store signals a change, and otherwise after a growing pause. For each tenant, another task reads the new
+events of its runs that have moved, once for all listeners of a run. So no tenant waits for the reads of
+another. A feed keeps its latest events in a ring buffer. Each listener has a place of its own in it (Thompson
+et al., "Disruptor", 2011). So no listener waits for another. For a listener
 whose place has left the buffer, the store is read until it is in the buffer again. Listeners that need the
 same events at the same time share this read. It uses the credit of the tenant, as other long reads do.
 
 Cost: one query of positions for a change or a pause, whatever the number of clients. One query of events for
-each run that has moved. Queries take at most a fifth of the time, on at most MAX_THREADS threads. They are
-rarer with many followers, and steps that work do not pause for them. Earlier events are read on at most
-EARLIER_READERS threads of a tenant.
+each run that has moved. Queries take at most a fifth of the time, and reads of a tenant a fifth on at most
+READERS threads. Queries are rarer with many followers, and steps that work do not pause for them. Earlier
+events are read on at most EARLIER_READERS threads of a tenant.
 
 Limits: other processes may change a run without a signal, which is noticed after MAX_PAUSE_SECONDS. A store
 that does not count the entries of a history is asked for events after a pause that grows for each run.
@@ -40,8 +41,8 @@ from noetl.executor.precedence import wait_for_slice, without_precedence, workin
 from noetl.executor.stores.cursors import BEFORE_ALL_EVENTS, EventPlace, read_event_id, write_event_id
 from noetl.executor.stores.interface import Store
 
-MAX_THREADS = 4
-"""Threads of a watcher that read the store. The threads that answer requests are others."""
+READERS = 2
+"""Threads of a tenant that read new events. The threads that answer requests are others."""
 
 EARLIER_READERS = 2
 """Threads of a tenant that read events which have left the buffer of their run."""
@@ -86,6 +87,7 @@ class RunFeed:
     """
 
     run_id: str
+    tenant: str
     followers: int = 0
     position: HistoryPosition | None = None
     start: EventPlace | None = None
@@ -137,6 +139,18 @@ class RunFeed:
         published.set()
 
 
+@dataclass
+class TenantReads:
+    """The reads of the new events of a tenant: their task, and until when there are no others after it."""
+
+    task: asyncio.Task[None]
+    rests_until: float = 0.0
+
+    def block(self, now: float) -> bool:
+        """Return whether no other reads of the tenant may begin now."""
+        return not self.task.done() or now < self.rests_until
+
+
 class RunWatcher:
     """The reader of the runs that clients of one event loop follow. `encode` returns the frame of an event.
 
@@ -149,17 +163,20 @@ class RunWatcher:
         self._feeds: dict[str, RunFeed] = {}
         self._task: asyncio.Task[None] | None = None
         self._wakeup = asyncio.Event()
-        self._threads = CapacityLimiter(MAX_THREADS)
+        self._query_thread = CapacityLimiter(1)
+        self._readers = TenantLimiters(READERS)
         self._earlier_readers = TenantLimiters(EARLIER_READERS)
+        self._reads: dict[str, TenantReads] = {}
+        self._has_moved = False
         self._is_stopping = False
         self._has_failed = False
 
     @contextmanager
-    def follow(self, run_id: str) -> Iterator[RunFeed]:
-        """Yield the feed of a run, which the watcher refreshes meanwhile."""
+    def follow(self, run_id: str, tenant: str) -> Iterator[RunFeed]:
+        """Yield the feed of a run of a tenant, which the watcher refreshes meanwhile."""
         feed = self._feeds.get(run_id)
         if feed is None or feed.is_complete or feed.is_deleted:
-            feed = self._feeds[run_id] = RunFeed(run_id)
+            feed = self._feeds[run_id] = RunFeed(run_id, tenant)
         elif feed.has_ended:
             feed.position = None  # The run may have been resumed since.
         feed.followers += 1
@@ -174,9 +191,9 @@ class RunWatcher:
                 del self._feeds[run_id]
             self._wakeup.set()
 
-    async def wait_until_ended(self, run_id: str, seconds: float) -> bool:
-        """Return whether the run has ended: once it has, after `seconds`, or when the process stops."""
-        with self.follow(run_id) as feed:
+    async def wait_until_ended(self, run_id: str, tenant: str, seconds: float) -> bool:
+        """Return whether a run has ended: once it has, after `seconds`, or when the process stops."""
+        with self.follow(run_id, tenant) as feed:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     while not feed.has_ended and not self._is_stopping:
@@ -184,9 +201,9 @@ class RunWatcher:
             return feed.has_ended
 
     async def read(
-        self, feed: RunFeed, tenant: str, after: EventPlace, idle_seconds: Callable[[], float]
+        self, feed: RunFeed, after: EventPlace, idle_seconds: Callable[[], float]
     ) -> AsyncIterator[list[EncodedEvent]]:
-        """Yield events of a tenant's run after a place, in batches, until its end or that of the process.
+        """Yield events of a run after a place, in batches, until its end or that of the process.
 
         A batch is empty if there was no event for `idle_seconds()`.
         """
@@ -195,7 +212,7 @@ class RunWatcher:
             published = feed.published
             batch = feed.events_after(place)
             if batch is None:
-                batch = await self._read_earlier(feed, tenant, place)
+                batch = await self._read_earlier(feed, place)
                 if not batch and feed.is_deleted:
                     return
             elif not batch:
@@ -222,24 +239,24 @@ class RunWatcher:
         for feed in self._feeds.values():
             feed.publish()
 
-    async def _read_earlier(self, feed: RunFeed, tenant: str, place: EventPlace) -> list[EncodedEvent]:
+    async def _read_earlier(self, feed: RunFeed, place: EventPlace) -> list[EncodedEvent]:
         """Return events of the store after a place. Listeners that want the same ones share a read."""
         read = feed.reads.get(place)
         if read is None:
-            read = asyncio.create_task(self._read_store(feed, tenant, place), name="noetl-watch-earlier")
+            read = asyncio.create_task(self._read_store(feed, place), name="noetl-watch-earlier")
             feed.reads[place] = read
             read.add_done_callback(lambda _: feed.reads.pop(place))
         return await asyncio.shield(read)  # A listener that leaves must not stop the read of the others.
 
-    async def _read_store(self, feed: RunFeed, tenant: str, place: EventPlace) -> list[EncodedEvent]:
+    async def _read_store(self, feed: RunFeed, place: EventPlace) -> list[EncodedEvent]:
         """Return events of the store after a place. If there are no more, the buffer may begin there."""
 
         def read() -> list[EncodedEvent]:
-            with working_for(tenant):
+            with working_for(feed.tenant):
                 return self._read_events(feed.run_id, place)
 
         try:
-            events = await to_thread.run_sync(read, limiter=self._earlier_readers.find(tenant))
+            events = await to_thread.run_sync(read, limiter=self._earlier_readers.find(feed.tenant))
         except StoreError as error:
             self._record_failure(error)
             await asyncio.sleep(MAX_PAUSE_SECONDS)
@@ -283,22 +300,48 @@ class RunWatcher:
                         await self._wakeup.wait()
 
     async def _refresh(self, clock: Callable[[], float]) -> bool:
-        """Update all feeds from the store, and return whether any run has moved."""
-        feeds = list(self._feeds.values())
+        """Let the feeds be updated that are not current. Return whether a run has moved or must be read."""
+        feeds, has_moved = list(self._feeds.values()), self._has_moved
+        self._has_moved = False
         try:
-            positions = await self._in_thread(self._store.runs.positions, [feed.run_id for feed in feeds])
+            positions = await to_thread.run_sync(
+                _read_unhurried,
+                self._store.runs.positions,
+                [feed.run_id for feed in feeds],
+                limiter=self._query_thread,
+            )
         except StoreError as error:
             # Followers wait until the store answers again.
             self._record_failure(error)
             return False
         self._has_failed = False
         now = clock()
-        feeds = [feed for feed in feeds if not feed.is_current(positions.get(feed.run_id), now)]
+        moved: dict[str, list[tuple[RunFeed, HistoryPosition | None]]] = {}
+        for feed in feeds:
+            position = positions.get(feed.run_id)
+            if not feed.is_current(position, now):
+                moved.setdefault(feed.tenant, []).append((feed, position))
+        self._reads = {tenant: reads for tenant, reads in self._reads.items() if reads.block(now)}
+        for tenant, found in moved.items():
+            if tenant in self._reads:
+                has_moved = True
+                continue
+            refresh = self._refresh_tenant(tenant, found, clock)
+            self._reads[tenant] = TenantReads(asyncio.create_task(refresh, name="noetl-watch-tenant"))
+        return has_moved
+
+    async def _refresh_tenant(
+        self,
+        tenant: str,
+        found: Sequence[tuple[RunFeed, HistoryPosition | None]],
+        clock: Callable[[], float],
+    ) -> None:
+        """Update feeds of a tenant from the store. Then the tenant rests."""
+        started_at = clock()
         outcomes = await asyncio.gather(
-            *(self._refresh_feed(feed, positions.get(feed.run_id), clock) for feed in feeds),
-            return_exceptions=True,
+            *(self._refresh_feed(feed, position, clock) for feed, position in found), return_exceptions=True
         )
-        for feed, outcome in zip(feeds, outcomes, strict=True):
+        for (feed, _), outcome in zip(found, outcomes, strict=True):
             if isinstance(outcome, StoreError):
                 self._record_failure(outcome)
             elif isinstance(outcome, Exception):
@@ -308,7 +351,11 @@ class RunWatcher:
                 feed.publish()
             elif isinstance(outcome, BaseException):
                 raise outcome
-        return True in outcomes
+        followers = sum(feed.followers for feed, _ in found)
+        self._reads[tenant].rests_until = clock() + choose_gap(clock() - started_at, followers)
+        if True in outcomes:
+            self._has_moved = True
+            self._wakeup.set()
 
     async def _refresh_feed(
         self, feed: RunFeed, position: HistoryPosition | None, clock: Callable[[], float]
@@ -321,7 +368,13 @@ class RunWatcher:
         # The position is older than the events. So if it is the end of the run, they are complete.
         has_moved = position != feed.position
         while feed.start is not None and feed.last_place is not None:
-            events = await self._in_thread(self._read_events, feed.run_id, feed.last_place)
+            events = await to_thread.run_sync(
+                _read_unhurried,
+                self._read_events,
+                feed.run_id,
+                feed.last_place,
+                limiter=self._readers.find(feed.tenant),
+            )
             feed.append(events)
             has_moved = has_moved or bool(events)
             if len(events) < EVENTS_PER_READ:
@@ -335,9 +388,6 @@ class RunWatcher:
         if has_moved:
             feed.publish()
         return has_moved
-
-    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        return await to_thread.run_sync(_read_unhurried, function, *arguments, limiter=self._threads)
 
     def _record_failure(self, error: StoreError) -> None:
         if not self._has_failed:

@@ -74,8 +74,8 @@ def cancel(store: Store, run: Run) -> None:
 async def read_all(watcher: RunWatcher, run: Run, pause: Callable[[int], Any] | None = None) -> list[str]:
     """Return the ids of all events that a listener gets until the run has ended."""
     ids: list[str] = []
-    with watcher.follow(run.id) as feed:
-        async for batch in watcher.read(feed, "default", BEFORE_ALL_EVENTS, lambda: 15.0):
+    with watcher.follow(run.id, run.tenant) as feed:
+        async for batch in watcher.read(feed, BEFORE_ALL_EVENTS, lambda: 15.0):
             ids += [
                 line for event in batch for line in event.frame.decode().splitlines() if line[:3] == "id:"
             ]
@@ -128,7 +128,7 @@ async def test_a_slow_listener_blocks_no_other_and_misses_nothing(
 
 
 def test_the_buffer_of_a_feed_is_bounded_in_events_and_bytes() -> None:
-    feed = RunFeed("r", start=BEFORE_ALL_EVENTS)
+    feed = RunFeed("r", "default", start=BEFORE_ALL_EVENTS)
     small = [EncodedEvent((number, 0), b"x") for number in range(1, 2001)]
     feed.append(small)
     assert feed.events == small[-run_watcher.MAX_BUFFERED_EVENTS :]
@@ -148,8 +148,9 @@ async def test_idle_listeners_of_many_runs_cost_one_query_a_pause(
     watcher = RunWatcher(store, encode_event)
     runs = [start_run(store) for _ in range(20)]
     listeners = [asyncio.create_task(read_all(watcher, run)) for run in runs for _ in range(10)]
+    # Each feed is read once more when a listener has read all earlier events.
     await wait_for(lambda: sum(feed.start is not None for feed in watcher._feeds.values()) == 20)
-    await asyncio.sleep(0.1)
+    await wait_for(lambda: all(feed.position is not None for feed in watcher._feeds.values()))
     queries.clear()
     await wait_for(lambda: queries["positions"] >= 10)
     assert queries["events"] == 0
@@ -265,7 +266,7 @@ async def test_followers_outlast_a_failure_of_the_store(
 ) -> None:
     watcher, run = RunWatcher(store, encode_event), start_run(store)
     listener = asyncio.create_task(read_all(watcher, run))
-    waiting = asyncio.create_task(watcher.wait_until_ended(run.id, 60.0))
+    waiting = asyncio.create_task(watcher.wait_until_ended(run.id, "default", 60.0))
     await asyncio.sleep(0.05)
     failures: Counter[str] = Counter()
 
@@ -290,7 +291,7 @@ async def test_a_deleted_run_ends_its_streams(store: MemoryStore) -> None:
     await asyncio.sleep(0.05)
     del store.state.runs[run.id]
     assert len(await listener) == 1
-    await watcher.wait_until_ended(run.id, 60.0)
+    await watcher.wait_until_ended(run.id, "default", 60.0)
 
 
 async def test_a_deleted_run_ends_the_stream_of_a_listener_that_is_behind_its_buffer(
@@ -313,7 +314,7 @@ async def test_a_deleted_run_ends_the_stream_of_a_listener_that_is_behind_its_bu
 async def test_a_resumed_run_is_followed_to_its_new_end(store: MemoryStore) -> None:
     watcher, run = RunWatcher(store, encode_event), start_run(store)
     cancel(store, run)
-    await watcher.wait_until_ended(run.id, 60.0)
+    await watcher.wait_until_ended(run.id, "default", 60.0)
     first = await read_all(watcher, run)
     store.runs.resume(run.id, 3.0, deadline_at=None, values={})
     listener = asyncio.create_task(read_all(watcher, run))
@@ -331,19 +332,19 @@ async def test_a_stop_ends_all_followers_and_refuses_new_ones(store: MemoryStore
     assert watchers.current() is watcher
     followers = [
         asyncio.create_task(read_all(watcher, run)),
-        asyncio.create_task(watcher.wait_until_ended(run.id, 60.0)),
+        asyncio.create_task(watcher.wait_until_ended(run.id, "default", 60.0)),
     ]
     await asyncio.sleep(0.05)
     await asyncio.to_thread(watchers.stop)
     await asyncio.gather(*followers)
-    await watchers.current().wait_until_ended(run.id, 60.0)
+    await watchers.current().wait_until_ended(run.id, "default", 60.0)
     assert await read_all(watchers.current(), run) == []
     assert watcher._feeds == {}
 
 
 async def test_a_wait_ends_after_its_time(store: MemoryStore, queries: Counter[str]) -> None:
     watcher, run = RunWatcher(store, encode_event), start_run(store)
-    await watcher.wait_until_ended(run.id, 0.1)
+    await watcher.wait_until_ended(run.id, "default", 0.1)
     assert (watcher._feeds, queries["events"]) == ({}, 0)
 
 
@@ -378,13 +379,45 @@ async def test_an_unreadable_run_ends_only_its_own_streams(
     assert f"run {broken.id} cannot be followed" in caplog.text
 
 
+async def test_a_tenant_whose_events_are_read_slowly_delays_no_other(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher, has_begun, may_end = RunWatcher(store, encode_event), threading.Event(), threading.Event()
+    slow, runs = [start_run(store, tenant="many") for _ in range(20)], [start_run(store) for _ in range(2)]
+    listeners = [asyncio.create_task(read_all(watcher, run)) for run in [*slow, runs[0]]]
+    await wait_for(lambda: sum(feed.start is not None for feed in watcher._feeds.values()) == 21)
+    waiting = asyncio.create_task(watcher.wait_until_ended(runs[1].id, "default", 60.0))
+    events, slow_ids = store.runs.events, {run.id for run in slow}
+
+    def read(run_id: str, *arguments: Any) -> Any:
+        if run_id in slow_ids:
+            has_begun.set()
+            assert may_end.wait(60.0)
+        return events(run_id, *arguments)
+
+    monkeypatch.setattr(store.runs, "events", read)
+    try:
+        for run in slow:
+            await asyncio.to_thread(cancel, store, run)
+        await asyncio.to_thread(has_begun.wait, 60.0)
+        for run in runs:
+            await asyncio.to_thread(cancel, store, run)
+        assert await asyncio.wait_for(waiting, 30.0)
+        assert await asyncio.wait_for(listeners[-1], 30.0) == all_ids(store, runs[0])
+        assert not any(listener.done() for listener in listeners[:-1])
+    finally:
+        may_end.set()
+    for listener, run in zip(listeners, slow, strict=False):
+        assert await listener == all_ids(store, run)
+
+
 async def test_changes_of_another_process_reach_listeners_and_waits(tmp_path: Path) -> None:
     address = str(tmp_path / "noetl.db")
     with closing(SqliteStore(address)) as store, closing(SqliteStore(address)) as second:
         run = start_run(second)
         watcher = RunWatcher(store, encode_event)
         listener = asyncio.create_task(read_all(watcher, run))
-        waiting = asyncio.create_task(watcher.wait_until_ended(run.id, 60.0))
+        waiting = asyncio.create_task(watcher.wait_until_ended(run.id, "default", 60.0))
         await wait_for(lambda: run.id in watcher._feeds and watcher._feeds[run.id].start is not None)
         signals = store.changes.count
         await asyncio.to_thread(write_events, second, run, 20)
