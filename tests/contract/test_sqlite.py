@@ -24,6 +24,7 @@ from unittest.mock import patch
 import pytest
 
 from noetl.executor.errors import ChangedSchemaError, DamagedRunError, SchemaError, SettingError, StoreError
+from noetl.executor.model.cached_results import CacheFilter
 from noetl.executor.model.gates import named_gate
 from noetl.executor.model.limits import PayloadLimits
 from noetl.executor.model.metrics import FactKind
@@ -39,7 +40,7 @@ from noetl.executor.stores.cursors import (
     write_wait_cursor,
 )
 from noetl.executor.stores.plan_uses import TOUCH_SECONDS, UNUSED_SECONDS
-from noetl.executor.stores.sql import facts, playbooks, run_deletion
+from noetl.executor.stores.sql import cached_results, facts, playbooks, run_deletion
 from noetl.executor.stores.sql import maintenance as sql_maintenance
 from noetl.executor.stores.sql.triggers import replace_triggers
 from noetl.executor.stores.sqlite import file, file_identity, log_flush, maintenance
@@ -49,6 +50,7 @@ from noetl.planner.plan import Plan
 from noetl.testing.run_harness import compile_text
 from noetl.testing.store_contract import FactsContract, MaintenanceContract, StoreContract, SwitchesContract
 from noetl.testing.store_contract.aliases import promote
+from noetl.testing.store_contract.cached_results import ONE_STEP, make_request, save_result
 from noetl.testing.store_contract.gates import hold, queue_up
 from noetl.testing.store_contract.operations import (
     LEASE,
@@ -585,6 +587,24 @@ def test_unused_gates_are_deleted_a_few_at_a_time(tmp_path: Path, monkeypatch: p
         statements = trace_queries(store.file.connection(), partial(store.maintenance.sweep, 3.0))
         assert sum(text.startswith("delete from gates") for text in statements) == 3
         assert store.file.fetch_one("select count(*) as left from gates")["left"] == 1
+
+
+def test_cached_results_are_cleared_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cached_results, "MAX_CLEARED", 2)
+    with closing(SqliteStore(str(tmp_path / "noetl.db"))) as store:
+        claim = claim_visit(store, start_run(store, ONE_STEP))
+        for number in range(6):
+            playbook = "kept" if number == 2 else "play"
+            save_result(store, make_request(claim, f"d{number}", playbook=playbook))
+        cleared: list[int] = []
+
+        def clear() -> None:
+            cleared.append(store.cache.clear(CacheFilter("default", playbook="play")))
+
+        statements = trace_queries(store.file.connection(), clear)
+        assert cleared == [5]
+        assert statements.count("begin immediate") == 3
+        assert [entry.digest for entry in store.cache.find(CacheFilter("default"), 2.0, 10)] == ["d2"]
 
 
 def test_an_upgrade_finds_runs_by_the_keys_of_their_tags(tmp_path: Path) -> None:

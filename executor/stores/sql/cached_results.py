@@ -1,7 +1,8 @@
 """Cached results of work in a SQL store.
 
 A hit is one read without a lock. Otherwise a transaction locks the key, so that one of concurrent requests
-becomes the holder. Whether a holder still works is read from the row of its visit.
+becomes the holder. Whether a holder still works is read from the row of its visit. Entries are cleared in
+several transactions, in the order of their keys. One that is saved meanwhile may be cleared or stay.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.facts import add_fact
 from noetl.executor.stores.sql.rows import Row, decode_json
+
+MAX_CLEARED = 500
+"""How many entries one transaction of `clear` deletes. Other writers have their turns between them."""
 
 
 class SqlCache:
@@ -92,9 +96,19 @@ class SqlCache:
         ]
 
     def clear(self, cache_filter: CacheFilter) -> int:
-        with self._context.database.transaction() as db:
-            deleted = db.execute("cache.clear", **_values_of(cache_filter)).fetchall()
-        return sum(row["size"] > 0 for row in deleted)
+        database, values = self._context.database, _values_of(cache_filter)
+        found, after, cleared = MAX_CLEARED, "", 0
+        while found == MAX_CLEARED:
+            # They are found before the transaction, which keeps other writers waiting on SQLite.
+            rows = database.fetch_all("cache.find_cleared", after=after, limit=MAX_CLEARED, **values)
+            digests, found = [row["digest"] for row in rows], len(rows)
+            if not digests:
+                break
+            with database.transaction() as db:
+                deleted = db.execute("cache.clear", ids=database.encode_list(digests), **values).fetchall()
+            cleared += sum(row["size"] > 0 for row in deleted)
+            after = digests[-1]
+        return cleared
 
 
 def _hold(db: Writer, request: CacheRequest, now: float) -> CachedResult | CacheHolder | None:

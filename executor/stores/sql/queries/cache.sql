@@ -40,9 +40,18 @@ where tenant = :tenant and value is not null and expires_at > :now
     and created_at < :before -- optional
 order by created_at desc, digest limit :limit
 
+-- name: find_cleared
+select digest from cached_results
+where tenant = :tenant and digest > :after
+    and playbook = :playbook -- optional
+    and step = :step -- optional
+    and (substr(label, 1, {key_length}) = :key or substr(digest, 1, {key_length}) = :key) -- optional
+    and created_at < :before -- optional
+order by digest limit :limit
+
 -- name: clear
 delete from cached_results
-where tenant = :tenant
+where tenant = :tenant and digest {in_ids}
     and playbook = :playbook -- optional
     and step = :step -- optional
     and (substr(label, 1, {key_length}) = :key or substr(digest, 1, {key_length}) = :key) -- optional
