@@ -180,8 +180,10 @@ class VisitExecutor:
             scope = Scope(run, visit, saved=dict(visit.saved))
             refusal = error_record(visit, problem.type, problem.message, retryable=problem.retryable)
         admission = self._ask_for_slots(claim, step, scope, refusal)
-        if admission.commit is not None:
-            self.store.queue.commit(admission.commit, self.clock())
+        if (wait := admission.commit) is not None:
+            self.store.queue.commit(
+                commit_of_finally_step(wait) if step.is_finally_step else wait, self.clock()
+            )
             return None
         if (event := debounced_event(run, visit, self.clock())) is not None:
             events.append(event)

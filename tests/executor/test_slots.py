@@ -865,6 +865,26 @@ class TestFinallySteps:
         assert harness.clock() == 1_000_000.0 + seconds
         assert store.gates.stalled(10) == []
 
+    @pytest.mark.parametrize("work", ["{action: fail, message: no}", "{action: wait, seconds: 1h}"])
+    @pytest.mark.parametrize("limit", ["concurrency: {use: closed}", "rate: {limit: 1, per: 1m}"])
+    def test_it_waits_in_a_run_that_stops(self, store: SqliteStore, work: str, limit: str) -> None:
+        """The run has failed, or its time is over."""
+        gate = named_gate("default", "closed")
+        store.gates.set_limit(gate, LimitKind.STEPS, 0)
+        text = FINALLY % ("", "")
+        text = text.replace("{action: set, set: {x: 1}}", work).replace("concurrency: {use: closed}", limit)
+        text, clock = text.replace("name: clean", "name: clean\n    timeout: 5s"), FakeClock(1_000_000.0)
+        for _ in range(2):
+            harness = RunHarness(store, text, clock=clock)
+            execute_all(harness)
+            clock.advance(6)
+            execute_all(harness)
+        assert [visit.status for visit in harness.visits if visit.step == "last"] == ["waiting"]
+        store.gates.set_limit(gate, LimitKind.STEPS, 2)
+        grant_stalled(store)
+        assert harness.finish().status in ("failed", "timed_out")
+        assert [visit.status for visit in harness.visits if visit.step == "last"] == ["succeeded"]
+
 
 ORDERED = """
     name: call

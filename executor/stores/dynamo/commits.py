@@ -79,7 +79,9 @@ class _CommittedSlots:
         visit = commit.visit
         owner = (context.table, visit.run_id, visit.id)
         self._returns = SlotReturns(*owner) if commit.gives_back else None
-        self._suspension = QueuedSuspension(*owner) if commit.is_queued else None
+        # The finally step waits for its own slots only.
+        run_owner = () if commit.is_finally else ("",)
+        self._suspension = QueuedSuspension(*owner, *run_owner) if commit.is_queued else None
 
     def place(self, visit: Visit, now: float) -> Visit:
         """Return the visit, due at once if it is suspended for slots of which none waits any more."""

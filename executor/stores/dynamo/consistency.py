@@ -179,7 +179,7 @@ class ConsistencyCheck:
         if visit.status is not VisitStatus.WAITING:
             return False
         pk = keys.visit(visit.run_id, visit.id, self._context.heads.spread(visit.run_id)).pk
-        if QueuedSuspension(self._context.table, visit.run_id, visit.id).is_queued:
+        if QueuedSuspension(self._context.table, visit.run_id, visit.id, "").is_queued:
             return True
         waits = self._context.table.query(pk, f"W#{visit.id}#")
         if any("answered" not in wait and "closed" not in wait for wait in waits):

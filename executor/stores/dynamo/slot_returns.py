@@ -160,12 +160,12 @@ def _group_by_gate(slots: Sequence[Slot]) -> dict[GateKey, list[Slot]]:
 
 
 class QueuedSuspension:
-    """The slots for which a visit is suspended: its own, or those of its run."""
+    """The slots for which a visit is suspended: its own, or those of its run, whose owner is empty."""
 
-    def __init__(self, table: DynamoTable, run_id: str, visit_id: str) -> None:
+    def __init__(self, table: DynamoTable, run_id: str, *owners: str) -> None:
         self._table = table
         self._run_id = run_id
-        self._visit_id = visit_id
+        self._owners = owners
         self._items = self._read()
 
     @property
@@ -191,11 +191,7 @@ class QueuedSuspension:
         return ConditionCheck(key, IS_WAITING)
 
     def _read(self) -> list[Item]:
-        items = [
-            item
-            for owner in ("", self._visit_id)
-            for item in read_slot_items(self._table, self._run_id, owner)
-        ]
+        items = [item for owner in self._owners for item in read_slot_items(self._table, self._run_id, owner)]
         return [item for item in items if "held" not in item]
 
 

@@ -265,10 +265,9 @@ def find_slots(state: MemoryState, run_id: str, visit_id: str | None = None) -> 
     return [slot for slot in slots if visit_id in (None, slot.owner.visit_id)]
 
 
-def has_waiting_slot(state: MemoryState, run_id: str, visit_id: str) -> bool:
-    """Return whether a visit, or its run, waits for a slot."""
-    slots = find_slots(state, run_id, visit_id) + find_slots(state, run_id, "")
-    return any(not slot.is_held for slot in slots)
+def has_waiting_slot(state: MemoryState, run_id: str, *owners: str) -> bool:
+    """Return whether one of the visits of a run waits for a slot. The run itself is the empty owner."""
+    return any(not slot.is_held for owner in owners for slot in find_slots(state, run_id, owner))
 
 
 def give_back_slots(state: MemoryState, slots: Iterable[Slot]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from noetl.executor.errors import DamagedRunError
 from noetl.executor.model.run import DEADLINE, NEVER, RunStatus, Visit, VisitStatus
 from noetl.executor.model.run_transition import check_deletable, lose_branch
-from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.model.special_visits import deadline_visit, finally_visit_id
 from noetl.executor.model.visit_states import may_hold
 from noetl.executor.model.visit_transition import end_lease, is_endless, unpark, wake
 from noetl.executor.stores.damage import log_set_aside
@@ -202,7 +202,7 @@ class MemoryMaintenance:
         tokens = [key for key in record.waits.keys() - record.closed_waits if key.visit_id == visit.id]
         runs = [child.run for child in self._state.runs.values() if child.run.finished_at is None]
         parents = [(run.parent.run_id, run.parent.visit_id) for run in runs if run.parent is not None]
-        is_queued = has_waiting_slot(self._state, visit.run_id, visit.id)
+        is_queued = has_waiting_slot(self._state, visit.run_id, visit.id, "")
         is_answerable = any(record.waits[key].answered_at is None for key in tokens)
         return is_queued or is_answerable or (visit.run_id, visit.id) in parents
 
@@ -271,6 +271,11 @@ def _continue_stuck(branches: MemoryBranches) -> str:
     """Continue a run without an active visit, and return a description."""
     record, now = branches.record, branches.now
     if record.run.stop is not None:
+        # Earlier commits parked a finally step that waited for a limit.
+        last = record.visits.get(finally_visit_id(record.run.resumes))
+        if last is not None and last.status is VisitStatus.PARKED:
+            record.put(unpark(last, now))
+            return "its finally step is due"
         branches.stop_run()
         return "its end is due"
     # In sequential mode, visits on the stack wait for their turn.

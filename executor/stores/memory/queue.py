@@ -164,7 +164,9 @@ class MemoryQueue:
             is_answered = any(wait is not None and wait.answered_at is not None for wait in waits)
             returned = find_slots(self._state, run.id, visit.id) if commit.gives_back else []
             give_back_slots(self._state, returned)
-            is_granted = commit.is_queued and not has_waiting_slot(self._state, run.id, visit.id)
+            # The finally step waits for its own slots only.
+            owners = (visit.id,) if commit.is_finally else (visit.id, "")
+            is_granted = commit.is_queued and not has_waiting_slot(self._state, run.id, *owners)
             record.put(wake(visit, now) if is_answered or is_granted else visit)
             add_fact(self._state, run, fact_of_outcome(visit, now))
             _store_batch_results(record, commit)

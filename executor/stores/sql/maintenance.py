@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from noetl.executor.errors import DamagedRunError
 from noetl.executor.model.run import NEVER
 from noetl.executor.model.run_transition import lose_branch
-from noetl.executor.model.special_visits import deadline_visit
+from noetl.executor.model.special_visits import FINALLY_CLOCK, deadline_visit
 from noetl.executor.model.stored_json import encode_json
 from noetl.executor.model.visit_transition import MAX_LEASE_SECONDS
 from noetl.executor.stores.damage import log_set_aside, naming_run
@@ -209,6 +209,10 @@ def _continue_stuck(branches: BranchTransaction) -> str:
     """Continue a run without an active visit."""
     db, run = branches.db, branches.run
     if run["stop"] is not None:
+        # Earlier commits parked a finally step that waited for a limit.
+        only = {"clock": FINALLY_CLOCK}
+        if db.execute("sweep.unpark", run_id=run["id"], now=branches.now, **only).rowcount:
+            return "its finally step is due"
         branches.stop_run()
         return "its end is due"
     last = db.execute("branches.find_last_begun", run_id=run["id"]).fetchone()

@@ -257,7 +257,7 @@ class SqlQueue:
             moves_slot = claim_for is not None and may_move_slot(commit)
             if commit.gives_back and not moves_slot:
                 take_slots(db, "gates.take_of_visit", run_id=visit.run_id, visit_id=visit.id)
-            if commit.is_queued and not is_queued(db, visit):
+            if commit.is_queued and not is_queued(db, commit):
                 visit = replace(visit, due_at=now)
             written = write_outcome(db, visit, outputs, may_park=not commit.is_finally)
             _write_batch_results(db, visit, outputs.parts)

@@ -224,9 +224,14 @@ def _leave_flows(db: Writer, key: GateKey, returned: Iterable[Slot]) -> None:
             put_flow(db, leave_flow(flow, count))
 
 
-def is_queued(db: Writer, visit: Visit) -> bool:
-    """Return whether a visit waits for a slot, or for one of its run, and its run goes on."""
-    found = db.execute("gates.is_queued", run_id=visit.run_id, visit_id=visit.id)
+def is_queued(db: Writer, commit: Commit) -> bool:
+    """Return whether a visit waits for a slot, or for one of its run, and its run goes on.
+
+    The finally step waits for its own slots only, also if its run stops.
+    """
+    visit, is_finally = commit.visit, commit.is_finally
+    owners = {"visit_id": visit.id, "run_owner": visit.id if is_finally else ""}
+    found = db.execute("gates.is_queued", run_id=visit.run_id, is_finally=is_finally, **owners)
     return found.fetchone() is not None
 
 

@@ -26,7 +26,7 @@ from noetl.executor.model.gates import (
     own_gate,
 )
 from noetl.executor.model.run import NEVER, Claim, Commit, Lease, Run, RunEnding, RunStatus, WaitKey
-from noetl.executor.model.transition import abandon, skip_run, wait_for_slot
+from noetl.executor.model.transition import abandon, commit_of_finally_step, skip_run, wait_for_slot
 from noetl.executor.stores.interface import Store
 from noetl.testing.run_harness import FakeClock, RunHarness
 from noetl.testing.store_contract.damage import GateDamage
@@ -313,6 +313,28 @@ class GatesContract(ContractFixtures):
         assert again.visit.step == "a"
         store.queue.commit(succeed(store, again), 5.0)
         assert claim_visit(store, run, 5.0).visit.step == "b"
+
+    @pytest.mark.parametrize("until", [NEVER, 5.0], ids=["queue", "rate"])
+    def test_the_finally_step_of_a_run_that_stops_waits_for_its_slot(
+        self, store: Store, until: float
+    ) -> None:
+        log = "[{action: log, message: x}]"
+        holder = hold(store, ask(OWN))
+        run = start_run(
+            store, f"finally: b\nsteps: [{{name: a, run: {log}}}, {{name: b, run: {log}}}]", now=1.0
+        )
+        store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+        claim = claim_visit(store, run, 1.0)
+        (slot,) = acquire(store, claim, ask(OWN))
+        waiting = replace(slot, held_at=None if until == NEVER else until)
+        commit = commit_of_finally_step(wait_for_slot(claim.visit, waiting, until, 1.0))
+        assert store.queue.commit(commit, 1.0) is not None
+        store.runs.stop(run.id, RunStatus.CANCELLED, 2.0)
+        assert visit_states(store, run) == [("a", "parked"), ("b", "waiting")]
+        assert [visit.due_at for visit in store.runs.visits(run.id) if visit.step == "b"] == [until]
+        give_back(store, holder)
+        store.gates.grant(OWN, 2.0)
+        assert claim_visit(store, run, 6.0).visit.step == "b"
 
     def test_an_owner_that_does_not_queue_gets_nothing_at_a_full_gate(self, store: Store) -> None:
         first = hold(store, ask(OWN))

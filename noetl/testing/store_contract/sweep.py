@@ -33,6 +33,7 @@ FORK = """
     - {name: c, run: [{action: set, set: {y: 2}}], rule: [{case: default, run: [d]}]}
     - {name: d, run: [{action: set, set: {z: 3}}]}
 """
+WITH_FINALLY = f"{FORK}    - {{name: z, run: [{{action: log, message: x}}]}}\n    finally: z\n"
 SEQUENTIAL = """
     mode: sequential
     steps:
@@ -94,6 +95,16 @@ class SweepContract:
             self.damage.update_visit(store, play.run, step, status="parked")
         assert store.maintenance.sweep(play.clock()).repaired == 1
         assert play.finish().status is RunStatus.SUCCEEDED
+        assert failed_checks(store) == []
+
+    def test_repairs_a_parked_finally_step(self, store: Store) -> None:
+        """Earlier commits parked one that waited for a limit."""
+        play = begin_run(store, WITH_FINALLY, 1)
+        store.runs.stop(play.id, RunStatus.CANCELLED, play.clock())
+        self.damage.update_visit(store, play.run, "z", status="parked")
+        assert store.maintenance.sweep(play.clock()).repaired == 1
+        assert play.finish().status is RunStatus.CANCELLED
+        assert [visit.status for visit in play.visits if visit.step == "z"] == ["succeeded"]
         assert failed_checks(store) == []
 
     def test_a_run_with_a_lost_branch_fails(self, store: Store) -> None:

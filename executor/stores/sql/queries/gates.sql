@@ -206,10 +206,10 @@ delete from slots where run_id = :run_id and case when visit_id = '' then held_a
 update visits set due_at = :now
 where run_id = :run_id and status = 'waiting' and {of_a_step} and ({is_queued} or {has_slot})
 
--- Whether a visit waits for a slot, or for one of its run, and its run goes on.
+-- Whether a visit waits for a slot, or for one of its run, and its run goes on or has its finally step.
 -- name: is_queued
-select 1 from slots where run_id = :run_id and visit_id in (:visit_id, '') and held_at is null
-and exists (select 1 from runs where id = :run_id and stop is null)
+select 1 from slots where run_id = :run_id and visit_id in (:visit_id, :run_owner) and held_at is null
+and exists (select 1 from runs where id = :run_id and (stop is null or :is_finally))
 
 -- name: is_held
 select 1 from visits where {held}
