@@ -264,6 +264,9 @@ def _start(firer: Firer, backfill: Backfill, item: OpenPartition) -> Backfill:
     firing = replace(firing, scheduled_at=partition.instant, backfill=backfill.id)
     view = view_partition(backfill, firer.declared.schedule, partition)
     advance = firer.fire(firing, view, Advance(trigger, trigger))
+    if advance is not None and advance.earlier_run not in (None, item.run_id):
+        # Its firing has joined another run since the partition was chosen.
+        return backfill.end_open(item, "skipped")
     recorded = advance.firings[-1] if advance is not None and advance.firings else None
     outcome = None if recorded is None else recorded.outcome
     if outcome is FiringOutcome.FILTERED:

@@ -6,7 +6,8 @@ Algorithm: the instants are enumerated from the cursor on, so no list of them is
 of a partition follow from the number of the attempt. So one query of the store finds the last attempt at each
 of many partitions.
 
-Cost: PROBED_ATTEMPTS ids of the query for each partition, and more for one with more attempts.
+Cost: PROBED_ATTEMPTS ids of the query for each partition, and more for one with more attempts. A read more
+for each partition without an attempt: its firing may have joined another run.
 
 Limits: an attempt whose run was deleted is not known any more.
 """
@@ -19,6 +20,7 @@ from typing import Any
 from noetl.executor.engine.schedule_firing import find_previous, view_schedule
 from noetl.executor.errors import StoreError
 from noetl.executor.model.backfills import LIST_SLICE, Backfill, Partition, PartitionRange, slice_id
+from noetl.executor.model.debounce import identify_firing
 from noetl.executor.model.run import RunStatus
 from noetl.executor.model.triggers import firing_id, instant_key
 from noetl.executor.stores.interface import Store
@@ -142,7 +144,23 @@ def find_last_attempts(
                 if number == first - 1:
                     continued[partition.text] = partition
         probed = list(continued.values())
-    return last
+    return last | _find_joined(store, backfill, [p for p in partitions if p.text not in last])
+
+
+def _find_joined(store: Store, backfill: Backfill, partitions: Sequence[Partition]) -> dict[str, Attempt]:
+    """Return the runs with `debounce` that the firings of partitions have joined, as their first attempts."""
+    joined: dict[str, str] = {}
+    for partition in partitions:
+        key, _ = identify_firing(run_id_of(backfill, partition, 0))
+        request = store.runs.find_request(backfill.tenant, key)
+        if request is not None:
+            joined[partition.text] = request[1]
+    positions = store.runs.positions(sorted(set(joined.values()))) if joined else {}
+    return {
+        text: Attempt(0, run_id, positions[run_id].status)
+        for text, run_id in joined.items()
+        if run_id in positions
+    }
 
 
 def view_partition(backfill: Backfill, schedule: Schedule, partition: Partition) -> dict[str, Any]:

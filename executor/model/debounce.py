@@ -34,6 +34,7 @@ from noetl.executor.model.run import Run, RunStatus, Visit, VisitStatus
 from noetl.executor.model.special_visits import START_CLOCK
 from noetl.planner.debounce import Debounce
 from noetl.planner.frozen import replace
+from noetl.planner.plan import Header
 
 MAX_KEY_BYTES = 1024
 """How long the key of a start may be, as UTF-8."""
@@ -83,12 +84,13 @@ def debounced_event(run: Run, claimed: Visit, now: float) -> Event | None:
     return Event(DEBOUNCED_EVENT, now, payload={"starts": run.starts})
 
 
-def request_of_firing(run: Run, start_key: str | None) -> tuple[str, str] | None:
+def request_of_firing(run: Run, header: Header, start_key: str | None) -> tuple[str, str] | None:
     """Return the idempotency key of a firing and the hash of its request, or None if its id is enough.
 
-    `start_key` is that of its advance.
+    `header` is that of its plan, and `start_key` that of its advance. With `debounce`, a run that does not
+    wait has the key, too. Otherwise the same firing could join another run later.
     """
-    if run.debounce is not None:
+    if header.debounce is not None:
         return identify_firing(run.id)
     return None if start_key is None else (f"\x1fstart {start_key}", "")
 

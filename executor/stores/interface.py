@@ -160,7 +160,8 @@ class RunStore(Protocol):
         transaction writes the trigger and records of its firings. If there is an earlier run, nothing of that
         is written. Otherwise the given object is returned. A run with `debounce` may join a pending run, as
         for `create`. Then the record of the firing names that run, and `find_request` finds it by
-        `identify_firing`.
+        `identify_firing`. The earlier run of the firing may also be one that it has joined, whether the given
+        run has `debounce` or not.
 
         Raises:
             TriggerChangedError: the trigger has changed since it was read, and there is no earlier run.

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from noetl.executor.engine import backfill
 from noetl.executor.engine.hand_firing import HandFiring, fire_by_hand
 from noetl.executor.engine.slots import grant_next
 from noetl.executor.engine.start import assemble_run, initial_data, new_run, new_run_from
 from noetl.executor.errors import RejectedError
+from noetl.executor.model.backfills import BackfillState
 from noetl.executor.model.debounce import MAX_KEY_BYTES
 from noetl.executor.model.gates import LimitKind, named_gate
 from noetl.executor.model.postponement import Postponement
@@ -18,8 +20,16 @@ from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.testing.run_harness import FakeClock, RunHarness, compile_text
-from tests.executor.test_backfill import DAILY, BackfillBench
+from tests.executor.test_backfill import DAILY, DAY, FROM, BackfillBench
 from tests.executor.test_webhook_firing import HookedPlaybook
+
+
+def fire_at(bench: BackfillBench, instant: float) -> str:
+    """Fire a trigger at an instant of its schedule, and return the id of the run."""
+    trigger = bench.store.triggers.get("default", "play", "daily")
+    assert trigger is not None
+    return fire_by_hand(bench.store, trigger, HandFiring("", instant), bench.clock())[0].id
+
 
 TEXT = """
 timeout: 1m
@@ -144,6 +154,34 @@ class TestDebouncedFirings:
         runs, _ = bench.store.runs.find(RunFilter())
         assert len(runs) == 3
         assert bench.store.queue.next_due("service") == bench.clock()
+
+    def test_a_backfill_skips_instants_that_have_joined_a_run(self) -> None:
+        bench = BackfillBench(DAILY + "debounce: {wait: 1h}\n")
+        first, second = (fire_at(bench, FROM + 5_400 + day * DAY) for day in (0, 1))
+        assert first == second
+        for text in (DAILY, DAILY + "debounce: {wait: 2h}\n"):
+            bench.start(days=2, limit=2)
+            bench.perform_due()
+            assert bench.counts == {"passed": 2, "skipped": 2}
+            bench.register(text)
+        bench.clock.advance(3600)
+        bench.execute()
+        bench.start(days=2, redo="all")
+        assert bench.finish().state is BackfillState.SUCCEEDED
+        assert bench.counts == {"passed": 2, "started": 2, "succeeded": 2}
+
+    def test_an_instant_that_joins_a_run_after_it_was_chosen_is_skipped(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bench = BackfillBench(DAILY + "debounce: {wait: 1h}\n")
+        first, second = (fire_at(bench, FROM + 5_400 + day * DAY) for day in (0, 1))
+        assert first == second
+        bench.start(days=2, limit=2)
+        with monkeypatch.context() as patch:
+            patch.setattr(backfill, "find_last_attempts", lambda *_: {})
+            bench.perform_due()
+        assert bench.counts == {"passed": 2, "started": 1, "skipped": 1}
+        assert len(bench.store.runs.find(RunFilter())[0]) == 1
 
     def test_a_firing_by_hand_joins_a_run(self) -> None:
         service = HookedPlaybook("input: {}\ndebounce: {wait: 10s}")

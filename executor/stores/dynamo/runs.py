@@ -13,7 +13,7 @@ from noetl.executor.errors import PayloadTooLargeError, RejectedError, StoreErro
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
-from noetl.executor.model.debounce import request_of_firing
+from noetl.executor.model.debounce import identify_firing, request_of_firing
 from noetl.executor.model.events import Event
 from noetl.executor.model.run import DEADLINE, END, ErrorRecord, HistoryPosition, Run, RunStatus, Visit
 from noetl.executor.model.run_entries import entries_of_start
@@ -115,9 +115,15 @@ class DynamoRuns:
         return self._create(run, first, idempotency, history, condition)
 
     def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
-        idempotency = request_of_firing(run, advance.start_key)
+        header = self._context.plans.header(run.plan_hash)
+        idempotency = request_of_firing(run, header, advance.start_key)
         if run.debounce is not None:
             return self._debounce(run, first, idempotency, advance)
+        if header.debounce is None:
+            # A version with `debounce` may have been live when it was performed before.
+            name, request = identify_firing(run.id)
+            if self._context.table.get(keys.idempotency(run.tenant, name), ("run",)) is not None:
+                return self._earlier_run(run.tenant, name, request)
         writes = advance_writes(self._context, advance)
         condition = _StartCondition(writes, trigger_changed(advance.read))
         return self._create(run, first, idempotency, condition=condition)
@@ -151,6 +157,9 @@ class DynamoRuns:
             ConflictingStartError: the run has changed since it was read.
         """
         context = self._context
+        # A version without `debounce` may have been live when the firing was performed before.
+        if advance is not None and context.table.get(keys.head(start.id), ("pk",)) is not None:
+            return load_run(context, context.heads.read(start.id))
         named = None if advance is None else name_run(advance, pending.run.id)
         writes = [] if named is None else advance_writes(context, named)
         try:

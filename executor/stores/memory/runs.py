@@ -14,7 +14,7 @@ from noetl.executor.model.branch_stack import first_stack
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
-from noetl.executor.model.debounce import is_pending, join_run, request_of_firing
+from noetl.executor.model.debounce import identify_firing, is_pending, join_run, request_of_firing
 from noetl.executor.model.events import Event
 from noetl.executor.model.metrics import RUN_STARTED
 from noetl.executor.model.run import (
@@ -106,17 +106,24 @@ class MemoryRuns:
 
     def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
         with self._state.change_runs(due=1):
-            idempotency = request_of_firing(run, advance.start_key)
-            is_known = (
-                idempotency is not None and (run.tenant, idempotency[0]) in self._state.idempotency_keys
-            )
-            is_new = run.id not in self._state.runs and not is_known
-            if is_new:
-                check_advance(self._state, advance)
+            header = self._state.plan(run.plan_hash).header
+            idempotency = request_of_firing(run, header, advance.start_key)
+            earlier = self._find_fired(run, idempotency)
+            if earlier is not None:
+                return earlier
+            check_advance(self._state, advance)
             created = self.create(run, first, idempotency)
-            if is_new:
-                write_advance(self._state, name_run(advance, created.id))
+            write_advance(self._state, name_run(advance, created.id))
             return created
+
+    def _find_fired(self, run: Run, idempotency: tuple[str, str] | None) -> Run | None:
+        """Return the run that a firing has started or joined before, or None. `run` is the one to start."""
+        requests = (identify_firing(run.id), *(() if idempotency is None else (idempotency,)))
+        for key, _ in requests:
+            known = self._state.idempotency_keys.get((run.tenant, key))
+            if known is not None:
+                return self._state.record(known[1]).run
+        return self._state.runs[run.id].run if run.id in self._state.runs else None
 
     def create_continued(self, continued: ContinuedRun, idempotency: tuple[str, str] | None = None) -> Run:
         run, carried = continued.run, continued.carried

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from noetl.executor.errors import DamagedRunError, StoreAwayError, StoreError
 from noetl.executor.model.branch_stack import BranchStack, first_stack
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
-from noetl.executor.model.debounce import request_of_firing
+from noetl.executor.model.debounce import identify_firing, request_of_firing
 from noetl.executor.model.events import Event
 from noetl.executor.model.large_json import read_large_json
 from noetl.executor.model.metrics import RUN_STARTED
@@ -78,7 +78,64 @@ from noetl.executor.stores.sql.rows import (
 from noetl.executor.stores.sql.run_list import count_runs, find_runs
 from noetl.executor.stores.sql.triggers import write_advance
 from noetl.executor.stores.sql.waits import delete_answer, list_waits
-from noetl.planner.frozen import replace
+from noetl.planner.frozen import frozen, replace
+
+
+class _Addition(Protocol):
+    """What the transaction of a start has beyond its run."""
+
+    def find_earlier(self, db: Writer) -> Run | None:
+        """Return the run that this start has made before, or None if its idempotency key and its id say it."""
+
+    def write(self, db: Writer, run_id: str) -> None:
+        """Add the last writes, for the run that was started or joined."""
+
+
+@frozen
+class _ChildRun:
+    """The count of the child runs of a root. Starts of the same root wait for each other, so it comes last."""
+
+    run: Run
+    limit: int
+
+    def find_earlier(self, _: Writer) -> Run | None:
+        return None
+
+    def write(self, db: Writer, _: str) -> None:
+        """Count the child run.
+
+        Raises:
+            RejectedError: `quota_exceeded`.
+        """
+        root, now = self.run.root, self.run.created_at
+        if root is None:
+            return
+        if db.execute("runs.count_child_run", root=root, now=now, limit=self.limit).rowcount != 1:
+            raise too_many_child_runs(root, self.limit)
+
+
+@frozen
+class _FiredRun:
+    """The firing that starts a run: the advance of its trigger."""
+
+    run: Run
+    advance: Advance
+
+    def find_earlier(self, db: Writer) -> Run | None:
+        """Return the run that this firing has started or joined.
+
+        Another version of its playbook may have been live then, with `debounce` or without.
+        """
+        key, _ = identify_firing(self.run.id)
+        request = db.execute("runs.get_idempotency_key", tenant=self.run.tenant, key=key).fetchone()
+        if request is not None:
+            return read_run(db, request["run_id"])
+        waits = self.run.debounce is not None
+        row = db.execute("runs.read", run_id=self.run.id).fetchone() if waits else None
+        return None if row is None else run_from_row(row)
+
+    def write(self, db: Writer, run_id: str) -> None:
+        write_advance(db, name_run(self.advance, run_id))
 
 
 class SqlRuns:
@@ -96,23 +153,13 @@ class SqlRuns:
         history: Sequence[Visit] = (),
         max_child_runs: int | None = None,
     ) -> Run:
-        count: Callable[[Writer, str], None] | None = None
-        if run.root is not None and max_child_runs is not None:
-            # Starts of the same root wait for each other here, so it comes last.
-            root, limit = run.root, max_child_runs
-
-            def count(db: Writer, _: str) -> None:
-                _count_child_run(db, root, run.created_at, limit)
-
-        return self._create(run, first, idempotency, history, count)
+        addition = None if max_child_runs is None else _ChildRun(run, max_child_runs)
+        return self._create(run, first, idempotency, history, addition)
 
     def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
-        idempotency = request_of_firing(run, advance.start_key)
-
-        def complete(db: Writer, run_id: str) -> None:
-            write_advance(db, name_run(advance, run_id))
-
-        return self._create(run, first, idempotency, complete=complete)
+        header = self._plans.header(run.plan_hash)
+        idempotency = request_of_firing(run, header, advance.start_key)
+        return self._create(run, first, idempotency, addition=_FiredRun(run, advance))
 
     def _create(
         self,
@@ -120,21 +167,21 @@ class SqlRuns:
         first: Visit,
         idempotency: tuple[str, str] | None = None,
         history: Sequence[Visit] = (),
-        complete: Callable[[Writer, str], None] | None = None,
+        addition: _Addition | None = None,
     ) -> Run:
-        """Start a run, or join a pending one.
-
-        `complete` adds the last writes of the transaction, for the id of the run.
-        """
+        """Start a run, or join a pending one."""
         values, finished = encode_run_data(run), _encode_finished(run, history)
         with self._starting(run) as db:
             pending = find_pending(db, run, first)
+            earlier = None if addition is None else addition.find_earlier(db)
+            if earlier is not None:
+                return earlier
             if pending is not None:
                 earlier_id = None if idempotency is None else add_request(db, pending, idempotency)
                 if earlier_id is not None:
                     return read_run(db, earlier_id)
-                if complete is not None:
-                    complete(db, pending.id)
+                if addition is not None:
+                    addition.write(db, pending.id)
                 return write_joined(db, pending, run, first)
             step = self._plans.step(run.plan_hash, first.step)
             is_sequential = self._plans.header(run.plan_hash).sequential
@@ -151,8 +198,8 @@ class SqlRuns:
             _add_start(db, run)
             if run.debounce is not None:
                 db.execute("runs.put_debounced", key=run.debounce.key, run_id=run.id)
-            if complete is not None:
-                complete(db, run.id)
+            if addition is not None:
+                addition.write(db, run.id)
         self._context.announce_due(1)
         return run
 
@@ -437,16 +484,6 @@ def _insert_run(db: Writer, run: Run, values: Mapping[str, str], stack: BranchSt
         return False
     db.write_run_data(run.id, values)
     return True
-
-
-def _count_child_run(db: Writer, root: str, now: float, limit: int) -> None:
-    """Count a child run of a root.
-
-    Raises:
-        RejectedError: `quota_exceeded`.
-    """
-    if db.execute("runs.count_child_run", root=root, now=now, limit=limit).rowcount != 1:
-        raise too_many_child_runs(root, limit)
 
 
 def _encode_finished(run: Run, history: Sequence[Visit]) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ from noetl.executor.model.gates import (
 )
 from noetl.executor.model.rate_gates import reserve_now
 from noetl.executor.model.rates import RateLog
-from noetl.executor.model.run import Commit, Visit
+from noetl.executor.model.run import Commit
 from noetl.executor.model.stored_json import encode_json
 from noetl.executor.stores.sql.database import Result, Writer
 from noetl.executor.stores.sql.rows import Row, decode_json, encode_json_or_null

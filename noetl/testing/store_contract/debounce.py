@@ -35,6 +35,7 @@ TEXT = """
     steps:
     - {name: a, run: [{action: set, set: {m: "{{ input.n }}"}}]}
 """
+UNDEBOUNCED_TEXT = TEXT.replace("debounce:", "concurrency:").replace("wait: 10s, max: 25s", "limit: 5")
 OTHER_TEXT = TEXT.replace("name: a,", "name: other,")
 QUEUE = "debounced"
 
@@ -68,9 +69,9 @@ def count_runs(store: Store) -> int:
     return len(store.runs.find(RunFilter())[0])
 
 
-def fire(store: Store, advance: Advance, n: int, now: float) -> Run:
+def fire(store: Store, advance: Advance, n: int, now: float, text: str = TEXT, **options: Any) -> Run:
     """Start the run of a firing, or join a pending one."""
-    run, first = prepare(store, {"n": n}, now, run_id=advance.firings[-1].id)
+    run, first = prepare(store, {"n": n}, now, text, run_id=advance.firings[-1].id, **options)
     return store.runs.fire(run, first, advance)
 
 
@@ -224,6 +225,31 @@ class DebounceContract(ContractFixtures):
         with pytest.raises(TriggerChangedError):
             fire(store, replace(third, read=replace(third.read, edition=1)), 5, 82.0)
         assert (count_runs(store), len(list_firings(store))) == (2, 3)
+        assert failed_checks(store) == []
+
+    @pytest.mark.parametrize("text", [TEXT, UNDEBOUNCED_TEXT])
+    def test_a_firing_that_has_joined_a_run_starts_no_other(self, store: Store, text: str) -> None:
+        """It is performed again by a version without `debounce`, or for a backfill."""
+        register(store, declare())
+        pending = start(store, 1, 60.0)
+        advance = advance_by(read_trigger(store), 61.0)
+        assert fire(store, advance, 2, 61.0).id == pending.id
+        assert fire(store, advance, 3, 62.0, text, is_immediate=True).id == pending.id
+        assert (current_run(store, pending).input["n"], count_runs(store)) == (2, 1)
+        assert len(list_firings(store)) == 1
+        assert failed_checks(store) == []
+
+    @pytest.mark.parametrize("text", [TEXT, UNDEBOUNCED_TEXT])
+    def test_a_firing_that_has_started_a_run_joins_no_other(self, store: Store, text: str) -> None:
+        """It was performed by a version without `debounce`, or by a backfill."""
+        register(store, declare())
+        advance = advance_by(read_trigger(store), 61.0)
+        run = fire(store, advance, 1, 61.0, text, is_immediate=True)
+        assert run.id == advance.firings[-1].id
+        pending = start(store, 2, 62.0)
+        assert fire(store, advance, 3, 63.0).id == run.id
+        assert (current_run(store, pending).input["n"], current_run(store, pending).starts) == (2, 1)
+        assert (count_runs(store), len(list_firings(store))) == (2, 1)
         assert failed_checks(store) == []
 
     def test_a_deleted_run_leaves_nothing_of_its_key(self, store: Store) -> None:
