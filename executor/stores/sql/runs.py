@@ -82,10 +82,10 @@ from noetl.planner.frozen import frozen, replace
 
 
 class _Addition(Protocol):
-    """What the transaction of a start has beyond its run."""
+    """An addition to the transaction that starts a run."""
 
     def find_earlier(self, db: Writer) -> Run | None:
-        """Return the run that this start has made before, or None if its idempotency key and its id say it."""
+        """Return the run that this start has made before, or None if its key and its id say it."""
 
     def write(self, db: Writer, run_id: str) -> None:
         """Add the last writes, for the run that was started or joined."""
@@ -93,7 +93,10 @@ class _Addition(Protocol):
 
 @frozen
 class _ChildRun:
-    """The count of the child runs of a root. Starts of the same root wait for each other, so it comes last."""
+    """The count of the child runs of a root.
+
+    Starts of the same root wait for each other, so it comes last.
+    """
 
     run: Run
     limit: int

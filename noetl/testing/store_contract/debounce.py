@@ -229,7 +229,7 @@ class DebounceContract(ContractFixtures):
 
     @pytest.mark.parametrize("text", [TEXT, UNDEBOUNCED_TEXT])
     def test_a_firing_that_has_joined_a_run_starts_no_other(self, store: Store, text: str) -> None:
-        """It is performed again by a version without `debounce`, or for a backfill."""
+        """Perform it again by a version without `debounce`, or for a backfill."""
         register(store, declare())
         pending = start(store, 1, 60.0)
         advance = advance_by(read_trigger(store), 61.0)
@@ -241,7 +241,7 @@ class DebounceContract(ContractFixtures):
 
     @pytest.mark.parametrize("text", [TEXT, UNDEBOUNCED_TEXT])
     def test_a_firing_that_has_started_a_run_joins_no_other(self, store: Store, text: str) -> None:
-        """It was performed by a version without `debounce`, or by a backfill."""
+        """Perform it first by a version without `debounce`, or for a backfill."""
         register(store, declare())
         advance = advance_by(read_trigger(store), 61.0)
         run = fire(store, advance, 1, 61.0, text, is_immediate=True)

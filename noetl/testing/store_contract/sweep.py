@@ -98,7 +98,7 @@ class SweepContract:
         assert failed_checks(store) == []
 
     def test_repairs_a_parked_finally_step(self, store: Store) -> None:
-        """Earlier commits parked one that waited for a limit."""
+        """Continue one that earlier commits have parked while it waited for a limit."""
         play = begin_run(store, WITH_FINALLY, 1)
         store.runs.stop(play.id, RunStatus.CANCELLED, play.clock())
         self.damage.update_visit(store, play.run, "z", status="parked")
