@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from noetl.executor.engine.backfill_partitions import (
     Attempt,
     describe_removal,
+    find_joined,
     find_last_attempts,
     find_version,
     read_partitions,
@@ -188,6 +189,7 @@ def _take(firer: Firer, backfill: Backfill, partition: Partition, last: Attempt 
     if backfill.retry is not None:
         return _take_again(firer, backfill, partition, last)
     passed = replace(backfill, counts=backfill.counts.add("passed"))
+    last = last or find_joined(firer.store, backfill, partition)
     if last is None:
         return _open(passed, partition, 0, firer.now)
     is_failed = last.status.is_final and last.status is not RunStatus.SUCCEEDED

@@ -7,7 +7,7 @@ of a partition follow from the number of the attempt. So one query of the store 
 of many partitions.
 
 Cost: PROBED_ATTEMPTS ids of the query for each partition, and more for one with more attempts. A read more
-for each partition without an attempt: its firing may have joined another run.
+for each partition that is taken without an attempt: its firing may have joined another run.
 
 Limits: an attempt whose run was deleted is not known any more.
 """
@@ -144,23 +144,18 @@ def find_last_attempts(
                 if number == first - 1:
                     continued[partition.text] = partition
         probed = list(continued.values())
-    return last | _find_joined(store, backfill, [p for p in partitions if p.text not in last])
+    return last
 
 
-def _find_joined(store: Store, backfill: Backfill, partitions: Sequence[Partition]) -> dict[str, Attempt]:
-    """Return the runs with `debounce` that the firings of partitions have joined, as their first attempts."""
-    joined: dict[str, str] = {}
-    for partition in partitions:
-        key, _ = identify_firing(run_id_of(backfill, partition, 0))
-        request = store.runs.find_request(backfill.tenant, key)
-        if request is not None:
-            joined[partition.text] = request[1]
-    positions = store.runs.positions(sorted(set(joined.values()))) if joined else {}
-    return {
-        text: Attempt(0, run_id, positions[run_id].status)
-        for text, run_id in joined.items()
-        if run_id in positions
-    }
+def find_joined(store: Store, backfill: Backfill, partition: Partition) -> Attempt | None:
+    """Return the run with `debounce` that the firing of a partition has joined, as its first attempt."""
+    key, _ = identify_firing(run_id_of(backfill, partition, 0))
+    request = store.runs.find_request(backfill.tenant, key)
+    if request is None:
+        return None
+    run_id = request[1]
+    position = store.runs.positions([run_id]).get(run_id)
+    return None if position is None else Attempt(0, run_id, position.status)
 
 
 def view_partition(backfill: Backfill, schedule: Schedule, partition: Partition) -> dict[str, Any]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from noetl.executor.model.run import Claim, Run, RunEnding, RunStatus
 from noetl.executor.stores import open_store
+from noetl.executor.stores.dynamo import keys
 from noetl.executor.stores.dynamo.run_deletion import LATE_SECONDS, RETRY_SECONDS
 from noetl.executor.stores.dynamo.store import DynamoStore
 from noetl.executor.stores.interface import MessageOutcome
 from noetl.executor.stores.sqs.due_message import GRACE_SECONDS, DueMessage
 from noetl.infra.dynamodb import upgrade
-from noetl.testing.store_contract.debounce import TEXT
+from noetl.testing.store_contract.debounce import TEXT, UNDEBOUNCED_TEXT, fire
+from noetl.testing.store_contract.debounce import start as start_pending
 from noetl.testing.store_contract.operations import LEASE, failed_checks, start_run
+from noetl.testing.store_contract.triggers import advance_by, declare, list_firings, read_trigger, register
 from tests.aws import Client
 from tests.contract.test_dynamodb import count_messages, receive_message
 from tests.contract.test_dynamodb_deletion import list_items
@@ -106,3 +110,20 @@ def test_a_deletion_leaves_no_item(store: DynamoStore, queue: str, aws: Client) 
         store.maintenance.sweep(time.time() + later)
     assert list_items(store) == []
     assert failed_checks(store) == []
+
+
+@pytest.mark.parametrize("is_immediate", [False, True])
+@pytest.mark.parametrize("text", [TEXT, UNDEBOUNCED_TEXT])
+def test_a_firing_whose_run_has_expired_starts_another(
+    store: DynamoStore, text: str, is_immediate: bool
+) -> None:
+    """The head of a run expires a day before its idempotency keys."""
+    register(store, declare())
+    expired = start_pending(store, 1, 60.0)
+    advance = advance_by(read_trigger(store), 61.0)
+    assert fire(store, advance, 2, 61.0).id == expired.id
+    again = replace(advance_by(read_trigger(store), 62.0), firings=advance.firings)
+    store.context.table.delete([keys.head(expired.id)])
+    run = fire(store, again, 3, 62.0, text, is_immediate=is_immediate)
+    assert (run.id, run.input["n"]) == (advance.firings[-1].id, 3)
+    assert len(list_firings(store)) == 1

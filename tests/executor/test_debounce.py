@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -179,9 +180,24 @@ class TestDebouncedFirings:
         bench.start(days=2, limit=2)
         with monkeypatch.context() as patch:
             patch.setattr(backfill, "find_last_attempts", lambda *_: {})
+            patch.setattr(backfill, "find_joined", lambda *_: None)
             bench.perform_due()
         assert bench.counts == {"passed": 2, "started": 1, "skipped": 1}
         assert len(bench.store.runs.find(RunFilter())[0]) == 1
+
+    def test_a_backfill_reads_joined_runs_of_the_partitions_that_it_takes(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bench = BackfillBench(DAILY)
+        bench.start(days=3, limit=4)
+        bench.finish()
+        runs = bench.store.runs
+        reader = mock.Mock(side_effect=runs.find_request)
+        monkeypatch.setattr(runs, "find_request", reader)
+        bench.start(days=30, limit=1)
+        bench.perform_due()
+        assert bench.counts == {"passed": 4, "skipped": 3, "started": 1}
+        assert reader.call_count == 1
 
     def test_a_firing_by_hand_joins_a_run(self) -> None:
         service = HookedPlaybook("input: {}\ndebounce: {wait: 10s}")

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from noetl.executor.clients.aws_retry import ConditionFailed, pause_seconds
-from noetl.executor.errors import PayloadTooLargeError, RejectedError, StoreError
+from noetl.executor.errors import PayloadTooLargeError, RejectedError, StoreError, UnknownRunError
 from noetl.executor.model.byte_kind import ByteKind
 from noetl.executor.model.child_runs import too_many_child_runs
 from noetl.executor.model.continued_run import ContinuedRun
@@ -36,7 +36,16 @@ from noetl.executor.stores.dynamo.debounced import (
     read_first_visit,
     read_place,
 )
-from noetl.executor.stores.dynamo.expressions import PRESENT, Put, Update, Write
+from noetl.executor.stores.dynamo.expressions import (
+    ABSENT,
+    PRESENT,
+    Condition,
+    ConditionCheck,
+    Delete,
+    Put,
+    Update,
+    Write,
+)
 from noetl.executor.stores.dynamo.history import RunHistory
 from noetl.executor.stores.dynamo.outbox import entry_writes
 from noetl.executor.stores.dynamo.resumes import Resumes
@@ -115,6 +124,18 @@ class DynamoRuns:
         return self._create(run, first, idempotency, history, condition)
 
     def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
+        try:
+            return self._fire(run, first, advance)
+        except UnknownRunError:
+            # The earlier run of the firing has expired, and its idempotency key was deleted now.
+            return self._fire(run, first, advance)
+
+    def _fire(self, run: Run, first: Visit, advance: Advance) -> Run:
+        """Start the run of a firing, or return the run that it has started or joined before.
+
+        Raises:
+            UnknownRunError: that run has expired. Another try starts a run.
+        """
         header = self._context.plans.header(run.plan_hash)
         idempotency = request_of_firing(run, header, advance.start_key)
         if run.debounce is not None:
@@ -398,14 +419,31 @@ class DynamoRuns:
             )
 
     def _earlier_run(self, tenant: str, key: str, request_hash: str) -> Run:
-        """Return the run that an idempotency key has started before."""
+        """Return the run that an idempotency key has started before.
+
+        Raises:
+            UnknownRunError: the run has expired, or was deleted. Its key was, too.
+        """
         item = self._context.table.get(keys.idempotency(tenant, key))
-        check_same_request("" if item is None else item["request"], request_hash)
-        assert item is not None
-        head = self._context.heads.read(item["run"])
+        if item is None:
+            raise UnknownRunError("the run of an idempotency key was deleted")
+        check_same_request(item["request"], request_hash)
+        try:
+            head = self._context.heads.read(item["run"])
+        except UnknownRunError:
+            self._delete_request(keys.idempotency(tenant, key), item["run"])
+            raise
         # The process that started the run may have died before it announced the first visit.
         self._announce_first(head, head["at"])
         return load_run(self._context, head)
+
+    def _delete_request(self, key: keys.ItemKey, run_id: str) -> None:
+        """Delete an idempotency key whose run has no head any more. DynamoDB deletes it days later."""
+        is_same: Condition = ("run", "=", run_id)
+        with suppress(ConditionFailed):
+            self._context.table.write(
+                [Delete(key, when=(is_same,)), ConditionCheck(keys.head(run_id), (ABSENT,))]
+            )
 
     def _stored_visits(self, run_id: str, visit_ids: Sequence[str]) -> list[Visit] | None:
         """Return the visits with these ids, or None if one of them has no item, or no cause."""

@@ -25,7 +25,7 @@ from noetl.executor.model.gates import (
     named_gate,
     own_gate,
 )
-from noetl.executor.model.run import NEVER, Claim, Commit, Lease, Run, RunEnding, RunStatus, WaitKey
+from noetl.executor.model.run import END, NEVER, Claim, Commit, Lease, Run, RunEnding, RunStatus, WaitKey
 from noetl.executor.model.transition import abandon, commit_of_finally_step, skip_run, wait_for_slot
 from noetl.executor.stores.interface import Store
 from noetl.testing.run_harness import FakeClock, RunHarness
@@ -335,6 +335,27 @@ class GatesContract(ContractFixtures):
         give_back(store, holder)
         store.gates.grant(OWN, 2.0)
         assert claim_visit(store, run, 6.0).visit.step == "b"
+
+    def test_a_finally_step_that_waits_by_an_earlier_commit_continues(self, store: Store) -> None:
+        """Sweep a store of earlier commits: they suspended it as a step of a branch, or parked it."""
+        log = "[{action: log, message: x}]"
+        holder = hold(store, ask(OWN))
+        run = start_run(
+            store, f"finally: b\nsteps: [{{name: a, run: {log}}}, {{name: b, run: {log}}}]", now=1.0
+        )
+        store.runs.stop(run.id, RunStatus.CANCELLED, 1.0)
+        claim = claim_visit(store, run, 1.0)
+        (slot,) = acquire(store, claim, ask(OWN))
+        store.queue.commit(wait_for_slot(claim.visit, slot, 400.0, 1.0), 1.0)
+        give_back(store, holder)
+        store.gates.grant(OWN, 2.0)
+        store.maintenance.sweep(1000.0)
+        again = claim_visit(store, run, 1000.0)
+        assert again.visit.step == "b"
+        assert [found.is_held for found in acquire(store, again, ask(OWN), now=1000.0)] == [True]
+        commit = replace(commit_of_finally_step(succeed(store, again)), gives_back=True)
+        store.queue.commit(commit, 1000.0)
+        assert claim_visit(store, run, 1000.0).visit.step == END
 
     def test_an_owner_that_does_not_queue_gets_nothing_at_a_full_gate(self, store: Store) -> None:
         first = hold(store, ask(OWN))
