@@ -301,8 +301,11 @@ class RunWatcher:
 
     async def _refresh(self, clock: Callable[[], float]) -> bool:
         """Let the feeds be updated that are not current. Return whether a run has moved or must be read."""
-        feeds, has_moved = list(self._feeds.values()), self._has_moved
-        self._has_moved = False
+        # A client that does not read holds the feed of a run that is deleted. There is nothing more to find.
+        feeds = [feed for feed in self._feeds.values() if not feed.is_deleted]
+        has_moved, self._has_moved = self._has_moved, False
+        if not feeds:
+            return False
         try:
             positions = await to_thread.run_sync(
                 _read_unhurried,

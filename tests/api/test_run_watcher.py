@@ -311,6 +311,42 @@ async def test_a_deleted_run_ends_the_stream_of_a_listener_that_is_behind_its_bu
         assert len(await slow) == 1
 
 
+async def test_a_run_that_is_deleted_or_unreadable_is_not_queried_again(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that reads nothing holds the feed of such a run."""
+    watcher, runs = RunWatcher(store, encode_event), [start_run(store) for _ in range(3)]
+    slow = [start_slow_listener(watcher, run) for run in runs[:2]]
+    listener = asyncio.create_task(read_all(watcher, runs[2]))
+    await wait_for(lambda: sum(feed.start is not None for feed in watcher._feeds.values()) == 3)
+    events, positions = store.runs.events, store.runs.positions
+    queried = list[Sequence[str]]()
+
+    def read(run_id: str, *arguments: Any) -> Any:
+        if run_id == runs[1].id:
+            raise ValueError("unreadable")
+        return events(run_id, *arguments)
+
+    def query(run_ids: Sequence[str]) -> Any:
+        queried.append(run_ids)
+        return positions(run_ids)
+
+    monkeypatch.setattr(store.runs, "events", read)
+    del store.state.runs[runs[0].id]
+    await asyncio.to_thread(write_events, store, runs[1], 10)
+    await wait_for(lambda: sum(feed.is_deleted for feed in watcher._feeds.values()) == 2)
+    monkeypatch.setattr(store.runs, "positions", query)
+    await wait_for(lambda: len(queried) >= 5)
+    # The first query may be one that was on its way.
+    assert all(run_ids == [runs[2].id] for run_ids in queried[1:])
+    assert caplog.text.count("cannot be followed") == 1
+    listener.cancel()
+    monkeypatch.undo()
+    for task, may_continue in slow:
+        may_continue.set()
+        await task
+
+
 async def test_a_resumed_run_is_followed_to_its_new_end(store: MemoryStore) -> None:
     watcher, run = RunWatcher(store, encode_event), start_run(store)
     cancel(store, run)
