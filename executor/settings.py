@@ -259,7 +259,7 @@ SETTINGS = (
         "`2000`",
         "How many connections `noetl serve` has open at the same time. The limit of open files may allow"
         " fewer. A tenant may have half as many requests open, with its streams. All requests without a"
-        " caller may have a quarter, and an address a quarter of that.",
+        " caller may have a quarter, and an address a quarter of that. None of these is less than 8.",
     ),
     Setting(
         "NOETL_COMPUTE_PROCESSES",

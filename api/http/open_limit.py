@@ -18,6 +18,7 @@ class OpenKind:
     """A kind of things that clients hold open, with the setting of their limit and its default.
 
     `slug` names the problem of too many. Behind a gateway, the default is `gateway_default` if it is set.
+    Each holder may open at least `min_share`, if the limit allows as many.
     """
 
     name: str
@@ -25,6 +26,7 @@ class OpenKind:
     setting: str
     default: int
     gateway_default: int | None = None
+    min_share: int = 1
 
 
 STREAMS = OpenKind("event streams", "too-many-streams", "NOETL_MAX_STREAMS", 1000)
@@ -32,19 +34,20 @@ WAITING_REQUESTS = OpenKind(
     "waiting requests", "too-many-waiting-requests", "NOETL_MAX_WAITING_REQUESTS", 1000, 50
 )
 BODIES = OpenKind("unfinished bodies", "too-many-bodies", "NOETL_MAX_BODIES", 512)
-REQUESTS = OpenKind("requests", "too-many-connections", "NOETL_MAX_CONNECTIONS", 2000)
+REQUESTS = OpenKind("requests", "too-many-connections", "NOETL_MAX_CONNECTIONS", 2000, min_share=8)
+"""A browser sends six requests at the same time, so the page would not load with a smaller share."""
 OPEN_KINDS = (STREAMS, WAITING_REQUESTS, BODIES, REQUESTS)
 
 
 class OpenLimit:
     """A limit of open things of a kind; one tenant may take half of it. Only one thread may use it.
 
-    If `owner` names other holders than tenants, one of them may take one of `parts`.
+    If `owner` names other holders than tenants, one of them may take one of `parts`, or `min_share`.
     """
 
     def __init__(self, limit: int, kind: OpenKind, *, owner: str = "tenant", parts: int = 2) -> None:
         self.limit = limit
-        self.share = max(limit // parts, 1)
+        self.share = min(max(limit // parts, kind.min_share), limit)
         self._kind = kind
         self._owner = owner
         self._counts: Counter[str] = Counter()

@@ -11,8 +11,9 @@ caller counts for its address. A webhook counts for its tenant when its sender i
 Cost: a counter for each tenant and address with open requests.
 
 Limits: `NOETL_MAX_CONNECTIONS`, of which a tenant has half. All requests without a caller have a quarter, and
-an address has a quarter of that. Probes are not counted, so that no client lets a healthy process seem sick.
-Nor are requests whose credentials are being checked. These are limited by `noetl.api.auth.rate_limits`.
+an address has a quarter of that. None of these is less than 8, since a browser sends six requests at once.
+Probes are not counted, so that no client lets a healthy process seem sick. Nor are requests whose credentials
+are being checked. These are limited by `noetl.api.auth.rate_limits`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class OpenRequests:
 
     @cached_property
     def _of_strangers(self) -> OpenLimit:
-        limit = max(self._of_tenants.limit // STRANGER_PARTS, 1)
+        limit = self._of_tenants.limit
+        limit = min(max(limit // STRANGER_PARTS, REQUESTS.min_share), limit)
         return OpenLimit(limit, REQUESTS, owner="address", parts=STRANGER_PARTS)
 
     @contextmanager

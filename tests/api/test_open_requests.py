@@ -95,7 +95,7 @@ def test_a_client_that_has_not_read_its_response_keeps_no_other_out() -> None:
 
 
 def test_all_requests_without_a_caller_have_a_part_and_an_address_has_a_part_of_it() -> None:
-    requests = OpenRequests(lambda: {"NOETL_MAX_CONNECTIONS": "64"})
+    requests = OpenRequests(lambda: {"NOETL_MAX_CONNECTIONS": "128"})
 
     def open_many(stack: ExitStack, tenant: str | None, address: str) -> tuple[int, int]:
         """Open requests until one is refused. Return how many were opened, and the status of the refusal."""
@@ -108,14 +108,36 @@ def test_all_requests_without_a_caller_have_a_part_and_an_address_has_a_part_of_
 
     with ExitStack() as stack:
         assert [open_many(stack, None, f"192.0.2.{number}") for number in range(5)] == [
-            *[(4, 429)] * 4,
+            *[(8, 429)] * 4,
             (0, 503),
         ]
-        assert open_many(stack, "many", "192.0.2.1") == (32, 429)
-        assert open_many(stack, "few", "192.0.2.1") == (32, 429)
+        assert open_many(stack, "many", "192.0.2.1") == (64, 429)
+        assert open_many(stack, "few", "192.0.2.1") == (64, 429)
         assert open_many(stack, "other", "192.0.2.1") == (0, 503)
     with ExitStack() as stack:
-        assert open_many(stack, None, "192.0.2.9") == (4, 429)
+        assert open_many(stack, None, "192.0.2.9") == (8, 429)
+
+
+@pytest.mark.parametrize(("connections", "share"), [(1, 1), (8, 8), (16, 8), (64, 8)])
+def test_a_share_of_few_connections_is_not_less_than_a_browser_needs(connections: int, share: int) -> None:
+    requests = OpenRequests(lambda: {"NOETL_MAX_CONNECTIONS": str(connections)})
+    with ExitStack() as stack:
+        for _ in range(share):
+            stack.enter_context(requests.open(None, "192.0.2.1"))
+            stack.enter_context(requests.open("a", "192.0.2.1"))
+        with pytest.raises(Problem):
+            stack.enter_context(requests.open(None, "192.0.2.1"))
+
+
+@pytest.mark.anyio
+async def test_a_browser_loads_the_page_of_a_service_with_few_connections(settings: dict[str, str]) -> None:
+    app = create_app(settings | {"NOETL_MAX_CONNECTIONS": "8"})
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
+            paths = ["/ui/files/app.js", "/ui/files/page.css", "/workflows"] * 2
+            responses = await asyncio.gather(*map(client.get, paths))
+    assert [response.status_code for response in responses] == [200] * len(paths)
 
 
 def test_a_request_counts_for_one_holder_until_its_response_is_sent() -> None:
@@ -134,7 +156,7 @@ def test_a_request_counts_for_one_holder_until_its_response_is_sent() -> None:
         await scope["ended"].wait()
 
     async def play() -> None:
-        limited = OpenRequestsMiddleware(app, lambda: {"NOETL_MAX_CONNECTIONS": "4"})
+        limited = OpenRequestsMiddleware(app, lambda: {"NOETL_MAX_CONNECTIONS": "16"})
 
         async def unused() -> dict[str, object]:
             raise AssertionError
@@ -144,7 +166,7 @@ def test_a_request_counts_for_one_holder_until_its_response_is_sent() -> None:
 
         ended = asyncio.Event()
         tasks = []
-        for tenant in ("a", "a", "a", None, None):
+        for tenant in (*["a"] * 9, *[None] * 8):
             scope = {"type": "http", "holder": (tenant, "192.0.2.1"), "ended": ended}
             tasks.append(asyncio.ensure_future(limited(scope, unused, send)))
             await asyncio.sleep(0)
@@ -153,18 +175,18 @@ def test_a_request_counts_for_one_holder_until_its_response_is_sent() -> None:
         await limited({"type": "http", "holder": ("a", ""), "ended": ended}, unused, send)
 
     asyncio.run(play())
-    # The third of a tenant stays one of its address, so that has its share.
-    assert order == ["counted", "counted", "429", "429", "429", "counted"]
+    # The ninth of a tenant stays one of its address, so that has its share after seven more.
+    assert order == [*["counted"] * 8, "429", *["counted"] * 7, "429", "counted"]
 
 
 @pytest.mark.anyio
 async def test_probes_are_answered_whatever_strangers_have_open(
     settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, find, begun = threading.Event(), WebhookService.find, threading.Event()
+    opened, find, begun = threading.Event(), WebhookService.find, threading.Semaphore(0)
 
     def block(service: WebhookService, path: str) -> object:
-        begun.set()
+        begun.release()
         opened.wait()
         return find(service, path)
 
@@ -174,14 +196,15 @@ async def test_probes_are_answered_whatever_strangers_have_open(
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, client=("192.0.2.1", 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=60) as client:
-            waiting = asyncio.ensure_future(client.post("/hooks/many/a"))
+            waiting = [asyncio.ensure_future(client.post("/hooks/many/a")) for _ in range(8)]
             try:
-                await asyncio.to_thread(begun.wait)
+                for _ in waiting:
+                    await asyncio.to_thread(begun.acquire)
                 refused = await client.post("/hooks/many/a")
                 probes = [await client.get(path) for path in ("/healthz", "/readyz")]
             finally:
                 opened.set()
-            assert (await waiting).status_code == 404
+            assert {response.status_code for response in await asyncio.gather(*waiting)} == {404}
     assert refused.status_code == 429
     assert json.loads(refused.text)["type"] == "urn:noetl:problem:quota-exceeded"
     assert [probe.status_code for probe in probes] == [200, 200]
