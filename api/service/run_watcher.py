@@ -13,8 +13,9 @@ same events at the same time share this read. It uses the credit of the tenant, 
 
 Cost: one query of positions for a change or a pause, whatever the number of clients. One query of events for
 each run that has moved. Queries take at most a fifth of the time, and reads of a tenant a fifth on at most
-READERS threads. Queries are rarer with many followers, and steps that work do not pause for them. Earlier
-events are read on at most EARLIER_READERS threads of a tenant.
+READERS threads, but none waits longer than MAX_REST_SECONDS for the next. Queries are rarer with many
+followers, and steps that work do not pause for them. Earlier events are read on at most EARLIER_READERS
+threads of a tenant.
 
 Limits: other processes may change a run without a signal, which is noticed after MAX_PAUSE_SECONDS. A store
 that does not count the entries of a history is asked for events after a pause that grows for each run.
@@ -58,6 +59,9 @@ SECONDS_PER_FOLLOWER = 0.0004
 MAX_GAP_SECONDS = 0.1
 GAP_FACTOR = 4.0
 """A query that took t seconds is followed by GAP_FACTOR * t seconds without one, as `choose_gap` says."""
+
+MAX_REST_SECONDS = 10.0
+"""Longest time without a query, however long one has waited for a store that fails over."""
 
 EVENTS_PER_READ = 200
 MAX_BUFFERED_EVENTS = 500
@@ -403,9 +407,11 @@ def choose_gap(query_seconds: float, followers: int) -> float:
 
     >>> choose_gap(0.001, 1), choose_gap(0.1, 1), choose_gap(0.001, 250), choose_gap(0.001, 10_000)
     (0.005, 0.4, 0.1, 0.1)
+    >>> choose_gap(60.0, 1)
+    10.0
     """
     interval = min(max(followers * SECONDS_PER_FOLLOWER, MIN_GAP_SECONDS), MAX_GAP_SECONDS)
-    return max(query_seconds * GAP_FACTOR, interval)
+    return max(min(query_seconds * GAP_FACTOR, MAX_REST_SECONDS), interval)
 
 
 def _read_unhurried(function: Callable[..., T], *arguments: object) -> T:

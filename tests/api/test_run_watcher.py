@@ -14,7 +14,14 @@ import pytest
 
 from noetl.api.http.event_stream import encode_event
 from noetl.api.service import run_watcher
-from noetl.api.service.run_watcher import EncodedEvent, RunFeed, RunWatcher, RunWatchers
+from noetl.api.service.run_watcher import (
+    MAX_REST_SECONDS,
+    EncodedEvent,
+    RunFeed,
+    RunWatcher,
+    RunWatchers,
+    choose_gap,
+)
 from noetl.executor import precedence
 from noetl.executor.errors import StoreError
 from noetl.executor.model.run import END, HistoryPosition, Run, RunEnding, RunStatus
@@ -445,6 +452,11 @@ async def test_a_tenant_whose_events_are_read_slowly_delays_no_other(
         may_end.set()
     for listener, run in zip(listeners, slow, strict=False):
         assert await listener == all_ids(store, run)
+
+
+def test_a_query_that_waited_long_for_the_store_does_not_silence_the_streams() -> None:
+    """A store that fails over answers after a minute. Its clients must not wait for four more."""
+    assert [choose_gap(seconds, 1) for seconds in (1.0, 60.0)] == [4.0, MAX_REST_SECONDS]
 
 
 async def test_changes_of_another_process_reach_listeners_and_waits(tmp_path: Path) -> None:
