@@ -13,9 +13,8 @@ same events at the same time share this read. It uses the credit of the tenant, 
 
 Cost: one query of positions for a change or a pause, whatever the number of clients. One query of events for
 each run that has moved. Queries take at most a fifth of the time, and reads of a tenant a fifth on at most
-READERS threads, but none waits longer than MAX_REST_SECONDS for the next. Queries are rarer with many
-followers, and steps that work do not pause for them. Earlier events are read on at most EARLIER_READERS
-threads of a tenant.
+READERS threads. Between two of them are at most MAX_REST_SECONDS. Queries are rarer with many followers, and
+steps that work do not pause for them. Earlier events are read on at most EARLIER_READERS threads of a tenant.
 
 Limits: other processes may change a run without a signal, which is noticed after MAX_PAUSE_SECONDS. A store
 that does not count the entries of a history is asked for events after a pause that grows for each run.
