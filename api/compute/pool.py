@@ -281,7 +281,10 @@ class ComputePool:
             await asyncio.wait({self._starting})
         for flight in tuple(self._flights.values()):
             flight.task.cancel()
-        for process in (*self._idle, *self._active):
+        processes = (*self._idle, *self._active)
+        for process in processes:
+            process.kill()  # all before the first wait, since each needs a processor to end
+        for process in processes:
             await process.stop()
         self._idle.clear()
         if self._starving:
