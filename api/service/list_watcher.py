@@ -11,8 +11,8 @@ difference between two states is computed once for all followers.
 
 Cost: one page of the list, and one query of the positions of its runs, for each read of a feed. A headline is
 computed again if its run has changed. That of a run at work is also computed after a growing pause, because a
-step may start without an entry of the history. The
-reads of a tenant follow each other and take at most a fifth of the time, on at most MAX_THREADS threads.
+step may start without an entry of the history. The reads of a tenant follow each other. They take at most a
+fifth of the time, on at most MAX_THREADS threads. Between two of them are at most MAX_REST_SECONDS.
 
 Limits: a feed has the newest runs of its filter, at most `limit`. A run that newer ones push out is not
 followed any more. Changes within MIN_INTERVAL_SECONDS are published together, and within a longer time if
@@ -56,6 +56,9 @@ MAX_PAUSE_SECONDS = 2.0
 PAUSE_GROWTH = 1.5
 GAP_FACTOR = 4.0
 """Reads of a tenant that took t seconds are followed by GAP_FACTOR * t seconds without one."""
+
+MAX_REST_SECONDS = 10.0
+"""Longest time without a read, however long one has waited for a store that fails over."""
 
 MIN_HEADLINE_SECONDS = 0.5
 MAX_HEADLINE_SECONDS = 8.0
@@ -389,9 +392,11 @@ def choose_gap(read_seconds: float, followers: int) -> float:
 
     >>> choose_gap(0.01, 10), choose_gap(1.0, 10), choose_gap(0.01, 250), choose_gap(0.01, 10_000)
     (0.5, 4.0, 2.0, 2.0)
+    >>> choose_gap(60.0, 1)
+    10.0
     """
     interval = min(max(followers * SECONDS_PER_FOLLOWER, MIN_INTERVAL_SECONDS), MAX_PAUSE_SECONDS)
-    return max(read_seconds * GAP_FACTOR, interval)
+    return max(min(read_seconds * GAP_FACTOR, MAX_REST_SECONDS), interval)
 
 
 def _normalize(run_filter: RunFilter) -> RunFilter:

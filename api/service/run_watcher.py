@@ -316,7 +316,7 @@ class RunWatcher:
                 [feed.run_id for feed in feeds],
                 limiter=self._query_thread,
             )
-        except StoreError as error:
+        except Exception as error:  # noqa: BLE001  It is logged.
             # Followers wait until the store answers again.
             self._record_failure(error)
             return False
@@ -395,10 +395,13 @@ class RunWatcher:
             feed.publish()
         return has_moved
 
-    def _record_failure(self, error: StoreError) -> None:
+    def _record_failure(self, error: Exception) -> None:
+        """Log the first failure of several, with a traceback if the store does not expect it."""
         if not self._has_failed:
             self._has_failed = True
-            _log.warning("the store failed; runs are followed again when it answers: %s", error)
+            traceback = None if isinstance(error, StoreError) else error
+            message = "the store failed; runs are followed again when it answers: %s"
+            _log.warning(message, error, exc_info=traceback)
 
 
 def choose_gap(query_seconds: float, followers: int) -> float:
