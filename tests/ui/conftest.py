@@ -104,6 +104,19 @@ def open_client(url: str) -> httpx.Client:
     return httpx.Client(base_url=url, timeout=30, limits=httpx.Limits(keepalive_expiry=2.0))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out other sizes and colours of the page on Postgres: they do not depend on the store."""
+    config.hook.pytest_deselected(items=[item for item in items if _repeats_a_view(item)])
+    items[:] = [item for item in items if not _repeats_a_view(item)]
+
+
+def _repeats_a_view(item: pytest.Item) -> bool:
+    """Return whether a test shows on Postgres what SQLite shows, in another size or colour."""
+    values: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    is_other_view = bool(values.get("options")) or "scheme" in values
+    return values.get("service") == "postgres" and is_other_view
+
+
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedPage]:
     """A running service, on each store that one machine or many use."""
