@@ -24,6 +24,9 @@ from tests.ui.browser import open_page, running_browser
 
 YAML = {"Content-Type": "application/yaml"}
 
+OF_TEXTS = ("test_editor.py", "test_long_names.py")
+"""The tests of the editor and of long names. What they save is also tested without the page."""
+
 CLOSE_MONTH = """\
 name: close_month
 version: "14"
@@ -105,16 +108,16 @@ def open_client(url: str) -> httpx.Client:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out other sizes and colours of the page on Postgres: they do not depend on the store."""
+    """Leave out on Postgres what does not depend on the store: other sizes and colours, and OF_TEXTS."""
     config.hook.pytest_deselected(items=[item for item in items if _repeats_a_view(item)])
     items[:] = [item for item in items if not _repeats_a_view(item)]
 
 
 def _repeats_a_view(item: pytest.Item) -> bool:
-    """Return whether a test shows on Postgres what SQLite shows, in another size or colour."""
+    """Return whether a test shows on Postgres what does not depend on the store."""
     values: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
     is_other_view = bool(values.get("options")) or "scheme" in values
-    return values.get("service") == "postgres" and is_other_view
+    return values.get("service") == "postgres" and (is_other_view or item.path.name in OF_TEXTS)
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])
