@@ -42,6 +42,7 @@ from noetl.api.http.body_memory import BodyMemory
 from noetl.api.http.client_check import TICKET_STREAM_SECONDS, leave_check
 from noetl.api.http.event_stream import EventStreamResponse
 from noetl.api.http.negotiation import accepted_media_type
+from noetl.api.http.open_limit import STRANGERS
 from noetl.api.http.open_requests import count_request
 from noetl.api.http.openapi import JSON_TYPE
 from noetl.api.http.parameters import check_parameters
@@ -62,7 +63,6 @@ from noetl.planner.frozen import frozen
 
 _CALLER = "noetl.caller"
 
-_PUBLIC = " public"
 """Name under which bodies and answers of requests without a caller count. No tenant has it."""
 
 REFUSAL_SECONDS = 0.5
@@ -128,7 +128,7 @@ def caller_name(request: Request) -> str:
 def tenant_of_answer(scope: Scope) -> str:
     """Return the name under which the answer to a request counts: the tenant of its caller, if it has one."""
     caller: Caller | None = scope.get(_CALLER)
-    return _PUBLIC if caller is None else caller.tenant
+    return STRANGERS if caller is None else caller.tenant
 
 
 class StreamAccess(ScopeAccess):
@@ -309,7 +309,7 @@ class AccessControl:
             if place is None:
                 place = await places.enter_async_context(self._shares.place(scope, tenant, route))
             hold = places.enter_context(self.body_memory.hold(scope, tenant, address))
-            receive = self._context.bodies.limit(receive, _PUBLIC if tenant is None else tenant, place, hold)
+            receive = self._context.bodies.limit(receive, tenant, place, hold)
             await self._app(scope, receive, send)
 
     def _familiar_tenant(self, scope: Scope, access: RouteAccess, credentials: _Credentials) -> str | None:

@@ -103,7 +103,8 @@ class AppContext:
                 actions = allowed_catalogue(self.settings)
                 has_gateway = self._always_authenticated
                 open_limits = {
-                    kind: read_open_limit(self.settings, kind, has_gateway=has_gateway) for kind in OPEN_KINDS
+                    kind: OpenLimit(read_open_limit(self.settings, kind, has_gateway=has_gateway), kind)
+                    for kind in OPEN_KINDS
                 }
                 # The gateway limits the requests to a function, and names itself as the peer of all of them.
                 rates = NO_RATE_LIMITS if self._always_authenticated else read_rate_settings(self.settings)

@@ -207,24 +207,25 @@ SETTINGS = (
         "execution",
         "a whole number from 1 to 100000",
         "`1000`",
-        "How many event streams a process of the service has open at the same time. A tenant may have half of"
-        " them.",
+        "How many event streams a process of the service has open at the same time. A tenant may open one"
+        " more while it has fewer than are free.",
     ),
     Setting(
         "NOETL_MAX_WAITING_REQUESTS",
         "execution",
         "a whole number from 1 to 100000",
         "`1000`; `50` in a Lambda function",
-        "How many requests with `Prefer: wait` wait in a process at the same time. A tenant may have half of"
-        " them. Others are answered at once. The Lambda functions of a stack count together.",
+        "How many requests with `Prefer: wait` wait in a process at the same time. One more of a tenant waits"
+        " while fewer wait than are free. Others are answered at once. The Lambda functions of a stack count"
+        " together, and a tenant may have half of them.",
     ),
     Setting(
         "NOETL_MAX_BODIES",
         "execution",
         "a whole number from 1 to 100000",
         "`512`",
-        "How many bodies of requests are on their way to a process at the same time. A tenant may have half"
-        " of them.",
+        "How many bodies of requests are on their way to a process at the same time. A tenant may have one"
+        " more while it has fewer than are free.",
     ),
     Setting(
         "NOETL_TENANT_REQUESTS",
@@ -258,8 +259,9 @@ SETTINGS = (
         "a whole number from 1 to 60000",
         "`2000`",
         "How many connections `noetl serve` has open at the same time. The limit of open files may allow"
-        " fewer. A tenant may have half as many requests open, with its streams. All requests without a"
-        " caller may have a quarter, and an address a quarter of that. None of these is less than 8.",
+        " fewer. A tenant may open one more request while it has fewer than are free, so it has half if it"
+        " is alone. Streams count. All requests without a caller are like one tenant, with a quarter at most,"
+        " and addresses share it so. While one is free, each may have 8.",
     ),
     Setting(
         "NOETL_COMPUTE_PROCESSES",

@@ -13,7 +13,7 @@ The processes yield to all others. A job that starves so is performed again by a
 Cost: some 1 ms and two messages for each job. A process starts with its first job, which takes 0.5 s, or when
 a browser opens the page.
 
-Limits: `processes`, MAX_WAITING and MAX_TENANT_WAITING jobs, of which LARGE_JOBS have large data,
+Limits: `processes`, MAX_WAITING jobs by dynamic thresholds, of which LARGE_JOBS have large data,
 MAX_WAIT_SECONDS, CACHE_BYTES, and those of `noetl.api.compute.worker`. A tenant uses all processes but one.
 One more process serves the threads that fire triggers. While a process starves, there are as many more that
 do not yield. Without processes, jobs run on threads. There only dot and expressions have a time limit, and
@@ -42,6 +42,7 @@ from starlette.concurrency import run_in_threadpool
 from noetl.api.compute.jobs import Job
 from noetl.api.compute.starvation import result_unless_starved
 from noetl.api.compute.worker import DRAFT, LENGTH_BYTES, URGENT
+from noetl.api.http.dynamic_threshold import may_take
 from noetl.api.service.compiler import PlaybookCompiler
 from noetl.api.service.errors import ServiceBusyError, TenantBusyError, WorkLimitError
 from noetl.executor.errors import SettingError
@@ -52,10 +53,7 @@ DEFAULT_PROCESSES = 2
 MAX_PROCESSES = 64
 
 MAX_WAITING = 64
-"""How many jobs may wait for a process."""
-
-MAX_TENANT_WAITING = 32
-"""How many jobs of one tenant may wait for a process."""
+"""How many jobs may wait for a process. A tenant may add one while it has fewer than are free."""
 
 THREADS = 2
 """How many jobs are performed at the same time on threads of a service without processes."""
@@ -507,10 +505,12 @@ class _TenantQueues:
             ServiceBusyError: too many jobs wait.
             TenantBusyError: too many jobs of the tenant wait.
         """
-        if len(self._waiting.get(tenant, ())) >= MAX_TENANT_WAITING:
-            raise TenantBusyError(f"{MAX_TENANT_WAITING} jobs of this tenant wait already.")
-        if sum(map(len, self._waiting.values())) >= MAX_WAITING:
-            raise ServiceBusyError(f"{MAX_WAITING} jobs wait already.")
+        held = len(self._waiting.get(tenant, ()))
+        if may_take(held, MAX_WAITING - sum(map(len, self._waiting.values()))):
+            return
+        if held:
+            raise TenantBusyError(f"{held} jobs of this tenant wait already.")
+        raise ServiceBusyError(f"{MAX_WAITING} jobs wait already.")
 
     async def _take(self, tenant: str) -> None:
         self.refuse_if_full(tenant)

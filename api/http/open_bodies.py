@@ -10,8 +10,9 @@ STOP_SECONDS left.
 
 Cost: a timer for each part of a body.
 
-Limits: `NOETL_MAX_BODIES`, and the bytes of `noetl.api.http.body_memory`. The bodies of callbacks and
-webhooks count together, as those of one tenant. An address has a quarter of these.
+Limits: `NOETL_MAX_BODIES`, which tenants share by dynamic thresholds, and the bytes of
+`noetl.api.http.body_memory`. The bodies of callbacks and webhooks count together as those of one tenant, with
+half at most. Addresses share them in the same way.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import cached_property
 
 from starlette.types import Message, Receive
 
-from noetl.api.http.body_memory import ADDRESS_PARTS, BodyHold, too_many_bodies
-from noetl.api.http.open_limit import BODIES, OpenLimit, read_open_limit
+from noetl.api.http.body_memory import BodyHold, too_many_bodies
+from noetl.api.http.open_limit import BODIES, ClientLimit, read_open_limit
 from noetl.api.http.problems import Problem
 from noetl.api.http.request_shares import RequestPlace
 
@@ -46,12 +47,8 @@ class OpenBodies:
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Timeout]] = set()
 
     @cached_property
-    def _open(self) -> OpenLimit:
-        return read_open_limit(self._read_settings(), BODIES)
-
-    @cached_property
-    def _open_by_strangers(self) -> OpenLimit:
-        return OpenLimit(self._open.share, BODIES, owner="address", parts=ADDRESS_PARTS)
+    def _open(self) -> ClientLimit:
+        return ClientLimit(read_open_limit(self._read_settings(), BODIES), BODIES)
 
     def stop(self) -> None:
         """Let the bodies that are on their way end soon. Any thread may call it, also a signal handler."""
@@ -85,27 +82,23 @@ class OpenBodies:
             finally:
                 self._waiting.remove((loop, timeout))
 
-    def _opened_by(self, hold: BodyHold | None) -> AbstractContextManager[None]:
-        """Count the body of a request without a caller for its address."""
-        if hold is None or hold.address is None:
-            return nullcontext()
-        return self._open_by_strangers.open(hold.address)
-
     def limit(
-        self, receive: Receive, tenant: str, place: RequestPlace, hold: BodyHold | None = None
+        self, receive: Receive, tenant: str | None, place: RequestPlace, hold: BodyHold | None = None
     ) -> Receive:
         """Return a function that receives the same messages, within the limits for bodies.
 
-        The request gives up its place while it waits. The memory that `hold` expects is reserved before the
-        first message is received. The function raises a `Problem`: 408, 429 or 503.
+        Without a tenant, the body counts for the address of its hold. The request gives up its place while it
+        waits. The memory that `hold` expects is reserved before the first message is received. The function
+        raises a `Problem`: 408, 429 or 503.
         """
         deadline, is_complete = math.inf, False
+        address = "" if hold is None or hold.address is None else hold.address
 
         async def receive_part() -> Message:
             nonlocal deadline, is_complete
             if deadline == math.inf:
                 deadline = asyncio.get_running_loop().time() + self.seconds
-            with self._open.open(tenant), self._opened_by(hold):
+            with self._open.open(tenant, address):
                 try:
                     async with place.given_up(), self._timeout_at(deadline):
                         message = await receive()
@@ -120,22 +113,22 @@ class OpenBodies:
             if hold is None or not hold.expected:
                 return await receive_part()
             async with place.given_up():
-                await self._reserve(hold, tenant)
+                await self._reserve(hold)
                 return await receive_part()
 
         return receive_in_time
 
-    async def _reserve(self, hold: BodyHold, tenant: str) -> None:
+    async def _reserve(self, hold: BodyHold) -> None:
         """Wait for the memory of a body.
 
         Raises:
             ClientDisconnect: the client has left meanwhile.
             Problem: 429 or 503, too many bodies without a caller wait; 503, there is no memory in time.
         """
-        count = nullcontext() if hold.address is None else self._open.open(tenant)
+        count = nullcontext() if hold.address is None else self._open.open(None, hold.address)
         deadline = asyncio.get_running_loop().time() + self.seconds
         try:
-            with count, self._opened_by(hold):
+            with count:
                 async with self._timeout_at(deadline):
                     await hold.reserve()
         except TimeoutError:

@@ -8,81 +8,65 @@ Algorithm: a middleware gives each request a count, which lasts until its respon
 counts the request for its tenant as soon as that is known, before it waits for a turn. A request without a
 caller counts for its address. A webhook counts for its tenant when its sender is recognised.
 
+Tenants share the connections by dynamic thresholds (`noetl.api.http.dynamic_threshold`): a tenant may open
+one more request while it has fewer than connections are free. All requests without a caller are together like
+one tenant, with a quarter at most. Addresses share that part in the same way.
+
 Cost: a counter for each tenant and address with open requests.
 
-Limits: `NOETL_MAX_CONNECTIONS`, of which a tenant has half. All requests without a caller have a quarter, and
-an address has a quarter of that. None of these is less than 8, since a browser sends six requests at once.
+Limits: `NOETL_MAX_CONNECTIONS`. While a connection is free, a tenant and an address may have 8 requests,
+since a browser sends six at once.
 Probes are not counted, so that no client lets a healthy process seem sick. Nor are requests whose credentials
 are being checked. These are limited by `noetl.api.auth.rate_limits`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from noetl.api.http.open_limit import REQUESTS, OpenLimit, read_open_limit
-
-STRANGER_PARTS = 4
-"""All requests without a caller have one of these parts, and an address has one of as many parts of it."""
+from noetl.api.http.open_limit import REQUESTS, ClientLimit, read_open_limit
+from noetl.api.http.problems import Problem
 
 _OPEN_REQUEST = "noetl.open_request"
-
-
-class OpenRequests:
-    """The open requests of an app. Its setting is read at the first one."""
-
-    def __init__(self, read_settings: Callable[[], Mapping[str, str]]) -> None:
-        self._read_settings = read_settings
-
-    @cached_property
-    def _of_tenants(self) -> OpenLimit:
-        return read_open_limit(self._read_settings(), REQUESTS)
-
-    @cached_property
-    def _of_strangers(self) -> OpenLimit:
-        limit = self._of_tenants.limit
-        limit = min(max(limit // STRANGER_PARTS, REQUESTS.min_share), limit)
-        return OpenLimit(limit, REQUESTS, owner="address", parts=STRANGER_PARTS)
-
-    @contextmanager
-    def open(self, tenant: str | None, address: str) -> Iterator[None]:
-        """Count a request during this block: for its tenant, or for its address if it has no caller.
-
-        Raises:
-            Problem: 429, the tenant or the address has its share; 503, there are too many.
-        """
-        with self._of_strangers.open(address) if tenant is None else self._of_tenants.open(tenant):
-            yield
 
 
 class _OpenRequest:
     """The count of one request: it is for one holder at a time."""
 
-    def __init__(self, requests: OpenRequests) -> None:
-        self._requests = requests
-        self._counts = ExitStack()
+    def __init__(self, limit: ClientLimit) -> None:
+        self._limit = limit
         self._holder: tuple[str | None, str] | None = None
 
     def count(self, tenant: str | None, address: str) -> None:
         """Count the request for this holder instead of the one before.
 
         Raises:
-            Problem: as `OpenRequests.open`. The request then still counts for the one before.
+            Problem: as `ClientLimit.check`. The request then still counts for the one before.
         """
-        if self._holder == (tenant, address):
+        before, holder = self._holder, (tenant, address)
+        if before == holder:
             return
-        with ExitStack() as counts:
-            counts.enter_context(self._requests.open(tenant, address))
-            self.close()
-            self._counts, self._holder = counts.pop_all(), (tenant, address)
+        self.close()
+        try:
+            self._limit.check(*holder)
+        except Problem:
+            if before is not None:
+                self._add(before)
+            raise
+        self._add(holder)
+
+    def _add(self, holder: tuple[str | None, str]) -> None:
+        self._limit.add(*holder)
+        self._holder = holder
 
     def close(self) -> None:
         """Count the request no longer."""
-        self._counts.close()
+        if self._holder is not None:
+            self._limit.remove(*self._holder)
+            self._holder = None
 
 
 class OpenRequestsMiddleware:
@@ -90,13 +74,18 @@ class OpenRequestsMiddleware:
 
     def __init__(self, app: ASGIApp, read_settings: Callable[[], Mapping[str, str]]) -> None:
         self._app = app
-        self._requests = OpenRequests(read_settings)
+        self._read_settings = read_settings
+
+    @cached_property
+    def _limit(self) -> ClientLimit:
+        """The limit, whose setting is read at the first request."""
+        return ClientLimit(read_open_limit(self._read_settings(), REQUESTS), REQUESTS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = scope[_OPEN_REQUEST] = _OpenRequest(self._requests)
+        request = scope[_OPEN_REQUEST] = _OpenRequest(self._limit)
         try:
             await self._app(scope, receive, send)
         finally:
@@ -107,7 +96,7 @@ def count_request(scope: Scope, tenant: str | None, address: str) -> None:
     """Count the request of a scope for its tenant, or for its address if it has no caller.
 
     Raises:
-        Problem: 429, the tenant or the address has its share; 503, there are too many.
+        Problem: 429, the tenant or the address has as many as it may have; 503, there are too many.
     """
     request: _OpenRequest | None = scope.get(_OPEN_REQUEST)
     if request is not None:

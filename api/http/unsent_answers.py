@@ -10,14 +10,14 @@ for the process. An answer beyond the budget is dropped, and its request is answ
 Cost: a copy of each part. Other requests have their turns between the parts. While other tenants send
 requests, all large answers of a tenant together send one part in PART_SECONDS.
 
-Limits: MAX_UNSENT_BYTES, of which a tenant has half. Answers of one part are not counted, nor are
+Limits: MAX_UNSENT_BYTES, which tenants share by dynamic thresholds
+(`noetl.api.http.dynamic_threshold`). Answers of one part are not counted, nor are
 streams, whose parts are made one after the other. How long a client may take is up to the server.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from weakref import WeakValueDictionary
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from noetl.api.http.dynamic_threshold import DynamicThreshold
 from noetl.api.http.problems import Problem
 
 MAX_UNSENT_BYTES = 256 * 1024 * 1024
@@ -44,14 +45,12 @@ class AnswerBudget:
     """The bytes of large answers that are being sent. Only one thread may use it."""
 
     def __init__(self, max_bytes: int = MAX_UNSENT_BYTES) -> None:
-        self._max_bytes = max_bytes
-        self._share = max_bytes // 2
-        self._bytes: Counter[str] = Counter()
+        self._bytes = DynamicThreshold(max_bytes)
 
     @property
     def reserved_bytes(self) -> int:
         """Number of bytes that are being sent now."""
-        return self._bytes.total()
+        return self._bytes.total
 
     @contextmanager
     def reserve(self, tenant: str, size: int) -> Iterator[None]:
@@ -60,17 +59,15 @@ class AnswerBudget:
         Raises:
             Problem: 503, the tenant or the process has too many bytes of answers that were not read.
         """
-        if self._bytes[tenant] + size > self._share:
-            raise _too_many_answers(f"This tenant has {self._share:,}")
-        if self.reserved_bytes + size > self._max_bytes:
-            raise _too_many_answers(f"This process has {self._max_bytes:,}")
-        self._bytes[tenant] += size
+        if not self._bytes.may_take(tenant, size):
+            held = self._bytes.held_by(tenant)
+            subject, held = ("tenant", held) if held else ("process", self.reserved_bytes)
+            raise _too_many_answers(f"This {subject} has {held:,}")
+        self._bytes.take(tenant, size)
         try:
             yield
         finally:
-            self._bytes[tenant] -= size
-            if not self._bytes[tenant]:
-                del self._bytes[tenant]
+            self._bytes.give_back(tenant, size)
 
 
 class UnsentAnswersMiddleware:

@@ -383,8 +383,7 @@ def test_the_work_with_a_large_plan_pauses_often(monkeypatch: pytest.MonkeyPatch
 async def test_few_jobs_of_a_tenant_wait(
     pool: ComputePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "MAX_TENANT_WAITING", 3)
-    monkeypatch.setattr(pool_module, "MAX_WAITING", 4)
+    monkeypatch.setattr(pool_module, "MAX_WAITING", 6)
     log = tmp_path / "log"
     job = RecordingJob(path=str(log), pause=100.0)
 
@@ -400,11 +399,16 @@ async def test_few_jobs_of_a_tenant_wait(
         await pool.read(partial(reads.append, "before a job"), "first", is_before_job=True)
     await pool.read(partial(reads.append, "after a job"), "first")
     assert reads == ["after a job"]
-    second, refused = await outcomes("second", 3)
+    second, refused = await outcomes("second", 4)
+    assert refused == [TenantBusyError]
+    third, refused = await outcomes("third", 2)
+    assert refused == [TenantBusyError]
+    fourth, refused = await outcomes("fourth", 1)
     assert refused == [ServiceBusyError]
-    for task in (*first, *second):
+    tasks = [*first, *second, *third, *fourth]
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*first, *second, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
     assert await pool.run(RecordingJob(path=str(log)), "first") != os.getpid()
 
 

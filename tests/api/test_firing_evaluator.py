@@ -78,7 +78,7 @@ async def test_a_busy_machine_delays_a_firing(
     monkeypatch.setattr(pool_module, "WALL_FACTOR", 0.01)
     with pytest.raises(RejectedError) as late:
         await fire(pool, TestedEvaluation(str(tmp_path / "log"), pause=100.0))
-    monkeypatch.setattr(pool_module, "MAX_TENANT_WAITING", 0)
+    monkeypatch.setattr(pool_module, "MAX_WAITING", 0)
     with pytest.raises(RejectedError) as refused:
         await fire(pool, TestedEvaluation(str(tmp_path / "log")))
     for error in (late.value, refused.value):

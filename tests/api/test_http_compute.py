@@ -13,6 +13,7 @@ from noetl.api import pictures
 from noetl.api.compute import pool
 from noetl.api.compute.jobs import GraphJob, LayoutJob
 from noetl.api.routes import dependencies, run_drawing
+from noetl.api.service.errors import TenantBusyError
 from noetl.executor.engine.firing_expressions import FiringExpressions
 from noetl.executor.engine.initial_data import CorrectedEnvironment, InitialData
 from noetl.executor.stores.sql.plans import SqlPlans
@@ -61,7 +62,10 @@ async def test_a_long_playbook_is_compiled_in_another_process(
 async def test_a_tenant_with_too_many_jobs_waits_for_its_refusal(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "MAX_TENANT_WAITING", 0)
+    def refuse(queues: object, tenant: str) -> None:
+        raise TenantBusyError("32 jobs of this tenant wait already.")
+
+    monkeypatch.setattr(pool._TenantQueues, "refuse_if_full", refuse)
     refused = asyncio.Event()
 
     async def wait_for_ever() -> None:
@@ -74,7 +78,7 @@ async def test_a_tenant_with_too_many_jobs_waits_for_its_refusal(
     assert not waiting.done()
     waiting.cancel()
     monkeypatch.undo()
-    monkeypatch.setattr(pool, "MAX_TENANT_WAITING", 0)
+    monkeypatch.setattr(pool._TenantQueues, "refuse_if_full", refuse)
     monkeypatch.setattr(dependencies, "REFUSAL_SECONDS", 0.0)
     response = await http.post("/plan", content=chain(300), headers=YAML)
     assert_problem(response, 429, "tenant-busy")

@@ -187,18 +187,20 @@ async def wait_for(is_true: Callable[[], bool]) -> None:
 
 async def test_the_number_of_open_streams_is_limited(http: httpx.AsyncClient, gate: Path) -> None:
     limit = opened(http).open_streams
-    assert (limit.limit, limit.share) == (1000, 500)
-    limit.limit, limit.share = 1, 2
+    assert limit.limit == 1000
     path = await start_held(http, gate)
+    limit._open.limit = 1
+    with limit.open("other"):
+        full = await http.get(path, headers=STREAM)
+    limit._open.limit = 2
     first = asyncio.create_task(http.get(path, headers=STREAM))
     await wait_for(lambda: limit.count == 1)
-    for share, expected in ((2, (503, "too-many-streams")), (1, (429, "quota-exceeded"))):
-        limit.share = share
-        refused = await http.get(path, headers=STREAM)
-        assert refused.headers["retry-after"] == "5"
-        assert refused.headers["content-type"] == "application/problem+json"
-        problem = refused.json()
-        assert (refused.status_code, problem["type"].rpartition(":")[2]) == expected
+    refused = await http.get(path, headers=STREAM)
+    for response, expected in ((full, (503, "too-many-streams")), (refused, (429, "quota-exceeded"))):
+        assert response.headers["retry-after"] == "5"
+        assert response.headers["content-type"] == "application/problem+json"
+        problem = response.json()
+        assert (response.status_code, problem["type"].rpartition(":")[2]) == expected
         assert "NOETL_MAX_STREAMS" in problem["detail"]
     assert (await http.get(path)).status_code == 200
     await asyncio.to_thread(gate.write_bytes, b"")
@@ -207,15 +209,15 @@ async def test_the_number_of_open_streams_is_limited(http: httpx.AsyncClient, ga
 
 
 async def test_one_tenant_cannot_take_all_streams() -> None:
-    limit = OpenLimit(4, STREAMS)
+    limit = OpenLimit(5, STREAMS)
     with ExitStack() as stack:
-        for tenant in ("greedy", "greedy", "honest", "third"):
+        for tenant in ("greedy", "greedy", "greedy", "honest", "third"):
             stack.enter_context(limit.open(tenant))
-        for tenant, status in (("greedy", 429), ("honest", 503)):
+        for tenant, status in (("greedy", 429), ("honest", 429), ("fourth", 503)):
             with pytest.raises(Problem) as refused:
                 stack.enter_context(limit.open(tenant))
             assert refused.value.status == status
-        assert limit.count == 4
+        assert limit.count == 5
     assert limit.count == 0
 
 
@@ -305,17 +307,17 @@ async def test_waiting_requests_share_one_reader(http: httpx.AsyncClient, gate: 
     assert watcher._feeds == {}
 
 
-async def test_a_tenant_waits_with_half_of_the_requests(http: httpx.AsyncClient, gate: Path) -> None:
+async def test_a_tenant_alone_waits_with_half_of_the_requests(http: httpx.AsyncClient, gate: Path) -> None:
     limit = opened(http).waiting_requests
-    assert (limit.limit, limit.share) == (1000, 500)
-    limit.share = 2
+    assert limit.limit == 1000
+    limit._open.limit = 4
     playbook = f"name: held\nsteps:\n- name: hold\n  run:\n  - {{action: shell, command: [cat, {gate}]}}\n"
     headers = {"Content-Type": "application/yaml", "Prefer": "wait=25", "Idempotency-Key": "same"}
     waiting = [
         asyncio.create_task(http.post("/workflows/run", content=playbook, headers=headers)) for _ in range(2)
     ]
     await wait_for(lambda: limit.count == 2)
-    with limit.open("another"):
+    with limit.open("other"):
         at_once = await http.post("/workflows/run", content=playbook, headers=headers)
     assert at_once.status_code == 202
     assert "preference-applied" not in at_once.headers

@@ -86,7 +86,7 @@ async def test_a_request_that_may_not_wait_is_answered_at_once(http: httpx.Async
     workflow_id = await start_held(http, gate)
     running = await read_running(http, workflow_id)
     limit = opened(http).waiting_requests
-    limit.share = 1
+    limit._open.limit = 2
     with limit.open("default"):
         result = await http.get(f"/workflows/result/{workflow_id}", headers=PATIENT)
         headers = {**PATIENT, "If-None-Match": running.headers["etag"]}

@@ -355,14 +355,16 @@ def test_a_lost_connection_is_not_counted_and_the_next_one_starts_again(service:
 def test_the_number_of_streams_is_limited(service: ListService) -> None:
     service.client.get("/workflows").raise_for_status()
     limit = service.opened.open_streams
-    limit.limit, limit.share = 1, 2
+    limit._open.limit = 1
+    with limit.open("other"):
+        full = service.client.get("/events")
+    limit._open.limit = 2
     reader = service.follow()
     reader.wait_ready()
-    for share, expected in ((2, (503, "too-many-streams")), (1, (429, "quota-exceeded"))):
-        limit.share = share
-        refused = service.client.get("/events")
-        assert (refused.status_code, refused.json()["type"].rpartition(":")[2]) == expected
-        assert refused.headers["retry-after"] == "5"
+    refused = service.client.get("/events")
+    for response, expected in ((full, (503, "too-many-streams")), (refused, (429, "quota-exceeded"))):
+        assert (response.status_code, response.json()["type"].rpartition(":")[2]) == expected
+        assert response.headers["retry-after"] == "5"
     reader.cut()
 
 

@@ -7,6 +7,7 @@ import json
 import select
 import socket
 import threading
+from collections import Counter
 from contextlib import ExitStack
 
 import httpx
@@ -15,7 +16,8 @@ import pytest
 from noetl.api.app import create_app
 from noetl.api.auth.api_keys import create_api_key
 from noetl.api.connections import ConnectionTable
-from noetl.api.http.open_requests import OpenRequests, OpenRequestsMiddleware, count_request
+from noetl.api.http.open_limit import REQUESTS, STREAMS, ClientLimit, OpenLimit
+from noetl.api.http.open_requests import OpenRequestsMiddleware, count_request
 from noetl.api.http.problems import Problem
 from noetl.api.service.webhooks import WebhookService
 from noetl.executor.stores import open_store
@@ -94,39 +96,60 @@ def test_a_client_that_has_not_read_its_response_keeps_no_other_out() -> None:
                 assert ask(client).startswith(b"HTTP/1.1 200")
 
 
-def test_all_requests_without_a_caller_have_a_part_and_an_address_has_a_part_of_it() -> None:
-    requests = OpenRequests(lambda: {"NOETL_MAX_CONNECTIONS": "128"})
+def open_many(limit: ClientLimit, stack: ExitStack, tenant: str | None, address: str) -> tuple[int, int]:
+    """Open requests until one is refused. Return how many were opened, and the status of the refusal."""
+    for count in range(1000):
+        try:
+            stack.enter_context(limit.open(tenant, address))
+        except Problem as problem:
+            return count, problem.status
+    raise AssertionError("no request was refused")
 
-    def open_many(stack: ExitStack, tenant: str | None, address: str) -> tuple[int, int]:
-        """Open requests until one is refused. Return how many were opened, and the status of the refusal."""
-        for count in range(1000):
-            try:
-                stack.enter_context(requests.open(tenant, address))
-            except Problem as problem:
-                return count, problem.status
-        raise AssertionError("no request was refused")
 
+def test_tenants_leave_a_part_of_the_connections_to_others() -> None:
+    limit = ClientLimit(1000, REQUESTS)
     with ExitStack() as stack:
-        assert [open_many(stack, None, f"192.0.2.{number}") for number in range(5)] == [
-            *[(8, 429)] * 4,
-            (0, 503),
-        ]
-        assert open_many(stack, "many", "192.0.2.1") == (64, 429)
-        assert open_many(stack, "few", "192.0.2.1") == (64, 429)
-        assert open_many(stack, "other", "192.0.2.1") == (0, 503)
+        opened = [open_many(limit, stack, tenant, "") for tenant in ("first", "second", "third", "fourth")]
+        assert opened == [(500, 429), (250, 429), (125, 429), (63, 429)]
+        assert open_many(limit, stack, None, "192.0.2.1") == (31, 429)
+        # What was opened before the others arrived stays open, and nothing is added to it.
+        assert open_many(limit, stack, "first", "") == (0, 429)
+    assert open_many(limit, ExitStack(), "first", "") == (500, 429)
+
+
+@pytest.mark.parametrize("tenants", [1, 2, 4, 9])
+def test_tenants_that_want_all_have_equal_parts_as_requests_end(tenants: int) -> None:
+    limit, names = OpenLimit(200, STREAMS), [f"t{number}" for number in range(tenants)]
+    held = Counter[str]()
+    for number in range(2000):
+        for tenant in names:
+            while limit.may_open(tenant):
+                limit.add(tenant)
+                held[tenant] += 1
+        if number < 1900:
+            tenant = names[number % tenants]
+            held[tenant] -= 1
+            limit.remove(tenant)
+    assert all(abs(count - 200 // (tenants + 1)) <= 1 for count in held.values())
+    assert limit.count < limit.limit
+
+
+def test_all_requests_without_a_caller_have_a_quarter_and_addresses_share_it() -> None:
+    limit = ClientLimit(256, REQUESTS)
     with ExitStack() as stack:
-        assert open_many(stack, None, "192.0.2.9") == (8, 429)
+        opened = [open_many(limit, stack, None, f"192.0.2.{number}") for number in range(5)]
+        assert opened == [(32, 429), (16, 429), (8, 429), (8, 429), (0, 503)]
+        assert open_many(limit, stack, "many", "192.0.2.1") == (96, 429)
+    with ExitStack() as stack:
+        assert open_many(limit, stack, None, "192.0.2.9") == (32, 429)
 
 
-@pytest.mark.parametrize(("connections", "share"), [(1, 1), (8, 8), (16, 8), (64, 8)])
+@pytest.mark.parametrize(("connections", "share"), [(1, 1), (8, 8), (16, 8)])
 def test_a_share_of_few_connections_is_not_less_than_a_browser_needs(connections: int, share: int) -> None:
-    requests = OpenRequests(lambda: {"NOETL_MAX_CONNECTIONS": str(connections)})
-    with ExitStack() as stack:
-        for _ in range(share):
-            stack.enter_context(requests.open(None, "192.0.2.1"))
-            stack.enter_context(requests.open("a", "192.0.2.1"))
-        with pytest.raises(Problem):
-            stack.enter_context(requests.open(None, "192.0.2.1"))
+    for tenant in (None, "a"):
+        limit = ClientLimit(connections, REQUESTS)
+        with ExitStack() as stack:
+            assert open_many(limit, stack, tenant, "192.0.2.1")[0] == share
 
 
 @pytest.mark.anyio

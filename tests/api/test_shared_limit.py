@@ -58,10 +58,10 @@ def test_without_the_store_nothing_may_be_opened() -> None:
 
 
 def test_the_default_is_smaller_behind_a_gateway() -> None:
-    assert [read_open_limit({}, kind).limit for kind in OPEN_KINDS] == [1000, 1000, 512, 2000]
-    assert read_open_limit({}, WAITING_REQUESTS, has_gateway=True).limit == 50
+    assert [read_open_limit({}, kind) for kind in OPEN_KINDS] == [1000, 1000, 512, 2000]
+    assert read_open_limit({}, WAITING_REQUESTS, has_gateway=True) == 50
     setting = {"NOETL_MAX_WAITING_REQUESTS": "7"}
-    assert read_open_limit(setting, WAITING_REQUESTS, has_gateway=True).limit == 7
+    assert read_open_limit(setting, WAITING_REQUESTS, has_gateway=True) == 7
 
 
 @pytest.mark.anyio

@@ -266,7 +266,7 @@ def test_answers_that_are_not_read_are_limited() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    budget, table = AnswerBudget(3 * LAST_PART), ConnectionTable(100, send_seconds=1000.0)
+    budget, table = AnswerBudget(2 * LAST_PART), ConnectionTable(100, send_seconds=1000.0)
     app = UnsentAnswersMiddleware(send_large, budget, lambda _: "a")
     with serve(app, table) as port, connect(port) as reader, connect(port) as other:
         reader.sendall(REQUEST)
@@ -371,14 +371,19 @@ def test_what_the_system_has_sent_counts_as_read() -> None:
         assert connection.unsent_bytes == kept  # The buffer of the system takes no more yet.
 
 
-def test_a_tenant_has_half_of_the_budget_of_answers() -> None:
-    budget = AnswerBudget(100)
-    with budget.reserve("a", 50), budget.reserve("b", 40):
-        for tenant, size, subject in (("a", 1, "This tenant has 50"), ("c", 11, "This process has 100")):
+def test_two_tenants_leave_answers_of_the_budget_to_others() -> None:
+    budget = AnswerBudget(120)
+    with budget.reserve("a", 30), budget.reserve("a", 30), budget.reserve("b", 30):
+        refused = (
+            ("a", 1, "This tenant has 60"),
+            ("b", 1, "This tenant has 30"),
+            ("c", 31, "process has 90"),
+        )
+        for tenant, size, subject in refused:
             with pytest.raises(Problem, match=subject), budget.reserve(tenant, size):
                 pass
-        with budget.reserve("c", 10):
-            assert budget.reserved_bytes == 100
+        with budget.reserve("c", 30):
+            assert budget.reserved_bytes == 120
     assert budget.reserved_bytes == 0
 
 
@@ -525,9 +530,9 @@ def test_strangers_that_wait_for_memory_count_as_unfinished_bodies(monkeypatch: 
 
     async def play() -> list[bool]:
         tasks = []
-        for tenant in (None, None, None, "a", "a", "a"):
+        for tenant in (None, None, None, None, None, "a", "a", "a", "a", "a"):
             with memory.hold({}, tenant, "192.0.2.1") as hold:
-                limited = bodies.limit(never, tenant or " public", free_place(), hold)
+                limited = bodies.limit(never, tenant, free_place(), hold)
             hold.expect(100_000)
             tasks.append(asyncio.ensure_future(limited()))
         await asyncio.sleep(0.01)
@@ -538,7 +543,7 @@ def test_strangers_that_wait_for_memory_count_as_unfinished_bodies(monkeypatch: 
         return refused
 
     monkeypatch.setattr(BodyHold, "reserve", never)
-    assert asyncio.run(play()) == [False, False, True, False, False, False]
+    assert asyncio.run(play()) == [*[False] * 4, True, *[False] * 5]
 
 
 @pytest.mark.parametrize(
@@ -618,9 +623,9 @@ def test_an_address_has_a_part_of_the_unfinished_bodies_of_strangers() -> None:
     async def play() -> list[int]:
         statuses = []
         tasks = []
-        for address in ("192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2"):
+        for address in (*["192.0.2.1"] * 5, *["192.0.2.2"] * 2):
             with memory.hold({}, None, address) as hold:
-                limited = bodies.limit(never, " public", free_place(), hold)
+                limited = bodies.limit(never, None, free_place(), hold)
             tasks.append(asyncio.ensure_future(limited()))
             await asyncio.sleep(0)
         for task in tasks:
@@ -653,16 +658,16 @@ def test_a_tenant_has_few_unfinished_bodies() -> None:
             asyncio.ensure_future(bodies.limit(never, tenant, free_place())()) for tenant in ("a", "a", "b")
         ]
         await asyncio.sleep(0)
-        statuses = [await status(bodies.limit(never, "a", free_place()))]
-        opened.append(asyncio.ensure_future(bodies.limit(never, "b", free_place())()))
+        statuses = [await status(bodies.limit(never, tenant, free_place())) for tenant in ("a", "b")]
+        opened.append(asyncio.ensure_future(bodies.limit(never, "c", free_place())()))
         await asyncio.sleep(0)
-        statuses.append(await status(bodies.limit(never, "c", free_place())))
+        statuses.append(await status(bodies.limit(never, "d", free_place())))
         for task in opened:
             task.cancel()
         await asyncio.gather(*opened, return_exceptions=True)
         return statuses
 
-    assert asyncio.run(play()) == [429, 503]
+    assert asyncio.run(play()) == [429, 429, 503]
 
 
 def test_a_complete_body_is_received_once() -> None:
