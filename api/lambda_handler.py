@@ -57,6 +57,7 @@ def handle(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     log_as_json_lines()
     about = LOG_CONTEXT.set({"request_id": context.aws_request_id})
     try:
+        event = _without_nulls(event)
         response = _app()(_without_compression(event), context)
     except _UNREADABLE:
         problem = _problem_of(event, context)
@@ -90,6 +91,29 @@ def _problem_of(event: dict[str, Any], context: LambdaContext) -> Problem | None
         detail = "The request cannot be read. Its header Host must be a name, with a port at most."
         return Problem(400, detail, slug="invalid-request")
     return None
+
+
+def _without_nulls(event: dict[str, Any]) -> dict[str, Any]:
+    """Return an event without members that are null, but with those that an adapter reads in each event.
+
+    Gateways and tests of a console write null for what a request does not have.
+    """
+    event = {"path": "", **_drop_nulls(event)}
+    if "multiValueHeaders" not in event:
+        event.setdefault("headers", {})
+    context = event["requestContext"] = {"identity": {}, **event.get("requestContext", {})}
+    for name in ("identity", "http"):
+        if name in context:
+            context[name] = {"sourceIp": "", **context[name]}
+    return event
+
+
+def _drop_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _drop_nulls(member) for name, member in value.items() if member is not None}
+    if isinstance(value, list):
+        return [_drop_nulls(item) for item in value if item is not None]
+    return value
 
 
 def _without_compression(event: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 import brotli
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from noetl.api import lambda_handler
 from noetl.api.app import create_app
@@ -311,6 +313,56 @@ def test_a_request_that_the_adapter_cannot_read_is_refused(
             )
         assert "payload" not in caplog.text
         assert send("GET", f"{front.prefix}/healthz", {}, b"").status == 200
+
+
+MULTIPLE = ("multiValueHeaders", "multiValueQueryStringParameters")
+OPTIONAL = ("headers", "queryStringParameters", "pathParameters", "stageVariables", "cookies")
+NULLABLE = (
+    *((name,) for name in (*MULTIPLE, *OPTIONAL, "body", "isBase64Encoded", "rawQueryString", "routeKey")),
+    *(("requestContext", name) for name in ("identity", "stage", "path", "domainName", "authorizer")),
+    ("requestContext", "identity", "sourceIp"),
+    ("requestContext", "http", "sourceIp"),
+    ("headers", "host"),
+    ("headers", "accept"),
+    ("multiValueHeaders", "host"),
+    ("multiValueHeaders", "accept"),
+    ("queryStringParameters", "a"),
+    ("multiValueQueryStringParameters", "a"),
+    ("pathParameters", "proxy"),
+)
+"""Paths of the members that an event may lack, or have as null."""
+
+
+def set_null(event: dict[str, Any], path: tuple[str, ...], null: None | list[None]) -> None:
+    """Set a member of an event to null, and create what it is in."""
+    members = event
+    for name in path[:-1]:
+        members[name] = members = members.get(name) or {}
+    members[path[-1]] = null if path[0] in MULTIPLE and len(path) > 1 else None
+
+
+@pytest.mark.parametrize("front", EVENTS.values(), ids=EVENTS)
+def test_members_of_an_event_may_be_null(
+    front: Front, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @given(
+        st.sampled_from(["/healthz", "/nosuch", "/workflows"]),
+        st.lists(st.sampled_from(NULLABLE), min_size=1, unique=True),
+        st.sampled_from([None, [None]]),
+        st.booleans(),
+    )
+    def check(path: str, nulls: list[tuple[str, ...]], null: None | list[None], is_other: bool) -> None:
+        assert front.event is not None
+        sent = {"accept": "application/json"} if is_other else {}
+        event = json.loads(json.dumps(front.event(front, "GET", path, sent, "a=b")))
+        for member in nulls:
+            set_null(event, member, null)
+        context: Any = SimpleNamespace(aws_request_id="r")
+        response = lambda_handler.handle(event, context)
+        assert response["statusCode"] in (200, 400, 401, 404), response
+
+    with gateway(front, monkeypatch, settings):
+        check()
 
 
 @pytest.mark.parametrize("front", EVENTS.values(), ids=EVENTS)
