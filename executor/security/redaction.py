@@ -11,9 +11,9 @@ there ends in this part, since it is shorter than what follows the beginning, in
 Source: Aho and Corasick 1975; the masking of secrets in the logs of GitHub Actions. Callback tokens are too
 many for an automaton: find the runs of characters that look like a token, and search them in a set.
 
-What belongs to a tenant (`redacting_for`) is searched for the secrets of this tenant, and of none. Otherwise
-a tenant would see by a mask that it has guessed the secret of another one. All secrets are searched in the
-rest, such as a log.
+What belongs to a tenant (`redacting_for`) is searched for the secrets of this tenant only. Otherwise a tenant
+would see by a mask that it has guessed the secret of another one, or the password of the store. All secrets
+are searched in the rest, such as a log.
 
 Cost: linear in the text, whatever the number of secrets. The search does not hold the lock of the
 interpreter. There is an automaton for each tenant with secrets, which is built again after a new one.
@@ -32,7 +32,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from secrets import token_hex
 from threading import Lock, RLock
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from noetl.executor.security.encodings import (
@@ -72,12 +72,6 @@ _KEY_LINE = re.compile(r"\S{16,}")
 _BATCH_CHARACTERS = 1024 * 1024
 _SEPARATOR = "\0\1"
 _MAX_NUMBER_BITS = 1024
-_Owners: TypeAlias = tuple[str | None, ...]
-"""Tenants whose secrets are searched. None stands for the secrets of no tenant."""
-
-_ALL: _Owners = ()
-"""The secrets of all tenants, and of none."""
-
 _TENANT: ContextVar[str | None] = ContextVar("noetl_redaction_tenant", default=None)
 _MAX_BROKEN_ESCAPES = 512
 """More than the bytes of all escapes that the ends of a part of a text break in two: one an end and layer."""
@@ -177,9 +171,9 @@ class _SecretSearch:
 
 @contextmanager
 def redacting_for(tenant: str | None) -> Iterator[None]:
-    """Let this block redact what belongs to one tenant: its secrets are searched, and those of no tenant.
+    """Let this block redact what belongs to one tenant: only its secrets are searched.
 
-    None searches the secrets of all tenants again.
+    None searches all secrets again, also those of no tenant.
     """
     token = _TENANT.set(tenant)
     try:
@@ -198,7 +192,8 @@ class RevealedSecrets:
         self._limit = limit
         self._values = defaultdict[str | None, OrderedDict[str, None]](OrderedDict)
         """The values of each tenant, and under None those of no tenant, newest last."""
-        self._searches: dict[_Owners, _SecretSearch | None] = {}
+        self._searches: dict[str | None, _SecretSearch | None] = {}
+        """The search for the values of each tenant, and under None that for all values."""
         self._changes: Counter[str | None] = Counter()
         """How often the values of each tenant have changed."""
         # A thread may log while it holds a lock, if it collects garbage there.
@@ -226,11 +221,8 @@ class RevealedSecrets:
                 values.popitem(last=False)
             if is_new:
                 self._changes[tenant] += 1
-                self._searches = {
-                    owners: search
-                    for owners, search in self._searches.items()
-                    if owners and tenant not in owners
-                }
+                self._searches.pop(None, None)
+                self._searches.pop(tenant, None)
 
     @property
     def reach(self) -> int:
@@ -259,31 +251,27 @@ class RevealedSecrets:
 
     def _find_search(self) -> _SecretSearch | None:
         """Return the search for the secrets of the tenant of this block, or None if there are none."""
+        tenant = _TENANT.get()
         with self._lock:
-            owners = self._find_owners()
-            if owners in self._searches:
-                return self._searches[owners]
+            if tenant is not None and tenant not in self._values:
+                return None
+            if tenant in self._searches:
+                return self._searches[tenant]
         with self._building:
             with self._lock:
-                if owners in self._searches:
-                    return self._searches[owners]
-                changes = self._count_changes(owners)
-                values = {value for owner in owners or self._values for value in self._values.get(owner, ())}
+                if tenant in self._searches:
+                    return self._searches[tenant]
+                changes = self._count_changes(tenant)
+                owners = self._values if tenant is None else (tenant,)
+                values = {value for owner in owners for value in self._values[owner]}
             search = _SecretSearch(tuple(values)) if values else None
             with self._lock:
-                if self._count_changes(owners) == changes:
-                    self._searches[owners] = search
+                if self._count_changes(tenant) == changes:
+                    self._searches[tenant] = search
             return search
 
-    def _find_owners(self) -> _Owners:
-        """Return whose values are searched in this block. Tenants without values share a search."""
-        tenant = _TENANT.get()
-        if tenant is None:
-            return _ALL
-        return (tenant, None) if tenant in self._values else (None,)
-
-    def _count_changes(self, owners: _Owners) -> int:
-        return sum(self._changes[owner] for owner in owners) if owners else self._changes.total()
+    def _count_changes(self, tenant: str | None) -> int:
+        return self._changes.total() if tenant is None else self._changes[tenant]
 
 
 class CallbackTokens:

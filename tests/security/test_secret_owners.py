@@ -227,6 +227,19 @@ def test_work_for_a_tenant_is_searched_for_its_own_secrets_only(tmp_path: Path) 
         assert redact(texts) == texts
 
 
+def test_a_tenant_cannot_guess_the_password_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = "postgresql://noetl:a-password-of-the-store@db/noetl"
+    monkeypatch.setattr(secret_sources, "_fetch_from_secrets_manager", lambda arn: uri)
+    secret_sources.database_uri("arn")
+    register_secret_variables({"NOETL_TENANT_SECRET_acme__TOKEN": "a-secret-of-acme"})
+    guess = "is it a-password-of-the-store?"
+    for tenant in ("acme", "zoo"):
+        with redacting_for(tenant):
+            assert redact(guess) == guess
+    with redacting_for(None):
+        assert redact([guess, uri]) == [f"is it {MASK}?", MASK]
+
+
 def test_earlier_versions_in_a_mounted_volume_are_of_no_tenant(tmp_path: Path) -> None:
     """A volume of Kubernetes has a link for each secret, to a file in a folder with the version."""
     (tmp_path / "..2026_12_02").mkdir()
@@ -249,10 +262,11 @@ def test_a_variable_that_a_playbook_gives_belongs_to_its_tenant() -> None:
 
 
 @pytest.mark.parametrize("written", ["a_b", ""])
-def test_a_secret_of_no_possible_tenant_is_searched_for_all(written: str) -> None:
+def test_a_secret_of_no_possible_tenant_is_searched_in_logs(written: str) -> None:
     register_secret_variables({f"NOETL_TENANT_SECRET_{written}__TOKEN": "of-no-tenant-that-can-be"})
     with redacting_for("acme"):
-        assert redact("of-no-tenant-that-can-be") == MASK
+        assert redact("of-no-tenant-that-can-be") == "of-no-tenant-that-can-be"
+    assert redact("of-no-tenant-that-can-be") == MASK
 
 
 def test_a_secret_of_two_tenants_is_searched_for_both() -> None:
