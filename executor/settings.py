@@ -266,11 +266,11 @@ SETTINGS = (
     Setting(
         "NOETL_COMPUTE_PROCESSES",
         "execution",
-        "a whole number from 0 to 64",
+        "a whole number from 1 to 64",
         "`2`",
         "How many processes compile long playbooks, draw graphs and evaluate the expressions of starts,"
         " firings and corrected runs. One more evaluates what schedules, folders, queues and ends of runs"
-        " fire. With `0` two threads of the service do, without limits of time and memory.",
+        " fire.",
     ),
     Setting(
         "NOETL_ALLOW_ACTIONS",

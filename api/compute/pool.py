@@ -16,9 +16,8 @@ a browser opens the page.
 Limits: `processes`, MAX_WAITING jobs by dynamic thresholds, of which LARGE_JOBS have large data,
 MAX_WAIT_SECONDS, CACHE_BYTES, and those of `noetl.api.compute.worker`. A tenant uses all processes but one.
 One more process serves the threads that fire triggers. While a process starves, there are as many more that
-do not yield. Without processes, jobs run on threads. There only dot and expressions have a time limit, and
-only expressions stop with their client; a compilation runs to its end. Past a limit, `run` raises
-ServiceBusyError, TenantBusyError or WorkLimitError.
+do not yield. Functions have no processes: there jobs run on threads until the invocation ends. Past a limit,
+`run` raises ServiceBusyError, TenantBusyError or WorkLimitError.
 """
 
 from __future__ import annotations
@@ -111,19 +110,19 @@ def read_compute_processes(settings: Mapping[str, str]) -> int:
     """Return how many compute processes a service may have.
 
     Raises:
-        SettingError: `NOETL_COMPUTE_PROCESSES` is not a whole number from 0 to MAX_PROCESSES.
+        SettingError: `NOETL_COMPUTE_PROCESSES` is not a whole number from 1 to MAX_PROCESSES.
     """
     text = settings.get("NOETL_COMPUTE_PROCESSES", "").strip()
     if not text:
         return DEFAULT_PROCESSES
-    if not (text.isascii() and text.isdigit()) or int(text[:9]) > MAX_PROCESSES:
-        message = f"NOETL_COMPUTE_PROCESSES is {text!r}; it must be a whole number from 0 to {MAX_PROCESSES}."
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= MAX_PROCESSES:
+        message = f"NOETL_COMPUTE_PROCESSES is {text!r}; it must be a whole number from 1 to {MAX_PROCESSES}."
         raise SettingError(message)
     return int(text)
 
 
 class ComputePool:
-    """A pool of `processes` compute processes. With 0, THREADS threads of the service perform the jobs."""
+    """A pool of `processes` compute processes. With 0, as in functions, THREADS threads perform the jobs."""
 
     def __init__(self, processes: int, compiler: PlaybookCompiler, settings: Mapping[str, str]) -> None:
         self._queues = _TenantQueues(processes or THREADS)

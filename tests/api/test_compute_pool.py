@@ -466,7 +466,7 @@ async def test_jobs_on_threads_leave_the_shared_threads_to_others() -> None:
 
 def test_the_number_of_processes_is_checked() -> None:
     assert read_compute_processes({}) == pool_module.DEFAULT_PROCESSES
-    assert read_compute_processes({"NOETL_COMPUTE_PROCESSES": "0"}) == 0
-    for text in ("-1", "x", "65", "1.5"):
+    assert read_compute_processes({"NOETL_COMPUTE_PROCESSES": "1"}) == 1
+    for text in ("0", "-1", "x", "65", "1.5"):
         with pytest.raises(SettingError, match="NOETL_COMPUTE_PROCESSES"):
             read_compute_processes({"NOETL_COMPUTE_PROCESSES": text})

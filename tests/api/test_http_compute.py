@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from noetl.api import pictures
+from noetl.api import app, pictures
 from noetl.api.compute import pool
 from noetl.api.compute.jobs import GraphJob, LayoutJob
 from noetl.api.routes import dependencies, run_drawing
@@ -85,9 +85,10 @@ async def test_a_tenant_with_too_many_jobs_waits_for_its_refusal(
 
 
 class TestWithoutProcesses:
-    @pytest.fixture
-    def settings(self, settings: dict[str, str]) -> dict[str, str]:
-        return settings | {"NOETL_COMPUTE_PROCESSES": "0"}
+    @pytest.fixture(autouse=True)
+    def no_processes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let the service have none, as a function."""
+        monkeypatch.setattr(app, "read_compute_processes", lambda _: 0)
 
     async def test_a_picture_that_is_too_large_is_refused(
         self, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch

@@ -333,7 +333,7 @@ NULLABLE = (
 """Paths of the members that an event may lack, or have as null."""
 
 
-def set_null(event: dict[str, Any], path: tuple[str, ...], null: None | list[None]) -> None:
+def set_null(event: dict[str, Any], path: tuple[str, ...], null: list[None] | None) -> None:
     """Set a member of an event to null, and create what it is in."""
     members = event
     for name in path[:-1]:
@@ -351,7 +351,7 @@ def test_members_of_an_event_may_be_null(
         st.sampled_from([None, [None]]),
         st.booleans(),
     )
-    def check(path: str, nulls: list[tuple[str, ...]], null: None | list[None], is_other: bool) -> None:
+    def check(path: str, nulls: list[tuple[str, ...]], null: list[None] | None, is_other: bool) -> None:
         assert front.event is not None
         sent = {"accept": "application/json"} if is_other else {}
         event = json.loads(json.dumps(front.event(front, "GET", path, sent, "a=b")))

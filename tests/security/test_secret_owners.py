@@ -229,7 +229,7 @@ def test_work_for_a_tenant_is_searched_for_its_own_secrets_only(tmp_path: Path) 
 
 def test_a_tenant_cannot_guess_the_password_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     uri = "postgresql://noetl:a-password-of-the-store@db/noetl"
-    monkeypatch.setattr(secret_sources, "_fetch_from_secrets_manager", lambda arn: uri)
+    monkeypatch.setattr(secret_sources, "_fetch_from_secrets_manager", lambda _: uri)
     secret_sources.database_uri("arn")
     register_secret_variables({"NOETL_TENANT_SECRET_acme__TOKEN": "a-secret-of-acme"})
     guess = "is it a-password-of-the-store?"
