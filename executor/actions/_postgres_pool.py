@@ -15,6 +15,7 @@ Limits: at most 32 idle connections for 60 seconds each. The number of lent conn
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import select
@@ -255,3 +256,4 @@ def _is_alive(connection: Connection) -> bool:
 
 
 CONNECTION_POOL = ConnectionPool()
+atexit.register(CONNECTION_POOL.close)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -688,3 +689,13 @@ def test_copies_are_disabled_without_an_allowed_folder() -> None:
                 "postgres", connection="postgresql://127.0.0.1:1/x", capabilities=Capabilities(), **copy
             )
         assert caught.value.type == "ActionDisabled"
+
+
+def test_idle_connections_are_closed_at_the_end_of_the_process() -> None:
+    program = (
+        "from types import SimpleNamespace as Entry\n"
+        "from noetl.executor.actions._postgres_pool import CONNECTION_POOL\n"
+        "CONNECTION_POOL._idle.append(Entry(connection=Entry(close=lambda: print('closed'))))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout == "closed\n"
