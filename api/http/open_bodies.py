@@ -5,7 +5,8 @@ Problem: a client that never finishes a body holds a connection, memory and a ta
 Algorithm: a middleware wraps the function that receives a body. A body waits for its memory first, for
 BODY_SECONDS at most. Then all of it must arrive within BODY_SECONDS, however slowly it drips. A body counts
 for its tenant while the app waits for a part of it. One without a caller counts also while it waits for its
-memory, or strangers would fill all connections. When the process stops, bodies that are on their way have
+memory, or strangers would fill all connections. While other tenants send requests, large bodies of a tenant
+pause together (`noetl.api.http.part_pauses`). When the process stops, bodies that are on their way have
 STOP_SECONDS left.
 
 Cost: a timer for each part of a body.
@@ -25,8 +26,9 @@ from functools import cached_property
 
 from starlette.types import Message, Receive
 
-from noetl.api.http.body_memory import BodyHold, too_many_bodies
-from noetl.api.http.open_limit import BODIES, ClientLimit, read_open_limit
+from noetl.api.http.body_memory import SMALL_BYTES, BodyHold, too_many_bodies
+from noetl.api.http.open_limit import BODIES, STRANGERS, ClientLimit, read_open_limit
+from noetl.api.http.part_pauses import PartPauses
 from noetl.api.http.problems import Problem
 from noetl.api.http.request_shares import RequestPlace
 
@@ -44,6 +46,7 @@ class OpenBodies:
         self.seconds = seconds
         self._read_settings = read_settings
         self._is_stopping = False
+        self._pauses = PartPauses()
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Timeout]] = set()
 
     @cached_property
@@ -91,19 +94,23 @@ class OpenBodies:
         waits. The memory that `hold` expects is reserved before the first message is received. The function
         raises a `Problem`: 408, 429 or 503.
         """
-        deadline, is_complete = math.inf, False
+        deadline, received, is_complete = math.inf, 0, False
         address = "" if hold is None or hold.address is None else hold.address
 
         async def receive_part() -> Message:
-            nonlocal deadline, is_complete
+            nonlocal deadline, received, is_complete
             if deadline == math.inf:
                 deadline = asyncio.get_running_loop().time() + self.seconds
+            if received >= SMALL_BYTES and place.is_contended():
+                async with place.given_up():
+                    await self._pauses.wait(tenant or STRANGERS)
             with self._open.open(tenant, address):
                 try:
                     async with place.given_up(), self._timeout_at(deadline):
                         message = await receive()
                 except TimeoutError:
                     raise self._late() from None
+            received += len(message.get("body", b""))
             is_complete = message["type"] != "http.request" or not message.get("more_body", False)
             return message
 

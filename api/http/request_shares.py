@@ -125,9 +125,13 @@ class TenantPlaces:
 
 
 class RequestPlace:
-    """The place of a request among those of its tenant. Only the task of the request may use it."""
+    """The place of a request among those of its tenant. Only the task of the request may use it.
 
-    def __init__(self, places: RequestPlaces) -> None:
+    `is_contended` returns whether other tenants send requests.
+    """
+
+    def __init__(self, places: RequestPlaces, is_contended: Callable[[], bool] = lambda: False) -> None:
+        self.is_contended = is_contended
         self._places = places
         self._work = ForegroundWork()
         self._is_held = False
@@ -183,13 +187,12 @@ class RequestShares:
 
         Without a tenant, the place is one of the route.
         """
-        if tenant is None:
-            places = self._places_of(f" {route}", f" {route}")  # No tenant has a blank in its name.
-        else:
+        holder = f" {route}" if tenant is None else tenant  # No tenant has a blank in its name.
+        if tenant is not None:
             self.note(tenant)
-            places = self._places_of(tenant, tenant)
         scope[_SHARES] = self
-        place = scope[_PLACE] = RequestPlace(places)
+        places = self._places_of(holder, holder)
+        place = scope[_PLACE] = RequestPlace(places, lambda: self.is_contended(holder))
         try:
             await place.take()
             yield place

@@ -8,7 +8,7 @@ part when the client has read enough (flow control). Until the last part the ans
 for the process. An answer beyond the budget is dropped, and its request is answered with 503.
 
 Cost: a copy of each part. Other requests have their turns between the parts. While other tenants send
-requests, all large answers of a tenant together send one part in PART_SECONDS.
+requests, the large answers of a tenant pause together (`noetl.api.http.part_pauses`).
 
 Limits: MAX_UNSENT_BYTES, which tenants share by dynamic thresholds
 (`noetl.api.http.dynamic_threshold`). Answers of one part are not counted, nor are
@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakValueDictionary
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from noetl.api.http.dynamic_threshold import DynamicThreshold
+from noetl.api.http.part_pauses import PartPauses
 from noetl.api.http.problems import Problem
 
 MAX_UNSENT_BYTES = 256 * 1024 * 1024
@@ -34,9 +34,6 @@ MAX_UNSENT_BYTES = 256 * 1024 * 1024
 
 PART_BYTES = 64 * 1024
 """Size of a part. A server takes about as much without waiting for its client."""
-
-PART_SECONDS = 0.001
-"""How long the large answers of a tenant wait after a part while others send requests: 64 MB a second."""
 
 RETRY_SECONDS = 5
 
@@ -88,7 +85,7 @@ class UnsentAnswersMiddleware:
         self._budget = budget
         self._tenant_of = tenant_of
         self._is_contended = is_contended
-        self._pausing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._pauses = PartPauses()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -116,14 +113,10 @@ class UnsentAnswersMiddleware:
 
     async def _pause(self, scope: Scope, tenant: str) -> None:
         """Let other requests run. A server takes all parts at once if the client reads fast."""
-        if not self._is_contended(scope, tenant):
+        if self._is_contended(scope, tenant):
+            await self._pauses.wait(tenant)
+        else:
             await asyncio.sleep(0)
-            return
-        pausing = self._pausing.get(tenant)
-        if pausing is None:
-            pausing = self._pausing[tenant] = asyncio.Lock()
-        async with pausing:
-            await asyncio.sleep(PART_SECONDS)
 
 
 @dataclass(slots=True)

@@ -34,9 +34,10 @@ from noetl.api.connections import (
 from noetl.api.http import body_memory, open_bodies
 from noetl.api.http.body_memory import BodyHold, BodyMemory, WaitingBytes
 from noetl.api.http.open_bodies import OpenBodies
+from noetl.api.http.part_pauses import PART_SECONDS
 from noetl.api.http.problems import Problem
 from noetl.api.http.request_shares import RequestPlace
-from noetl.api.http.unsent_answers import PART_BYTES, PART_SECONDS, AnswerBudget, UnsentAnswersMiddleware
+from noetl.api.http.unsent_answers import PART_BYTES, AnswerBudget, UnsentAnswersMiddleware
 from noetl.executor.errors import SettingError
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -317,14 +318,26 @@ async def test_other_requests_have_their_turns_between_the_parts_of_an_answer() 
     assert len(set(passes_before)) == 5
 
 
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int]]:
+    """Return a list of the pauses from now on: their time, and how many there are at the same time."""
+    pausing, pauses, sleep = 0, list[tuple[float, int]](), asyncio.sleep
+
+    async def count_pauses(seconds: float) -> None:
+        nonlocal pausing
+        pausing += 1
+        pauses.append((seconds, pausing))
+        await sleep(0.001)
+        pausing -= 1
+
+    monkeypatch.setattr("noetl.api.http.part_pauses.asyncio.sleep", count_pauses)
+    return pauses
+
+
 @pytest.mark.anyio
 async def test_large_answers_share_their_pauses_while_other_tenants_send_requests(
-    monkeypatch: pytest.MonkeyPatch,
+    pauses: list[tuple[float, int]],
 ) -> None:
-    pausing = 0
-    pauses: list[tuple[float, int]] = []
-    sleep = asyncio.sleep
-
     async def receive() -> Message:
         return {"type": "http.request"}
 
@@ -334,17 +347,31 @@ async def test_large_answers_share_their_pauses_while_other_tenants_send_request
 
     async def send_at_once(message: Message) -> None: ...
 
-    async def count_pauses(seconds: float) -> None:
-        nonlocal pausing
-        pausing += 1
-        pauses.append((seconds, pausing))
-        await sleep(0.001)
-        pausing -= 1
-
     app = UnsentAnswersMiddleware(send_large, AnswerBudget(), lambda _: "a", lambda _, tenant: tenant == "a")
-    monkeypatch.setattr("noetl.api.http.unsent_answers.asyncio.sleep", count_pauses)
     await asyncio.gather(*(app({"type": "http", "path": "/"}, receive, send_at_once) for _ in range(3)))
     assert pauses == [(PART_SECONDS, 1)] * 15
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_contended", [True, False])
+async def test_large_bodies_share_their_pauses_while_other_tenants_send_requests(
+    is_contended: bool, pauses: list[tuple[float, int]]
+) -> None:
+    bodies, parts = OpenBodies(dict), 5
+
+    async def read() -> None:
+        sizes = [body_memory.SMALL_BYTES] * parts
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": bytes(sizes.pop()), "more_body": bool(sizes)}
+
+        place = RequestPlace(asyncio.Semaphore(), lambda: is_contended)
+        limited = bodies.limit(receive, "a", place)
+        while (await limited())["more_body"]:
+            pass
+
+    await asyncio.gather(read(), read(), read())
+    assert pauses == [(PART_SECONDS, 1)] * (3 * (parts - 1) * is_contended)
 
 
 def wait_until_sent(budget: AnswerBudget) -> None:
