@@ -43,7 +43,9 @@ class RouteMatch:
 class RouteTable:
     """The routes of an app, in the order in which its router compares them.
 
-    A path without parameters hides those with parameters: `/workflows/run` is not the run `run`.
+    A path without parameters hides those with parameters: `/workflows/run` is not the run `run`. Each
+    comparison takes the time of the event loop. So a path is compared only with routes that have its first
+    segment and as many segments. A parameter with a converter may have several (`{name:path}`).
     """
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
@@ -52,16 +54,25 @@ class RouteTable:
         for route in self._routes:
             if "{" not in route.path:
                 self._fixed.setdefault(route.path, []).append(route)
-        self._patterns = [route for route in self._routes if "{" in route.path]
+        patterns = [route for route in self._routes if "{" in route.path]
+        self._max_segments = 1 + max((_shape(route.path)[1] for route in patterns), default=0)
+        self._patterns = {
+            (first, count): [route for route in patterns if _may_have_shape(route, first, count)]
+            for first in {_shape(route.path)[0] for route in patterns}
+            for count in range(1, self._max_segments + 1)
+        }
 
     @property
     def first_segments(self) -> frozenset[str]:
         """The first segments of all paths."""
-        return frozenset(route.path.split("/")[1] for route in self._routes)
+        return frozenset(_shape(route.path)[0] for route in self._routes)
 
     def find(self, scope: Scope) -> RouteMatch:
         """Return the routes of a request. A path behind a prefix (`root_path`) is compared without it."""
-        for routes in (self._fixed.get(get_route_path(scope), ()), self._patterns):
+        path = get_route_path(scope)
+        first, count = _shape(path)
+        patterns = self._patterns.get((first, min(count, self._max_segments)), ())
+        for routes in (self._fixed.get(path, ()), patterns):
             same_path: list[APIRoute] = []
             for route in routes:
                 match, child_scope = route.matches(scope)
@@ -72,6 +83,22 @@ class RouteTable:
             if same_path:
                 return RouteMatch(None, tuple(same_path))
         return RouteMatch(None)
+
+
+def _shape(path: str) -> tuple[str, int]:
+    """Return the first segment of a path, and the number of its segments.
+
+    >>> _shape("/workflows/{id}/events")
+    ('workflows', 3)
+    """
+    segments = path.split("/")[1:] or [""]
+    return segments[0], len(segments)
+
+
+def _may_have_shape(route: APIRoute, first: str, count: int) -> bool:
+    """Return whether a path with this first segment and so many segments may be one of a route."""
+    own_first, own_count = _shape(route.path)
+    return own_first == first and (own_count == count or (":" in route.path and own_count <= count))
 
 
 class FoundRoute(BaseRoute):
