@@ -22,12 +22,19 @@ from noetl.executor.model.special_visits import is_pseudo_step
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.interface import Store
+from noetl.planner.catalogue import Catalogue
 from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
 from noetl.planner.plan import Plan
 
 LEASE_SECONDS = 30.0
 MOST_ROUNDS = 2000
+MOST_PLANS = 500
+LONGEST_TEXT = 20_000
+"""How many plans `compile_text` keeps, and the characters of the longest text among them."""
+
+_plans: dict[str, tuple[Catalogue, Plan]] = {}
+"""Plans by their text, each with the declarations of the actions for which it was compiled."""
 
 
 class FakeClock:
@@ -44,11 +51,26 @@ class FakeClock:
 
 
 def compile_text(text: str) -> Plan:
-    """Return the plan of a playbook, which must have no errors. `name:` may be missing."""
-    text = dedent(text)
+    """Return the plan of a playbook, which must have no errors. `name:` may be missing.
+
+    A text is compiled once, because many tests run the same playbook on several stores.
+    """
+    declarations = catalogue()
+    known = _plans.get(text)
+    if known is not None and known[0] is declarations:
+        return known[1]
+    plan = _compile_without_errors(dedent(text), declarations)
+    if len(text) <= LONGEST_TEXT:
+        if len(_plans) >= MOST_PLANS:
+            _plans.clear()
+        _plans[text] = (declarations, plan)
+    return plan
+
+
+def _compile_without_errors(text: str, declarations: Catalogue) -> Plan:
     if not text.startswith("{") and not re.search("^name:", text, re.MULTILINE):
         text = "name: play\n" + text
-    found = compile_playbook(text, catalogue())
+    found = compile_playbook(text, declarations)
     errors = [d for d in found.diagnostics if d.severity is Severity.ERROR]
     assert not errors, errors
     assert found.plan is not None
