@@ -107,8 +107,17 @@ def open_client(url: str) -> httpx.Client:
     return httpx.Client(base_url=url, timeout=30, limits=httpx.Limits(keepalive_expiry=2.0))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "page_only: it is about the page, whose requests others send to Postgres"
+    )
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out on Postgres what does not depend on the store: other sizes and colours, and OF_TEXTS."""
+    """Leave out on Postgres what does not depend on the store.
+
+    These are other sizes and colours, OF_TEXTS, and tests with the mark `page_only`.
+    """
     config.hook.pytest_deselected(items=[item for item in items if _repeats_a_view(item)])
     items[:] = [item for item in items if not _repeats_a_view(item)]
 
@@ -117,7 +126,8 @@ def _repeats_a_view(item: pytest.Item) -> bool:
     """Return whether a test shows on Postgres what does not depend on the store."""
     values: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
     is_other_view = bool(values.get("options")) or "scheme" in values
-    return values.get("service") == "postgres" and (is_other_view or item.path.name in OF_TEXTS)
+    is_of_page = item.path.name in OF_TEXTS or item.get_closest_marker("page_only") is not None
+    return values.get("service") == "postgres" and (is_other_view or is_of_page)
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])

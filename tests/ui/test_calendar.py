@@ -73,6 +73,7 @@ def test_a_month_has_runs_and_firings_to_come(
         assert find_barriers(page, axe) == []
 
 
+@pytest.mark.page_only
 def test_the_zone_of_a_trigger_is_chosen(browser: Browser, service: ServedPage) -> None:
     with open_page(browser, timezone_id="America/New_York") as page:
         page.goto(f"{service.url}{PATH}?{ONE}&date=2040-01-01")
@@ -86,6 +87,7 @@ def test_the_zone_of_a_trigger_is_chosen(browser: Browser, service: ServedPage) 
         expect(page).to_have_url(re.compile("zone=Asia%2FTokyo"))
 
 
+@pytest.mark.page_only
 def test_a_month_is_used_by_keys(page: Page, service: ServedPage) -> None:
     page.goto(f"{service.url}{PATH}?{ONE}&date=2040-01-01&zone=Asia/Tokyo")
     fourth = page.get_by_label("Wednesday 4 January 2040, 1 firing")
@@ -145,6 +147,7 @@ def test_all_triggers_are_listed_and_paused(
         expect(page.get_by_role("region", name="Schedules")).to_contain_text("calendar/load/noon")
 
 
+@pytest.mark.page_only
 def test_a_trigger_leads_to_its_calendar(page: Page, service: ServedPage) -> None:
     page.goto(f"{service.url}/ui/playbooks/calendar%2Fload/triggers?trigger=noon")
     page.get_by_role("region", name="Trigger noon").get_by_role("link", name="Calendar", exact=True).click()

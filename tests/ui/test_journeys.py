@@ -119,6 +119,7 @@ def test_a_run_that_succeeded_has_the_number_of_its_steps(page: Page, service: S
     expect(row.get_by_title("The playbook has 1 step.")).to_have_text("1")
 
 
+@pytest.mark.page_only
 def test_the_list_of_runs_fits_its_screen(browser: Browser, service: ServedPage) -> None:
     run_id = service.start(make_long_playbook(999), "waiting")
     with open_page(browser, viewport={"width": 390, "height": 844}) as phone:
@@ -135,6 +136,7 @@ def test_the_list_of_runs_fits_its_screen(browser: Browser, service: ServedPage)
         assert cell.evaluate("(element) => element.scrollWidth <= element.clientWidth")
 
 
+@pytest.mark.page_only
 def test_an_age_that_becomes_wider_moves_nothing(browser: Browser, service: ServedPage) -> None:
     run_id = service.start(SHORT, "succeeded")
     created_at = datetime.fromisoformat(service.http.get(f"/workflows/{run_id}").json()["created_at"])
@@ -147,6 +149,7 @@ def test_an_age_that_becomes_wider_moves_nothing(browser: Browser, service: Serv
         expect(age).to_have_text("10 s")
 
 
+@pytest.mark.page_only
 def test_a_list_on_a_phone_says_what_went_wrong(browser: Browser, service: ServedPage) -> None:
     playbook = FAILING.replace("margins", "margins_on_a_phone")
     runs = [service.start(playbook, "failed") for _ in range(2)]
@@ -182,6 +185,7 @@ def test_the_bars_count_the_runs_that_were_cancelled(page: Page, service: Served
     assert bars.locator("title").filter(has_text=words).count() == 1
 
 
+@pytest.mark.page_only
 def test_forced_colours_mark_the_current_view(browser: Browser, service: ServedPage) -> None:
     with open_page(browser, forced_colors="active") as page:
         page.goto(f"{service.url}/ui/inbox")
@@ -271,6 +275,7 @@ def test_everything_can_be_done_by_keyboard(page: Page, service: ServedPage) -> 
     expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
 
 
+@pytest.mark.page_only
 def test_hostile_text_is_legible_and_does_nothing(page: Page, service: ServedPage) -> None:
     run_id = service.start(CLOSE_MONTH, "waiting")
     page.goto(f"{service.url}/ui/runs/{run_id}/logs")
@@ -343,6 +348,7 @@ def test_a_service_with_keys_asks_for_one(browser: Browser, guarded: tuple[str, 
     context.close()
 
 
+@pytest.mark.page_only
 def test_a_run_that_does_not_exist_is_a_sentence(browser: Browser, service: ServedPage) -> None:
     context = browser.new_context()
     page = context.new_page()

@@ -98,6 +98,7 @@ def test_a_channel_is_added_and_removed(browser: Browser, service: ServedPage, a
         expect(row).to_have_count(0)
 
 
+@pytest.mark.page_only
 def test_why_a_channel_is_refused_stays_in_sight(browser: Browser, service: ServedPage) -> None:
     with open_page(browser, statuses=[422], viewport={"width": 390, "height": 480}) as page:
         channels, _ = open_view(page, service)
@@ -111,6 +112,7 @@ def test_why_a_channel_is_refused_stays_in_sight(browser: Browser, service: Serv
         expect(words).to_be_in_viewport()
 
 
+@pytest.mark.page_only
 def test_a_key_without_the_scope_sees_why(browser: Browser, service: ServedPage) -> None:
     with open_page(browser, statuses=[403]) as page:
         page.route(

@@ -233,6 +233,7 @@ def test_a_form_starts_a_run_and_keeps_what_was_typed(browser: Browser, orders: 
         assert orders.http.get(f"/workflows/{run_id}").json()["tags"] == ["eu", "month=10"]
 
 
+@pytest.mark.page_only
 def test_a_lost_answer_does_not_start_a_second_run(browser: Browser, orders: ServedPage) -> None:
     context = browser.new_context()
     page = context.new_page()
@@ -329,6 +330,7 @@ def test_hostile_names_have_addresses(page: Page, orders: ServedPage, name: str)
     assert page.evaluate("document.querySelectorAll('#app script').length") == 0
 
 
+@pytest.mark.page_only
 def test_what_is_missing_is_said_in_words(browser: Browser, orders: ServedPage) -> None:
     run_id = run_registered(orders, "orders", mode="fast", who="you")
     with open_page(browser, statuses=[404]) as page:

@@ -185,6 +185,7 @@ def test_the_beginning_of_an_id_and_last_lead_to_a_run(browser: Browser, service
         expect(page.get_by_role("alert")).to_contain_text("There is no run `zz` for this key.")
 
 
+@pytest.mark.page_only
 def test_rows_of_the_timeline_open(page: Page, service: ServedPage, retried: str, axe: str) -> None:
     page.goto(f"{service.url}/ui/runs/{retried}")
     grid = page.get_by_role("treegrid")
@@ -203,6 +204,7 @@ def test_rows_of_the_timeline_open(page: Page, service: ServedPage, retried: str
     expect(page.locator(".picked")).to_contain_text("Item 37")
 
 
+@pytest.mark.page_only
 def test_the_timeline_is_used_by_keyboard(page: Page, service: ServedPage, retried: str) -> None:
     page.goto(f"{service.url}/ui/runs/{retried}")
     grid = page.get_by_role("treegrid")
@@ -221,6 +223,7 @@ def test_the_timeline_is_used_by_keyboard(page: Page, service: ServedPage, retri
     expect(page.get_by_role("complementary")).to_be_hidden()
 
 
+@pytest.mark.page_only
 def test_idle_time_is_folded(page: Page, service: ServedPage) -> None:
     run_id = service.start(CLOSE_MONTH, "waiting")
     page.goto(f"{service.url}/ui/runs/{run_id}")
@@ -231,6 +234,7 @@ def test_idle_time_is_folded(page: Page, service: ServedPage) -> None:
     assert page.evaluate(read_axis) != folded
 
 
+@pytest.mark.page_only
 def test_attempts_are_compared(page: Page, service: ServedPage, retried: str) -> None:
     page.goto(f"{service.url}/ui/runs/{retried}?step=unsteady#attempts")
     comparison = page.locator(".comparison")
@@ -244,6 +248,7 @@ def test_attempts_are_compared(page: Page, service: ServedPage, retried: str) ->
     expect(page.locator("section.error")).to_contain_text("exit code 3")
 
 
+@pytest.mark.page_only
 def test_colours_of_commands_are_read_and_other_controls_are_symbols(
     page: Page, service: ServedPage, retried: str
 ) -> None:
@@ -253,6 +258,7 @@ def test_colours_of_commands_are_read_and_other_controls_are_symbols(
     expect(line).to_contain_text("ared\u2407")
 
 
+@pytest.mark.page_only
 def test_items_are_found_by_cell_and_number(page: Page, service: ServedPage, retried: str) -> None:
     page.goto(f"{service.url}/ui/runs/{retried}?step=items")
     strip = page.locator(".strip rect")
@@ -266,6 +272,7 @@ def test_items_are_found_by_cell_and_number(page: Page, service: ServedPage, ret
     expect(page.locator(".picked")).to_contain_text("Item 3 Succeeded")
 
 
+@pytest.mark.page_only
 def test_long_values_are_cut_and_virtual(page: Page, service: ServedPage, retried: str) -> None:
     page.goto(f"{service.url}/ui/runs/{retried}?step=again&visit=2#saved")
     saved = page.locator("#section-saved")
@@ -278,6 +285,7 @@ def test_long_values_are_cut_and_virtual(page: Page, service: ServedPage, retrie
     expect(window.locator(".member").last).to_contain_text("299 299")
 
 
+@pytest.mark.page_only
 def test_a_value_that_is_cut_is_saved_as_a_file(page: Page, service: ServedPage) -> None:
     run_id = service.start(LARGE, "succeeded")
     page.goto(f"{service.url}/ui/runs/{run_id}?step=make%20it%2Fall#saved")
@@ -362,6 +370,7 @@ def test_lines_are_found_on_the_service(page: Page, service: ServedPage) -> None
     expect(page.get_by_text("No line has this text.")).to_be_visible()
 
 
+@pytest.mark.page_only
 def test_lines_that_the_service_finds_late_do_not_move(page: Page, service: ServedPage) -> None:
     run_id = service.start(TALKING, "succeeded")
     with hold_request(page, "**/workflows/*/logs"):
@@ -391,6 +400,7 @@ def test_items_above_ten_thousand_are_read_on_demand(page: Page, service: Served
     expect(section.get_by_role("button", name="Read 50 more")).to_have_count(0)
 
 
+@pytest.mark.page_only
 def test_a_rule_shows_its_guards_and_the_case_taken(page: Page, service: ServedPage, retried: str) -> None:
     page.goto(f"{service.url}/ui/runs/{retried}?step=again&visit=1#rule")
     cases = page.locator(".guards li")
@@ -418,6 +428,7 @@ def test_a_run_is_resumed_with_a_corrected_input(page: Page, service: ServedPage
     assert service.http.get(f"/workflows/{run_id}/input").json()["input"]["units"] == 3
 
 
+@pytest.mark.page_only
 def test_the_data_of_a_step_stay_while_it_waits_to_be_done_again(page: Page, service: ServedPage) -> None:
     run_id = service.start(CORRECTABLE, "failed")
     page.goto(f"{service.url}/ui/runs/{run_id}?step=divide")
@@ -449,6 +460,7 @@ def test_work_of_the_cache_is_marked(page: Page, service: ServedPage) -> None:
     expect(page).to_have_url(f"{service.url}/ui/runs/{first}")
 
 
+@pytest.mark.page_only
 def test_actions_that_are_not_allowed_say_why(page: Page, service: ServedPage, retried: str) -> None:
     page.goto(f"{service.url}/ui/runs/{retried}")
     cancel = page.get_by_role("button", name="Cancel")
@@ -482,6 +494,7 @@ def test_a_deleted_run_stays_legible(browser: Browser, service: ServedPage) -> N
         expect(page.get_by_role("button", name="Resume")).to_be_disabled()
 
 
+@pytest.mark.page_only
 def test_a_step_is_found_by_its_name(page: Page, service: ServedPage, retried: str) -> None:
     page.goto(f"{service.url}/ui/runs/{retried}")
     expect(page.get_by_role("treegrid").get_by_role("row")).to_have_count(4)
@@ -496,6 +509,7 @@ def test_a_step_is_found_by_its_name(page: Page, service: ServedPage, retried: s
     expect(page.get_by_role("complementary", name="Step unsteady")).to_be_visible()
 
 
+@pytest.mark.page_only
 def test_single_keys_are_switched_off(page: Page, service: ServedPage, retried: str) -> None:
     page.goto(f"{service.url}/ui/runs/{retried}")
     expect(page.get_by_role("treegrid").get_by_role("row")).to_have_count(4)
@@ -509,6 +523,7 @@ def test_single_keys_are_switched_off(page: Page, service: ServedPage, retried: 
     expect(page.get_by_role("dialog", name="Keys")).to_have_count(0)
 
 
+@pytest.mark.page_only
 def test_a_folded_group_opens_in_its_place(page: Page, service: ServedPage) -> None:
     run_id = service.start(make_long_playbook(200), "waiting")
     page.goto(f"{service.url}/ui/runs/{run_id}")
@@ -535,6 +550,7 @@ def test_a_folded_group_opens_in_its_place(page: Page, service: ServedPage) -> N
     expect(group).to_be_visible()
 
 
+@pytest.mark.page_only
 def test_a_group_opens_while_the_history_is_read(page: Page, service: ServedPage) -> None:
     run_id = service.start(make_long_playbook(200), "waiting")
     with hold_request(page, "**/events?*"):
@@ -544,6 +560,7 @@ def test_a_group_opens_while_the_history_is_read(page: Page, service: ServedPage
     expect(page.get_by_role("button", name=re.compile("^s0 "))).to_be_visible()
 
 
+@pytest.mark.page_only
 def test_a_group_that_stays_folded_says_so(page: Page, service: ServedPage) -> None:
     run_id = service.start(make_long_playbook(240), "waiting")
     page.route(
@@ -556,6 +573,7 @@ def test_a_group_that_stays_folded_says_so(page: Page, service: ServedPage) -> N
     expect(page.get_by_text("Some steps stay folded: to draw them takes too long.")).to_be_visible()
 
 
+@pytest.mark.page_only
 def test_the_sign_of_an_arrow_for_errors_lies_along_the_arrow(page: Page, service: ServedPage) -> None:
     run = service.start(GUARDED, "succeeded")
     page.goto(f"{service.url}/ui/runs/{run}")
@@ -569,6 +587,7 @@ def test_the_sign_of_an_arrow_for_errors_lies_along_the_arrow(page: Page, servic
     assert [corners[0], corners[2]] == pytest.approx([start, start + 10 * unit], abs=0.05)
 
 
+@pytest.mark.page_only
 def test_an_arrow_that_ends_at_a_name_leads_to_its_step(page: Page, service: ServedPage) -> None:
     rules = [f"{{case: '{{{{ 0 }}}}', run: [report]}}, {{case: default, run: [s{n + 1}]}}" for n in range(9)]
     rules.append("{case: default, run: [report]}")
@@ -585,6 +604,7 @@ def test_an_arrow_that_ends_at_a_name_leads_to_its_step(page: Page, service: Ser
     expect(page.get_by_role("button", name=re.compile("^report "))).to_have_attribute("aria-pressed", "true")
 
 
+@pytest.mark.page_only
 def test_nothing_moves_while_a_view_loads(browser: Browser, service: ServedPage) -> None:
     run_id = service.start(make_long_playbook(2), "waiting")
     views = {
@@ -634,6 +654,7 @@ _FIND_OVERLAPS = """() => {
 }"""
 
 
+@pytest.mark.page_only
 def test_no_labels_overlap_if_the_fonts_are_missing(browser: Browser, service: ServedPage) -> None:
     names = [f"reconcile_the_balances_of_{number}_departments" for number in range(4)]
     ask = "run: [{action: callback, answer: {region: {type: string}}, as: decision}]"
@@ -667,6 +688,7 @@ _WATCH_STEPS = """() => {
 }"""
 
 
+@pytest.mark.page_only
 def test_new_states_draw_only_their_steps_and_many_at_once(page: Page, service: ServedPage) -> None:
     run_id = service.start(chain(30), "succeeded")
     states: dict[str, str] = {}
@@ -711,6 +733,7 @@ def test_a_lost_connection_says_so_and_comes_back(browser: Browser, service: Ser
         expect(page.get_by_role("button", name=re.compile("^ask .*waiting"))).to_be_visible()
 
 
+@pytest.mark.page_only
 def test_a_service_without_streams_is_polled(browser: Browser, service: ServedPage) -> None:
     run_id = service.start(CLOSE_MONTH, "waiting")
 
@@ -730,6 +753,7 @@ def test_a_service_without_streams_is_polled(browser: Browser, service: ServedPa
         expect(page.get_by_role("row", name=re.compile("reconcile succeeded"))).to_be_visible()
 
 
+@pytest.mark.page_only
 def test_an_expired_key_is_asked_for_and_the_request_repeated(browser: Browser, service: ServedPage) -> None:
     run_id = service.start(CLOSE_MONTH, "waiting")
     with open_faulty_page(browser) as page:
@@ -755,6 +779,7 @@ def test_an_expired_key_is_asked_for_and_the_request_repeated(browser: Browser, 
         expect(page.locator("header.head .state").first).to_have_text("Paused")
 
 
+@pytest.mark.page_only
 def test_a_phone_lists_steps_and_shows_one_as_a_page(browser: Browser, service: ServedPage, axe: str) -> None:
     run_id = service.start(CLOSE_MONTH, "waiting")
     with open_page(browser, viewport={"width": 390, "height": 844}) as page:

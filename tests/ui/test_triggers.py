@@ -92,6 +92,7 @@ def test_an_instant_of_the_schedule_is_fired(page: Page, service: ServedPage) ->
     assert page.url.endswith(fire(service, at=instant["scheduled_at"]))
 
 
+@pytest.mark.page_only
 def test_values_that_do_not_fit_stand_at_their_fields(browser: Browser, service: ServedPage) -> None:
     with open_page(browser, statuses=[422]) as page:
         shown = open_triggers(page, service)
@@ -131,6 +132,7 @@ def test_a_long_history_has_pages(page: Page, service: ServedPage) -> None:
     expect(rows.nth(21)).to_be_visible()
 
 
+@pytest.mark.page_only
 def test_what_is_missing_is_said_in_words(browser: Browser, service: ServedPage) -> None:
     with open_page(browser, statuses=[404]) as page:
         shown = open_triggers(page, service, "ended")
@@ -143,6 +145,7 @@ def test_what_is_missing_is_said_in_words(browser: Browser, service: ServedPage)
         expect(page.get_by_text("This playbook has no triggers.")).to_be_visible()
 
 
+@pytest.mark.page_only
 @pytest.mark.parametrize("part", ["pause", "fire"])
 def test_a_key_that_may_only_read_sees_why(browser: Browser, service: ServedPage, part: str) -> None:
     with open_page(browser, statuses=[403]) as page:
