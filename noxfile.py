@@ -71,6 +71,11 @@ INDEPENDENT = (
     "tests/executor/test_run_firing.py",
     "tests/executor/test_webhook_firing.py",
     "tests/executor/test_webhook_signatures.py",  # texts and their hashes
+    "tests/executor/test_notification_loop.py",  # loops with a clock of the tests, also in the next two
+    "tests/executor/test_trigger_loop.py",
+    "tests/executor/test_tutorial_year.py",
+    "tests/executor/test_refused_values.py",  # values of a step against their limits
+    "tests/executor/test_short_pauses.py",  # the death of a worker at any write
 )
 DEPENDENT = (
     # Syntax trees, templates and their limits. What depends on none of them runs with the lowest versions.
@@ -106,10 +111,11 @@ DEPENDENT = (
     "tests/test_imports.py",
 )
 CLIENTS = (
-    # boto3, which hides the differences between versions of Python.
+    # boto3, Typer and Rich, which hide the differences between versions of Python.
     "tests/executor/actions/test_lambda_action.py",
     "tests/executor/actions/test_message_action.py",
     "tests/executor/actions/test_s3_action.py",
+    "tests/golden/test_commands.py",
 )
 SAME_CALLS = tuple(
     # The meaning of requests and of runs. Other tests in this folder make the same calls of packages.
