@@ -150,16 +150,16 @@ def try_to_switch(harness: RunHarness, text: str, fault: Callable[[str], str | N
 
 @pytest.mark.usefixtures("moving")
 @pytest.mark.parametrize(
-    ("prepare", "text", "results", "recover"),
+    ("prepare", "text", "results", "recover", "only_writes"),
     [
-        (prepare_failed, RIGHT, [None, {"sum": 3}], switch_again),
-        (prepare_failed, RIGHT, [None, {"sum": 3}], resume),
-        (prepare_failed, RIGHT, [None, {"sum": 3}], sweep),
-        (prepare_waiting, CORRECTED, [{"y": 1}, {"y": 42}], wait),
-        (prepare_waiting, CORRECTED, [{"y": 1}, {"y": 42}], sweep),
-        (prepare_waiting, CORRECTED, [{"y": 1}, {"y": 42}], pause),
-        (prepare_begun, RIGHT, [None, {"sum": 3}], wait),
-        (prepare_begun, RIGHT, [None, {"sum": 3}], switch_again),
+        (prepare_failed, RIGHT, [None, {"sum": 3}], switch_again, False),
+        (prepare_failed, RIGHT, [None, {"sum": 3}], resume, True),
+        (prepare_failed, RIGHT, [None, {"sum": 3}], sweep, True),
+        (prepare_waiting, CORRECTED, [{"y": 1}, {"y": 42}], wait, False),
+        (prepare_waiting, CORRECTED, [{"y": 1}, {"y": 42}], sweep, True),
+        (prepare_waiting, CORRECTED, [{"y": 1}, {"y": 42}], pause, True),
+        (prepare_begun, RIGHT, [None, {"sum": 3}], wait, False),
+        (prepare_begun, RIGHT, [None, {"sum": 3}], switch_again, True),
     ],
 )
 def test_an_interrupted_move_leaves_the_run_on_one_of_the_plans(
@@ -168,13 +168,19 @@ def test_an_interrupted_move_leaves_the_run_on_one_of_the_plans(
     text: str,
     results: list[object],
     recover: Callable[[RunHarness, str], None],
+    *,
+    only_writes: bool,
 ) -> None:
-    """Stop the switch at each of its requests in turn, and continue the run in several ways."""
+    """Stop the switch at each of its requests in turn, and continue the run in several ways.
+
+    A switch that stops at a read has the items of one that stops at the next write. So the reads are tried with
+    one way of each state.
+    """
     seen = set()
     for allowed in count():
         harness = prepare(store)
         before = held_state(harness)
-        is_interrupted = try_to_switch(harness, text, allow(allowed))
+        is_interrupted = try_to_switch(harness, text, allow(allowed, only_writes=only_writes))
         is_moved = harness.run.plan_hash != harness.plan.hash
         seen.add((is_moved, "moving_since" in head_of(harness)))
         if not is_moved:
