@@ -34,9 +34,9 @@ def gate(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> dict[str, str]:
+def settings(sqlite_file: Path) -> dict[str, str]:
     return {
-        "NOETL_STORE": f"sqlite:///{tmp_path / 'noetl.db'}",
+        "NOETL_STORE": f"sqlite:///{sqlite_file}",
         "NOETL_WORKERS": "2",
         "NOETL_ALLOW_SHELL": "1",
     }

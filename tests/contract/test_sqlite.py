@@ -82,8 +82,8 @@ class TestSqlite(
     damage = SqlDamage()
 
     @pytest.fixture
-    def store(self, tmp_path: Path) -> Iterator[SqliteStore]:
-        opened = SqliteStore(str(tmp_path / "noetl.db"), limits=PayloadLimits(LIMIT, LIMIT))
+    def store(self, sqlite_file: Path) -> Iterator[SqliteStore]:
+        opened = SqliteStore(str(sqlite_file), limits=PayloadLimits(LIMIT, LIMIT))
         yield opened
         opened.close()
 

@@ -30,7 +30,7 @@ def nest(depth: int) -> Any:
         ("\ud800", "text", "the content has an unpaired surrogate"),
         (["\ud800"], "jsonl", "the content has an unpaired surrogate"),
         ([{"a": "\ud800"}], "csv", "the content has an unpaired surrogate"),
-        (nest(100_000), "json", "it is nested too deep"),
+        pytest.param(nest(100_000), "json", "it is nested too deep", id="nested"),
         ({"a": float("nan")}, "json", "Out of range float values are not JSON compliant"),
         ([1], "text", "the content is not text: set `format` to `json`, `jsonl` or `csv`"),
     ],
