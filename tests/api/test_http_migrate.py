@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.api.responses import assert_problem
-from tests.api.stores import choose_store
+from tests.api.stores import choose_store, on_sqlite
 from tests.api.test_http_pause import answer, start, wait_until
 from tests.api.test_http_switch import DOUBLED, QUESTION, WRONG, result_of
 
@@ -84,7 +84,7 @@ async def test_a_migration_is_undone(http: httpx.AsyncClient) -> None:
     assert await result_of(http, runs[0]) == ("succeeded", {"answer": 7})
 
 
-@pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+@on_sqlite
 async def test_wrong_request_is_a_problem(http: httpx.AsyncClient) -> None:
     refused = await http.post(
         "/workflows/bulk/migrate", json={"playbook": QUESTION, "undo": True, "ids": ["a"]}
@@ -102,6 +102,7 @@ async def test_wrong_request_is_a_problem(http: httpx.AsyncClient) -> None:
     assert_problem(broken, 422, "invalid-playbook")
 
 
+@on_sqlite
 async def test_open_runs_are_checked_before_a_version_is_registered(http: httpx.AsyncClient) -> None:
     await http.post("/playbooks", json={"playbook": QUESTION})
     run = await start(http, QUESTION)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.api.responses import assert_problem
-from tests.api.stores import choose_store
+from tests.api.stores import choose_store, on_sqlite
 from tests.api.test_http_pause import answer, read_run, start, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -104,7 +104,7 @@ async def test_refused_switch_has_the_verdict_and_changes_nothing(http: httpx.As
     assert await result_of(http, run) == ("succeeded", {"id": 7})
 
 
-@pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+@on_sqlite
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
@@ -144,6 +144,7 @@ async def test_wrong_requests_are_problems(
     assert (await read_run(http, run)).status == "failed"
 
 
+@on_sqlite
 async def test_dry_run_has_the_verdict_and_what_is_done_again(http: httpx.AsyncClient) -> None:
     """An action of the same type at the same position was perhaps done, another one was not."""
     wrong = WRONG.replace("{action: fail", "{action: shell, command: 'true'}, {action: shell, command: 'no'}")
@@ -173,6 +174,7 @@ async def test_dry_run_has_the_verdict_and_what_is_done_again(http: httpx.AsyncC
     assert (await http.get(f"/workflows/{run}/events")).json() == before
 
 
+@on_sqlite
 async def test_dry_run_of_a_waiting_run_repeats_nothing(http: httpx.AsyncClient) -> None:
     run = await start(http, QUESTION)
     await wait_until(http, run, "waiting")
@@ -184,6 +186,7 @@ async def test_dry_run_of_a_waiting_run_repeats_nothing(http: httpx.AsyncClient)
     assert await result_of(http, run) == ("succeeded", {"answer": 7})
 
 
+@on_sqlite
 async def test_finally_and_output_are_done_again(http: httpx.AsyncClient) -> None:
     wrong = RIGHT.replace(
         'output: {id: "{{ id }}"}', "- {name: last, run: [{action: fail, message: no}]}\nfinally: last\n"
@@ -205,6 +208,7 @@ async def test_finally_and_output_are_done_again(http: httpx.AsyncClient) -> Non
     }
 
 
+@on_sqlite
 async def test_step_is_skipped_in_the_corrected_playbook(http: httpx.AsyncClient) -> None:
     """Work of the skipped step is not compared. Its result must have what the new version reads."""
     wrong = WRONG.replace("{action: fail", "{action: log, message: begun}, {action: fail")
@@ -226,6 +230,7 @@ async def test_step_is_skipped_in_the_corrected_playbook(http: httpx.AsyncClient
     assert (types.count("workflow.migrated"), types.count("step.skipped")) == (1, 1)
 
 
+@on_sqlite
 async def test_switched_run_does_not_start_between_its_branches(http: httpx.AsyncClient) -> None:
     """The cases of its visits before the switch are those of the old plan."""
     run = await start(http, FORKED)
@@ -250,6 +255,7 @@ output: {due: "{{ due }}"}
 CHEAP = PRICED.replace("due: 9", "due: 3")
 
 
+@on_sqlite
 async def test_new_run_starts_on_a_branch_of_the_corrected_playbook(http: httpx.AsyncClient) -> None:
     run = await start(http, PRICED)
     await wait_until(http, run, "failed")
@@ -285,6 +291,7 @@ async def test_new_run_starts_on_a_branch_of_the_corrected_playbook(http: httpx.
     assert again.status_code == 202, again.text
 
 
+@on_sqlite
 async def test_new_run_is_refused_with_the_verdict_and_not_created(http: httpx.AsyncClient) -> None:
     run = await start(http, PRICED)
     await wait_until(http, run, "failed")
@@ -317,6 +324,7 @@ async def test_new_run_starts_at_an_event_in_the_corrected_playbook(http: httpx.
     assert await result_of(http, response.json()["workflow_id"]) == ("succeeded", {"due": 3})
 
 
+@on_sqlite
 async def test_switched_run_is_resumed_and_starts_again(http: httpx.AsyncClient) -> None:
     """A run that has been switched twice continues, and a new run starts from one of its steps."""
     run = await start(http, WRONG)
