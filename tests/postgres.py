@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -40,11 +41,10 @@ DELETE_ROWS = """
 """
 DESCRIPTION = """
     select
-        (select md5(string_agg(
-            attrelid::regclass || attname || atttypid || attnotnull, ',' order by attrelid, attnum
-        )) from pg_attribute join pg_class on pg_class.oid = attrelid
+        (select md5(string_agg(attrelid || ' ' || attname || atttypid || attnotnull, ',' order by attrelid, attnum))
+        from pg_attribute join pg_class on pg_class.oid = attrelid
         where relnamespace = 'public'::regnamespace),
-        (select md5(string_agg(conname || pg_get_constraintdef(oid), ',' order by oid)) from pg_constraint
+        (select md5(string_agg(oid || ' ' || xmin, ',' order by oid)) from pg_constraint
         where connamespace = 'public'::regnamespace),
         (select array_agg(number order by number) from noetl_migrations),
         (select count(*) from pg_db_role_setting join pg_database on pg_database.oid = setdatabase
@@ -144,19 +144,20 @@ class ReusedDatabases:
         """Yield the DSN of a database without rows."""
         if not self._spare:
             dsn = self._stack.enter_context(empty_database(self._server, template=self._template))
-            self._spare.append((dsn, _describe_database(dsn)))
+            with psycopg.connect(dsn) as connection:
+                self._spare.append((dsn, _describe_database(connection)))
         dsn, description = self._spare.pop()
         yield dsn
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(END_SESSIONS)
             connection.execute(DELETE_ROWS)
-        if _describe_database(dsn) == description:
+            is_unchanged = _describe_database(connection) == description
+        if is_unchanged:
             self._spare.append((dsn, description))
 
 
-def _describe_database(dsn: str) -> str:
-    with psycopg.connect(dsn) as connection:
-        return repr(connection.execute(DESCRIPTION).fetchone())
+def _describe_database(connection: psycopg.Connection[Any]) -> str:
+    return repr(connection.execute(DESCRIPTION).fetchone())
 
 
 @contextmanager
