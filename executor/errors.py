@@ -93,6 +93,10 @@ class StoreAwayError(StoreError):
     """A store that cannot be reached now. A later operation may succeed."""
 
 
+class StoreLockedError(StoreAwayError):
+    """A store that another process writes to. It can be read, and written to later."""
+
+
 class PayloadLostError(StoreError):
     """A stored value that was deleted, or that is damaged. The message names it. It stays lost."""
 

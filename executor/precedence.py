@@ -462,14 +462,25 @@ class PrecedenceLock:
         self._passed = 0
 
     def __enter__(self) -> None:
+        self.acquire()
+
+    def acquire(self, timeout: float = -1) -> bool:
+        """Wait for the lock, at most `timeout` seconds unless it is -1. Return whether it is held."""
         with self._lock:
             if not self._is_held:
                 self._is_held = True
-                return
+                return True
             wakening = threading.Lock()
             wakening.acquire()
-            self._waiting[is_background()].append(wakening)
-        wakening.acquire()
+            waiting = self._waiting[is_background()]
+            waiting.append(wakening)
+        if wakening.acquire(timeout=timeout):
+            return True
+        with self._lock:
+            if wakening in waiting:
+                waiting.remove(wakening)
+                return False
+        return True  # The thread before has given the lock to this one meanwhile.
 
     def __exit__(
         self, type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -9,9 +9,10 @@ fail. Its success closes the circuit. Workers use the store itself, and wait.
 
 Cost: two locks and a context variable for each operation.
 
-Limits: only an error that says that the store is away opens the circuit. The operations that run when the
-store disappears still wait for PATIENCE_SECONDS. A frozen Postgres that has taken a statement holds
-its thread for longer (`noetl.executor.stores.postgres.patient_connection`).
+Limits: only an error that says that the store is away opens the circuit. A SQLite file that another process
+has locked opens none, because it can be read (`noetl.executor.stores.sqlite.write_lock`). The operations that
+run when the store disappears still wait for PATIENCE_SECONDS. A frozen Postgres that has taken a statement
+holds its thread for longer (`noetl.executor.stores.postgres.patient_connection`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from functools import partial, wraps
 from typing import Any, TypeVar, cast
 
 from noetl.api.service.store_latency import StoreLatency
-from noetl.executor.errors import StoreAwayError
+from noetl.executor.errors import StoreAwayError, StoreLockedError
 from noetl.executor.patience import limited_patience
 from noetl.executor.stores.interface import Store
 
@@ -51,6 +52,8 @@ class Circuit:
         self._check()
         try:
             result = operation()
+        except StoreLockedError:
+            raise  # It can still be read.
         except StoreAwayError as error:
             with self._lock:
                 self._error = error

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 
 from noetl.api.app import create_app
 from noetl.api.service.request_store import PATIENCE_SECONDS, REST_SECONDS, Circuit, guard_store
-from noetl.executor.errors import RejectedError, StoreAwayError, StoreError
+from noetl.executor.errors import RejectedError, StoreAwayError, StoreError, StoreLockedError
 from noetl.executor.patience import limited_patience, patience_seconds
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.executor.stores.postgres import patient_connection
@@ -78,7 +80,14 @@ class TestCircuit:
         thread.join()
         circuit.call(lambda: None)
 
-    @pytest.mark.parametrize("error", [StoreError("The store has no plan x."), RejectedError("closed", "no")])
+    @pytest.mark.parametrize(
+        "error",
+        [
+            StoreError("The store has no plan x."),
+            StoreLockedError("The store is locked."),
+            RejectedError("closed", "no"),
+        ],
+    )
     def test_an_answer_of_the_store_opens_nothing(self, error: Exception) -> None:
         circuit = Circuit()
         for _ in range(2):
@@ -155,6 +164,30 @@ async def test_requests_are_answered_while_postgres_is_away() -> None:
                 headers={"Content-Type": "application/yaml", "Prefer": "wait=25"},
             )
             assert response.json()["result"] == {"b": 2}
+
+
+async def test_requests_are_answered_while_another_process_has_locked_sqlite(tmp_path: Path) -> None:
+    async with serve({"NOETL_STORE": f"sqlite:///{tmp_path}/noetl.db"}) as http:
+        headers = {"Content-Type": "application/yaml", "Prefer": "wait=25"}
+        assert (await http.post("/workflows/run", content=CHAIN, headers=headers)).status_code == 200
+
+        async def start() -> None:
+            response = await http.post("/workflows/run", content=CHAIN, headers=headers)
+            assert response.status_code == 503, response.text
+            assert int(response.headers["retry-after"]) >= 1
+
+        async def read() -> None:
+            assert (await http.get("/workflows")).status_code == 200
+
+        with closing(sqlite3.connect(tmp_path / "noetl.db", isolation_level=None)) as other:
+            other.execute("begin immediate")
+            started_at = time.monotonic()
+            await asyncio.gather(*(call() for _ in range(40) for call in (start, read)))
+            assert (await http.get("/readyz")).status_code == 503
+            assert time.monotonic() - started_at < 10 * SECONDS_OF_A_CLIENT
+        await wait_until_ready(http)
+        response = await http.post("/workflows/run", content=CHAIN, headers=headers)
+        assert response.json()["result"] == {"b": 2}
 
 
 async def test_a_frozen_postgres_holds_no_thread_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:

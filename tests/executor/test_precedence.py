@@ -406,3 +406,11 @@ def test_the_foreground_writes_first_but_the_background_after_some_of_its_writer
     for thread in threads:
         thread.join(60)
     assert written == order.split()
+
+
+def test_a_thread_that_waits_too_long_gets_no_lock_and_keeps_none() -> None:
+    lock = PrecedenceLock()
+    with lock:
+        assert not lock.acquire(timeout=0.01)
+    assert lock.acquire(timeout=0.01)
+    lock.__exit__(None, None, None)

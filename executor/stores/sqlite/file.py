@@ -9,7 +9,8 @@ transactions are serializable.
 
 Cost: each transaction waits until it is on the disk. Those of several threads share that (`log_flush.py`).
 
-Limits: one machine. Another process waits for a write transaction for up to BUSY_SECONDS, and then fails.
+Limits: one machine. A transaction waits for one of another process for up to BUSY_SECONDS, and then fails.
+That of a request fails sooner (`write_lock.py`).
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from noetl.executor.errors import ChangedSchemaError, SchemaError, StoreError
-from noetl.executor.precedence import PrecedenceLock, StoreOperation
+from noetl.executor.errors import ChangedSchemaError, SchemaError, StoreError, StoreLockedError
+from noetl.executor.patience import patience_seconds
+from noetl.executor.precedence import StoreOperation
 from noetl.executor.stores.sql.database import Result, unstorable_text
 from noetl.executor.stores.sql.statements import Statements, to_numbered
 from noetl.executor.stores.sqlite.file_identity import FileIdentity
 from noetl.executor.stores.sqlite.log_flush import LogFlush
+from noetl.executor.stores.sqlite.write_lock import BUSY_SECONDS, PRIMARY_CODE, WriteLock, is_locked
 
 SCRIPTS = {
     2: "schema.sql",
@@ -80,14 +83,11 @@ STORE_TABLES = {"plans", "runs", "visits"}
 _MEMORY = ":memory:"
 """The path of a database that SQLite keeps in memory."""
 
-_PRIMARY_CODE = 0xFF
-"""The part of an error code of SQLite that all codes of one kind share."""
 _DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 _FIRST_WITH_OCTET_LENGTH = (3, 43)
 """The first version of SQLite that has `octet_length`. It does not read the text that it measures."""
 
-BUSY_SECONDS = 10.0
 MIN_FREE_BYTES = 1024 * 1024
 """How many bytes of its disk a store needs, below which it counts as full."""
 LOG_PAGES = 4000
@@ -156,7 +156,7 @@ class SqliteFile:
         self._local = threading.local()
         self._connections: dict[threading.Thread, _Connection] = {}
         self._connecting = threading.Lock()
-        self._writing = PrecedenceLock()
+        self._writing = WriteLock(f"The store at {path} failed: another process has locked it.")
         self._flush = LogFlush()
         self.flushes_commits = True
         """Whether a transaction waits until it is on the disk. Tests that need no disk go without."""
@@ -289,7 +289,7 @@ class SqliteFile:
                 with self._writing, connection.in_use:
                     if connection.log_pages != self.commit_log_pages:
                         self._set_checkpoints(connection)
-                    db.execute("begin immediate")
+                    self._writing.begin(connection.begin)
                     try:
                         if self._is_prepared:
                             self._check_version(db)
@@ -303,6 +303,9 @@ class SqliteFile:
             self._has_failed_write = False
         except UnicodeEncodeError as error:
             raise unstorable_text() from error
+        except StoreLockedError:
+            self._has_failed_write = True
+            raise
         except sqlite3.Error as error:
             self._has_failed_write = True
             raise self._failure(error) from error
@@ -336,12 +339,12 @@ class SqliteFile:
         try:
             connection = self._thread_connection()
             with StoreOperation(), self._writing if stops_writers else nullcontext(), connection.in_use:
-                db = connection.db
-                db.execute(f"pragma busy_timeout = {1000 * seconds:.0f}")
+                connection.set_busy_seconds(seconds)
                 try:
-                    is_busy, pages, written = db.execute(f"pragma wal_checkpoint({mode})").fetchone()
+                    checkpoint = connection.db.execute(f"pragma wal_checkpoint({mode})")
+                    is_busy, pages, written = checkpoint.fetchone()
                 finally:
-                    db.execute(f"pragma busy_timeout = {1000 * BUSY_SECONDS:.0f}")
+                    connection.set_busy_seconds(BUSY_SECONDS)
         except sqlite3.Error as error:
             raise self._failure(error) from error
         return None if is_busy else LogPages(written, pages - written)
@@ -351,6 +354,7 @@ class SqliteFile:
         try:
             connection = self._thread_connection(is_reading=True)
             with StoreOperation(), connection.in_use:
+                connection.set_busy_seconds(patience_seconds() or BUSY_SECONDS)
                 return SqliteWriter(connection.db).execute(query, **values).fetchall()
         except UnicodeEncodeError:
             # No row has half of a surrogate pair.
@@ -417,8 +421,10 @@ class SqliteFile:
             self.check_identity()
         except StoreError as missing_file:
             return missing_file
-        if getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE in _DAMAGE_CODES:
+        if getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE in _DAMAGE_CODES:
             self._damage = f"The store at {self.path} is damaged: {error}. Restore a copy of it."
+        if is_locked(error):
+            return StoreLockedError(self._writing.message)
         return StoreError(f"The store at {self.path} failed: {error}.")
 
     def encode_list(self, values: Sequence[str]) -> str:
@@ -539,6 +545,18 @@ class _Connection:
     db: sqlite3.Connection
     in_use: threading.RLock = field(default_factory=threading.RLock)
     log_pages: int | None = None
+    busy_seconds: float = BUSY_SECONDS
+
+    def set_busy_seconds(self, seconds: float) -> None:
+        """Let statements wait so long for the locks of other connections."""
+        if seconds != self.busy_seconds:
+            self.busy_seconds = seconds
+            self.db.execute(f"pragma busy_timeout = {1000 * seconds:.0f}")
+
+    def begin(self, busy_seconds: float) -> None:
+        """Begin a write transaction, and wait so long for the lock of the file."""
+        self.set_busy_seconds(busy_seconds)
+        self.db.execute("begin immediate")
 
 
 def _prepare_file(path: Path, *, must_write: bool) -> bool:
