@@ -11,8 +11,9 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-from noetl.executor.errors import ActionError, StoreError
+from noetl.executor.errors import ActionError, StoreAwayError, StoreError
 from noetl.executor.model.run import RunStatus
+from noetl.executor.patience import limited_patience
 from noetl.executor.security.capabilities import local_run_capabilities
 from noetl.executor.stores.postgres.pooler import Pooler
 from noetl.executor.stores.postgres.store import PostgresStore
@@ -22,6 +23,7 @@ from noetl.infra.migrations import upgrade
 from noetl.testing.store_contract.operations import DIAMOND, start_run
 from tests.action_calls import perform_action
 from tests.pgbouncer import running_pgbouncer
+from tests.postgres import empty_database, running_server
 
 PROCESSES = 2
 RUNS = 4
@@ -195,3 +197,19 @@ class TestAction:
             with psycopg.connect(postgres_dsn, autocommit=True) as administrator:
                 while administrator.execute(active.encode()).fetchone() != (0,):
                     administrator.execute("select pg_sleep(0.01)")
+
+
+def test_a_server_that_has_stopped_behind_its_pooler_is_an_absent_store() -> None:
+    """Requests then fail at once instead of trying again, each for its patience."""
+    with running_server() as server, empty_database(server.dsn) as dsn:
+        upgrade(dsn)
+        with running_pgbouncer(dsn, "transaction", 100) as pooled, closing(PostgresStore(pooled)) as store:
+            run = start_run(store, DIAMOND)
+            server.stop("immediate")
+            try:
+                with limited_patience(0.1):
+                    for _ in range(3):
+                        with pytest.raises(StoreAwayError):
+                            store.runs.get("default", run.id)
+            finally:
+                server.start()

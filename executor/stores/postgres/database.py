@@ -44,7 +44,7 @@ from noetl.executor.stores.postgres.listener import (
 )
 from noetl.executor.stores.postgres.notifier import Notifier
 from noetl.executor.stores.postgres.pooler import Pooler, find_pooler
-from noetl.executor.stores.sql.database import Result, UnwrittenError, unstorable_text
+from noetl.executor.stores.sql.database import AwayUnwrittenError, Result, UnwrittenError, unstorable_text
 from noetl.executor.stores.sql.statements import Statements, to_psycopg
 from noetl.executor.stores.sqs.due_message import DueMessage
 from noetl.executor.stores.sqs.messages import MessageQueue
@@ -361,7 +361,7 @@ class PostgresDatabase:
                 except psycopg.Error as error:
                     self._has_failed_disk = self._has_failed_disk or error.sqlstate in _DISK_FAILURES
                     if self._may_retry(error, connection, is_unwritten):
-                        raise UnwrittenError(str(failure_of(error))) from error
+                        raise _unwritten(failure_of(error)) from error
                     raise
         except PoolTimeout as error:
             raise self._connection_failure() from error
@@ -406,6 +406,12 @@ class PostgresDatabase:
         if statistics["pool_size"] < self._pool.max_size:
             return StoreAwayError("The store in Postgres failed: it was away for some seconds, and is back.")
         return StoreError("The store in Postgres failed: all connections of this process are in use.")
+
+
+def _unwritten(failure: StoreError) -> UnwrittenError:
+    """Return the error that lets an operation be retried. The last one says whether the server is away."""
+    error_type = AwayUnwrittenError if isinstance(failure, StoreAwayError) else UnwrittenError
+    return error_type(str(failure))
 
 
 class PostgresWriter:

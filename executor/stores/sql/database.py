@@ -10,11 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from noetl.executor.errors import RejectedError, StoreError
+from noetl.executor.errors import RejectedError, StoreAwayError, StoreError
 
 
 class UnwrittenError(StoreError):
     """A transient failure that wrote nothing, so the whole operation may be retried."""
+
+
+class AwayUnwrittenError(UnwrittenError, StoreAwayError):
+    """A failure that wrote nothing, because the database cannot be reached."""
 
 
 def unstorable_text() -> RejectedError:
