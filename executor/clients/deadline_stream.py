@@ -17,6 +17,7 @@ from typing import Any
 import httpcore
 
 from noetl.executor.clients.time_limit import wait_in_slices
+from noetl.executor.clients.tls_connection import TlsConnection
 
 MAX_INFORMATIONAL = 20
 """How many informational answers (1xx) may precede an answer."""
@@ -34,7 +35,10 @@ class DeadlineStream(httpcore.NetworkStream):
     """
 
     def __init__(
-        self, connection: socket.socket, connect_seconds: float, round_trip_seconds: float = 0.0
+        self,
+        connection: socket.socket | TlsConnection,
+        connect_seconds: float,
+        round_trip_seconds: float = 0.0,
     ) -> None:
         self._connection = connection
         self._connect_seconds = connect_seconds
@@ -68,6 +72,8 @@ class DeadlineStream(httpcore.NetworkStream):
         with _mapped(httpcore.WriteTimeout, httpcore.WriteError):
             while unsent:
                 unsent = unsent[self._send_part(unsent[:_CHUNK_BYTES]) :]
+            if isinstance(self._connection, TlsConnection):
+                self._wait(self._connection.flush)
 
     def _send_part(self, chunk: memoryview) -> int:
         sent: int = self._wait(lambda: self._connection.send(chunk))
@@ -77,7 +83,7 @@ class DeadlineStream(httpcore.NetworkStream):
         """Let the system acknowledge what has arrived at once, where it can (Linux)."""
         if hasattr(socket, "TCP_QUICKACK"):
             with suppress(OSError):
-                self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def close(self) -> None:
         self._connection.close()
@@ -93,11 +99,9 @@ class DeadlineStream(httpcore.NetworkStream):
         """
         try:
             with _mapped(httpcore.ConnectTimeout, httpcore.ConnectError):
-                secured = ssl_context.wrap_socket(
-                    self._connection, server_hostname=server_hostname, do_handshake_on_connect=False
-                )
-                self._connection = secured
+                secured = TlsConnection(self._socket, ssl_context, server_hostname)
                 self._wait(secured.do_handshake, self._connect_seconds)
+                self._wait(secured.flush, self._connect_seconds)
         except BaseException:
             self.close()
             raise
@@ -106,15 +110,22 @@ class DeadlineStream(httpcore.NetworkStream):
     def get_extra_info(self, info: str) -> Any:
         """Return what httpcore asks for; None for an unknown name."""
         connection = self._connection
+        secured = connection if isinstance(connection, TlsConnection) else None
         if info == "ssl_object":
-            return connection if isinstance(connection, ssl.SSLSocket) else None
+            return secured and secured.tls
         if info == "is_readable":
-            return _is_ready(connection, select.POLLIN, 0.0)
-        return connection if info == "socket" else None
+            has_unread = secured is not None and secured.has_unread
+            return has_unread or _is_ready(self._socket, select.POLLIN, 0.0)
+        return self._socket if info == "socket" else None
+
+    @property
+    def _socket(self) -> socket.socket:
+        connection = self._connection
+        return connection.socket if isinstance(connection, TlsConnection) else connection
 
     def _wait(self, operation: Callable[[], Any], limit: float = float("inf")) -> Any:
         def attempt(seconds: float) -> Any:
-            self._connection.settimeout(seconds)
+            self._socket.settimeout(seconds)
             return operation()
 
         return wait_in_slices(attempt, limit)
