@@ -61,7 +61,7 @@ _NO_ROWS = (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
 
 Value = TypeVar("Value")
 
-_check_of_connecting: ContextVar[Callable[[], object]] = ContextVar("check_of_connecting")
+_connecting_call: ContextVar[Call] = ContextVar("connecting_call")
 
 
 class CallMeter:
@@ -156,15 +156,45 @@ class CallMeter:
         return received
 
 
+class _OpeningSocket:
+    """The socket of a connection that is being opened, which is shut down when `is_over()`.
+
+    One step of libpq reads records of TLS for as long as the server sends them.
+    """
+
+    def __init__(self, is_over: Callable[[], bool]) -> None:
+        self._is_over = is_over
+        self._socket: socket.socket | None = None
+
+    def follow(self, descriptor: int) -> None:
+        """Watch a descriptor of libpq from here on, and none that was watched before."""
+        self.close()
+        with suppress(OSError):
+            self._socket = socket.socket(fileno=os.dup(descriptor))
+            _WATCH.add(self)
+
+    def close(self) -> None:
+        _WATCH.remove(self)
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def shut_down_if_over(self) -> None:
+        """Shut the socket down if it is over. This wakes up its thread."""
+        if self._socket is not None and self._is_over():
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
 class _SocketWatch:
-    """A thread that watches the sockets of all running calls."""
+    """A thread that watches the sockets of all running calls, and of connections that are being opened."""
 
     def __init__(self) -> None:
-        self._meters: set[CallMeter] = set()
+        self._meters: set[CallMeter | _OpeningSocket] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def add(self, meter: CallMeter) -> None:
+    def add(self, meter: CallMeter | _OpeningSocket) -> None:
         with self._changed:
             self._meters.add(meter)
             if self._thread is None or not self._thread.is_alive():
@@ -172,7 +202,7 @@ class _SocketWatch:
                 self._thread.start()
             self._changed.notify()
 
-    def remove(self, meter: CallMeter) -> None:
+    def remove(self, meter: CallMeter | _OpeningSocket) -> None:
         with self._changed:
             self._meters.discard(meter)
 
@@ -221,7 +251,17 @@ class BoundedConnection(psycopg.Connection[dict[str, Any]]):
 
     @classmethod
     def _connect_gen(cls, *args: Any, **options: Any) -> Any:
-        return _watch(super()._connect_gen(*args, **options), _check_of_connecting.get())
+        call = _connecting_call.get()
+
+        def is_over() -> bool:
+            return call.cancelled.is_set() or time.monotonic() > call.deadline
+
+        guarded = _shut_down_when(is_over, super()._connect_gen(*args, **options))
+        return _watch(guarded, call.remaining_seconds)
+
+    def _cancel_gen(self) -> Any:
+        deadline = time.monotonic() + _CANCEL_SECONDS
+        return _shut_down_when(lambda: time.monotonic() > deadline, super()._cancel_gen())
 
     @classmethod
     def connect_for(cls, call: Call, connection_string: str, **options: Any) -> BoundedConnection:
@@ -234,13 +274,13 @@ class BoundedConnection(psycopg.Connection[dict[str, Any]]):
         """
         from psycopg.rows import dict_row
 
-        token = _check_of_connecting.set(call.remaining_seconds)
+        token = _connecting_call.set(call)
         try:
             connection = cls.connect(
                 connection_string, autocommit=True, prepare_threshold=None, row_factory=dict_row, **options
             )
         finally:
-            _check_of_connecting.reset(token)
+            _connecting_call.reset(token)
         # Without a handler, psycopg keeps all notifications of the server.
         connection.add_notify_handler(lambda _: None)
         return connection
@@ -338,3 +378,22 @@ def _watch(waits: Generator[Any, Any, Value], check: Callable[[], object]) -> Ge
     except StopIteration as end:
         value: Value = end.value
         return value
+
+
+def _shut_down_when(
+    is_over: Callable[[], bool], waits: Generator[Any, Any, Value]
+) -> Generator[Any, Any, Value]:
+    """Yield what a generator that opens a connection waits for. Shut its socket down when `is_over()`."""
+    opening = _OpeningSocket(is_over)
+    try:
+        state = next(waits)
+        while True:
+            descriptor, _ = state
+            opening.follow(descriptor)
+            ready = yield state
+            state = waits.send(ready)
+    except StopIteration as end:
+        value: Value = end.value
+        return value
+    finally:
+        opening.close()

@@ -7,10 +7,11 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
+from psycopg.waiting import Wait
 
 from noetl.executor.actions import _postgres_connection, action
 from noetl.executor.errors import ActionError, CancelledError
@@ -185,6 +186,31 @@ def test_the_cancellation_of_the_run_ends_every_answer(
 def test_the_cancellation_of_the_run_ends_the_attempt_to_connect() -> None:
     with serve_hostile(wait_for_end) as server:
         check_cancellation(server, {"query": "select 1"})
+
+
+@pytest.mark.parametrize("end", ["cancellation", "deadline"])
+def test_the_end_of_a_call_wakes_up_a_step_of_libpq_that_opens_a_connection(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step of libpq reads records of TLS for as long as they arrive. A blocked read stands for it."""
+    ends: list[bytes] = []
+    tester = ActionTester("postgres", LOCAL, seconds=600 if end == "cancellation" else 0.5)
+
+    def connect(cls: object, *args: object, **options: object) -> Iterator[object]:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.settimeout(30)
+            yield connection.fileno(), Wait.W
+            if end == "cancellation":
+                tester.cancelled.set()
+            ends.append(connection.recv(1))
+        raise psycopg.OperationalError("the socket was shut down")
+
+    monkeypatch.setattr(psycopg.Connection, "_connect_gen", classmethod(connect))
+    with serve_hostile(wait_for_end) as server:
+        expected = CancelledError if end == "cancellation" else ActionError
+        with pytest.raises(expected):
+            tester.perform({"connection": connection_to(server), "query": "select 1"})
+    assert ends == [b""]
 
 
 def check_cancellation(server: HostileServer, parameters: dict[str, object]) -> None:
