@@ -5,15 +5,17 @@ in hexadecimal. A writer may escape any of its characters or none, so the forms 
 
 Algorithm: canonical forms. A layer of escapes is undone in the text and in the secret alike, until nothing
 changes; then equal values are equal texts. Encodings of bytes have few forms, which are listed. They are
-base64 at three offsets (the position in a group of three bytes), base32 at five, hexadecimal, and numbers
-with commas. The raw bytes are also encoded twice. A break of lines within these forms is left out. Each layer
-knows the positions of its parts in the layer before, so that a finding can be located in the text.
+base64 at three offsets (the position in a group of three bytes), base32 at five, hexadecimal, other numbers,
+and quoted-printable text. The raw bytes are also encoded twice. What may break or separate the characters of
+these forms is left out of the text and of the forms, and so it is of the secret itself. Each layer knows the
+positions of its parts in the layer before, so that a finding can be located in the text.
 
 Cost: linear in the text for each layer, at most `MAX_LAYERS`. Positions are computed only on demand. A search
 for escapes holds the lock of the interpreter for a part of the text only, whatever the text is.
 
 Limits: other encodings, such as compression, encryption, base58, base85 and ciphers of letters. Three
-encodings of bytes, one within another. Numbers that are items of a list instead of one text.
+encodings of bytes, one within another. Numbers that are items of a list instead of one text. Dumps of bytes
+with their addresses.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from html import escape
 from html.entities import html5
 from itertools import accumulate
 from quopri import encodestring
-from urllib.parse import quote
+from unicodedata import normalize
+from urllib.parse import quote, quote_plus
 
 MAX_LAYERS = 6
 """How often the escapes of a text are undone: JSON in JSON in JSON has three layers."""
@@ -37,7 +40,7 @@ PART_BYTES = 16 * 1024
 """How much of a text is searched at once. Between the parts, other threads may run."""
 LONGEST_MATCH = 8 * 1024
 _MAX_REPEATS = b"1000"
-"""How many escapes, or signs of a break, are one match. Each has at most six bytes."""
+"""How many escapes, signs of a break, or zeros before a number are one match. An escape has six bytes."""
 
 _HEX = rb"[0-9A-Fa-f]"
 
@@ -51,10 +54,10 @@ ESCAPE = _compile(
     rb"[%\\&](?:"
     rb"(?<=%)(?:HH(?:%HH){0,N}|u[dD][89abAB]HH[\\%]u[dD][c-fC-F]HH|uHHHH)"
     rb"|(?<=\\)(?:\\(?:\\\\){0,N}|u00[0-7]H(?:\\u00[0-7]H){0,N}"
-    rb"|u[dD][89abAB]HH[\\%]u[dD][c-fC-F]HH|uHHHH|UHHHHHHHH|u\{H{1,6}\}"
-    rb"|x[0-7]H(?:\\x[0-7]H){0,N}|x[c-fC-F]H(?:\\x[89abAB]H){1,3}|xHH"
+    rb"|u[dD][89abAB]HH[\\%]u[dD][c-fC-F]HH|uHHHH|UHHHHHHHH|[ux]\{0{0,N}H{1,6}\}"
+    rb"|N\{[uU]\+H{1,6}\}|x[0-7]H(?:\\x[0-7]H){0,N}|x[c-fC-F]H(?:\\x[89abAB]H){1,3}|xHH"
     rb"|[01][0-7]{2}(?:\\[01][0-7]{2}){0,N}|3[0-7]{2}(?:\\2[0-7]{2}){1,3})"
-    rb"|(?<=&)(?:#[0-9]{1,7};?|#[xX]H{1,6};?|[A-Za-z][A-Za-z0-9]{1,31};))"
+    rb"|(?<=&)(?:#0{0,N}[0-9]{1,7};?|#[xX]0{0,N}H{1,6};?|[A-Za-z][A-Za-z0-9]{1,31};))"
 )
 """An escape, or a run of escapes of equal width.
 
@@ -62,18 +65,32 @@ The canonical form has no backslash, so that other escapes with one need no case
 set of characters, for which `re` searches twenty times as fast as for the alternatives.
 """
 
-_BREAK = _compile(rb"(?:\\[rn]?|[\r\n\t :]){1,N}")
-"""What may stand between two characters of base64 or hexadecimal: breaks of lines, blanks and colons."""
+_BREAK = _compile(rb"(?:\\[rn]?|[\x00-*,.:-@\[-^`{-\x7f]){1,N}")
+"""What may stand between two characters of base64, of numbers or of a secret: all signs but those of base64.
+
+They are breaks of lines, blanks, quotes, commas, colons, and the equals signs of quoted-printable text.
+"""
+
+_BREAKING = bytes(code for code in range(128) if _BREAK.fullmatch(bytes([code])))
 
 _CONTROLS = bytes.maketrans(b"\n\r\t\b\f", b"nrtbf")
 _BACKSLASH = re.compile(rb"\\")
+_NO_WORD = re.compile(rb"[^A-Za-z0-9!*+/-]")
+"""What is escaped in a header of a mail (RFC 2047, section 5)."""
+_NO_LETTER = re.compile(rb"[^A-Za-z0-9]")
 _HEX_START = re.compile(rb"[0-9A-Fa-f]{2}")
 
 MIN_CASE_LENGTH = 16
 """Shorter secrets are not searched in capitals or small letters, which may be a word of other texts."""
 
 MIN_FORM_LENGTH = 6
-"""Shorter forms are not searched. Only secrets that themselves contain escapes have such forms."""
+"""Shorter forms are not searched. Only secrets that themselves have escapes or punctuation have such forms."""
+
+_SEPARATORS = ("-", "_", "/")
+"""What separates the numbers of bytes, and is not left out, since base64 may have it."""
+
+_NUMBERS = [list(map(form.format, range(256))) for form in ("{}", "{:o}", "{:03o}")]
+"""The numbers of all bytes, by their base."""
 
 Span = tuple[int, int]
 
@@ -113,8 +130,10 @@ def written_forms(value: str) -> tuple[set[bytes], set[bytes]]:
     written = {raw, *(_bytes(value.replace(sign, escape)) for sign, escape in doubled)}
     written |= {*_misread(raw), *_as_latin_1(value), encodestring(raw).replace(b"=\n", b"")}
     written.add(_bytes(value[::-1]))
+    written |= {_bytes(normalize(form, value)) for form in ("NFC", "NFD")}
     if len(value) >= MIN_CASE_LENGTH:
-        written |= {_bytes(value.upper()), _bytes(value.lower())}
+        cases = (value.upper(), value.lower(), value.swapcase(), value.title(), value.capitalize())
+        written |= {*map(_bytes, cases), raw.upper(), raw.lower(), raw.swapcase()}
     canonical = {to_canonical(list(undo_all(form))[-1]) for form in written}
     plain = {*written, *canonical, *_as_utf16(value), *_as_utf32(value)}
     # A percent sign before it makes an escape of its first two characters.
@@ -125,10 +144,18 @@ def written_forms(value: str) -> tuple[set[bytes], set[bytes]]:
     sources |= {source.replace(b"/", b"\\/") for source in sources}
     percent = quote(raw, safe="")
     sources |= {quote(raw).encode(), re.sub("%..", lambda sign: sign[0].lower(), percent).encode()}
-    sources |= {_bytes(escape(value)), *_as_latin_1(value)}
+    sources |= {_bytes(escape(value)), *_as_latin_1(value), _bytes(value[::-1]), quote_plus(raw).encode()}
+    sources |= {value.encode(codec, "surrogatepass") for codec in ("utf-32-le", "utf-32-be")}
+    sources |= {_bytes(value.replace(sign, escape)) for sign, escape in doubled}
     encoded = {form for source in sources for form in _as_base64(source)}
     encoded |= {form for source in sources for form in _as_hexadecimal(source)}
-    encoded |= {*_as_base32(raw), ",".join(map(str, raw)).encode(), *_encoded_twice(raw)}
+    encoded |= {form[::-1] for form in (*_as_base64(raw), *_as_hexadecimal(raw))}
+    encoded |= {*_as_base32(raw), *_as_numbers(raw), *_encoded_twice(raw)}
+    joined = {join_lines(raw), raw.translate(None, _BREAKING)}
+    # `od -c` writes octal numbers for what is not ASCII.
+    joined.add(join_lines(b"".join(bytes([byte]) if byte < 128 else b"%03o" % byte for byte in raw)))
+    joined |= {form for source in (raw, *_as_latin_1(value)) for form in _as_quoted_printable(source)}
+    encoded |= {form for form in joined if len(form) >= MIN_FORM_LENGTH}
     return {form for form in plain if len(form) >= MIN_FORM_LENGTH}, encoded
 
 
@@ -167,10 +194,14 @@ def to_canonical(data: bytes) -> bytes:
 
 
 def join_lines(data: bytes) -> bytes:
-    """Return a text without breaks of lines, blanks and colons, in which only base64 and hex are found."""
+    r"""Return a text without what breaks or separates the signs of base64. Only such forms are found in it.
+
+    >>> join_lines(rb"[115, 51]\nc2 Vj"), join_lines(b"=73=33")
+    (b'11551c2Vj', b'7333')
+    """
     if b"\\" in data:
         data = data.replace(b"\\n", b"").replace(b"\\r", b"")
-    return data.translate(None, b"\\\r\n\t :")
+    return data.translate(None, _BREAKING)
 
 
 def undo_escapes_with_positions(data: bytes) -> tuple[bytes, Positions]:
@@ -229,12 +260,14 @@ def _unescape(match: re.Match[bytes]) -> bytes:
         return unhexlify(text.replace(b"%", b""))
     if kind == b"\\":
         return text[: len(text) // 2]
+    if text[2:3] == b"{":
+        return _character(int(text[3:-1].lstrip(b"uU+"), 16), text)
     if kind == b"x":
         return _to_utf8(unhexlify(text.replace(b"\\x", b"")))
     if kind in b"0123":
         return _to_utf8(bytes(int(digits, 8) for digits in text.split(b"\\")[1:]))
-    if kind == b"U" or text[2:3] == b"{":
-        return _character(int(text[2:].strip(b"{}"), 16), text)
+    if kind == b"U":
+        return _character(int(text[2:].decode(), base=16), text)
     characters = text.replace(b"%", b"\\").decode("unicode_escape").encode("utf-16-le", "surrogatepass")
     return characters.decode("utf-16-le", "surrogatepass").encode("utf-8", "surrogatepass")
 
@@ -321,6 +354,29 @@ def _encoded_twice(data: bytes) -> Iterator[bytes]:
     for form in {*_aligned(base64.b64encode, data), *_as_hexadecimal(data)}:
         yield from _aligned(base64.b64encode, form)
         yield from _as_hexadecimal(form)
+
+
+def _as_numbers(data: bytes) -> Iterator[bytes]:
+    """Yield the numbers of the bytes in several bases, as `join_lines` leaves them."""
+    for numbers in _NUMBERS:
+        yield "".join(map(numbers.__getitem__, data)).encode()
+    separated = [data.hex(separator) for separator in _SEPARATORS]
+    for text in (*separated, *map(str.upper, separated)):
+        yield text.encode()
+    for prefix in ("0x", "0X"):
+        for text in (data.hex("x"), data.hex("x").upper()):
+            yield text.replace("x", prefix).replace("X", prefix).encode()
+
+
+def _as_quoted_printable(data: bytes) -> Iterator[bytes]:
+    """Yield quoted-printable text as `join_lines` leaves it: with few escapes, and as in a header of a mail.
+
+    Text of which each character is escaped is hexadecimal then.
+    """
+    yield join_lines(encodestring(data))
+    yield join_lines(encodestring(data, header=True))
+    for escaped in (_NO_WORD, _NO_LETTER):
+        yield join_lines(escaped.sub(lambda sign: b"=%02X" % sign[0][0], data).replace(b"=20", b"_"))
 
 
 def _as_hexadecimal(data: bytes) -> tuple[bytes, bytes]:

@@ -99,7 +99,7 @@ class _SecretSearch:
     @property
     def reach(self) -> int:
         """The number of characters after a place that are searched for secrets that begin before it."""
-        return 2 * (self._longest + _MAX_BROKEN_ESCAPES)
+        return 3 * (self._longest + _MAX_BROKEN_ESCAPES)
 
     def finds_none_before(self, text: str, place: int) -> bool:
         """Return whether no secret begins before a place, as far as the start of the text shows it.

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from quopri import encodestring
 from typing import Any
+from unicodedata import normalize
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -42,6 +43,11 @@ def _json_escape(sign: str) -> str:
 
 def _latin_1(text: str) -> bytes:
     return text.encode("latin-1" if max(text) <= "\xff" else "utf-8")
+
+
+def _in_header(text: str) -> str:
+    escaped = re.sub(rb"[^A-Za-z0-9!*+/-]", lambda sign: b"=%02X" % sign[0][0], text.encode())
+    return f"=?utf-8?Q?{escaped.decode().replace('=20', '_')}?="
 
 
 def _upper_json_escape(sign: str) -> str:
@@ -88,6 +94,36 @@ ENCODERS: dict[str, Callable[[str], str]] = {
     "escaped bytes": lambda text: repr(text.encode())[2:-1],
     "all bytes escaped": lambda text: "".join(f"\\x{byte:02x}" for byte in text.encode()),
     "quoted-printable": lambda text: encodestring(text.encode()).decode().replace("=\n", ""),
+    "quoted-printable in lines": lambda text: encodestring(b"x" * 70 + text.encode()).decode(),
+    "quoted-printable, all escaped": lambda text: "".join(f"={byte:02X}" for byte in text.encode()),
+    "quoted-printable in a header": _in_header,
+    "entities with zeros": lambda text: "".join(f"&#{ord(sign):012};" for sign in text),
+    "hexadecimal entities with zeros": lambda text: "".join(f"&#x{ord(sign):012x};" for sign in text),
+    "escapes with zeros": lambda text: "".join(f"\\u{{{ord(sign):08x}}}" for sign in text),
+    "escapes of Perl": lambda text: "".join(f"\\x{{{ord(sign):04x}}}" for sign in text),
+    "hexadecimal with blanks": lambda text: text.encode().hex(" "),
+    "hexadecimal with hyphens": lambda text: text.encode().hex("-").upper(),
+    "hexadecimal with underscores": lambda text: text.encode().hex("_"),
+    "hexadecimal with commas": lambda text: text.encode().hex(","),
+    "hexadecimal of C": lambda text: ", ".join(f"0x{byte:02x}" for byte in text.encode()),
+    "hexadecimal of C in lines": lambda text: ",\n".join(f"0x{byte:02X}" for byte in text.encode()),
+    "numbers with blanks": lambda text: " ".join(map(str, text.encode())),
+    "numbers in lines": lambda text: "\n".join(map(str, text.encode())),
+    "a dump of characters": lambda text: "   ".join(
+        chr(byte) if byte < 128 else f"{byte:o}" for byte in text.encode()
+    ),
+    "octal numbers": lambda text: " ".join(f"{byte:03o}" for byte in text.encode()),
+    "blanks between the characters": " ".join,
+    "full stops between the characters": ".".join,
+    "a list of characters": lambda text: json.dumps(list(text)),
+    "wrapped lines": lambda text: re.sub("(?s).{7}", r"\g<0>\r\n  ", text),
+    "escapes of PowerShell": lambda text: re.sub(r"([\"$`])", r"`\1", text),
+    "base64 reversed": lambda text: base64.b64encode(text.encode()).decode()[::-1],
+    "base64 of the reversed": lambda text: base64.b64encode(text[::-1].encode()).decode(),
+    "base64 of a form": lambda text: base64.b64encode(quote_plus(text).encode()).decode(),
+    "base64 of csv": lambda text: base64.b64encode(text.replace('"', '""').encode()).decode(),
+    "base64 of utf-32": lambda text: base64.b64encode(text.encode("utf-32-le")).decode(),
+    "decomposed": lambda text: normalize("NFD", text),
     "misread as latin-1": lambda text: text.encode().decode("latin-1"),
     "misread as windows-1252": lambda text: text.encode().decode("cp1252", "replace"),
     "percent of latin-1": lambda text: quote(_latin_1(text), safe=""),
@@ -187,16 +223,21 @@ def test_text_that_is_no_escape_stays(text: str) -> None:
     assert revealed.redact(f"{text} correct%2Dhorse {text}") == f"{text} {MASK} {text}"
 
 
-@pytest.mark.parametrize("change", [str.upper, str.lower, str.swapcase])
+@pytest.mark.parametrize("change", [str.upper, str.lower, str.swapcase, str.title, str.capitalize])
 def test_a_long_secret_is_redacted_in_other_cases(change: Callable[[str], str]) -> None:
     revealed = RevealedSecrets()
     revealed.add("correct-HORSE-battery")
     revealed.add("Production")
-    is_searched = change is not str.swapcase
-    expected = MASK if is_searched else "CORRECT-horse-BATTERY"
-    assert revealed.redact(change("correct-HORSE-battery")) == expected
+    assert revealed.redact(change("correct-HORSE-battery")) == MASK
     # A short one may be a word of another text.
-    assert revealed.redact(change("Production")) == change("Production")
+    changed = change("Production")
+    assert revealed.redact(changed) == (MASK if changed == "Production" else changed)
+
+
+def test_the_words_of_a_secret_are_no_secret() -> None:
+    revealed = RevealedSecrets()
+    revealed.add("a, b: c; d. e")
+    assert revealed.redact("abcde a b c d e") == "abcde a b c d e"
 
 
 def test_secrets_that_overlap_leave_nothing() -> None:

@@ -196,7 +196,7 @@ def test_the_end_of_a_call_wakes_up_a_step_of_libpq_that_opens_a_connection(
     ends: list[bytes] = []
     tester = ActionTester("postgres", LOCAL, seconds=600 if end == "cancellation" else 0.5)
 
-    def connect(cls: object, *args: object, **options: object) -> Iterator[object]:
+    def connect(cls: type, /, *args: object, **options: object) -> Iterator[object]:
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             connection.settimeout(30)
             yield connection.fileno(), Wait.W
