@@ -63,8 +63,6 @@ from noetl.planner.frozen import frozen
 
 _CALLER = "noetl.caller"
 
-"""Name under which bodies and answers of requests without a caller count. No tenant has it."""
-
 REFUSAL_SECONDS = 0.5
 """How long a caller beyond its limit of requests waits for its refusal."""
 
