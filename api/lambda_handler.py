@@ -101,11 +101,13 @@ def _without_nulls(event: dict[str, Any]) -> dict[str, Any]:
     event = {"path": "", **_drop_nulls(event)}
     if "multiValueHeaders" not in event:
         event.setdefault("headers", {})
-    context = event["requestContext"] = {"identity": {}, **event.get("requestContext", {})}
-    for name in ("identity", "http"):
-        if name in context:
-            context[name] = {"sourceIp": "", **context[name]}
-    return event
+    context = {"identity": {}, **event.get("requestContext", {})}
+    with_address = {
+        name: {"sourceIp": "", **member} if name == "identity" or "method" in member else member
+        for name, member in context.items()
+        if isinstance(member, dict)
+    }
+    return {**event, "requestContext": context | with_address}
 
 
 def _drop_nulls(value: Any) -> Any:

@@ -219,7 +219,8 @@ async def test_an_error_of_a_request_without_a_caller_is_logged_without_secrets(
     monkeypatch.setattr(WebhookService, "find", fail)
     monkeypatch.setattr(CallbackService, "check_token", fail)
     monkeypatch.setattr(health, "JsonResponse", fail)
-    transport = httpx.ASGITransport(http._transport.app, raise_app_exceptions=False)  # type: ignore[attr-defined]
+    app = http._transport.app  # type: ignore[attr-defined]
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         method = "GET" if path in ("/healthz", "/readyz") else "POST"
         response = await client.request(method, path, json={"word": SECRET})
