@@ -45,6 +45,7 @@ def change_each(
     from noetl.api.service.errors import NotFoundError
     from noetl.api.service.views import CurrentStatus
     from noetl.executor.errors import DamagedRunError, RejectedError
+    from noetl.executor.model.run import RunStatus
 
     refused = 0
     for run_id in run_ids:
@@ -65,6 +66,10 @@ def change_each(
             write_json(changed)
         elif isinstance(changed, CurrentStatus) and (done is None or (may_end and changed.status.is_final)):
             print_message(f"run {run_id} is {changed.status.value}")
+        elif isinstance(changed, CurrentStatus) and changed.ending not in (None, RunStatus.CANCELLED):
+            print_message(
+                f"run {run_id} is already ending as {changed.ending}; its last steps are not cancelled"
+            )
         else:
             print_message(f"run {run_id} is {done or 'deleted'}")
     if refused:

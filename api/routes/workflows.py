@@ -247,7 +247,10 @@ async def list_runs(
     openapi_extra=problems("not-found", "finished", "local-run"),
 )
 def cancel_run(workflow_id: RunId, request: Request, services: RunServices) -> Response:
-    """Cancel the run: abandon its work and start nothing new. A repeated request changes nothing."""
+    """Cancel the run: abandon its work and start nothing new. A repeated request changes nothing.
+
+    Neither does one to a run that is stopping already: `ending` is the status with which it ends.
+    """
     return _changed(request, summarize(services.runs.cancel(workflow_id)))
 
 

@@ -112,11 +112,13 @@ class RunEntry(View, schema_name="Summary"):
     `headline` is present in lists: at most 120 characters with the first error, what the run waits for, or
     the step at work. It is empty if the run has succeeded. Otherwise, `steps` is present in lists too.
     For most runs that have succeeded, `step_count` is: the number of steps of the playbook.
-    `trigger` is the name of the trigger that has started the run.
+    `trigger` is the name of the trigger that has started the run. `ending` is the status with which a
+    run ends that is stopping, while its last steps are at work.
     """
 
     workflow_id: str
     status: RunStatus
+    ending: RunStatus | None = None
     playbook: str
     version: str | None
     parent: str | None = None
@@ -141,6 +143,7 @@ class RunEntry(View, schema_name="Summary"):
         return cls(
             workflow_id=run.id,
             status=run.status,
+            ending=run.ending,
             playbook=run.playbook,
             version=run.version,
             parent=parent_of(run),
@@ -242,10 +245,14 @@ class RunResult(View, schema_name="Result"):
 
 
 class CurrentStatus(View, schema_name="CurrentStatus"):
-    """The last event of a stream, and the output of `noetl runs cancel --json`."""
+    """The last event of a stream, and the output of `noetl runs cancel --json`.
+
+    `ending` is the status with which a run ends that is stopping.
+    """
 
     workflow_id: str
     status: RunStatus
+    ending: RunStatus | None = None
 
 
 class RunTags(View, schema_name="RunTags"):

@@ -44,6 +44,11 @@ class RunSummary:
     trigger: Mapping[str, Any] | None = None
     starts: int = 1
 
+    @property
+    def ending(self) -> RunStatus | None:
+        """Status with which a run ends that is stopping, or None."""
+        return None if self.stop is RunStatus.PAUSED or self.status.is_final else self.stop
+
 
 @frozen
 class ResultText:

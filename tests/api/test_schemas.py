@@ -76,7 +76,7 @@ def test_a_member_with_a_default_is_left_out_while_it_is_none() -> None:
     assert members(summary(parent="q"))["parent"] == "q"
     assert members(summary())["version"] is None
     required = component_schemas()["Summary"]["required"]
-    optional = {"parent", "resumed_from", "headline", "steps", "step_count", "trigger"}
+    optional = {"ending", "parent", "resumed_from", "headline", "steps", "step_count", "trigger"}
     assert optional.isdisjoint(required)
     assert {*required, *optional} == set(RunEntry.__annotations__)
 

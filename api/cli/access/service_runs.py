@@ -279,7 +279,7 @@ class ServiceRuns:
         from noetl.api.service.views import CurrentStatus, RunEntry
 
         entry = self._send(RunEntry, _path(run_id, command))
-        return CurrentStatus(workflow_id=entry.workflow_id, status=entry.status)
+        return CurrentStatus(workflow_id=entry.workflow_id, status=entry.status, ending=entry.ending)
 
     def change_tags(self, run_id: str, change: TagChange) -> RunTags:
         from noetl.api.service.views import RunTags

@@ -147,7 +147,8 @@ class StoreRuns:
         if run.origin == "local":
             # No service executes such a run, and the process that did may be gone.
             run = wait_until_stopped(self.services.store, run)
-        return CurrentStatus(workflow_id=run.id, status=run.status)
+        ending = None if run.status.is_final else run.ending
+        return CurrentStatus(workflow_id=run.id, status=run.status, ending=ending)
 
     def change_tags(self, run_id: str, change: TagChange) -> RunTags:
         return self.services.runs.change_tags(run_id, change)

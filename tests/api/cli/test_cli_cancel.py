@@ -9,6 +9,7 @@ import pytest
 
 from noetl.api.service.services import create_services
 from noetl.executor.actions import catalogue
+from noetl.executor.model.run import RunStatus
 from noetl.executor.model.start_request import StartRequest
 from noetl.executor.stores import open_store
 from noetl.planner.compile import compile_playbook
@@ -33,6 +34,22 @@ def ids() -> list[str]:
 def test_several_runs_are_cancelled(noetl: Command, ids: list[str]) -> None:
     result = noetl("runs", "cancel", *ids[:2])
     assert (result.exit_code, result.err.count("is being cancelled")) == (0, 2)
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_run_that_is_ending_as_failed_is_not_being_cancelled(
+    noetl: Command, ids: list[str], options: tuple[str, ...]
+) -> None:
+    store = open_store("sqlite:///.noetl/noetl.db")
+    store.runs.stop(ids[0], RunStatus.FAILED, 1.0)
+    store.close()
+    result = noetl("runs", "cancel", ids[0], *options)
+    assert result.exit_code == 0
+    if options:
+        assert json.loads(result.out)["ending"] == "failed"
+    else:
+        words = "is already ending as failed; its last steps are not cancelled"
+        assert result.err == f"run {ids[0]} {words}\n"
 
 
 def test_a_filter_needs_a_confirmation(noetl: Command, ids: list[str]) -> None:
