@@ -118,11 +118,11 @@ async def test_a_draft_without_its_drawing_says_why(monkeypatch: pytest.MonkeyPa
     assert body["drawing_problem"] == "Graphviz takes more than 0 s to draw the plan."
 
 
-@pytest.mark.parametrize("text", ["", "name: [", "a" * 200, "- \x1b[31m", "[" * 10_000, "name: \ufffe"])
-async def test_a_text_that_cannot_be_parsed_has_findings(http: httpx.AsyncClient, text: str) -> None:
-    draft = await check(http, text, 1)
-    assert (draft.is_parsed, draft.scope, draft.steps) == (False, None, [])
-    assert draft.diagnostics[0].severity == "error"
+async def test_a_text_that_cannot_be_parsed_has_findings(http: httpx.AsyncClient) -> None:
+    for text in ("", "name: [", "a" * 200, "- \x1b[31m", "[" * 10_000, "name: \ufffe"):
+        draft = await check(http, text, 1)
+        assert (draft.is_parsed, draft.scope, draft.steps) == (False, None, []), text[:9]
+        assert draft.diagnostics[0].severity == "error", text[:9]
 
 
 @pytest.mark.parametrize(

@@ -104,44 +104,43 @@ async def test_refused_switch_has_the_verdict_and_changes_nothing(http: httpx.As
     assert await result_of(http, run) == ("succeeded", {"id": 7})
 
 
+WRONG_REQUESTS: list[tuple[dict[str, Any], str | None]] = [
+    ({"set": {"a": 1}}, "conflicting-members"),
+    ({"map": {"a": "b"}}, "conflicting-members"),
+    ({"wait": 1}, "conflicting-members"),
+    ({"playbook": RIGHT, "wait": 61}, "invalid-body"),
+    ({"playbook": 7}, "invalid-body"),
+    ({"playbook": {"name": 7}}, "invalid-body"),
+    ({"playbook": RIGHT, "map": {"a": 1}}, "invalid-body"),
+    ({"playbook": RIGHT, "from": "pay", "at": "1"}, "conflicting-members"),
+    ({"playbook": RIGHT, "from": "pay", "wait": 1}, "conflicting-members"),
+    ({"playbook": RIGHT, "from": "pay", "skip": {"pay": 1}}, "conflicting-members"),
+    ({"playbook": RIGHT, "from": "pey"}, "unknown-step"),
+    ({"playbook": RIGHT, "from": "ship"}, "unknown-step"),
+    ({"playbook": RIGHT, "at": "99"}, "unknown-event"),
+    ({"playbook": WRONG, "from": "pay"}, "same-plan"),
+    ({"playbook": RIGHT, "drop_siblings": True}, "conflicting-members"),
+    ({"playbook": RIGHT, "skip": {"reserve": 1}}, "not-skippable"),
+    ({"playbook": RIGHT, "skip": {"pey": 1}, "dry_run": True}, "unknown-step"),
+    ({"playbook": WRONG, "dry_run": True}, "same-plan"),
+    ({"playbook": "name: order\nsteps: [{name: a, rum: []}]"}, "invalid-playbook"),
+    ({"playbook": RIGHT.replace("name: order", "name: other")}, "other-playbook"),
+    ({"playbook": WRONG}, "same-plan"),
+    ({"playbook": {"name": "order", "version": "9"}}, None),
+]
+"""Wrong bodies of requests to resume a run of WRONG, each with its problem."""
+
+
 @on_sqlite
-@pytest.mark.parametrize(
-    ("body", "problem"),
-    [
-        ({"set": {"a": 1}}, "conflicting-members"),
-        ({"map": {"a": "b"}}, "conflicting-members"),
-        ({"wait": 1}, "conflicting-members"),
-        ({"playbook": RIGHT, "wait": 61}, "invalid-body"),
-        ({"playbook": 7}, "invalid-body"),
-        ({"playbook": {"name": 7}}, "invalid-body"),
-        ({"playbook": RIGHT, "map": {"a": 1}}, "invalid-body"),
-        ({"playbook": RIGHT, "from": "pay", "at": "1"}, "conflicting-members"),
-        ({"playbook": RIGHT, "from": "pay", "wait": 1}, "conflicting-members"),
-        ({"playbook": RIGHT, "from": "pay", "skip": {"pay": 1}}, "conflicting-members"),
-        ({"playbook": RIGHT, "from": "pey"}, "unknown-step"),
-        ({"playbook": RIGHT, "from": "ship"}, "unknown-step"),
-        ({"playbook": RIGHT, "at": "99"}, "unknown-event"),
-        ({"playbook": WRONG, "from": "pay"}, "same-plan"),
-        ({"playbook": RIGHT, "drop_siblings": True}, "conflicting-members"),
-        ({"playbook": RIGHT, "skip": {"reserve": 1}}, "not-skippable"),
-        ({"playbook": RIGHT, "skip": {"pey": 1}, "dry_run": True}, "unknown-step"),
-        ({"playbook": WRONG, "dry_run": True}, "same-plan"),
-        ({"playbook": "name: order\nsteps: [{name: a, rum: []}]"}, "invalid-playbook"),
-        ({"playbook": RIGHT.replace("name: order", "name: other")}, "other-playbook"),
-        ({"playbook": WRONG}, "same-plan"),
-        ({"playbook": {"name": "order", "version": "9"}}, None),
-    ],
-)
-async def test_wrong_requests_are_problems(
-    http: httpx.AsyncClient, body: dict[str, Any], problem: str | None
-) -> None:
+async def test_wrong_requests_are_problems(http: httpx.AsyncClient) -> None:
     run = await start(http, WRONG)
     await wait_until(http, run, "failed")
-    response = await resume(http, run, **body)
-    assert 400 <= response.status_code < 500
-    if problem is not None:
-        assert response.json()["type"] == f"urn:noetl:problem:{problem}"
-    assert (await read_run(http, run)).status == "failed"
+    for body, problem in WRONG_REQUESTS:
+        response = await resume(http, run, **body)
+        assert 400 <= response.status_code < 500, body
+        if problem is not None:
+            assert response.json()["type"] == f"urn:noetl:problem:{problem}", body
+        assert (await read_run(http, run)).status == "failed", body
 
 
 @on_sqlite
