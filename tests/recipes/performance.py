@@ -47,17 +47,23 @@ TESTS = (
 Those that play other pages or test the git hook are left out: they take long, and no recipe changes them.
 """
 
+GOLDEN = (
+    "tests/golden/test_golden.py",
+    "tests/golden/test_commands.py::test_the_output_of_a_wrong_command_is_unchanged[unknown_code]",
+)
+"""The reports of all diagnostics, and the command that compares a word with all codes."""
+
 TESTS_OF_PAGES: Mapping[str, tuple[str, ...]] = {
     "docs/how-to/add-an-action.md": (
         "tests/executor/actions/test_catalogue.py",
-        "tests/golden",
+        *GOLDEN,
         "tests/planner/test_check_actions.py",
         "tests/planner/test_action_declarations.py",
         "tests/test_imports.py",
         "tests/testing",
     ),
-    "docs/how-to/add-a-check.md": ("tests/golden", "tests/planner/test_compile.py", "tests/patterns"),
-    "docs/how-to/add-a-message.md": ("tests/golden", "tests/planner/test_compile.py"),
+    "docs/how-to/add-a-check.md": (*GOLDEN, "tests/planner/test_compile.py", "tests/patterns"),
+    "docs/how-to/add-a-message.md": (*GOLDEN, "tests/planner/test_compile.py"),
     "docs/how-to/add-a-store.md": ("tests/test_imports.py", "tests/contract/test_named.py"),
     "docs/how-to/add-a-command.md": ("tests/api/cli/test_commands.py", "tests/test_imports.py"),
     "docs/how-to/add-a-route.md": (
