@@ -77,20 +77,50 @@ LEFT_OUT = (
     "tests/executor/test_dynamo_plans.py",
     "tests/executor/test_dynamo_times.py",
     "tests/executor/test_late_expiry.py",
+    "tests/executor/actions/test_http_action.py",
+    "tests/executor/actions/test_python_action.py",
+    "tests/executor/actions/test_shell_action.py",
+    "tests/executor/test_mail.py",
+    # Loops of workers, which are not measured:
+    "tests/executor/test_notification_loop.py",
+    "tests/executor/test_queue_loop.py",
+    "tests/executor/test_trigger_loop.py",
+    "tests/executor/test_worker_identity.py",
+    # Commands and processes:
+    "tests/golden/test_commands.py",
+    "tests/planner/test_compile.py::test_the_plan_does_not_depend_on_the_hash_seed",
+    "tests/planner/test_join_report.py::test_of_several_forks_the_same_one_is_named_in_every_process",
     # What tracing makes too slow:
+    "tests/executor/actions/test_formats.py::test_content_that_a_format_cannot_represent[nested]",
+    "tests/executor/test_json_length.py::test_what_is_not_json_has_no_text",
+    "tests/executor/test_json_values.py::test_a_value_that_is_nested_too_deep_is_not_json",
     "tests/executor/test_kept_outcomes.py::test_an_outcome_waits_for_a_server_that_may_be_written",
+    "tests/planner/test_growth.py::test_analysis_takes_few_evaluations_per_step",
+    "tests/planner/test_growth.py::test_nested_forks_take_few_evaluations",
+    "tests/planner/test_growth.py::test_sequential_mode_takes_few_more_evaluations",
     "tests/planner/test_hostile.py::test_the_cost_of_a_hostile_playbook_is_bounded",
     "tests/planner/test_weighted_cache.py::test_nothing_of_a_playbook_is_kept_after_its_compilation",
     "tests/planner/test_weighted_cache.py::test_parsed_templates_are_bounded_in_bytes",
-    # Many random playbooks, each of which is executed in many ways:
+    # Many random playbooks, each of which is executed in many ways. Of some, a part is measured:
     "tests/planner/test_agreement.py",
+    "tests/planner/test_continuation.py::test_a_condition_that_is_switched_off_gives_no_reason",
+    "tests/executor/test_corrected_restarts.py::test_random_runs_start_in_a_corrected_plan",
+    "tests/executor/test_corrected_restarts.py::test_without_a_verdict_new_runs_go_wrong",
+    *(
+        f"tests/executor/test_past_restart.py::test_a_run_from_any_event_ends_as_the_run_itself[{chunk}]"
+        for chunk in range(1, 5)
+    ),
+    "tests/executor/test_plan_switch.py::test_yes_is_sound_and_no_is_rarely_needless",
+    "tests/executor/test_suspended_switches.py::test_yes_is_sound_and_no_is_rarely_needless",
     "tests/executor/test_switching.py::test_random_runs_end_in_their_new_plan[memory]",
     "tests/executor/test_switching.py::test_random_switches_are_undone[memory]",
     "tests/executor/test_sequential_switches.py::test_random_runs_in_sequential_mode_end_in_their_new_plan",
+    # All changes of the clocks of all zones:
+    "tests/planner/test_schedules.py::test_firings_around_each_change_equal_the_rule",
     # Texts of the sources:
     "tests/executor/test_transitions_once.py",
 )
-"""Slow tests in the same folders, which reach no other lines or branches than the rest."""
+"""Slow tests in the same folders. They run without tracing, because the others reach enough lines and branches."""
 
 THEN_OTHERS = "--then-others"
 

@@ -22,11 +22,16 @@ from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.triggers import (
     CHANGED_REASON,
     LATE_REASON,
+    MANUAL_KEY,
     PAUSED_REASON,
+    Firing,
+    FiringCause,
     FiringOutcome,
     LiveTrigger,
+    extra_cause,
     firing_id,
     instant_key,
+    is_known,
     jitter_of,
     pause_trigger,
     resume_trigger,
@@ -751,3 +756,25 @@ def test_records_are_written_as_json() -> None:
     assert LiveTrigger.from_json(json.loads(json.dumps(trigger.to_json()))) == trigger
     for firing in service.firings():
         assert type(firing).from_json(json.loads(json.dumps(firing.to_json()))) == firing
+
+
+@pytest.mark.parametrize(
+    ("type", "key", "scheduled_at", "backfill", "cause"),
+    [
+        ("schedule", "k", 100.0, None, None),
+        ("schedule", "k", None, None, None),
+        ("schedule", "k", 100.5, None, FiringCause.HAND),
+        ("schedule", f"{MANUAL_KEY}k", 100.0, None, FiringCause.HAND),
+        ("schedule", "k", 100.0, "b", FiringCause.BACKFILL),
+        ("webhook", "k", None, None, None),
+        ("webhook", f"{MANUAL_KEY}k", None, None, FiringCause.HAND),
+    ],
+)
+def test_a_schedule_knows_what_it_has_fired_itself(
+    type: str, key: str, scheduled_at: float | None, backfill: str | None, cause: FiringCause | None
+) -> None:
+    trigger = LiveTrigger("default", "play", "t", type, "1", "hash", 0.0, last_at=100.0)
+    firing = Firing("id", "default", "play", "t", "1", key, 200.0, FiringOutcome.STARTED)
+    firing = replace(firing, scheduled_at=scheduled_at, backfill=backfill)
+    assert extra_cause(trigger, firing) is cause
+    assert is_known(trigger, firing) is (type == "schedule" and cause is None)

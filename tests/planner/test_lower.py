@@ -221,7 +221,7 @@ def test_live_names_are_bounded_in_sequential_mode(monkeypatch: pytest.MonkeyPat
     assert live_names_of(compile_text(text)) == {"a": {"x"}, "b": {"x"}, "c": {"x"}}
     monkeypatch.setattr(liveness, "MAX_LIVE_NAMES", 2)
     with pytest.raises(AssertionError, match="NP701"):
-        compile_text(text)
+        compile_text(f"{text}\n")  # A text that was compiled before is not compiled again.
 
 
 def test_a_plan_without_forks_is_not_sequential() -> None:
