@@ -120,7 +120,7 @@ LEFT_OUT = (
     # Texts of the sources:
     "tests/executor/test_transitions_once.py",
 )
-"""Slow tests in the same folders. They run without tracing, because the others reach enough lines and branches."""
+"""Slow tests in the same folders. The others reach enough lines and branches without them."""
 
 THEN_OTHERS = "--then-others"
 

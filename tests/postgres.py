@@ -41,8 +41,9 @@ DELETE_ROWS = """
 """
 DESCRIPTION = """
     select
-        (select md5(string_agg(attrelid || ' ' || attname || atttypid || attnotnull, ',' order by attrelid, attnum))
-        from pg_attribute join pg_class on pg_class.oid = attrelid
+        (select md5(string_agg(
+            attrelid || ' ' || attname || atttypid || attnotnull, ',' order by attrelid, attnum
+        )) from pg_attribute join pg_class on pg_class.oid = attrelid
         where relnamespace = 'public'::regnamespace),
         (select md5(string_agg(oid || ' ' || xmin, ',' order by oid)) from pg_constraint
         where connamespace = 'public'::regnamespace),

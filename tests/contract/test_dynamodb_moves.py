@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -148,34 +148,39 @@ def try_to_switch(harness: RunHarness, text: str, fault: Callable[[str], str | N
     return False
 
 
+class InterruptedMove(NamedTuple):
+    """A run whose switch to `text` is interrupted, its result in each plan, and how it continues.
+
+    A switch that stops at a read leaves the items of one that stops at the next write. So it stops at reads
+    only in one way of each run.
+    """
+
+    prepare: Callable[[DynamoStore], RunHarness]
+    text: str
+    results: list[object]
+    recover: Callable[[RunHarness, str], None]
+    only_writes: bool
+
+
 @pytest.mark.usefixtures("moving")
 @pytest.mark.parametrize(
-    ("prepare", "text", "results", "recover", "only_writes"),
+    "interruption",
     [
-        (prepare_failed, RIGHT, [None, {"sum": 3}], switch_again, False),
-        (prepare_failed, RIGHT, [None, {"sum": 3}], resume, True),
-        (prepare_failed, RIGHT, [None, {"sum": 3}], sweep, True),
-        (prepare_waiting, CORRECTED, [{"y": 1}, {"y": 42}], wait, False),
-        (prepare_waiting, CORRECTED, [{"y": 1}, {"y": 42}], sweep, True),
-        (prepare_waiting, CORRECTED, [{"y": 1}, {"y": 42}], pause, True),
-        (prepare_begun, RIGHT, [None, {"sum": 3}], wait, False),
-        (prepare_begun, RIGHT, [None, {"sum": 3}], switch_again, True),
+        InterruptedMove(prepare_failed, RIGHT, [None, {"sum": 3}], switch_again, only_writes=False),
+        InterruptedMove(prepare_failed, RIGHT, [None, {"sum": 3}], resume, only_writes=True),
+        InterruptedMove(prepare_failed, RIGHT, [None, {"sum": 3}], sweep, only_writes=True),
+        InterruptedMove(prepare_waiting, CORRECTED, [{"y": 1}, {"y": 42}], wait, only_writes=False),
+        InterruptedMove(prepare_waiting, CORRECTED, [{"y": 1}, {"y": 42}], sweep, only_writes=True),
+        InterruptedMove(prepare_waiting, CORRECTED, [{"y": 1}, {"y": 42}], pause, only_writes=True),
+        InterruptedMove(prepare_begun, RIGHT, [None, {"sum": 3}], wait, only_writes=False),
+        InterruptedMove(prepare_begun, RIGHT, [None, {"sum": 3}], switch_again, only_writes=True),
     ],
 )
 def test_an_interrupted_move_leaves_the_run_on_one_of_the_plans(
-    store: DynamoStore,
-    prepare: Callable[[DynamoStore], RunHarness],
-    text: str,
-    results: list[object],
-    recover: Callable[[RunHarness, str], None],
-    *,
-    only_writes: bool,
+    store: DynamoStore, interruption: InterruptedMove
 ) -> None:
-    """Stop the switch at each of its requests in turn, and continue the run in several ways.
-
-    A switch that stops at a read has the items of one that stops at the next write. So the reads are tried with
-    one way of each state.
-    """
+    """Stop the switch at each of its requests in turn, and continue the run in several ways."""
+    prepare, text, results, recover, only_writes = interruption
     seen = set()
     for allowed in count():
         harness = prepare(store)

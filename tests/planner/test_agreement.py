@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from benchmarks.checks import agreement
@@ -19,8 +21,11 @@ from noetl.planner.compile import compile_playbook
 from noetl.planner.diagnostics.codes import Severity
 from noetl.testing.run_harness import compile_text
 
+COUNT = 50 if os.environ.get("HYPOTHESIS_PROFILE") == "brief" else 100
+"""How many random playbooks of each kind are executed in all ways."""
 
-@pytest.mark.parametrize("first", range(0, 100, 25))
+
+@pytest.mark.parametrize("first", range(0, COUNT, 25))
 def test_findings_agree_with_all_runs(first: int) -> None:
     found = agreement.measure(
         CorpusPlaybook("chance", str(seed), random_playbook(seed)) for seed in range(first, first + 25)
@@ -32,7 +37,7 @@ def test_findings_agree_with_all_runs(first: int) -> None:
     assert found.unreported.keys() <= {"undefined name after a loss"}, found.disagreements
 
 
-@pytest.mark.parametrize("first", range(0, 100, 25))
+@pytest.mark.parametrize("first", range(0, COUNT, 25))
 def test_findings_about_literals_agree_with_all_runs(first: int) -> None:
     """A case that is called unreachable is never taken. Some other warnings about values cannot come true."""
     found = agreement.measure(
