@@ -19,8 +19,8 @@ closed with unread bytes, the system of the client would discard the answer.
 An app that does not read a body cannot see that its client leaves. So each request has a function that finds
 it out from the state of the connection.
 
-A connection is read in parts of READ_BYTES, so that others have their turns. A part may hold thousands of
-chunks of a byte each, which h11 parses one by one.
+A connection is read in parts, between which others are read. A part may hold thousands of chunks of a byte
+each, which h11 parses one by one (`noetl.api.reading_queue`).
 
 Cost: a timer each HEADER_SECONDS for each connection, and one each `send_seconds` for one that reads slowly.
 
@@ -39,6 +39,7 @@ import json
 import logging
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
@@ -46,14 +47,18 @@ from typing import Any, ClassVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from noetl.api.reading_queue import (
+    FEW_LINES,
+    FIRST_READ_BYTES,
+    SLOW_SECONDS,
+    ReadingQueue,
+    next_read_bytes,
+)
 from noetl.executor.errors import SettingError
 from noetl.executor.runtime.file_limit import RESERVED_FILES, raise_file_limit
 
 HEADER_SECONDS = 10.0
 """How long a connection may take for the header of a request."""
-
-READ_BYTES = 16 * 1024
-"""How many bytes of a connection are read and parsed together. asyncio would take 256 KiB."""
 
 MAX_HEADER_KIB = 16
 """How long a header may be that is not complete after a part. It is the default of h11."""
@@ -127,6 +132,7 @@ class ConnectionTable:
         self._timers: dict[TimedConnection, asyncio.TimerHandle] = {}
         self._send_timers: dict[TimedConnection, asyncio.TimerHandle] = {}
         self.closed = 0
+        self.reading_queue = ReadingQueue()
 
     def __len__(self) -> int:
         return len(self._timers)
@@ -230,11 +236,13 @@ class TimedConnection(asyncio.Protocol):
     app: ASGIApp
     cycle: Any
     conn: Any
+    flow: Any
     is_refused = False
+    read_bytes = FIRST_READ_BYTES
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # The attribute of the transports of asyncio for the size of a read. Other transports ignore it.
-        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
+        transport.max_size = self.read_bytes  # type: ignore[attr-defined]
         self.app = partial(_call_app, self.app, self)
         super().connection_made(transport)
         self.table.add(self)
@@ -244,8 +252,41 @@ class TimedConnection(asyncio.Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if not self.is_refused:
-            super().data_received(data)
+        if self.is_refused:
+            return
+        earlier_request, started_at = self.cycle, time.thread_time()
+        super().data_received(data)
+        seconds = time.thread_time() - started_at
+        # Garbage collection takes as long, but then there are few lines.
+        is_slow = seconds > SLOW_SECONDS and data.count(b"\n") > FEW_LINES
+        self.read_bytes = next_read_bytes(
+            self.read_bytes, is_first=is_slow or self.cycle is not earlier_request
+        )
+        self.transport.max_size = self.read_bytes  # type: ignore[attr-defined]
+        if is_slow and not self.transport.is_closing():
+            self.table.reading_queue.add(self, seconds)
+
+    @property
+    def address(self) -> str:
+        """The address of the client, as far as it is known."""
+        peer = self.transport.get_extra_info("peername")
+        return str(peer[0]) if isinstance(peer, tuple) else ""
+
+    def stop_reading(self) -> None:
+        """Leave what the client sends to the system for a while."""
+        self.transport.pause_reading()
+
+    def continue_reading(self) -> bool:
+        """Read on, unless the application has not read what was received.
+
+        Return False if the connection is closed, or is closed now because its client has left.
+        """
+        if self.has_left():
+            self.transport.abort()
+            return False
+        if not self.flow.read_paused:
+            self.transport.resume_reading()
+        return True
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that h11 refuses, and discard what follows. The server calls it in the handler."""

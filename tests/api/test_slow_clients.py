@@ -21,10 +21,9 @@ from starlette.types import Message
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from noetl.api import connections as connections_module
-from noetl.api import context
+from noetl.api import context, reading_queue
 from noetl.api.app import create_app
 from noetl.api.connections import (
-    READ_BYTES,
     ConnectionTable,
     allow_connections,
     read_max_connections,
@@ -38,6 +37,7 @@ from noetl.api.http.part_pauses import PART_SECONDS
 from noetl.api.http.problems import Problem
 from noetl.api.http.request_shares import RequestPlace
 from noetl.api.http.unsent_answers import PART_BYTES, AnswerBudget, UnsentAnswersMiddleware
+from noetl.api.reading_queue import FIRST_READ_BYTES, READ_BYTES, ReadingQueue
 from noetl.executor.errors import SettingError
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -440,6 +440,82 @@ def test_a_connection_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ask(client, head + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n").startswith(b"HTTP/1.1 200")
     assert sum(sizes) > 600_000
     assert max(sizes) <= READ_BYTES
+
+
+def test_connections_that_are_slow_to_parse_are_read_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All bodies arrive, in small parts, and another request passes them."""
+    sizes: list[int] = []
+    receive_data = H11Protocol.data_received
+
+    def data_received(protocol: H11Protocol, data: bytes) -> None:
+        sizes.append(len(data))
+        receive_data(protocol, data)
+
+    async def read(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await answer(scope, receive, send)
+
+    monkeypatch.setattr(connections_module, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(connections_module, "FEW_LINES", 0)
+    monkeypatch.setattr(reading_queue, "PAUSE_FACTOR", 0.0)
+    monkeypatch.setattr(H11Protocol, "data_received", data_received)
+    head = b"POST /plan HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with serve(read, ConnectionTable(10)) as port, ExitStack() as stack, ThreadPoolExecutor() as threads:
+        clients = [stack.enter_context(connect(port)) for _ in range(4)]
+        request = head + b"1\r\nx\r\n" * 5_000 + b"0\r\n\r\n"
+        answers = list(threads.map(lambda client: ask(client, request), clients))
+        assert all(text.startswith(b"HTTP/1.1 200") for text in answers)
+    assert max(sizes) <= FIRST_READ_BYTES
+
+
+def test_a_client_that_leaves_is_read_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_module, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(connections_module, "FEW_LINES", 0)
+    monkeypatch.setattr(reading_queue, "PAUSE_FACTOR", 0.0)
+    table = ConnectionTable(10)
+    with serve(answer, table) as port:
+        with connect(port) as client:
+            assert ask(client).startswith(b"HTTP/1.1 200")
+        wait_until(lambda: len(table) == 0)
+
+
+class TestReadingQueue:
+    class Connection:
+        def __init__(self, name: str, read: list[str]) -> None:
+            self.address, _, self._name = name.partition(" ")
+            self._read = read
+            self.is_closed = False
+            self.is_stopped = False
+
+        def stop_reading(self) -> None:
+            self.is_stopped = True
+
+        def continue_reading(self) -> bool:
+            if not self.is_closed:
+                self._read.append(self._name)
+            return not self.is_closed
+
+    def test_connections_of_each_address_are_read_after_each_other(self) -> None:
+        given: list[str] = []
+        pauses: list[float] = []
+        calls: list[Callable[[], None]] = []
+
+        def schedule(seconds: float, call: Callable[[], None]) -> None:
+            pauses.append(seconds)
+            calls.append(call)
+
+        queue = ReadingQueue(schedule)
+        connections = [self.Connection(name, given) for name in ("a 1", "a 2", "a 3", "a closed", "b 4")]
+        for connection in connections:
+            connection.is_closed = connection._name == "closed"
+            queue.add(connection, 0.01)
+        assert all(connection.is_stopped for connection in connections)
+        while calls:
+            calls.pop(0)()
+        assert given == ["1", "4", "2", "3"]
+        # The first pause is that of the first part, the second one that of the other four.
+        assert pauses == pytest.approx([0.03, 0.12, 0.001, 0.001, 0.001, 0.001])
 
 
 def test_connections_without_a_header_keep_no_client_out() -> None:
