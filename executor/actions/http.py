@@ -546,7 +546,7 @@ def _read_result(client: _Client, response: httpx.Response) -> dict[str, Any]:
     if not is_complete:
         message = f"the body is longer than `max_bytes`, {limit:,}"
         raise ActionError("LimitExceeded", message, retryable=False)
-    return {"status": status, "headers": headers, "body": _parse_body(response, body, client.arriving)}
+    return {"status": status, "headers": headers, "body": _parse_body(client, response, body)}
 
 
 def _status_error(client: _Client, response: httpx.Response, headers: Mapping[str, str]) -> ActionError:
@@ -555,7 +555,7 @@ def _status_error(client: _Client, response: httpx.Response, headers: Mapping[st
     body, _ = _read_body(client, response, 2 * MAX_ERROR_BYTES)
     is_short = len(body) <= MAX_ERROR_BYTES
     kept_body = (
-        _parse_body(response, body, client.arriving)
+        _parse_body(client, response, body)
         if is_short and not nests_deeper(body, MAX_DEPTH)
         else redacted_head(_decode(response, body), MAX_ERROR_BYTES)
     )
@@ -665,9 +665,9 @@ def _decompress(coding: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
         raise ActionError("ConnectionFailed", "the body ends too early")
 
 
-def _parse_body(response: httpx.Response, body: bytearray, arriving: ArrivingData) -> Any:
+def _parse_body(client: _Client, response: httpx.Response, body: bytearray) -> Any:
     """Return the value of a JSON body, otherwise its text."""
-    held = 2 * len(body)
+    arriving, held = client.arriving, 2 * len(body)
     arriving.hold(held)
     text = _decode(response, body)
     media_type = parse_content_type(response.headers.get("content-type", "")).media_type
@@ -675,7 +675,7 @@ def _parse_body(response: httpx.Response, body: bytearray, arriving: ArrivingDat
         check_value_count(text)
         arriving.hold(held + json_weight(text))
         try:
-            return read_json(text.removeprefix("\ufeff"))
+            return read_json(text.removeprefix("\ufeff"), client.call.remaining_seconds)
         except TooDeepError as error:
             raise ActionError("LimitExceeded", f"the body cannot be read: {error}", retryable=False) from None
         except ValueError:

@@ -77,8 +77,8 @@ class TooDeepError(ValueError):
         super().__init__(f"it is nested more than {MAX_DEPTH} levels deep")
 
 
-def read_json(text: str) -> Any:
-    """Return the value of a JSON text.
+def read_json(text: str, check: Callable[[], object] | None = None) -> Any:
+    """Return the value of a JSON text. Call `check` before each part of a large one.
 
     Raises:
         ValueError: the text is not JSON, or has a number or a character that JSON in UTF-8 cannot represent.
@@ -88,7 +88,7 @@ def read_json(text: str) -> Any:
     if brackets > MAX_DEPTH and nests_deeper(text.encode("utf-8", "surrogatepass"), MAX_DEPTH):
         raise TooDeepError
     try:
-        value = read_large_json(text, decoder=_STRICT_DECODER)
+        value = read_large_json(text, decoder=_STRICT_DECODER, check=check)
         if "\\ud" in text.lower():
             write_json(value).encode()
     except RecursionError:

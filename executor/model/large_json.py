@@ -13,7 +13,10 @@ Cost: texts of one part are read and written as before. For larger ones, windows
 counted. After four times the length of the text, or of what was written, the rest is done in one piece. So
 containers that are nested on purpose take a few times as long as before, and not a hundred times.
 
-Limits: one string is read in one piece. A text with an error is read again as a whole, which finds its place.
+What is wrong, and where, is found by another parser: it reads the rest of a text after the elements that were
+read, with a short element in place of them.
+
+Limits: one string is read in one piece.
 
 A value can be much shorter than its text: a list may have one string many times, and an escape has six
 characters. So a text with a limit is measured before it is written (`json_length`), if it may be too long.
@@ -55,31 +58,65 @@ _SHORT_BITS = 64
 _LONG = 1 << _SHORT_BITS
 
 
-def read_large_json(text: str, part: int = PART, decoder: json.JSONDecoder = _DECODER) -> Any:
-    """Return the value of a JSON text, as `decoder.decode` does.
+def read_large_json(
+    text: str,
+    part: int = PART,
+    decoder: json.JSONDecoder = _DECODER,
+    check: Callable[[], object] | None = None,
+) -> Any:
+    """Return the value of a JSON text, as `decoder.decode` does. Call `check` before each part of a large one.
 
     Raises:
         json.JSONDecodeError: the text is not JSON.
     """
     if text.startswith("\ufeff"):
         raise json.JSONDecodeError("Unexpected UTF-8 BOM (decode using utf-8-sig)", text, 0)
-    if len(text) > part:
-        try:
-            value, end = _TextReader(text, part, decoder).read_value(_skip_space(text, 0))
-            if _skip_space(text, end) == len(text):
-                return value
-        except (ValueError, IndexError, RecursionError):
-            pass  # What is wrong, and where, is found below.
-    return decoder.decode(text)
+    if len(text) <= part:
+        return decoder.decode(text)
+    reader = _TextReader(text, part, decoder, check)
+    start = _skip_space(text, 0)
+    try:
+        value, end = reader.read_value(start)
+    except (ValueError, IndexError, RecursionError):
+        reader.raise_error()
+        return decoder.decode(text)
+    end = _skip_space(text, end)
+    if end != len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
+    return value
+
+
+class _Place:
+    """The place of a reader in a container: the next element, or what follows an element."""
+
+    def __init__(self, closing: str, index: int) -> None:
+        self.closing = closing
+        self.index = index
+        self.has_elements = False
+        self.follows_element = False
+
+    def short_text(self, *, is_innermost: bool) -> str:
+        """Return a short text that leads a parser to this place."""
+        is_list = self.closing == "]"
+        text = "[" if is_list else "{"
+        if self.has_elements:
+            text += "0" if is_list else '"":0'
+            text += "" if self.follows_element else ","
+        return text if is_list or is_innermost else text + '"":'
 
 
 class _TextReader:
     """Reader of the values of a text. Its methods return the index behind what they have read."""
 
-    def __init__(self, text: str, part: int, decoder: json.JSONDecoder) -> None:
+    def __init__(
+        self, text: str, part: int, decoder: json.JSONDecoder, check: Callable[[], object] | None
+    ) -> None:
         self._text = text
         self._part = part
         self._decoder = decoder
+        self._check = check
+        self._places: list[_Place] = []
+        """The places in all open containers, the innermost last."""
         self._budget = REPETITIONS * len(text)
         """Characters that may be read again."""
 
@@ -98,15 +135,40 @@ class _TextReader:
     def _read_container(self, index: int, closing: str, found: Any, read: Callable[[int, Any], int]) -> int:
         """Add the elements of a container to `found`, with a function that adds those of a window."""
         index = _skip_space(self._text, index)
+        place = _Place(closing, index)
+        self._places.append(place)
         while self._text[index] != closing or found:
             wait_for_slice()
+            if self._check is not None:
+                self._check()
+            place.index, place.follows_element = index, False
             index = _skip_space(self._text, read(index, found))
+            place.index, place.follows_element, place.has_elements = index, True, True
             if self._text[index] == closing:
                 break
             if self._text[index] != ",":
                 raise ValueError("a comma is missing")
             index = _skip_space(self._text, index + 1)
+        self._places.pop()
         return index + 1
+
+    def raise_error(self) -> None:
+        """Raise the error of the parser for the rest of the text.
+
+        Raises:
+            json.JSONDecodeError: the text is not JSON.
+        """
+        if not self._places:
+            return
+        index = self._places[-1].index
+        short = "".join(place.short_text(is_innermost=False) for place in self._places[:-1])
+        short += self._places[-1].short_text(is_innermost=True)
+        try:
+            self._decoder.decode(short + self._text[index:])
+        except json.JSONDecodeError as error:
+            is_before = error.pos < len(short)  # a comma before the end of a container
+            position = self._text.rfind(",", 0, index) if is_before else index + error.pos - len(short)
+            raise json.JSONDecodeError(error.msg, self._text, position) from None
 
     def _read_items(self, index: int, items: list[Any]) -> int:
         for end in self._find_ends(index):

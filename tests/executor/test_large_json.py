@@ -150,3 +150,33 @@ def test_a_value_is_large_by_its_texts_and_elements() -> None:
     values = ["x" * 11, ["xxxx"] * 3, {"xxxx": "xxxxxx"}, [1] * 4, [[]] * 3]
     assert [is_large(value, 10) for value in values] == [True] * 5
     assert not is_large({"a": [1]}, 10)
+
+
+@pytest.mark.parametrize("end", ["", ",", "x]", "]x", ',"a":1]'])
+def test_an_error_in_a_large_text_is_found_without_reading_it_again(end: str) -> None:
+    text = "[" + ",".join(["[1,2]"] * 50_000) + end
+    longest = 0
+
+    class MeasuringDecoder(json.JSONDecoder):
+        def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
+            nonlocal longest
+            longest = max(longest, len(s) if not idx else 0)
+            return super().raw_decode(s, idx)
+
+    with pytest.raises(json.JSONDecodeError) as expected:
+        json.loads(text)
+    with pytest.raises(json.JSONDecodeError) as found:
+        read_large_json(text, decoder=MeasuringDecoder())
+    assert str(found.value) == str(expected.value)
+    assert longest <= PART + 2
+
+
+def test_a_check_ends_the_reading_of_a_large_text() -> None:
+    checks = iter(range(100))
+
+    def check() -> None:
+        if next(checks) == 2:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        read_large_json(encode(list(range(100_000))), check=check)

@@ -315,3 +315,14 @@ def test_pages_count_together(small_memory: Arrivals) -> None:
             perform_action("http", url=server.url(), paginate={"next": "/again", "max_pages": 1000})
         assert "NOETL_ANSWER_MEMORY" in caught.value.message
         assert len(server.requests) < 15
+
+
+def test_the_cancellation_of_the_run_ends_the_reading_of_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    tester = ActionTester("http", LOCAL, seconds=600)
+    monkeypatch.setattr("noetl.executor.model.large_json.wait_for_slice", tester.cancelled.set)
+    body = b"[" + b"1," * 500_000 + b"1]"
+    with (
+        serve(lambda exchange: exchange.reply(200, body, content_type="application/json")) as server,
+        pytest.raises(CancelledError),
+    ):
+        tester.perform({"url": server.url()})
