@@ -66,28 +66,34 @@ class FormatError(Exception):
     """
 
 
-def decode(text: str, format: str, reserve: Callable[[int], object] = lambda _size: None) -> Any:
+def decode(
+    text: str,
+    format: str,
+    reserve: Callable[[int], object] = lambda _size: None,
+    check: Callable[[], object] = lambda: None,
+) -> Any:
     """Return the content of a text.
 
-    `reserve` is called with the bytes that the content takes so far, before it takes more.
+    `reserve` is called with the bytes that the content takes so far, before it takes more. `check` is called
+    for each line, and for each part of a long JSON text.
 
     Raises:
         FormatError: the text violates the format.
-        ActionError: `LimitExceeded`, or what `reserve` raises.
+        ActionError: `LimitExceeded`, or what `reserve` and `check` raise.
     """
     match format:
         case "json":
             check_value_count(text)
             reserve(json_weight(text))
-            return _decode_json(text, "")
+            return _decode_json(text, "", check)
         case "jsonl":
             check_value_count(text, is_lines=True)
             # Each line is a text and a value.
             reserve(json_weight(text) + 2 * VALUE_BYTES * text.count("\n"))
             lines = enumerate(text.split("\n"), 1)
-            return [_decode_json(line, f"line {number}: ") for number, line in lines if line.strip()]
+            return [_decode_json(line, f"line {number}: ", check) for number, line in lines if line.strip()]
         case "csv":
-            return read_csv(_split_lines(text), reserve=reserve)
+            return read_csv(_split_lines(text), check, reserve=reserve)
     return text
 
 
@@ -383,9 +389,10 @@ def read_csv(
     return objects
 
 
-def _decode_json(text: str, prefix: str) -> Any:
+def _decode_json(text: str, prefix: str, check: Callable[[], object]) -> Any:
+    check()
     try:
-        return read_json(text)
+        return read_json(text, check)
     except ValueError as error:
         raise FormatError(f"{prefix}invalid JSON: {error}") from None
 

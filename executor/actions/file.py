@@ -103,7 +103,9 @@ def _read(root: Path, path: str, call: Call) -> Any:
         arriving.hold(2 * size)
         if format != "csv":
             text = _decode_utf8(file.read(MAX_BYTES + 1), path)
-            return decode(text, format, lambda weight: arriving.hold(2 * size + weight))
+            return decode(
+                text, format, lambda weight: arriving.hold(2 * size + weight), call.remaining_seconds
+            )
         # Read by row, so that the text and its rows are not in memory at the same time.
         try:
             with io.TextIOWrapper(file, "utf-8-sig", newline="") as lines:

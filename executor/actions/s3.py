@@ -152,7 +152,9 @@ def _get(s3: Any, bucket: str, key: str, call: Call) -> Any:
         except UnicodeDecodeError:
             raise FormatError("not UTF-8") from None
         format = call.parameters.get("format", "text")
-        return decode(text, format, lambda weight: arriving.hold(2 * len(data) + weight))
+        return decode(
+            text, format, lambda weight: arriving.hold(2 * len(data) + weight), call.remaining_seconds
+        )
 
 
 def _put(s3: Any, bucket: str, key: str, call: Call) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class TlsConnection:
 
     @property
     def has_unread(self) -> bool:
-        """Whether bytes of the server have been taken from the socket, but not read."""
+        """True if bytes of the server have been taken from the socket, but not read."""
         return bool(self._incoming.pending or self.tls.pending())
 
     def do_handshake(self) -> None:

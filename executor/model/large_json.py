@@ -13,8 +13,8 @@ Cost: texts of one part are read and written as before. For larger ones, windows
 counted. After four times the length of the text, or of what was written, the rest is done in one piece. So
 containers that are nested on purpose take a few times as long as before, and not a hundred times.
 
-What is wrong, and where, is found by another parser: it reads the rest of a text after the elements that were
-read, with a short element in place of them.
+An error and its position are those of the parser for a short text: one that has the rest of the text, and
+one element in place of those that were read.
 
 Limits: one string is read in one piece.
 
@@ -64,7 +64,9 @@ def read_large_json(
     decoder: json.JSONDecoder = _DECODER,
     check: Callable[[], object] | None = None,
 ) -> Any:
-    """Return the value of a JSON text, as `decoder.decode` does. Call `check` before each part of a large one.
+    """Return the value of a JSON text, as `decoder.decode` does.
+
+    Call `check` before each part of a large text.
 
     Raises:
         json.JSONDecodeError: the text is not JSON.
@@ -86,7 +88,7 @@ def read_large_json(
     return value
 
 
-class _Place:
+class _ReadingPlace:
     """The place of a reader in a container: the next element, or what follows an element."""
 
     def __init__(self, closing: str, index: int) -> None:
@@ -115,7 +117,7 @@ class _TextReader:
         self._part = part
         self._decoder = decoder
         self._check = check
-        self._places: list[_Place] = []
+        self._places: list[_ReadingPlace] = []
         """The places in all open containers, the innermost last."""
         self._budget = REPETITIONS * len(text)
         """Characters that may be read again."""
@@ -135,7 +137,7 @@ class _TextReader:
     def _read_container(self, index: int, closing: str, found: Any, read: Callable[[int, Any], int]) -> int:
         """Add the elements of a container to `found`, with a function that adds those of a window."""
         index = _skip_space(self._text, index)
-        place = _Place(closing, index)
+        place = _ReadingPlace(closing, index)
         self._places.append(place)
         while self._text[index] != closing or found:
             wait_for_slice()

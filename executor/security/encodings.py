@@ -6,9 +6,9 @@ in hexadecimal. A writer may escape any of its characters or none, so the forms 
 Algorithm: canonical forms. A layer of escapes is undone in the text and in the secret alike, until nothing
 changes; then equal values are equal texts. Encodings of bytes have few forms, which are listed. They are
 base64 at three offsets (the position in a group of three bytes), base32 at five, hexadecimal, other numbers,
-and quoted-printable text. The raw bytes are also encoded twice. What may break or separate the characters of
-these forms is left out of the text and of the forms, and so it is of the secret itself. Each layer knows the
-positions of its parts in the layer before, so that a finding can be located in the text.
+and quoted-printable text. The raw bytes are also encoded twice. Blanks and punctuation may separate the
+characters of these forms, and of the secret itself. So they are left out of the text and of the forms. Each
+layer knows the positions of its parts in the layer before, so that a finding can be located in the text.
 
 Cost: linear in the text for each layer, at most `MAX_LAYERS`. Positions are computed only on demand. A search
 for escapes holds the lock of the interpreter for a part of the text only, whatever the text is.
@@ -84,7 +84,7 @@ MIN_CASE_LENGTH = 16
 """Shorter secrets are not searched in capitals or small letters, which may be a word of other texts."""
 
 MIN_FORM_LENGTH = 6
-"""Shorter forms are not searched. Only secrets that themselves have escapes or punctuation have such forms."""
+"""Shorter forms are not searched. Only secrets with escapes or punctuation have such forms."""
 
 _SEPARATORS = ("-", "_", "/")
 """What separates the numbers of bytes, and is not left out, since base64 may have it."""

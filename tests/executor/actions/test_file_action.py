@@ -10,8 +10,9 @@ import pytest
 from noetl.executor.actions import _formats, file
 from noetl.executor.actions._formats import decode, read_csv
 from noetl.executor.actions._glob import find_files
-from noetl.executor.errors import ActionError
+from noetl.executor.errors import ActionError, CancelledError
 from noetl.executor.security.capabilities import Capabilities, local_run_capabilities
+from noetl.testing.actions import ActionTester
 from tests.action_calls import perform_action
 
 
@@ -285,6 +286,29 @@ def test_reading_rows_ends_at_its_deadline() -> None:
 
     with pytest.raises(ActionError, match="out of time"):
         read_csv(["\n"] * 5, check)
+
+
+@pytest.mark.parametrize(
+    ("format", "text"), [("json", "[" + "1," * 500_000 + "1]"), ("jsonl", "1\n" * 5), ("csv", "a\n" * 5)]
+)
+def test_reading_a_document_ends_at_its_deadline(format: str, text: str) -> None:
+    checks = iter(range(100))
+
+    def check() -> None:
+        if next(checks) == 2:
+            raise ActionError("Timeout", "the action ran out of time")
+
+    with pytest.raises(ActionError, match="out of time"):
+        decode(text, format, check=check)
+
+
+@pytest.mark.parametrize("format", ["json", "jsonl", "csv"])
+def test_a_cancellation_ends_the_reading_of_a_document(root: Path, format: str) -> None:
+    (root / "f").write_text("1\n")
+    tester = ActionTester("file", local_run_capabilities(root))
+    tester.cancelled.set()
+    with pytest.raises(CancelledError):
+        tester.perform({"read": "f", "format": format})
 
 
 def test_deleting_a_missing_file_succeeds(root: Path) -> None:
