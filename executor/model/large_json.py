@@ -102,7 +102,8 @@ class _ReadingPlace:
         is_list = self.closing == "]"
         text = "[" if is_list else "{"
         if self.has_elements:
-            text += "0" if is_list else '"":0'
+            # The digits of a number might continue in the rest of the text.
+            text += '""' if is_list else '"":""'
             text += "" if self.follows_element else ","
         return text if is_list or is_innermost else text + '"":'
 

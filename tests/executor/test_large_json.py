@@ -47,6 +47,8 @@ def test_a_value_is_written_as_by_the_writer_of_python(value: Any, part: int) ->
 @example("[1,]", 1)
 @example("[,1]", 1)
 @example("[1.,2]", 1)
+@example('["a"e-2.5,1]', 1)
+@example('[1,{"a":1}.2.5]', 5)
 def test_an_error_is_that_of_the_parser_of_python(text: str, part: int) -> None:
     try:
         value = json.loads(text)
