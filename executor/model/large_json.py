@@ -13,8 +13,8 @@ Cost: texts of one part are read and written as before. For larger ones, windows
 counted. After four times the length of the text, or of what was written, the rest is done in one piece. So
 containers that are nested on purpose take a few times as long as before, and not a hundred times.
 
-An error and its position are those of the parser for a short text: one that has the rest of the text, and
-one element in place of those that were read.
+Errors: the parser of Python reads a short text, and its error and position are returned. The short text has
+one element in place of those that were read, and then the rest.
 
 Limits: one string is read in one piece.
 
