@@ -38,6 +38,9 @@ BODY_SECONDS = 25.0
 STOP_SECONDS = 2.0
 """How long it may take after the process has got a signal to stop."""
 
+PART_SECONDS = 0.004
+"""How long the large bodies of a tenant pause before a part while others send requests: 16 MB a second."""
+
 
 class OpenBodies:
     """The bodies that are on their way to an app. Its settings are read at the first body."""
@@ -46,7 +49,7 @@ class OpenBodies:
         self.seconds = seconds
         self._read_settings = read_settings
         self._is_stopping = False
-        self._pauses = PartPauses()
+        self._pauses = PartPauses(PART_SECONDS)
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Timeout]] = set()
 
     @cached_property

@@ -35,6 +35,9 @@ MAX_UNSENT_BYTES = 256 * 1024 * 1024
 PART_BYTES = 64 * 1024
 """Size of a part. A server takes about as much without waiting for its client."""
 
+PART_SECONDS = 0.001
+"""How long the large answers of a tenant pause after a part while others send requests: 64 MB a second."""
+
 RETRY_SECONDS = 5
 
 
@@ -85,7 +88,7 @@ class UnsentAnswersMiddleware:
         self._budget = budget
         self._tenant_of = tenant_of
         self._is_contended = is_contended
-        self._pauses = PartPauses()
+        self._pauses = PartPauses(PART_SECONDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -33,10 +33,9 @@ from noetl.api.connections import (
 from noetl.api.http import body_memory, open_bodies
 from noetl.api.http.body_memory import BodyHold, BodyMemory, WaitingBytes
 from noetl.api.http.open_bodies import OpenBodies
-from noetl.api.http.part_pauses import PART_SECONDS
 from noetl.api.http.problems import Problem
 from noetl.api.http.request_shares import RequestPlace
-from noetl.api.http.unsent_answers import PART_BYTES, AnswerBudget, UnsentAnswersMiddleware
+from noetl.api.http.unsent_answers import PART_BYTES, PART_SECONDS, AnswerBudget, UnsentAnswersMiddleware
 from noetl.api.reading_queue import FIRST_READ_BYTES, READ_BYTES, ReadingQueue
 from noetl.executor.errors import SettingError
 
@@ -371,7 +370,7 @@ async def test_large_bodies_share_their_pauses_while_other_tenants_send_requests
             pass
 
     await asyncio.gather(read(), read(), read())
-    assert pauses == [(PART_SECONDS, 1)] * (3 * (parts - 1) * is_contended)
+    assert pauses == [(open_bodies.PART_SECONDS, 1)] * (3 * (parts - 1) * is_contended)
 
 
 def wait_until_sent(budget: AnswerBudget) -> None:
