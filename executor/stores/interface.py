@@ -1126,6 +1126,7 @@ class StoreMaintenance(Protocol):
     def delete_old(self, now: float) -> bool:
         """Delete a few runs that are older than the retention, and return whether more may be left.
 
+        So are a few rows that deleted runs have left.
         A few plans that no run and no registered playbook names are deleted too. A store that deletes old
         runs itself returns False.
         """

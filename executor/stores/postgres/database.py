@@ -74,7 +74,7 @@ CLOSE_SECONDS = 5.0
 PREPARE_AFTER = 5
 """Number of executions of a statement after which a connection prepares it."""
 
-SCHEMA_VERSION = 32
+SCHEMA_VERSION = 33
 """Number of migrations in `infra/postgres` that this version needs."""
 
 _CONFLICTS = ("40001", "40P01")

@@ -34,7 +34,7 @@ from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.facts import SqlFacts
 from noetl.executor.stores.sql.outbox import delete_expired_entries
 from noetl.executor.stores.sql.plans import SqlPlans
-from noetl.executor.stores.sql.run_deletion import delete_rows, delete_tree
+from noetl.executor.stores.sql.run_deletion import complete_some, delete_old_runs, delete_tree
 from noetl.executor.stores.sql.triggers import delete_old_firings
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 MAX_DELETED_RUNS = 20
 """Number of runs that one transaction deletes at most, so that commits of SQLite wait for milliseconds."""
+
+MAX_DELETED_COUNTS = 500
+"""Number of counts of child runs that one transaction deletes at most."""
 
 MAX_DELETED_GATES = 1000
 """Number of unused gates that one transaction deletes at most."""
@@ -155,16 +158,18 @@ class SqlMaintenance:
         return True
 
     def delete_old(self, now: float) -> bool:
-        """Delete some runs that are older than the retention, with all of their rows, and some unused plans.
+        """Delete some runs that are older than the retention, some rows that deleted runs have left, and some
+        unused plans.
 
         Return whether more may be left.
         """
         self._delete_cached_results(now)
         delete_expired_entries(self._context, now)
+        has_more_rows = complete_some(self._context)
         if self._context.retention_seconds is None:
-            return False
+            return has_more_rows
         has_more_runs = self._delete_runs(now - self._context.retention_seconds)
-        return self._delete_plans(now) or has_more_runs
+        return self._delete_plans(now) or has_more_runs or has_more_rows
 
     def _delete_cached_results(self, now: float) -> None:
         """Delete the results in the cache that have expired."""
@@ -185,16 +190,18 @@ class SqlMaintenance:
                 deleted = db.execute("gates.delete_idle", now=now, limit=MAX_DELETED_GATES).rowcount
 
     def _delete_runs(self, before: float) -> bool:
+        """Delete some runs of a time before another, and what they have left for triggers and parents.
+
+        Return whether more may be left.
+        """
         if not self._context.database.fetch_all("sweep.find_old", before=before):
             return False
+        has_more_runs = delete_old_runs(self._context, before, MAX_DELETED_RUNS)
         with self._context.database.transaction() as db:
-            deleted = db.execute("sweep.delete_runs", before=before, limit=MAX_DELETED_RUNS).fetchall()
-            ids = self._context.database.encode_list([row["id"] for row in deleted])
-            if deleted:
-                delete_rows(db, ids)
-            db.execute("sweep.delete_child_run_counts", before=before)
+            counts = db.execute("sweep.delete_child_run_counts", before=before, limit=MAX_DELETED_COUNTS)
             has_more_firings = delete_old_firings(db, before)
-            return len(deleted) == MAX_DELETED_RUNS or has_more_firings
+            has_more_counts = counts.rowcount == MAX_DELETED_COUNTS
+        return has_more_runs or has_more_counts or has_more_firings
 
     def _delete_plans(self, now: float) -> bool:
         """Delete some unused plans, each in transactions of its own. Return whether more may be left."""

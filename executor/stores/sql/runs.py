@@ -57,7 +57,7 @@ from noetl.executor.stores.sql.branches import (
     stop_branches,
 )
 from noetl.executor.stores.sql.context import SqlContext
-from noetl.executor.stores.sql.database import Writer
+from noetl.executor.stores.sql.database import UnwrittenError, Writer
 from noetl.executor.stores.sql.debounced import find_pending, write_joined
 from noetl.executor.stores.sql.facts import add_fact
 from noetl.executor.stores.sql.history import append_events
@@ -75,6 +75,7 @@ from noetl.executor.stores.sql.rows import (
     visit_from_row,
     visit_summary_from_row,
 )
+from noetl.executor.stores.sql.run_deletion import LeftoversError, start_after_deletion
 from noetl.executor.stores.sql.run_list import count_runs, find_runs
 from noetl.executor.stores.sql.triggers import write_advance
 from noetl.executor.stores.sql.waits import delete_answer, list_waits
@@ -157,12 +158,17 @@ class SqlRuns:
         max_child_runs: int | None = None,
     ) -> Run:
         addition = None if max_child_runs is None else _ChildRun(run, max_child_runs)
-        return self._create(run, first, idempotency, history, addition)
+        return start_after_deletion(
+            self._context, run.id, lambda: self._create(run, first, idempotency, history, addition)
+        )
 
     def fire(self, run: Run, first: Visit, advance: Advance) -> Run:
         header = self._plans.header(run.plan_hash)
         idempotency = request_of_firing(run, header, advance.start_key)
-        return self._create(run, first, idempotency, addition=_FiredRun(run, advance))
+        fired = _FiredRun(run, advance)
+        return start_after_deletion(
+            self._context, run.id, lambda: self._create(run, first, idempotency, addition=fired)
+        )
 
     def _create(
         self,
@@ -207,6 +213,11 @@ class SqlRuns:
         return run
 
     def create_continued(self, continued: ContinuedRun, idempotency: tuple[str, str] | None = None) -> Run:
+        return start_after_deletion(
+            self._context, continued.run.id, lambda: self._create_continued(continued, idempotency)
+        )
+
+    def _create_continued(self, continued: ContinuedRun, idempotency: tuple[str, str] | None) -> Run:
         run, carried, history = continued.run, continued.carried, continued.history
         values, finished = encode_run_data(run), _encode_finished(run, history)
         with self._starting(run) as db:
@@ -440,6 +451,8 @@ def _add_tags(db: Writer, run_id: str, tags: Sequence[str]) -> None:
 def add_request(db: Writer, run: Run, idempotency: tuple[str, str]) -> str | None:
     """Record the idempotency key of a request. Return the id of the run that an earlier one had, or None.
 
+    A key that a deleted run has left is taken over.
+
     Raises:
         RejectedError: `idempotency_key_reused`.
     """
@@ -449,12 +462,18 @@ def add_request(db: Writer, run: Run, idempotency: tuple[str, str]) -> str | Non
     if added.rowcount == 1:
         return None
     earlier = db.execute("runs.get_idempotency_key", **names).fetchone()
+    if earlier is None:
+        raise UnwrittenError("The run of an idempotency key was deleted at the same time.")
     check_same_request(earlier["request_hash"], request_hash)
     return str(earlier["run_id"])
 
 
 def _insert_run(db: Writer, run: Run, values: Mapping[str, str], stack: BranchStack | None) -> bool:
-    """Add a run, and return False if a run with its id exists. In sequential mode it has a `stack`."""
+    """Add a run, and return False if a run with its id exists. In sequential mode it has a `stack`.
+
+    Raises:
+        LeftoversError: a deleted run with its id has left rows.
+    """
     parent = run.parent
     added = db.execute(
         "runs.add",
@@ -483,8 +502,12 @@ def _insert_run(db: Writer, run: Run, values: Mapping[str, str], stack: BranchSt
         stack=None if stack is None else encode_json(stack.to_json()),
         trigger=None if run.trigger is None else encode_json(dict(run.trigger)),
     )
+    # Its snapshot is later than that of the insertion, which waits for a deletion at the same time.
+    leftovers = db.execute("deletions.find", run_id=run.id)
     if added.rowcount != 1:
         return False
+    if leftovers.fetchone() is not None:
+        raise LeftoversError
     db.write_run_data(run.id, values)
     return True
 

@@ -73,6 +73,7 @@ SCRIPTS = {
     33: "starts.sql",
     34: "kept_gates.sql",
     35: "run_data.sql",
+    36: "deletions.sql",
 }
 """Script that brings a store to each version, from the version before it or from an empty file."""
 

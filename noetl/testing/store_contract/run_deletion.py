@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from noetl.executor.stores.interface import Store
 from noetl.testing.run_harness import RunHarness
 from noetl.testing.store_contract.operations import (
     LEASE,
+    action_events,
     claim_visit,
     current_run,
     end_run,
@@ -90,6 +92,21 @@ class RunDeletionContract:
             for started in (run, child):
                 cancel(store, started)
                 assert store.maintenance.delete_run("default", started.id)
+
+    def test_a_run_with_the_id_of_a_deleted_one_inherits_nothing(self, store: Store) -> None:
+        contents: tuple[Any, ...] | None = None
+        for _ in range(2):
+            run = start_run(store, tags=("x",), run_id="same")
+            contents = contents or run_contents(store, run)
+            assert run_contents(store, run) == contents
+            claim = claim_visit(store, run)
+            assert store.runs.add_bytes(run.id, "logged", 7) == 7
+            assert store.queue.renew(claim.visit, 100.0, action_events(claim, 1, 2))
+            open_wait(store, claim)
+            store.queue.commit(fail(store, claim), 1.0)
+            end_run(store, run, RunStatus.FAILED, 1.0)
+            assert store.maintenance.delete_run("default", run.id)
+        assert failed_checks(store) == []
 
     def test_a_run_that_has_not_ended_is_not_deleted(self, store: Store) -> None:
         run = start_run(store)

@@ -38,53 +38,66 @@ where (finished_at is null) <> (status in ('queued', 'running')) limit :limit
 select run_id, step, status from visits where (finished_at is null) = (status in ('succeeded', 'failed'))
 limit :limit
 
+-- Rows of runs that do not exist. A sweep completes interrupted deletions.
 -- name: visits_without_run
 select distinct run_id, 'visits' as "table" from visits
-where not exists (select 1 from runs where runs.id = visits.run_id) limit :limit
+where not exists (select 1 from runs where runs.id = visits.run_id)
+and not exists (select 1 from deletions where deletions.run_id = visits.run_id) limit :limit
 
 -- name: joins_without_run
 select distinct run_id, 'joins' as "table" from joins
-where not exists (select 1 from runs where runs.id = joins.run_id) limit :limit
+where not exists (select 1 from runs where runs.id = joins.run_id)
+and not exists (select 1 from deletions where deletions.run_id = joins.run_id) limit :limit
 
 -- name: arrivals_without_run
 select distinct run_id, 'arrivals' as "table" from arrivals
-where not exists (select 1 from runs where runs.id = arrivals.run_id) limit :limit
+where not exists (select 1 from runs where runs.id = arrivals.run_id)
+and not exists (select 1 from deletions where deletions.run_id = arrivals.run_id) limit :limit
 
 -- name: visit_counts_without_run
 select distinct run_id, 'visit_counts' as "table" from visit_counts
-where not exists (select 1 from runs where runs.id = visit_counts.run_id) limit :limit
+where not exists (select 1 from runs where runs.id = visit_counts.run_id)
+and not exists (select 1 from deletions where deletions.run_id = visit_counts.run_id) limit :limit
 
 -- name: waits_without_run
 select distinct run_id, 'waits' as "table" from waits
-where not exists (select 1 from runs where runs.id = waits.run_id) limit :limit
+where not exists (select 1 from runs where runs.id = waits.run_id)
+and not exists (select 1 from deletions where deletions.run_id = waits.run_id) limit :limit
 
 -- name: tokens_without_run
 select distinct run_id, 'tokens' as "table" from tokens
-where not exists (select 1 from runs where runs.id = tokens.run_id) limit :limit
+where not exists (select 1 from runs where runs.id = tokens.run_id)
+and not exists (select 1 from deletions where deletions.run_id = tokens.run_id) limit :limit
 
 -- name: parts_without_run
 select distinct run_id, 'parts' as "table" from parts
-where not exists (select 1 from runs where runs.id = parts.run_id) limit :limit
+where not exists (select 1 from runs where runs.id = parts.run_id)
+and not exists (select 1 from deletions where deletions.run_id = parts.run_id) limit :limit
 
 -- name: history_without_run
 select distinct run_id, 'history' as "table" from history
-where not exists (select 1 from runs where runs.id = history.run_id) limit :limit
+where not exists (select 1 from runs where runs.id = history.run_id)
+and not exists (select 1 from deletions where deletions.run_id = history.run_id) limit :limit
 
 -- name: idempotency_keys_without_run
 select distinct run_id, 'idempotency_keys' as "table" from idempotency_keys
-where not exists (select 1 from runs where runs.id = idempotency_keys.run_id) limit :limit
+where not exists (select 1 from runs where runs.id = idempotency_keys.run_id)
+and not exists (select 1 from deletions where deletions.run_id = idempotency_keys.run_id) limit :limit
 
 -- name: debounced_without_run
 select distinct run_id, 'debounced' as "table" from debounced
-where not exists (select 1 from runs where runs.id = debounced.run_id) limit :limit
+where not exists (select 1 from runs where runs.id = debounced.run_id)
+and not exists (select 1 from deletions where deletions.run_id = debounced.run_id) limit :limit
 
 -- name: tags_without_run
 select distinct run_id, 'run_tags' as "table" from run_tags
-where not exists (select 1 from runs where runs.id = run_tags.run_id) limit :limit
+where not exists (select 1 from runs where runs.id = run_tags.run_id)
+and not exists (select 1 from deletions where deletions.run_id = run_tags.run_id) limit :limit
 
 -- name: slots_without_run
 select distinct run_id, 'slots' as "table" from slots
-where not exists (select 1 from runs where runs.id = slots.run_id) limit :limit
+where not exists (select 1 from runs where runs.id = slots.run_id)
+and not exists (select 1 from deletions where deletions.run_id = slots.run_id) limit :limit
 
 -- name: counters_of_gates
 select * from (

@@ -11,8 +11,8 @@ limit :limit -- optional
 -- name: remove
 delete from damaged_runs where run_id = :run_id
 
--- name: remove_all
-delete from damaged_runs where run_id {in_ids}
+-- name: find_some
+select run_id from damaged_runs where run_id {in_ids}
 
 -- name: hide_visits
 update visits set queue = 'damaged ' || queue

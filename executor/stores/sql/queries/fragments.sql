@@ -247,7 +247,7 @@ octet_length(visits.progress)
 from waits left join visits on visits.run_id = waits.run_id and visits.id = waits.visit_id
 left join runs on runs.id = waits.run_id
 where waits.tenant = :tenant and waits.answered_at is null and waits.closed_at is null
-and runs.finished_at is null and coalesce({journal_length}, 0) > 0
+and coalesce(runs.id, '') <> '' and runs.finished_at is null and coalesce({journal_length}, 0) > 0
 and (coalesce(visits.status, '') not in ('parked', 'succeeded', 'failed')
     or coalesce(visits.status, '') = 'parked' and {is_paused})
 

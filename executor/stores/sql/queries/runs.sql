@@ -1,10 +1,14 @@
 -- Runs and their visits: start, questions, stop and resume.
 
+-- A key that a deleted run has left is free.
 -- name: add_idempotency_key
-insert into idempotency_keys values (:tenant, :key, :request_hash, :run_id) on conflict do nothing
+insert into idempotency_keys values (:tenant, :key, :request_hash, :run_id)
+on conflict (tenant, key) do update set request_hash = excluded.request_hash, run_id = excluded.run_id
+where exists (select 1 from deletions where deletions.run_id = idempotency_keys.run_id)
 
 -- name: get_idempotency_key
 select request_hash, run_id from idempotency_keys where tenant = :tenant and key = :key
+and not exists (select 1 from deletions where deletions.run_id = idempotency_keys.run_id)
 
 -- A run that was set aside begins only after a repair, so no start joins it.
 -- name: find_debounced

@@ -1,4 +1,4 @@
--- Repairs of runs that no worker would continue, and the deletion of old runs.
+-- Repairs of runs that no worker would continue, and decisions to delete runs.
 
 -- name: find_endless_leases
 select distinct run_id from visits where {active} and status = 'running' and due_at > :longest
@@ -47,7 +47,7 @@ select 1 where exists (select 1 from runs where finished_at < :before)
     or exists (select 1 from firings where fired_at < :before)
 
 -- A run is kept while its parent is kept, which may ask for it, and while it has children.
--- name: delete_runs
+-- name: delete_old_runs
 delete from runs where id in (
     select id from runs as old where finished_at < :before
     and not exists (select 1 from runs as child where child.parent_run = old.id)
@@ -56,7 +56,7 @@ delete from runs where id in (
         where parent.id = old.parent_run and coalesce(parent.finished_at >= :before, true)
     )
     order by finished_at limit :limit
-) and finished_at < :before returning id
+) and finished_at < :before returning id, tenant
 
 -- A run, and all runs that it or one of those has started: the leaves first, the run last. The column
 -- `parent` is that of the run, if it exists.
@@ -71,56 +71,18 @@ select runs.id, (runs.finished_at is not null or {set_aside}) as ended, {set_asi
 from tree join runs on runs.id = tree.id order by runs.depth desc, runs.id = :run_id
 
 -- name: delete_ended
-delete from runs where id {in_ids} and (finished_at is not null or {set_aside}) returning id
+delete from runs where id {in_ids} and (finished_at is not null or {set_aside}) returning id, tenant
+
+-- name: has_ended
+select 1 from runs where id = :run_id and (finished_at is not null or {set_aside})
 
 -- name: find_child
 select 1 from runs where parent_run {in_ids} limit 1
 
 -- The count of a root is forgotten when it has started no child run for the time of retention.
 -- name: delete_child_run_counts
-delete from child_runs where counted_at < :before
-
--- name: delete_own_child_run_counts
-delete from child_runs where root {in_ids}
-
--- name: delete_visits
-delete from visits where run_id {in_ids}
-
--- name: delete_joins
-delete from joins where run_id {in_ids}
-
--- name: delete_arrivals
-delete from arrivals where run_id {in_ids}
-
--- name: delete_visit_counts
-delete from visit_counts where run_id {in_ids}
-
--- name: delete_waits
-delete from waits where run_id {in_ids}
-
--- name: delete_tokens
-delete from tokens where run_id {in_ids}
-
--- name: delete_parts
-delete from parts where run_id {in_ids}
-
--- name: delete_history
-delete from history where run_id {in_ids}
-
--- name: delete_bytes
-delete from run_bytes where run_id {in_ids}
-
--- name: delete_times
-delete from run_times where run_id {in_ids}
-
--- name: delete_own_pauses
-delete from own_pauses where run_id {in_ids}
+delete from child_runs where root in (select root from child_runs where counted_at < :before limit :limit)
+and counted_at < :before
 
 -- name: delete_tags
 delete from run_tags where run_id {in_ids}
-
--- name: delete_debounced
-delete from debounced where run_id {in_ids}
-
--- name: delete_idempotency_keys
-delete from idempotency_keys where run_id {in_ids}
