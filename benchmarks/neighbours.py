@@ -44,6 +44,8 @@ TIMEOUT_SECONDS = 10.0
 """A request that takes longer counts with this time."""
 MAX_START_SECONDS = 5.0
 """How long the other tenant starts runs before the measurement begins."""
+MAX_CHILD_START_SECONDS = 120.0
+"""How long a run of the other tenant starts its child runs, before the measurement begins."""
 MAX_READ_BYTES = 100_000
 FOLDER = Path(__file__).parent
 NOETL = str(Path(sys.executable).with_name("noetl"))
@@ -94,6 +96,15 @@ steps:
   loop: {items: "{{ range(20000) | list }}", concurrency: 20000}
   run: [{action: wait, seconds: 1h}]
 """
+SLEEPER = "name: sleeper\nsteps: [{name: a, run: [{action: wait, seconds: 1h}]}]\n"
+CHILD_RUNS = """
+name: parent
+steps:
+- name: a
+  loop: {items: "{{ range(3000) | list }}", concurrency: 3000}
+  run: [{action: workflow, playbook: sleeper}]
+"""
+
 LARGE = (
     "name: large\nsteps:\n"
     + "".join(
@@ -499,6 +510,24 @@ def large_inputs(connect: Connect) -> None:
     _repeat_request(connect, 45, "POST", "/workflows/run", body)
 
 
+def pauses(connect: Connect) -> None:
+    """Pause a run with 3,000 child runs, and let it continue, again and again."""
+    client = connect()
+    client.request("POST", "/playbooks", SLEEPER.encode(), "application/yaml")
+    id = str((client.start(CHILD_RUNS)[1] or {}).get("workflow_id", "none"))
+    deadline = time.monotonic() + MAX_CHILD_START_SECONDS
+    while (client.request("GET", f"/workflows/status/{id}")[1] or {}).get("status") != "waiting":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    local = threading.local()
+
+    def pause() -> None:
+        for command in ("pause", "unpause"):
+            _client(local, connect).request("POST", f"/workflows/{id}/{command}")
+
+    repeat(pause, 1)
+
+
 def versions(connect: Connect) -> None:
     """Register a large playbook from 12 connections, each time in another version."""
     numbers = itertools.count()
@@ -600,6 +629,7 @@ CASES: Mapping[str, Case] = {
     "12 large versions": versions,
     "45 lists": lists,
     "45 streams": streams,
+    "pauses 3,000 runs": pauses,
 }
 
 

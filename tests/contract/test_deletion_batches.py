@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,7 +14,6 @@ from noetl.executor.model.run import Run, RunStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.stores import open_store
 from noetl.executor.stores.sql import run_deletion
-from noetl.executor.stores.sql.database import Result, Writer
 from noetl.executor.stores.sql.store import SqlStore
 from noetl.testing.store_contract.operations import (
     LEASE,
@@ -30,30 +28,10 @@ from noetl.testing.store_contract.operations import (
     start_waiting_run,
     suspend_claim,
 )
+from tests.contract.interrupted_store import die_after, observed_transactions
 from tests.sql_tables import columns_of_tables
 
 MAX_ROWS = 10
-
-
-class ProcessDiedError(Exception):
-    """The process has died."""
-
-
-class CountingWriter:
-    """A transaction that counts the rows that its statements delete."""
-
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
-        self.deleted = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._writer, name)
-
-    def execute(self, query: str, /, **values: Any) -> Result:
-        result = self._writer.execute(query, **values)
-        if query.startswith("deletions.delete"):
-            self.deleted += result.rowcount
-        return result
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -93,36 +71,13 @@ def count_rows(store: SqlStore, run_id: str) -> int:
     return rows
 
 
-@contextmanager
-def observed_transactions(store: SqlStore, allowed: int | None = None) -> Iterator[list[int]]:
-    """Yield the numbers of rows that each transaction has deleted, and die instead of the next `allowed`."""
-    deleted: list[int] = []
-    begin = store.database.transaction
-
-    @contextmanager
-    def transaction(*options: Callable[[], object]) -> Iterator[Writer]:
-        if allowed is not None and len(deleted) >= allowed:
-            raise ProcessDiedError
-        with begin(*options) as db:
-            writer = CountingWriter(db)
-            yield writer
-        deleted.append(writer.deleted)
-
-    store.database.transaction = transaction  # type: ignore[method-assign, assignment]
-    try:
-        yield deleted
-    finally:
-        store.database.transaction = begin  # type: ignore[method-assign]
-
-
 def delete_partly(store: SqlStore, run: Run, transactions: int) -> bool:
     """Begin to delete a run, and die after some transactions. Return whether the process has died."""
-    with observed_transactions(store, transactions):
-        try:
-            assert store.maintenance.delete_run("default", run.id)
-        except ProcessDiedError:
-            return True
-    return False
+
+    def delete() -> None:
+        assert store.maintenance.delete_run("default", run.id)
+
+    return die_after(store, transactions, delete)
 
 
 def test_a_transaction_deletes_few_rows(store: SqlStore) -> None:

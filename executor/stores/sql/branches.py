@@ -54,6 +54,7 @@ from noetl.executor.model.visit_transition import (
     unpause,
 )
 from noetl.executor.stores.damage import decoding
+from noetl.executor.stores.sql.cascades import Cascade, ChildCommand, ChildSelection
 from noetl.executor.stores.sql.database import Result, Writer
 from noetl.executor.stores.sql.due_floor import NO_FLOOR
 from noetl.executor.stores.sql.history import append_events
@@ -83,11 +84,19 @@ class BranchTransaction:
         self.header = plans.header(run["plan_hash"])
         self.now = now
         self.claim_for = claim_for
+        self.cascade = Cascade(db, now, run["id"])
         self.claims_since = NO_FLOOR
         self.claimed: Visit | None = None
         self.started: tuple[Event, ...] = ()
         self.count = 0
         self.absorbed = 0
+
+    @classmethod
+    def of_command(cls, cascade: Cascade, plans: SqlPlans, run: Row) -> BranchTransaction:
+        """Return the branches of a run that a command changes, with what its transaction may still change."""
+        branches = cls(cascade.db, plans, run, cascade.now)
+        branches.cascade = cascade
+        return branches
 
     def move_branches(self, commit: Commit) -> None:
         """Let branches enter steps or arrive at joins, and change the counters of joins.
@@ -131,11 +140,17 @@ class BranchTransaction:
     def stop_run(self) -> None:
         """Park visits that are not running, cancel child runs, and end the run if no visit is running.
 
-        The stop replaces a pause of the run.
+        The stop replaces a pause. A run with many child runs ends after they have been cancelled.
         """
         self.db.execute("branches.forget_own_pause", run_id=self.run["id"])
         self._park_visits()
-        self._cancel_runs("branches.find_children_of_other_visits", finally_visit_id(self.run["resumes"]))
+        finally_id = finally_visit_id(self.run["resumes"])
+        selection = ChildSelection(self.run["id"], ChildCommand.CANCEL, except_visit=finally_id)
+        if self.cascade.send(selection, self._cancel_child):
+            self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        """End a run that stops, if no visit is running."""
         if self.db.execute("branches.is_any_running", run_id=self.run["id"]).fetchone() is None:
             self.end_run()
 
@@ -147,7 +162,7 @@ class BranchTransaction:
     def stay_paused(self, visit: Visit) -> None:
         """Park what the commit of a visit has made due, and pause the child runs that the visit waits for."""
         self._park_visits()
-        self._pause_children(visit_id=visit.id)
+        self._pause_children(visit.id)
 
     def unpause(self) -> None:
         """Let parked visits continue, and end the run if no branch is left."""
@@ -159,27 +174,52 @@ class BranchTransaction:
             for visit in visits
         ]
         self.db.executemany("branches.unpause_visit", values)
+        self.cascade.spend(len(values))
         if self.run["live"] == 0:
             self.end_run()
 
     def _park_visits(self) -> None:
         finally_id = finally_visit_id(self.run["resumes"])
-        self.db.execute("branches.park_visits", run_id=self.run["id"], now=self.now, finally_visit=finally_id)
+        parked = self.db.execute(
+            "branches.park_visits", run_id=self.run["id"], now=self.now, finally_visit=finally_id
+        )
         take_slots(self.db, "gates.take_of_parked", run_id=self.run["id"])
+        self.cascade.spend(parked.rowcount)
 
-    def _pause_children(self, **only: str) -> None:
-        found = self.db.execute("branches.find_open_children", run_id=self.run["id"], **only)
-        for child in found.fetchall():
-            with suppress(RejectedError):  # it is ending
-                pause_branches(self.db, self.plans, child["id"], self.now)
+    def _pause_children(self, visit_id: str = "") -> None:
+        """Pause the child runs of a visit, or of all visits."""
+        self.cascade.send(ChildSelection(self.run["id"], ChildCommand.PAUSE, visit_id), self._pause_child)
+
+    def unpause_children(self) -> None:
+        """Let the child runs continue that were paused with the run."""
+        self.cascade.send(ChildSelection(self.run["id"], ChildCommand.UNPAUSE), self._unpause_child)
 
     def cancel_child_runs(self, visit_id: str) -> None:
         """Cancel the runs that a visit has started and no longer waits for."""
-        self._cancel_runs("branches.find_children", visit_id)
+        self.cascade.send(ChildSelection(self.run["id"], ChildCommand.CANCEL, visit_id), self._cancel_child)
 
-    def _cancel_runs(self, query: str, visit_id: str) -> None:
-        for child in self.db.execute(query, run_id=self.run["id"], visit_id=visit_id).fetchall():
-            stop_branches(self.db, self.plans, child["id"], RunStatus.CANCELLED, self.now)
+    def resume_cascade(self, selection: ChildSelection) -> None:
+        """Let further child runs follow a command. After the last one, a run that stops may end."""
+        follow = {
+            ChildCommand.PAUSE: self._pause_child,
+            ChildCommand.UNPAUSE: self._unpause_child,
+            ChildCommand.CANCEL: self._cancel_child,
+        }
+        is_complete = self.cascade.resume(selection, follow[selection.command])
+        is_stopping = self.run["stop"] not in (None, RunStatus.PAUSED)
+        if is_complete and is_stopping and not selection.visit_id:
+            self.run = self.db.execute("sweep.next_seq", run_id=self.run["id"]).fetchone()
+            self._end_if_idle()
+
+    def _pause_child(self, run_id: str) -> None:
+        with suppress(RejectedError):  # it is ending
+            pause_branches(self.cascade, self.plans, run_id)
+
+    def _unpause_child(self, run_id: str) -> None:
+        unpause_branches(self.cascade, self.plans, run_id)
+
+    def _cancel_child(self, run_id: str) -> None:
+        stop_branches(self.cascade, self.plans, run_id, RunStatus.CANCELLED)
 
     def end_run(self) -> None:
         """Enter the finally step if the run has one, and after it the visit that ends the run."""
@@ -324,11 +364,11 @@ class BranchTransaction:
         return self.plans.step(self.run["plan_hash"], name)
 
 
-def stop_branches(db: Writer, plans: SqlPlans, run_id: str, status: RunStatus, now: float) -> RunStatus:
+def stop_branches(cascade: Cascade, plans: SqlPlans, run_id: str, status: RunStatus) -> RunStatus:
     """Let a run end with `status`, unless an earlier stop has determined another, and return that status."""
-    db.mark_run_written(run_id)
-    run = db.execute("runs.stop", run_id=run_id, stop=status).fetchone()
-    BranchTransaction(db, plans, run, now).stop_run()
+    cascade.db.mark_run_written(run_id)
+    run = cascade.db.execute("runs.stop", run_id=run_id, stop=status).fetchone()
+    BranchTransaction.of_command(cascade, plans, run).stop_run()
     return RunStatus(run["stop"])
 
 
@@ -344,12 +384,22 @@ def read_run(db: Writer, run_id: str) -> Run:
     return run_from_row(row)
 
 
-def pause_branches(db: Writer, plans: SqlPlans, run_id: str, now: float, caller: str | None = None) -> Run:
+def resume_cascade(cascade: Cascade, plans: SqlPlans, selection: ChildSelection) -> None:
+    """Let further child runs of a locked run follow a command of an earlier transaction."""
+    run = cascade.db.execute("queue.read_run", run_id=selection.run_id).fetchone()
+    if run is None or selection.run_id in cascade.skipped or not selection.is_current(run["stop"]):
+        cascade.forget(selection)  # The run was deleted, is damaged, or has another command.
+    else:
+        BranchTransaction.of_command(cascade, plans, run).resume_cascade(selection)
+
+
+def pause_branches(cascade: Cascade, plans: SqlPlans, run_id: str) -> Run:
     """Pause a run and its child runs, unless it is paused, and return it.
 
     Raises:
         RejectedError: as `run_transition.pause_run`.
     """
+    db = cascade.db
     db.lock_run(run_id)
     run = read_run(db, run_id)
     finally_id = finally_visit_id(run.resumes)
@@ -357,27 +407,28 @@ def pause_branches(db: Writer, plans: SqlPlans, run_id: str, now: float, caller:
     paused = pause_run(run, is_ending=ending is not None)
     if paused is not run:
         db.execute("branches.forget_own_pause", run_id=run_id)  # that a stop by an earlier commit left
-        row = _write_pause(db, paused, run_paused(now, caller))
-        BranchTransaction(db, plans, row, now).pause()
+        row = _write_pause(db, paused, run_paused(cascade.now, cascade.caller))
+        BranchTransaction.of_command(cascade, plans, row).pause()
     return paused
 
 
-def unpause_branches(db: Writer, plans: SqlPlans, run_id: str, now: float, caller: str | None = None) -> Run:
+def unpause_branches(cascade: Cascade, plans: SqlPlans, run_id: str) -> Run:
     """Let a run continue that is paused, and its child runs that were paused with it, and return it.
 
     Raises:
         RejectedError: as `run_transition.unpause_run`.
     """
+    db = cascade.db
     db.lock_run(run_id)
     run = read_run(db, run_id)
     unpaused = unpause_run(run)
     if unpaused is run:
         return run
     db.execute("branches.forget_own_pause", run_id=run_id)
-    row = _write_pause(db, unpaused, run_unpaused(now, caller))
-    BranchTransaction(db, plans, row, now).unpause()
-    for child in db.execute("branches.find_children_paused_with", run_id=run_id).fetchall():
-        unpause_branches(db, plans, child["id"], now, caller)
+    row = _write_pause(db, unpaused, run_unpaused(cascade.now, cascade.caller))
+    branches = BranchTransaction.of_command(cascade, plans, row)
+    branches.unpause()
+    branches.unpause_children()
     return unpaused
 
 

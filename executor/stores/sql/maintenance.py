@@ -26,11 +26,13 @@ from noetl.executor.model.run_transition import lose_branch
 from noetl.executor.model.special_visits import FINALLY_CLOCK, deadline_visit
 from noetl.executor.model.stored_json import encode_json
 from noetl.executor.model.visit_transition import MAX_LEASE_SECONDS
-from noetl.executor.stores.damage import log_set_aside, naming_run
+from noetl.executor.stores.damage import naming_run
 from noetl.executor.stores.interface import SweepResult
 from noetl.executor.stores.plan_uses import MAX_DELETED_PLANS, UNUSED_SECONDS
 from noetl.executor.stores.sql.branches import BranchTransaction, insert_visit, read_run
+from noetl.executor.stores.sql.cascade_completion import SqlCascades
 from noetl.executor.stores.sql.context import SqlContext
+from noetl.executor.stores.sql.damaged_runs import set_aside
 from noetl.executor.stores.sql.facts import SqlFacts
 from noetl.executor.stores.sql.outbox import delete_expired_entries
 from noetl.executor.stores.sql.plans import SqlPlans
@@ -76,6 +78,7 @@ class SqlMaintenance:
         self._context = context
         self._plans = plans
         self._facts = facts
+        self._cascades = SqlCascades(context, plans)
 
     def probe(self) -> None:
         self._context.database.probe()
@@ -119,14 +122,7 @@ class SqlMaintenance:
         return SweepResult(self._context.database.fetch_one("sweep.count_open_runs")["open"], repaired)
 
     def set_aside(self, run_id: str, reason: str) -> bool:
-        now = self._context.database.clock()
-        with self._context.transaction() as db:
-            db.lock_run(run_id)
-            is_new = db.execute("damage.add", run_id=run_id, reason=reason, now=now).rowcount == 1
-            db.execute("damage.hide_visits", run_id=run_id)
-        if is_new:
-            log_set_aside(run_id, reason)
-        return is_new
+        return set_aside(self._context, run_id, reason)
 
     def put_back(self, now: float) -> list[str]:
         run_ids = [row["run_id"] for row in self._context.database.fetch_all("damage.find")]
@@ -158,14 +154,15 @@ class SqlMaintenance:
         return True
 
     def delete_old(self, now: float) -> bool:
-        """Delete some runs that are older than the retention, some rows that deleted runs have left, and some
-        unused plans.
+        """Delete some runs that are older than the retention, and some unused plans.
 
-        Return whether more may be left.
+        Continue deletions, and commands to child runs, that other processes have left. Return whether more
+        may be left.
         """
         self._delete_cached_results(now)
         delete_expired_entries(self._context, now)
-        has_more_rows = complete_some(self._context)
+        has_commands = self._cascades.complete_some(now)
+        has_more_rows = complete_some(self._context) or has_commands
         if self._context.retention_seconds is None:
             return has_more_rows
         has_more_runs = self._delete_runs(now - self._context.retention_seconds)

@@ -60,6 +60,7 @@ from noetl.executor.model.visit_transition import (
 from noetl.executor.model.worker_identity import is_dead
 from noetl.executor.stores.damage import missing_run, naming_run
 from noetl.executor.stores.sql.branches import BranchTransaction
+from noetl.executor.stores.sql.cascade_completion import SqlCascades
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Result, Writer
 from noetl.executor.stores.sql.facts import add_fact
@@ -118,6 +119,7 @@ class SqlQueue:
     ) -> None:
         self._context = context
         self._plans = plans
+        self._cascades = SqlCascades(context, plans)
         self._write = write_claim or self._write_claim
         self._move_slot = move
         self._claims = BoundedCounter()
@@ -277,6 +279,8 @@ class SqlQueue:
             slots = self._exchange_slots(branches, commit, moves_slot=moves_slot)
         is_suspended = visit.finished_at is None
         self._context.announce_due(max(branches.count + is_suspended - (branches.claimed is not None), 0))
+        if not branches.cascade.is_complete:
+            self._cascades.try_complete(visit.run_id, now)
         return CommitResult(branches.claimed, *slots)
 
     def _exchange_slots(

@@ -56,6 +56,8 @@ from noetl.executor.stores.sql.branches import (
     read_run,
     stop_branches,
 )
+from noetl.executor.stores.sql.cascade_completion import PendingCascadeError, SqlCascades
+from noetl.executor.stores.sql.cascades import Cascade
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import UnwrittenError, Writer
 from noetl.executor.stores.sql.debounced import find_pending, write_joined
@@ -148,6 +150,7 @@ class SqlRuns:
     def __init__(self, context: SqlContext, plans: SqlPlans) -> None:
         self._context = context
         self._plans = plans
+        self._cascades = SqlCascades(context, plans)
 
     def create(
         self,
@@ -354,8 +357,9 @@ class SqlRuns:
                 return run
             if reason is not None:
                 db.execute("runs.explain_stop", run_id=run_id, error=encode_json_or_null(run.error))
-            stop = stop_branches(db, self._plans, run_id, status, now)
+            stop = stop_branches(Cascade(db, now, run_id), self._plans, run_id, status)
         self._context.announce_due()
+        self._cascades.complete(run_id, now)
         return replace(run, stop=stop)
 
     def resume(
@@ -367,11 +371,32 @@ class SqlRuns:
         values: Mapping[str, Mapping[str, Any]],
         idempotency: tuple[str, str] | None = None,
     ) -> Run:
+        while True:
+            try:
+                return self._resume(run_id, now, deadline_at, values, idempotency)
+            except PendingCascadeError:
+                self._cascades.complete(run_id, now)
+
+    def _resume(
+        self,
+        run_id: str,
+        now: float,
+        deadline_at: float | None,
+        values: Mapping[str, Mapping[str, Any]],
+        idempotency: tuple[str, str] | None,
+    ) -> Run:
+        """Resume a run.
+
+        Raises:
+            PendingCascadeError: child runs have not followed the stop of the run.
+        """
         with self._context.transaction() as db:
             parent = read_run(db, run_id).parent
             if parent is not None:
                 db.lock_run(parent.run_id)
             db.lock_run(run_id)
+            if db.execute("cascades.find_of_run", run_id=run_id).fetchone() is not None:
+                raise PendingCascadeError
             run = read_run(db, run_id)
             header = self._plans.header(run.plan_hash)
             if idempotency is not None and add_request(db, run, idempotency) is not None:

@@ -22,6 +22,7 @@ from noetl.executor.model.run import (
     RunStatus,
     Visit,
     VisitStatus,
+    WaitKey,
 )
 from noetl.executor.model.transition import suspend
 from noetl.executor.stores.interface import Store
@@ -320,6 +321,22 @@ class PausesContract(ContractFixtures):
             store.queue.commit(succeed(store, claim), 10.0)
         end_run(store, run, RunStatus.SUCCEEDED, 11.0)
         assert claim_visit(store, run, 11.0).run.id == run.id
+
+    def test_all_runs_of_a_tree_follow_their_root(self, store: Store) -> None:
+        run, key = start_waiting_run(store)
+        children = [start_child(store, run, key, f"child{number}", queue="children") for number in range(3)]
+        tree = children + [
+            start_child(store, child, WaitKey(child.id, "v", "w"), f"{child.id}-0", queue="children")
+            for child in children
+        ]
+        store.pauses.pause(run.id, 2.0)
+        assert {current_run(store, other).stop for other in tree} == {RunStatus.PAUSED}
+        assert store.queue.claim("children", LEASE, 3.0) is None
+        store.pauses.unpause(run.id, 4.0)
+        assert {current_run(store, other).stop for other in tree} == {None}
+        store.runs.stop(run.id, RunStatus.CANCELLED, 5.0)
+        assert {current_run(store, other).stop for other in tree} == {RunStatus.CANCELLED}
+        assert visit_states(store, run)[-1] == (END, "ready")
 
     def test_a_child_run_that_starts_in_a_pause_is_paused(self, store: Store) -> None:
         run = start_run(store)

@@ -58,26 +58,6 @@ where run_id = :run_id and {active_in_run} and status <> 'running' and {of_a_ste
 -- name: is_any_running
 select 1 from visits where run_id = :run_id and {active_in_run} and {is_running} and {of_a_step}
 
--- name: find_children
-select id from runs
-where parent_run = :run_id and parent_visit = :visit_id and finished_at is null and {not_ending}
-and not {set_aside}
-
--- name: find_children_of_other_visits
-select id from runs
-where parent_run = :run_id and parent_visit <> :visit_id and finished_at is null and {not_ending}
-and not {set_aside}
-
--- Child runs of a visit, or of all visits.
--- name: find_open_children
-select id from runs where parent_run = :run_id and finished_at is null
-and parent_visit = :visit_id -- optional
-
--- Open child runs that were not paused by a request of their own.
--- name: find_children_paused_with
-select id from runs where parent_run = :run_id and finished_at is null
-and not exists (select 1 from own_pauses where own_pauses.run_id = runs.id)
-
 -- name: remember_own_pause
 insert into own_pauses (run_id) values (:run_id) on conflict do nothing
 

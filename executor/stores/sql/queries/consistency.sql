@@ -1,10 +1,10 @@
 -- Queries that find nothing in a sound store. Their columns fill the message of the check. The sweep asks the
 -- first two also about one run.
 
--- Unfinished runs without an active visit. A paused run needs none.
+-- Unfinished runs without an active visit. A paused run needs none, nor one whose child runs are cancelled.
 -- name: stuck
 select id as run_id from runs where finished_at is null and not exists ({active_visit}) and not {is_paused}
-and not {set_aside}
+and not {set_aside} and not exists (select 1 from cascades where cascades.run_id = runs.id)
 and id = :run_id -- optional
 limit :limit
 

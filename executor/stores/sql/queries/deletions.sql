@@ -103,3 +103,8 @@ delete from own_pauses where run_id in (
 delete from child_runs where root in (
     select root from child_runs where root {in_ids} limit :limit
 )
+
+-- name: delete_cascades
+delete from cascades where (run_id, visit_id) in (
+    select run_id, visit_id from cascades where run_id {in_ids} limit :limit
+)
