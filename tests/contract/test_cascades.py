@@ -23,6 +23,7 @@ from noetl.testing.store_contract.operations import (
     fail,
     failed_checks,
     open_wait,
+    run_concurrently,
     start_child,
     start_run,
     start_waiting_run,
@@ -287,3 +288,17 @@ def test_a_run_with_few_child_runs_changes_in_one_transaction(store: SqlStore) -
             perform_command(store, root.id, command)
         assert len(transactions) == 1
     assert stops_of(store, [child]) == {CANCELLED}
+
+
+def test_concurrent_commands_leave_a_sound_tree(store: SqlStore) -> None:
+    tree = start_tree(store, 4)
+    commands = ("pause", "unpause", "pause", "unpause")
+    run_concurrently(4, lambda index: perform_command(store, tree.root.id, commands[index]))
+    assert len(stops_of(store, [tree.root, *tree.descendants])) == 1
+    store.pauses.unpause(tree.root.id, 4.0)
+    assert (stops_of(store, tree.descendants), rows_left(store), failed_checks(store)) == ({None}, 0, [])
+    run_concurrently(
+        4, lambda index: perform_command(store, tree.root.id, "cancel" if index % 2 else "unpause")
+    )
+    assert stops_of(store, tree.descendants) == {CANCELLED}
+    assert (rows_left(store), failed_checks(store)) == (0, [])

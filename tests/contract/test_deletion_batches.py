@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from noetl.testing.store_contract.operations import (
     end_run,
     failed_checks,
     refusal_of_answer,
+    run_concurrently,
     run_contents,
     start_child,
     start_run,
@@ -201,3 +202,31 @@ def test_a_large_tree_is_deleted_from_its_leaves(store: SqlStore, monkeypatch: p
     assert store.maintenance.delete_run("default", run.id)
     store.maintenance.sweep(5.0)
     assert [count_rows(store, deleted.id) for deleted in (run, *children)] == [0] * 6
+
+
+def test_deletions_and_starts_of_one_id_at_once(store: SqlStore) -> None:
+    run = start_run(store, tags=("env=prod", "x"), key=("k", "hash"), run_id="same")
+    contents = run_contents(store, run)
+    store.runs.stop(run.id, RunStatus.CANCELLED, 2.0)
+    end_run(store, run, RunStatus.CANCELLED, 2.0)
+    for _ in range(3):
+        assert store.maintenance.delete_run("default", run.id)
+        start_long_run(store)
+
+        def change(index: int) -> None:
+            if index % 2:
+                start_run(store, tags=("env=prod", "x"), key=("k", "hash"), run_id="same")
+            else:
+                with suppress(RejectedError):
+                    store.maintenance.delete_run("default", "same")
+
+        run_concurrently(4, change)
+        store.maintenance.sweep(3.0)
+        assert failed_checks(store) == []
+        current = store.runs.get("default", "same")
+        if current is None:
+            assert count_rows(store, "same") == 0
+            start_run(store, tags=("env=prod", "x"), key=("k", "hash"), run_id="same")
+        assert run_contents(store, run) == contents
+        store.runs.stop(run.id, RunStatus.CANCELLED, 2.0)
+        end_run(store, run, RunStatus.CANCELLED, 2.0)
