@@ -42,10 +42,10 @@ def store(
     url = f"sqlite:///{tmp_path / 'noetl.db'}"
     if request.param == "postgres":
         url = request.getfixturevalue("postgres_store_dsn")
-    monkeypatch.setattr(run_deletion, "MAX_DELETED_ROWS", MAX_ROWS)
     monkeypatch.setattr(run_deletion, "PAUSE_SECONDS", 0.0)
     with closing(open_store(url)) as opened:
         assert isinstance(opened, SqlStore)
+        monkeypatch.setattr(opened.database, "max_deleted_rows", MAX_ROWS)
         yield opened
 
 

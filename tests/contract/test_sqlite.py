@@ -445,6 +445,8 @@ def test_an_upgrade_keeps_triggers(tmp_path: Path) -> None:
             "drop table slots",
             "drop table flows",
             "drop table debounced",
+            "drop table deletions",
+            "drop table cascades",
             "alter table runs drop column starts",
             "drop trigger run_data_of_deleted_runs",
             "drop table run_data",

@@ -124,6 +124,9 @@ class PostgresDatabase:
     max_plan_parts = sys.maxsize
     """As in `Database`: writers of Postgres do not wait for each other."""
 
+    max_deleted_rows = 5000
+    """As in `Database`. Each statement reads past the rows that were deleted before."""
+
     def __init__(
         self,
         uri: str | Callable[[], str],

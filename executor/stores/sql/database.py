@@ -84,6 +84,9 @@ class Database(Protocol):
     max_plan_parts: int
     """How many parts of a plan one transaction adds or deletes at most. Other writers may wait for it."""
 
+    max_deleted_rows: int
+    """How many rows of deleted runs one transaction deletes at most. Other writers may wait for it."""
+
     @property
     def clock(self) -> Callable[[], float]:
         """Clock that all processes share that use the database, in seconds since the epoch."""

@@ -6,10 +6,10 @@ the same time, and a later run may get the same id.
 
 Algorithm: a durable intent, then idempotent steps: the forward recovery of a saga (Garcia-Molina and Salem
 1987), as in DynamoDB. One transaction deletes the rows of `runs`, on the condition that the runs have ended.
-It also deletes up to MAX_DELETED_ROWS of the others. From then on the runs do not exist for any reader. If
-rows are left, it also writes a row of `deletions` for each run. Further transactions delete as many each.
-They lock the rows of `deletions`, and the last one removes them. A sweep completes what a process has left. A
-start with the id of such a run completes its deletion first.
+It also deletes up to `Database.max_deleted_rows` of the others. From then on the runs do not exist for any
+reader. If rows are left, it also writes a row of `deletions` for each run. Further transactions delete as many
+each. They lock the rows of `deletions`, and the last one removes them. A sweep completes what a process has
+left. A start with the id of such a run completes its deletion first.
 
 Cost: one deletion for each row, and a read of the ids of the tree. A start reads `deletions` once, without a
 round trip of its own.
@@ -31,9 +31,6 @@ from noetl.executor.model.run_transition import check_deletable
 from noetl.executor.stores.sql.context import SqlContext
 from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.slots import take_slots
-
-MAX_DELETED_ROWS = 500
-"""Number of rows of other tables than `runs` that one transaction deletes at most: some milliseconds."""
 
 LARGE_ROW = 5
 """As how many rows one of a table with results counts."""
@@ -182,7 +179,7 @@ def _delete_first_rows(db: Writer, context: SqlContext, deleted: Sequence[Any]) 
     Otherwise record the runs, so that the others are deleted later. `deleted` has their ids and tenants.
     """
     ids = context.database.encode_list([row["id"] for row in deleted])
-    is_done = _delete_rows(db, ids)
+    is_done = _delete_rows(db, ids, context.database.max_deleted_rows)
     if not is_done:
         db.executemany("deletions.add", [{"run_id": row["id"], "tenant": row["tenant"]} for row in deleted])
     return is_done
@@ -193,21 +190,20 @@ def _delete_further_rows(context: SqlContext, run_ids: Sequence[str]) -> bool:
     with context.database.transaction() as db:
         locked = db.execute("deletions.lock", ids=context.database.encode_list(run_ids)).fetchall()
         ids = context.database.encode_list([row["run_id"] for row in locked])
-        is_done = not locked or _delete_rows(db, ids)
+        is_done = not locked or _delete_rows(db, ids, context.database.max_deleted_rows)
         if locked and is_done:
             db.execute("deletions.remove", ids=ids)
         return is_done
 
 
-def _delete_rows(db: Writer, ids: Any) -> bool:
-    """Delete up to MAX_DELETED_ROWS rows of deleted runs, and return whether none are left.
+def _delete_rows(db: Writer, ids: Any, limit: int) -> bool:
+    """Delete up to `limit` rows of deleted runs, and return whether none are left.
 
     `ids` is the encoded list of the ids of the runs.
     """
-    left = MAX_DELETED_ROWS
+    left = limit
     for query, weight in _DELETIONS.items():
-        limit = max(left // weight, 1)
-        left -= weight * db.execute(query, ids=ids, limit=limit).rowcount
+        left -= weight * db.execute(query, ids=ids, limit=max(left // weight, 1)).rowcount
         if left < weight:
             return False
     return True

@@ -142,6 +142,9 @@ class SqliteFile:
     max_plan_parts = 500
     """As in `Database`: adding or deleting so many takes a few milliseconds."""
 
+    max_deleted_rows = 500
+    """As in `Database`: this takes some milliseconds."""
+
     def __init__(self, path: str, *, create: bool = True) -> None:
         self.path = Path(path)
         self._path = str(self.path)
