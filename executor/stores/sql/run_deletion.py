@@ -7,9 +7,9 @@ the same time, and a later run may get the same id.
 Algorithm: a durable intent, then idempotent steps: the forward recovery of a saga (Garcia-Molina and Salem
 1987), as in DynamoDB. One transaction deletes the rows of `runs`, on the condition that the runs have ended.
 It also deletes up to `Database.max_deleted_rows` of the others. From then on the runs do not exist for any
-reader. If rows are left, it also writes a row of `deletions` for each run. Further transactions delete as many
-each. They lock the rows of `deletions`, and the last one removes them. A sweep completes what a process has
-left. A start with the id of such a run completes its deletion first.
+reader. If rows are left, it also writes a row of `deletions` for each run. Further transactions delete as
+many each. They lock the rows of `deletions`, and the last one removes them. A sweep completes what a process
+has left. A start with the id of such a run completes its deletion first.
 
 Cost: one deletion for each row, and a read of the ids of the tree. A start reads `deletions` once, without a
 round trip of its own.
