@@ -32,7 +32,7 @@ from noetl.executor.stores.damage import naming_run
 from noetl.executor.stores.sql.database import Writer
 from noetl.executor.stores.sql.rows import Row
 
-MAX_CHANGES = 300
+MAX_CHANGES = 100
 """After how many changed rows a transaction leaves further child runs to the next one."""
 
 CHILD_ROWS = 3
