@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -27,6 +28,7 @@ from noetl.testing.store_contract.operations import (
     start_child,
     start_run,
     start_waiting_run,
+    succeed,
     suspend_claim,
     visit_states,
 )
@@ -266,6 +268,26 @@ def test_a_child_run_of_a_paused_run_is_paused_with_the_commit_of_its_visit(stor
     assert stops_of(store, children) == {PAUSED}
     store.pauses.unpause(root.id, 4.0)
     assert stops_of(store, children) == {None}
+
+
+def test_child_runs_of_a_visit_that_ends_in_a_pause_are_cancelled(store: SqlStore) -> None:
+    root, claim, children = start_failing_run(store)
+    store.pauses.pause(root.id, 1.0)
+    for child in children:
+        store.pauses.unpause(child.id, 1.5)
+    store.queue.commit(replace(succeed(store, claim), may_have_children=True), 2.0)
+    assert (stops_of(store, children), rows_left(store)) == ({CANCELLED}, 0)
+
+
+def test_a_pause_returns_after_an_earlier_pause_above_the_run(store: SqlStore) -> None:
+    tree = start_tree(store, 1)
+    child, grandchild = tree.children[0], tree.grandchildren[0]
+    key = WaitKey(grandchild.id, "v", "w")
+    lowest = [start_child(store, grandchild, key, f"low{number}", queue="children") for number in range(9)]
+    assert die_after(store, 2, lambda: store.pauses.pause(tree.root.id, 2.0))
+    assert rows_left(store) > 0
+    store.pauses.pause(child.id, 3.0)
+    assert stops_of(store, lowest) == {PAUSED}
 
 
 def test_a_damaged_child_run_is_set_aside_and_the_others_follow(store: SqlStore) -> None:

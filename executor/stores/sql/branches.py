@@ -160,9 +160,13 @@ class BranchTransaction:
         self._pause_children()
 
     def stay_paused(self, visit: Visit) -> None:
-        """Park what the commit of a visit has made due, and pause the child runs that the visit waits for."""
+        """Park what the commit of a visit has made due, and pause the child runs that the visit waits for.
+
+        Those of a visit that has ended are cancelled.
+        """
         self._park_visits()
-        self._pause_children(visit.id)
+        if visit.finished_at is None:
+            self._pause_children(visit.id)
 
     def unpause(self) -> None:
         """Let parked visits continue, and end the run if no branch is left."""

@@ -36,12 +36,12 @@ class SqlCascades:
         self._plans = plans
 
     def complete(self, run_id: str, now: float) -> None:
-        """Return when all child runs of a run have followed the commands to it.
+        """Return when all runs below a run have followed the commands to it, and to runs above it.
 
         Other processes may do the same at the same time.
         """
         is_any = False
-        while rows := self._context.database.fetch_all("cascades.find_of_root", root=run_id):
+        while rows := self._context.database.fetch_all("cascades.find_of_tree", run_id=run_id):
             if is_any:
                 time.sleep(PAUSE_SECONDS)
             is_any = True

@@ -18,9 +18,15 @@ select * from cascades where run_id = :run_id and visit_id = :visit_id
 -- name: find_of_run
 select run_id, visit_id from cascades where run_id = :run_id limit 1
 
--- Of a command to a run, and of all child runs that follow it.
--- name: find_of_root
-select run_id, visit_id from cascades where root = :root or run_id = :root limit 1
+-- Of a command to a run, and of all runs below it. A command to a run above it may have begun them.
+-- name: find_of_tree
+with recursive above (run_id, visit_id, id) as (
+    select run_id, visit_id, run_id from cascades
+    union
+    select above.run_id, above.visit_id, runs.parent_run from above join runs on runs.id = above.id
+    where above.id <> :run_id and runs.parent_run is not null
+)
+select run_id, visit_id from above where id = :run_id limit 1
 
 -- name: find_first
 select run_id, visit_id from cascades order by run_id, visit_id limit 1
