@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -288,6 +289,33 @@ def test_a_pause_returns_after_an_earlier_pause_above_the_run(store: SqlStore) -
     assert rows_left(store) > 0
     store.pauses.pause(child.id, 3.0)
     assert stops_of(store, lowest) == {PAUSED}
+
+
+def test_visits_of_child_runs_become_due_when_their_transaction_begins(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = start_tree(store)
+    store.pauses.pause(tree.root.id, 2.0)
+    seconds = count()
+    stand_in = SimpleNamespace(monotonic=lambda: next(seconds), sleep=lambda _: None)
+    monkeypatch.setattr(cascade_completion, "time", stand_in)
+    store.pauses.unpause(tree.root.id, 10.0)
+    due = {visit.due_at for run in tree.descendants for visit in store.runs.visits(run.id)}
+    assert {10.0, 11.0, 12.0} < due
+
+
+def test_few_child_runs_are_read_once(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, key = start_waiting_run(store)
+    children = [start_child(store, root, key, f"child{number}", queue="children") for number in range(2)]
+    reads, find = [], cascades.Cascade._find
+
+    def find_counted(cascade: cascades.Cascade, selection: cascades.ChildSelection) -> Sequence[Any]:
+        reads.append(selection.run_id)
+        return find(cascade, selection)
+
+    monkeypatch.setattr(cascades.Cascade, "_find", find_counted)
+    store.pauses.pause(root.id, 2.0)
+    assert sorted(reads) == sorted(run.id for run in (root, *children))
 
 
 def test_a_damaged_child_run_is_set_aside_and_the_others_follow(store: SqlStore) -> None:

@@ -123,7 +123,10 @@ class Cascade:
         return self._advance(selection, follow)
 
     def _advance(self, selection: ChildSelection, follow: Callable[[str], object]) -> bool:
-        while children := self._find(selection):
+        is_last = False
+        while not is_last:
+            children = self._find(selection)
+            is_last = len(children) < MAX_READ_CHILDREN
             for child in children:
                 if self.left <= 0:
                     self._record(selection)
