@@ -128,6 +128,22 @@ def test_a_deletion_whose_process_dies_is_completed_by_a_sweep(store: SqlStore) 
             break
 
 
+def test_no_token_of_a_deleted_run_is_known(store: SqlStore) -> None:
+    run = start_run(store, run_id="same")
+    claim = claim_visit(store, run)
+    tokens = [f"t{number}" for number in range(2 * MAX_ROWS)]
+    for token in tokens:
+        store.waits.open_wait(claim, token, token)
+    for token in tokens:
+        store.waits.answer(token, {"n": 1}, 1.0)
+    store.queue.commit(suspend_claim(claim, "w"), 1.0)
+    store.runs.stop(run.id, RunStatus.CANCELLED, 2.0)
+    end_run(store, run, RunStatus.CANCELLED, 2.0)
+    assert delete_partly(store, run, 1)
+    assert {refusal_of_answer(store, {"n": 1}, token) for token in tokens} == {"unknown_token"}
+    assert not any(store.waits.has_token(token) for token in tokens)
+
+
 def test_another_call_completes_a_deletion(store: SqlStore) -> None:
     run = start_long_run(store)
     assert delete_partly(store, run, 2)

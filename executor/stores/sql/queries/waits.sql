@@ -39,8 +39,10 @@ and (waits.rank, waits.run_id, waits.visit_id, waits.id) >= (:rank, :run_id, :vi
 insert into tokens (hash, run_id, visit_id, wait_id, fields)
 values (:token_hash, :run_id, :visit_id, :id, :fields)
 
+-- A deleted run may have left waits and tokens.
 -- name: get
 select * from waits where run_id = :run_id and visit_id = :visit_id and id = :id
+and exists (select 1 from runs where runs.id = waits.run_id)
 
 -- name: close
 update waits set closed_at = coalesce(closed_at, :now)
@@ -48,6 +50,7 @@ where run_id = :run_id and visit_id = :visit_id and id = :id returning *
 
 -- name: get_token
 select * from tokens where hash = :token_hash
+and exists (select 1 from runs where runs.id = tokens.run_id)
 
 -- name: find_by_token
 select tokens.run_id, tokens.visit_id, tokens.wait_id, tokens.fields, runs.tenant,
