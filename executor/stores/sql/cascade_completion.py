@@ -38,15 +38,15 @@ class SqlCascades:
     def complete(self, run_id: str, now: float) -> None:
         """Return when all runs below a run have followed the commands to it, and to runs above it.
 
-        Other processes may do the same at the same time. Each transaction has its own time: claims do not
-        find at once what becomes due in the past.
+        Other processes may do the same at the same time. The time of a transaction is that of the request,
+        and the whole seconds since. Claims do not find at once what becomes due long before the present.
         """
         is_any, began = False, time.monotonic()
         while rows := self._context.database.fetch_all("cascades.find_of_tree", run_id=run_id):
             if is_any:
                 time.sleep(PAUSE_SECONDS)
             is_any = True
-            self._continue(rows[0], now + time.monotonic() - began)
+            self._continue(rows[0], now + (time.monotonic() - began) // 1)
         if is_any:
             self._context.announce_due()
 
