@@ -17,7 +17,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TypeVar
 
 STEP_BYTES = 16 * 1024
@@ -65,12 +65,14 @@ class TlsConnection:
     def recv(self, max_bytes: int) -> bytes:
         """Return the next bytes; none at the end.
 
+        A server may answer before it has taken a request, and take no more. So it need not take what is left.
+
         Raises:
             TimeoutError: another step is needed.
             OSError: the connection has failed.
         """
         try:
-            return self._step(lambda: self.tls.read(max_bytes))
+            return self._step(lambda: self.tls.read(max_bytes), must_flush=False)
         except ssl.SSLEOFError:
             return b""
 
@@ -97,16 +99,20 @@ class TlsConnection:
                 return
             self._unsent = self._unsent[self.socket.send(self._unsent) :]
 
-    def _step(self, operation: Callable[[], Result]) -> Result:
+    def _step(self, operation: Callable[[], Result], *, must_flush: bool = True) -> Result:
         """Return the value of an operation of OpenSSL, or read some bytes for its next attempt."""
-        self.flush()
+        self._flush_before(must_flush)
         try:
             return operation()
         except ssl.SSLWantReadError:
-            self.flush()
+            self._flush_before(must_flush)
             received = self.socket.recv(STEP_BYTES)
             if received:
                 self._incoming.write(received)
             else:
                 self._incoming.write_eof()
             raise TimeoutError("the operation needs another step") from None
+
+    def _flush_before(self, must_flush: bool) -> None:
+        with nullcontext() if must_flush else suppress(OSError):
+            self.flush()

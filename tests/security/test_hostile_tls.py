@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpcore
 import pytest
 
 from noetl.executor.clients import time_limit as limits
@@ -109,3 +110,23 @@ def test_a_cancellation_ends_a_read_of_records_without_content(
     monkeypatch.setattr(limits, "check_time", cancel_at_the_third)
     with limits.time_limit(math.inf, cancelled=cancelled), pytest.raises(CancelledError):
         stream.read(65536)
+
+
+def test_an_answer_is_read_from_a_server_that_takes_no_more_of_the_request(certificate: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def answer_early(client: socket.socket, server: HostileServer) -> None:
+        with context.wrap_socket(client, server_side=True) as secured:
+            secured.recv(1)
+            secured.send(ANSWER)
+
+    client_context = ssl.create_default_context(cafile=certificate)
+    with serve_hostile(answer_early) as server, limits.time_limit(math.inf):
+        stream = connect("127.0.0.1", server.port, 10).start_tls(client_context, "localhost")
+        try:
+            with pytest.raises(httpcore.WriteError):
+                stream.write(b"x" * 50_000_000)
+            assert stream.read(65536) == ANSWER
+        finally:
+            stream.close()
