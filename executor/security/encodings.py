@@ -155,8 +155,19 @@ def written_forms(value: str) -> tuple[set[bytes], set[bytes]]:
     # `od -c` writes octal numbers for what is not ASCII.
     joined.add(join_lines(b"".join(bytes([byte]) if byte < 128 else b"%03o" % byte for byte in raw)))
     joined |= {form for source in (raw, *_as_latin_1(value)) for form in _as_quoted_printable(source)}
-    encoded |= {form for form in joined if len(form) >= MIN_FORM_LENGTH}
+    encoded |= {form for form in joined if not _may_be_word(form, len(value))}
     return {form for form in plain if len(form) >= MIN_FORM_LENGTH}, encoded
+
+
+def _may_be_word(form: bytes, length: int) -> bool:
+    """Return whether other texts may have a form without the signs of a secret, which has this length.
+
+    >>> [_may_be_word(form, 9) for form in (b"password", b"passw0rd", b"passwords")]
+    [True, False, False]
+    """
+    if len(form) < MIN_FORM_LENGTH:
+        return True
+    return len(form) < min(length, MIN_CASE_LENGTH) and (form.isalpha() or form.isdigit())
 
 
 def undo_all(data: bytes) -> Iterator[bytes]:

@@ -23,7 +23,7 @@ SECRETS = {
     "plain": "correct-horse-battery",
     "digits": "493827165029",
     "percent": "100%25+sure&amp;quiet",
-    "backslash": "C:\\new\\table\\",
+    "backslash": "C:\\new\\table2\\",
     "emoji": "pässwörd-€-😀",
     "lines": "-----BEGIN-----\nMIIEvQIBADANBgkq/hkiG9w0\n-----END-----\n",
     "long": "".join(random.Random(7).choices("abcdefghijklmnopqrstuvwxyz0123456789+/", k=400)),
@@ -302,3 +302,19 @@ def test_a_large_text_is_searched_once_for_all_secrets() -> None:
     text = "harmless text, 100 % " * 400_000
     assert revealed.redact(text) is text
     assert revealed.redact([text, "secret-number-7-" + "xyz" * 5]) == [text, MASK]
+
+
+@pytest.mark.parametrize(
+    ("secret", "text"),
+    [
+        ("password!", "the password is wrong"),
+        ("(default)", "by default, it is"),
+        ("12:34:56:78", "run 12345678"),
+        ("the.users", "all the users"),
+    ],
+)
+def test_words_of_a_short_secret_without_its_signs_are_not_masked(secret: str, text: str) -> None:
+    revealed = RevealedSecrets()
+    revealed.add(secret)
+    assert revealed.redact(text) == text
+    assert revealed.redact(f"{text} {secret}") == f"{text} {MASK}"
