@@ -7,8 +7,9 @@ request took five seconds.
 Algorithm: round-robin (Nagle 1987). If the latest part of a connection had many lines and took longer than
 SLOW_SECONDS of CPU time, the connection waits in a queue. One of them is read at a time, from each address of
 a client after the other. The pause before that is PAUSE_FACTOR times as long as the parts before it took. So
-all of these connections together use a quarter of the thread. The first part of a request is small, because
-it is not known yet how long it takes.
+all of these connections together use a quarter of the thread. What new connections need during a pause makes
+it longer once, or else they could keep all others waiting. The first part of a request is small, because it
+is not known yet how long it takes.
 
 Cost: two looks at the clock for each part, and up to three more reads for a long body.
 
@@ -65,6 +66,7 @@ class ReadingQueue:
         self._waiting: OrderedDict[str, deque[SlowConnection]] = OrderedDict()
         self._pause_seconds = 0.0
         self._is_scheduled = False
+        self._is_pause_extended = False
 
     def add(self, connection: SlowConnection, seconds: float) -> None:
         """Let a connection wait, because its latest part took some seconds."""
@@ -81,9 +83,10 @@ class ReadingQueue:
         self._is_scheduled = True
 
     def _read_next(self) -> None:
-        """Read the next connection, unless more was parsed meanwhile."""
+        """Read the next connection, or extend the pause if more was parsed meanwhile."""
         self._is_scheduled = False
-        if not self._pause_seconds:
+        self._is_pause_extended = bool(self._pause_seconds) and not self._is_pause_extended
+        if not self._is_pause_extended:
             while self._waiting and not self._pop().continue_reading():
                 pass
         if self._waiting:

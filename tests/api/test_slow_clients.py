@@ -516,6 +516,16 @@ class TestReadingQueue:
         # The first pause is that of the first part, the second one that of the other four.
         assert pauses == pytest.approx([0.03, 0.12, 0.001, 0.001, 0.001, 0.001])
 
+    def test_new_connections_do_not_keep_others_waiting(self) -> None:
+        given: list[str] = []
+        calls: list[Callable[[], None]] = []
+        queue = ReadingQueue(lambda _seconds, call: calls.append(call))
+        queue.add(self.Connection("a first", given), 0.01)
+        for number in range(10):
+            queue.add(self.Connection(f"b {number}", given), 0.01)
+            calls.pop(0)()
+        assert given == ["first", "0", "1", "2", "3"]
+
 
 def test_connections_without_a_header_keep_no_client_out() -> None:
     table = ConnectionTable(8, header_seconds=1000.0)
