@@ -49,13 +49,15 @@ OPEN_KINDS = (STREAMS, WAITING_REQUESTS, BODIES, REQUESTS)
 class OpenLimit:
     """A limit of open things of a kind, which the holders share. Only one thread may use it.
 
-    A holder may open one more while it has fewer than are free. `owner` says in a problem what a holder is.
+    A holder may open one more while it has fewer than are free. A problem says with `owner` what a holder is,
+    and with `group` whose part of the setting the limit is.
     """
 
-    def __init__(self, limit: int, kind: OpenKind, *, owner: str = "tenant") -> None:
+    def __init__(self, limit: int, kind: OpenKind, *, owner: str = "tenant", group: str = "") -> None:
         self._open = DynamicThreshold(limit, kind.min_share)
         self._kind = kind
         self._owner = owner
+        self._group = group
 
     @property
     def limit(self) -> int:
@@ -86,7 +88,12 @@ class OpenLimit:
                 f" than are free ({setting})."
             )
             raise _too_many(429, "quota-exceeded", detail)
-        detail = f"{self.limit} {name} are open in this process, which is the limit ({setting})."
+        if self._group:
+            detail = (
+                f"{self.limit} {name} {self._group} are open, which is their part of the limit ({setting})."
+            )
+        else:
+            detail = f"{self.limit} {name} are open in this process, which is the limit ({setting})."
         raise _too_many(503, self._kind.slug, detail)
 
     def add(self, holder: str) -> None:
@@ -121,7 +128,7 @@ class ClientLimit:
     def __init__(self, limit: int, kind: OpenKind) -> None:
         part = min(max(limit // kind.stranger_parts, kind.min_share), limit)
         self._of_all = OpenLimit(limit, kind)
-        self._of_strangers = OpenLimit(part, kind, owner="address")
+        self._of_strangers = OpenLimit(part, kind, owner="address", group="without a caller")
 
     def check(self, tenant: str | None, address: str) -> None:
         """Raise a problem if the tenant, or the address without a tenant, may not open one more.

@@ -231,3 +231,12 @@ async def test_probes_are_answered_whatever_strangers_have_open(
     assert refused.status_code == 429
     assert json.loads(refused.text)["type"] == "urn:noetl:problem:quota-exceeded"
     assert [probe.status_code for probe in probes] == [200, 200]
+
+
+def test_a_refusal_names_the_part_of_requests_without_a_caller() -> None:
+    limit = ClientLimit(40, REQUESTS)
+    for number in range(10):
+        limit.add(None, f"192.0.2.{number}")
+    with pytest.raises(Problem) as refusal:
+        limit.check(None, "192.0.2.99")
+    assert "10 requests without a caller are open, which is their part" in refusal.value.detail
