@@ -84,7 +84,7 @@ class BranchTransaction:
         self.header = plans.header(run["plan_hash"])
         self.now = now
         self.claim_for = claim_for
-        self.cascade = Cascade(db, now, run["id"])
+        self.cascade = Cascade(db, now)
         self.claims_since = NO_FLOOR
         self.claimed: Visit | None = None
         self.started: tuple[Event, ...] = ()

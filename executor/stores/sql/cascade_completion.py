@@ -83,7 +83,7 @@ class SqlCascades:
                     db.lock_run(run_id)
                     found = db.execute("cascades.read", run_id=run_id, visit_id=row["visit_id"]).fetchone()
                     if found is not None:
-                        cascade = Cascade(db, now, found["root"], found["caller"])
+                        cascade = Cascade(db, now, found["caller"])
                         cascade.skipped = damaged
                         resume_cascade(cascade, self._plans, ChildSelection.from_row(found))
             except DamagedRunError as error:

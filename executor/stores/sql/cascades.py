@@ -83,16 +83,15 @@ class ChildSelection(NamedTuple):
 class Cascade:
     """The commands to child runs in one transaction, and how many rows it may still change.
 
-    `root` is the run that a request or a commit has changed. `caller` is who requests it, if known.
-    `is_complete` is false if rows of `cascades` were written. Damaged runs in `skipped` follow no command.
+    `caller` is who requests them, if known. `is_complete` is false if rows of `cascades` were written.
+    Damaged runs in `skipped` follow no command.
     """
 
-    __slots__ = ("caller", "db", "is_complete", "left", "now", "root", "skipped")
+    __slots__ = ("caller", "db", "is_complete", "left", "now", "skipped")
 
-    def __init__(self, db: Writer, now: float, root: str, caller: str | None = None) -> None:
+    def __init__(self, db: Writer, now: float, caller: str | None = None) -> None:
         self.db = db
         self.now = now
-        self.root = root
         self.caller = caller
         self.left = MAX_CHANGES
         self.is_complete = True
@@ -167,6 +166,5 @@ class Cascade:
             except_visit=selection.except_visit,
             after_created_at=created_at,
             after_id=id,
-            root=self.root,
             caller=self.caller,
         )

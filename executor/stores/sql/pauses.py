@@ -24,14 +24,14 @@ class SqlPauses:
 
     def pause(self, run_id: str, now: float, caller: str | None = None) -> Run:
         with self._context.transaction() as db:
-            run = pause_branches(Cascade(db, now, run_id, caller), self._plans, run_id)
+            run = pause_branches(Cascade(db, now, caller), self._plans, run_id)
             db.execute("branches.remember_own_pause", run_id=run_id)
         self._cascades.complete(run_id, now)
         return show_paused(run)
 
     def unpause(self, run_id: str, now: float, caller: str | None = None) -> Run:
         with self._context.transaction() as db:
-            run = unpause_branches(Cascade(db, now, run_id, caller), self._plans, run_id)
+            run = unpause_branches(Cascade(db, now, caller), self._plans, run_id)
         self._context.announce_due()
         self._cascades.complete(run_id, now)
         return run

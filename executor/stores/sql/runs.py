@@ -357,7 +357,7 @@ class SqlRuns:
                 return run
             if reason is not None:
                 db.execute("runs.explain_stop", run_id=run_id, error=encode_json_or_null(run.error))
-            stop = stop_branches(Cascade(db, now, run_id), self._plans, run_id, status)
+            stop = stop_branches(Cascade(db, now), self._plans, run_id, status)
         self._context.announce_due()
         self._cascades.complete(run_id, now)
         return replace(run, stop=stop)

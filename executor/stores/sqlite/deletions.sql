@@ -7,7 +7,6 @@ create table deletions (
 
 -- Commands that some child runs of a run have not followed yet. `command` is `pause`, `unpause` or `cancel`.
 -- `visit_id` is empty if the command concerns the child runs of all visits, without those of `except_visit`.
--- `root` is the run that a request or a commit has changed.
 create table cascades (
     run_id text not null,
     visit_id text not null,
@@ -15,8 +14,6 @@ create table cascades (
     except_visit text not null,
     after_created_at real,
     after_id text,
-    root text not null,
     caller text,
     primary key (run_id, visit_id)
 ) without rowid;
-create index cascades_of_roots on cascades (root);

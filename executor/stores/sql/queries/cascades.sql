@@ -2,8 +2,8 @@
 -- runs of one visit. Those after `after_created_at` and `after_id` are left, or all if these are null.
 
 -- name: add
-insert into cascades (run_id, visit_id, command, except_visit, after_created_at, after_id, root, caller)
-values (:run_id, :visit_id, :command, :except_visit, :after_created_at, :after_id, :root, :caller)
+insert into cascades (run_id, visit_id, command, except_visit, after_created_at, after_id, caller)
+values (:run_id, :visit_id, :command, :except_visit, :after_created_at, :after_id, :caller)
 
 -- A command to all child runs replaces pauses of some.
 -- name: forget_of_run
