@@ -320,6 +320,16 @@ async def test_a_request_with_two_lengths_is_refused(
     assert response.headers["connection"] == "close"
 
 
+@pytest.mark.parametrize(("number", "status"), [(60, 200), (2000, 431)])
+async def test_a_header_of_many_lines_is_refused(http: httpx.AsyncClient, number: int, status: int) -> None:
+    headers = {f"x-{line}": "1" for line in range(number)}
+    response = await http.get("/workflows", headers=headers)
+    assert response.status_code == status
+    if status == 431:
+        assert_problem(response, 431)
+        assert "100 lines" in response.json()["detail"]
+
+
 ORIGIN = "https://app.example.com"
 PREFLIGHT = {
     "Origin": ORIGIN,
