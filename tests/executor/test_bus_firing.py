@@ -220,7 +220,7 @@ def test_a_paused_trigger_misses_its_events() -> None:
 def test_values_of_secrets_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     bus = Bus()
     forget_secrets(monkeypatch)
-    REVEALED_SECRETS.add("a-secret-value")
+    REVEALED_SECRETS.add("a-secret-value", "default")
     bus.send(event("shop", "Paid", {"sum": 1, "token": "a-secret-value"}))
     (seen,) = bus.seen("paid")
     assert "a-secret-value" not in json.dumps(seen)
