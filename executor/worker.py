@@ -209,8 +209,8 @@ class Worker:
     def stop(self, *, drain: bool = True, timeout_seconds: float | None = None) -> None:
         """Stop claiming visits. With `drain`, wait until active steps are committed, or for the timeout.
 
-        Release the claims that are still active, so that another worker can execute their visits at once, and
-        abandon their work here.
+        Release the claims that are still active, so that another worker can execute their visits, and abandon
+        their work here. Visits are due at once, or when commands of this process have ended.
         """
         self._stopping.set()
         self._store.work.notify()

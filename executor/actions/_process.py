@@ -58,6 +58,9 @@ _DRAIN_SECONDS = 1.0
 _GRACE_SECONDS = 2.0
 """Time between SIGTERM and SIGKILL."""
 
+END_SECONDS = _GRACE_SECONDS + 1.0
+"""How long a command may still run after its work was cancelled."""
+
 _LINGER_SECONDS = 0.5
 """Time after the end of a command until its open pipes are abandoned."""
 
@@ -208,6 +211,11 @@ def end_all_commands() -> None:
         group.request_end()
     for group in groups:
         group.end(_GRACE_SECONDS)
+
+
+def is_any_running() -> bool:
+    """Return whether a command of this process runs."""
+    return bool(_running)
 
 
 def _find_supervisors() -> set[int]:

@@ -217,7 +217,14 @@ class LeaseKeeper:
             renew_claim(self._store, claim, self._clock() + self._lease_seconds, events)
 
     def release_all(self) -> None:
-        """Release all claims: abandon their work, and make its visits due at once for other workers."""
+        """Release all claims: abandon their work, and make its visits due for other workers.
+
+        They are due at once, or when the commands of this process have ended, so that none runs twice. A
+        claim must be lost before its command ends. Otherwise the step would fail.
+        """
+        from noetl.executor.actions._process import END_SECONDS, is_any_running
+
+        pause = END_SECONDS if is_any_running() else 0.0
         for held in self._active():
             run, visit = held.claim.run, held.claim.visit
             # An `at_most_once` step has started, so its claim must count.
@@ -226,7 +233,7 @@ class LeaseKeeper:
                     not is_pseudo_step(visit.step)
                     and self._store.plans.step(run.plan_hash, visit.step).at_most_once
                 )
-                self._store.queue.release(visit, self._clock(), counts=counts)
+                self._store.queue.release(visit, self._clock() + pause, counts=counts)
             held.cancelled.set()
 
     def _active(self) -> list[HeldClaim]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from noetl.executor.actions._process import END_SECONDS
 from noetl.executor.engine.invocation import VisitExecutor
 from noetl.executor.model.run import RunStatus
 from noetl.executor.runtime.lease_keeper import LeaseKeeper
@@ -144,4 +145,23 @@ def test_a_worker_that_stops_ends_its_templates(store: SqliteStore, tmp_path: Pa
     timer.start()
     timer.join()
     worker.join()
+    assert harness.claim("two") is not None
+
+
+def test_no_worker_repeats_a_step_while_its_command_may_run(store: SqliteStore, tmp_path: Path) -> None:
+    """A command that ignores SIGTERM is killed some time after its claim was released."""
+    begun = tmp_path / "begun"
+    command = f"trap '' TERM; echo > {begun}; while true; do sleep 0.1; done"
+    harness = RunHarness(store, f'steps: [{{name: a, run: [{{action: shell, command: "{command}"}}]}}]')
+    claim = harness.claim()
+    assert claim is not None
+    lease_keeper = LeaseKeeper(store, 30.0, harness.clock)
+    worker = threading.Thread(target=lease_keeper.execute, args=(harness.executor(), claim))
+    worker.start()
+    while not begun.exists():
+        worker.join(0.01)
+    lease_keeper.release_all()
+    assert harness.claim("two") is None
+    worker.join()
+    harness.clock.advance(END_SECONDS)
     assert harness.claim("two") is not None
