@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -95,8 +96,11 @@ def replace_file(target: Path) -> Iterator[BinaryIO]:
     Readers see the old content or the new content, never a part. An error leaves the old file unchanged.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or `target` is a folder.
     """
+    if target.is_dir():
+        # The temporary file of the allowed folder itself would be outside of it.
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     target.parent.mkdir(parents=True, exist_ok=True)
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
     temporary = target.with_name(f".{uuid4().hex}.tmp")

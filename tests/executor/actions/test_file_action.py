@@ -336,6 +336,23 @@ def test_a_file_that_is_not_utf_8_is_an_error(root: Path) -> None:
         perform_file(root, read="a")
 
 
+def test_a_write_to_the_allowed_folder_puts_nothing_next_to_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    open_file = os.open
+
+    def record(path: Any, flags: int, *arguments: Any, **names: Any) -> int:
+        if flags & os.O_CREAT:
+            written.append(str(path))
+        return open_file(path, flags, *arguments, **names)
+
+    monkeypatch.setattr(os, "open", record)
+    with pytest.raises(ActionError, match="is a directory"):
+        perform_file(root, write=".", content="x")
+    assert written == []
+
+
 def test_the_action_is_disabled_without_an_allowed_folder() -> None:
     with pytest.raises(ActionError, match="NOETL_FILES_ROOT") as caught:
         perform_action("file", capabilities=Capabilities(), read="a")
