@@ -165,8 +165,10 @@ def insufficient_scope(scope: str) -> Problem:
 
 
 _TOKEN_IN_PATH = re.compile(
-    "(?P<before>{}).+".format(CALLBACK_PATH.replace("/", "/+")), re.IGNORECASE | re.DOTALL
+    "(?P<before>(?<!/){}).+".format(CALLBACK_PATH.replace("/", "/+")), re.IGNORECASE | re.DOTALL
 )
+"""The path of a callback. A match begins at the first of several slashes, so a search takes linear time."""
+
 TICKET_IN_QUERY = re.compile(r"(?P<name>[?&]ticket=)(?P<ticket>[^&\s]*)")
 
 
