@@ -148,7 +148,7 @@ async def test_a_client_that_disconnects_is_not_an_internal_error(
 
 
 def test_a_path_of_slashes_is_redacted_in_linear_time() -> None:
-    """With a quadratic search, this test would take minutes."""
+    """A quadratic search would take minutes here."""
     slashes = "/" * 300_000
     assert problems.redact_path(slashes) == slashes
     assert (
