@@ -80,7 +80,9 @@ async def test_a_request_from_another_machine_is_refused(settings: dict[str, str
         ("/workflows/callbacks/token", "/workflows/callbacks/***"),
         ("/base/workflows/callbacks/token/heartbeat?a=b", "/base/workflows/callbacks/***"),
         ("/workflows//callbacks/token", "/workflows//callbacks/***"),
-        ("//workflows/callbacks//to\nken", "//workflows/callbacks//***"),
+        ("//workflows/callbacks//to\nken", "//workflows/callbacks/***"),
+        ("/workflows/./callbacks/token", "/workflows/./callbacks/***"),
+        ("/workflows/.././callbacks/./token", "/workflows/.././callbacks/***"),
         ("/Workflows/Callbacks/token", "/Workflows/Callbacks/***"),
         ("/workflows/callbacks/", "/workflows/callbacks/"),
         ("/workflows/callbacks", "/workflows/callbacks"),
@@ -147,10 +149,11 @@ async def test_a_client_that_disconnects_is_not_an_internal_error(
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-def test_a_path_of_slashes_is_redacted_in_linear_time() -> None:
+@pytest.mark.parametrize("part", ["/", "/.", "/workflows/", "/workflows/..", "/workflows/callbacks"])
+def test_a_path_of_many_parts_is_redacted_in_linear_time(part: str) -> None:
     """A quadratic search would take minutes here."""
-    slashes = "/" * 300_000
-    assert problems.redact_path(slashes) == slashes
-    assert (
-        problems.redact_path(f"{slashes}workflows//callbacks/secret") == f"{slashes}workflows//callbacks/***"
-    )
+    parts = part * 300_000
+    path = f"{parts}/workflows//callbacks/secret"
+    redacted = problems.redact_path(path)
+    assert "secret" not in redacted
+    assert path.startswith(redacted.removesuffix("***"))
