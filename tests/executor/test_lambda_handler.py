@@ -260,6 +260,43 @@ def test_unknown_messages_do_not_block_others(queue: LambdaQueue, capsys: pytest
     assert (metrics["NotOurs"], metrics["Steps"]) == (8, 6)
 
 
+LARGE = "1" + "0" * 400
+"""A whole number that no `float` can be."""
+
+VISIT = '"run":"r","visit":"v","step":"s"'
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        f'{VISIT},"due":{LARGE}',
+        f'{VISIT},"due":1e999',
+        f'{VISIT},"due":NaN',
+        f'{VISIT},"due":1,"spread":1e999',
+        f'{VISIT},"due":1,"cause":0',
+        f'{VISIT},"due":1,"reads":[1]',
+        '"run":"\\ud800","visit":"v","step":"s","due":1',
+        '"run":"\ud800","visit":"v","step":"s","due":1',
+        f'"run":"{"r" * 3000}","visit":"v","step":"s","due":1',
+        f'"run":"r","visit":"{"v" * 3000}","step":"s","due":1',
+        f'"tenant":"default","playbook":"p","trigger":"t","due":{LARGE}',
+        f'"tenant":"default","playbook":"p","trigger":"{"t" * 3000}","due":1',
+        '"tenant":"default","outbox":"o","due":NaN',
+        f'"tenant":"{"t" * 3000}","outbox":"o","due":1',
+    ],
+)
+def test_a_message_with_an_impossible_value_does_not_block_others(
+    queue: LambdaQueue, members: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start(queue, ONE)
+    bad = {"messageId": "bad", "body": f'{{"v":1,{members}}}'}
+    assert failures(handlers.step({"Records": [bad, *queue.records()]}, FakeLambdaContext())) == ["bad"]
+    assert queue.status(run) is RunStatus.SUCCEEDED
+    [metrics] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    assert metrics["NotOurs"] == 1
+    assert failures(handlers.dead_letter({"Records": [bad]}, FakeLambdaContext())) == ["bad"]
+
+
 @pytest.mark.parametrize("position", range(4))
 def test_a_message_whose_visit_fails_to_execute_is_delivered_again(
     queue: LambdaQueue, position: int, monkeypatch: pytest.MonkeyPatch

@@ -16,10 +16,11 @@ arrives.
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from noetl.executor.errors import MessageError
 from noetl.executor.model.run import DEFAULT_TENANT
+from noetl.executor.stores.sqs.received_text import is_name, read_due, read_members
+from noetl.planner.diagnostics.wording import abbreviate
 from noetl.planner.frozen import frozen
 
 MAX_DELAY_SECONDS = 900
@@ -82,30 +83,34 @@ class DueMessage:
         Raises:
             MessageError: the text is not such a message.
         """
-        try:
-            fields: dict[str, Any] = json.loads(text)
-            if fields["v"] != _FORMAT:
-                raise MessageError(
-                    f"message has format {fields['v']!r}, but this version of noetl knows only {_FORMAT}"
-                )
-            message = cls(
-                fields["run"],
-                fields["visit"],
-                fields["step"],
-                float(fields["due"]),
-                int(fields.get("spread", 1)),
-                fields.get("cause"),
-                tuple(fields.get("reads", ())),
-                released=tuple(fields.get("released", ())),
+        members = read_members(text)
+        if members is None:
+            raise MessageError("message was not sent by noetl")
+        if members.get("v") not in (_FORMAT, None):
+            version = abbreviate(str(members["v"]))
+            raise MessageError(
+                f"message has format {version}, but this version of noetl knows only {_FORMAT}"
             )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        try:
+            message = cls(
+                members["run"],
+                members["visit"],
+                members["step"],
+                read_due(members),
+                members.get("spread", 1),
+                members.get("cause"),
+                tuple(members.get("reads", ())),
+                released=tuple(members.get("released", ())),
+            )
+        except (TypeError, KeyError) as error:
             raise MessageError("message was not sent by noetl") from error
-        if not message.is_valid():
+        if "v" not in members or not message.is_valid():
             raise MessageError("message was not sent by noetl")
         return message
 
     def is_valid(self) -> bool:
         """Return whether all ids are text, and the run, the visit and the spread can exist."""
-        ids = (self.run_id, self.visit_id, self.step, self.cause or "", *self.holders, *self.released)
-        has_ids = all(isinstance(id, str) for id in ids) and bool(self.run_id and self.visit_id)
-        return has_ids and 1 <= self.spread <= MAX_SPREAD
+        ids = (self.run_id, self.visit_id, self.step, *self.holders, *self.released)
+        has_ids = all(map(is_name, ids)) and bool(self.run_id and self.visit_id)
+        has_cause = self.cause is None or is_name(self.cause)
+        return has_ids and has_cause and type(self.spread) is int and 1 <= self.spread <= MAX_SPREAD

@@ -17,6 +17,7 @@ import json
 from typing import Any
 
 from noetl.executor.errors import MessageError
+from noetl.executor.stores.sqs.received_text import is_name, read_due, read_members
 from noetl.planner.frozen import frozen
 
 _FORMAT = 1
@@ -44,18 +45,12 @@ class OutboxMessage:
         """Return the message that `encode` has written, or None if the text is another message.
 
         Raises:
-            MessageError: the text is an outbox message of another version.
+            MessageError: it has impossible values, or is an outbox message of another version.
         """
-        try:
-            fields = json.loads(text)
-        except (ValueError, RecursionError):
+        members = read_members(text)
+        if members is None or "outbox" not in members:
             return None
-        if not isinstance(fields, dict) or "outbox" not in fields:
-            return None
-        names: list[Any] = [fields.get(key) for key in ("tenant", "outbox")]
-        due_at: Any = fields.get("due")
-        are_names = all(isinstance(name, str) for name in names)
-        is_number = isinstance(due_at, int | float) and not isinstance(due_at, bool)
-        if fields.get("v") != _FORMAT or not are_names or not is_number:
+        names: list[Any] = [members.get(key) for key in ("tenant", "outbox")]
+        if members.get("v") != _FORMAT or not all(map(is_name, names)):
             raise MessageError("message about the outbox was not sent by this version of noetl")
-        return cls(names[0], names[1], float(due_at))
+        return cls(names[0], names[1], read_due(members))

@@ -20,6 +20,7 @@ import json
 from typing import Any
 
 from noetl.executor.errors import MessageError
+from noetl.executor.stores.sqs.received_text import is_name, read_due, read_members
 from noetl.planner.frozen import frozen
 
 LOOKAHEAD_SECONDS = 60.0
@@ -57,18 +58,12 @@ class TriggerMessage:
         """Return the message that `encode` has written, or None if the text is another message.
 
         Raises:
-            MessageError: the text is a trigger message of another version.
+            MessageError: it has impossible values, or is a trigger message of another version.
         """
-        try:
-            fields = json.loads(text)
-        except (ValueError, RecursionError):
+        members = read_members(text)
+        if members is None or "trigger" not in members:
             return None
-        if not isinstance(fields, dict) or "trigger" not in fields:
-            return None
-        names: list[Any] = [fields.get(key) for key in ("tenant", "playbook", "trigger")]
-        due_at: Any = fields.get("due")
-        are_names = all(isinstance(name, str) for name in names)
-        is_number = isinstance(due_at, int | float) and not isinstance(due_at, bool)
-        if fields.get("v") != _FORMAT or not are_names or not is_number:
+        names: list[Any] = [members.get(key) for key in ("tenant", "playbook", "trigger")]
+        if members.get("v") != _FORMAT or not all(map(is_name, names)):
             raise MessageError("message about a trigger was not sent by this version of noetl")
-        return cls(names[0], names[1], names[2], float(due_at))
+        return cls(names[0], names[1], names[2], read_due(members))
