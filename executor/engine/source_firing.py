@@ -13,6 +13,7 @@ Limits: an item that is rejected or filtered is evaluated again if it is read ag
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,9 @@ from noetl.executor.model.triggers import (
 )
 from noetl.planner.frozen import frozen
 
+MAX_SOURCE_KEY_BYTES = 8192
+"""The most bytes of a key that firings have as it is. Paths of files and of objects are shorter."""
+
 
 @frozen
 class SourceItem:
@@ -43,6 +47,14 @@ class SourceItem:
     key: str
     arrived_at: float
     view: Mapping[str, Any]
+
+    @property
+    def firing_key(self) -> str:
+        """The key of the firings of the item. A long key counts by its hash, since each record has it."""
+        encoded = self.key.encode("utf-8", "surrogatepass")
+        return (
+            self.key if len(encoded) <= MAX_SOURCE_KEY_BYTES else f"id {hashlib.sha256(encoded).hexdigest()}"
+        )
 
 
 def item_firing(firer: Firer, item: SourceItem) -> Firing:
@@ -94,4 +106,4 @@ def miss_item(firer: Firer, item: SourceItem) -> None:
 
 def _new_firing(firer: Firer, item: SourceItem) -> Firing:
     # After a registration or a pause, an item that is evaluated again has a record of its own.
-    return new_firing(firer.trigger, item.key, max(item.arrived_at, firer.trigger.changed_at))
+    return new_firing(firer.trigger, item.firing_key, max(item.arrived_at, firer.trigger.changed_at))

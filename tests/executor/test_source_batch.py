@@ -126,6 +126,16 @@ def test_a_batch_fires_its_events_and_reports_the_others(
     assert outcomes(store, "paid") == ["started", "started"]
 
 
+def test_a_long_id_of_an_event_makes_no_long_record(store: DynamoStore) -> None:
+    batch = [record("a", paid("1" * 200_000)), record("b", paid("1" * 199_999 + "2"))]
+    assert invoke(*batch) == []
+    assert invoke(*batch) == []
+    firings = store.triggers.firings("default", "play", "paid", limit=10)[0]
+    assert [firing.outcome for firing in firings] == ["started", "started"]
+    assert all(len(firing.key) < 100 for firing in firings)
+    assert len({firing.run_id for firing in firings}) == 2
+
+
 def test_a_message_of_a_queue_fires_the_triggers_that_read_it(store: DynamoStore) -> None:
     register(store, TEXT, "acme")
     register(store, TEXT, "zoo")
