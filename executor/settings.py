@@ -389,7 +389,8 @@ SETTINGS = (
         " A folder is below that of `NOETL_FILES_ROOT`, and its rule allows the folders below it."
         " `sqs` has the URL of a queue or its ARN,"
         " and `table` the name of a table of the store in Postgres."
-        " `s3:BUCKET` allows the objects of a bucket, and `event:SOURCE` the events of a source.",
+        " `s3:BUCKET` allows the objects of a bucket, and `event:SOURCE` the events of a source."
+        " Actions of a tenant without a rule do not use what rules give to others.",
     ),
     Setting(
         "NOETL_EVENT_BUSES",

@@ -1,4 +1,7 @@
-"""Access to the files below the allowed folder. Symbolic links are resolved, so none leads outside."""
+"""Access to the files below the allowed folder. Symbolic links are resolved, so none leads outside.
+
+A folder that `NOETL_TRIGGER_SOURCES` gives to a tenant is for its runs only.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,22 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from uuid import uuid4
 
+from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
+from noetl.executor.security.allowed_sources import SOURCES_SETTING, AllowedSources
 from noetl.executor.security.capabilities import Capabilities
 from noetl.planner.diagnostics.wording import shorten
+from noetl.planner.frozen import frozen
 
 MAX_PATH_LENGTH = 4_096
 """Limit of the characters of a path. Linux limits it to as many bytes."""
+
+MAX_PATH_PARTS = 200
+"""Limit of the names of a path. Each missing folder is created by a call within that of the next one."""
 
 MAX_SHOWN_PATH = 1_000
 """How many characters of a path an error shows."""
@@ -36,10 +45,68 @@ def allowed_folder(capabilities: Capabilities, feature: str) -> Path:
     return root.resolve()
 
 
-def check_path_length(path: str, noun: str = "path") -> None:
-    """Raise `FileError` for a path with too many characters, before work is done for each part of it."""
+@frozen
+class TenantFiles:
+    """The files below the allowed folder `root` that the runs of a tenant may use."""
+
+    root: Path
+    tenant: str
+    sources: AllowedSources
+
+    @classmethod
+    def of_call(cls, call: Call, feature: str) -> TenantFiles:
+        """Return the files that a call may use.
+
+        Raises:
+            ActionError: `ActionDisabled` with the name of the feature, if no folder is allowed.
+        """
+        root = allowed_folder(call.capabilities, feature)
+        return cls(root, call.tenant, call.capabilities.trigger_sources)
+
+    def resolve(self, path: str) -> Path:
+        """Return the path below `root` without symbolic links.
+
+        Raises:
+            ActionError: the path is invalid, leads outside of `root`, or to the folder of another tenant.
+        """
+        target = resolve_path(self.root, path)
+        self.check(target, path)
+        return target
+
+    def check(self, target: Path, path: str) -> None:
+        """Raise `AccessDenied` for a resolved path to the folder of another tenant.
+
+        Messages call it `path`.
+        """
+        if not self.include(target):
+            shown = shorten(path, MAX_SHOWN_PATH)
+            message = f"`{shown}` is in the folder of another tenant's triggers ({SOURCES_SETTING})"
+            raise ActionError("AccessDenied", message, retryable=False)
+
+    def include(self, target: Path) -> bool:
+        """Return whether the tenant may use a resolved path below `root`."""
+        relative = PurePosixPath(target.relative_to(self.root).as_posix())
+        return not self.sources.path_belongs_to_others(self.tenant, relative)
+
+
+def check_path(path: str, noun: str = "path") -> None:
+    """Raise `FileError` for a path that no file can have, before work is done for each part of it."""
     if len(path) > MAX_PATH_LENGTH:
         raise file_error(path, f"the {noun} is longer than {MAX_PATH_LENGTH:,} characters")
+    if path.count("/") >= MAX_PATH_PARTS:
+        raise file_error(path, f"the {noun} has more than {MAX_PATH_PARTS} names")
+    if "\0" in path or not is_encodable(path):
+        shown = path[:MAX_SHOWN_PATH].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+        raise file_error(shown, "invalid path")
+
+
+def is_encodable(path: str) -> bool:
+    """Return whether a file system can have the characters of a path: no half of a surrogate pair."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def resolve_path(root: Path, path: str) -> Path:
@@ -48,7 +115,7 @@ def resolve_path(root: Path, path: str) -> Path:
     Raises:
         ActionError: the path is invalid or leads outside of `root`.
     """
-    check_path_length(path)
+    check_path(path)
     try:
         target = (root / path).resolve()
     except (ValueError, RuntimeError, OSError):

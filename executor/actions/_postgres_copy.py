@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from noetl.executor.actions._files import (
-    allowed_folder,
+    TenantFiles,
     file_error,
     open_for_reading,
     os_file_error,
     replace_file,
-    resolve_path,
 )
 from noetl.executor.actions._formats import FormatError, read_header
 from noetl.executor.actions._postgres_pool import limit_statement_time
@@ -36,7 +35,7 @@ def prepare_copy_from(
     Raises:
         ActionError: the file is forbidden, or an identifier is invalid.
     """
-    path = resolve_path(allowed_folder(call.capabilities, "`copy_from`"), file)
+    path = TenantFiles.of_call(call, "`copy_from`").resolve(file)
     quoted_table = ".".join(quote_identifier(part) for part in table.split("."))
     if not all(isinstance(name, str) for name in columns or ()):
         raise ActionError("ParameterError", "`columns` must be a list of texts", retryable=False)
@@ -69,7 +68,7 @@ def prepare_copy_to(call: Call, *, query: Sql, file: str) -> Callable[[Connectio
     Raises:
         ActionError: the file is forbidden.
     """
-    path = resolve_path(allowed_folder(call.capabilities, "`copy_to`"), file)
+    path = TenantFiles.of_call(call, "`copy_to`").resolve(file)
 
     def copy(connection: Connection) -> dict[str, Any]:
         # The line break ends a comment at the end of the query.

@@ -11,8 +11,8 @@ from typing import Any
 
 from noetl.executor.actions._files import (
     MAX_SHOWN_PATH,
-    allowed_folder,
-    check_path_length,
+    TenantFiles,
+    check_path,
     check_regular_file,
     file_error,
     open_for_reading,
@@ -78,23 +78,21 @@ DECLARATION = ActionDeclaration(
 
 
 def perform(call: Call) -> Any:
-    root = allowed_folder(call.capabilities, "`file`")
+    files = TenantFiles.of_call(call, "`file`")
     call.remaining_seconds()
     operation = next(name for name in _OPERATIONS if name in call.parameters)
     path = call.parameters[operation]
-    if "\0" in path:
-        raise file_error(path[:MAX_SHOWN_PATH].replace("\0", "\\0"), "invalid path")
-    check_path_length(path, "pattern" if operation == "list" else "path")
+    check_path(path, "pattern" if operation == "list" else "path")
     try:
-        return _OPERATIONS[operation](root, path, call)
+        return _OPERATIONS[operation](files, path, call)
     except FormatError as error:
         raise file_error(path, str(error)) from None
     except OSError as error:
         raise os_file_error(path, error) from None
 
 
-def _read(root: Path, path: str, call: Call) -> Any:
-    target = resolve_path(root, path)
+def _read(files: TenantFiles, path: str, call: Call) -> Any:
+    target = files.resolve(path)
     format = call.parameters.get("format", "text")
     with call.receive() as arriving, open_for_reading(target, path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -114,17 +112,17 @@ def _read(root: Path, path: str, call: Call) -> Any:
             raise file_error(path, "not UTF-8") from None
 
 
-def _write(root: Path, path: str, call: Call) -> dict[str, Any]:
-    target = resolve_path(root, path)
+def _write(files: TenantFiles, path: str, call: Call) -> dict[str, Any]:
+    target = files.resolve(path)
     data = encode_content(call.parameters)
     call.count_written(len(data))
     with replace_file(target) as file:
         file.write(data)
-    return _result(root, target, len(data))
+    return _result(files.root, target, len(data))
 
 
-def _append(root: Path, path: str, call: Call) -> dict[str, Any]:
-    target = resolve_path(root, path)
+def _append(files: TenantFiles, path: str, call: Call) -> dict[str, Any]:
+    target = files.resolve(path)
     format = call.parameters.get("format", "text")
     content = escape_formulas(call.parameters)
     with call.receive() as arriving:
@@ -136,7 +134,7 @@ def _append(root: Path, path: str, call: Call) -> dict[str, Any]:
     with os.fdopen(descriptor, "ab") as file:
         check_regular_file(descriptor, path)
         file.write(data)
-    return _result(root, target, len(data))
+    return _result(files.root, target, len(data))
 
 
 def _encode_appended(target: Path, path: str, content: Any, format: str, arriving: ArrivingData) -> bytes:
@@ -156,8 +154,8 @@ def _encode_appended(target: Path, path: str, content: Any, format: str, arrivin
     return line_break + encode_rows(content, names)
 
 
-def _list(root: Path, pattern: str, call: Call) -> list[str]:
-    relative = Path(pattern)
+def _list(files: TenantFiles, pattern: str, call: Call) -> list[str]:
+    root, relative = files.root, Path(pattern)
     if relative.is_absolute():
         if not relative.is_relative_to(root):
             raise outside_error(pattern)
@@ -169,7 +167,7 @@ def _list(root: Path, pattern: str, call: Call) -> list[str]:
     paths: list[str] = []
     with call.receive() as arriving:
         for path in find_files(root, relative.parts, call.remaining_seconds):
-            if path.is_file() and path.resolve().is_relative_to(root):
+            if path.is_file() and (target := path.resolve()).is_relative_to(root) and files.include(target):
                 paths.append(path.relative_to(root).as_posix())
                 # The list and its sorted copy exist at the same time.
                 arriving.keep(sys.getsizeof(paths[-1]) + 2 * POINTER_BYTES)
@@ -179,17 +177,18 @@ def _list(root: Path, pattern: str, call: Call) -> list[str]:
         return sorted(paths)
 
 
-def _delete(root: Path, path: str, call: Call) -> dict[str, Any]:
+def _delete(files: TenantFiles, path: str, call: Call) -> dict[str, Any]:
     # Delete a link instead of its target. A repeat after a crash finds no file and succeeds.
-    target = resolve_path(root, str(Path(path).parent)) / Path(path).name
+    target = resolve_path(files.root, str(Path(path).parent)) / Path(path).name
+    files.check(target, path)
     if target.is_dir() and not target.is_symlink():
         raise file_error(path, "is a folder")
     size = target.lstat().st_size if target.is_symlink() or target.exists() else 0
     target.unlink(missing_ok=True)
-    return _result(root, target, size)
+    return _result(files.root, target, size)
 
 
-_OPERATIONS: dict[str, Callable[[Path, str, Call], Any]] = {
+_OPERATIONS: dict[str, Callable[[TenantFiles, str, Call], Any]] = {
     "read": _read,
     "write": _write,
     "append": _append,

@@ -11,6 +11,7 @@ from noetl.executor.actions._formats import ESCAPE_FORMULAS, FORMATS, FormatErro
 from noetl.executor.actions.action import Call
 from noetl.executor.errors import ActionError
 from noetl.executor.model.arriving_data import row_weight
+from noetl.executor.security.allowed_sources import SOURCES_SETTING
 from noetl.executor.security.service_resources import find_resource_setting
 from noetl.planner.catalogue import ActionDeclaration, Kind, Parameter
 from noetl.planner.diagnostics.wording import quote_text, shorten
@@ -91,6 +92,7 @@ def perform(call: Call) -> Any:
     operation = next(name for name in _OPERATIONS if name in call.parameters)
     uri = call.parameters[operation]
     bucket, key = _parse_uri(uri)
+    _refuse_bucket_of_others(call, bucket)
     try:
         return aws.call_with_timeout(
             call.remaining_seconds(),
@@ -132,6 +134,14 @@ def _parse_uri(uri: str) -> tuple[str, str]:
         message = f"the bucket {bucket} is reserved for the state of runs (NOETL_BUCKET)"
         raise ActionError("AccessDenied", message, retryable=False)
     return match["bucket"], match["key"] or ""
+
+
+def _refuse_bucket_of_others(call: Call, bucket: str) -> None:
+    """Raise `AccessDenied` for a bucket whose events start runs of other tenants only."""
+    if call.capabilities.trigger_sources.belongs_to_others(call.tenant, "s3", bucket):
+        shown = quote_text(bucket)
+        message = f"the bucket {shown} is that of another tenant's triggers ({SOURCES_SETTING})"
+        raise ActionError("AccessDenied", message, retryable=False)
 
 
 def _get(s3: Any, bucket: str, key: str, call: Call) -> Any:

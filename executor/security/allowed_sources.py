@@ -70,13 +70,36 @@ class AllowedSources:
         return name_queue(name) in map(name_queue, self.rules.get((tenant, kind), ()))
 
     def belongs_to_others(self, tenant: str, kind: SourceKind, name: str) -> bool:
-        """Return whether other tenants may read a queue or the events of a source, and `tenant` may not."""
+        """Return whether other tenants may read a source, and `tenant` may not.
+
+        It is a queue, or the events of a bucket or of a source.
+        """
+        spelling = _spell(name)
         tenants = {
             owner
             for (owner, rule_kind), names in self.rules.items()
-            if rule_kind == kind and spell_queue(name) in map(spell_queue, names)
+            if rule_kind == kind and spelling in map(_spell, names)
         }
         return bool(tenants) and tenant not in tenants
+
+    def path_belongs_to_others(self, tenant: str, path: PurePosixPath) -> bool:
+        """Return whether a path is in a folder that other tenants may read, and `tenant` may not.
+
+        So is a path at which such a folder, or one above it, would be created.
+
+        >>> rules = AllowedSources({("acme", "folder"): ("acme/in",)})
+        >>> paths = [PurePosixPath(path) for path in ("acme/in/a.csv", "acme", "acme/out")]
+        >>> [rules.path_belongs_to_others("default", path) for path in paths]
+        [True, True, False]
+        """
+        folders = [
+            folder
+            for (owner, kind), names in self.rules.items()
+            if kind == "folder" and owner != tenant
+            for folder in map(PurePosixPath, names)
+        ]
+        is_listed = any(path.is_relative_to(folder) or folder.is_relative_to(path) for folder in folders)
+        return is_listed and not self.allows_folder(tenant, str(path))
 
     def missing_rule(self, tenant: str, source: TriggerSource) -> str | None:
         """Return the rule that a tenant lacks to read a source, or None if it may, or if it needs none."""
@@ -89,6 +112,11 @@ class AllowedSources:
         else:
             is_allowed = self.allows_name(tenant, kind, name)
         return None if is_allowed else describe_rule(tenant, kind, name)
+
+
+def _spell(name: str) -> str:
+    """Return what the spellings of a name have in common. Some servers ignore the case."""
+    return spell_queue(name).lower()
 
 
 def _find_rule(source: TriggerSource) -> tuple[SourceKind, str] | None:
