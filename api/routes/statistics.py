@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -10,7 +9,7 @@ from starlette.responses import Response
 
 from noetl.api.http.openapi import response_body
 from noetl.api.http.parameters import StatisticsQuery
-from noetl.api.http.responses import JsonResponse
+from noetl.api.http.responses import JsonResponse, LargeJsonResponse
 from noetl.api.routes.dependencies import ReadServices, read_values
 from noetl.api.service.statistics import PlaybookStatistics
 
@@ -22,5 +21,8 @@ async def get_statistics(
     request: Request, services: ReadServices, query: Annotated[StatisticsQuery, Query()]
 ) -> Response:
     """Return how the latest runs of a playbook ended, and how long they and their steps took."""
-    read = partial(services.statistics.describe, query.playbook, query.runs)
-    return JsonResponse(await read_values(request, services, read))
+
+    def read() -> Response:
+        return LargeJsonResponse(services.statistics.describe(query.playbook, query.runs))
+
+    return await read_values(request, services, read)

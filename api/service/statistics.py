@@ -6,21 +6,25 @@ Algorithm: the newest runs and the latest visit of each of their steps are read 
 nearest ranks (Hyndman and Fan 1996, definition 1): each is a duration that was measured.
 
 Cost: one page of the list of runs, and one read of those that have ended, at most MAX_RUNS. The summaries of
-a page of the registry read SUMMARY_RUNS runs of each playbook together, and not their steps.
+a page of the registry read SUMMARY_RUNS runs of each playbook together, and not their steps. Memory is
+bounded by MAX_STEPS, or by one run.
 
-Limits: of a step that was visited several times in a run, only the latest visit has a duration here. Metrics
-count all visits (`noetl.executor.model.metrics`), but not by step.
+Limits: older runs of large plans do not count for steps. Of a step that was visited several times in a run,
+only the latest visit has a duration here. Metrics count all visits (`noetl.executor.model.metrics`), but not
+by step.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from math import ceil
 
 from noetl.api.service.overviews import RunReader
 from noetl.api.service.tenant import TenantContext
 from noetl.api.service.views import PlaybookEntry, PlaybookPage, PlaybookSummary, Timestamp, View
+from noetl.executor.errors import DamagedRunError
 from noetl.executor.model.events import timestamp
 from noetl.executor.model.run import RunStatus, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
@@ -31,6 +35,9 @@ from noetl.planner.frozen import frozen
 DEFAULT_RUNS = 50
 MAX_RUNS = 200
 """How many runs are read at most."""
+
+MAX_STEPS = 20_000
+"""How many steps the plans have together whose runs count for steps. One run may have more."""
 
 SUMMARY_RUNS = 100
 SUMMARY_SECONDS = 30 * 86_400
@@ -65,6 +72,7 @@ class PlaybookStatistics(View, schema_name="PlaybookStatistics"):
 
     `success_rate` is the part of the ended runs that have succeeded, from 0 to 1. Runs that were cancelled do
     not count. `duration` is that of the runs which have succeeded. Steps are in the order of the newest run.
+    They count the newest runs whose plans have 20,000 steps together.
     """
 
     playbook: str
@@ -133,7 +141,7 @@ class StatisticsService:
         found: defaultdict[str, list[StepVisits]] = defaultdict(list)
         for name in self.context.step_names(runs[0].plan_hash) if runs else ():
             found[name] = []
-        ended = [run for run in runs if run.status.is_final]
+        ended = self._newest_ended(runs)
         reader = RunReader(self.context, ended)
         for run in ended:
             read = reader.get(run.id)
@@ -144,6 +152,19 @@ class StatisticsService:
                 if not is_pseudo_step(name):
                     found[name].append(visits)
         return {name: _describe_step([visits for visits in found[name] if visits.started]) for name in found}
+
+    def _newest_ended(self, runs: Sequence[RunSummary]) -> list[RunSummary]:
+        """Return the newest runs that have ended. Their plans have at most MAX_STEPS steps together."""
+        chosen, free = list[RunSummary](), MAX_STEPS
+        for run in runs:
+            if not run.status.is_final:
+                continue
+            with suppress(DamagedRunError):  # It cannot be read.
+                free -= len(self.context.step_names(run.plan_hash))
+                if chosen and free < 0:
+                    break
+                chosen.append(run)
+        return chosen
 
 
 def _success_rate(statuses: Mapping[RunStatus, int]) -> float | None:

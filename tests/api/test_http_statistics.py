@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from typing import Any
+
 import httpx
 import pytest
 
+from noetl.api.http.responses import JsonResponse, LargeJsonResponse
 from noetl.api.service import playbooks, statistics
 from noetl.api.service.statistics import DurationReport, PlaybookStatistics, describe_durations
 from noetl.api.service.views import PlaybookPage
@@ -55,6 +60,44 @@ async def test_the_latest_runs_of_a_playbook_are_counted(http: httpx.AsyncClient
     assert (alert.runs, alert.visits, alert.failed, alert.retried) == (1, 1, 0, 0)
     assert count.duration.count == 4
     assert (await read(http, playbook="nightly/check ü", runs=3)).success_rate == 1.0
+
+
+async def test_steps_of_the_newest_runs_are_read_up_to_a_number(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise 200 runs of 10,000 steps, each with its own names, would take gigabytes."""
+    for number in range(4):
+        names = [f"s{number}_{step}" for step in range(3)]
+        steps: list[dict[str, Any]] = [
+            {"name": name, "run": [{"action": "log", "message": "a"}]} for name in names
+        ]
+        steps[0]["rule"] = [{"case": "default", "run": names[1:]}]
+        text = json.dumps({"name": "wide", "steps": steps})
+        response = await http.post("/workflows/run", json={"playbook": text}, headers=PATIENT)
+        assert response.json()["status"] == "succeeded", response.text
+    for limit, numbers in ((6, [3, 2]), (8, [3, 2]), (9, [3, 2, 1]), (1, [3]), (20_000, [3, 2, 1, 0])):
+        monkeypatch.setattr(statistics, "MAX_STEPS", limit)
+        found = await read(http, playbook="wide")
+        assert (found.runs, found.statuses, found.duration.count) == (4, {"succeeded": 4}, 4)
+        assert {int(name[1]) for name in found.steps} == set(numbers)
+
+
+async def test_statistics_are_written_on_a_thread(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise megabytes of them would stop the event loop, and with it all other requests."""
+    threads = list[int]()
+    write = JsonResponse.render
+
+    def render(response: JsonResponse, content: Any) -> bytes:
+        if isinstance(content, PlaybookStatistics):
+            threads.append(threading.get_ident())
+        return write(response, content)
+
+    for response_class in (JsonResponse, LargeJsonResponse):
+        monkeypatch.setattr(response_class, "render", render)
+    await read(http, playbook="wide")
+    assert threads[0] != threading.get_ident()  # The test itself may write what it has read.
 
 
 async def test_skipped_runs_are_not_judged() -> None:
