@@ -165,7 +165,8 @@ def insufficient_scope(scope: str) -> Problem:
 
 
 _TOKEN_IN_PATH = re.compile(
-    "(?P<before>/{}/).+".format("/[/.]*".join(CALLBACK_PATH.strip("/").split("/"))), re.IGNORECASE | re.DOTALL
+    "(?P<before>/{}/).+".format("/[/.]*".join(CALLBACK_PATH.strip("/").split("/"))),
+    re.IGNORECASE | re.DOTALL,
 )
 """The path of a callback. No part of it matches the same text in two places, so a search takes linear time."""
 
@@ -175,7 +176,7 @@ TICKET_IN_QUERY = re.compile(r"(?P<name>[?&]ticket=)(?P<ticket>[^&\s]*)")
 def redact_path(path: str) -> str:
     """Replace the callback token and the ticket in the address of a request, because they are credentials.
 
-    An address with a slash or a dot too many, or with capital letters, is no call. But its token may be valid.
+    An address with a slash or dot too many, or with capital letters, is no call. But its token may be valid.
 
     >>> redact_path("/workflows/callbacks/secret/heartbeat")
     '/workflows/callbacks/***'
