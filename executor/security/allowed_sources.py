@@ -62,8 +62,7 @@ class AllowedSources:
 
     def allows_folder(self, tenant: str, folder: str) -> bool:
         """Return whether a tenant may read a folder: one that is listed, or one below it."""
-        path = PurePosixPath(folder)
-        return any(path.is_relative_to(name) for name in self.rules.get((tenant, "folder"), ()))
+        return not _folders_above(PurePosixPath(folder)).isdisjoint(self.rules.get((tenant, "folder"), ()))
 
     def allows_name(self, tenant: str, kind: SourceKind, name: str) -> bool:
         """Return whether a tenant may read a queue of SQS, a table, a bucket, or the events of a source."""
@@ -74,11 +73,11 @@ class AllowedSources:
 
         It is a queue, or the events of a bucket or of a source.
         """
-        spelling = _spell(name)
+        spelling = _spell(kind, name)
         tenants = {
             owner
             for (owner, rule_kind), names in self.rules.items()
-            if rule_kind == kind and spelling in map(_spell, names)
+            if rule_kind == kind and spelling in (_spell(kind, rule) for rule in names)
         }
         return bool(tenants) and tenant not in tenants
 
@@ -92,14 +91,14 @@ class AllowedSources:
         >>> [rules.path_belongs_to_others("default", path) for path in paths]
         [True, True, False]
         """
-        folders = [
-            folder
-            for (owner, kind), names in self.rules.items()
+        text, above = str(path), _folders_above(path)
+        is_of_others = any(
+            folder in above or text == "." or folder.startswith(f"{text}/")
+            for (owner, kind), folders in self.rules.items()
             if kind == "folder" and owner != tenant
-            for folder in map(PurePosixPath, names)
-        ]
-        is_listed = any(path.is_relative_to(folder) or folder.is_relative_to(path) for folder in folders)
-        return is_listed and not self.allows_folder(tenant, str(path))
+            for folder in folders
+        )
+        return is_of_others and above.isdisjoint(self.rules.get((tenant, "folder"), ()))
 
     def missing_rule(self, tenant: str, source: TriggerSource) -> str | None:
         """Return the rule that a tenant lacks to read a source, or None if it may, or if it needs none."""
@@ -114,9 +113,22 @@ class AllowedSources:
         return None if is_allowed else describe_rule(tenant, kind, name)
 
 
-def _spell(name: str) -> str:
-    """Return what the spellings of a name have in common. Some servers ignore the case."""
-    return spell_queue(name).lower()
+def _folders_above(path: PurePosixPath) -> set[str]:
+    """Return a path and all folders above it, as rules write them.
+
+    >>> sorted(_folders_above(PurePosixPath("orders/in")))
+    ['.', 'orders', 'orders/in']
+    """
+    return {str(path), *map(str, path.parents)}
+
+
+def _spell(kind: SourceKind, name: str) -> str:
+    """Return what the spellings of a name have in common. Some servers ignore the case of a bucket.
+
+    >>> _spell("s3", "Orders"), _spell("event", "Shop")
+    ('orders', 'Shop')
+    """
+    return name.lower() if kind == "s3" else spell_queue(name)
 
 
 def _find_rule(source: TriggerSource) -> tuple[SourceKind, str] | None:

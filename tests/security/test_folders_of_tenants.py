@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
 from noetl.executor.errors import ActionError
-from noetl.executor.security.allowed_sources import SOURCES_SETTING, read_allowed_sources
+from noetl.executor.security import allowed_sources
+from noetl.executor.security.allowed_sources import SOURCES_SETTING, AllowedSources, read_allowed_sources
 from noetl.executor.security.capabilities import Capabilities
 from noetl.executor.stores.memory.store import MemoryStore
 from noetl.testing.run_harness import RunHarness
@@ -111,6 +112,58 @@ def test_a_folder_is_that_of_each_tenant_with_a_rule(root: Path, rules: str, ten
         if harness.finish().status == "succeeded":
             succeeded.add(tenant)
     assert succeeded == tenants
+
+
+@pytest.mark.parametrize(
+    ("path", "tenants"),
+    [
+        ("a", {"acme"}),
+        ("a/x", {"acme"}),
+        ("a/b", {"acme", "beta"}),
+        ("a/b/x", {"acme", "beta"}),
+        ("ab", {"acme", "beta", "default"}),
+        (".", set()),
+    ],
+)
+def test_a_rule_covers_the_folders_below_it(path: str, tenants: set[str]) -> None:
+    sources = AllowedSources({("acme", "folder"): ("a",), ("beta", "folder"): ("a/b",)})
+    refused = {
+        tenant
+        for tenant in ("acme", "beta", "default")
+        if sources.path_belongs_to_others(tenant, PurePosixPath(path))
+    }
+    assert {"acme", "beta", "default"} - refused == tenants
+
+
+def test_a_check_of_a_file_makes_no_path_of_each_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list checks up to a million files. With a path of each of 100 rules, a file would take 1.6 ms."""
+    rules = {(f"t{number}", "folder"): (f"t{number}/in", f"t{number}/out") for number in range(100)}
+    made = list[str]()
+
+    def make_path(text: str) -> PurePosixPath:
+        made.append(text)
+        return PurePosixPath(text)
+
+    monkeypatch.setattr(allowed_sources, "PurePosixPath", make_path)
+    for tenant, is_refused in (("t0", False), ("default", True)):
+        path = PurePosixPath("t0/in/a.csv")
+        assert AllowedSources(rules).path_belongs_to_others(tenant, path) is is_refused
+    assert len(made) <= 2
+
+
+QUEUE = "https://sqs.eu-west-1.amazonaws.com/123456789012"
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [("event", ""), ("sqs", f"{QUEUE}/")])
+def test_a_rule_with_another_case_is_of_another_source(kind: allowed_sources.SourceKind, prefix: str) -> None:
+    rules = {("acme", kind): (f"{prefix}Shop",), ("beta", kind): (f"{prefix}shop",)}
+    everyone = {"acme", "beta", "default"}
+    for name, tenants in (("Shop", {"acme"}), ("shop", {"beta"}), ("SHOP", everyone)):
+        sources = AllowedSources(rules)
+        refused = {
+            tenant for tenant in everyone if sources.belongs_to_others(tenant, kind, f"{prefix}{name}")
+        }
+        assert everyone - refused == tenants
 
 
 @pytest.mark.parametrize("bucket", ["orders", "Orders"])
