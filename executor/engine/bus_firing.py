@@ -256,7 +256,7 @@ def _without_started(matches: Sequence[Match]) -> list[Match]:
 
 def _run_id(firer: Firer, item: SourceItem) -> str:
     trigger = firer.trigger
-    return firing_id(trigger.tenant, trigger.playbook, trigger.name, item.firing_key)
+    return firing_id(trigger.tenant, trigger.playbook, trigger.name, item.key)
 
 
 def _alternate_tenants(matches: Sequence[Match]) -> list[Match]:

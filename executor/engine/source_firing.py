@@ -28,7 +28,7 @@ from noetl.executor.model.triggers import (
     record_firing,
     trigger_changed,
 )
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 
 MAX_SOURCE_KEY_BYTES = 8192
 """The most bytes of a key that firings have as it is. Paths of files and of objects are shorter."""
@@ -49,12 +49,12 @@ class SourceItem:
     view: Mapping[str, Any]
 
     @property
-    def firing_key(self) -> str:
-        """The key of the firings of the item. A long key counts by its hash, since each record has it."""
+    def recorded_key(self) -> str:
+        """The key as records of firings have it: a long one is its hash. The id of the firing has all of it."""
         encoded = self.key.encode("utf-8", "surrogatepass")
-        return (
-            self.key if len(encoded) <= MAX_SOURCE_KEY_BYTES else f"id {hashlib.sha256(encoded).hexdigest()}"
-        )
+        if len(encoded) <= MAX_SOURCE_KEY_BYTES:
+            return self.key
+        return f"id {hashlib.sha256(encoded).hexdigest()}"
 
 
 def item_firing(firer: Firer, item: SourceItem) -> Firing:
@@ -106,4 +106,5 @@ def miss_item(firer: Firer, item: SourceItem) -> None:
 
 def _new_firing(firer: Firer, item: SourceItem) -> Firing:
     # After a registration or a pause, an item that is evaluated again has a record of its own.
-    return new_firing(firer.trigger, item.firing_key, max(item.arrived_at, firer.trigger.changed_at))
+    firing = new_firing(firer.trigger, item.key, max(item.arrived_at, firer.trigger.changed_at))
+    return replace(firing, key=item.recorded_key)
