@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from math import ceil
 
 from noetl.api.service.overviews import RunReader
@@ -30,7 +31,7 @@ from noetl.executor.model.run import RunStatus, VisitStatus
 from noetl.executor.model.run_filter import RunFilter
 from noetl.executor.model.run_summary import RunSummary, StepVisits
 from noetl.executor.model.special_visits import is_pseudo_step
-from noetl.planner.frozen import frozen
+from noetl.planner.frozen import frozen, replace
 
 DEFAULT_RUNS = 50
 MAX_RUNS = 200
@@ -138,33 +139,36 @@ class StatisticsService:
         )
 
     def _describe_steps(self, runs: Sequence[RunSummary]) -> dict[str, StepStatistics]:
+        # The cache of the context has fewer plans than the runs may have.
+        context = replace(self.context, step_names=cache(self.context.step_names))
         found: defaultdict[str, list[StepVisits]] = defaultdict(list)
-        for name in self.context.step_names(runs[0].plan_hash) if runs else ():
+        for name in context.step_names(runs[0].plan_hash) if runs else ():
             found[name] = []
-        ended = self._newest_ended(runs)
-        reader = RunReader(self.context, ended)
+        ended = _newest_ended(context, runs)
+        reader = RunReader(context, ended)
         for run in ended:
             read = reader.get(run.id)
             overview = None if read is None else read.overview
             if overview is None:
-                overview = self.context.store.runs.overview(self.context.tenant, run.id)
+                overview = context.store.runs.overview(context.tenant, run.id)
             for name, visits in () if overview is None else overview.steps.items():
                 if not is_pseudo_step(name):
                     found[name].append(visits)
         return {name: _describe_step([visits for visits in found[name] if visits.started]) for name in found}
 
-    def _newest_ended(self, runs: Sequence[RunSummary]) -> list[RunSummary]:
-        """Return the newest runs that have ended. Their plans have at most MAX_STEPS steps together."""
-        chosen, free = list[RunSummary](), MAX_STEPS
-        for run in runs:
-            if not run.status.is_final:
-                continue
-            with suppress(DamagedRunError):  # It cannot be read.
-                free -= len(self.context.step_names(run.plan_hash))
-                if chosen and free < 0:
-                    break
-                chosen.append(run)
-        return chosen
+
+def _newest_ended(context: TenantContext, runs: Sequence[RunSummary]) -> list[RunSummary]:
+    """Return the newest runs that have ended. Their plans have at most MAX_STEPS steps together."""
+    chosen, free = list[RunSummary](), MAX_STEPS
+    for run in runs:
+        if not run.status.is_final:
+            continue
+        with suppress(DamagedRunError):  # It cannot be read.
+            free -= len(context.step_names(run.plan_hash))
+            if chosen and free < 0:
+                break
+            chosen.append(run)
+    return chosen
 
 
 def _success_rate(statuses: Mapping[RunStatus, int]) -> float | None:

@@ -11,9 +11,15 @@ import pytest
 
 from noetl.api.http.responses import JsonResponse, LargeJsonResponse
 from noetl.api.service import playbooks, statistics
-from noetl.api.service.statistics import DurationReport, PlaybookStatistics, describe_durations
+from noetl.api.service.statistics import (
+    DurationReport,
+    PlaybookStatistics,
+    StatisticsService,
+    describe_durations,
+)
 from noetl.api.service.views import PlaybookPage
 from noetl.executor.model.run import RunStatus
+from noetl.planner.frozen import replace
 from tests.api.responses import assert_problem, read_view
 
 pytestmark = pytest.mark.anyio
@@ -80,6 +86,30 @@ async def test_steps_of_the_newest_runs_are_read_up_to_a_number(
         found = await read(http, playbook="wide")
         assert (found.runs, found.statuses, found.duration.count) == (4, {"succeeded": 4}, 4)
         assert {int(name[1]) for name in found.steps} == set(numbers)
+
+
+async def test_the_names_of_the_steps_of_a_plan_are_read_once(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache of all requests has fewer plans than the runs of one request may have."""
+    for number in range(3):
+        step = {"name": f"s{number}", "run": [{"action": "log", "message": "a"}]}
+        body = {"playbook": json.dumps({"name": "changed", "steps": [step]})}
+        assert (await http.post("/workflows/run", json=body, headers=PATIENT)).status_code == 200
+    hashes = list[str]()
+    describe = StatisticsService.describe
+
+    def describe_without_cache(service: StatisticsService, *arguments: Any) -> PlaybookStatistics:
+        def step_names(plan_hash: str) -> tuple[str, ...]:
+            hashes.append(plan_hash)
+            return service.context.store.plans.step_names(plan_hash)
+
+        context = replace(service.context, step_names=step_names)
+        return describe(StatisticsService(context), *arguments)
+
+    monkeypatch.setattr(StatisticsService, "describe", describe_without_cache)
+    assert list((await read(http, playbook="changed")).steps) == ["s2", "s1", "s0"]
+    assert (len(hashes), len(set(hashes))) == (3, 3)
 
 
 async def test_statistics_are_written_on_a_thread(
