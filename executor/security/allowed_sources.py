@@ -84,19 +84,21 @@ class AllowedSources:
     def path_belongs_to_others(self, tenant: str, path: PurePosixPath) -> bool:
         """Return whether a path is in a folder that other tenants may read, and `tenant` may not.
 
-        So is a path at which such a folder, or one above it, would be created.
+        So is a path at which such a folder, or one above it, would be created. The case of a path makes no
+        difference, since some file systems ignore it. The rules of `tenant` hold as they are written.
 
         >>> rules = AllowedSources({("acme", "folder"): ("acme/in",)})
         >>> paths = [PurePosixPath(path) for path in ("acme/in/a.csv", "acme", "acme/out")]
         >>> [rules.path_belongs_to_others("default", path) for path in paths]
         [True, True, False]
         """
-        text, above = str(path), _folders_above(path)
+        above = _folders_above(path)
+        refused, text = set(map(str.casefold, above)), str(path).casefold()
         is_of_others = any(
-            folder in above or text == "." or folder.startswith(f"{text}/")
-            for (owner, kind), folders in self.rules.items()
+            folder in refused or text == "." or folder.startswith(f"{text}/")
+            for (owner, kind), names in self.rules.items()
             if kind == "folder" and owner != tenant
-            for folder in folders
+            for folder in map(str.casefold, names)
         )
         return is_of_others and above.isdisjoint(self.rules.get((tenant, "folder"), ()))
 

@@ -297,6 +297,15 @@ def test_a_message_with_an_impossible_value_does_not_block_others(
     assert failures(handlers.dead_letter({"Records": [bad]}, FakeLambdaContext())) == ["bad"]
 
 
+@pytest.mark.parametrize("version", ["", '"v":null,', '"v":2,', '"v":"1",', '"v":[1],'])
+def test_a_message_of_another_format_is_left(queue: LambdaQueue, version: str) -> None:
+    run = start(queue, ONE)
+    [record] = queue.records()
+    record["body"] = record["body"].replace('"v":1,', version)
+    assert failures(handlers.step({"Records": [record]}, FakeLambdaContext())) == [record["messageId"]]
+    assert queue.status(run) is RunStatus.QUEUED
+
+
 @pytest.mark.parametrize("position", range(4))
 def test_a_message_whose_visit_fails_to_execute_is_delivered_again(
     queue: LambdaQueue, position: int, monkeypatch: pytest.MonkeyPatch

@@ -135,6 +135,27 @@ def test_a_rule_covers_the_folders_below_it(path: str, tenants: set[str]) -> Non
     assert {"acme", "beta", "default"} - refused == tenants
 
 
+@pytest.mark.parametrize(
+    ("path", "tenants"),
+    [
+        ("Acme/x", {"acme"}),
+        ("acme/x", {"beta"}),
+        ("ACME/x", set()),
+        ("aCME", set()),
+        ("Other/X", {"acme"}),
+        ("OTHER/x", {"acme"}),
+    ],
+)
+def test_a_folder_with_another_case_may_be_that_of_another_tenant(path: str, tenants: set[str]) -> None:
+    """File servers may ignore the case. A tenant may use the folders of its own rules as they are written."""
+    sources = AllowedSources(
+        {("acme", "folder"): ("Acme", "Other/X", "OTHER"), ("beta", "folder"): ("acme",)}
+    )
+    everyone = {"acme", "beta", "default"}
+    refused = {tenant for tenant in everyone if sources.path_belongs_to_others(tenant, PurePosixPath(path))}
+    assert everyone - refused == tenants
+
+
 def test_a_check_of_a_file_makes_no_path_of_each_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     """A list checks up to a million files. With a path of each of 100 rules, a file would take 1.6 ms."""
     rules = {(f"t{number}", "folder"): (f"t{number}/in", f"t{number}/out") for number in range(100)}
