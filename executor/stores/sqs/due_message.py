@@ -84,9 +84,9 @@ class DueMessage:
             MessageError: the text is not such a message.
         """
         members = read_members(text)
-        if members is None:
+        if members is None or "v" not in members:
             raise MessageError("message was not sent by noetl")
-        if members.get("v") not in (_FORMAT, None):
+        if members["v"] != _FORMAT:
             version = abbreviate(str(members["v"]))
             raise MessageError(
                 f"message has format {version}, but this version of noetl knows only {_FORMAT}"
@@ -104,7 +104,7 @@ class DueMessage:
             )
         except (TypeError, KeyError) as error:
             raise MessageError("message was not sent by noetl") from error
-        if "v" not in members or not message.is_valid():
+        if not message.is_valid():
             raise MessageError("message was not sent by noetl")
         return message
 
