@@ -50,7 +50,7 @@ class SourceItem:
 
     @property
     def recorded_key(self) -> str:
-        """The key as records of firings have it: a long one is its hash. The id of the firing has all of it."""
+        """The key as records of firings have it: a long one is its hash. The id is made of the key itself."""
         encoded = self.key.encode("utf-8", "surrogatepass")
         if len(encoded) <= MAX_SOURCE_KEY_BYTES:
             return self.key

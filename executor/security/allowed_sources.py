@@ -28,6 +28,9 @@ SourceKind = Literal["folder", "sqs", "table", "s3", "event"]
 EVENT_KINDS: tuple[SourceKind, ...] = ("s3", "event")
 """The kinds of sources whose events arrive in the queue of events."""
 
+_KINDS_WITH_CASE: tuple[SourceKind, ...] = ("sqs", "table", "event")
+"""The kinds of sources whose names differ if only their case does."""
+
 _RULE = re.compile(r"(?:(?P<tenant>[^/:\s]+)/)?(?P<kind>folder|sqs|table|s3|event):(?P<name>\S.*)")
 _ARN = re.compile(r"arn:[a-z-]+:sqs:([a-z0-9-]+):(\d+):([A-Za-z0-9_.-]+)")
 _URL = re.compile(r"https://sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/(\d+)/([A-Za-z0-9_.-]+)")
@@ -92,15 +95,15 @@ class AllowedSources:
         >>> [rules.path_belongs_to_others("default", path) for path in paths]
         [True, True, False]
         """
-        above = _folders_above(path)
-        refused, text = set(map(str.casefold, above)), str(path).casefold()
+        containing = _folders_above(path)
+        refused, text = set(map(str.casefold, containing)), str(path).casefold()
         is_of_others = any(
             folder in refused or text == "." or folder.startswith(f"{text}/")
             for (owner, kind), names in self.rules.items()
             if kind == "folder" and owner != tenant
             for folder in map(str.casefold, names)
         )
-        return is_of_others and above.isdisjoint(self.rules.get((tenant, "folder"), ()))
+        return is_of_others and containing.isdisjoint(self.rules.get((tenant, "folder"), ()))
 
     def missing_rule(self, tenant: str, source: TriggerSource) -> str | None:
         """Return the rule that a tenant lacks to read a source, or None if it may, or if it needs none."""
@@ -130,7 +133,7 @@ def _spell(kind: SourceKind, name: str) -> str:
     >>> _spell("s3", "Orders"), _spell("event", "Shop")
     ('orders', 'Shop')
     """
-    return name.lower() if kind == "s3" else spell_queue(name)
+    return spell_queue(name) if kind in _KINDS_WITH_CASE else name.lower()
 
 
 def _find_rule(source: TriggerSource) -> tuple[SourceKind, str] | None:

@@ -177,7 +177,10 @@ QUEUE = "https://sqs.eu-west-1.amazonaws.com/123456789012"
 
 @pytest.mark.parametrize(("kind", "prefix"), [("event", ""), ("sqs", f"{QUEUE}/")])
 def test_a_rule_with_another_case_is_of_another_source(kind: allowed_sources.SourceKind, prefix: str) -> None:
-    rules = {("acme", kind): (f"{prefix}Shop",), ("beta", kind): (f"{prefix}shop",)}
+    rules: dict[tuple[str, str], tuple[str, ...]] = {
+        ("acme", kind): (f"{prefix}Shop",),
+        ("beta", kind): (f"{prefix}shop",),
+    }
     everyone = {"acme", "beta", "default"}
     for name, tenants in (("Shop", {"acme"}), ("shop", {"beta"}), ("SHOP", everyone)):
         sources = AllowedSources(rules)
