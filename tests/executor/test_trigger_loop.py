@@ -397,7 +397,7 @@ def test_an_outbox_message_is_no_other_message() -> None:
     ],
 )
 def test_an_outbox_message_of_another_version(text: str) -> None:
-    with pytest.raises(MessageError, match="outbox"):
+    with pytest.raises(MessageError, match="was not sent by"):
         OutboxMessage.decode(text)
 
 
