@@ -89,7 +89,7 @@ class Mail:
         """Log in, and send the envelope and the text."""
         _say_hello(session)
         if self.target.security == "starttls":
-            _check(session.secure(), "STARTTLS")
+            session.secure()
             _say_hello(session)
         if self.target.user is not None:
             self._log_in(session)
@@ -154,16 +154,20 @@ class _MailSession(smtplib.SMTP):
         self._context = context
         self._use(stream)
 
-    def secure(self) -> tuple[int, bytes]:
-        """Send STARTTLS, and continue with TLS if the server agrees. Return its answer."""
+    def secure(self) -> None:
+        """Send STARTTLS, and continue with TLS.
+
+        Raises:
+            _RefusalError: the answer is not 220. Another success would go on without TLS.
+        """
         answer = self.docmd("STARTTLS")
-        if answer[0] == 220:
-            self._use(self._stream.start_tls(self._context, self._server_name))
-            # What the server said before is forgotten (RFC 3207, section 4.2).
-            self.helo_resp = self.ehlo_resp = None
-            self.esmtp_features = {}
-            self.does_esmtp = False
-        return answer
+        if answer[0] != 220:
+            raise _RefusalError(*answer, "STARTTLS")
+        self._use(self._stream.start_tls(self._context, self._server_name))
+        # What the server said before is forgotten (RFC 3207, section 4.2).
+        self.helo_resp = self.ehlo_resp = None
+        self.esmtp_features = {}
+        self.does_esmtp = False
 
     def close(self) -> None:
         """Send QUIT without waiting for the answer, and close the connection."""

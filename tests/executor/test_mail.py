@@ -101,18 +101,24 @@ def mail_server(box: MailBox, ssl_context: ssl.SSLContext | None = None, **optio
 
 
 @contextmanager
-def scripted_server(*answers: bytes, context: ssl.SSLContext | None = None) -> Iterator[int]:
-    """Serve one connection with these answers: the greeting, and one for each line. Then be silent."""
+def scripted_server(
+    *answers: bytes, context: ssl.SSLContext | None = None, lines: list[bytes] | None = None
+) -> Iterator[int]:
+    """Serve one connection with these answers: the greeting, and one for each line. Then be silent.
+
+    The lines of the client are added to `lines`.
+    """
+    received = [] if lines is None else lines
     done = threading.Event()
 
     def talk(listener: socket.socket) -> None:
         connection, _ = listener.accept()
         if context is not None:
             connection = context.wrap_socket(connection, server_side=True)
-        with suppress(ConnectionError, ssl.SSLError), connection, connection.makefile("rb") as lines:
+        with suppress(ConnectionError, ssl.SSLError), connection, connection.makefile("rb") as sent:
             for number, answer in enumerate(answers):
                 if number > 0:
-                    lines.readline()
+                    received.append(sent.readline())
                 connection.sendall(answer)
             done.wait(30)
 
@@ -334,6 +340,19 @@ class TestRefused:
             office.deliver_due()
         assert problem in office.existing().record["problem"]
         assert office.due_in() == 5.0
+
+    @pytest.mark.parametrize("answer", [b"250 ok\r\n", b"235 ok\r\n", b"299 ok\r\n"])
+    def test_a_success_without_tls_gets_neither_a_password_nor_a_mail(self, answer: bytes) -> None:
+        office, lines = PostOffice(secret_hosts=HOSTS, environ=ENVIRON), list[bytes]()
+        offer = b"250-hi\r\n250-STARTTLS\r\n250 AUTH PLAIN\r\n"
+        answers = (b"220 hi\r\n", offer, answer, offer, b"235 ok\r\n", *[b"250 ok\r\n"] * 3)
+        with scripted_server(*answers, lines=lines) as port:
+            target = f"smtp://noetl@localhost:{port}/?{MAILBOXES}"
+            add_mail(office, target, settings={"secret": "{{ secrets.MAIL }}"})
+            office.deliver_due()
+        commands = [line.split()[0] for line in lines if line]
+        assert commands == [b"ehlo", b"STARTTLS", b"quit"]
+        assert f"refused STARTTLS: {answer.decode().strip()}" in office.existing().record["problem"]
 
     def test_a_server_without_tls_gets_no_mail(self) -> None:
         box, office = MailBox(), PostOffice()
