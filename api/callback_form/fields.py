@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from noetl.api.http.problems import Problem
@@ -40,6 +40,9 @@ _HINTS = {
     "array": "A JSON array",
 }
 _HINT_OF_ANY = "JSON, or text"
+
+_Choices = Mapping[tuple[str | None, str], AnswerChoice]
+"""The choices by the name of their field and the JSON of their value."""
 
 
 @frozen
@@ -73,11 +76,13 @@ def form_fields(
 
     `typed` are the texts of the form that was sent, and `errors` are its problems.
     """
+    # In reverse, so that the first choice of a value stays.
+    choices = {(choice.field, write_json(choice.value)): choice for choice in reversed(question.choices)}
     if question.answer is None:
-        return _free_fields(question.choices, typed, errors)
+        return _free_fields(choices, typed, errors)
     fields = DeclaredFields.of_answer(question.answer).fields
     return [
-        _declared_field(name, field, question.choices, typed.get(name), errors.get(name, ""))
+        _declared_field(name, field, choices, typed.get(name), errors.get(name, ""))
         for name, field in fields.items()
     ]
 
@@ -104,9 +109,7 @@ def answer_from_form(typed: Mapping[str, str], declared: Mapping[str, Mapping[st
     return answer
 
 
-def _declared_field(
-    name: str, field: Input, choices: Sequence[AnswerChoice], typed: str | None, error: str
-) -> FormField:
+def _declared_field(name: str, field: Input, choices: _Choices, typed: str | None, error: str) -> FormField:
     values = field.enum or ((True, False) if field.type == "boolean" else ())
     default = "" if field.required or field.default is None else _write_value(field, field.default)
     chosen = default if typed is None else typed
@@ -131,9 +134,7 @@ def _declared_field(
     )
 
 
-def _free_fields(
-    choices: Sequence[AnswerChoice], typed: Mapping[str, str], errors: Mapping[str, str]
-) -> list[FormField]:
+def _free_fields(choices: _Choices, typed: Mapping[str, str], errors: Mapping[str, str]) -> list[FormField]:
     chosen = typed.get(ANSWER, "")
     options = [_make_option(value, None, choices, chosen) for value in (True, False)]
     options.append(FieldOption(JSON, "Another value, as JSON", "", is_chosen=chosen == JSON))
@@ -168,13 +169,11 @@ def _invalid_answer(name: str, message: str) -> RejectedError:
     return RejectedError("invalid_answer", message, fields=[{"name": name, "message": message}])
 
 
-def _make_option(value: Any, field: str | None, choices: Sequence[AnswerChoice], chosen: str) -> FieldOption:
+def _make_option(value: Any, field: str | None, choices: _Choices, chosen: str) -> FieldOption:
     text = write_json(value)
     labels = {"true": "Yes", "false": "No"} if isinstance(value, bool) else {}
     label = labels.get(text) or (value if isinstance(value, str) else text)
-    choice = next(
-        (choice for choice in choices if choice.field == field and write_json(choice.value) == text), None
-    )
+    choice = choices.get((field, text))
     is_chosen = chosen in (text, value) if isinstance(value, str) else chosen == text
     return FieldOption(text, _shown(label), "" if choice is None else _describe_target(choice), is_chosen)
 

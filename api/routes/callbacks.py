@@ -86,9 +86,10 @@ async def get_callback_form(token: Token, request: Request, services: PublicTena
 
     async def show() -> Response:
         question = await _with_limits(request, token, services.callbacks.question)
+        # A plan chooses how much there is to write.
         if _prefers_page(request):
-            return question_page(question)
-        return JsonResponse(question, headers={"Cache-Control": "no-store"})
+            return await run_in_threadpool(question_page, question)
+        return await run_in_threadpool(JsonResponse, question, headers={"Cache-Control": "no-store"})
 
     return await _with_problem_page(request, show)
 

@@ -6,8 +6,9 @@ import asyncio
 import base64
 import hashlib
 import re
+import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,11 +17,14 @@ from urllib.parse import urlencode
 
 import httpx
 import pytest
+from starlette.responses import Response
 
 from noetl.api.app import create_app
-from noetl.api.callback_form import page
-from noetl.api.service.inbox_views import CallbackQuestion
+from noetl.api.callback_form import fields, page
+from noetl.api.routes import callbacks
+from noetl.api.service.inbox_views import AnswerChoice, CallbackQuestion
 from noetl.executor.model.ids import hash_secret
+from noetl.executor.model.json_values import write_json
 from noetl.executor.stores.sqlite.store import SqliteStore
 from tests.api.responses import assert_problem, read_view
 from tests.api.test_http_callbacks import PUBLIC, CallbackRun
@@ -439,3 +443,43 @@ def test_large_details_are_not_written_as_a_whole(details: Any, shown: str) -> N
     assert (rows[0][1] if rows else text or "").startswith(shown)
     assert sum(len(cell) for row in rows for cell in row) + len(text or "") < 22_000
     assert peak < 10_000_000
+
+
+def test_each_value_of_a_choice_is_written_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Any] = []
+
+    def write(value: Any) -> str:
+        written.append(value)
+        return write_json(value)
+
+    monkeypatch.setattr(fields, "write_json", write)
+    values = list(range(200))
+    question = CallbackQuestion(
+        answer={"colour": {"type": "integer", "enum": values, "required": True}},
+        expires_at=None,
+        choices=[AnswerChoice(field="colour", value=value, case=0, targets=["x"]) for value in values],
+    )
+    assert page.question_page(question).body.count(b"leads to x") == len(values)
+    assert len(written) <= 3 * len(values)
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/json"])
+async def test_a_question_is_written_on_a_thread(
+    http: httpx.AsyncClient, gate: Path, monkeypatch: pytest.MonkeyPatch, accept: str
+) -> None:
+    threads: list[int] = []
+
+    def record(write: Callable[..., Response]) -> Callable[..., Response]:
+        def write_and_record(*arguments: Any, **options: Any) -> Response:
+            threads.append(threading.get_ident())
+            return write(*arguments, **options)
+
+        return write_and_record
+
+    callback_run = await start(http, gate)
+    for name in ("question_page", "JsonResponse"):
+        monkeypatch.setattr(callbacks, name, record(getattr(callbacks, name)))
+    response = await http.get(callback_run.path, headers={"Accept": accept})
+    assert response.status_code == 200
+    assert threads
+    assert threading.get_ident() not in threads
