@@ -136,7 +136,7 @@ class PlanSwitcher:
             run = records.run
             check_open(run, "resume it in another version")
             check_switchable(run, self.store.plans.header(run.plan_hash))
-            event = find_last_switch(run_id, list(read_events(self.store, run_id)))
+            event = find_last_switch(run_id, read_events(self.store, run_id))
             plan = (self.read_plan or self.store.plans.get)(event.payload["from"])
             replaced = restore(plan, records, event, now)
             if is_dry_run:

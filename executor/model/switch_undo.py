@@ -67,29 +67,40 @@ def describe_replaced(records: RunRecords, given: Mapping[str, Any]) -> dict[str
     }
 
 
-def find_last_switch(run_id: str, events: Sequence[Event]) -> Event:
+def find_last_switch(run_id: str, events: Iterable[Event]) -> Event:
     """Return the event of the switch that can be undone: nothing was done or answered since.
+
+    The events are read one by one, because a history may be larger than the memory.
 
     Raises:
         RejectedError: `not_switched`; `gone_on`.
     """
-    place = max((place for place, event in enumerate(events) if event.type == SWITCHED), default=None)
-    if place is None or "undoes" in events[place].payload:
+    switch, following, has_gone_on = None, None, False
+    for event in events:
+        if event.type == SWITCHED:
+            switch, following, has_gone_on = event, None, False
+        elif switch is not None:
+            following = following or event.type
+            has_gone_on = has_gone_on or event.type not in _HARMLESS
+    if switch is None or "undoes" in switch.payload:
         raise RejectedError("not_switched", f"run {run_id} has no switch to another version that stands")
-    if "undo" not in events[place].payload:
-        raise _refuse_without_record(run_id, events[place], events[place + 1 : place + 2])
-    if any(event.type not in _HARMLESS for event in events[place + 1 :]):
+    if "undo" not in switch.payload:
+        raise _refuse_without_record(run_id, switch, following)
+    if has_gone_on:
         raise _refuse_late(run_id)
-    return events[place]
+    return switch
 
 
-def _refuse_without_record(run_id: str, event: Event, following: Sequence[Event]) -> RejectedError:
-    """Return the refusal to undo a switch whose event keeps nothing of the state before it."""
-    if any(later.type == "workflow.resumed" for later in following):
+def _refuse_without_record(run_id: str, switch: Event, following: str | None) -> RejectedError:
+    """Return the refusal to undo a switch whose event keeps nothing of the state before it.
+
+    `following` is the type of the next event.
+    """
+    if following == "workflow.resumed":
         message = f"run {run_id} had ended before its switch, which has resumed it: its failures are not kept"
     else:
         message = f"values of the input of run {run_id} were replaced by its switch, and are not kept"
-    version = event.payload.get("from_version")
+    version = switch.payload.get("from_version")
     named = "the earlier version" if version is None else f"version `{version}`"
     return RejectedError("gone_on", f"{message}; let it continue in {named} with `playbook`")
 
