@@ -165,7 +165,7 @@ def insufficient_scope(scope: str) -> Problem:
 
 
 _TOKEN_IN_PATH = re.compile(
-    "(?P<before>/{}/).+".format("/[/.]*".join(CALLBACK_PATH.strip("/").split("/"))),
+    "(?P<before>{}[^a-z]).+".format("[^a-z]+".join(CALLBACK_PATH.strip("/").split("/"))),
     re.IGNORECASE | re.DOTALL,
 )
 """The path of a callback. No two parts of it match the same text, so a search takes linear time."""
@@ -176,7 +176,8 @@ TICKET_IN_QUERY = re.compile(r"(?P<name>[?&]ticket=)(?P<ticket>[^&\s]*)")
 def redact_path(path: str) -> str:
     """Replace the callback token and the ticket in the address of a request, because they are credentials.
 
-    An address with a slash or dot too many, or with capital letters, is no call. But its token may be valid.
+    An address with a slash, dot or line break too many, or with capital letters, is no call. But its token
+    may be valid.
 
     >>> redact_path("/workflows/callbacks/secret/heartbeat")
     '/workflows/callbacks/***'
