@@ -374,6 +374,20 @@ class TestRefused:
             office.deliver_due()
         assert office.existing().record["problem"] == f"`127.0.0.1:{port}` did not answer within 0.3 s"
 
+    @pytest.mark.parametrize("injected", [b"", b"250-hi\r\n250 AUTH PLAIN\r\n235 ok\r\n250 ok\r\n"])
+    def test_a_server_that_stops_or_goes_on_in_clear_text_after_starttls_gets_no_command(
+        self, injected: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(mail, "SEND_SECONDS", 0.3)
+        office, lines = PostOffice(secret_hosts=HOSTS, environ=ENVIRON), list[bytes]()
+        answers = (b"220 hi\r\n", b"250-hi\r\n250 STARTTLS\r\n", b"220 go\r\n" + injected)
+        with scripted_server(*answers, lines=lines) as port:
+            target = f"smtp://noetl@localhost:{port}/?{MAILBOXES}"
+            add_mail(office, target, settings={"secret": "{{ secrets.MAIL }}"})
+            office.deliver_due()
+        assert [line.split()[0] for line in lines] == [b"ehlo", b"STARTTLS"]
+        assert office.existing().record["problem"] == f"`localhost:{port}` did not answer within 0.3 s"
+
     def test_a_port_without_a_server_fails(self) -> None:
         office, port = PostOffice(), find_free_port()
         add_mail(office, plain_target(port))
