@@ -168,7 +168,7 @@ _TOKEN_IN_PATH = re.compile(
     "(?P<before>{}[^a-z]).+".format("[^a-z]+".join(CALLBACK_PATH.strip("/").split("/"))),
     re.IGNORECASE | re.DOTALL,
 )
-"""The path of a callback. No two parts of it match the same text, so a search takes linear time."""
+"""The path of a callback. Signs between its words match in one way only, so a search takes linear time."""
 
 TICKET_IN_QUERY = re.compile(r"(?P<name>[?&]ticket=)(?P<ticket>[^&\s]*)")
 

@@ -75,18 +75,18 @@ def find_last_switch(run_id: str, events: Iterable[Event]) -> Event:
     Raises:
         RejectedError: `not_switched`; `gone_on`.
     """
-    switch, following, has_gone_on = None, None, False
+    switch, following, has_progressed = None, None, False
     for event in events:
         if event.type == SWITCHED:
-            switch, following, has_gone_on = event, None, False
+            switch, following, has_progressed = event, None, False
         elif switch is not None:
             following = following or event.type
-            has_gone_on = has_gone_on or event.type not in _HARMLESS
+            has_progressed = has_progressed or event.type not in _HARMLESS
     if switch is None or "undoes" in switch.payload:
         raise RejectedError("not_switched", f"run {run_id} has no switch to another version that stands")
     if "undo" not in switch.payload:
         raise _refuse_without_record(run_id, switch, following)
-    if has_gone_on:
+    if has_progressed:
         raise _refuse_late(run_id)
     return switch
 

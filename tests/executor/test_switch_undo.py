@@ -60,5 +60,5 @@ def test_a_switch_that_cannot_be_undone_is_refused(types: list[str], reason: str
 
 def test_what_was_done_between_two_switches_does_not_count() -> None:
     types = [SWITCHED, "step.started", SWITCHED, "workflow.paused"]
-    events = [Event(type, float(at), payload=UNDOABLE) for at, type in enumerate(types)]
+    events = [Event(type, float(second), payload=UNDOABLE) for second, type in enumerate(types)]
     assert find_last_switch("r1", iter(events)).at == 2.0
