@@ -397,7 +397,7 @@ def test_an_outbox_message_is_no_other_message() -> None:
     ],
 )
 def test_an_outbox_message_of_another_version(text: str) -> None:
-    with pytest.raises(MessageError, match="was not sent by"):
+    with pytest.raises(MessageError, match="outbox"):
         OutboxMessage.decode(text)
 
 
@@ -420,5 +420,5 @@ def test_a_trigger_message_is_no_message_about_a_visit() -> None:
     ],
 )
 def test_a_trigger_message_of_another_version(text: str) -> None:
-    with pytest.raises(MessageError, match="was not sent by"):
+    with pytest.raises(MessageError, match="was not sent by this version of noetl"):
         TriggerMessage.decode(text)

@@ -83,20 +83,21 @@ class DueMessage:
         Raises:
             MessageError: the text is not such a message.
         """
-        members = read_members(text)
-        if members is None or "v" not in members:
-            raise MessageError("message was not sent by noetl")
-        if members["v"] != _FORMAT:
+        members = read_members(text) or {}
+        if members.get("v", _FORMAT) != _FORMAT:
             version = abbreviate(str(members["v"]))
             raise MessageError(
                 f"message has format {version}, but this version of noetl knows only {_FORMAT}"
             )
+        due_at = read_due(members)
+        if "v" not in members or due_at is None:
+            raise MessageError("message was not sent by noetl")
         try:
             message = cls(
                 members["run"],
                 members["visit"],
                 members["step"],
-                read_due(members),
+                due_at,
                 members.get("spread", 1),
                 members.get("cause"),
                 tuple(members.get("reads", ())),

@@ -51,6 +51,7 @@ class OutboxMessage:
         if members is None or "outbox" not in members:
             return None
         names: list[Any] = [members.get(key) for key in ("tenant", "outbox")]
-        if members.get("v") != _FORMAT or not all(map(is_name, names)):
+        due_at = read_due(members)
+        if members.get("v") != _FORMAT or due_at is None or not all(map(is_name, names)):
             raise MessageError("message about the outbox was not sent by this version of noetl")
-        return cls(names[0], names[1], read_due(members))
+        return cls(names[0], names[1], due_at)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from noetl.executor.errors import MessageError
 from noetl.executor.model.json_values import read_json
 
 MAX_NAME_BYTES = 1024
@@ -33,14 +32,11 @@ def read_members(text: str) -> Mapping[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def read_due(members: Mapping[str, Any]) -> float:
-    """Return the time of a message.
+def read_due(members: Mapping[str, Any]) -> float | None:
+    """Return the time of a message, or None if it has no time that can exist.
 
-    >>> read_due({"due": 1})
-    1.0
-
-    Raises:
-        MessageError: it is none.
+    >>> read_due({"due": 1}), read_due({"due": True}), read_due({"due": 10**400})
+    (1.0, None, None)
     """
     due = members.get("due")
     if isinstance(due, int | float) and not isinstance(due, bool):
@@ -48,7 +44,7 @@ def read_due(members: Mapping[str, Any]) -> float:
             return float(due)
         except OverflowError:
             pass  # An integer may have more digits than a time.
-    raise MessageError("message was not sent by noetl")
+    return None
 
 
 def is_name(value: object) -> bool:

@@ -64,6 +64,7 @@ class TriggerMessage:
         if members is None or "trigger" not in members:
             return None
         names: list[Any] = [members.get(key) for key in ("tenant", "playbook", "trigger")]
-        if members.get("v") != _FORMAT or not all(map(is_name, names)):
+        due_at = read_due(members)
+        if members.get("v") != _FORMAT or due_at is None or not all(map(is_name, names)):
             raise MessageError("message about a trigger was not sent by this version of noetl")
-        return cls(names[0], names[1], names[2], read_due(members))
+        return cls(names[0], names[1], names[2], due_at)
